@@ -1,0 +1,61 @@
+/* protocol.h - control messages between truezramd and its clients, over a Unix SOCK_SEQPACKET socket.
+ *
+ * The socket is /run/truezram/NAME.sock (or $XDG_RUNTIME_DIR/truezram/NAME.sock), mode 0600; the server also checks
+ * the peer's uid (SO_PEERCRED): its own or root. One request, one reply, both of fixed size and version; a message of another size,
+ * magic or version gets a reply with TZ_E_PROTOCOL and the connection is closed. Strings are NUL-terminated inside
+ * their arrays; a string without a NUL is refused.
+ */
+#ifndef TZ_PROTOCOL_H
+#define TZ_PROTOCOL_H
+
+#include <stdint.h>
+
+#define TZ_MSG_MAGIC 0x315a5254u /* "TRZ1" */
+#define TZ_MSG_VERSION 1
+
+enum tz_op {
+	TZ_OP_PING = 1,		/* reply: nothing but a status */
+	TZ_OP_SET = 2,		/* text = "mem_limit=BYTES" or "algorithm=NAME[:LEVEL]" */
+	TZ_OP_STOP = 3,		/* stop and remove the device; the reply comes first, then the server ends */
+	TZ_OP_ATTACH = 4,	/* local transport: the reply carries the ring's descriptor (SCM_RIGHTS) */
+	TZ_OP_PAGE_MAP = 5,	/* arg[0] first page, arg[1] pages, arg[2] regions (<= TZ_MAP_REGIONS): kinds per region */
+	TZ_OP_TRIM = 6		/* give the kernel back every unused slab now; reply value[0] = bytes returned */
+};
+
+enum tz_status {
+	TZ_OK = 0,
+	TZ_E_FAILED = 1,	/* text says what and why */
+	TZ_E_PROTOCOL = 2,	/* wrong size, magic, version, op or string */
+	TZ_E_INVALID = 3,	/* value out of range, unknown key or algorithm */
+	TZ_E_PERMISSION = 4,
+	TZ_E_BUSY = 5
+};
+
+#define TZ_MAP_REGIONS 256
+#define TZ_MAP_KINDS 12		/* counts per region, indexed by enum tz_kind */
+
+struct tz_request {
+	uint32_t magic;
+	uint16_t version, op;	/* enum tz_op */
+	uint64_t arg[4];
+	char text[216];
+};
+
+struct tz_reply {
+	uint32_t magic;
+	uint16_t version, status;	/* enum tz_status */
+	uint64_t value[4];
+	char text[216];
+	uint32_t map[TZ_MAP_REGIONS][TZ_MAP_KINDS];	/* PAGE_MAP only, else zero */
+};
+
+/* What a starting server writes once to the descriptor named by --ready-fd, then closes it. */
+struct tz_ready {
+	uint32_t magic;
+	uint16_t version, status;	/* TZ_OK: the node is usable */
+	uint32_t id, exit_code;		/* exit code for the CLI where status is not TZ_OK */
+	char name[32];			/* "ublkb0" */
+	char text[216];			/* reason */
+};
+
+#endif

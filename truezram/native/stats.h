@@ -1,0 +1,134 @@
+/* stats.h - the statistics page: one file per device, written by its server, mapped read-only by everyone else.
+ *
+ * The file is also the device's registry entry (/run/truezram/NAME.stats): its head says who serves the device and
+ * what it is. Layout: struct tz_stats, then nr_queues times struct tz_queue_stats at queue_offset (64-byte multiples).
+ * Everything is little-endian as the host is; sizes in bytes, times in nanoseconds, clocks CLOCK_MONOTONIC.
+ *
+ * Who writes: the control thread writes the head, under `seq`; queue thread i writes its tz_queue_stats, the counters
+ * under its own `seq` (odd while they change), histograms without (each bin is consistent by itself).
+ * Readers copy between two equal even values of seq (stats.c: tz_stats_read).
+ */
+#ifndef TZ_STATS_H
+#define TZ_STATS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define TZ_STATS_MAGIC 0x3153545a54ull /* "TZTS1" */
+#define TZ_STATS_VERSION 1
+#define TZ_MAX_QUEUES 64
+#define TZ_MAX_CLASSES 128
+
+/* Latency histogram, log-linear: bins 0..7 are 0..7 units of 64 ns; above, 8 bins per power of two. */
+#define TZ_LAT_UNIT_NS 64
+#define TZ_LAT_BINS 200
+/* Stored size histogram: bin i counts pages now stored in i*64+1 .. (i+1)*64 bytes; bin 64 is unused by compressed
+ * pages and holds raw ones. */
+#define TZ_SIZE_BINS 65
+
+enum tz_state {
+	TZ_STATE_STARTING = 0, TZ_STATE_LIVE = 1, TZ_STATE_STOPPING = 2, TZ_STATE_STOPPED = 3, TZ_STATE_FAILED = 4
+};
+enum tz_transport { TZ_TRANSPORT_UBLK = 0, TZ_TRANSPORT_LOCAL = 1 };
+enum tz_device_flags {
+	TZ_FLAG_MEMORY_LOCKED = 1,	/* arena cannot be swapped out */
+	TZ_FLAG_NOSWAP_TMPFS = 2,	/* arena is a file on a noswap tmpfs: it can outlive the server */
+	TZ_FLAG_USER_COPY = 4,		/* ublk: data moves by pread/pwrite, no per-request buffers */
+	TZ_FLAG_IO_FLUSHER = 8		/* queue threads run with PR_SET_IO_FLUSHER, read back */
+};
+
+struct tz_class_stats {		/* one size class of the pool */
+	uint32_t object_size;	/* bytes a slot holds */
+	uint32_t objects_per_slab;
+	uint64_t slabs;		/* slabs now belonging to the class */
+	uint64_t objects;	/* slots in use */
+};
+
+struct tz_stats {
+	uint64_t magic;
+	uint32_t version, size;		/* of the whole file, all queues included */
+	uint32_t queue_offset, queue_stride;
+	uint32_t nr_queues, queue_depth;
+	uint32_t transport;		/* enum tz_transport */
+	uint32_t id;			/* N of /dev/ublkbN, or of local N */
+	uint64_t pid, pid_start;	/* server, and field 22 of /proc/PID/stat: a reused pid is told apart */
+	uint64_t created_ns;		/* CLOCK_REALTIME */
+	char name[32];			/* "ublkb0", "local0" */
+	char server_version[32];
+
+	/* --- under seq --- */
+	uint64_t seq;
+	uint32_t state;			/* enum tz_state */
+	uint32_t flags;			/* enum tz_device_flags */
+	uint64_t disksize;		/* bytes */
+	uint64_t mem_limit;		/* bytes, 0 = none */
+	char algorithm[32];		/* as given: "lz4", "zstd:3" */
+	uint32_t isa;			/* enum tz_isa of the algorithm in use */
+	uint32_t max_io;		/* bytes of the largest request */
+	char last_error[128];		/* newest thing that went wrong, "" if nothing */
+	uint64_t last_error_ns;		/* CLOCK_REALTIME */
+
+	/* --- single values, each written atomically, by the pool and its slab thread --- */
+	uint64_t mem_used_total;	/* bytes of the arena that the kernel holds for us: table, slabs, reserve */
+	uint64_t mem_used_max;		/* its highest value */
+	uint64_t table_bytes;		/* of which page table and arena head */
+	uint64_t reserve_bytes;		/* of which slabs populated and not yet used */
+	uint64_t reserve_target;	/* what the slab thread keeps reserve_bytes at */
+	uint64_t pages_compacted;
+	uint64_t nr_classes;
+	struct tz_class_stats classes[TZ_MAX_CLASSES];
+};
+
+/* Gauges (…_now) are signed: a page written by queue 0 and discarded by queue 1 leaves +1 here and -1 there; the sum
+ * over queues is the truth. */
+struct tz_queue_stats {
+	/* --- under seq --- */
+	uint64_t seq;
+	uint64_t num_reads, num_writes, num_discards, num_flushes;	/* requests */
+	uint64_t pages_read, pages_written, pages_discarded;
+	uint64_t failed_reads, failed_writes, invalid_io;		/* requests */
+	uint64_t enospc;		/* write requests refused at mem_limit or with the reserve empty */
+	uint64_t checksum_errors;	/* objects whose CRC32C did not match: EIO */
+	uint64_t swap_writes;		/* write requests that the kernel marked as swap */
+	uint64_t huge_pages_since;	/* pages stored raw since start */
+	uint64_t drains;		/* ring wake-ups: requests / drains = batch size */
+	uint64_t deferred_writes;	/* writes that waited for the slab thread */
+	uint64_t compress_ns, compress_bytes_in, compress_bytes_out;	/* codec time and bytes; same-filled not counted */
+	uint64_t decompress_ns, decompress_bytes_out;
+	uint64_t busy_ns;		/* time between wake-up and wait */
+	int64_t pages_now;		/* pages stored: orig_data_size = 4096 * sum */
+	int64_t compr_bytes_now;	/* object payload bytes: compr_data_size */
+	int64_t kind_pages_now[32];	/* pages stored by enum tz_kind */
+	int64_t size_pages_now[TZ_SIZE_BINS];
+	/* --- not under seq --- */
+	uint64_t read_lat[TZ_LAT_BINS], write_lat[TZ_LAT_BINS];		/* requests by service time */
+	uint32_t cpu, tid;		/* where the thread is pinned (UINT32_MAX: not), its thread id */
+	uint64_t pad[7];
+};
+
+static inline unsigned tz_lat_bin(uint64_t ns)
+{
+	uint64_t u = ns / TZ_LAT_UNIT_NS;
+	if (u < 8)
+		return (unsigned)u;
+	unsigned e = 63u - (unsigned)__builtin_clzll(u);	/* >= 3 */
+	unsigned b = (e - 2) * 8 + (unsigned)((u >> (e - 3)) & 7);
+	return b < TZ_LAT_BINS ? b : TZ_LAT_BINS - 1;
+}
+
+/* Lower bound in ns of a bin. */
+static inline uint64_t tz_lat_floor(unsigned bin)
+{
+	if (bin < 8)
+		return (uint64_t)bin * TZ_LAT_UNIT_NS;
+	return (uint64_t)(8 + (bin & 7)) << (bin / 8 - 1) << 6;
+}
+
+/* stats.c - for readers. Checks magic, version and sizes against the mapping's length; copies the head and sums the
+ * queues. 0; -1 not a statistics page (why says so); -2 it kept changing. */
+struct tz_stats_sum { struct tz_stats head; struct tz_queue_stats total; };
+int tz_stats_read(const void *map, size_t len, struct tz_stats_sum *out, const char **why);
+/* One queue of it. Same results. */
+int tz_stats_read_queue(const void *map, size_t len, unsigned queue, struct tz_queue_stats *out, const char **why);
+
+#endif
