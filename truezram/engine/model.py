@@ -1,0 +1,179 @@
+"""The frozen values that pass from the engine to the app and to JSON: what a device is and does at one instant.
+
+Counters count since the device was made; rates and ratios are derived from two snapshots by whoever shows them
+(`engine.rates`), so that a snapshot holds only what was measured. Names are the kernel's (zram's ``mm_stat`` and
+``io_stat``) where it has one. Sizes in bytes, durations in nanoseconds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+KINDS = ("empty", "same", "same", "same", "huge", "lz4", "zstd", "turbo", "fast", "dense", "zstd_dict")
+"""What to call each ``enum tz_kind`` of codec.h; the three same-filled encodings are one thing to a user."""
+
+
+@dataclass(frozen=True, slots=True)
+class SizeClass:
+    """One size class of the pool."""
+
+    object_size: int
+    objects_per_slab: int
+    slabs: int
+    objects: int
+
+
+@dataclass(frozen=True, slots=True)
+class QueueSnapshot:
+    """One queue's counters (stats.h, ``struct tz_queue_stats``)."""
+
+    num_reads: int = 0
+    num_writes: int = 0
+    num_discards: int = 0
+    num_flushes: int = 0
+    pages_read: int = 0
+    pages_written: int = 0
+    pages_discarded: int = 0
+    failed_reads: int = 0
+    failed_writes: int = 0
+    invalid_io: int = 0
+    enospc: int = 0
+    checksum_errors: int = 0
+    swap_writes: int = 0
+    huge_pages_since: int = 0
+    drains: int = 0
+    deferred_writes: int = 0
+    compress_ns: int = 0
+    compress_bytes_in: int = 0
+    compress_bytes_out: int = 0
+    decompress_ns: int = 0
+    decompress_bytes_out: int = 0
+    busy_ns: int = 0
+    read_lat: tuple[int, ...] = ()
+    write_lat: tuple[int, ...] = ()
+    cpu: int | None = None
+    tid: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceSnapshot:
+    """One device at one instant.
+
+    ``kind`` is "truezram", or "zram" for the kernel's own devices (read-only to us, fields that the kernel does not
+    give are 0). ``state`` is "starting", "live", "stopping", "stopped", "failed", or "dead" (its server is gone), "unreadable"
+    (its statistics page is not one; ``last_error`` says why).
+    """
+
+    name: str
+    path: str
+    """``/dev/ublkb0``; for a local device ``local:0``, which is no node in /dev."""
+    kind: str = "truezram"
+    transport: str = "ublk"
+    state: str = "live"
+    pid: int = 0
+    created: float = 0.0
+    """CLOCK_REALTIME, seconds."""
+    time: float = 0.0
+    """CLOCK_MONOTONIC of this snapshot, seconds."""
+    algorithm: str = ""
+    isa: str = ""
+    disksize: int = 0
+    mem_limit: int = 0
+    orig_data_size: int = 0
+    compr_data_size: int = 0
+    mem_used_total: int = 0
+    mem_used_max: int = 0
+    table_bytes: int = 0
+    reserve_bytes: int = 0
+    same_pages: int = 0
+    huge_pages: int = 0
+    pages_compacted: int = 0
+    total: QueueSnapshot = field(default_factory=QueueSnapshot)
+    queues: tuple[QueueSnapshot, ...] = ()
+    queue_depth: int = 0
+    nr_queues: int = 0
+    kind_pages: tuple[tuple[str, int], ...] = ()
+    """(name from KINDS, pages now stored that way), zeros left out."""
+    size_pages: tuple[int, ...] = ()
+    """65 bins of 64 bytes: pages now stored by object size."""
+    classes: tuple[SizeClass, ...] = ()
+    memory_locked: bool = False
+    noswap_tmpfs: bool = False
+    io_flusher: bool = False
+    swap_priority: int | None = None
+    """Priority when in use as swap (from /proc/swaps), else None."""
+    swap_used: int = 0
+    mountpoints: tuple[str, ...] = ()
+    last_error: str = ""
+    last_error_time: float = 0.0
+    server_cpu_ns: int = 0
+    """User + system time of the server process."""
+
+    @property
+    def ratio(self) -> float | None:
+        """Uncompressed over resident bytes (``orig_data_size / mem_used_total``); None while nothing is stored."""
+        return self.orig_data_size / self.mem_used_total if self.orig_data_size and self.mem_used_total else None
+
+    @property
+    def compression_ratio(self) -> float | None:
+        """What the codec made of the pages that are not same-filled; None while there are none."""
+        stored = self.orig_data_size - self.same_pages * 4096
+        return stored / self.compr_data_size if stored > 0 and self.compr_data_size else None
+
+
+@dataclass(frozen=True, slots=True)
+class SwapArea:
+    """One line of /proc/swaps."""
+
+    path: str
+    type: str
+    size: int
+    used: int
+    priority: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pressure:
+    """PSI averages over 10 s in per cent, or None where the kernel has no PSI."""
+
+    memory_some: float | None = None
+    memory_full: float | None = None
+    io_some: float | None = None
+    cpu_some: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Zswap:
+    """The kernel's zswap, from /sys/module/zswap and debugfs where readable."""
+
+    enabled: bool = False
+    compressor: str = ""
+    max_pool_percent: int = 0
+    stored_pages: int | None = None
+    pool_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MachineSnapshot:
+    """The machine's memory as far as compressed memory is concerned."""
+
+    time: float = 0.0
+    mem_total: int = 0
+    mem_available: int = 0
+    swap_total: int = 0
+    swap_free: int = 0
+    swaps: tuple[SwapArea, ...] = ()
+    pressure: Pressure = Pressure()
+    zswap: Zswap = Zswap()
+    swappiness: int | None = None
+    page_cluster: int | None = None
+    cpus: int = 1
+    kernel: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What the app draws: the machine and every compressed device, at one instant."""
+
+    machine: MachineSnapshot
+    devices: tuple[DeviceSnapshot, ...] = ()

@@ -1,0 +1,55 @@
+/* store.h - the store: a device's pages, compressed, in one arena. The whole data path but for the transport.
+ *
+ * One store per device; one tz_store_thread per thread that reads or writes it (a queue thread, a test's thread).
+ * tz_store_read/write/discard allocate nothing, take no page fault in the arena, and never sleep. Any number of threads may call
+ * them on the same pages at the same time: a page read is one value that was written (or zeros), never a mixture.
+ *
+ * The design is told at the top of store.c (page table, publishing, hazards) and pool.c (slabs, reserve).
+ */
+#ifndef TZ_STORE_H
+#define TZ_STORE_H
+
+#include "codec.h"
+#include "stats.h"
+
+struct tz_store;
+struct tz_store_thread;
+
+struct tz_store_config {
+	uint64_t disksize;		/* bytes, a multiple of 4096 */
+	uint64_t mem_limit;		/* bytes of arena, 0 = none */
+	const char *algorithm;		/* "NAME[:LEVEL]" */
+	unsigned nr_threads;		/* threads that will call tz_store_thread() */
+	int arena_fd;			/* tmpfs file or memfd of size 0, owned by the store from here on */
+	int lock_memory;		/* mlock what is populated; failing to is an error (-EPERM) */
+	struct tz_stats *stats;		/* page of nr_threads queues, prepared by tz_stats_init */
+};
+
+/* NULL on failure: err = negative errno, why = what, why, remedy (static string or into whybuf). */
+struct tz_store *tz_store_create(const struct tz_store_config *config, int *err, char *why, size_t why_size);
+void tz_store_destroy(struct tz_store *store);
+
+struct tz_store_thread *tz_store_thread(struct tz_store *store, unsigned index);
+
+/* One page each; page < disksize / 4096 is the caller's to check.
+ * read: 0, -EIO (checksum or codec: last_error says which page).
+ * write: 0, -ENOSPC (mem_limit), -EAGAIN (reserve empty, limit not reached: the slab thread is at work), -EIO.
+ * discard: returns nothing, the page reads as zeros. */
+int tz_store_read(struct tz_store_thread *t, uint64_t page, uint8_t *out);
+int tz_store_write(struct tz_store_thread *t, uint64_t page, const uint8_t *data);
+void tz_store_discard(struct tz_store_thread *t, uint64_t page);
+/* Starts loading a page's entry (and object, when the entry is at hand) into the cache. */
+void tz_store_prefetch_entry(struct tz_store_thread *t, uint64_t page);
+void tz_store_prefetch_object(struct tz_store_thread *t, uint64_t page);
+
+/* From the control thread. 0 or negative errno with why. */
+int tz_store_set_algorithm(struct tz_store *store, const char *algorithm, char *why, size_t why_size);
+int tz_store_set_mem_limit(struct tz_store *store, uint64_t bytes, char *why, size_t why_size);
+uint64_t tz_store_trim(struct tz_store *store);
+void tz_store_page_map(struct tz_store *store, uint64_t first, uint64_t pages, unsigned regions,
+	uint32_t (*out)[12]);
+
+/* "NAME[:LEVEL]" -> codec and level; NULL with why (unknown name, level out of range, zstd library missing). */
+const struct tz_codec *tz_parse_algorithm(const char *text, int *level, char *why, size_t why_size);
+
+#endif
