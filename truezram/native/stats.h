@@ -103,7 +103,7 @@ struct tz_queue_stats {
 	/* --- not under seq --- */
 	uint64_t read_lat[TZ_LAT_BINS], write_lat[TZ_LAT_BINS];		/* requests by service time */
 	uint32_t cpu, tid;		/* where the thread is pinned (UINT32_MAX: not), its thread id */
-	uint64_t pad[7];
+	uint64_t pad[5];		/* to a multiple of 64 bytes */
 };
 
 static inline unsigned tz_lat_bin(uint64_t ns)
