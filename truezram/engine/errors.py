@@ -49,7 +49,7 @@ class UsageError(TruezramError):
     exit_code = EXIT_USAGE
 
 
-class NotFound(UsageError):
+class NotFound(Failed):
     """No device of that name."""
 
 

@@ -20,8 +20,8 @@ def parse_size(text: str, what: str = "size") -> int:
     """Bytes from ``512M``, ``8G``, ``1.5GiB``, ``4096``: K, M, G, T, P (case does not matter, ``iB`` or ``B`` may
     follow), always powers of 1024.
 
-    Raises `UsageError`, each with its own reason, for text that is no size, zero, negative, more than `MAX_SIZE`, or not a
-    whole number of bytes. `what` names the value in the message.
+    Raises `UsageError`, each with its own reason, for text that is no size, zero, negative, more than `MAX_SIZE`, or
+    not a whole number of bytes. `what` names the value in the message.
     """
     shown = text if len(text) <= 40 else text[:37] + "..."
     bad = f"invalid {what} {shown!r}"
