@@ -1,4 +1,5 @@
-# The cffi extension (native/_native.cdef says what is in it). cffi's own checks are at run time.
+"""The cffi extension (native/_native.cdef). Its values are cffi's, without static types."""
+
 from typing import Any
 
 ffi: Any

@@ -9,9 +9,11 @@ from pathlib import Path
 import cffi
 
 PREAMBLE = """
+#include "batch.h"
 #include "codec.h"
 #include "protocol.h"
 #include "stats.h"
+#include "store.h"
 """
 
 
