@@ -11,6 +11,7 @@ import cffi
 PREAMBLE = """
 #include "batch.h"
 #include "codec.h"
+#include "local.h"
 #include "protocol.h"
 #include "stats.h"
 #include "store.h"
