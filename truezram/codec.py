@@ -127,23 +127,24 @@ class Compressor:
 
     def compress(self, page: Buffer) -> bytes:
         """Returns the object of one page (exactly 4096 bytes, else ValueError): 1 to 4096 bytes."""
-        source = _buffer(page, "page")
-        if len(source) != PAGE_SIZE:
-            raise ValueError(f"page has {len(source)} bytes: a page is exactly {PAGE_SIZE}. Pad or split the data")
-        with self._lock:
-            length = self._codec.compress(self._workspace, source, self._dst)
-            return bytes(ffi.buffer(self._dst, length)) if length else bytes(ffi.buffer(source))
+        with _borrow(page, "page") as source:
+            if len(source) != PAGE_SIZE:
+                raise ValueError(f"page has {len(source)} bytes: a page is exactly {PAGE_SIZE}. Pad or split the data")
+            with self._lock:
+                length = self._codec.compress(self._workspace, source, self._dst)
+                return bytes(ffi.buffer(self._dst, length) if length else ffi.buffer(source))
 
     def decompress(self, blob: Buffer) -> bytes:
         """Returns the page (4096 bytes) of an object that ``compress`` made. Raises CorruptError for other bytes."""
-        source = _buffer(blob, "blob")
-        if len(source) == PAGE_SIZE:
-            return bytes(ffi.buffer(source))
-        with self._lock:
-            if self._codec.decompress(self._workspace, source, len(source), self._page):
-                raise CorruptError(f"these {len(source)} bytes are no {self.name} object: damaged or cut short, or"
-                    " made by another algorithm")
-            return bytes(ffi.buffer(self._page))
+        with _borrow(blob, "blob") as source:
+            if len(source) == PAGE_SIZE:
+                return bytes(ffi.buffer(source))
+            with self._lock:
+                if not self._codec.decompress(self._workspace, source, len(source), self._page):
+                    return bytes(ffi.buffer(self._page))
+            raise CorruptError(
+                f"these {len(source)} bytes are no {self.name} object: damaged, cut short, or made by another algorithm"
+            )
 
     def compress_pages(self, pages: Buffer, out: Buffer | None = None) -> CompressedPages:
         """Compresses n pages that lie one after another.
@@ -154,19 +155,23 @@ class Compressor:
 
         Raises ValueError: size not a multiple of 4096, or ``out`` too small.
         """
-        source = _buffer(pages, "pages")
-        count, rest = divmod(len(source), PAGE_SIZE)
-        if rest:
-            raise ValueError(f"pages has {len(source)} bytes: not a multiple of {PAGE_SIZE}. Pad the last page")
-        target = bytearray(len(source)) if out is None else out
-        sink = _buffer(target, "out", writable=True)
-        offsets = array("Q", bytes(8 * (count + 1)))
-        with self._lock:
-            done = lib.tz_compress_pages(self._codec, self._workspace, source, count, sink, len(sink),
-                ffi.from_buffer("uint64_t[]", offsets, require_writable=True))
+        with _borrow(pages, "pages") as source:
+            count, rest = divmod(len(source), PAGE_SIZE)
+            if rest:
+                raise ValueError(f"pages has {len(source)} bytes: not a multiple of {PAGE_SIZE}. Pad the last page")
+            target = bytearray(len(source)) if out is None else out
+            offsets = array("Q", bytes(8 * (count + 1)))
+            with _borrow(target, "out", writable=True) as sink, _borrow(offsets, "offsets", writable=True) as table:
+                room = len(sink)
+                with self._lock:
+                    done = lib.tz_compress_pages(
+                        self._codec, self._workspace, source, count, sink, room, ffi.cast("uint64_t *", table)
+                    )
         if done < count:
-            raise ValueError(f"out has {len(sink)} bytes: the object of page {done} of {count} does not fit. Give it"
-                f" {count * PAGE_SIZE} bytes, which are always enough")
+            raise ValueError(
+                f"out has {room} bytes: the object of page {done} of {count} does not fit. Give it"
+                f" {count * PAGE_SIZE} bytes, which are always enough"
+            )
         return CompressedPages(_bytes_of(target, offsets[count]), memoryview(offsets))
 
     def decompress_pages(self, data: Buffer, offsets: Buffer, out: Buffer | None = None) -> memoryview:
@@ -178,24 +183,24 @@ class Compressor:
         Raises CorruptError, with ``index``, for an object that is not one or does not lie in ``data``; the pages before
         it are in ``out`` then. Raises ValueError for offsets of another type, or an ``out`` that is too small.
         """
-        source = _buffer(data, "data")
-        table = memoryview(offsets)
-        if table.ndim != 1 or table.itemsize != 8 or table.format not in ("Q", "q", "L", "l") or not len(table):
-            raise ValueError(
-                "offsets must be a one-dimensional buffer of one or more 64-bit integers, not one of shape"
-                f" {table.shape} and format {table.format!r}"
-            )
-        count = table.nbytes // 8 - 1
+        count = _count_objects(offsets)
         target = bytearray(count * PAGE_SIZE) if out is None else out
-        sink = _buffer(target, "out", writable=True)
-        if len(sink) < count * PAGE_SIZE:
-            raise ValueError(f"out has {len(sink)} bytes: {count} pages need {count * PAGE_SIZE}")
-        with self._lock:
-            done = lib.tz_decompress_pages(self._codec, self._workspace, source, len(source),
-                ffi.cast("uint64_t *", _buffer(offsets, "offsets")), count, sink)
-        if done < count:
-            raise CorruptError(f"object {done} of {count} (bytes {table[done]} to {table[done + 1]} of {len(source)}) is"
-                f" no {self.name} object: damaged, outside the data, or made by another algorithm", done)
+        with (
+            _borrow(data, "data") as source,
+            _borrow(offsets, "offsets") as table,
+            _borrow(target, "out", writable=True) as sink,
+        ):
+            if len(sink) < count * PAGE_SIZE:
+                raise ValueError(f"out has {len(sink)} bytes: {count} pages need {count * PAGE_SIZE}")
+            bounds = ffi.cast("uint64_t *", table)
+            with self._lock:
+                done = lib.tz_decompress_pages(self._codec, self._workspace, source, len(source), bounds, count, sink)
+            if done < count:
+                raise CorruptError(
+                    f"object {done} of {count} (bytes {bounds[done]} to {bounds[done + 1]} of {len(source)}) is no"
+                    f" {self.name} object: damaged, outside the data, or made by another algorithm",
+                    done,
+                )
         return _bytes_of(target, count * PAGE_SIZE)
 
 
@@ -203,13 +208,27 @@ def _text(chars: Any) -> str:
     return str(ffi.string(chars).decode())
 
 
-def _buffer(obj: Buffer, what: str, writable: bool = False) -> Any:
-    """The buffer's bytes as a C array of its length, no copy. Says which argument is at fault."""
+def _borrow(obj: Buffer, what: str, writable: bool = False) -> Any:
+    """The buffer's bytes as a C array of its length, no copy. ``what`` says which argument is at fault.
+
+    To be used in ``with``: the buffer is given back at once even when an exception keeps the frame alive, so that its
+    owner can resize or close it (and because collecting such a frame crashes CPython before 3.11.9, gh-77894).
+    """
     try:
         return ffi.from_buffer("uint8_t[]", obj, require_writable=writable)
     except (TypeError, ValueError, BufferError) as error:
         kind = "a writable, C-contiguous buffer" if writable else "a C-contiguous buffer"
         raise TypeError(f"{what} must be {kind} of bytes, not this {type(obj).__name__}: {error}") from error
+
+
+def _count_objects(offsets: Buffer) -> int:
+    with memoryview(offsets) as table:
+        if table.ndim != 1 or table.itemsize != 8 or table.format not in ("Q", "q", "L", "l") or not len(table):
+            raise ValueError(
+                "offsets must be a one-dimensional buffer of one or more 64-bit integers, not one of shape"
+                f" {table.shape} and format {table.format!r}"
+            )
+        return len(table) - 1
 
 
 def _bytes_of(obj: Buffer, size: int) -> memoryview:
@@ -223,8 +242,10 @@ def _variant(codec: Any, isa: str) -> Any:
         raise AlgorithmError(f"unknown instruction set {isa!r}. Use one of: {', '.join(ISAS)}")
     variant = lib.tz_codec_variant(codec.name, ISAS.index(isa))
     if variant == ffi.NULL:
-        raise AlgorithmError(f"algorithm {name!r} has no {isa} code that this CPU can run (or TRUEZRAM_DISABLE_CPU"
-            f" forbids it). Leave isa out to get the best there is, {ISAS[codec.isa]}")
+        raise AlgorithmError(
+            f"algorithm {name!r} has no {isa} code that this CPU can run (or TRUEZRAM_DISABLE_CPU"
+            f" forbids it). Leave isa out to get the best there is, {ISAS[codec.isa]}"
+        )
     return variant
 
 

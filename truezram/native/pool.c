@@ -39,6 +39,7 @@
 #define BATCH 16u		/* slabs populated by one system call */
 #define RETRY_MS 10		/* after the kernel refused memory */
 #define IDLE_MS 1000
+#define STACK_SIZE (64u << 10)
 
 enum slab_state { SLAB_UNPOPULATED = 0, SLAB_RESERVE = 1, SLAB_CLASS = 2 };
 
@@ -451,7 +452,11 @@ int tz_pool_create(struct tz_pool *p, struct tz_arena *arena, struct tz_stats *s
 		munmap(p->slabs, p->slabs_len);
 		return rc;
 	}
-	rc = -pthread_create(&p->thread, NULL, slab_thread, p);
+	pthread_attr_t attr;
+	pthread_attr_init(&attr);
+	pthread_attr_setstacksize(&attr, STACK_SIZE);	/* it is locked as a whole: not the usual 8 MiB */
+	rc = -pthread_create(&p->thread, &attr, slab_thread, p);
+	pthread_attr_destroy(&attr);
 	if (rc < 0) {
 		snprintf(why, why_size, "cannot start the slab thread: %s", strerror(-rc));
 		munmap(p->slabs, p->slabs_len);

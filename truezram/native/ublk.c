@@ -260,7 +260,7 @@ void tz_ublk_close(struct tz_ublk *u)
 	u->char_fd = u->control_fd = -1;
 }
 
-int tz_ublk_remove_orphan(struct tz_ublk *u, int id)
+int tz_ublk_remove_orphan(struct tz_ublk *u, int id, int (*is_running)(int pid))
 {
 	u->info.dev_id = (uint32_t)id;
 	struct ublk_ctrl_cmd cmd = for_device(u);
@@ -274,6 +274,8 @@ int tz_ublk_remove_orphan(struct tz_ublk *u, int id)
 	if (rc < 0)
 		return rc;
 	u->info.dev_id = (uint32_t)id;
+	if (u->info.ublksrv_pid != getpid() && is_running(u->info.ublksrv_pid))
+		return -EBUSY;
 	u->added = u->started = 1;
 	tz_ublk_stop(u);	/* fails on a device that never started: delete decides */
 	return tz_ublk_delete(u);

@@ -75,7 +75,7 @@ int tz_ublk_stop(struct tz_ublk *u);
 /* Closes the char device and deletes the device, waiting for its last user where the kernel must. */
 int tz_ublk_delete(struct tz_ublk *u);
 void tz_ublk_close(struct tz_ublk *u);
-/* Stops and deletes a device that some dead server left behind. 0, -ENODEV when there is none, or negative errno. */
-int tz_ublk_remove_orphan(struct tz_ublk *u, int id);
+/* Stops and deletes a device that a dead server left behind. 0, -ENODEV when there is none, -EBUSY when somebody serves it. */
+int tz_ublk_remove_orphan(struct tz_ublk *u, int id, int (*is_running)(int pid));
 
 #endif
