@@ -58,11 +58,11 @@ class Product:
         return document
 
     def stat(self, path: str) -> dict[str, Any]:
-        """One device's row of ``truezram stat --json``."""
+        """One device's row of ``truezram stat --json``, with the values of its mm_stat and io_stat beside the others."""
         devices = self.json(f"stat {path}")["devices"]
         assert [device["path"] for device in devices] == [path]
         row: dict[str, Any] = devices[0]
-        return row
+        return row | row["mm_stat"] | row["io_stat"]
 
     def remove(self, path: str, options: str = "") -> None:
         """Removes a device and looks that it is gone."""

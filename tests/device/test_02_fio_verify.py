@@ -22,7 +22,7 @@ def verify(product: Product, queues: int, cpus: int) -> None:
     product.run(FIO.format(path=path, jobs=jobs, size=size, io=size), timeout=240)
     row = product.stat(path)
     assert row["nr_queues"] == queues
-    assert row["total"]["failed_reads"] == row["total"]["failed_writes"] == row["total"]["checksum_errors"] == 0
+    assert row["failed_reads"] == row["failed_writes"] == row["checksum_errors"] == 0
     assert len(row["queues"]) == queues
     for number, queue in enumerate(row["queues"]):
         assert queue["num_writes"] > 0, f"queue {number} got no writes"
