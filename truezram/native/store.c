@@ -434,32 +434,53 @@ static void wait_outside(struct tz_store_thread *t)
 		nanosleep(&pause, NULL);
 }
 
-static int switch_thread(struct tz_store_thread *t, const struct tz_codec *codec, int level, char *why, size_t why_size)
+/* Replaces a thread's set; returns once the old one is in nobody's hands, and frees it. */
+static void publish_set(struct tz_store_thread *t, struct codec_set *set)
 {
-	struct codec_set *old = atomic_load(&t->set), *set = malloc(sizeof *set);
-	struct workspace w, gone = { 0 };
-	int rc;
+	struct codec_set *old = atomic_exchange(&t->set, set);
 
-	if (!set) {
+	wait_outside(t);
+	free(old);
+}
+
+/* What set_algorithm needs for one thread, made before anything is changed. */
+struct switching {
+	struct codec_set *decoding, *encoding;
+	struct workspace workspace;
+};
+
+static int prepare_switch(struct tz_store_thread *t, const struct tz_codec *codec, int level, struct switching *w, char *why,
+	size_t why_size)
+{
+	const struct codec_set *now = atomic_load(&t->set);
+	int rc = make_workspace(codec, level, &w->workspace, why, why_size);
+
+	if (rc < 0)
+		return rc;
+	w->decoding = malloc(sizeof *w->decoding);
+	w->encoding = malloc(sizeof *w->encoding);
+	if (!w->decoding || !w->encoding) {
 		snprintf(why, why_size, "no memory for codec state");
 		return -ENOMEM;
 	}
-	rc = make_workspace(codec, level, &w, why, why_size);
-	if (rc < 0) {
-		free(set);
-		return rc;
+	*w->decoding = now ? *now : (struct codec_set){ 0 };
+	w->decoding->by_kind[codec->kind] = w->workspace;
+	if (!now || now->encoder == codec) {	/* another level: encoder and decoder share the workspace */
+		w->decoding->encoder = codec;
+		w->decoding->encoder_workspace = w->workspace.memory;
 	}
-	*set = old ? *old : (struct codec_set){ 0 };
-	gone = set->by_kind[codec->kind];
-	set->by_kind[codec->kind] = w;
-	set->encoder = codec;
-	set->encoder_workspace = w.memory;
-	atomic_store(&t->set, set);
-	wait_outside(t);
-	if (gone.memory)
-		munmap(gone.memory, gone.size);
-	free(old);
+	*w->encoding = *w->decoding;
+	w->encoding->encoder = codec;
+	w->encoding->encoder_workspace = w->workspace.memory;
 	return 0;
+}
+
+static void abandon_switch(struct switching *w)
+{
+	if (w->workspace.memory)
+		munmap(w->workspace.memory, w->workspace.size);
+	free(w->decoding);
+	free(w->encoding);
 }
 
 static void stats_head_begin(struct tz_stats *s)
@@ -473,18 +494,32 @@ static void stats_head_end(struct tz_stats *s)
 	__atomic_store_n(&s->seq, s->seq + 1, __ATOMIC_RELEASE);
 }
 
+/* In two steps, so that no thread meets an object it cannot decode yet: first every thread can decode it, then they
+ * begin to make it. */
 int tz_store_set_algorithm(struct tz_store *s, const char *algorithm, char *why, size_t why_size)
 {
-	int level, rc;
+	struct switching w[TZ_MAX_QUEUES] = { 0 };
+	int level, rc = 0;
 	const struct tz_codec *codec = tz_parse_algorithm(algorithm, &level, why, why_size);
 
 	if (!codec)
 		return -EINVAL;
-	for (unsigned i = 0; i < s->nr_threads; i++) {
-		rc = switch_thread(&s->threads[i], codec, level, why, why_size);
-		if (rc < 0)
-			return rc;
+	for (unsigned i = 0; i < s->nr_threads && rc == 0; i++)
+		rc = prepare_switch(&s->threads[i], codec, level, &w[i], why, why_size);
+	if (rc < 0) {
+		for (unsigned i = 0; i < s->nr_threads; i++)
+			abandon_switch(&w[i]);
+		return rc;
 	}
+	for (unsigned i = 0; i < s->nr_threads; i++) {
+		const struct codec_set *now = atomic_load(&s->threads[i].set);
+		struct workspace gone = now ? now->by_kind[codec->kind] : (struct workspace){ 0 };
+		publish_set(&s->threads[i], w[i].decoding);
+		if (gone.memory)
+			munmap(gone.memory, gone.size);
+	}
+	for (unsigned i = 0; i < s->nr_threads; i++)
+		publish_set(&s->threads[i], w[i].encoding);
 	stats_head_begin(s->stats);
 	snprintf(s->stats->algorithm, sizeof s->stats->algorithm, "%s", algorithm);
 	s->stats->isa = codec->isa;

@@ -133,7 +133,7 @@ def _plain(args: argparse.Namespace, entry: Entry, why_local: str) -> int:
 
     line = ProgressLine()
     line.show("sampling pages of running processes")
-    data, sources = sample(seed=args.seed)
+    data, processes = sample(seed=args.seed)
     duration = SECONDS if args.seconds is None else args.seconds
 
     def progress(counts: Counts) -> None:
@@ -145,7 +145,7 @@ def _plain(args: argparse.Namespace, entry: Entry, why_local: str) -> int:
     finally:
         line.clear()
         device.close()
-    return _result(args, counts, _snapshot(entry), why_local, len(data) // 4096, len(sources))
+    return _result(args, counts, _snapshot(entry), why_local, len(data) // 4096, processes)
 
 
 def _snapshot(entry: Entry) -> DeviceSnapshot:
@@ -156,21 +156,23 @@ def _snapshot(entry: Entry) -> DeviceSnapshot:
 
 
 def _result(
-    args: argparse.Namespace, counts: Counts, device: DeviceSnapshot, why_local: str, pages: int, sources: int
+    args: argparse.Namespace, counts: Counts, device: DeviceSnapshot, why_local: str, pages: int, processes: int
 ) -> int:
     if args.json:
         body: dict[str, Any] = {
             "transport": device.transport,
             "why_local": why_local,
             "sampled_pages": pages,
-            "processes": sources,
+            "processes": processes,
             "device": list_.as_json(device),
             "result": asdict(counts),
             "verified": counts.good,
         }
         print_json(NAME, body)
     else:
-        print(f"{pages} pages of {sources} processes, copied in and out in random order for {counts.seconds:.0f} s:\n")
+        print(
+            f"{pages} pages of {processes} processes, copied in and out in random order for {counts.seconds:.0f} s:\n"
+        )
         print(format_table(list_.COLUMNS, [list_.row(device)], terminal_width()), end="\n\n")
         print(_summary(counts))
     if counts.good:
