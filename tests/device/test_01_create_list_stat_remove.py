@@ -15,8 +15,9 @@ def test_create_list_stat_remove(product: Product) -> None:
         queue = f"/sys/block/{name}/queue"
         node = product.strict(
             f"test -b {path}; stat -c %a {path}; blockdev --getsize64 {path}; cd {queue}; cat logical_block_size"
-            " physical_block_size minimum_io_size rotational discard_granularity; cat discard_max_bytes write_zeroes_max_bytes"
-        ).out.split()
+            f"test -b {path}; stat -c %a {path}; blockdev --getsize64 {path}; cd {queue}; cat logical_block_size"
+            " physical_block_size minimum_io_size rotational discard_granularity discard_max_bytes"
+            " write_zeroes_max_bytes"
         assert node[:7] == ["600", str(SIZE), "4096", "4096", "4096", "0", "4096"]
         assert int(node[7]) > 0, "discard"
         assert int(node[8]) > 0, "write zeroes"
@@ -31,7 +32,8 @@ def test_create_list_stat_remove(product: Product) -> None:
         assert "written=500 error=none" in out
         assert "checked=500 bad=0" in out
         # Bytes that were never written read as zeros.
-        assert product.strict(f"dd if={path} bs=4096 skip=500 count=8 status=none | tr -d '\\0' | wc -c").out.strip() == "0"
+        zeros = product.strict(f"dd if={path} bs=4096 skip=500 count=8 status=none | tr -d '\\0' | wc -c")
+        assert zeros.out.strip() == "0"
 
         row = product.stat(path)
         assert row["orig_data_size"] == 500 * PAGE
@@ -42,7 +44,8 @@ def test_create_list_stat_remove(product: Product) -> None:
         row = product.stat(path)
         assert (row["mem_limit"], row["algorithm"]) == (64 << 20, "zstd:3")
         # Pages written under the former algorithm stay readable beside new ones.
-        product.strict(f'pagetool check "$POOL" {path} 500; pagetool fill "$POOL" {path} 250; pagetool check "$POOL" {path} 500')
+        check = f'pagetool check "$POOL" {path} 500'
+        product.strict(f'{check}; pagetool fill "$POOL" {path} 250; {check}')
 
         product.remove(path)
         assert product.json("list")["devices"] == []

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from product import Product
 
-# Half-compressible data in requests of 4 to 128 KiB that overwrite each other, with discards in between; each job has a region of
-# its own, as fio's verification asks.
+# Half-compressible data in requests of 4 to 128 KiB that overwrite each other; each job has a region of its own, as
+# fio's verification asks.
 FIO = (
     "fio --name=verify --filename={path} --direct=1 --ioengine=io_uring --iodepth=16 --rw=randwrite --norandommap"
     " --bsrange=4k-128k --blockalign=4k --numjobs={jobs} --size={size}M --offset_increment={size}M --io_size={io}M"

@@ -25,7 +25,7 @@ def settle(product: Product, path: str, below: int) -> dict[str, int]:
 
 
 def test_fstrim_gives_memory_back(product: Product) -> None:
-    """After files are removed and fstrim, the resident size falls below 5 % of its peak; figures agree with the kernel's."""
+    """After removal and fstrim the resident size falls below 5 % of its peak; figures agree with the kernel's."""
     path = product.create("--size 512M")
     product.strict(
         f"""

@@ -26,7 +26,7 @@ def ask(product: Product, command: str, timeout: int = 240) -> dict[str, str]:
 
 @pytest.mark.guest(memory=MEMORY)
 def test_swap_under_pressure(guest: Guest, product: Product) -> None:
-    """Twice over every page is what was written; then swapoff brings what is left back into memory, and it is still so."""
+    """Twice over every page is what was written; swapoff brings the rest back into memory, and it is still so."""
     out = product.run("truezram create --size 1G --algorithm lz4 --swap --priority 100").out
     path = out.split()[-1]
     swaps = product.strict("tail -n +2 /proc/swaps").out.split()
