@@ -15,9 +15,9 @@ def test_create_list_stat_remove(product: Product) -> None:
         queue = f"/sys/block/{name}/queue"
         node = product.strict(
             f"test -b {path}; stat -c %a {path}; blockdev --getsize64 {path}; cd {queue}; cat logical_block_size"
-            f"test -b {path}; stat -c %a {path}; blockdev --getsize64 {path}; cd {queue}; cat logical_block_size"
             " physical_block_size minimum_io_size rotational discard_granularity discard_max_bytes"
             " write_zeroes_max_bytes"
+        ).out.split()
         assert node[:7] == ["600", str(SIZE), "4096", "4096", "4096", "0", "4096"]
         assert int(node[7]) > 0, "discard"
         assert int(node[8]) > 0, "write zeroes"
