@@ -4,9 +4,9 @@
     pytest tests/device -n 2                    both at once (pytest-xdist keeps a kernel's tests on one worker)
     pytest tests/device --device-kernel 7.2     one kernel
 
-A test takes ``guest`` and says what kind it needs with ``@pytest.mark.guest(memory=MIB, cpus=N)``. A guest is booted once and
-used by all tests that want its kind; after a test that failed it is thrown away. Every test also fails when it leaves a
-warning in the kernel log, or a device, server or registry entry behind. What cannot run is skipped with the
+A test takes ``guest`` and says what kind it needs with ``@pytest.mark.guest(memory=MIB, cpus=N)``. A guest is booted
+once and used by all tests that want its kind; after a test that failed it is thrown away. Every test also fails when it
+leaves a warning in the kernel log, or a device, server or registry entry behind. What cannot run is skipped with the
 reason, and with CI=true it fails.
 """
 
@@ -34,7 +34,8 @@ ROOT = HERE.parent.parent
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Options of the device tests."""
-    parser.addoption("--device-kernel", action="append", choices=list(KERNELS), help="only this kernel (may be repeated)")
+    help_ = "only this kernel (may be repeated)"
+    parser.addoption("--device-kernel", action="append", choices=list(KERNELS), help=help_)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -174,7 +175,8 @@ def after_test(guest: Guest) -> None:
 
 def discard(item: pytest.Function, guest: Guest) -> None:
     """The next test of this kind gets a new guest."""
-    guests: Guests = item.funcargs["guests"]
+    guests = item.funcargs["guests"]
+    assert isinstance(guests, Guests)
     guests.discard(guest)
 
 
