@@ -566,7 +566,7 @@ def test_holders_refuse_and_force_tells(fake: FakeServer, run_dir: Path, monkeyp
     held = [removal.Holder("it is mounted on /mnt/data", True, "umount /mnt/data")]
     monkeypatch.setattr(removal, "holders", lambda entry: held)
     with Client() as client:
-        with pytest.raises(Busy, match=r"mounted on /mnt/data\. umount /mnt/data; or --force"):
+        with pytest.raises(Busy, match=r"mounted on /mnt/data\. First umount /mnt/data; or use --force"):
             removal.remove(client, entry.name)
         assert client.devices()[0].state == "live"
         assert "/mnt/data" in removal.what_force_breaks(entry)[0]
