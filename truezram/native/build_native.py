@@ -15,6 +15,7 @@ PREAMBLE = """
 #include "protocol.h"
 #include "stats.h"
 #include "store.h"
+#include "ublk.h"
 """
 
 
