@@ -6,6 +6,7 @@
  *         the newest completed write when it began, or something newer. Pages of odd number have many writers: a read
  *         returns a whole page that somebody wrote for this page number, or zeros.
  * limit: at mem_limit writes fail with ENOSPC and everything stored stays readable; discards make room again.
+ * compact: sparse slabs are emptied while threads write and read; what is left is what is stored.
  * switch: all of it while the algorithm changes.
  */
 #include "arena.h"
@@ -224,7 +225,7 @@ static void test_damage(const char *algorithm)
 	}
 	uint8_t *slabs = (uint8_t *)head + head->slab_offset;
 	unsigned caught = 0;
-	for (size_t at = 0; at < 64 * 4096; at += 97) {		/* bits anywhere in the slabs */
+	for (size_t at = 0; at < d.stats->mem_used_total - head->slab_offset; at += 397) {	/* bits anywhere in the slabs */
 		slabs[at] ^= 0x10;
 		for (uint64_t n = 0; n < 64; n++) {
 			uint32_t writer;
@@ -356,6 +357,59 @@ static void test_threads(const char *algorithm, unsigned threads, unsigned steps
 	end_device(&d);
 }
 
+/* ---- compact ---- */
+
+/* Everything is written, then three of four pages go at random: slots are free everywhere and no slab is empty. */
+static void test_compact(const char *algorithm)
+{
+	enum { PAGES = 16384, THREADS = 2 };
+	struct device d = make_device(PAGES, THREADS, 0, algorithm);
+	struct tz_store_thread *t = tz_store_thread(d.store, 0);
+	uint8_t page[4096] __attribute__((aligned(8))), *has = calloc(PAGES, 1);
+	uint64_t state = 7, stored = 0, peak;
+	uint32_t writer;
+
+	tz_store_begin(t);
+	for (uint64_t n = 0; n < PAGES; n++) {
+		make_page(page, n, 0, 1);
+		CHECK(write_waiting(t, n, page) == 0, "write");
+	}
+	peak = d.stats->mem_used_total;
+	for (uint64_t n = 0; n < PAGES; n++) {
+		has[n] = next(&state) % 8 == 0;
+		stored += has[n];
+		if (!has[n])
+			tz_store_discard(t, n);
+	}
+	/* Reads and overwrites go on while the slab thread moves objects under them. */
+	struct timespec start, now;
+	clock_gettime(CLOCK_MONOTONIC, &start);
+	do {
+		uint64_t n = next(&state) % PAGES;
+		CHECK(tz_store_read(t, n, page) == 0, "read");
+		CHECK((check_page(page, n, &writer) != 0) == has[n], "page %llu", (unsigned long long)n);
+		if (has[n] && next(&state) % 4 == 0) {
+			make_page(page, n, 0, 2);
+			CHECK(write_waiting(t, n, page) == 0, "overwrite");
+		}
+		clock_gettime(CLOCK_MONOTONIC, &now);
+	} while (now.tv_sec - start.tv_sec < 4);
+	tz_store_end(t);
+	CHECK(d.stats->pages_compacted > 0, "nothing was compacted");
+	CHECK(d.stats->mem_used_total - d.stats->table_bytes - d.stats->reserve_target * 5 / 4 < (peak - d.stats->table_bytes) / 4,
+		"%llu of %llu bytes are still held for an eighth of the pages", (unsigned long long)d.stats->mem_used_total,
+		(unsigned long long)peak);
+	tz_store_begin(t);
+	for (uint64_t n = 0; n < PAGES; n++) {
+		CHECK(tz_store_read(t, n, page) == 0, "read");
+		CHECK((check_page(page, n, &writer) != 0) == has[n], "page %llu", (unsigned long long)n);
+	}
+	tz_store_end(t);
+	check_accounting(&d, stored, 0);
+	free(has);
+	end_device(&d);
+}
+
 /* ---- limit ---- */
 
 static void test_limit(const char *algorithm)
@@ -427,6 +481,7 @@ int main(void)
 		tested++;
 	}
 	CHECK(tested > 0, "no codec");
+	test_compact("lz4");
 	test_threads("lz4", 4, 60000, tested > 1);
 	printf("%u codecs\n", tested);
 	return 0;
