@@ -241,13 +241,13 @@ def test_undo_one_of_several(root: Path, journal: Journal) -> None:
 
 
 def test_undo_does_not_override_others_unless_forced(root: Path, journal: Journal) -> None:
-    tune.apply(["swappiness=100"], root, journal)
+    tune.apply(["swappiness=100", "page-cluster=0"], root, journal)
     put(root, VALUES["swappiness"][0], "77")
     with pytest.raises(Busy, match="77 now"):
         tune.undo([], root=root, journal=journal)
-    assert now(root, "swappiness") == "77"
+    assert (now(root, "swappiness"), now(root, "page-cluster")) == ("77", "0"), "nothing was touched"
     tune.undo([], force=True, root=root, journal=journal)
-    assert now(root, "swappiness") == "60"
+    assert (now(root, "swappiness"), now(root, "page-cluster")) == ("60", "3")
 
 
 def test_undo_when_it_is_gone_or_already_so(root: Path, journal: Journal) -> None:

@@ -382,34 +382,45 @@ def undo(
 ) -> list[Undone]:
     """Puts settings back, last change first: all changes in force, or those of the keys or ids (``#3``) in `words`.
 
-    Raises `Busy` when a setting no longer has the value that the change gave it, since someone else has changed it
-    (`force` puts it back all the same), `NotFound`, `PermissionDenied`, `Failed`. What was put back before that stays
-    so.
+    Raises `Busy`, with nothing touched, when a setting no longer has the value that the change gave it, since someone
+    else has changed it (`force` puts it back all the same); `NotFound`, `PermissionDenied`, `Failed`.
     """
     journal = journal or Journal()
     if not _choose(history(root, journal)[0], words):
         return []
     undone = []
     with journal.locked():
-        for change in _choose(history(root, journal)[0], words):
-            undone.append(Undone(change, _undo_one(change, force, root)))
+        chosen = _choose(history(root, journal)[0], words)
+        if not force:
+            _check_undo(chosen, root)
+        for change in chosen:
+            undone.append(Undone(change, _undo_one(change, root)))
             journal.mark_undone(change)
     return undone
 
 
-def _undo_one(change: Change, force: bool, root: Path) -> str:
+def _check_undo(chosen: list[Change], root: Path) -> None:
+    """Goes through it without touching anything: each change must find what it left, or what it had found."""
+    values: dict[str, str | None] = {}
+    for change in chosen:
+        now = values.setdefault(change.key, _read(_setting(change.key, root), root))
+        if now not in (None, change.before, change.after):
+            raise Busy(
+                f"cannot undo change {change.id} of {change.key}",
+                f"it is {now} now, not {change.after} as this change left it",
+                f"Undo the later change first, or put {change.before} back all the same with --force",
+            )
+        values[change.key] = None if now is None else change.before
+
+
+def _undo_one(change: Change, root: Path) -> str:
+    """Puts one back; says so when there was nothing to do."""
     setting = _setting(change.key, root)
     now = _read(setting, root)
     if now is None:
         return "it is no longer there"
     if now == change.before:
         return "it had that value already"
-    if now != change.after and not force:
-        raise Busy(
-            f"cannot undo change {change.id} of {change.key}",
-            f"it is {now} now, not {change.after} as this change left it",
-            f"Undo the later change first, or put {change.before} back all the same with --force",
-        )
     try:
         value = setting.parse(change.before)
     except ValueError as error:
