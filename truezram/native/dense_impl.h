@@ -33,7 +33,8 @@ enum dn_class { DN_R, DN_W, DN_K, DN_M, DN_L, DN_CLASSES };
 #define DN_FIRST_L (DN_FIRST_M + DN_TABLES_M)
 #define DN_TABLES (DN_FIRST_L + DN_TABLES_L)
 
-#define DN_MAX_BITS 11
+#define DN_ROW 32 /* the most tables a class has */
+#define DN_MAX_BITS 10
 #define DN_BLOCK 16
 #define DN_BLOCKS (TZ_PAGE_SIZE / DN_BLOCK)
 #define DN_GROUPS (TZ_PAGE_SIZE / 64)
@@ -58,7 +59,7 @@ extern const uint16_t tz_dense_recent[DN_RECENT]; /* the "recent" distances at t
 
 /* The codes as the coder and the decoder want them, made once from the lengths in dense_tables.h. */
 struct dn_tables {
-	uint8_t len[DN_TABLES][256];
+	uint16_t len[DN_CLASSES][256][DN_ROW];		   /* by symbol, a class's tables side by side */
 	uint16_t code[DN_TABLES][256];			   /* bits, first bit lowest | length << 12 */
 	uint16_t dec[DN_TABLES + 1][1 << DN_MAX_BITS]; /* symbol << 8 | length; the last one: nothing, length 0 */
 };
@@ -66,22 +67,39 @@ extern struct dn_tables tz_dense_tables;
 
 /* Encoder's copy of the page: zeros before it stand for "zeros" (offset 0) and for distances that reach before it. */
 #define DN_LEAD 512
-#define DN_HASH_BITS 12
-#define DN_CANDIDATES 32
+#define DN_HASH_BITS 11
+#define DN_OLD 8	  /* references offered to a group because earlier blocks used them; the first of its slots */
+#define DN_CANDIDATES 32 /* those found by content, in the slots after */
+#define DN_SLOTS (DN_OLD + DN_CANDIDATES)
+
+/* The best way to code a block by another reference than the previous block's. */
+struct dn_choice {
+	uint32_t prices; /* what the reference would cost in each block of the group, a byte a block */
+	uint16_t offset; /* in page[], of the group's start; 0 = zeros */
+	uint16_t price;	 /* of this block, all told */
+};
+
+#define DN_STAMP 1024
+#define DN_ALIGNED __attribute__((aligned(64)))
 
 struct dn_encoder {
-	uint8_t page[DN_LEAD + TZ_PAGE_SIZE + 128];
-	uint8_t ref[TZ_PAGE_SIZE];		/* the reference bytes of every block */
+	uint8_t page[DN_LEAD + TZ_PAGE_SIZE + 128] DN_ALIGNED;
+	uint8_t ref[TZ_PAGE_SIZE] DN_ALIGNED;		/* the reference bytes of every block */
 	uint16_t table[1 << DN_HASH_BITS];
 	uint16_t hash[TZ_PAGE_SIZE / 2 + 64];	/* of the sampled positions; later what the table held */
 	uint16_t where[TZ_PAGE_SIZE / 2 + 64];	/* the sampled positions */
 	uint16_t first[DN_GROUPS + 1];		/* a group's first entry in those two */
-	uint16_t cand[DN_GROUPS][DN_CANDIDATES]; /* offsets in page[] */
-	uint16_t best[DN_GROUPS][4];
-	uint8_t cost[DN_GROUPS][DN_CANDIDATES / 8][64];
+	uint16_t winners[16 + DN_BLOCKS];	/* distances that were some block's best */
+	uint16_t offset[DN_GROUPS][DN_SLOTS];	/* of candidates, in page[]; 0 = zeros */
+	uint64_t differ[DN_GROUPS][DN_SLOTS] DN_ALIGNED;	/* which of the group's bytes differ from the candidate's */
+	uint32_t prices[DN_GROUPS][DN_SLOTS] DN_ALIGNED;	/* of candidates, a byte a block */
+	uint16_t best[DN_GROUPS][4];		/* price << 8 | slot */
 	uint8_t batches[DN_GROUPS];
+	struct dn_choice choice[DN_BLOCKS];
 	uint16_t dist[DN_BLOCKS + 32];		/* chosen distances, DN_NO_REF = zeros */
 	uint16_t changes[DN_BLOCKS + 64];
+	uint32_t newest[TZ_PAGE_SIZE];		/* distance -> stamp + its index among the new ones */
+	uint32_t stamp;				/* of this page: a multiple of DN_STAMP */
 	uint64_t mask[DN_GROUPS];
 	uint8_t lit[2][TZ_PAGE_SIZE + 64];
 	uint8_t kinds[DN_BLOCKS + 64];
@@ -95,15 +113,18 @@ struct dn_decoder {
 	uint8_t src[TZ_PAGE_SIZE + 1280];
 	uint8_t sym[DN_SYM_K + DN_BLOCKS / 2 + DN_WORDS + TZ_PAGE_SIZE + 128];
 	uint8_t kinds[DN_BLOCKS + 64];
-	uint16_t list[DN_BLOCKS + 64];
-	uint16_t news[DN_BLOCKS + 64];
+	uint8_t width[DN_BLOCKS + 64];
+	uint16_t list[DN_BLOCKS + 64];		/* the distances references change to, after the first block's: zeros */
+	uint16_t news[DN_BLOCKS + 64];		/* the new ones of them, after the initial "recent" ones */
+	uint16_t from[DN_BLOCKS] DN_ALIGNED;		/* where each block's reference is in `page` */
+	/* Zeros, then the page; at first the literals in their places. */
+	uint8_t page[64 + TZ_PAGE_SIZE] DN_ALIGNED;
+	uint8_t keep[TZ_PAGE_SIZE] DN_ALIGNED;		/* 0xff where a byte is the reference's, if literals replace it */
 };
 
 struct dn_workspace {
-	union {
-		struct dn_encoder enc;
-		struct dn_decoder dec;
-	};
+	struct dn_encoder enc;
+	struct dn_decoder dec;
 };
 
 #endif

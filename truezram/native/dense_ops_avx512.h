@@ -74,41 +74,65 @@ DN_INLINE unsigned DN(op_group_candidates)(struct dn_encoder *e, unsigned g)
 	fresh &= _bzhi_u32(~0u, (unsigned)__builtin_popcount(ok & some));
 	d = _mm512_maskz_compress_epi16(fresh, d);
 	n = (unsigned)__builtin_popcount(fresh);
-	_mm512_storeu_si512(e->cand[g], _mm512_maskz_sub_epi16(_bzhi_u32(~0u, n),
+	_mm512_storeu_si512(e->offset[g] + DN_OLD, _mm512_maskz_sub_epi16(_bzhi_u32(~0u, n),
 							       _mm512_set1_epi16((short)(DN_LEAD + 64 * g)), d));
 	return (n + 7) / 8;
 }
 
-/* best[b] = price << 8 | candidate, least first; 0xffff without candidates. cost[batch][16 * b + c] keeps all prices. */
-DN_INLINE void DN(op_costs)(const uint8_t *cur, const uint8_t *base, const uint16_t *off, unsigned batches,
-			    uint8_t (*cost)[64], uint16_t best[4])
-{
-	const __m512i price = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 21, 33, 45, 57, 69, 81, 93, 105, 0, 0, 0, 0, 0, 0, 0));
-	const __m512i one = _mm512_set1_epi8(1), zero = _mm512_setzero_si512();
-	__m512i x = _mm512_loadu_si512(cur), key = _mm512_set1_epi64(-1);
-	__m512i slot = _mm512_set1_epi64(0x0706050403020100);
+/* Prices by the number of differing bytes in a word: 0, or 9 + 12 each, in half bits. */
+#define DN_WORD_PRICES 0, 21, 33, 45, 57, 69, 81, 93, 105, 0, 0, 0, 0, 0, 0, 0
 
-	for (unsigned i = 0; i < batches; i++, off += 8) {
-		__m512i n = zero;
+/* Compares a group with the references in `batches` times eight slots from `slot` on. */
+DN_INLINE void DN(op_compare)(struct dn_encoder *e, unsigned g, unsigned slot, unsigned batches)
+{
+	__m512i x = _mm512_loadu_si512(e->page + DN_LEAD + 64 * g);
+	const uint16_t *off = e->offset[g] + slot;
+	uint64_t *differ = e->differ[g] + slot;
+
+	for (; batches; batches--, off += 8, differ += 8) {
 #pragma GCC unroll 8
-		for (int c = 0; c < 8; c++) {
-			__m512i r = _mm512_xor_si512(x, _mm512_loadu_si512(base + off[c]));
-			r = _mm512_sad_epu8(_mm512_min_epu8(r, one), zero);
-			n = _mm512_or_si512(n, _mm512_slli_epi64(r, 8 * c));
-		}
-		n = _mm512_shuffle_epi8(price, n);
-		n = _mm512_add_epi8(n, _mm512_shuffle_epi32(n, 0x4e));
-		_mm512_storeu_si512(cost[i], n);
-		key = _mm512_min_epu16(key, _mm512_unpacklo_epi8(slot, n));
-		slot = _mm512_add_epi8(slot, _mm512_set1_epi8(8));
+		for (unsigned c = 0; c < 8; c++)
+			differ[c] = _mm512_cmpneq_epi8_mask(x, _mm512_loadu_si512(e->page + off[c]));
 	}
-	key = _mm512_min_epu16(key, _mm512_shuffle_epi32(key, 0x4e));
-	key = _mm512_min_epu16(key, _mm512_shuffle_epi32(key, 0xb1));
-	key = _mm512_min_epu16(key, _mm512_shufflelo_epi16(key, 0xb1));
-	best[0] = (uint16_t)_mm_cvtsi128_si32(_mm512_castsi512_si128(key));
-	best[1] = (uint16_t)_mm_cvtsi128_si32(_mm512_extracti32x4_epi32(key, 1));
-	best[2] = (uint16_t)_mm_cvtsi128_si32(_mm512_extracti32x4_epi32(key, 2));
-	best[3] = (uint16_t)_mm_cvtsi128_si32(_mm512_extracti32x4_epi32(key, 3));
+}
+
+/* Prices those slots in each block: best[b] becomes the least of price + extra << 8 | slot, and of what it was unless
+ * slot is DN_OLD. */
+DN_INLINE void DN(op_prices)(struct dn_encoder *e, unsigned g, const unsigned slot, unsigned batches, const int extra)
+{
+	const __m512i price = _mm512_broadcast_i32x4(_mm_setr_epi8(DN_WORD_PRICES));
+	const __m512i numbers = _mm512_setr_epi64(0, 0x0001000100010001, 0x0002000200020002, 0x0003000300030003,
+						  0x0004000400040004, 0x0005000500050005, 0x0006000600060006,
+						  0x0007000700070007);
+	__m512i slots = _mm512_add_epi16(numbers, _mm512_set1_epi16((short)(extra << 8 | slot)));
+	__m512i key = _mm512_set1_epi64(-1);
+
+	for (unsigned i = slot; i < slot + 8 * batches; i += 8) {
+		__m512i n = _mm512_shuffle_epi8(price, _mm512_popcnt_epi8(_mm512_loadu_si512(e->differ[g] + i)));
+
+		n = _mm512_maddubs_epi16(n, _mm512_set1_epi8(1));
+		_mm256_storeu_si256((__m256i *)(e->prices[g] + i), _mm512_cvtepi16_epi8(n));
+		key = _mm512_min_epu16(key, _mm512_add_epi16(_mm512_slli_epi16(n, 8), slots));
+		slots = _mm512_add_epi16(slots, _mm512_set1_epi16(8));
+	}
+	__m256i four = _mm256_min_epu16(_mm512_castsi512_si256(key), _mm512_extracti64x4_epi64(key, 1));
+	__m128i two = _mm_min_epu16(_mm256_castsi256_si128(four), _mm256_extracti128_si256(four, 1));
+	two = _mm_min_epu16(two, _mm_unpackhi_epi64(two, two));
+	if (slot != DN_OLD)
+		two = _mm_min_epu16(two, _mm_loadl_epi64((const __m128i *)e->best[g]));
+	_mm_storel_epi64((__m128i *)e->best[g], two);
+}
+
+/* The prices of one reference, a byte a block. */
+DN_INLINE uint32_t DN(op_price)(const uint8_t *cur, const uint8_t *ref)
+{
+	const __m512i price = _mm512_broadcast_i32x4(_mm_setr_epi8(DN_WORD_PRICES));
+	__m512i r = _mm512_min_epu8(_mm512_xor_si512(_mm512_loadu_si512(cur), _mm512_loadu_si512(ref)), _mm512_set1_epi8(1));
+
+	r = _mm512_shuffle_epi8(price, _mm512_sad_epu8(r, _mm512_setzero_si512()));
+	r = _mm512_add_epi8(r, _mm512_shuffle_epi32(r, 0x4e));
+	r = _mm512_permutexvar_epi8(_mm512_castsi128_si512(_mm_cvtsi32_si128(0x30201000)), r);
+	return (uint32_t)_mm_cvtsi128_si32(_mm512_castsi512_si128(r));
 }
 
 DN_INLINE unsigned DN(op_changes)(uint16_t *dist, uint8_t *flags, uint16_t *list)
@@ -129,14 +153,6 @@ DN_INLINE unsigned DN(op_changes)(uint16_t *dist, uint8_t *flags, uint16_t *list
 		n += (unsigned)__builtin_popcount(m);
 	}
 	return n;
-}
-
-DN_INLINE unsigned DN(op_find_recent)(const uint16_t *recent, unsigned d)
-{
-	uint32_t m = _mm256_mask_cmpeq_epi16_mask(0x7ff, _mm256_loadu_si256((const __m256i *)recent),
-						  _mm256_set1_epi16((short)d));
-
-	return m ? DN_RECENT - 31 + (unsigned)__builtin_clz(m) : 0;
 }
 
 DN_INLINE unsigned DN(op_emit)(struct dn_encoder *e, uint8_t *words, uint8_t *masks, unsigned *literals)
@@ -165,38 +181,6 @@ DN_INLINE unsigned DN(op_emit)(struct dn_encoder *e, uint8_t *words, uint8_t *ma
 		n += (unsigned)__builtin_popcountll(m);
 	}
 	return n;
-}
-
-DN_FN unsigned DN(op_pick)(unsigned first, unsigned tables, const uint8_t *sym, unsigned n, unsigned *cost)
-{
-	uint8_t count[4][256] __attribute__((aligned(64)));
-	unsigned step = 4 + 4 * (n / 1020), best = ~0u;
-
-	memset(count, 0, sizeof(count));
-	for (unsigned i = 0; i + 4 <= n; i += step) {
-		count[0][sym[i]]++;
-		count[1][sym[i + 1]]++;
-		count[2][sym[i + 2]]++;
-		count[3][sym[i + 3]]++;
-	}
-	__m512i c[4];
-	for (unsigned i = 0; i < 4; i++) {
-		c[i] = _mm512_adds_epu8(_mm512_load_si512(count[0] + 64 * i), _mm512_load_si512(count[1] + 64 * i));
-		c[i] = _mm512_adds_epu8(c[i], _mm512_load_si512(count[2] + 64 * i));
-		c[i] = _mm512_adds_epu8(c[i], _mm512_load_si512(count[3] + 64 * i));
-	}
-	for (unsigned t = 0; t < tables; t++) {
-		const uint8_t *len = tz_dense_tables.len[first + t];
-		__m512i s = _mm512_add_epi16(_mm512_maddubs_epi16(c[0], _mm512_loadu_si512(len)),
-					     _mm512_maddubs_epi16(c[1], _mm512_loadu_si512(len + 64)));
-		s = _mm512_add_epi16(s, _mm512_add_epi16(_mm512_maddubs_epi16(c[2], _mm512_loadu_si512(len + 128)),
-							 _mm512_maddubs_epi16(c[3], _mm512_loadu_si512(len + 192))));
-		s = _mm512_madd_epi16(s, _mm512_set1_epi16(1));
-		unsigned sum = (unsigned)_mm512_reduce_add_epi32(s) << 6 | t;
-		best = sum < best ? sum : best;
-	}
-	*cost = best >> 6;
-	return best & 63;
 }
 
 DN_INLINE void DN(op_streams)(const uint16_t *code, unsigned n, uint8_t (*stream)[1024], uint32_t length[DN_STREAMS])
@@ -231,36 +215,129 @@ DN_INLINE void DN(op_streams)(const uint16_t *code, unsigned n, uint8_t (*stream
 	}
 }
 
-DN_INLINE int DN(op_rebuild)(const uint8_t *sym, const uint16_t *list, const uint8_t *masks, const uint8_t *lit,
-			     uint8_t *out, const int delta, unsigned changes, unsigned n_masks, unsigned n_lit)
+/* The distances of `n` changed references, to list[1 .. n]. -1 when one is impossible or the bits are not `size` bytes.
+ * Reads at most 400 bytes of refs. */
+DN_INLINE int DN(op_read_refs)(struct dn_decoder *d, const uint8_t *refs, size_t size, unsigned n)
 {
-	static const uint8_t zeros[16];
-	const uint16_t *ref = list;
-	const uint8_t *mask = masks, *l = lit;
+	const __m512i widths = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)tz_dense_kind_bits));
+	const __m256i upto = _mm256_setr_epi16(0x0001, 0x0003, 0x0007, 0x000f, 0x001f, 0x003f, 0x007f, 0x00ff, 0x01ff,
+					       0x03ff, 0x07ff, 0x0fff, 0x1fff, 0x3fff, 0x7fff, -1);
+	uint16_t *news = d->news + DN_RECENT;
+	unsigned n_new = 0, bits = 0, newest = 0;
 
-	for (unsigned g = 0; g < DN_GROUPS; g++) {
-		unsigned change = sym[g / 2] >> (4 * (g & 1)), w = sym[DN_SYM_W + g];
-		uint64_t m;
+	memcpy(d->news, tz_dense_recent, sizeof(tz_dense_recent));
+	for (unsigned i = 0; i < n; i += 64) {
+		__m512i k = _mm512_loadu_si512(d->kinds + i);
+		uint64_t is_new = _mm512_cmplt_epu8_mask(k, _mm512_set1_epi8(DN_KIND_RECENT)) & _bzhi_u64(~0ull, n - i);
 
-		memcpy(&m, mask, 8);
-		m = _pdep_u64(m, _pdep_u64(w, 0x0101010101010101) * 255);
-		mask += __builtin_popcount(w);
-#pragma GCC unroll 4
-		for (unsigned b = 0; b < 4; b++) {
-			unsigned pos = 64 * g + 16 * b;
-			ref += change >> b & 1;
-			long from = (long)pos - *ref;
-			const uint8_t *r = from < 0 ? zeros : out + from;
-			__m128i v = _mm_loadu_si128((const __m128i *)r), x = _mm_loadu_si128((const __m128i *)l);
-			__mmask16 k = (__mmask16)(m >> 16 * b);
+		_mm512_storeu_si512(d->width + n_new, _mm512_maskz_compress_epi8(is_new, _mm512_shuffle_epi8(widths, k)));
+		n_new += (unsigned)__builtin_popcountll(is_new);
+	}
+	for (unsigned i = 0; i < n_new; i++) { /* 5 and 9 bits are multiples of 8 */
+		unsigned width = d->width[i], word;
 
-			if (delta)
-				v = _mm_add_epi8(v, _mm_maskz_expand_epi8(k, x));
-			else
-				v = _mm_mask_expand_epi8(v, k, x);
-			l += __builtin_popcount((uint16_t)(m >> 16 * b));
-			_mm_storeu_si128((__m128i *)(out + pos), v);
+		memcpy(&word, refs + (bits >> 3), 4);
+		news[i] = (uint16_t)(_bzhi_u32(word >> (bits & 7), width) << (width & 1) * 3);
+		bits += width;
+	}
+	d->list[0] = DN_NO_REF;
+	for (unsigned i = 0; i < n; i += 16) {
+		__m128i k = _mm_loadu_si128((const __m128i *)(d->kinds + i));
+		unsigned is_new = _mm_cmplt_epu8_mask(k, _mm_set1_epi8(DN_KIND_RECENT));
+		__mmask16 zero = _mm_cmpeq_epu8_mask(k, _mm_set1_epi8(DN_KIND_ZERO));
+		__m128i back = _mm_shuffle_epi8(_mm_loadu_si128((const __m128i *)tz_dense_kind_back), k);
+		__m256i index = _mm256_popcnt_epi16(_mm256_and_si256(_mm256_set1_epi16((short)is_new), upto));
+		/* Among the 11 before these 16, and at most 16 new ones. */
+		index = _mm256_sub_epi16(_mm256_add_epi16(index, _mm256_set1_epi16(DN_RECENT - 1)),
+					 _mm256_cvtepu8_epi16(back));
+		__m512i near = _mm512_loadu_si512(d->news + newest);
+		__m256i dist = _mm512_castsi512_si256(_mm512_permutexvar_epi16(_mm512_castsi256_si512(index), near));
+		_mm256_storeu_si256((__m256i *)(d->list + 1 + i),
+				    _mm256_mask_blend_epi16(zero, dist, _mm256_set1_epi16((short)DN_NO_REF)));
+		newest += (unsigned)__builtin_popcount(is_new);
+	}
+	__m512i least = _mm512_set1_epi16(-1);
+	for (unsigned i = 0; i < n_new; i += 32)
+		least = _mm512_mask_min_epu16(least, n_new - i < 32 ? _bzhi_u32(~0u, n_new - i) : ~0u, least,
+					      _mm512_loadu_si512(news + i));
+	return _mm512_cmplt_epu16_mask(least, _mm512_set1_epi16(DN_BLOCK)) || (bits + 7) / 8 != size ? -1 : 0;
+}
+
+/* Literals to their places, and where they replace the reference, a mask of the other bytes. Returns their number. */
+DN_INLINE unsigned DN(spread)(struct dn_decoder *d, const uint8_t *masks, const uint8_t *lit, const int delta)
+{
+	const uint8_t *l = lit;
+
+	for (unsigned i = 0; i < DN_GROUPS; i += 8) {
+		uint64_t flags, m[8] __attribute__((aligned(64)));
+
+		memcpy(&flags, d->sym + DN_SYM_W + i, 8);
+		_mm512_store_si512(m, _mm512_maskz_expand_epi8(flags, _mm512_loadu_si512(masks)));
+		masks += __builtin_popcountll(flags);
+		for (unsigned g = 0; g < 8; g++) {
+			__m512i x = _mm512_loadu_si512(l);
+
+			_mm512_store_si512(d->page + 64 * (1 + i + g), _mm512_maskz_expand_epi8(m[g], x));
+			if (!delta)
+				_mm512_store_si512(d->keep + 64 * (i + g), _mm512_movm_epi8(~m[g]));
+			l += __builtin_popcountll(m[g]);
 		}
 	}
-	return ref != list + changes || mask != masks + n_masks || l != lit + n_lit ? -1 : 0;
+	return (unsigned)(l - lit);
+}
+
+/* Adds the references. Two loads of eight bytes, because a load that lies across two recent stores has to wait until
+ * both are done, and most distances are multiples of eight. */
+DN_INLINE void DN(add_references)(struct dn_decoder *d, const int delta)
+{
+	uint8_t *page = d->page + 64;
+
+#pragma GCC unroll 4
+	for (unsigned b = 0; b < DN_BLOCKS; b++) {
+		const uint8_t *from = d->page + d->from[b];
+		__m128i v = _mm_loadl_epi64((const __m128i *)from), x = _mm_loadu_si128((const __m128i *)(page + 16 * b));
+
+		v = _mm_castpd_si128(_mm_loadh_pd(_mm_castsi128_pd(v), (const double *)(from + 8)));
+		if (delta)
+			v = _mm_add_epi8(v, x);
+		else
+			v = _mm_or_si128(x, _mm_and_si128(v, _mm_loadu_si128((const __m128i *)(d->keep + 16 * b))));
+		_mm_storeu_si128((__m128i *)(page + 16 * b), v);
+	}
+}
+
+/* The decoder's last step: from what is coded to the page. -1 when the counts are not what was flagged. */
+DN_INLINE int DN(op_rebuild)(struct dn_decoder *d, const uint8_t *masks, const uint8_t *lit, uint8_t *out, int delta,
+			     unsigned changes, unsigned n_masks, unsigned n_lit)
+{
+	const __m256i upto = _mm256_setr_epi16(0x0001, 0x0003, 0x0007, 0x000f, 0x001f, 0x003f, 0x007f, 0x00ff, 0x01ff,
+					       0x03ff, 0x07ff, 0x0fff, 0x1fff, 0x3fff, 0x7fff, -1);
+	const uint16_t *list = d->list;
+	__m256i pos = _mm256_setr_epi16(0, 16, 32, 48, 64, 80, 96, 112, 128, 144, 160, 176, 192, 208, 224, 240);
+	__m512i words = _mm512_popcnt_epi64(_mm512_loadu_si512(d->sym + DN_SYM_W));
+
+	if (_mm512_reduce_add_epi64(words) != n_masks)
+		return -1;
+	for (unsigned i = 0; i < DN_BLOCKS; i += 16) {
+		uint16_t flags;
+
+		memcpy(&flags, d->sym + i / 8, 2);
+		__m256i index = _mm256_popcnt_epi16(_mm256_and_si256(_mm256_set1_epi16((short)flags), upto));
+		__m512i near = _mm512_loadu_si512(list);
+		__m256i dist = _mm512_castsi512_si256(_mm512_permutexvar_epi16(_mm512_castsi256_si512(index), near));
+		__m256i from = _mm256_maskz_sub_epi16(_mm256_cmple_epu16_mask(dist, pos),
+						      _mm256_add_epi16(pos, _mm256_set1_epi16(64)), dist);
+		_mm256_storeu_si256((__m256i *)(d->from + i), from);
+		pos = _mm256_add_epi16(pos, _mm256_set1_epi16(256));
+		list += __builtin_popcount(flags);
+	}
+	unsigned used = delta ? DN(spread)(d, masks, lit, 1) : DN(spread)(d, masks, lit, 0);
+	if (list != d->list + changes || used != n_lit)
+		return -1;
+	if (delta)
+		DN(add_references)(d, 1);
+	else
+		DN(add_references)(d, 0);
+	memcpy(out, d->page + 64, TZ_PAGE_SIZE);
+	return 0;
 }

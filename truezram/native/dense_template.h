@@ -13,90 +13,153 @@
  * The rest is plain C that the compiler may schedule for the set.
  */
 
-/* Prices, in half bits. A block costs at most 2 * DN_WORD_COST(8) = 210, so price + surcharge fits a byte. */
+/* Prices, in half bits. A block costs at most 2 * 105 = 210 (op_costs), so price + surcharge fits a byte. */
 #define DN_PRICE_SAME 1
 #define DN_PRICE_RECENT 10
 #define DN_PRICE_NEW 20
+/* A distance that brings a block below this is offered to the blocks after it. */
+#define DN_PRICE_GOOD 130
 
-/* Reference choice for every block, front to back. Slot 0 of the "old" candidates is the last reference, slot 1
- * zeros, the others the most recent new distances. A choice is represented by where its prices are (`at`), because
- * they tell at once what it would cost to go on with it in the group's other blocks. */
+/* Compares every group with the candidates found by content, and lists the distances that were good for something.
+ * first[g] becomes the number of those before group g. */
+DN_FN void DN(price_candidates)(struct dn_encoder *e)
+{
+	uint16_t *w = e->winners;
+	unsigned n = DN_RECENT, last = tz_dense_recent[DN_RECENT - 1], before = tz_dense_recent[DN_RECENT - 2];
+
+	for (unsigned g = 0; g < DN_GROUPS; g++)
+		DN(op_compare)(e, g, DN_OLD, e->batches[g]);
+	for (unsigned g = 0; g < DN_GROUPS; g++)
+		DN(op_prices)(e, g, DN_OLD, e->batches[g], DN_PRICE_NEW);
+	memcpy(w, tz_dense_recent, sizeof(tz_dense_recent));
+	for (unsigned g = 0; g < DN_GROUPS; g++) {
+		e->first[g] = (uint16_t)n;
+		for (unsigned b = 0; b < 4; b++) {
+			unsigned key = e->best[g][b], off = e->offset[g][key & 63];
+			unsigned dist = DN_LEAD + 64 * g - off;
+			unsigned add = (key < DN_PRICE_GOOD << 8) & (off != 0) & (dist != last) & (dist != before);
+
+			w[n] = (uint16_t)dist;
+			n += add;
+			before = DN_SELECT_LESS(0, add, last, before);
+			last = DN_SELECT_LESS(0, add, dist, last);
+		}
+	}
+}
+
+/* For every block the best of zeros, the seven latest good distances, and the group's own candidates. */
+DN_FN void DN(price_choices)(struct dn_encoder *e)
+{
+	for (unsigned g = 0; g < DN_GROUPS; g++) {
+		uint16_t *off = e->offset[g];
+
+		for (unsigned k = 0; k < 7; k++)
+			off[k] = (uint16_t)(DN_LEAD + 64 * g - e->winners[e->first[g] - 7 + k]);
+		off[7] = 0;
+		DN(op_compare)(e, g, 0, 1);
+	}
+	for (unsigned g = 0; g < DN_GROUPS; g++)
+		DN(op_prices)(e, g, 0, 1, DN_PRICE_RECENT);
+	for (unsigned i = 0; i < DN_BLOCKS; i++) {
+		unsigned g = i / 4, key = e->best[g][i & 3], slot = key & 63;
+
+		e->choice[i] = (struct dn_choice){ e->prices[g][slot], e->offset[g][slot], (uint16_t)(key >> 8) };
+	}
+}
+
+/* Goes through the blocks, staying with a reference where changing it would not pay. Every block's price with the
+ * current reference is known from the choice made for an earlier block of its group; only at a group's start it has to
+ * be computed. Two halves of the page at once, because each is one long chain of dependent steps. */
 DN_FN void DN(choose)(struct dn_encoder *e)
 {
-	uint32_t ring[8], ring_n = 0, last = 0; /* distances; 0 = zeros */
-	uint8_t old_cost[2][64] __attribute__((aligned(64)));
+	uint32_t now[2] = { 0, 0 };
 
-	for (unsigned i = 0; i < 8; i++)
-		ring[i] = tz_dense_recent[DN_RECENT - 8 + i];
-	for (unsigned g = 0; g < DN_GROUPS; g++) {
-		uint32_t here = DN_LEAD + 64 * g;
-		const uint8_t *at = old_cost[g & 1];
-		uint16_t off[8], best[4];
+	for (unsigned i = 0; i < DN_GROUPS / 2; i++) {
+#pragma GCC unroll 2
+		for (unsigned half = 0; half < 2; half++) {
+			unsigned g = i + half * (DN_GROUPS / 2), here = DN_LEAD + 64 * g;
+			uint32_t off = now[half], prices = DN(op_price)(e->page + here, e->page + off);
 
-		off[0] = last ? here - last : 0;
-		off[1] = 0;
-		for (unsigned k = 0; k < 6; k++)
-			off[2 + k] = here - ring[(ring_n + 2 + k) & 7];
-		DN(op_costs)(e->page + here, e->page, off, 1, &old_cost[g & 1], best);
-		uint32_t now = off[0];
-		for (unsigned b = 0; b < 4; b++) {
-			uint32_t kept = at[16 * b] + DN_PRICE_SAME;
-			uint32_t old = best[b] + (DN_PRICE_RECENT << 8), new = e->best[g][b] + (DN_PRICE_NEW << 8);
-			uint32_t is_new = new < old, key = is_new ? new : old, slot = key & 31;
-			uint32_t change = (key >> 8) < kept;
-			const uint8_t *new_at = &e->cost[g][slot >> 3][slot & 7], *old_at = &old_cost[g & 1][slot & 7];
-			const uint8_t *key_at = is_new ? new_at : old_at;
-			const uint16_t *offs = is_new ? e->cand[g] : off;
-			uint32_t key_off = offs[slot];
+#pragma GCC unroll 4
+			for (unsigned b = 0; b < 4; b++) {
+				const struct dn_choice *c = &e->choice[4 * g + b];
+				uint32_t kept = (prices >> 8 * b & 255) + DN_PRICE_SAME;
 
-			at = change ? key_at : at;
-			now = change ? key_off : now;
-			uint32_t dist = now ? here - now : 0;
-			e->dist[4 * g + b] = (uint16_t)(dist - !dist);
-			ring[ring_n & 7] = dist;
-			ring_n += is_new & change & (dist != 0);
-			memcpy(e->ref + 64 * g + 16 * b, e->page + now + 16 * b, 16);
+				prices = DN_SELECT_LESS(c->price, kept, c->prices, prices);
+				off = DN_SELECT_LESS(c->price, kept, c->offset, off);
+				uint32_t dist = off ? here - off : DN_NO_REF;
+				e->dist[4 * g + b] = (uint16_t)dist;
+				memcpy(e->ref + 64 * g + 16 * b, e->page + off + 16 * b, 16);
+			}
+			now[half] = off + (off ? 64 : 0);
 		}
-		last = now ? here - now : 0;
 	}
 }
 
 /* Kinds and distance bits of the changed references. Returns the bytes written to e->refs. */
-DN_FN size_t DN(code_refs)(struct dn_encoder *e, unsigned n)
+DN_FN size_t DN(code_refs)(struct dn_encoder *e, unsigned changes)
 {
-	uint16_t news[DN_RECENT + DN_BLOCKS + 16];
-	uint16_t *recent = news; /* the DN_RECENT latest */
 	uint64_t bits = 0;
 	unsigned nbits = 0;
 	uint8_t *o = e->refs;
 
-	memcpy(news, tz_dense_recent, sizeof(tz_dense_recent));
-	for (unsigned i = 0; i < n; i++) {
-		unsigned d = e->changes[i], kind;
+	e->stamp += DN_STAMP; /* what newest[] says of earlier pages looks far back now */
+	if (!e->stamp) {
+		memset(e->newest, 0, sizeof(e->newest));
+		e->stamp = DN_STAMP;
+	}
+	uint32_t n = e->stamp;
+	for (unsigned i = 0; i < DN_RECENT; i++)
+		e->newest[tz_dense_recent[i]] = n++;
+	for (unsigned i = 0; i < changes; i++) {
+		unsigned dist = e->changes[i] & (TZ_PAGE_SIZE - 1), zero = e->changes[i] == DN_NO_REF;
+		uint32_t index = e->newest[dist], back = n - index;
+		unsigned known = back <= DN_RECENT, is_new = !(known | zero);
+		unsigned kind = (dist & 7 ? 2 : 0) + (dist >= 256);
 
-		if (d == DN_NO_REF) {
-			kind = DN_KIND_ZERO;
-		} else {
-			unsigned back = DN(op_find_recent)(recent, d);
-
-			if (back) {
-				kind = DN_KIND_RECENT - 1 + back;
-			} else {
-				kind = (d & 7 ? 2 : 0) + (d >= 256);
-				recent[DN_RECENT] = (uint16_t)d;
-				recent++;
-				bits |= (uint64_t)(d >> tz_dense_kind_shift[kind]) << nbits;
-				nbits += tz_dense_kind_bits[kind];
-				memcpy(o, &bits, 8);
-				o += nbits >> 3;
-				bits >>= nbits & ~7u;
-				nbits &= 7;
-			}
-		}
+		kind = DN_SELECT_LESS(0, known, DN_KIND_RECENT - 1 + back, kind);
+		kind = DN_SELECT_LESS(0, zero, DN_KIND_ZERO, kind);
 		e->kinds[i] = (uint8_t)kind;
+		e->newest[dist] = DN_SELECT_LESS(0, is_new, n, index);
+		n += is_new;
+		bits |= (uint64_t)(dist >> tz_dense_kind_shift[kind] & -is_new) << nbits;
+		nbits += tz_dense_kind_bits[kind];
+		memcpy(o, &bits, 8);
+		o += nbits >> 3;
+		bits >>= nbits & ~7u;
+		nbits &= 7;
 	}
 	*o = (uint8_t)bits;
 	return (size_t)(o - e->refs) + (nbits != 0);
+}
+
+typedef uint16_t DN(row) __attribute__((vector_size(2 * DN_ROW)));
+
+/* The table of a class that codes these symbols shortest, judged by at most about 512 of them. */
+DN_FN unsigned DN(pick)(unsigned class, unsigned tables, const uint8_t *sym, unsigned n, unsigned *cost)
+{
+	const DN(row) *row = (const DN(row) *)tz_dense_tables.len[class];
+	DN(row) sum = {}, more = {};
+	unsigned step = 8 + n / 512 * 8, i = 0, best = ~0u;
+
+	for (; i + 8 <= n; i += step) {
+#pragma GCC unroll 4
+		for (unsigned k = 0; k < 8; k += 2) {
+			sum += row[sym[i + k]];
+			more += row[sym[i + k + 1]];
+		}
+	}
+	if (step == 8)
+		for (; i < n; i++)
+			sum += row[sym[i]];
+	sum += more;
+	for (unsigned t = 0; t < tables; t++) {
+		unsigned key = (unsigned)sum[t] << 5 | t;
+
+		best = key < best ? key : best;
+	}
+	*cost = best >> 5;
+	return best & 31;
 }
 
 DN_INLINE void DN(put_codes)(struct dn_encoder *e, unsigned from, unsigned to, unsigned table)
@@ -109,9 +172,7 @@ DN_INLINE void DN(put_codes)(struct dn_encoder *e, unsigned from, unsigned to, u
 
 DN_FN void DN(parse)(struct dn_encoder *e, const uint8_t *page)
 {
-	memset(e->page, 0, DN_LEAD);
-	memcpy(e->page + DN_LEAD, page, TZ_PAGE_SIZE);
-	memset(e->page + DN_LEAD + TZ_PAGE_SIZE, 0, 128);
+	memcpy(e->page + DN_LEAD, page, TZ_PAGE_SIZE); /* workspace_init() zeroed what is around it */
 	memset(e->table, 0x80, sizeof(e->table));
 	unsigned n = DN(op_sample)(e);
 
@@ -123,8 +184,8 @@ DN_FN void DN(parse)(struct dn_encoder *e, const uint8_t *page)
 	}
 	for (unsigned g = 0; g < DN_GROUPS; g++)
 		e->batches[g] = (uint8_t)DN(op_group_candidates)(e, g);
-	for (unsigned g = 0; g < DN_GROUPS; g++)
-		DN(op_costs)(e->page + DN_LEAD + 64 * g, e->page, e->cand[g], e->batches[g], e->cost[g], e->best[g]);
+	DN(price_candidates)(e);
+	DN(price_choices)(e);
 	DN(choose)(e);
 }
 
@@ -150,19 +211,19 @@ DN_FN struct DN(symbols) DN(symbolize)(struct dn_encoder *e)
 
 DN_FN size_t DN(compress)(void *workspace, const uint8_t *page, uint8_t *dst)
 {
-	struct dn_encoder *e = workspace;
+	struct dn_encoder *e = &((struct dn_workspace *)workspace)->enc;
 
 	DN(parse)(e, page);
 	struct DN(symbols) s = DN(symbolize)(e);
 	unsigned at_m = DN_SYM_K + s.kinds, at_l = at_m + s.masks, end = at_l + s.literals;
 	unsigned bits_raw, bits_delta, bits;
-	unsigned t_raw = DN(op_pick)(DN_FIRST_L, DN_TABLES_L, e->lit[0], s.literals, &bits_raw);
-	unsigned t_delta = DN(op_pick)(DN_FIRST_L, DN_TABLES_L, e->lit[1], s.literals, &bits_delta);
+	unsigned t_raw = DN(pick)(DN_L, DN_TABLES_L, e->lit[0], s.literals, &bits_raw);
+	unsigned t_delta = DN(pick)(DN_L, DN_TABLES_L, e->lit[1], s.literals, &bits_delta);
 	unsigned delta = bits_delta < bits_raw, t_l = delta ? t_delta : t_raw;
-	unsigned t_m = DN(op_pick)(DN_FIRST_M, DN_TABLES_M, e->sym + at_m, s.masks, &bits);
-	unsigned t_k = DN(op_pick)(DN_FIRST_K, DN_TABLES_K, e->sym + DN_SYM_K, s.kinds, &bits);
-	unsigned t_w = DN(op_pick)(DN_FIRST_W, DN_TABLES_W, e->sym + DN_SYM_W, DN_SYM_K - DN_SYM_W, &bits);
-	unsigned t_r = DN(op_pick)(DN_FIRST_R, DN_TABLES_R, e->sym, DN_SYM_W, &bits);
+	unsigned t_m = DN(pick)(DN_M, DN_TABLES_M, e->sym + at_m, s.masks, &bits);
+	unsigned t_k = DN(pick)(DN_K, DN_TABLES_K, e->sym + DN_SYM_K, s.kinds, &bits);
+	unsigned t_w = DN(pick)(DN_W, DN_TABLES_W, e->sym + DN_SYM_W, DN_SYM_K - DN_SYM_W, &bits);
+	unsigned t_r = DN(pick)(DN_R, DN_TABLES_R, e->sym, DN_SYM_W, &bits);
 
 	memcpy(e->sym + at_l, e->lit[delta], s.literals);
 	DN(put_codes)(e, 0, DN_SYM_W, DN_FIRST_R + t_r);
@@ -207,100 +268,133 @@ DN_FN size_t DN(compress)(void *workspace, const uint8_t *page, uint8_t *dst)
 
 /* Eight bit readers. A register holds unread bits and, above them, one marker bit: the zeros above the marker say how
  * many bits were taken since `p`, so that no count is kept. After a refill 56 bits can be taken. */
+struct DN(readers) {
+	const uint8_t *p[DN_STREAMS];
+	uint64_t b[DN_STREAMS];
+};
+
 #define DN_EACH(F) F(0) F(1) F(2) F(3) F(4) F(5) F(6) F(7)
+#define DN_LOAD(s) b##s = r->b[s];
+#define DN_SAVE(s) r->b[s] = b##s;
 #define DN_REFILL(s)                                                                                                   \
 	{                                                                                                              \
 		unsigned used = (unsigned)__builtin_clzll(b##s);                                                       \
+		const uint8_t *p = r->p[s] + (used >> 3);                                                              \
 		uint64_t next;                                                                                         \
-		p##s += used >> 3;                                                                                     \
-		memcpy(&next, p##s, 8);                                                                                \
-		b##s = (next | 1ull << 63) >> (used & 7);                                                              \
+		r->p[s] = p;                                                                                           \
+		memcpy(&next, p, 8);                                                                                   \
+		DN_SET_MARK(next);                                                                                     \
+		b##s = next >> (used & 7);                                                                             \
 	}
-#define DN_TAKE(s)                                                                                                     \
+#define DN_TAKE(s) DN_SYMBOL(b##s, t, o, s)
+#define DN_TAKE_EITHER(s)                                                                                              \
 	{                                                                                                              \
-		unsigned entry = t[b##s & ((1 << DN_MAX_BITS) - 1)];                                                   \
-		b##s >>= entry & 63;                                                                                   \
-		o[s] = (uint8_t)(entry >> 8);                                                                          \
-	}
-#define DN_TAKE_ANY(s)                                                                                                 \
-	{                                                                                                              \
-		unsigned entry = table[(i + s >= end[0]) + (i + s >= end[1]) + (i + s >= end[2]) + (i + s >= end[3]) + \
-				       (i + s >= end[4])][b##s & ((1 << DN_MAX_BITS) - 1)];                            \
-		b##s >>= entry & 63;                                                                                   \
-		o[s] = (uint8_t)(entry >> 8);                                                                          \
+		const uint16_t *either = DN_SELECT_TABLE(left, s, after, t);                                           \
+		DN_SYMBOL(b##s, either, o, s)                                                                          \
 	}
 
-/* Decodes end[4] symbols to sym (and up to DN_CHUNK - 1 bytes more), class c's up to end[c] with table[c].
+/* Rounds of eight symbols by one table, four or five between refills. Not inlined: the compiler shall find registers
+ * for these loops and nothing else. */
+#define DN_READ_ROUNDS(name, each)                                                                                     \
+	DN_NOINLINE uint8_t *name(struct DN(readers) *r, const uint16_t *t, uint8_t *o, unsigned refills)              \
+	{                                                                                                              \
+		uint64_t b0, b1, b2, b3, b4, b5, b6, b7;                                                               \
+                                                                                                                       \
+		DN_EACH(DN_LOAD)                                                                                       \
+		do {                                                                                                   \
+			DN_EACH(DN_REFILL)                                                                             \
+			_Pragma("GCC unroll 5") for (unsigned k = 0; k < each; k++, o += 8)                            \
+			{                                                                                              \
+				DN_EACH(DN_TAKE)                                                                       \
+			}                                                                                              \
+		} while (--refills);                                                                                   \
+		DN_EACH(DN_SAVE)                                                                                       \
+		return o;                                                                                              \
+	}
+DN_READ_ROUNDS(DN(read_fours), 4)
+DN_READ_ROUNDS(DN(read_fives), 5)
+
+/* Five rounds of which only the first `left` symbols are by `t`, the others by `after`. */
+DN_NOINLINE uint8_t *DN(read_border)(struct DN(readers) *r, const uint16_t *t, const uint16_t *after, int left,
+				     uint8_t *o)
+{
+	uint64_t b0, b1, b2, b3, b4, b5, b6, b7;
+
+	DN_EACH(DN_LOAD)
+	DN_EACH(DN_REFILL)
+#pragma GCC unroll 5
+	for (unsigned k = 0; k < 5; k++, o += 8, left -= 8) {
+		DN_EACH(DN_TAKE_EITHER)
+	}
+	DN_EACH(DN_SAVE)
+	return o;
+}
+
+/* As read_border() for a chunk with more than one border. */
+DN_NOINLINE uint8_t *DN(read_borders)(struct DN(readers) *r, const uint16_t *const table[DN_CLASSES + 1],
+				      const unsigned end[DN_CLASSES], unsigned i, uint8_t *o)
+{
+	for (unsigned s = 0; s < DN_STREAMS; s++) {
+		unsigned used = (unsigned)__builtin_clzll(r->b[s]);
+		uint64_t b;
+
+		r->p[s] += used >> 3;
+		memcpy(&b, r->p[s], 8);
+		b = (b | 1ull << 63) >> (used & 7);
+		for (unsigned k = s; k < DN_CHUNK; k += 8) {
+			unsigned class = DN_K + (i + k >= end[DN_K]) + (i + k >= end[DN_M]) + (i + k >= end[DN_L]);
+			unsigned entry = table[class][b & ((1 << DN_MAX_BITS) - 1)];
+
+			b >>= entry & 63;
+			o[k] = (uint8_t)(entry >> 8);
+		}
+		r->b[s] = b;
+	}
+	return o + DN_CHUNK;
+}
+
+/* Decodes end[4] symbols to sym (and up to DN_CHUNK - 1 bytes more), class c's up to end[c] with table[c]. The refills
+ * fall after 4, 8 and 12 rounds, where W ends, then after every fifth; table[DN_CLASSES] takes no bits.
  * -1 when a stream is not exactly as long as stated. Reads less than 1100 bytes past src. */
 DN_FN int DN(read_symbols)(const uint8_t *src, const uint32_t length[DN_STREAMS], uint8_t *sym,
 			   const uint16_t *const table[DN_CLASSES + 1], const unsigned end[DN_CLASSES])
 {
-	const uint8_t *start[DN_STREAMS], *p0, *p1, *p2, *p3, *p4, *p5, *p6, *p7;
-	uint64_t b0, b1, b2, b3, b4, b5, b6, b7;
-	uint8_t *o = sym;
+	const uint8_t *start[DN_STREAMS];
+	struct DN(readers) r;
+	uint64_t wrong = 0;
 
 	for (unsigned i = 0; i < DN_STREAMS; i++) {
-		start[i] = src;
+		r.p[i] = start[i] = src;
+		r.b[i] = 1ull << 63;
 		src += length[i];
 	}
-#define DN_START(s) p##s = start[s], b##s = 1ull << 63;
-	DN_EACH(DN_START)
-#undef DN_START
-	for (unsigned class = 0; class < DN_CLASSES; class++) {
-		const uint16_t *t = table[class];
-		const uint8_t *stop = sym + end[class];
+	uint8_t *o = DN(read_fours)(&r, table[DN_R], sym, 1);
+	o = DN(read_fours)(&r, table[DN_W], o, 2);
+	for (unsigned class = DN_K; class < DN_CLASSES; class++) {
+		unsigned at = (unsigned)(o - sym);
 
-		while (o + DN_CHUNK <= stop) {
-			DN_EACH(DN_REFILL)
-#pragma GCC unroll 5
-			for (int k = 0; k < 5; k++, o += 8) {
-				DN_EACH(DN_TAKE)
-			}
-		}
-		if (o < stop) { /* the chunk in which this class ends */
-			unsigned i = (unsigned)(o - sym);
-
-			DN_EACH(DN_REFILL)
-			for (int k = 0; k < 5; k++, o += 8, i += 8) {
-				DN_EACH(DN_TAKE_ANY)
-			}
-		}
+		if (at >= end[class])
+			continue;
+		unsigned left = end[class] - at, chunks = left / DN_CHUNK;
+		if (chunks)
+			o = DN(read_fives)(&r, table[class], o, chunks);
+		left -= chunks * DN_CHUNK;
+		at += chunks * DN_CHUNK;
+		if (!left)
+			continue;
+		if (class == DN_L || at + DN_CHUNK <= end[class + 1])
+			o = DN(read_border)(&r, table[class], table[class + 1], (int)left, o);
+		else
+			o = DN(read_borders)(&r, table, end, at, o);
 	}
-	uint64_t wrong = 0;
-#define DN_CHECK(s) wrong |= ((uint64_t)(p##s - start[s]) + ((unsigned)__builtin_clzll(b##s) + 7) / 8) ^ length[s];
-	DN_EACH(DN_CHECK)
-#undef DN_CHECK
+	for (unsigned i = 0; i < DN_STREAMS; i++)
+		wrong |= ((uint64_t)(r.p[i] - start[i]) + ((unsigned)__builtin_clzll(r.b[i]) + 7) / 8) ^ length[i];
 	return wrong ? -1 : 0;
-}
-
-/* The distances of `n` changed references, to list[0 .. n). -1 when one is impossible or the bits are not `size`
- * bytes. Reads at most 400 bytes of refs. */
-DN_FN int DN(read_refs)(struct dn_decoder *d, const uint8_t *refs, size_t size, unsigned n)
-{
-	uint16_t *news = d->news;
-	unsigned bits = 0, newest = DN_RECENT - 1, low = 0;
-
-	memcpy(news, tz_dense_recent, sizeof(tz_dense_recent));
-	d->list[0] = DN_NO_REF;
-	for (unsigned i = 0; i < n; i++) {
-		unsigned kind = d->kinds[i], is_new = kind < DN_KIND_RECENT, width = tz_dense_kind_bits[kind];
-		uint32_t word;
-
-		memcpy(&word, refs + (bits >> 3), 4);
-		word = (word >> (bits & 7) & ((1u << width) - 1)) << tz_dense_kind_shift[kind];
-		bits += width;
-		newest += is_new;
-		news[newest + !is_new] = (uint16_t)word;
-		low |= is_new & (word < DN_BLOCK);
-		unsigned dist = news[newest - tz_dense_kind_back[kind]];
-		d->list[i + 1] = (uint16_t)(kind == DN_KIND_ZERO ? DN_NO_REF : dist);
-	}
-	return low || (bits + 7) / 8 != size ? -1 : 0;
 }
 
 DN_FN int DN(decompress)(void *workspace, const uint8_t *src, size_t n, uint8_t *out)
 {
-	struct dn_decoder *d = workspace;
+	struct dn_decoder *d = &((struct dn_workspace *)workspace)->dec;
 	uint32_t tables = 0, counts, lengths = 0, length[DN_STREAMS];
 	unsigned __int128 widths;
 
@@ -333,15 +427,17 @@ DN_FN int DN(decompress)(void *workspace, const uint8_t *src, size_t n, uint8_t 
 		tz_dense_tables.dec[DN_FIRST_L + (tables >> 1 & 31)],
 		tz_dense_tables.dec[DN_TABLES],
 	};
+	for (unsigned i = 0; i < 2 << DN_MAX_BITS; i += 64)
+		__builtin_prefetch((const uint8_t *)table[DN_M] + i);
+	for (unsigned i = 0; i < 2 << DN_MAX_BITS; i += 64)
+		__builtin_prefetch((const uint8_t *)table[DN_L] + i);
 	if (DN(read_symbols)(d->src + DN_HEAD + width, length, d->sym, table, end))
 		return -1;
 	for (unsigned i = 0; i < kinds; i++) {
 		d->kinds[2 * i] = d->sym[DN_SYM_K + i] & 15;
 		d->kinds[2 * i + 1] = d->sym[DN_SYM_K + i] >> 4;
 	}
-	if (DN(read_refs)(d, d->src + used, n - used, changes))
+	if (DN(op_read_refs)(d, d->src + used, n - used, changes))
 		return -1;
-	if (tables & 1)
-		return DN(op_rebuild)(d->sym, d->list, d->sym + end[2], d->sym + end[3], out, 1, changes, masks, literals);
-	return DN(op_rebuild)(d->sym, d->list, d->sym + end[2], d->sym + end[3], out, 0, changes, masks, literals);
+	return DN(op_rebuild)(d, d->sym + end[DN_K], d->sym + end[DN_M], out, tables & 1, changes, masks, literals);
 }

@@ -20,7 +20,7 @@ HERE = Path(__file__).resolve().parent
 STATS = HERE / "dense_stats.txt"
 TABLES = HERE / "dense_tables.h"
 CLASSES = {"R": 16, "W": 32, "K": 16, "M": 32, "L": 32}
-MAX_BITS = 11
+MAX_BITS = 10
 UNIT = 1 << 30  # what a table's counts are scaled to
 
 HEADER = """\
