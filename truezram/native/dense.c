@@ -55,6 +55,9 @@ static void make_tables(void)
 	static const uint8_t first[DN_CLASSES + 1] = { DN_FIRST_R, DN_FIRST_W, DN_FIRST_K, DN_FIRST_M, DN_FIRST_L,
 						       DN_TABLES };
 
+	for (unsigned m = 0; m < 256; m++)
+		for (unsigned i = 0, n = 0; i < 8; i++)
+			tz_dense_tables.place[m][i] = m >> i & 1 ? (uint8_t)n++ : 0xff;
 	for (unsigned class = 0; class < DN_CLASSES; class++)
 		for (unsigned i = first[class]; i < first[class + 1]; i++)
 			make_table(class, first[class], i);
@@ -108,7 +111,7 @@ static inline __attribute__((always_inline)) const uint16_t *select_table(int le
 /* The readers' two steps, for the same reason: gcc 12 makes nine instructions of the five of DN_SYMBOL, at twice the
  * time. DN_SYMBOL decodes one symbol from the register `bits` by table `t` to o[at]. */
 #define DN_SET_MARK(word) __asm__("btsq $63, %0" : "+r"(word) : : "cc")
-#define DN_SYMBOL(bits, t, o, at)                                                                                      \
+#define DN_SYMBOL_BMI2(bits, t, o, at)                                                                                 \
 	{                                                                                                              \
 		uint64_t index, entry;                                                                                 \
 		__asm__("movl %k[b], %k[i]\n\tandl %[m], %k[i]\n\tmovzwl (%[tab],%[i],2), %k[e]\n\t"                   \
@@ -122,23 +125,53 @@ static inline __attribute__((always_inline)) const uint16_t *select_table(int le
 #define DN_SELECT_LESS(a, b, x, y) ((a) < (b) ? (x) : (y))
 #define DN_SELECT_TABLE(left, at, x, y) ((left) <= (at) ? (x) : (y))
 #define DN_SET_MARK(word) ((word) |= 1ull << 63)
-#define DN_SYMBOL(bits, t, o, at)                                                                                      \
+#endif
+#define DN_SYMBOL_C(bits, t, o, at)                                                                                    \
 	{                                                                                                              \
 		unsigned entry = (t)[(bits) & ((1 << DN_MAX_BITS) - 1)];                                               \
 		(bits) >>= entry & 63;                                                                                 \
 		(o)[at] = (uint8_t)(entry >> 8);                                                                       \
 	}
+
+#define DN_FN static DN_TARGET
+#define DN_NOINLINE static __attribute__((noinline)) DN_TARGET
+#define DN_INLINE static inline __attribute__((always_inline)) DN_TARGET
+
+#define DN_TARGET
+#define DN_SYMBOL DN_SYMBOL_C
+#define DN(name) portable_##name
+#include "dense_ops_plain.h"
+#include "dense_template.h"
+const struct tz_codec tz_dense_portable = DN_CODEC(TZ_ISA_PORTABLE, portable);
+
+#if defined(__aarch64__)
+#undef DN
+#define DN_USE_NEON 1
+#define DN(name) neon_##name
+#include "dense_ops_plain.h"
+#include "dense_template.h"
+const struct tz_codec tz_dense_neon = DN_CODEC(TZ_ISA_NEON, neon);
 #endif
 
 #if defined(__x86_64__)
+#undef DN
+#undef DN_TARGET
+#undef DN_SYMBOL
+#define DN_TARGET __attribute__((target("avx2,bmi,bmi2,lzcnt,popcnt")))
+#define DN_SYMBOL DN_SYMBOL_BMI2
+#define DN_USE_AVX2 1
+#define DN(name) avx2_##name
+#include "dense_ops_plain.h"
+#include "dense_template.h"
+const struct tz_codec tz_dense_avx2 = DN_CODEC(TZ_ISA_AVX2, avx2);
+
+#undef DN
+#undef DN_TARGET
 #define DN_SAMPLE 1
 #define DN_TARGET                                                                                                      \
 	__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512cd,avx512vbmi,avx512vbmi2,avx512bitalg,"       \
 			      "avx512vpopcntdq,gfni,avx2,bmi,bmi2,lzcnt,popcnt")))
 #define DN(name) avx512_##name
-#define DN_FN static DN_TARGET
-#define DN_NOINLINE static __attribute__((noinline)) DN_TARGET
-#define DN_INLINE static inline __attribute__((always_inline)) DN_TARGET
 #include "dense_ops_avx512.h"
 #include "dense_template.h"
 const struct tz_codec tz_dense_avx512 = DN_CODEC(TZ_ISA_AVX512, avx512);

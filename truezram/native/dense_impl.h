@@ -60,6 +60,7 @@ extern const uint16_t tz_dense_recent[DN_RECENT]; /* the "recent" distances at t
 /* The codes as the coder and the decoder want them, made once from the lengths in dense_tables.h. */
 struct dn_tables {
 	uint16_t len[DN_CLASSES][256][DN_ROW];		   /* by symbol, a class's tables side by side */
+	uint8_t place[256][8]; /* mask -> for each byte, which literal it is, or 0xff */
 	uint16_t code[DN_TABLES][256];			   /* bits, first bit lowest | length << 12 */
 	uint16_t dec[DN_TABLES + 1][1 << DN_MAX_BITS]; /* symbol << 8 | length; the last one: nothing, length 0 */
 };
