@@ -1,9 +1,7 @@
-"""Entry point: parses the verb; imports the app only when it will be shown."""
+"""Entry point of ``truezram`` and ``python -m truezram``. Nothing heavy is imported here: `truezram list` must be
+quick."""
 
-
-def main() -> int:
-    raise SystemExit("truezram: not built yet")
-
+from truezram.engine.cli import main
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -9,9 +9,13 @@ from pathlib import Path
 import cffi
 
 PREAMBLE = """
+#include "batch.h"
 #include "codec.h"
+#include "local.h"
 #include "protocol.h"
 #include "stats.h"
+#include "store.h"
+#include "ublk.h"
 """
 
 

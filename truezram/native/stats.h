@@ -103,7 +103,7 @@ struct tz_queue_stats {
 	/* --- not under seq --- */
 	uint64_t read_lat[TZ_LAT_BINS], write_lat[TZ_LAT_BINS];		/* requests by service time */
 	uint32_t cpu, tid;		/* where the thread is pinned (UINT32_MAX: not), its thread id */
-	uint64_t pad[7];
+	uint64_t pad[5];		/* to a multiple of 64 bytes */
 };
 
 static inline unsigned tz_lat_bin(uint64_t ns)
@@ -124,8 +124,19 @@ static inline uint64_t tz_lat_floor(unsigned bin)
 	return (uint64_t)(8 + (bin & 7)) << (bin / 8 - 1) << 6;
 }
 
+/* stats.c - for the server. Bytes of a page with that many queues. */
+size_t tz_stats_size(unsigned nr_queues);
+/* Lays the page out in `len` bytes at `s` (64-byte aligned; all is zeroed, the magic is stored last). The caller fills
+ * the rest of the head. 0, or -1: nr_queues not 1..TZ_MAX_QUEUES, len too small, or misaligned. */
+int tz_stats_init(struct tz_stats *s, size_t len, unsigned nr_queues);
+static inline struct tz_queue_stats *tz_stats_queue(struct tz_stats *s, unsigned queue)
+{
+	return (struct tz_queue_stats *)(void *)((char *)s + s->queue_offset + (size_t)queue * s->queue_stride);
+}
+
 /* stats.c - for readers. Checks magic, version and sizes against the mapping's length; copies the head and sums the
- * queues. 0; -1 not a statistics page (why says so); -2 it kept changing. */
+ * queues. 0; -1 not a statistics page (why says so); -2 it kept changing for some 10 ms, as when the writer died in the
+ * middle (out holds the last copy, whose parts may belong to different instants). */
 struct tz_stats_sum { struct tz_stats head; struct tz_queue_stats total; };
 int tz_stats_read(const void *map, size_t len, struct tz_stats_sum *out, const char **why);
 /* One queue of it. Same results. */

@@ -10,6 +10,7 @@
 #define TZ_STORE_H
 
 #include "codec.h"
+#include "protocol.h"
 #include "stats.h"
 
 struct tz_store;
@@ -20,8 +21,8 @@ struct tz_store_config {
 	uint64_t mem_limit;		/* bytes of arena, 0 = none */
 	const char *algorithm;		/* "NAME[:LEVEL]" */
 	unsigned nr_threads;		/* threads that will call tz_store_thread() */
-	int arena_fd;			/* tmpfs file or memfd of size 0, owned by the store from here on */
-	int lock_memory;		/* mlock what is populated; failing to is an error (-EPERM) */
+	int arena_fd;			/* tmpfs file or memfd of size 0; the store's own once created */
+	int lock_arena;			/* mlock what is populated; failing to is an error */
 	struct tz_stats *stats;		/* page of nr_threads queues, prepared by tz_stats_init */
 };
 
@@ -30,6 +31,12 @@ struct tz_store *tz_store_create(const struct tz_store_config *config, int *err,
 void tz_store_destroy(struct tz_store *store);
 
 struct tz_store_thread *tz_store_thread(struct tz_store *store, unsigned index);
+struct tz_queue_stats *tz_store_thread_stats(struct tz_store_thread *t);
+
+/* Around every batch of calls below. A change of algorithm waits until each thread has been outside once, so a thread
+ * stays inside for bounded time. */
+void tz_store_begin(struct tz_store_thread *t);
+void tz_store_end(struct tz_store_thread *t);
 
 /* One page each; page < disksize / 4096 is the caller's to check.
  * read: 0, -EIO (checksum or codec: last_error says which page).
@@ -38,16 +45,18 @@ struct tz_store_thread *tz_store_thread(struct tz_store *store, unsigned index);
 int tz_store_read(struct tz_store_thread *t, uint64_t page, uint8_t *out);
 int tz_store_write(struct tz_store_thread *t, uint64_t page, const uint8_t *data);
 void tz_store_discard(struct tz_store_thread *t, uint64_t page);
-/* Starts loading a page's entry (and object, when the entry is at hand) into the cache. */
-void tz_store_prefetch_entry(struct tz_store_thread *t, uint64_t page);
-void tz_store_prefetch_object(struct tz_store_thread *t, uint64_t page);
+/* Starts loading a page's entry into the cache, then (the entry at hand) the head of its object. */
+void tz_store_prefetch_entry(const struct tz_store_thread *t, uint64_t page);
+void tz_store_prefetch_object(const struct tz_store_thread *t, uint64_t page);
 
 /* From the control thread. 0 or negative errno with why. */
 int tz_store_set_algorithm(struct tz_store *store, const char *algorithm, char *why, size_t why_size);
 int tz_store_set_mem_limit(struct tz_store *store, uint64_t bytes, char *why, size_t why_size);
 uint64_t tz_store_trim(struct tz_store *store);
 void tz_store_page_map(struct tz_store *store, uint64_t first, uint64_t pages, unsigned regions,
-	uint32_t (*out)[12]);
+	uint32_t (*out)[TZ_MAP_KINDS]);
+/* Where the arena is mapped: what the server leaves out when it locks its own memory. */
+void *tz_store_arena_base(struct tz_store *store);
 
 /* "NAME[:LEVEL]" -> codec and level; NULL with why (unknown name, level out of range, zstd library missing). */
 const struct tz_codec *tz_parse_algorithm(const char *text, int *level, char *why, size_t why_size);

@@ -1,0 +1,67 @@
+"""Fixtures of the engine's tests: a registry of their own and a stand-in for the server (fake_server.py)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import stat
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+FAKE = Path(__file__).with_name("fake_server.py")
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty registry, which is the only one that the code under test sees."""
+    path = tmp_path / "run"
+    monkeypatch.setenv("TRUEZRAM_RUN_DIR", str(path))
+    return path
+
+
+class FakeServer:
+    """The stand-in's switches and what it was told."""
+
+    def __init__(self, log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._log = log
+        self._monkeypatch = monkeypatch
+
+    def mode(self, mode: str) -> None:
+        """How the servers started from now on misbehave."""
+        self._monkeypatch.setenv("FAKE_MODE", mode)
+
+    @property
+    def told(self) -> list[str]:
+        """Command lines and requests, oldest first."""
+        return self._log.read_text().splitlines() if self._log.exists() else []
+
+
+@pytest.fixture
+def fake(tmp_path: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeServer]:
+    """Servers are stand-ins; those still running at the end are killed."""
+    script = tmp_path / "truezramd"
+    script.write_text(f'#!/bin/sh\nexec {sys.executable} {FAKE} "$@"\n')
+    script.chmod(script.stat().st_mode | stat.S_IXUSR)
+    log = tmp_path / "log"
+    monkeypatch.setenv("TRUEZRAM_SERVER", str(script))
+    monkeypatch.setenv("FAKE_LOG", str(log))
+    monkeypatch.delenv("FAKE_MODE", raising=False)
+    yield FakeServer(log, monkeypatch)
+    for process in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if process.name.isdecimal() and str(run_dir).encode() in (process / "cmdline").read_bytes().split(b"\0"):
+                os.kill(int(process.name), signal.SIGKILL)
+
+
+def wait_until(condition: Callable[[], bool], timeout: float = 5.0) -> None:
+    """Returns when the condition holds; fails the test when it does not in time."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        if time.monotonic() > deadline:
+            pytest.fail("it did not come about in time")
+        time.sleep(0.01)

@@ -1,0 +1,615 @@
+"""Create, set and remove, and everything that can go wrong with the server meanwhile; with a stand-in for it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from conftest import FakeServer, wait_until
+
+from truezram.engine import control, device, procfs, removal, server, stats_page, swap
+from truezram.engine.client import Client, Entry, candidates
+from truezram.engine.device import CreateOptions, check_options, create, parse_settings, set_values
+from truezram.engine.errors import Busy, Failed, NotFound, PermissionDenied, TruezramError, Unsupported, UsageError
+from truezram.engine.model import MachineSnapshot, SwapArea
+
+OPTIONS = CreateOptions(size=1 << 30, algorithm="lz4", transport="local")
+
+
+def make(**changes: object) -> Entry:
+    return create(replace(OPTIONS, **changes)).entry  # type: ignore[arg-type]
+
+
+def test_create_passes_on_what_was_asked_and_no_more(fake: FakeServer, run_dir: Path) -> None:
+    made = create(replace(OPTIONS, mem_limit=12345, id=7, queues=3, queue_depth=32))
+    assert (made.name, made.path) == ("local7", "local:7")
+    words = fake.told[0].split()[1:]
+    ready = words.index("--ready-fd")
+    assert (
+        words[:ready]
+        == (
+            "--transport local --size 1073741824 --algorithm lz4 --mem-limit 12345 --id 7 --queues 3 --queue-depth 32"
+            f" --run-dir {run_dir}"
+        ).split()
+    )
+    make()
+    assert "--queues" not in fake.told[1]
+    assert "--id" not in fake.told[1]
+    with Client() as client:
+        first, second = client.devices()
+    assert (first.name, first.state, first.nr_queues, first.mem_limit) == ("local0", "live", 2, 0)
+    assert (second.name, second.nr_queues, second.queue_depth, second.mem_limit) == ("local7", 3, 32, 12345)
+
+
+def test_the_server_is_a_session_of_its_own_without_our_files(fake: FakeServer) -> None:
+    entry = make()
+    pid = server.server_of(entry)
+    assert pid is not None
+    assert os.getsid(pid) == pid
+    assert str(Path(f"/proc/{pid}/cwd").readlink()) == "/"
+    files = {str(fd.readlink()) for fd in Path(f"/proc/{pid}/fd").iterdir()}
+    assert not [name for name in files if name.startswith("pipe:")]
+
+
+def test_command_preview_gives_the_same_options() -> None:
+    options = CreateOptions(3 << 29, "zstd:3", 1 << 29, 4, 2, 64, "ublk", True, 10)
+    text = options.command()
+    assert text == (
+        "truezram create --size 1536M --algorithm zstd:3 --mem-limit 512M --id 4 --queues 2 --queue-depth 64"
+        " --swap --priority 10"
+    )
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind", "words"),
+    [
+        ("die", Failed, ["exit code 1", "arena cannot be made: Cannot allocate memory"]),
+        ("killed", Failed, ["killed by SIGKILL"]),
+        ("fail", Unsupported, ["the kernel has no ublk"]),
+        ("garbage-ready", Failed, ["before it was ready|not understood"]),
+    ],
+)
+def test_a_server_that_fails_leaves_nothing(
+    fake: FakeServer, run_dir: Path, mode: str, kind: type[TruezramError], words: list[str]
+) -> None:
+    fake.mode(mode)
+    with pytest.raises(kind) as caught:
+        make(id=3)
+    for word in words:
+        assert any(part in str(caught.value) for part in word.split("|"))
+    assert not list(run_dir.glob("*.stats"))
+    assert not list(run_dir.glob("*.sock"))
+    assert not _servers(run_dir)
+
+
+def test_a_server_that_hangs_is_ended_in_time(fake: FakeServer, run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake.mode("hang")
+    monkeypatch.setattr(server, "start", lambda launch, run_dir: START(launch, run_dir, timeout=0.5))
+    started = time.monotonic()
+    with pytest.raises(Failed, match=r"not ready within 0\.5 s"):
+        make(id=3)
+    assert time.monotonic() - started < 5
+    assert not _servers(run_dir)
+
+
+START = server.start
+
+
+def test_an_interrupt_while_waiting_leaves_nothing(
+    fake: FakeServer, run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake.mode("hang")
+    timer = threading.Timer(1.0, signal.raise_signal, [signal.SIGINT])
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        make(id=3)
+    assert not _servers(run_dir)
+
+
+def _servers(run_dir: Path) -> list[int]:
+    found = []
+    for process in Path("/proc").iterdir():
+        try:
+            if process.name.isdecimal() and str(run_dir).encode() in (process / "cmdline").read_bytes().split(b"\0"):
+                found.append(int(process.name))
+        except OSError:
+            continue
+    return found
+
+
+def test_an_id_in_use(fake: FakeServer) -> None:
+    make(id=3)
+    with pytest.raises(Busy, match=r"in use by truezramd \(pid \d+\)"):
+        make(id=3)
+    assert len([line for line in fake.told if line.startswith("argv")]) == 1
+
+
+def test_two_creates_of_one_id_at_once(fake: FakeServer) -> None:
+    results: list[object] = []
+
+    def one() -> None:
+        try:
+            results.append(make(id=3).name)
+        except TruezramError as error:
+            results.append(type(error))
+
+    threads = [threading.Thread(target=one) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(map(str, results)) == sorted(map(str, ["local3", Busy, Busy, Busy]))
+    with Client() as client:
+        assert [found.state for found in client.devices()] == ["live"]
+
+
+def test_many_creates_at_once_get_ids_of_their_own(fake: FakeServer) -> None:
+    results: list[str] = []
+    threads = [threading.Thread(target=lambda: results.append(make().name)) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(results) == [f"local{i}" for i in range(5)]
+
+
+def kill(entry: Entry) -> None:
+    pid = server.server_of(entry)
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: server.server_of(entry) is None)
+
+
+def test_a_dead_entry_is_shown_reused_and_removed(fake: FakeServer) -> None:
+    entry = make(id=3)
+    kill(entry)
+    with Client() as client:
+        assert [found.state for found in client.devices()] == ["dead"]
+    again = make(id=3)
+    assert any("--cleanup" in line and "--id 3" in line for line in fake.told)
+    with Client() as client:
+        assert [found.state for found in client.devices()] == ["live"]
+        kill(again)
+        assert removal.remove(client, "local3").name == "local3"
+        assert client.devices() == ()
+
+
+def test_unreadable_entries_are_rows(fake: FakeServer, run_dir: Path) -> None:
+    make()
+    (run_dir / "local5.stats").write_bytes(b"garbage" * 1000)
+    (run_dir / "ublkb1.stats").mkdir()
+    (run_dir / "notes.stats").write_text("not a device")
+    with Client() as client:
+        found = client.devices()
+        assert [(item.name, item.state) for item in found] == [
+            ("ublkb1", "unreadable"),
+            ("local0", "live"),
+            ("local5", "unreadable"),
+        ]
+        assert "magic" in found[2].last_error
+        assert removal.remove(client, "local5").name == "local5"
+        assert [item.name for item in client.devices()] == ["ublkb1", "local0"]
+
+
+def test_a_device_made_anew_is_mapped_anew(fake: FakeServer) -> None:
+    with Client() as client:
+        entry = make(id=3)
+        assert client.devices()[0].disksize == 1 << 30
+        removal.remove(client, "local3")
+        make(id=3, size=1 << 29)
+        assert client.devices()[0].disksize == 1 << 29
+        assert client.resolve("3") == entry
+
+
+def test_names(fake: FakeServer) -> None:
+    make(id=3)
+    with Client() as client:
+        for text in ("3", "local3", "local:3", "03"):
+            assert client.resolve(text).name == "local3"
+        for text in ("4", "ublkb3", "/dev/ublkb3"):
+            with pytest.raises(NotFound, match="local3"):
+                client.resolve(text)
+        for text in ("", "x", "-1", "local", "/dev/sda", "3 ", "99999999999", "local3\n", "../local3"):
+            with pytest.raises(UsageError):
+                client.resolve(text)
+        with pytest.raises(Unsupported, match="zramctl"):
+            client.resolve("/dev/zram0")
+    assert candidates("5") == ("ublkb5", "local5")
+
+
+def test_a_number_of_two_devices_is_refused(fake: FakeServer, run_dir: Path) -> None:
+    make(id=3)
+    (run_dir / "ublkb3.stats").write_bytes(b"")
+    with Client() as client, pytest.raises(UsageError, match="local3 and ublkb3"):
+        client.resolve("3")
+
+
+# --- settings
+
+
+def test_set(fake: FakeServer) -> None:
+    entry = make()
+    with Client() as client:
+        changes = set_values(client, entry, parse_settings(["mem_limit=512M", "algorithm=lz4"]))
+        assert [(c.key, c.before, c.after) for c in changes] == [
+            ("mem_limit", "0", str(512 << 20)),
+            ("algorithm", "lz4", "lz4"),
+        ]
+        assert client.device(entry).mem_limit == 512 << 20
+        set_values(client, entry, parse_settings(["mem_limit=none"]))
+        assert client.device(entry).mem_limit == 0
+
+
+def test_set_is_all_or_nothing(fake: FakeServer) -> None:
+    entry = make(algorithm="lz4")
+    with Client() as client:
+        client.set(entry, "algorithm", "before")
+        with pytest.raises(UsageError, match=r"unlucky.*algorithm was put back"):
+            set_values(client, entry, {"algorithm": "lz4", "mem_limit": str(13 * 4096)})
+        assert client.device(entry).algorithm == "before"
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        ([], "no KEY=VALUE"),
+        (["mem_limit"], "not KEY=VALUE"),
+        (["size=1G"], "no such setting"),
+        (["mem_limit=1G", "mem_limit=2G"], "twice"),
+        (["mem_limit=0"], "zero"),
+        (["mem_limit=-1G"], "negative"),
+        (["mem_limit=5P"], "2^52"),
+        (["mem_limit="], "empty"),
+        (["algorithm=nope"], "there is no"),
+        (["algorithm="], "no name"),
+        (["algorithm=lz4:1"], "no levels"),
+        (["algorithm=lz4", "mem_limit=x"], "not a number"),
+    ],
+)
+def test_bad_settings(words: list[str], why: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_settings(words)
+    assert why in caught.value.why
+
+
+def test_set_on_a_dead_device(fake: FakeServer) -> None:
+    entry = make()
+    kill(entry)
+    with Client() as client, pytest.raises(Failed, match="it is dead"):
+        set_values(client, entry, {"mem_limit": "4096"})
+
+
+# --- options
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"size": 0}, "size"),
+        ({"size": -4096}, "size"),
+        ({"size": 4097}, "size"),
+        ({"size": (1 << 52) + 4096}, "size"),
+        ({"mem_limit": -1}, "limit"),
+        ({"id": -1}, "id"),
+        ({"id": 1 << 20}, "id"),
+        ({"queues": 0}, "queues"),
+        ({"queues": 65}, "queues"),
+        ({"queue_depth": 0}, "depth"),
+        ({"queue_depth": 65}, "depth"),
+        ({"queue_depth": 4097, "transport": "ublk"}, "depth"),
+        ({"queues": 64, "transport": "ublk"}, "one per CPU"),
+        ({"transport": "nbd"}, "transport"),
+        ({"swap": True}, "local"),
+        ({"priority": 5}, "priority"),
+        ({"swap": True, "transport": "ublk", "priority": 32768}, "priority"),
+        ({"swap": True, "transport": "ublk", "priority": -1}, "priority"),
+        ({"algorithm": "gzip"}, "there is no"),
+        ({"algorithm": ""}, "no name"),
+    ],
+)
+def test_bad_options_touch_nothing(fake: FakeServer, run_dir: Path, changes: dict[str, object], why: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        make(**changes)
+    assert why in caught.value.why
+    assert fake.told == []
+    assert not run_dir.exists()
+
+
+def test_defaults() -> None:
+    options = check_options(CreateOptions(1 << 30, "lz4", swap=True))
+    assert options.priority == 100
+    assert check_options(CreateOptions(1 << 30, "lz4")).priority is None
+
+
+def test_a_table_larger_than_memory_is_refused(fake: FakeServer) -> None:
+    with pytest.raises(Failed, match="page table alone takes 8T"):
+        make(size=1 << 52)
+
+
+def test_a_full_or_foreign_registry(fake: FakeServer, run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_dir.mkdir()
+    run_dir.chmod(0o777)
+    with pytest.raises(PermissionDenied, match="others can write"):
+        make()
+    run_dir.rmdir()
+    run_dir.symlink_to("/tmp")
+    with pytest.raises(PermissionDenied, match="not a folder"):
+        make()
+    monkeypatch.setenv("TRUEZRAM_RUN_DIR", str(run_dir / "missing" / "deep"))
+    with pytest.raises(Failed, match="No such file"):
+        make()
+
+
+def test_no_server(run_dir: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TRUEZRAM_SERVER", str(tmp_path / "none"))
+    with pytest.raises(Unsupported, match="is not there"):
+        make()
+    (tmp_path / "none").write_text("")
+    with pytest.raises(Unsupported, match=r"not executable.*chmod"):
+        make()
+    (tmp_path / "none").write_text("#!/nonexistent/interpreter\n")
+    (tmp_path / "none").chmod(0o755)
+    with pytest.raises(Failed, match="cannot be run"):
+        make()
+
+
+def test_ublk_without_root_or_kernel(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(PermissionDenied, match=r"sudo.*--transport local"):
+        device.need_ublk()
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(device, "CONTROL", tmp_path / "ublk-control")
+    tried = tmp_path / "tried"
+    fake_tool = tmp_path / "modprobe"
+    fake_tool.write_text(f"#!/bin/sh\necho $* > {tried}\necho 'FATAL: no module' >&2\nexit 1\n")
+    fake_tool.chmod(0o755)
+    monkeypatch.setattr(swap, "tool", lambda name: str(tmp_path / name))
+    with pytest.raises(Unsupported, match=r"FATAL: no module.*--transport local"):
+        device.need_ublk()
+    assert tried.read_text() == "ublk_drv\n"
+    (tmp_path / "ublk-control").touch()
+    device.need_ublk()
+
+
+# --- requests
+
+
+def test_requests(fake: FakeServer) -> None:
+    entry = make()
+    with Client() as client:
+        client.ping(entry)
+        assert client.trim(entry) == 12345
+        regions = client.page_map(entry, 0, 4096, 16).regions
+        assert [row[5] for row in regions] == list(range(16))
+        for bad in ((0, 4096, 0), (0, 4096, 257), (-1, 4096, 4), (0, 3, 4)):
+            with pytest.raises(UsageError):
+                client.page_map(entry, *bad)
+    assert "op 5 [0, 4096, 16, 0] " in fake.told
+
+
+def test_mute_garbage_and_missing_servers(fake: FakeServer, run_dir: Path) -> None:
+    fake.mode("mute")
+    mute = make()
+    fake.mode("garbage")
+    garbage = make()
+    with Client() as client:
+        started = time.monotonic()
+        with pytest.raises(control.NoAnswer, match=r"within 0\.3 s"):
+            client.ping(mute, timeout=0.3)
+        assert time.monotonic() - started < 2
+        with pytest.raises(Failed, match="not understood"):
+            client.ping(garbage)
+        with pytest.raises(control.NoAnswer, match="does not listen"):
+            client.ping(Entry(run_dir, "local9"))
+        # Whatever the server does, its row is there.
+        assert [item.state for item in client.devices()] == ["live", "live"]
+
+
+def test_long_text_is_refused(fake: FakeServer) -> None:
+    entry = make()
+    with Client() as client:
+        for value in ("x" * 300, "a\0b"):
+            with pytest.raises(UsageError):
+                client.set(entry, "algorithm", value)
+
+
+def test_socket_path_longer_than_an_address(tmp_path: Path) -> None:
+    folder = tmp_path / ("d" * 120)
+    folder.mkdir()
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    fd = os.open(folder, os.O_PATH)
+    listener.bind(f"/proc/self/fd/{fd}/local0.sock")
+    listener.listen()
+    with pytest.raises(control.NoAnswer, match=r"within 0\.2 s"):
+        control.request(folder / "local0.sock", control.Op.PING, what="x", timeout=0.2)
+
+
+# --- remove
+
+
+def test_remove(fake: FakeServer, run_dir: Path) -> None:
+    fake.mode("slow-stop")
+    make()
+    stages: list[tuple[str, int, int]] = []
+    with Client() as client:
+        gone = removal.remove(client, "0", progress=lambda *step: stages.append(step))
+        assert (gone.name, gone.swapped_back, gone.lost) == ("local0", 0, ())
+        assert stages == [("stop", 0, 1), ("stop", 1, 1)]
+        assert client.devices() == ()
+    assert not _servers(run_dir)
+
+
+def test_remove_of_a_hanging_server_needs_force(
+    fake: FakeServer, run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(removal, "STOP_TIMEOUT", 0.5)
+    monkeypatch.setattr(removal, "TERM_TIMEOUT", 0.5)
+    fake.mode("mute")
+    make()
+    with Client() as client:
+        with pytest.raises(Failed, match=r"did not answer within 0\.5 s.*--force"):
+            removal.remove(client, "0")
+        assert client.devices()[0].state == "live"
+        removal.remove(client, "0", force=True)
+        assert client.devices() == ()
+    assert not _servers(run_dir)
+
+
+def test_remove_of_a_server_that_does_not_end(fake: FakeServer, run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(removal, "END_TIMEOUT", 0.5)
+    fake.mode("stuck")
+    make()
+    with Client() as client:
+        with pytest.raises(Failed, match="has not ended"):
+            removal.remove(client, "0")
+        removal.remove(client, "0", force=True)
+    assert not _servers(run_dir)
+
+
+def ublk_entry(run_dir: Path, fake: FakeServer, monkeypatch: pytest.MonkeyPatch) -> Entry:
+    """A stand-in's ublk device; what needs a real node is left out."""
+    monkeypatch.setattr(device, "need_ublk", lambda: None)
+    monkeypatch.setattr(swap, "node_ready", lambda path: None)
+    return make(transport="ublk")
+
+
+def swaps(monkeypatch: pytest.MonkeyPatch, areas: list[SwapArea], available: int) -> None:
+    monkeypatch.setattr(procfs, "machine", lambda: MachineSnapshot(mem_available=available, swaps=tuple(areas)))
+
+
+def test_swapoff_must_fit(fake: FakeServer, run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = ublk_entry(run_dir, fake, monkeypatch)
+    swaps(monkeypatch, [SwapArea(entry.path, "partition", 1 << 30, 3 << 28, 100)], 1 << 28)
+    with Client() as client:
+        with pytest.raises(Busy, match=r"768M back, and 256M of memory is available"):
+            removal.remove(client, entry.name)
+        assert "768M is swapped out" in removal.what_force_breaks(entry)[0]
+    assert not [line for line in fake.told if line.startswith("op 3")]
+
+
+def fake_swapoff(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str) -> None:
+    script = tmp_path / "swapoff"
+    script.write_text("#!/bin/sh\n" + body)
+    script.chmod(0o755)
+    monkeypatch.setattr(swap, "tool", lambda name: str(tmp_path / name))
+
+
+def test_swapoff_comes_first_with_progress(
+    fake: FakeServer, run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = ublk_entry(run_dir, fake, monkeypatch)
+    done = tmp_path / "done"
+    fake_swapoff(tmp_path, monkeypatch, f'sleep 1; echo "$1" > {done}\n')
+    used = iter(range(1000, 0, -50))
+
+    def machine() -> MachineSnapshot:
+        gone = done.exists()
+        areas = () if gone else (SwapArea(entry.path, "partition", 1 << 30, next(used), 100),)
+        return MachineSnapshot(mem_available=1 << 30, swaps=areas)
+
+    monkeypatch.setattr(procfs, "machine", machine)
+    seen: list[tuple[str, int, int]] = []
+    with Client() as client:
+        gone = removal.remove(client, entry.name, progress=lambda *step: seen.append(step))
+    assert done.read_text() == f"{entry.path}\n"
+    amounts = [step[1] for step in seen if step[0] == "swapoff"]
+    assert len(amounts) >= 3
+    assert amounts == sorted(amounts)
+    assert amounts[-1] == gone.swapped_back > 0
+    assert seen[-1] == ("stop", 1, 1)
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_device_that_is_still_swap_is_never_stopped(
+    fake: FakeServer, run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, force: bool
+) -> None:
+    entry = ublk_entry(run_dir, fake, monkeypatch)
+    fake_swapoff(tmp_path, monkeypatch, 'echo "swapoff: Cannot allocate memory" >&2; exit 4\n')
+    swaps(monkeypatch, [SwapArea(entry.path, "partition", 1 << 30, 4096, 100)], 1 << 30)
+    with Client() as client, pytest.raises(Failed, match="Cannot allocate memory"):
+        removal.remove(client, entry.name, force=force)
+    # Nor when swapoff claims to have worked.
+    fake_swapoff(tmp_path, monkeypatch, "exit 0\n")
+    with Client() as client, pytest.raises(Busy, match="swap"):
+        removal.remove(client, entry.name, force=force)
+    # Nor when it is dead.
+    kill(entry)
+    with Client() as client, pytest.raises(Busy, match="still swap"):
+        removal.remove(client, entry.name, force=force)
+    assert not [line for line in fake.told if line.startswith("op 3") or "--cleanup" in line]
+
+
+def test_swapoff_that_brings_nothing_back_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_swapoff(tmp_path, monkeypatch, f"echo $$ > {tmp_path}/pid; exec sleep 30\n")
+    swaps(monkeypatch, [SwapArea("/dev/ublkb0", "partition", 1 << 30, 4096, 100)], 1 << 30)
+    with pytest.raises(Failed, match=r"no page came back for 0\.6 s"):
+        swap.disable("/dev/ublkb0", stall=0.6)
+    pid = int((tmp_path / "pid").read_text())
+    wait_until(lambda: stats_page.process_state(pid)[0] in ("", "Z"))
+
+
+def test_holders_refuse_and_force_tells(fake: FakeServer, run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = ublk_entry(run_dir, fake, monkeypatch)
+    held = [removal.Holder("it is mounted on /mnt/data", True, "umount /mnt/data")]
+    monkeypatch.setattr(removal, "holders", lambda entry: held)
+    with Client() as client:
+        with pytest.raises(Busy, match=r"mounted on /mnt/data\. umount /mnt/data; or --force"):
+            removal.remove(client, entry.name)
+        assert client.devices()[0].state == "live"
+        assert "/mnt/data" in removal.what_force_breaks(entry)[0]
+        gone = removal.remove(client, entry.name, force=True)
+        assert "/mnt/data" in gone.lost[0]
+        assert client.devices() == ()
+
+
+def test_a_passing_look_of_udev_is_waited_for(fake: FakeServer, run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = ublk_entry(run_dir, fake, monkeypatch)
+    answers = iter([[removal.Holder("systemd-udevd (pid 5) has it open", False, "")]] * 3 + [[]] * 9)
+    monkeypatch.setattr(removal, "holders", lambda entry: next(answers))
+    with Client() as client:
+        assert removal.remove(client, entry.name).lost == ()
+
+
+def test_processes_are_found_by_what_they_have_open(tmp_path: Path) -> None:
+    path = tmp_path / "node"
+    path.touch()
+    code = f"import time; f = open({str(path)!r}); print('open', flush=True); time.sleep(30)"
+    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    try:
+        assert child.stdout is not None
+        child.stdout.readline()
+        assert [holder.text for holder in removal._processes(str(path))] == [f"python (pid {child.pid}) has it open"]
+    finally:
+        child.kill()
+        child.communicate()
+
+
+def test_create_with_swap_undoes_everything_when_it_fails(
+    fake: FakeServer, run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device, "need_ublk", lambda: None)
+    monkeypatch.setattr(swap, "node_ready", lambda path: None)
+    script = tmp_path / "mkswap"
+    script.write_text("#!/bin/sh\necho mkswap: no space >&2\nexit 1\n")
+    script.chmod(0o755)
+    (tmp_path / "swapoff").symlink_to(script)
+    monkeypatch.setattr(swap, "tool", lambda name: str(tmp_path / name))
+    with pytest.raises(Failed, match="mkswap: no space"):
+        make(transport="ublk", swap=True)
+    assert not list(run_dir.glob("*.stats"))
+    assert not _servers(run_dir)
+
+
+def test_create_with_swap_needs_its_tools_first(fake: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(swap.shutil, "which", lambda name, path: None)
+    with pytest.raises(Unsupported, match="mkswap"):
+        make(transport="ublk", swap=True)
+    assert fake.told == []

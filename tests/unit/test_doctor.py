@@ -1,0 +1,281 @@
+"""doctor.py: each finding on a made-up machine, the exit codes, and a run on this one."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+from truezram.engine import doctor, procfs
+from truezram.engine.doctor import Check, Probes, Report, examine
+from truezram.engine.errors import Unsupported
+from truezram.engine.model import SwapArea
+from truezram.engine.verbs import doctor as verb
+
+ALL_CAPS = f"CapEff:\t{(1 << 41) - 1:016x}\n"
+KERNEL = "6.12.95+deb13-amd64"
+
+
+def write(root: Path, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+@pytest.fixture
+def good(tmp_path: Path) -> Path:
+    """A machine without fault."""
+    write(
+        tmp_path,
+        {
+            "proc/meminfo": "MemTotal: 1000000 kB\nMemAvailable: 500000 kB\n",
+            "proc/swaps": "Filename Type Size Used Priority\n/dev/ublkb0 partition 9 1 100\n/dev/vda2 file 9 0 -2\n",
+            "proc/pressure/memory": "some avg10=0.00\nfull avg10=0.00\n",
+            "proc/sys/kernel/osrelease": KERNEL + "\n",
+            "proc/sys/kernel/io_uring_disabled": "0\n",
+            "proc/self/status": "Name:\tx\n" + ALL_CAPS,
+            "sys/module/ublk_drv/refcnt": "0",
+            "sys/module/zswap/parameters/enabled": "N\n",
+            "sys/power/state": "freeze mem disk\n",
+            "dev/ublk-control": "",
+            "etc/os-release": 'ID=debian\nVERSION_ID="13"\n',
+        },
+    )
+    return tmp_path
+
+
+def fails(code: int, text: str) -> Callable[[], NoReturn]:
+    """A probe that the kernel refuses."""
+
+    def probe() -> NoReturn:
+        raise OSError(code, text)
+
+    return probe
+
+
+PROBES = Probes(
+    ublk_features=lambda: 0x1FE,
+    tmpfs_noswap=lambda: True,
+    zstd_version=lambda: "1.5.7",
+    memlock_limit=lambda: 8 << 20,
+    server_path=lambda: Path("/x/truezramd"),
+    euid=0,
+    machine="x86_64",
+)
+
+
+def find(report: Report, name: str) -> Check:
+    (found,) = (check for check in report.checks if check.name == name)
+    return found
+
+
+def test_all_well(good: Path) -> None:
+    report = examine(good, PROBES)
+    assert [check for check in report.checks if check.state != "ok" or check.remedy] == []
+    assert report.ublk
+    assert report.kernel == KERNEL
+    assert "0x1fe (user copy, user recovery, re-issue)" in find(report, "ublk").detail
+
+
+def test_names_are_unique_and_every_fault_has_a_remedy(good: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    empty = tmp_path_factory.mktemp("empty")
+    for root in (good, empty):
+        for probes in (PROBES, replace(PROBES, euid=1000)):
+            report = examine(root, probes)
+            names = [check.name for check in report.checks]
+            assert len(set(names)) == len(names)
+            for check in report.checks:
+                assert check.state in doctor.STATES
+                assert bool(check.remedy) == (check.state != "ok"), check
+                assert check.detail
+
+
+def test_nothing_known_is_no_ublk(tmp_path: Path) -> None:
+    report = examine(tmp_path, PROBES)
+    assert not report.ublk
+    assert find(report, "kernel").state == "fail"
+    assert find(report, "memory").state == "warn"
+
+
+# What is wrong, the line that says so, its state, a part of the detail, a part of the remedy.
+FILES = [
+    ({"proc/sys/kernel/osrelease": "5.15.0"}, "kernel", "fail", "6.0", "sudo apt install linux-image-amd64"),
+    ({"proc/sys/kernel/io_uring_disabled": "2"}, "io_uring", "fail", "is 2", "io_uring_disabled=0"),
+    ({"proc/self/status": "CapEff:\t0000000000000000\n"}, "root", "fail", "CAP_SYS_ADMIN", "--cap-add SYS_ADMIN"),
+    ({"proc/self/status": f"CapEff:\t{1 << 21 | 1 << 14:x}\n"}, "root", "warn", "CAP_SYS_RESOURCE", "SYS_RESOURCE"),
+    ({"proc/meminfo": "MemTotal: 1000 kB\nMemAvailable: 99 kB\n"}, "memory", "warn", "10%", "Close programs"),
+    ({"sys/module/zswap/parameters/enabled": "Y"}, "zswap", "warn", "before any swap", "tune apply zswap=N"),
+    ({"proc/pressure/memory": ""}, "PSI", "warn", "does not measure", "psi=1"),
+]
+
+
+@pytest.mark.parametrize(("files", "name", "state", "detail", "remedy"), FILES)
+def test_faults(good: Path, files: dict[str, str], name: str, state: str, detail: str, remedy: str) -> None:
+    write(good, files)
+    report = examine(good, PROBES)
+    check = find(report, name)
+    assert (check.state, detail in check.detail, remedy in check.remedy) == (state, True, True), check
+    assert report.ublk == (state != "fail")
+    others = [item for item in report.checks if item.state == "fail" and item.name != name]
+    assert others == []
+
+
+@pytest.mark.parametrize(
+    ("system", "remedy"),
+    [
+        ("ID=debian\nVERSION_ID=12\n", "bookworm-backports linux-image-amd64"),
+        ("ID=ubuntu\nVERSION_ID=24.04\n", f"linux-modules-extra-{KERNEL}"),
+        ("ID=void\n", "CONFIG_BLK_DEV_UBLK"),
+    ],
+)
+def test_kernel_without_the_driver(good: Path, system: str, remedy: str) -> None:
+    (good / "dev/ublk-control").unlink()
+    (good / "sys/module/ublk_drv/refcnt").unlink()
+    (good / "sys/module/ublk_drv").rmdir()
+    write(good, {"etc/os-release": system})
+    check = find(examine(good, PROBES), "ublk")
+    assert check.state == "fail"
+    assert remedy in check.remedy
+
+
+@pytest.mark.parametrize(
+    ("listing", "euid", "state"),
+    [("modules.dep", 0, "warn"), ("modules.dep", 1, "fail"), ("modules.builtin", 0, "fail")],
+)
+def test_driver_that_is_not_loaded(good: Path, listing: str, euid: int, state: str) -> None:
+    (good / "dev/ublk-control").unlink()
+    (good / "sys/module/ublk_drv/refcnt").unlink()
+    (good / "sys/module/ublk_drv").rmdir()
+    write(good, {f"usr/lib/modules/{KERNEL}/{listing}": "kernel/drivers/block/ublk_drv.ko.xz:\n"})
+    check = find(examine(good, replace(PROBES, euid=euid)), "ublk")
+    assert check.state == state
+    assert ("sudo modprobe ublk_drv" in check.remedy) == (listing == "modules.dep")
+
+
+def test_not_root(good: Path) -> None:
+    report = examine(good, replace(PROBES, euid=1000))
+    assert not report.ublk
+    assert find(report, "root").remedy.startswith("Run it with sudo")
+    assert find(report, "ublk").state == "ok"
+
+
+def test_driver_that_refuses(good: Path) -> None:
+    probes = replace(PROBES, ublk_features=fails(1, "cannot set up io_uring"))
+    report = examine(good, probes)
+    assert find(report, "ublk").detail == "cannot set up io_uring"
+    assert not report.ublk
+
+
+def test_server_missing(good: Path) -> None:
+    def missing() -> Path:
+        raise Unsupported("cannot start the server", "/x is not there", "Install the package again")
+
+    report = examine(good, replace(PROBES, server_path=missing))
+    assert find(report, "server") == Check("server", "fail", "/x is not there", "Install the package again")
+
+
+def test_noswap_is_tried_not_guessed(good: Path) -> None:
+    assert find(examine(good, replace(PROBES, tmpfs_noswap=lambda: False)), "noswap tmpfs").state == "warn"
+    write(good, {"proc/sys/kernel/osrelease": "6.1.0"})
+    assert find(examine(good, PROBES), "noswap tmpfs").detail == "available (tried)"
+    refused = replace(PROBES, tmpfs_noswap=fails(1, "no"))
+    assert find(examine(good, refused), "noswap tmpfs").state == "warn"
+    write(good, {"proc/sys/kernel/osrelease": KERNEL})
+    assert find(examine(good, refused), "noswap tmpfs").state == "ok"
+
+
+def test_zstd_missing(good: Path) -> None:
+    probes = replace(PROBES, zstd_version=fails(2, "no"))
+    assert find(examine(good, probes), "libzstd").remedy == "sudo apt install libzstd1"
+    write(good, {"etc/os-release": 'ID=rocky\nID_LIKE="rhel centos fedora"\n'})
+    assert find(examine(good, probes), "libzstd").remedy == "sudo dnf install libzstd"
+
+
+def test_memlock(good: Path) -> None:
+    write(good, {"proc/self/status": "CapEff:\t0000000000000000\n"})
+    assert find(examine(good, PROBES), "memlock").state == "warn"
+    assert find(examine(good, replace(PROBES, memlock_limit=lambda: None)), "memlock").state == "ok"
+    assert find(examine(good, replace(PROBES, memlock_limit=lambda: 1 << 30)), "memlock").state == "ok"
+
+
+def swaps(*areas: tuple[str, int]) -> dict[str, str]:
+    lines = [f"{path} partition 1000 100 {priority}" for path, priority in areas]
+    return {"proc/swaps": "\n".join(["Filename Type Size Used Priority", *lines])}
+
+
+@pytest.mark.parametrize(
+    ("areas", "state", "text"),
+    [
+        ([], "ok", "no swap area"),
+        ([("/dev/vda2", -2)], "ok", "/dev/vda2 (priority -2)"),
+        ([("/dev/vda2", -2), ("/dev/ublkb0", 100)], "ok", "/dev/ublkb0 (priority 100), /dev/vda2 (priority -2)"),
+        ([("/dev/vda2", 100), ("/dev/ublkb0", 100)], "warn", "in turn with"),
+        ([("/swap", 200), ("/dev/zram0", 100)], "warn", "/swap is used before compressed memory"),
+    ],
+)
+def test_swap_order(good: Path, areas: list[tuple[str, int]], state: str, text: str) -> None:
+    write(good, swaps(*areas))
+    check = find(examine(good, PROBES), "swap")
+    assert (check.state, text in check.detail) == (state, True), check
+    if state == "warn":
+        priority = int(check.remedy.split("--priority ")[1].split()[0])
+        assert priority > max(p for path, p in areas if not doctor.is_compressed(SwapArea(path, "", 0, 0, p)))
+
+
+def test_hibernation(good: Path) -> None:
+    write(good, swaps(("/dev/ublkb3", 100)))
+    assert find(examine(good, PROBES), "hibernation").state == "warn"
+    write(good, {"sys/power/state": "freeze mem\n"})
+    assert find(examine(good, PROBES), "hibernation").state == "ok"
+
+
+# ---- this machine ----
+
+
+def test_libzstd_here() -> None:
+    assert doctor.zstd_version()[0].isdigit()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_noswap_here_agrees_with_the_kernels_version() -> None:
+    try:
+        known = doctor.tmpfs_noswap()
+    except PermissionError:
+        pytest.skip("root without CAP_SYS_ADMIN")
+    assert known == (procfs.kernel_version(os.uname().release) >= (6, 4))
+
+
+def test_features_here() -> None:
+    if Path("/dev/ublk-control").exists() and os.geteuid() == 0:
+        assert doctor.ublk_features() >= 0
+    else:
+        with pytest.raises(OSError, match="ublk-control"):
+            doctor.ublk_features()
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+@pytest.mark.parametrize("usable", [False, True])
+def test_verb(
+    good: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], as_json: bool, usable: bool
+) -> None:
+    report = examine(good, replace(PROBES, euid=0 if usable else 1000))
+    monkeypatch.setattr(doctor, "examine", lambda: report)
+    code = verb.run(argparse.Namespace(json=as_json))
+    out = capsys.readouterr().out
+    assert code == (0 if usable else 3)
+    if as_json:
+        document = json.loads(out)
+        assert document["schema"] == "truezram.doctor/1"
+        assert document["ublk"] is usable
+        assert {tuple(check) for check in document["checks"]} == {("name", "state", "detail", "remedy")}
+    else:
+        assert ("-> Run it with sudo" in out) is not usable
+        assert ("truezram demo" in out) is not usable
+        assert all(check.detail in out for check in report.checks)

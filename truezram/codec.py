@@ -1,0 +1,260 @@
+"""The page codecs as a library: ``truezram.Compressor``.
+
+A codec works on pages of 4096 bytes, one by one, because a memory device must. Single pages come and go as
+``bytes``; many pages at once as buffers (``bytearray``, ``memoryview``, ``mmap``, NumPy arrays ...), without copies and
+with the GIL released, so that threads with a compressor each run in parallel.
+"""
+
+from __future__ import annotations
+
+import threading
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from truezram._native import ffi, lib
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+PAGE_SIZE = 4096
+"""Bytes in a page."""
+
+ISAS = ("portable", "avx2", "avx512", "neon")
+"""Instruction sets, in the order of ``enum tz_isa``."""
+
+
+class AlgorithmError(ValueError):
+    """An algorithm that does not exist, has no such level, or cannot run here; the text says which and what to do."""
+
+
+class CorruptError(ValueError):
+    """Bytes that no compressor of this algorithm made. ``index`` is the object's number in a batch, else 0."""
+
+    def __init__(self, message: str, index: int = 0) -> None:
+        super().__init__(message)
+        self.index = index
+
+
+@dataclass(frozen=True, slots=True)
+class Algorithm:
+    """One algorithm: its name, its levels (None: it has none) and the instruction set of the code that runs here."""
+
+    name: str
+    isa: str
+    levels: range | None
+    default_level: int | None
+
+
+def algorithms() -> tuple[Algorithm, ...]:
+    """All algorithms compiled in. One that needs a library which is missing is listed too; ``Compressor`` says so."""
+    found: list[Algorithm] = []
+    table = lib.tz_codecs()
+    while table[len(found)] != ffi.NULL:
+        codec = table[len(found)]
+        levels = range(codec.level_min, codec.level_max + 1) if codec.level_min or codec.level_max else None
+        found.append(
+            Algorithm(_text(codec.name), ISAS[codec.isa], levels, codec.level_default if levels is not None else None)
+        )
+    return tuple(found)
+
+
+@dataclass(frozen=True, slots=True)
+class CompressedPages:
+    """Objects of a batch, packed: object ``i`` is ``data[offsets[i]:offsets[i + 1]]``, 4096 bytes when stored raw."""
+
+    data: memoryview
+    """Bytes of all objects; part of the caller's buffer if one was given."""
+    offsets: memoryview
+    """n + 1 unsigned 64-bit integers, from 0 to ``len(data)``."""
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, index: int) -> memoryview:
+        if not 0 <= index < len(self):
+            raise IndexError(f"object {index} of {len(self)}")
+        return self.data[self.offsets[index] : self.offsets[index + 1]]
+
+    def __iter__(self) -> Iterator[memoryview]:
+        return (self[i] for i in range(len(self)))
+
+
+class Compressor:
+    """Compresses and decompresses pages with one algorithm.
+
+    A page that does not shrink is stored raw: its object is the page, 4096 bytes long; all others are shorter.
+    Objects of one instruction set can be decompressed with any other. An instance may be shared between threads, but
+    its calls then wait for each other: give each thread its own.
+    """
+
+    def __init__(self, algorithm: str = "fast", *, isa: str | None = None) -> None:
+        """``algorithm`` is ``NAME`` or ``NAME:LEVEL``. ``isa`` (one of ``ISAS``) picks an instruction set other than
+        this CPU's best one, for comparisons.
+
+        Raises AlgorithmError: unknown name, level out of range, library missing, instruction set not available.
+        """
+        level, why = ffi.new("int *"), ffi.new("char[1024]")
+        codec = lib.tz_parse_algorithm(algorithm.encode(), level, why, len(why))
+        if codec == ffi.NULL:
+            raise AlgorithmError(_text(why))
+        self._codec = codec if isa is None else _variant(codec, isa)
+        self._level: int = level[0]
+        self._lock = threading.Lock()
+        self._dst = ffi.new("uint8_t[]", lib.TZ_DST_SIZE)
+        self._page = ffi.new("uint8_t[]", PAGE_SIZE)
+        self._memory, self._workspace = _make_workspace(self._codec, self._level)
+
+    @property
+    def name(self) -> str:
+        """Name without level."""
+        return _text(self._codec.name)
+
+    @property
+    def level(self) -> int | None:
+        """Level in use, or None for an algorithm that has none."""
+        return self._level if self._codec.level_min or self._codec.level_max else None
+
+    @property
+    def isa(self) -> str:
+        """Instruction set of the code that runs, one of ``ISAS``."""
+        return ISAS[self._codec.isa]
+
+    def __repr__(self) -> str:
+        level = "" if self.level is None else f":{self.level}"
+        return f"Compressor({self.name + level!r}, isa={self.isa!r})"
+
+    def compress(self, page: Buffer) -> bytes:
+        """Returns the object of one page (exactly 4096 bytes, else ValueError): 1 to 4096 bytes."""
+        with _borrow(page, "page") as source:
+            if len(source) != PAGE_SIZE:
+                raise ValueError(f"page has {len(source)} bytes: a page is exactly {PAGE_SIZE}. Pad or split the data")
+            with self._lock:
+                length = self._codec.compress(self._workspace, source, self._dst)
+                return bytes(ffi.buffer(self._dst, length) if length else ffi.buffer(source))
+
+    def decompress(self, blob: Buffer) -> bytes:
+        """Returns the page (4096 bytes) of an object that ``compress`` made. Raises CorruptError for other bytes."""
+        with _borrow(blob, "blob") as source:
+            if len(source) == PAGE_SIZE:
+                return bytes(ffi.buffer(source))
+            with self._lock:
+                if not self._codec.decompress(self._workspace, source, len(source), self._page):
+                    return bytes(ffi.buffer(self._page))
+            raise CorruptError(
+                f"these {len(source)} bytes are no {self.name} object: damaged, cut short, or made by another algorithm"
+            )
+
+    def compress_pages(self, pages: Buffer, out: Buffer | None = None) -> CompressedPages:
+        """Compresses n pages that lie one after another.
+
+        ``pages`` is a C-contiguous buffer of n * 4096 bytes, of any shape and element type. The objects go, packed,
+        into ``out`` (writable, not overlapping ``pages``) or a new buffer; n * 4096 bytes are always enough. Bytes of
+        ``out`` after the last object may be overwritten.
+
+        Raises ValueError: size not a multiple of 4096, or ``out`` too small.
+        """
+        with _borrow(pages, "pages") as source:
+            count, rest = divmod(len(source), PAGE_SIZE)
+            if rest:
+                raise ValueError(f"pages has {len(source)} bytes: not a multiple of {PAGE_SIZE}. Pad the last page")
+            target = bytearray(len(source)) if out is None else out
+            offsets = array("Q", bytes(8 * (count + 1)))
+            with _borrow(target, "out", writable=True) as sink, _borrow(offsets, "offsets", writable=True) as table:
+                room = len(sink)
+                with self._lock:
+                    done = lib.tz_compress_pages(
+                        self._codec, self._workspace, source, count, sink, room, ffi.cast("uint64_t *", table)
+                    )
+        if done < count:
+            raise ValueError(
+                f"out has {room} bytes: the object of page {done} of {count} does not fit. Give it"
+                f" {count * PAGE_SIZE} bytes, which are always enough"
+            )
+        return CompressedPages(_bytes_of(target, offsets[count]), memoryview(offsets))
+
+    def decompress_pages(self, data: Buffer, offsets: Buffer, out: Buffer | None = None) -> memoryview:
+        """Decompresses a batch: object i is ``data[offsets[i]:offsets[i + 1]]``.
+
+        ``offsets`` holds n + 1 64-bit integers. The pages go into ``out`` (writable, n * 4096 bytes or more) or a new
+        buffer; returned is a view of those n * 4096 bytes.
+
+        Raises CorruptError, with ``index``, for an object that is not one or does not lie in ``data``; the pages before
+        it are in ``out`` then. Raises ValueError for offsets of another type, or an ``out`` that is too small.
+        """
+        count = _count_objects(offsets)
+        target = bytearray(count * PAGE_SIZE) if out is None else out
+        with (
+            _borrow(data, "data") as source,
+            _borrow(offsets, "offsets") as table,
+            _borrow(target, "out", writable=True) as sink,
+        ):
+            if len(sink) < count * PAGE_SIZE:
+                raise ValueError(f"out has {len(sink)} bytes: {count} pages need {count * PAGE_SIZE}")
+            bounds = ffi.cast("uint64_t *", table)
+            with self._lock:
+                done = lib.tz_decompress_pages(self._codec, self._workspace, source, len(source), bounds, count, sink)
+            if done < count:
+                raise CorruptError(
+                    f"object {done} of {count} (bytes {bounds[done]} to {bounds[done + 1]} of {len(source)}) is no"
+                    f" {self.name} object: damaged, outside the data, or made by another algorithm",
+                    done,
+                )
+        return _bytes_of(target, count * PAGE_SIZE)
+
+
+def _text(chars: Any) -> str:
+    return str(ffi.string(chars).decode())
+
+
+def _borrow(obj: Buffer, what: str, writable: bool = False) -> Any:
+    """The buffer's bytes as a C array of its length, no copy. ``what`` says which argument is at fault.
+
+    To be used in ``with``: the buffer is given back at once even when an exception keeps the frame alive, so that its
+    owner can resize or close it (and because collecting such a frame crashes CPython before 3.11.9, gh-77894).
+    """
+    try:
+        return ffi.from_buffer("uint8_t[]", obj, require_writable=writable)
+    except (TypeError, ValueError, BufferError) as error:
+        kind = "a writable, C-contiguous buffer" if writable else "a C-contiguous buffer"
+        raise TypeError(f"{what} must be {kind} of bytes, not this {type(obj).__name__}: {error}") from error
+
+
+def _count_objects(offsets: Buffer) -> int:
+    with memoryview(offsets) as table:
+        if table.ndim != 1 or table.itemsize != 8 or table.format not in ("Q", "q", "L", "l") or not len(table):
+            raise ValueError(
+                "offsets must be a one-dimensional buffer of one or more 64-bit integers, not one of shape"
+                f" {table.shape} and format {table.format!r}"
+            )
+        return len(table) - 1
+
+
+def _bytes_of(obj: Buffer, size: int) -> memoryview:
+    """The first bytes of a buffer of any shape. (A buffer with a zero in its shape cannot be cast.)"""
+    return memoryview(obj).cast("B")[:size] if size else memoryview(b"")
+
+
+def _variant(codec: Any, isa: str) -> Any:
+    name = _text(codec.name)
+    if isa not in ISAS:
+        raise AlgorithmError(f"unknown instruction set {isa!r}. Use one of: {', '.join(ISAS)}")
+    variant = lib.tz_codec_variant(codec.name, ISAS.index(isa))
+    if variant == ffi.NULL:
+        raise AlgorithmError(
+            f"algorithm {name!r} has no {isa} code that this CPU can run (or TRUEZRAM_DISABLE_CPU"
+            f" forbids it). Leave isa out to get the best there is, {ISAS[codec.isa]}"
+        )
+    return variant
+
+
+def _make_workspace(codec: Any, level: int) -> tuple[Any, Any]:
+    """Memory and, in it, the 64-byte-aligned workspace."""
+    why = ffi.new("const char **")
+    size = codec.workspace_size(level, why)
+    memory = ffi.new("uint8_t[]", size + 64)
+    workspace = memory + (-int(ffi.cast("uintptr_t", memory)) % 64)
+    if not size or codec.workspace_init(workspace, size, level, why):
+        raise AlgorithmError(_text(why[0]))
+    return memory, workspace

@@ -1,0 +1,93 @@
+"""The algorithms a device can have, as the C library's table has them (codec.h), and the check of what a user asks
+for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+from truezram._native import ffi, lib
+from truezram.engine.errors import Unsupported, UsageError
+from truezram.engine.stats_page import ISAS
+
+
+@dataclass(frozen=True, slots=True)
+class Algorithm:
+    """One codec. `level_min` and `level_max` are both 0 for one without levels."""
+
+    name: str
+    isa: str
+    """The instruction set of the variant that this CPU gets: "portable", "avx2", "avx512", "neon"."""
+    level_min: int
+    level_max: int
+    level_default: int
+    unavailable: str
+    """Why it cannot be used on this machine; empty when it can."""
+
+    @property
+    def has_levels(self) -> bool:
+        return bool(self.level_min or self.level_max)
+
+
+@cache
+def algorithms() -> tuple[Algorithm, ...]:
+    """All of them, in the library's order."""
+    table = lib.tz_codecs()
+    found = []
+    index = 0
+    while table[index] != ffi.NULL:
+        codec = table[index]
+        why = ffi.new("const char **")
+        usable = codec.workspace_size(codec.level_default, why)
+        reason = "" if usable else ffi.string(why[0]).decode() if why[0] != ffi.NULL else "it has no workspace"
+        isa = ISAS[codec.isa] if codec.isa < len(ISAS) else ""
+        name = ffi.string(codec.name).decode()
+        found.append(Algorithm(name, isa, codec.level_min, codec.level_max, codec.level_default, reason))
+        index += 1
+    return tuple(found)
+
+
+def default_algorithm() -> str:
+    """``fast`` where the library has it, else ``lz4``."""
+    names = {algorithm.name for algorithm in algorithms()}
+    return "fast" if "fast" in names else "lz4"
+
+
+def parse_algorithm(text: str) -> tuple[Algorithm, int]:
+    """(algorithm, level) from ``NAME[:LEVEL]``.
+
+    Raises `UsageError` for an unknown name and a level that is none or out of range, `Unsupported` for an algorithm
+    that this machine lacks the library for.
+    """
+    bad = f"invalid algorithm {text[:40]!r}"
+    name, colon, level_text = text.strip().partition(":")
+    known = {algorithm.name: algorithm for algorithm in algorithms()}
+    algorithm = known.get(name)
+    if algorithm is None:
+        raise UsageError(
+            bad, f"there is no {name!r}" if name else "it has no name", f"Choose one of {', '.join(known)}"
+        )
+    if not colon:
+        level = algorithm.level_default
+    elif not algorithm.has_levels:
+        raise UsageError(bad, f"{name} has no levels", f"Write {name} alone")
+    else:
+        bounds = f"Levels of {name} go from {algorithm.level_min} to {algorithm.level_max}"
+        try:
+            level = int(level_text) if level_text.isascii() and "_" not in level_text else int("x")
+        except ValueError:
+            raise UsageError(bad, f"{level_text[:20]!r} is not a whole number", bounds) from None
+        if not algorithm.level_min <= level <= algorithm.level_max:
+            raise UsageError(bad, f"level {level} is out of range", bounds)
+    if algorithm.unavailable:
+        raise Unsupported(f"cannot use {name}", algorithm.unavailable, _REMEDIES.get(name, "Choose another algorithm"))
+    return algorithm, level
+
+
+_REMEDIES = {"zstd": "Install libzstd (Debian: apt install libzstd1; Fedora: dnf install libzstd), or use lz4"}
+
+
+def canonical(text: str) -> str:
+    """``NAME[:LEVEL]`` as the server is given it: checked, without blanks."""
+    algorithm, level = parse_algorithm(text)
+    return f"{algorithm.name}:{level}" if ":" in text else algorithm.name

@@ -1,0 +1,175 @@
+"""The command line: finds the verb, runs it, and turns what goes wrong into a message and an exit code.
+
+Every verb is a module of `truezram.engine.verbs` with ``NAME``, ``HELP``, ``add_arguments(parser)`` and ``run(args)
+-> int``; a new file there is a new verb. Only the module of the verb that is asked for is imported, and Textual never
+is, unless the app will be shown: ``truezram`` alone on a terminal. Without a terminal on stdout that is ``list``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import pkgutil
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+from typing import NoReturn, Protocol, cast
+
+import truezram
+from truezram.engine import errors, verbs
+from truezram.engine.errors import Failed, TruezramError, UsageError
+
+ORDER = ("create", "list", "stat", "set", "remove", "demo", "doctor", "estimate", "benchmark")
+"""Verbs in the order of --help; others follow by name."""
+
+DESCRIPTION = """Compressed RAM block devices in userspace. Without a verb, on a terminal: the app."""
+EPILOG = """exit codes: 0 ok, 1 failed, 2 usage, 3 permission or missing kernel support, 4 busy, 130 interrupted,
+141 the reader of the output went away"""
+
+
+class Verb(Protocol):
+    """What a module of `truezram.engine.verbs` has."""
+
+    NAME: str
+    HELP: str
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Adds the verb's options; ``--json`` is there already."""
+
+    def run(self, args: argparse.Namespace) -> int:
+        """Does it; the exit code. Raises `TruezramError`."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises `UsageError` instead of leaving the process, so that ``--json`` gets its error as JSON."""
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        kwargs.setdefault("allow_abbrev", False)
+        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError("cannot understand the command line", message, f"See {self.prog} --help")
+
+
+def verb_names() -> dict[str, str]:
+    """Module name by verb, in the order of --help: ``{"list": "list_", ...}``."""
+    modules = {
+        module.name.rstrip("_").replace("_", "-"): module.name
+        for module in pkgutil.iter_modules(verbs.__path__)
+        if not module.name.startswith("_")
+    }
+    rank = {name: index for index, name in enumerate(ORDER)}
+    return {name: modules[name] for name in sorted(modules, key=lambda name: (rank.get(name, len(ORDER)), name))}
+
+
+def load(module: str) -> Verb:
+    """Imports a verb's module."""
+    loaded: ModuleType = importlib.import_module(f"truezram.engine.verbs.{module}")
+    return cast(Verb, loaded)
+
+
+def build_parser(only: str | None = None) -> Parser:
+    """The parser with every verb, or with one."""
+    parser = Parser(
+        prog="truezram",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"truezram {truezram.__version__}")
+    parser.add_argument("--no-tui", action="store_true", help="never show the app: without a verb, list the devices")
+    parser.add_argument("--json", action="store_true", help="print JSON, errors too")
+    subparsers = parser.add_subparsers(dest="verb", metavar="VERB", parser_class=Parser)
+    for name, module in verb_names().items():
+        if only in (None, name):
+            verb = load(module)
+            description = verb.HELP[0].upper() + verb.HELP[1:] + "."
+            sub = subparsers.add_parser(verb.NAME, help=verb.HELP, description=description)
+            sub.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON, errors too")
+            verb.add_arguments(sub)
+            sub.set_defaults(run=verb.run)
+    return parser
+
+
+def _wanted(argv: Sequence[str]) -> str | None:
+    """The verb, when the command line begins with it (after --no-tui and --json): only its module need be imported."""
+    for word in argv:
+        if word in ("--no-tui", "--json"):
+            continue
+        return word if word in verb_names() else None
+    return None
+
+
+def run(argv: Sequence[str]) -> int:
+    """Parses and runs. Raises `TruezramError`."""
+    args = build_parser(_wanted(argv)).parse_args(argv)
+    if args.verb is None:
+        if not args.no_tui and not args.json and sys.stdout.isatty():
+            return _app()
+        args = build_parser("list").parse_args([*argv, "list"])
+    code: int = args.run(args)
+    return code
+
+
+def _app() -> int:
+    """Shows the app. Imported here and nowhere else in the engine, by name: the engine does not depend on it."""
+    app = importlib.import_module("truezram.app.app")
+    code: int | None = app.main()
+    return code or 0
+
+
+def report(error: TruezramError, as_json: bool) -> None:
+    """Tells of an error: text on stderr, and with `as_json` a document on stdout."""
+    if as_json:
+        body = {
+            "schema": "truezram.error/1",
+            "error": {"what": error.what, "why": error.why, "remedy": error.remedy},
+            "exit_code": error.exit_code,
+        }
+        sys.stdout.write(json.dumps(body, indent=2, ensure_ascii=False) + "\n")
+        sys.stdout.flush()
+    sys.stderr.write(f"truezram: {error}\n")
+
+
+def _asks_for_json(argv: Sequence[str]) -> bool:
+    words = list(argv)
+    return "--json" in (words[: words.index("--")] if "--" in words else words)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The whole program: never raises, but for SystemExit of --help and --version."""
+    argv = sys.argv[1:] if argv is None else argv
+    try:
+        try:
+            code = run(argv)
+            sys.stdout.flush()
+            return code
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            # Whatever the verbs foresee is a TruezramError; this is what they do not: a full disk behind stdout, and
+            # the like.
+            name = f" ({error.filename})" if error.filename else ""
+            raise Failed("an operation of the system failed", f"{error.strerror or error}{name}") from error
+    except TruezramError as error:
+        try:
+            report(error, _asks_for_json(argv))
+        except OSError:
+            return _silence(error.exit_code)
+        return error.exit_code
+    except KeyboardInterrupt:
+        sys.stderr.write("truezram: interrupted\n")
+        return _silence(errors.EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        return _silence(errors.EXIT_BROKEN_PIPE)
+
+
+def _silence(code: int) -> int:
+    """Keeps Python from complaining at its end about output that nobody takes."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return code

@@ -1,0 +1,140 @@
+"""One request to a running server and its reply, over its control socket (protocol.h), in bounded time."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import time
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+from typing import Any
+
+from truezram._native import ffi, lib
+from truezram.engine.errors import Failed, PermissionDenied, UsageError, from_status
+
+TIMEOUT = 5.0
+STOP_TIMEOUT = 30.0
+SUN_PATH = 107
+"""Bytes of a Unix socket's path, without its NUL."""
+
+_REPLY_SIZE = ffi.sizeof("struct tz_reply")
+
+
+class Op(IntEnum):
+    """``enum tz_op``."""
+
+    PING = 1
+    SET = 2
+    STOP = 3
+    ATTACH = 4
+    PAGE_MAP = 5
+    TRIM = 6
+
+
+class NoAnswer(Failed):
+    """The server took the connection or not, and did not answer in time: it hangs or is gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A server's reply with status TZ_OK."""
+
+    values: tuple[int, int, int, int]
+    text: str
+    page_map: tuple[tuple[int, ...], ...]
+    """One tuple of TZ_MAP_KINDS counts per region that was asked for (PAGE_MAP only)."""
+    fds: tuple[int, ...]
+    """Descriptors that came along; the caller closes them."""
+
+
+def printable(text: bytes) -> str:
+    """Text from another process, fit for a terminal: no control characters."""
+    decoded = text.decode("utf-8", "replace")
+    return decoded if decoded.isprintable() else "".join(c if c.isprintable() else "?" for c in decoded)
+
+
+def request(
+    sock_path: Path, op: Op, args: tuple[int, ...] = (), text: str = "", *, what: str, timeout: float = TIMEOUT
+) -> Reply:
+    """Sends one request and waits for its reply, `timeout` seconds in all.
+
+    `what` is the head of the error message ("cannot set mem_limit of ublkb0"). Raises `NoAnswer` for a server that does
+    not answer, `PermissionDenied` where the socket is not this user's, and what the server says otherwise.
+    """
+    message = ffi.new("struct tz_request *")
+    encoded = text.encode()
+    if len(encoded) >= len(message.text) or b"\0" in encoded:
+        raise UsageError(what, f"the value is longer than {len(message.text) - 1} bytes or holds a NUL")
+    message.magic, message.version, message.op = lib.TZ_MSG_MAGIC, lib.TZ_MSG_VERSION, op
+    for index, value in enumerate(args):
+        message.arg[index] = value
+    message.text = encoded
+    deadline = time.monotonic() + timeout
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC) as sock:
+        _connect(sock, sock_path, what, timeout)
+        try:
+            sock.send(ffi.buffer(message)[:])
+            sock.settimeout(max(0.001, deadline - time.monotonic()))
+            # One byte more than a reply: a longer one is told apart.
+            data, fds, _, _ = socket.recv_fds(sock, _REPLY_SIZE + 1, 4, socket.MSG_CMSG_CLOEXEC)
+        except TimeoutError:
+            raise NoAnswer(what, f"its server did not answer within {timeout:g} s", _HANGING) from None
+        except OSError as error:
+            raise NoAnswer(what, f"its server hung up ({error.strerror})", _HANGING) from None
+    try:
+        reply = _decode(data, what)
+        if reply.status:
+            raise from_status(reply.status, what, printable(ffi.string(reply.text)))
+        regions = args[2] if op is Op.PAGE_MAP else 0
+        rows = tuple(tuple(ffi.unpack(reply.map[i], lib.TZ_MAP_KINDS)) for i in range(regions))
+        values: Any = tuple(reply.value)
+        return Reply(values, printable(ffi.string(reply.text)), rows, tuple(fds))
+    except BaseException:
+        for fd in fds:
+            os.close(fd)
+        raise
+
+
+_HANGING = "See `truezram list` for its state; `truezram remove DEVICE --force` ends a server that hangs"
+
+
+def _connect(sock: socket.socket, path: Path, what: str, timeout: float) -> None:
+    sock.settimeout(timeout)
+    folder = -1
+    try:
+        address = str(path)
+        if len(os.fsencode(address)) > SUN_PATH:
+            # A path too long for a socket's address is reached through its folder's descriptor.
+            folder = os.open(path.parent, os.O_PATH | os.O_CLOEXEC)
+            address = f"/proc/self/fd/{folder}/{path.name}"
+        sock.connect(address)
+    except PermissionError:
+        raise PermissionDenied(what, "it belongs to another user", "Run it as that user, or with sudo") from None
+    except TimeoutError:
+        raise NoAnswer(what, f"its server took no connection within {timeout:g} s", _HANGING) from None
+    except OSError as error:
+        why = f"its server does not listen ({error.strerror})"
+        raise NoAnswer(what, why, "See `truezram list`; `truezram remove` cleans up after a dead server") from None
+    finally:
+        if folder >= 0:
+            with contextlib.suppress(OSError):
+                os.close(folder)
+
+
+def _decode(data: bytes, what: str) -> Any:
+    if not data:
+        raise NoAnswer(what, "its server hung up without an answer", _HANGING)
+    reply = ffi.new("struct tz_reply *")
+    if len(data) == _REPLY_SIZE:
+        ffi.memmove(reply, data, _REPLY_SIZE)
+    if reply.magic != lib.TZ_MSG_MAGIC or reply.version != lib.TZ_MSG_VERSION:
+        raise Failed(
+            what,
+            f"its server's answer is not understood ({len(data)} bytes, version {reply.version})",
+            "The server may be of another version of truezram: remove the device and create it again",
+        )
+    if reply.text[len(reply.text) - 1] != b"\0":
+        raise Failed(what, "its server's answer is damaged (text without an end)")
+    return reply

@@ -1,0 +1,277 @@
+"""A device's life from the outside: create it and change its settings. (Removing it is a story of its own: removal.py.)
+
+Everything is checked before anything is touched, and what fails half-way is undone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import shlex
+import subprocess
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from truezram._native import lib
+from truezram.engine import config, procfs, server, swap
+from truezram.engine.algorithms import canonical, default_algorithm
+from truezram.engine.client import Client, Entry
+from truezram.engine.errors import Busy, Failed, PermissionDenied, TruezramError, Unsupported, UsageError
+from truezram.engine.units import MAX_SIZE, PAGE, format_exact, format_size, parse_size
+
+TRANSPORTS = ("ublk", "local")
+MAX_ID = (1 << 20) - 1
+"""Device numbers are minors, which have 20 bits."""
+MAX_QUEUE_DEPTH = {"ublk": 4096, "local": 64}
+CONTROL = Path("/dev/ublk-control")
+_TABLE_ENTRY = 8
+
+
+@dataclass(frozen=True, slots=True)
+class CreateOptions:
+    """What `create` is asked for. Sizes in bytes; None leaves the choice to us or to the server."""
+
+    size: int
+    algorithm: str | None = None
+    mem_limit: int = 0
+    id: int | None = None
+    queues: int | None = None
+    queue_depth: int | None = None
+    transport: str = "ublk"
+    swap: bool = False
+    priority: int | None = None
+
+    def command(self) -> str:
+        """The command line that does the same."""
+        words = ["truezram", "create", "--size", format_exact(self.size)]
+        for option, value in (
+            ("--algorithm", self.algorithm),
+            ("--mem-limit", format_exact(self.mem_limit) if self.mem_limit else None),
+            ("--id", self.id),
+            ("--queues", self.queues),
+            ("--queue-depth", self.queue_depth),
+            ("--transport", self.transport if self.transport != "ublk" else None),
+        ):
+            if value is not None:
+                words += [option, str(value)]
+        if self.swap:
+            words.append("--swap")
+        if self.priority is not None:
+            words += ["--priority", str(self.priority)]
+        return shlex.join(words)
+
+
+@dataclass(frozen=True, slots=True)
+class Created:
+    """A device that is now there."""
+
+    entry: Entry
+    options: CreateOptions
+    """With what was left open filled in: algorithm, and priority of a swap device."""
+
+    @property
+    def name(self) -> str:
+        return self.entry.name
+
+    @property
+    def path(self) -> str:
+        return self.entry.path
+
+
+def check_options(options: CreateOptions) -> CreateOptions:
+    """The options with defaults filled in, as far as they can be judged without touching anything. Raises
+    `UsageError`."""
+    bad = "cannot create the device"
+    if options.transport not in TRANSPORTS:
+        raise UsageError(bad, f"there is no transport {options.transport!r}", "Choose ublk or local")
+    if options.size <= 0 or options.size % PAGE or options.size > MAX_SIZE:
+        raise UsageError(bad, f"its size must be a multiple of {PAGE} bytes, up to {format_size(MAX_SIZE)}")
+    if options.mem_limit < 0 or options.mem_limit > MAX_SIZE:
+        raise UsageError(bad, f"its memory limit must be 0 (none) to {format_size(MAX_SIZE)}")
+    for name, value, low, high in (
+        ("id", options.id, 0, MAX_ID),
+        ("number of queues", options.queues, 1, lib.TZ_MAX_QUEUES),
+        ("queue depth", options.queue_depth, 1, MAX_QUEUE_DEPTH[options.transport]),
+        ("priority", options.priority, 0, swap.MAX_PRIORITY),
+    ):
+        if value is not None and not low <= value <= high:
+            raise UsageError(bad, f"its {name} is {value}", f"Choose {low} to {high}")
+    cpus = os.cpu_count() or 1
+    if options.transport == "ublk" and options.queues is not None and options.queues > cpus:
+        raise UsageError(
+            bad, f"{options.queues} queues were asked for, and ublk has at most one per CPU", f"Choose 1 to {cpus}"
+        )
+    if options.swap and options.transport == "local":
+        raise UsageError(bad, "a local device is no block device and cannot be swap", "Use --transport ublk for --swap")
+    if options.priority is not None and not options.swap:
+        raise UsageError(bad, "a priority is for swap only", "Add --swap, or leave --priority out")
+    algorithm = canonical(options.algorithm if options.algorithm is not None else default_algorithm())
+    priority = (swap.DEFAULT_PRIORITY if options.priority is None else options.priority) if options.swap else None
+    return replace(options, algorithm=algorithm, priority=priority)
+
+
+def create(options: CreateOptions) -> Created:
+    """Makes a device and returns when it can be used. Raises `TruezramError`; nothing is then left of it."""
+    options = check_options(options)
+    assert options.algorithm is not None
+    _check_memory(options.size)
+    if options.swap:
+        for name in ("mkswap", "swapoff"):
+            swap.tool(name)
+    config.server_path()
+    if options.transport == "ublk":
+        need_ublk()
+    run_dir = config.make_run_dir()
+    if options.id is not None:
+        _free_id(Entry(run_dir, f"{'ublkb' if options.transport == 'ublk' else 'local'}{options.id}"))
+    launch = server.Launch(
+        options.transport,
+        options.size,
+        options.algorithm,
+        options.mem_limit,
+        options.id,
+        options.queues,
+        options.queue_depth,
+    )
+    entry = server.start(launch, run_dir)
+    try:
+        if options.transport == "ublk":
+            swap.node_ready(entry.path)
+        if options.swap and options.priority is not None:
+            swap.enable(entry.path, options.priority)
+    except BaseException:
+        _undo(entry)
+        raise
+    return Created(entry, options)
+
+
+def _undo(entry: Entry) -> None:
+    """Removes a device that could not be finished. What goes wrong here must not hide why."""
+    from truezram.engine.removal import remove_entry
+
+    with contextlib.suppress(TruezramError):
+        remove_entry(entry, force=True)
+
+
+def _check_memory(size: int) -> None:
+    """The page table is resident from the start: refuse what cannot hold even that."""
+    table = size // PAGE * _TABLE_ENTRY
+    available = procfs.machine().mem_available
+    if table > available:
+        raise Failed(
+            f"cannot create a device of {format_size(size)}",
+            f"its page table alone takes {format_size(table)}, and {format_size(available)} of memory is available",
+            f"Choose a size below {format_size(available // _TABLE_ENTRY * PAGE // 4)}",
+        )
+
+
+def need_ublk() -> None:
+    """Returns when ublk devices can be made; loads the module where it is missing. Raises with the remedy."""
+    what = "cannot create a ublk device"
+    if os.geteuid() != 0:
+        remedy = "Run it with sudo, or make a device without a node in /dev: --transport local"
+        raise PermissionDenied(what, "only root may", remedy)
+    if CONTROL.exists():
+        return
+    said, loaded = "", False
+    try:
+        done = subprocess.run(
+            [swap.tool("modprobe"), "ublk_drv"], stdin=subprocess.DEVNULL, capture_output=True, timeout=20, check=False
+        )
+        said, loaded = done.stderr.decode(errors="replace").strip(), done.returncode == 0
+    except Unsupported:
+        said = "modprobe is not installed"
+    except subprocess.TimeoutExpired:
+        said = "modprobe ublk_drv did not end within 20 s"
+    # The node appears a moment after the module.
+    deadline = time.monotonic() + 2
+    while not CONTROL.exists():
+        if not loaded or time.monotonic() > deadline:
+            why = f"kernel {platform.release()} has no {CONTROL}" + (f" ({said})" if said else "")
+            remedy = "Use a kernel from 6.0 on with CONFIG_BLK_DEV_UBLK (modprobe ublk_drv), or --transport local"
+            raise Unsupported(what, why, remedy)
+        time.sleep(0.05)
+
+
+def _free_id(entry: Entry) -> None:
+    """Makes sure that nobody has this id; what a dead server left of it is removed when nobody uses it."""
+    what = f"cannot create {entry.name}"
+    another = "Choose another --id, or leave it out"
+    if entry.stats.exists():
+        pid = server.server_of(entry)
+        if pid is not None:
+            raise Busy(what, f"it is in use by truezramd (pid {pid})", another)
+        if swap.area(entry.path) is not None:
+            raise Busy(what, f"its server died, and the dead device is still swap: {entry.path}", another)
+        server.cleanup(entry)
+    elif entry.transport == "ublk" and Path(f"/dev/ublkc{entry.id}").exists():
+        raise Busy(what, f"/dev/ublkc{entry.id} belongs to another ublk server", another)
+
+
+SETTINGS = ("mem_limit", "algorithm")
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One setting that was changed; values as text, sizes in bytes."""
+
+    key: str
+    before: str
+    after: str
+
+
+def parse_mem_limit(text: str) -> int:
+    """Bytes of a memory limit; ``none`` is 0, which means no limit. Raises `UsageError`."""
+    if text.strip().lower() == "none":
+        return 0
+    try:
+        return parse_size(text, "mem_limit")
+    except UsageError as error:
+        if error.why == "it is zero":
+            raise UsageError(error.what, error.why, "Write none for no limit") from None
+        raise
+
+
+def parse_settings(pairs: Iterable[str]) -> dict[str, str]:
+    """``key=value`` words checked and as the server takes them. Raises `UsageError`."""
+    out: dict[str, str] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise UsageError(
+                f"cannot understand {pair[:60]!r}", "it is not KEY=VALUE", "Write mem_limit=512M, for example"
+            )
+        if key not in SETTINGS:
+            raise UsageError(f"cannot set {key[:40]!r}", "there is no such setting", f"Settings: {', '.join(SETTINGS)}")
+        if key in out:
+            raise UsageError(f"cannot set {key}", "it is given twice", "Give it once")
+        out[key] = str(parse_mem_limit(value)) if key == "mem_limit" else canonical(value)
+    if not out:
+        raise UsageError("nothing to set", "no KEY=VALUE was given", f"Settings: {', '.join(SETTINGS)}")
+    return out
+
+
+def set_values(client: Client, entry: Entry, settings: dict[str, str]) -> tuple[Change, ...]:
+    """Changes settings (from `parse_settings`) of a running device; all or none. Raises `TruezramError`."""
+    device = client.device(entry)
+    if device.state != "live":
+        remedy = f"Remove it: truezram remove {entry.name}" if device.state in ("dead", "failed", "unreadable") else ""
+        raise Failed(f"cannot change {entry.name}", f"it is {device.state}", remedy)
+    before = {"mem_limit": str(device.mem_limit), "algorithm": device.algorithm}
+    done: list[Change] = []
+    try:
+        for key, value in settings.items():
+            client.set(entry, key, value)
+            done.append(Change(key, before[key], value))
+    except TruezramError as error:
+        for change in reversed(done):
+            client.set(entry, change.key, change.before)
+        if done:
+            put_back = ", ".join(change.key for change in done)
+            remedy = f"{error.remedy} {put_back} was put back".strip()
+            raise type(error)(error.what, error.why, remedy) from None
+        raise
+    return tuple(done)

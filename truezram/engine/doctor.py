@@ -1,0 +1,343 @@
+"""Looks at the machine: can a ublk device be made here, is it safe as swap, and what stands in its way.
+
+Every check is one line with a state and, unless it is "ok", a remedy: a command or a step that puts it right. Nothing
+is changed: the kernel is asked (ublk's features, whether tmpfs knows ``noswap``) in ways that leave no trace. What a
+test must be able to replace is in `Probes`; all else is read below `root`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import re
+import resource
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from truezram.engine import config, procfs
+from truezram.engine.errors import TruezramError
+from truezram.engine.model import MachineSnapshot, SwapArea
+from truezram.engine.procfs import ROOT
+from truezram.engine.units import format_percent, format_size
+
+STATES = ("ok", "warn", "fail")
+CAP_IPC_LOCK, CAP_SYS_ADMIN, CAP_SYS_RESOURCE = 14, 21, 24
+_CAPABILITIES = {CAP_SYS_ADMIN: "SYS_ADMIN", CAP_SYS_RESOURCE: "SYS_RESOURCE", CAP_IPC_LOCK: "IPC_LOCK"}
+_FEATURES = {1 << 7: "user copy", 1 << 3: "user recovery", 1 << 4: "re-issue"}
+_MEMLOCK_LEAST = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One line: `state` is "ok", "warn" (works, but read this) or "fail" (no ublk device until this is put right)."""
+
+    name: str
+    state: str
+    detail: str
+    remedy: str = ""
+    """What to do; empty when the state is "ok"."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """All checks, in the order of reading."""
+
+    checks: tuple[Check, ...]
+    kernel: str
+
+    @property
+    def ublk(self) -> bool:
+        """Whether a ublk device can be made here, now, by this user."""
+        return all(check.state != "fail" for check in self.checks)
+
+
+# ---- asking the kernel ----
+
+
+def ublk_features() -> int:
+    """The flags that the ublk driver offers, 0 when it is too old (before 6.5) to say. Raises OSError."""
+    from truezram._native import ffi, lib
+
+    control, why = ffi.new("struct tz_ublk *"), ffi.new("char[512]")
+    code = lib.tz_ublk_open(control, why, len(why))
+    if code < 0:
+        raise OSError(-code, ffi.string(why).decode(errors="replace"))
+    features = int(control.features)
+    lib.tz_ublk_close(control)
+    return features
+
+
+_SYS_FSOPEN, _SYS_FSCONFIG = 430, 431
+_FSCONFIG_SET_FLAG = 0
+_FSOPEN_CLOEXEC = 1
+
+
+def tmpfs_noswap() -> bool:
+    """Whether tmpfs takes the option ``noswap``: asks with a filesystem context that is never mounted. Raises
+    OSError."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    context = libc.syscall(ctypes.c_long(_SYS_FSOPEN), b"tmpfs", ctypes.c_uint(_FSOPEN_CLOEXEC))
+    if context < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    try:
+        none = ctypes.c_void_p(None)
+        set_flag = ctypes.c_uint(_FSCONFIG_SET_FLAG)
+        done = libc.syscall(ctypes.c_long(_SYS_FSCONFIG), context, set_flag, b"noswap", none, ctypes.c_int(0))
+        return bool(done == 0)
+    finally:
+        os.close(context)
+
+
+def zstd_version() -> str:
+    """The version of the system's libzstd. Raises OSError when it cannot be loaded."""
+    library = ctypes.CDLL("libzstd.so.1")
+    library.ZSTD_versionString.restype = ctypes.c_char_p
+    version: bytes = library.ZSTD_versionString()
+    return version.decode(errors="replace")
+
+
+def memlock_limit() -> int | None:
+    """Bytes that this user's processes may lock; None: any number."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    return None if soft == resource.RLIM_INFINITY else soft
+
+
+@dataclass(frozen=True, slots=True)
+class Probes:
+    """What is not read from files."""
+
+    ublk_features: Callable[[], int] = ublk_features
+    tmpfs_noswap: Callable[[], bool] = tmpfs_noswap
+    zstd_version: Callable[[], str] = zstd_version
+    memlock_limit: Callable[[], int | None] = memlock_limit
+    server_path: Callable[[], Path] = config.server_path
+    euid: int = field(default_factory=os.geteuid)
+    machine: str = field(default_factory=platform.machine)
+
+
+# ---- the checks ----
+
+
+@dataclass(frozen=True, slots=True)
+class _Doctor:
+    """What all checks look at."""
+
+    root: Path
+    probes: Probes
+    machine: MachineSnapshot
+
+    @property
+    def is_root(self) -> bool:
+        return self.probes.euid == 0
+
+    def capable(self, capability: int) -> bool:
+        """Whether this process has it in force."""
+        status = procfs.read_text(f"{self.root}/proc/self/status") or ""
+        match = re.search(r"^CapEff:\s*([0-9a-fA-F]+)", status, re.MULTILINE)
+        return bool(match and int(match[1], 16) >> capability & 1)
+
+    def distribution(self) -> dict[str, str]:
+        """os-release."""
+        text = procfs.read_text(f"{self.root}/etc/os-release") or procfs.read_text(f"{self.root}/usr/lib/os-release")
+        pairs = (line.partition("=") for line in (text or "").split("\n"))
+        return {key: value.strip("\"'") for key, _, value in pairs}
+
+    # -- what decides --
+
+    def kernel(self) -> Check:
+        release = self.machine.kernel
+        if procfs.kernel_version(release) >= (6, 0):
+            return Check("kernel", "ok", f"Linux {release} (ublk is there from 6.0 on)")
+        return Check(
+            "kernel", "fail", f"Linux {release or 'of unknown version'}: ublk came with 6.0", self._new_kernel()
+        )
+
+    def _new_kernel(self) -> str:
+        system = self.distribution()
+        name, version = system.get("ID", ""), system.get("VERSION_ID", "")
+        arch = {"x86_64": "amd64", "aarch64": "arm64"}.get(self.probes.machine, self.probes.machine)
+        if name == "debian" and version == "12":
+            suite = "bookworm-backports"
+            return f"sudo apt install -t {suite} linux-image-{arch} (with {suite} in your apt sources); then restart"
+        if name == "debian":
+            return f"sudo apt install linux-image-{arch}; then restart"
+        if name == "ubuntu":
+            return f"sudo apt install linux-modules-extra-{self.machine.kernel}; sudo modprobe ublk_drv"
+        return "Install a kernel 6.0 or later that has CONFIG_BLK_DEV_UBLK, then restart"
+
+    def root_rights(self) -> Check:
+        if not self.is_root:
+            detail = "not root: only root may make ublk devices and use them as swap"
+            return Check("root", "fail", detail, "Run it with sudo: sudo truezram doctor")
+        missing = [name for number, name in _CAPABILITIES.items() if not self.capable(number)]
+        if not missing:
+            return Check("root", "ok", "root, with the capabilities " + ", ".join(_CAPABILITIES.values()))
+        names = ", ".join(f"CAP_{name}" for name in missing)
+        remedy = "Run it outside the container, or start the container with " + " ".join(
+            f"--cap-add {name}" for name in missing
+        )
+        state = "fail" if "SYS_ADMIN" in missing else "warn"
+        return Check("root", state, f"root, but without {names}", remedy)
+
+    def io_uring(self) -> Check:
+        disabled = procfs.read_int(f"{self.root}/proc/sys/kernel/io_uring_disabled")
+        remedy = "sudo sysctl -w kernel.io_uring_disabled=0"
+        if disabled == 2:
+            return Check("io_uring", "fail", "kernel.io_uring_disabled is 2: nobody may use io_uring", remedy)
+        if disabled == 1 and not self.is_root:
+            return Check("io_uring", "warn", "kernel.io_uring_disabled is 1: only root may use io_uring", remedy)
+        return Check("io_uring", "ok", "allowed")
+
+    def _module(self) -> str:
+        """Where the driver is: "loaded", "builtin", "file", or empty."""
+        if Path(f"{self.root}/sys/module/ublk_drv").is_dir():
+            return "loaded"
+        for lib in ("lib", "usr/lib"):
+            folder = f"{self.root}/{lib}/modules/{self.machine.kernel}"
+            if "/ublk_drv.ko" in (procfs.read_text(f"{folder}/modules.builtin") or ""):
+                return "builtin"
+            if "/ublk_drv.ko" in (procfs.read_text(f"{folder}/modules.dep") or ""):
+                return "file"
+        return ""
+
+    def ublk(self) -> Check:
+        module = self._module()
+        if not Path(f"{self.root}/dev/ublk-control").exists():
+            if module == "file":
+                state = "warn" if self.is_root else "fail"
+                detail = "the driver ublk_drv is installed but not loaded" + (
+                    " (create loads it)" if self.is_root else ""
+                )
+                return Check("ublk", state, detail, "sudo modprobe ublk_drv")
+            if module:
+                remedy = "Mount devtmpfs on /dev, or give the container the device: --device /dev/ublk-control"
+                return Check("ublk", "fail", "the driver is loaded, but there is no /dev/ublk-control", remedy)
+            return Check("ublk", "fail", f"kernel {self.machine.kernel} comes without ublk_drv", self._new_kernel())
+        if not self.is_root:
+            return Check("ublk", "ok", "/dev/ublk-control is there (what it offers, only root can ask)")
+        try:
+            features = self.probes.ublk_features()
+        except OSError as error:
+            remedy = "See dmesg; in a container, give it CAP_SYS_ADMIN and io_uring (seccomp)"
+            return Check("ublk", "fail", error.strerror or str(error), remedy)
+        if not features:
+            return Check("ublk", "ok", "/dev/ublk-control answers (its features, a kernel before 6.5 does not tell)")
+        names = [name for bit, name in _FEATURES.items() if features & bit]
+        return Check("ublk", "ok", f"/dev/ublk-control answers: features {features:#x} ({', '.join(names)})")
+
+    def server(self) -> Check:
+        try:
+            path = self.probes.server_path()
+        except TruezramError as error:
+            return Check("server", "fail", error.why or error.what, error.remedy)
+        return Check("server", "ok", str(path))
+
+    # -- what makes it better or safer --
+
+    def noswap(self) -> Check:
+        remedy = "A kernel from 6.4 on; until then the memory is locked, and a device does not outlive its server"
+        known = procfs.kernel_version(self.machine.kernel) >= (6, 4)
+        how = "by the kernel's version"
+        if self.is_root and self.capable(CAP_SYS_ADMIN):
+            try:
+                known, how = self.probes.tmpfs_noswap(), "tried"
+            except OSError:
+                how = "by the kernel's version: it could not be tried"
+        if known:
+            return Check("noswap tmpfs", "ok", f"available ({how})")
+        return Check("noswap tmpfs", "warn", f"tmpfs has no option noswap ({how})", remedy)
+
+    def memory(self) -> Check:
+        total, available = self.machine.mem_total, self.machine.mem_available
+        if not total:
+            return Check("memory", "warn", "/proc/meminfo cannot be read", "sudo mount -t proc proc /proc")
+        detail = f"{format_size(available)} of {format_size(total)} available ({format_percent(available / total)})"
+        if available < total / 10:
+            return Check("memory", "warn", detail, "Close programs first: what a device stores must fit into memory")
+        return Check("memory", "ok", detail)
+
+    def memlock(self) -> Check:
+        limit = self.probes.memlock_limit()
+        if limit is None or self.capable(CAP_IPC_LOCK):
+            return Check("memlock", "ok", "any amount of memory may be locked")
+        detail = f"only {format_size(limit)} may be locked: the memory of local devices can be swapped out"
+        if limit >= _MEMLOCK_LEAST:
+            return Check("memlock", "ok", f"up to {format_size(limit)} may be locked")
+        remedy = "echo '* - memlock unlimited' | sudo tee /etc/security/limits.d/truezram.conf; then log in again"
+        return Check("memlock", "warn", detail, remedy)
+
+    def swap(self) -> Check:
+        areas = self.machine.swaps
+        if not areas:
+            return Check("swap", "ok", "no swap area in use (truezram create --swap makes one)")
+        used, size = sum(area.used for area in areas), sum(area.size for area in areas)
+        detail = f"{format_size(used)} of {format_size(size)} used, on {_listed(areas)}"
+        compressed = [area for area in areas if is_compressed(area)]
+        others = [area for area in areas if not is_compressed(area)]
+        first = max((area.priority for area in compressed), default=None)
+        before = [area for area in others if first is not None and area.priority >= first]
+        if not before:
+            return Check("swap", "ok", detail)
+        names = " and ".join(area.path for area in before)
+        equal = all(area.priority == first for area in before)
+        why = f"{names} is used {'in turn with' if equal else 'before'} compressed memory"
+        path = max(compressed, key=lambda area: area.priority).path
+        priority = min(32767, max(100, *(area.priority + 1 for area in before)))
+        remedy = f"sudo swapoff {path} && sudo swapon --discard --priority {priority} {path}"
+        return Check("swap", "warn", f"{why}: {detail}", remedy)
+
+    def zswap(self) -> Check:
+        if not self.machine.zswap.enabled:
+            return Check("zswap", "ok", "off")
+        detail = f"on ({self.machine.zswap.compressor}): it compresses pages before any swap device sees them"
+        remedy = "sudo truezram tune apply zswap=N (or keep zswap, and make no swap device: one cache is enough)"
+        return Check("zswap", "warn", detail, remedy)
+
+    def psi(self) -> Check:
+        pressure = self.machine.pressure
+        if pressure.memory_some is not None:
+            return Check("PSI", "ok", f"memory pressure is {pressure.memory_some:.1f}% over 10 s")
+        remedy = "Boot with psi=1: add it to GRUB_CMDLINE_LINUX in /etc/default/grub, sudo update-grub, restart"
+        return Check("PSI", "warn", "the kernel does not measure pressure: no warning before memory is short", remedy)
+
+    def libzstd(self) -> Check:
+        try:
+            return Check("libzstd", "ok", f"libzstd.so.1, version {self.probes.zstd_version()}")
+        except (OSError, AttributeError):
+            name, like = (self.distribution().get(key, "") for key in ("ID", "ID_LIKE"))
+            family = {"debian": "sudo apt install libzstd1", "fedora": "sudo dnf install libzstd"}
+            family |= {"arch": "sudo pacman -S zstd", "alpine": "sudo apk add zstd-libs"}
+            remedy = next((family[word] for word in (name, *like.split()) if word in family), "Install libzstd 1.4+")
+            return Check("libzstd", "warn", "libzstd.so.1 cannot be loaded: zstd is not available", remedy)
+
+    def hibernation(self) -> Check:
+        states = (procfs.read_text(f"{self.root}/sys/power/state") or "").split()
+        areas = self.machine.swaps
+        if "disk" in states and areas and all(is_compressed(area) for area in areas):
+            remedy = "Add a swap partition or file of the memory's size on a disk, with a lower priority, to hibernate"
+            return Check("hibernation", "warn", "cannot resume: all swap is compressed memory", remedy)
+        return Check("hibernation", "ok", "not concerned")
+
+    def all(self) -> tuple[Check, ...]:
+        decisive = (self.kernel(), self.root_rights(), self.io_uring(), self.ublk(), self.server())
+        safety = (self.noswap(), self.memory(), self.memlock(), self.swap(), self.zswap(), self.psi())
+        return (*decisive, *safety, self.libzstd(), self.hibernation())
+
+
+def is_compressed(area: SwapArea) -> bool:
+    """Whether a swap area is compressed memory: ours (any ublk device counts as such) or the kernel's zram."""
+    return bool(re.fullmatch(r"/dev/(?:ublkb|zram)\d+", area.path))
+
+
+def _listed(areas: Sequence[SwapArea]) -> str:
+    """In the order in which the kernel fills them."""
+    ordered = sorted(areas, key=lambda area: -area.priority)
+    return ", ".join(f"{area.path} (priority {area.priority})" for area in ordered)
+
+
+def examine(root: Path = ROOT, probes: Probes | None = None) -> Report:
+    """Runs all checks; takes some milliseconds. `root` and `probes` are for tests."""
+    machine = procfs.machine(root)
+    return Report(_Doctor(root, probes or Probes(), machine).all(), machine.kernel)

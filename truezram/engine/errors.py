@@ -1,0 +1,83 @@
+"""What can go wrong, as the user is told of it: what failed, why, and what to do; with the exit code of the CLI.
+
+Everything the engine raises on purpose is a `TruezramError`. ``str(error)`` is one line, ``what: why. remedy``.
+Exit codes are an API: 0 ok, 1 failed, 2 usage, 3 permission or missing kernel support, 4 busy, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+EXIT_OK = 0
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_UNSUPPORTED = 3
+EXIT_BUSY = 4
+EXIT_INTERRUPTED = 130
+EXIT_BROKEN_PIPE = 141
+"""The reader of the output went away (128 + SIGPIPE, as a shell reports other tools)."""
+
+
+def _sentence(text: str) -> str:
+    text = text.strip()
+    return text if not text or text[-1] in ".!?" else text + "."
+
+
+class TruezramError(Exception):
+    """Something failed: `what`, `why`, and `remedy` (which may be empty when there is nothing to do about it)."""
+
+    exit_code: ClassVar[int] = EXIT_FAILED
+
+    def __init__(self, what: str, why: str = "", remedy: str = "") -> None:
+        super().__init__(what, why, remedy)
+        self.what = what
+        self.why = why
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        head = f"{self.what}: {self.why}" if self.why else self.what
+        return " ".join(part for part in (_sentence(head), _sentence(self.remedy)) if part)
+
+
+class Failed(TruezramError):
+    """It was tried and did not work."""
+
+
+class UsageError(TruezramError):
+    """The request makes no sense as given; nothing was touched."""
+
+    exit_code = EXIT_USAGE
+
+
+class NotFound(Failed):
+    """No device of that name."""
+
+
+class PermissionDenied(TruezramError):
+    """The user may not."""
+
+    exit_code = EXIT_UNSUPPORTED
+
+
+class Unsupported(TruezramError):
+    """This machine, kernel or device cannot."""
+
+    exit_code = EXIT_UNSUPPORTED
+
+
+class Busy(TruezramError):
+    """In use by somebody, whom `why` names."""
+
+    exit_code = EXIT_BUSY
+
+
+def from_status(status: int, what: str, text: str, remedy: str = "") -> TruezramError:
+    """The error for a reply's ``enum tz_status`` (protocol.h); the server's own text is the reason."""
+    kinds: dict[int, type[TruezramError]] = {3: UsageError, 4: PermissionDenied, 5: Busy}
+    return kinds.get(status, Failed)(what, text or "the server gave no reason", remedy)
+
+
+def from_exit_code(code: int, what: str, text: str, remedy: str = "") -> TruezramError:
+    """The error for an exit code that the server reports (``tz_ready.exit_code``)."""
+    kinds: dict[int, type[TruezramError]] = {EXIT_USAGE: UsageError, EXIT_UNSUPPORTED: Unsupported, EXIT_BUSY: Busy}
+    return kinds.get(code, Failed)(what, text or "the server gave no reason", remedy)

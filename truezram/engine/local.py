@@ -1,0 +1,106 @@
+"""A running local device, from Python: pages in, pages out, through the ring that its server shares (local.h)."""
+
+from __future__ import annotations
+
+import os
+from types import TracebackType
+from typing import Any
+
+from truezram._native import ffi, lib
+from truezram.engine.client import Client, Entry
+from truezram.engine.control import Op, request
+from truezram.engine.errors import Failed, Unsupported
+
+PAGE = 4096
+TIMEOUT = 30.0
+_READ, _WRITE, _DISCARD, _FLUSH = range(4)
+
+
+class LocalDevice:
+    """Reads, writes and discards pages of a local device. Any number of threads may use one at the same time.
+
+    What fails raises `OSError` with the server's errno: EIO, ENOSPC (at mem_limit), EINVAL (out of range), ETIMEDOUT,
+    ENODEV (the server is gone).
+    """
+
+    def __init__(self, device: Entry | str, timeout: float = TIMEOUT) -> None:
+        """Attaches to the device (an entry, or a name as a user writes it); `timeout` seconds for each request. Raises
+        `TruezramError`."""
+        self._client: Any = ffi.NULL
+        if isinstance(device, Entry):
+            entry = device
+        else:
+            with Client() as client:
+                entry = client.resolve(device)
+        what = f"cannot attach to {entry.name}"
+        if entry.transport != "local":
+            raise Unsupported(what, "it is a block device", f"Open {entry.path}")
+        reply = request(entry.sock, Op.ATTACH, what=what)
+        if len(reply.fds) != 1:
+            for fd in reply.fds:
+                os.close(fd)
+            raise Failed(what, "its server sent no ring")
+        error = ffi.new("int *")
+        try:
+            self._client = lib.tz_local_attach(reply.fds[0], error)
+        finally:
+            os.close(reply.fds[0])
+        if self._client == ffi.NULL:
+            raise Failed(what, f"its ring cannot be mapped: {os.strerror(-error[0])}")
+        self.name = entry.name
+        self.timeout = timeout
+        self.pages: int = lib.tz_local_pages(self._client)
+        """Pages of the device."""
+        self.max_pages: int = lib.tz_local_max_pages(self._client)
+        """Pages in the largest request; reads and writes of more are split."""
+
+    def __enter__(self) -> LocalDevice:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Detaches. No request may be under way in another thread."""
+        if self._client != ffi.NULL:
+            lib.tz_local_detach(self._client)
+            self._client = ffi.NULL
+
+    def read(self, page: int, count: int = 1) -> bytes:
+        """The contents of `count` pages from `page` on: ``count * 4096`` bytes, zeros where nothing was written."""
+        data = bytearray(count * PAGE)
+        self._transfer(_READ, page, count, ffi.from_buffer(data))
+        return bytes(data)
+
+    def write(self, page: int, data: bytes | bytearray | memoryview) -> None:
+        """Writes whole pages from `page` on; ``len(data)`` is a multiple of 4096."""
+        count, rest = divmod(len(data), PAGE)
+        if rest:
+            raise ValueError(f"{len(data)} bytes are not whole pages")
+        self._transfer(_WRITE, page, count, ffi.from_buffer(data))
+
+    def discard(self, page: int, count: int = 1) -> None:
+        """Forgets `count` pages; they read as zeros."""
+        self._request(_DISCARD, page, count, ffi.NULL)
+
+    def flush(self) -> None:
+        """Returns when all that was written before is in the store (it always is: this asks the server all the
+        same)."""
+        self._request(_FLUSH, 0, 0, ffi.NULL)
+
+    def _transfer(self, op: int, page: int, count: int, buffer: Any) -> None:
+        data = ffi.cast("char *", buffer)
+        for first in range(0, count, self.max_pages):
+            step = min(self.max_pages, count - first)
+            self._request(op, page + first, step, data + first * PAGE)
+
+    def _request(self, op: int, page: int, count: int, data: Any) -> None:
+        if page < 0 or count < 0:
+            raise ValueError("negative page number or count")
+        if self._client == ffi.NULL:
+            raise ValueError(f"{self.name} was closed")
+        result = lib.tz_local_io(self._client, op, page, count, data, int(self.timeout * 1000))
+        if result:
+            raise OSError(-result, os.strerror(-result), f"{self.name}, page {page}")

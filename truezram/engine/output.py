@@ -1,0 +1,75 @@
+"""What verbs print: JSON with its schema, aligned tables, and progress on the terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+def print_json(verb: str, body: dict[str, Any], version: int = 1) -> None:
+    """One JSON document on stdout: ``{"schema": "truezram.VERB/1", ...}``. Sizes in bytes, times in ns or seconds by
+    name."""
+    json.dump({"schema": f"truezram.{verb}/{version}", **body}, sys.stdout, indent=2, ensure_ascii=False)
+    sys.stdout.write("\n")
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of a table. `keep` is its rank: where the terminal is too narrow, the highest ranks go first."""
+
+    title: str
+    right: bool = False
+    keep: int = 0
+
+
+def format_table(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int | None = None) -> str:
+    """The table as text, columns aligned, two blanks apart.
+
+    With a `width` whole columns are left out until it fits, and a last line names them; cells are never cut. Without
+    one (a pipe, a file) everything is there.
+    """
+    chosen = list(range(len(columns)))
+    widths = [max(len(column.title), *(len(row[i]) for row in rows), 0) for i, column in enumerate(columns)]
+    while width is not None and sum(widths[i] + 2 for i in chosen) - 2 > width:
+        last = max(chosen, key=lambda i: (columns[i].keep, i))
+        if columns[last].keep == 0:
+            break
+        chosen.remove(last)
+    lines = []
+    for row in ([column.title for column in columns], *rows):
+        cells = [row[i].rjust(widths[i]) if columns[i].right else row[i].ljust(widths[i]) for i in chosen]
+        lines.append("  ".join(cells).rstrip())
+    left_out = [column.title for i, column in enumerate(columns) if i not in chosen]
+    if left_out:
+        lines.append(f"(not shown, for want of width: {', '.join(left_out)})")
+    return "\n".join(lines)
+
+
+def terminal_width() -> int | None:
+    """Columns of the terminal on stdout; None when stdout is no terminal."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+class ProgressLine:
+    """One line on the terminal's stderr that is written over; silent when stderr is no terminal."""
+
+    def __init__(self) -> None:
+        self._shown = False
+        self._live = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+
+    def show(self, text: str) -> None:
+        if self._live:
+            sys.stderr.write(f"\r\x1b[K{text}")
+            sys.stderr.flush()
+            self._shown = True
+
+    def clear(self) -> None:
+        if self._shown:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+            self._shown = False

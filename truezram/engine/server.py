@@ -1,0 +1,226 @@
+"""Starts truezramd and waits for its word, in bounded time; cleans up after one that died.
+
+`start` returns when the device is usable, or raises with the server's own reason and nothing left behind. The server
+is a session of its own: it outlives whoever started it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from truezram._native import ffi, lib
+from truezram.engine import config
+from truezram.engine.client import Client, Entry
+from truezram.engine.control import printable
+from truezram.engine.errors import Failed, TruezramError, from_exit_code
+from truezram.engine.stats_page import StatsPage, Unreadable, is_running
+
+READY_TIMEOUT = 15.0
+CLEANUP_TIMEOUT = 15.0
+_READY_SIZE = ffi.sizeof("struct tz_ready")
+_children: list[subprocess.Popen[bytes]] = []
+"""Servers that this process started, to be reaped when they end (a long-lived app would collect zombies)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """The command line of one server; None leaves the choice to the server."""
+
+    transport: str
+    size: int
+    algorithm: str
+    mem_limit: int = 0
+    id: int | None = None
+    queues: int | None = None
+    queue_depth: int | None = None
+
+    def argv(self, run_dir: Path) -> list[str]:
+        out = [str(config.server_path()), "--transport", self.transport, "--size", str(self.size)]
+        out += ["--algorithm", self.algorithm]
+        for option, value in (
+            ("--mem-limit", self.mem_limit or None),
+            ("--id", self.id),
+            ("--queues", self.queues),
+            ("--queue-depth", self.queue_depth),
+        ):
+            if value is not None:
+                out += [option, str(value)]
+        return [*out, "--run-dir", str(run_dir)]
+
+
+def start(launch: Launch, run_dir: Path, timeout: float = READY_TIMEOUT) -> Entry:
+    """Starts a server; returns its entry once the device is usable. Raises with the server's reason otherwise."""
+    reap()
+    what = f"cannot create the {launch.transport} device"
+    argv = launch.argv(run_dir)
+    read_end, write_end = os.pipe2(os.O_CLOEXEC)
+    # What the server says before it has a log of its own. A memfd, because it can neither fill up a disk nor block.
+    errors = os.memfd_create("truezramd-stderr", os.MFD_CLOEXEC)
+    try:
+        try:
+            process = subprocess.Popen(
+                [*argv, "--ready-fd", str(write_end)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+                pass_fds=(write_end,),
+                start_new_session=True,
+                cwd="/",
+            )
+        except OSError as error:
+            raise Failed(what, f"{argv[0]} cannot be run: {error.strerror}", "Install the package again") from None
+        finally:
+            os.close(write_end)
+        try:
+            message = _read_ready(read_end, time.monotonic() + timeout)
+            entry = _understand(what, message, process, errors, run_dir, launch, timeout)
+        except BaseException:
+            # Whatever happened, an interrupt too: nothing half-made stays behind.
+            _abandon(process, run_dir, launch)
+            raise
+        _children.append(process)
+        return entry
+    finally:
+        os.close(read_end)
+        os.close(errors)
+
+
+def reap() -> None:
+    """Collects ended servers that this process started."""
+    _children[:] = [process for process in _children if process.poll() is None]
+
+
+def _read_ready(fd: int, deadline: float) -> bytes | None:
+    """The server's message, b"" or a part of it when it closed early, None when the time is up."""
+    data = b""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    while len(data) < _READY_SIZE:
+        left = deadline - time.monotonic()
+        if left <= 0 or not poll.poll(left * 1000):
+            return None
+        chunk = os.read(fd, _READY_SIZE - len(data))
+        if not chunk:
+            break
+        data += chunk
+    return data
+
+
+def _understand(
+    what: str,
+    message: bytes | None,
+    process: subprocess.Popen[bytes],
+    errors: int,
+    run_dir: Path,
+    launch: Launch,
+    timeout: float,
+) -> Entry:
+    if message is None:
+        said = _tail(errors)
+        why = f"the server was not ready within {timeout:g} s and was ended" + (f"; it said: {said}" if said else "")
+        raise Failed(what, why, "Try again; if it happens again, see the kernel log (dmesg)")
+    ready = ffi.new("struct tz_ready *")
+    if len(message) == _READY_SIZE:
+        ffi.memmove(ready, message, _READY_SIZE)
+    if ready.magic != lib.TZ_MSG_MAGIC or ready.version != lib.TZ_MSG_VERSION:
+        if not message:
+            raise Failed(
+                what, f"the server {_ending(process)} before it was ready: {_tail(errors) or 'it said nothing'}"
+            )
+        raise Failed(what, "the server's message is not understood", "Install the package again")
+    text = printable(ffi.string(ready.text))
+    if ready.status:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(5)
+        raise from_exit_code(ready.exit_code, what, text or _tail(errors))
+    return Entry(run_dir, printable(ffi.string(ready.name)))
+
+
+def _ending(process: subprocess.Popen[bytes]) -> str:
+    """How a server that closed its end without a word ended."""
+    try:
+        code = process.wait(5)
+    except subprocess.TimeoutExpired:
+        return "closed its message pipe"
+    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+
+
+def _tail(fd: int, lines: int = 3) -> str:
+    """The last lines that the server wrote, as one."""
+    size = os.fstat(fd).st_size
+    data = os.pread(fd, 4096, max(0, size - 4096))
+    return "; ".join(printable(line.strip()) for line in data.splitlines()[-lines:] if line.strip())
+
+
+def _abandon(process: subprocess.Popen[bytes], run_dir: Path, launch: Launch) -> None:
+    """Ends a server that is of no use and removes what it made."""
+    number = launch.id
+    if number is None:
+        with Client([run_dir]) as client:
+            for entry in client.entries():
+                if entry.transport == launch.transport and _pid(entry) == process.pid:
+                    number = entry.id
+    process.kill()
+    process.wait()
+    if number is not None:
+        entry = Entry(run_dir, f"{'ublkb' if launch.transport == 'ublk' else 'local'}{number}")
+        # An id that was in use is somebody else's: only what is left of the dead server is removed.
+        if entry.stats.exists() and _pid(entry) in (process.pid, None):
+            with contextlib.suppress(TruezramError):
+                cleanup(entry)
+
+
+def _pid(entry: Entry) -> int | None:
+    """The server's pid by its statistics page; None when the page cannot be read."""
+    try:
+        page = StatsPage(entry.stats)
+    except Unreadable:
+        return None
+    try:
+        return int(page.read().head.pid)
+    except Unreadable:
+        return None
+    finally:
+        page.close()
+
+
+def server_of(entry: Entry) -> int | None:
+    """The pid of the running server of an entry; None when it is dead or the entry unreadable."""
+    try:
+        page = StatsPage(entry.stats)
+    except Unreadable:
+        return None
+    try:
+        head = page.read().head
+        return int(head.pid) if is_running(head.pid, head.pid_start) else None
+    except Unreadable:
+        return None
+    finally:
+        page.close()
+
+
+def cleanup(entry: Entry) -> None:
+    """Removes what a dead server left: its ublk device and its files. The caller has seen to it that nobody uses
+    them."""
+    argv = [str(config.server_path()), "--cleanup", "--run-dir", str(entry.directory)]
+    argv += ["--id", str(entry.id), "--transport", entry.transport]
+    what = f"cannot clean up {entry.name}"
+    try:
+        done = subprocess.run(
+            argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=CLEANUP_TIMEOUT, cwd="/", check=False
+        )
+    except subprocess.TimeoutExpired:
+        why = f"truezramd --cleanup did not end within {CLEANUP_TIMEOUT:g} s"
+        raise Failed(what, why, "See whether something still has the device open, and the kernel log (dmesg)") from None
+    except OSError as error:
+        raise Failed(what, f"{argv[0]} cannot be run: {error.strerror}", "Install the package again") from None
+    if done.returncode:
+        said = "; ".join(printable(line) for line in done.stderr.splitlines()[-3:])
+        raise from_exit_code(done.returncode, what, said or f"truezramd --cleanup ended with {done.returncode}")

@@ -1,0 +1,85 @@
+"""``truezram create``: makes a device and prints its path."""
+
+from __future__ import annotations
+
+import argparse
+
+from truezram.engine.errors import UsageError
+from truezram.engine.output import print_json
+
+NAME = "create"
+HELP = "make a compressed RAM block device and print its path"
+
+
+def number(text: str) -> int:
+    """A whole number, as argparse's ``type``: more is checked later, with the reason."""
+    if not text.isascii() or not text.lstrip("+-").isdigit() or len(text) > 12:
+        raise UsageError(f"invalid number {text[:40]!r}", "it is not a whole number", "Write digits only")
+    return int(text)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--size",
+        required=True,
+        metavar="SIZE",
+        help="logical size: 512M, 8G, 1.5GiB (powers of 1024; not the RAM it takes)",
+    )
+    parser.add_argument(
+        "--algorithm", metavar="NAME[:LEVEL]", help="codec, with a level where it has some (default: fast, else lz4)"
+    )
+    parser.add_argument(
+        "--mem-limit", metavar="SIZE", help="most memory that it may take; writes beyond it fail (default: none)"
+    )
+    parser.add_argument("--id", type=number, metavar="N", help="number of the device (default: the first that is free)")
+    parser.add_argument(
+        "--queues", type=number, metavar="N", help="I/O queues (default: ublk one per CPU, up to 4; local 1)"
+    )
+    parser.add_argument(
+        "--queue-depth", type=number, metavar="N", help="requests in flight per queue (default: ublk 64, local 16)"
+    )
+    parser.add_argument(
+        "--transport",
+        choices=("ublk", "local"),
+        default="ublk",
+        help="ublk: a block device in /dev, needs root; local: no node in /dev, for truezram's own programs"
+        " (default: ublk)",
+    )
+    parser.add_argument("--swap", action="store_true", help="make it swap space and switch that on")
+    parser.add_argument(
+        "--priority", type=number, metavar="N", help="priority of the swap space, 0 to 32767 (default: 100)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    from truezram.engine.device import CreateOptions, create, parse_mem_limit
+    from truezram.engine.units import parse_disksize
+
+    options = CreateOptions(
+        size=parse_disksize(args.size),
+        algorithm=args.algorithm,
+        mem_limit=parse_mem_limit(args.mem_limit) if args.mem_limit is not None else 0,
+        id=args.id,
+        queues=args.queues,
+        queue_depth=args.queue_depth,
+        transport=args.transport,
+        swap=args.swap,
+        priority=args.priority,
+    )
+    made = create(options)
+    if args.json:
+        body = {
+            "name": made.name,
+            "path": made.path,
+            "transport": made.options.transport,
+            "id": made.entry.id,
+            "disksize": made.options.size,
+            "algorithm": made.options.algorithm,
+            "mem_limit": made.options.mem_limit,
+            "swap": made.options.swap,
+            "priority": made.options.priority,
+        }
+        print_json(NAME, body)
+    else:
+        print(made.path)
+    return 0

@@ -1,0 +1,219 @@
+"""``truezram stat``: everything known about devices, under the names of zram's mm_stat and io_stat."""
+
+from __future__ import annotations
+
+import argparse
+from datetime import datetime
+from typing import Any
+
+from truezram.engine.errors import NotFound
+from truezram.engine.model import DeviceSnapshot, QueueSnapshot
+from truezram.engine.output import print_json
+from truezram.engine.rates import latency_floor, percentile
+from truezram.engine.units import format_ns, format_ratio, format_size
+
+NAME = "stat"
+HELP = "show everything about devices: memory, requests, latencies, queues"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "device", nargs="*", metavar="DEVICE", help="0, ublkb0, /dev/ublkb0, local0, zram0 (default: all)"
+    )
+
+
+def choose(devices: tuple[DeviceSnapshot, ...], words: list[str]) -> list[DeviceSnapshot]:
+    """The devices that the words name, in their order; all without words. Raises `NotFound`, `UsageError`."""
+    from truezram.engine.client import candidates
+
+    if not words:
+        return list(devices)
+    out = []
+    for word in words:
+        names = candidates(word)
+        found = [device for device in devices if device.name in names]
+        if not found:
+            known = ", ".join(device.name for device in devices)
+            raise NotFound(f"no device {word}", f"there are: {known}" if known else "no device is running", "")
+        out += [device for device in found if device not in out]
+    return out
+
+
+def mm_stat(device: DeviceSnapshot) -> dict[str, int]:
+    """The kernel's mm_stat, in its order."""
+    return {
+        "orig_data_size": device.orig_data_size,
+        "compr_data_size": device.compr_data_size,
+        "mem_used_total": device.mem_used_total,
+        "mem_limit": device.mem_limit,
+        "mem_used_max": device.mem_used_max,
+        "same_pages": device.same_pages,
+        "pages_compacted": device.pages_compacted,
+        "huge_pages": device.huge_pages,
+        "huge_pages_since": device.total.huge_pages_since,
+    }
+
+
+def io_stat(device: DeviceSnapshot) -> dict[str, int]:
+    """The kernel's io_stat, in its order, then ours. notify_free counts pages that were discarded."""
+    total = device.total
+    return {
+        "failed_reads": total.failed_reads,
+        "failed_writes": total.failed_writes,
+        "invalid_io": total.invalid_io,
+        "notify_free": total.pages_discarded,
+        "num_reads": total.num_reads,
+        "num_writes": total.num_writes,
+        "num_discards": total.num_discards,
+        "num_flushes": total.num_flushes,
+        "pages_read": total.pages_read,
+        "pages_written": total.pages_written,
+        "enospc": total.enospc,
+        "checksum_errors": total.checksum_errors,
+        "swap_writes": total.swap_writes,
+        "deferred_writes": total.deferred_writes,
+    }
+
+
+def latency(histogram: tuple[int, ...]) -> dict[str, Any]:
+    """Percentiles in ns, and the bins that are not empty as [lower bound in ns, requests]."""
+    return {
+        "requests": sum(histogram),
+        "p50_ns": percentile(histogram, 0.50),
+        "p99_ns": percentile(histogram, 0.99),
+        "p999_ns": percentile(histogram, 0.999),
+        "histogram": [[latency_floor(i), count] for i, count in enumerate(histogram) if count],
+    }
+
+
+def queue_json(queue: QueueSnapshot) -> dict[str, Any]:
+    """One queue's load."""
+    return {
+        "cpu": queue.cpu,
+        "tid": queue.tid,
+        "num_reads": queue.num_reads,
+        "num_writes": queue.num_writes,
+        "num_discards": queue.num_discards,
+        "pages_read": queue.pages_read,
+        "pages_written": queue.pages_written,
+        "drains": queue.drains,
+        "busy_ns": queue.busy_ns,
+    }
+
+
+def as_json(device: DeviceSnapshot) -> dict[str, Any]:
+    """One device of the document ``truezram.stat/1``."""
+    total = device.total
+    return {
+        "name": device.name,
+        "path": device.path,
+        "kind": device.kind,
+        "transport": device.transport,
+        "state": device.state,
+        "pid": device.pid,
+        "created": device.created,
+        "algorithm": device.algorithm,
+        "isa": device.isa,
+        "disksize": device.disksize,
+        "ratio": device.ratio,
+        "compression_ratio": device.compression_ratio,
+        "mm_stat": mm_stat(device),
+        "io_stat": io_stat(device),
+        "table_bytes": device.table_bytes,
+        "reserve_bytes": device.reserve_bytes,
+        "kind_pages": dict(device.kind_pages),
+        "size_pages": [[(i + 1) * 64, count] for i, count in enumerate(device.size_pages) if count],
+        "classes": [
+            {
+                "object_size": item.object_size,
+                "objects_per_slab": item.objects_per_slab,
+                "slabs": item.slabs,
+                "objects": item.objects,
+            }
+            for item in device.classes
+        ],
+        "compress_ns": total.compress_ns,
+        "compress_bytes_in": total.compress_bytes_in,
+        "compress_bytes_out": total.compress_bytes_out,
+        "decompress_ns": total.decompress_ns,
+        "decompress_bytes_out": total.decompress_bytes_out,
+        "read_latency": latency(total.read_lat),
+        "write_latency": latency(total.write_lat),
+        "nr_queues": device.nr_queues,
+        "queue_depth": device.queue_depth,
+        "queues": [queue_json(queue) for queue in device.queues],
+        "memory_locked": device.memory_locked,
+        "noswap_tmpfs": device.noswap_tmpfs,
+        "io_flusher": device.io_flusher,
+        "swap_priority": device.swap_priority,
+        "swap_used": device.swap_used,
+        "mountpoints": list(device.mountpoints),
+        "server_cpu_ns": device.server_cpu_ns,
+        "last_error": device.last_error,
+        "last_error_time": device.last_error_time,
+    }
+
+
+def lines(device: DeviceSnapshot) -> list[tuple[str, str]]:
+    """(label, value) lines for people."""
+    kind = "kernel zram, read-only to truezram" if device.kind == "zram" else f"transport {device.transport}"
+    if device.transport == "local" and device.kind != "zram":
+        kind += ": no node in /dev, for truezram's own programs"
+    out = [("", f"{device.path}  {device.state}  ({kind})")]
+    if device.state != "live" and device.last_error:
+        out.append(("reason", device.last_error))
+    if device.state == "unreadable":
+        return out
+    yes = {True: "yes", False: "no"}
+    out.append(("algorithm", device.algorithm + (f" ({device.isa})" if device.isa else "")))
+    out.append(("disksize", format_size(device.disksize)))
+    for name, value in mm_stat(device).items():
+        is_size = name.endswith("_size") or name.startswith("mem_")
+        text = format_size(value) if is_size else str(value)
+        out.append((name, "none" if name == "mem_limit" and not value else text))
+    out.append(("ratio", f"{format_ratio(device.ratio)} (objects alone {format_ratio(device.compression_ratio)})"))
+    if device.kind != "zram":
+        out.append(("table, reserve", f"{format_size(device.table_bytes)}, {format_size(device.reserve_bytes)}"))
+        kinds = ", ".join(f"{name} {count}" for name, count in device.kind_pages)
+        out.append(("pages by kind", kinds or "none stored"))
+    out += [(name, str(value)) for name, value in io_stat(device).items()]
+    for name, histogram in (("read latency", device.total.read_lat), ("write latency", device.total.write_lat)):
+        if sum(histogram):
+            text = f"p50 {format_ns(percentile(histogram, 0.5))}, p99 {format_ns(percentile(histogram, 0.99))}"
+            out.append((name, text))
+    if device.kind != "zram":
+        out.append(("queues", f"{device.nr_queues} of depth {device.queue_depth}"))
+        for index, queue in enumerate(device.queues):
+            where = f"CPU {queue.cpu}" if queue.cpu is not None else "any CPU"
+            text = f"{where}, {queue.num_reads} reads, {queue.num_writes} writes, {queue.num_discards} discards"
+            out.append((f"queue {index}", text))
+        locked = f"locked {yes[device.memory_locked]}, noswap tmpfs {yes[device.noswap_tmpfs]}"
+        out.append(("memory", f"{locked}, io_flusher {yes[device.io_flusher]}"))
+        out.append(("server", f"pid {device.pid}, {format_ns(device.server_cpu_ns)} of CPU"))
+        out.append(("created", datetime.fromtimestamp(device.created).isoformat(" ", "seconds")))
+    if device.swap_priority is not None:
+        out.append(("swap", f"priority {device.swap_priority}, {format_size(device.swap_used)} used"))
+    if device.mountpoints:
+        out.append(("mounted on", ", ".join(device.mountpoints)))
+    if device.state == "live" and device.last_error:
+        when = datetime.fromtimestamp(device.last_error_time).isoformat(" ", "seconds")
+        out.append(("last error", f"{device.last_error} ({when})"))
+    return out
+
+
+def run(args: argparse.Namespace) -> int:
+    from truezram.engine.client import Client
+
+    with Client() as client:
+        devices = choose(client.snapshot().devices, args.device)
+    if args.json:
+        print_json(NAME, {"devices": [as_json(device) for device in devices]})
+        return 0
+    if not devices:
+        print("No compressed device. Make one: truezram create --size 1G (as root), or see one at work: truezram demo")
+    for index, device in enumerate(devices):
+        if index:
+            print()
+        for label, value in lines(device):
+            print(f"  {label:<18}{value}" if label else value)
+    return 0

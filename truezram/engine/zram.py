@@ -1,0 +1,114 @@
+"""The kernel's own zram devices, read from sysfs, as the snapshots that the app shows beside ours. Nothing is written.
+
+`mm_stat`, `io_stat` and the other files are described in the kernel's Documentation/admin-guide/blockdev/zram.rst.
+Fields that the kernel does not give stay 0; kernels before 4.7 or so give fewer columns, later ones more.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from truezram.engine import procfs
+from truezram.engine.model import DeviceSnapshot, QueueSnapshot, SwapArea
+
+_SECTOR = 512
+_PAGE = 4096
+
+
+def _numbers(path: str, least: int) -> list[int]:
+    """The columns of a statistics file, padded with zeros to `least`; zeros when it cannot be read."""
+    found = []
+    for word in (procfs.read_text(path) or "").split():
+        if not (word.isascii() and word.isdigit()):
+            break
+        found.append(int(word))
+    return found + [0] * max(0, least - len(found))
+
+
+def _algorithm(text: str) -> str:
+    """The one in brackets: ``lzo [lz4] zstd``."""
+    match = re.search(r"\[([^\]]+)\]", text)
+    return match[1] if match else text
+
+
+def _mountpoints(root: Path) -> dict[str, list[str]]:
+    """Mount points by MAJOR:MINOR."""
+    found: dict[str, list[str]] = {}
+    for line in (procfs.read_text(f"{root}/proc/self/mountinfo") or "").split("\n"):
+        fields = line.split(" ")
+        if len(fields) > 4:
+            found.setdefault(fields[2], []).append(procfs.unescape(fields[4]))
+    return found
+
+
+def device(
+    name: str, root: Path = procfs.ROOT, swap: SwapArea | None = None, mountpoints: Sequence[str] = ()
+) -> DeviceSnapshot | None:
+    """The zram device `name` ("zram0"); None when it is gone or has no size yet (not set up)."""
+    folder = f"{root}/sys/block/{name}"
+    disksize = procfs.read_int(f"{folder}/disksize")
+    if not disksize:
+        return None
+    orig, compr, used, limit, used_max, same, compacted, huge, huge_since = _numbers(f"{folder}/mm_stat", 9)[:9]
+    failed_reads, failed_writes, invalid_io, _ = _numbers(f"{folder}/io_stat", 4)[:4]
+    stat = _numbers(f"{folder}/stat", 15)
+    reads, writes = stat[2] * _SECTOR // _PAGE, stat[6] * _SECTOR // _PAGE
+    discarded = stat[13] * _SECTOR // _PAGE
+    return DeviceSnapshot(
+        name=name,
+        path=f"/dev/{name}",
+        kind="zram",
+        transport="kernel",
+        state="live",
+        time=time.monotonic(),
+        algorithm=_algorithm(procfs.read_text(f"{folder}/comp_algorithm") or ""),
+        disksize=disksize,
+        mem_limit=limit,
+        orig_data_size=orig,
+        compr_data_size=compr,
+        mem_used_total=used,
+        mem_used_max=used_max,
+        same_pages=same,
+        huge_pages=huge,
+        pages_compacted=compacted,
+        total=QueueSnapshot(
+            num_reads=stat[0],
+            num_writes=stat[4],
+            num_discards=stat[11],
+            pages_read=reads,
+            pages_written=writes,
+            pages_discarded=discarded,
+            failed_reads=failed_reads,
+            failed_writes=failed_writes,
+            invalid_io=invalid_io,
+            huge_pages_since=huge_since,
+        ),
+        swap_priority=swap.priority if swap else None,
+        swap_used=swap.used if swap else 0,
+        mountpoints=tuple(mountpoints),
+    )
+
+
+def devices(root: Path = procfs.ROOT, areas: Sequence[SwapArea] | None = None) -> list[DeviceSnapshot]:
+    """All zram devices that are set up, by number. `areas`: the lines of /proc/swaps where the caller has them
+    already."""
+    try:
+        entries = os.listdir(f"{root}/sys/block")  # noqa: PTH208
+    except OSError:
+        return []
+    names = [name for name in entries if re.fullmatch(r"zram\d{1,7}", name, re.ASCII)]
+    if not names:
+        return []
+    by_path = {area.path: area for area in (procfs.swaps(root) if areas is None else areas)}
+    mounted = _mountpoints(root)
+    found = []
+    for name in sorted(names, key=lambda name: int(name[4:])):
+        number = procfs.read_text(f"{root}/sys/block/{name}/dev") or ""
+        snapshot = device(name, root, by_path.get(f"/dev/{name}"), mounted.get(number, ()))
+        if snapshot is not None:
+            found.append(snapshot)
+    return found

@@ -1,0 +1,159 @@
+/* stats.c - the statistics page: laid out by the server, read by everyone else (layout and rules: stats.h).
+ *
+ * Readers share the page with threads that write it all the time, so they copy word by word with relaxed atomic loads
+ * (no torn 64-bit value, nothing undefined) and accept a copy only between two equal even values of the sequence
+ * counter. The page comes from a file that anything may have written: every number used as an index or a length is
+ * taken from one copy and checked against the mapping before it is used.
+ */
+#include "stats.h"
+
+#include <stdint.h>
+#include <string.h>
+#include <time.h>
+
+#define WORDS(type) (sizeof(type) / sizeof(uint64_t))
+#define WORD_OF(type, member) (offsetof(type, member) / sizeof(uint64_t))
+#define SPIN_TRIES 64		/* a writer that runs is done within a few */
+#define SLEEP_TRIES 200		/* a writer that lost its CPU needs the scheduler: 200 * 50 us */
+
+_Static_assert(sizeof(struct tz_stats) % 8 == 0, "copied by 8-byte words");
+_Static_assert(sizeof(struct tz_queue_stats) % 64 == 0, "queues do not share cache lines");
+_Static_assert(offsetof(struct tz_stats, seq) % 8 == 0, "seq is a word");
+_Static_assert(offsetof(struct tz_queue_stats, seq) == 0, "the counters follow seq");
+_Static_assert(offsetof(struct tz_queue_stats, cpu) % 8 == 0, "everything before cpu is 64-bit values");
+
+static size_t round64(size_t n)
+{
+	return (n + 63) & ~(size_t)63;
+}
+
+size_t tz_stats_size(unsigned nr_queues)
+{
+	return round64(sizeof(struct tz_stats)) + (size_t)nr_queues * round64(sizeof(struct tz_queue_stats));
+}
+
+int tz_stats_init(struct tz_stats *s, size_t len, unsigned nr_queues)
+{
+	if (!nr_queues || nr_queues > TZ_MAX_QUEUES || len < tz_stats_size(nr_queues) || ((uintptr_t)s & 63))
+		return -1;
+	memset(s, 0, tz_stats_size(nr_queues));
+	s->version = TZ_STATS_VERSION;
+	s->size = (uint32_t)tz_stats_size(nr_queues);
+	s->queue_offset = (uint32_t)round64(sizeof(struct tz_stats));
+	s->queue_stride = (uint32_t)round64(sizeof(struct tz_queue_stats));
+	s->nr_queues = nr_queues;
+	for (unsigned i = 0; i < nr_queues; i++)
+		tz_stats_queue(s, i)->cpu = UINT32_MAX;
+	/* Last: until the magic is there, a reader takes the file for something else. */
+	__atomic_store_n(&s->magic, TZ_STATS_MAGIC, __ATOMIC_RELEASE);
+	return 0;
+}
+
+static void copy_words(uint64_t *dst, const uint64_t *src, size_t from, size_t to)
+{
+	for (size_t i = from; i < to; i++)
+		dst[i] = __atomic_load_n(&src[i], __ATOMIC_RELAXED);
+}
+
+/* Copies words [0, words), of which seq_word is the sequence counter. 0, or -2 when it never was the same even value
+ * before and after; dst then holds the last try. */
+static int copy_under_seq(uint64_t *dst, const uint64_t *src, size_t words, size_t seq_word)
+{
+	for (unsigned try = 0; try < SPIN_TRIES + SLEEP_TRIES; try++) {
+		uint64_t before = __atomic_load_n(&src[seq_word], __ATOMIC_ACQUIRE);
+
+		copy_words(dst, src, 0, words);
+		__atomic_thread_fence(__ATOMIC_ACQUIRE);
+		if (!(before & 1) && __atomic_load_n(&src[seq_word], __ATOMIC_RELAXED) == before)
+			return 0;
+		if (try >= SPIN_TRIES)
+			nanosleep(&(struct timespec){ .tv_nsec = 50000 }, NULL);
+	}
+	return -2;
+}
+
+static int refuse(const char **why, const char *text)
+{
+	if (why)
+		*why = text;
+	return -1;
+}
+
+/* Copies the head and checks all that later indexing relies on. */
+static int read_head(const void *map, size_t len, struct tz_stats *head, const char **why)
+{
+	if (len < sizeof(*head) || ((uintptr_t)map & 7))
+		return refuse(why, "shorter than a statistics page");
+	if (__atomic_load_n(&((const struct tz_stats *)map)->magic, __ATOMIC_ACQUIRE) != TZ_STATS_MAGIC)
+		return refuse(why, "not a statistics page (wrong magic)");
+
+	int result = copy_under_seq((void *)head, map, WORDS(struct tz_stats), WORD_OF(struct tz_stats, seq));
+
+	if (head->version != TZ_STATS_VERSION)
+		return refuse(why, "a statistics page of another version of truezram");
+	if (!head->nr_queues || head->nr_queues > TZ_MAX_QUEUES)
+		return refuse(why, "damaged statistics page (number of queues)");
+	if (head->queue_offset < sizeof(*head) || head->queue_stride < sizeof(struct tz_queue_stats) ||
+	    head->queue_offset % 64 || head->queue_stride % 64)
+		return refuse(why, "damaged statistics page (queue layout)");
+	if (head->size > len ||
+	    (uint64_t)head->queue_offset + (uint64_t)head->nr_queues * head->queue_stride > head->size)
+		return refuse(why, "statistics page cut short");
+	if (head->nr_classes > TZ_MAX_CLASSES)
+		return refuse(why, "damaged statistics page (number of size classes)");
+	head->name[sizeof(head->name) - 1] = 0;
+	head->server_version[sizeof(head->server_version) - 1] = 0;
+	head->algorithm[sizeof(head->algorithm) - 1] = 0;
+	head->last_error[sizeof(head->last_error) - 1] = 0;
+	if (result)
+		refuse(why, "the statistics page kept changing while it was read");
+	return result;
+}
+
+static int copy_queue(const void *map, const struct tz_stats *head, unsigned queue, struct tz_queue_stats *out,
+	const char **why)
+{
+	const uint64_t *src = (const void *)((const char *)map + head->queue_offset +
+		(size_t)queue * head->queue_stride);
+	size_t counters = WORD_OF(struct tz_queue_stats, read_lat);
+	int result = copy_under_seq((void *)out, src, counters, 0);
+
+	copy_words((void *)out, src, counters, WORDS(struct tz_queue_stats));
+	if (result)
+		refuse(why, "the statistics page kept changing while it was read");
+	return result;
+}
+
+int tz_stats_read_queue(const void *map, size_t len, unsigned queue, struct tz_queue_stats *out, const char **why)
+{
+	struct tz_stats head;
+	int result = read_head(map, len, &head, why);
+
+	if (result == -1)
+		return -1;
+	if (queue >= head.nr_queues)
+		return refuse(why, "no such queue");
+	return copy_queue(map, &head, queue, out, why);
+}
+
+int tz_stats_read(const void *map, size_t len, struct tz_stats_sum *out, const char **why)
+{
+	memset(out, 0, sizeof(*out));
+	int result = read_head(map, len, &out->head, why);
+
+	if (result == -1)
+		return -1;
+	uint64_t *total = (void *)&out->total;
+
+	for (unsigned i = 0; i < out->head.nr_queues; i++) {
+		struct tz_queue_stats q;
+
+		if (copy_queue(map, &out->head, i, &q, why))
+			result = -2;
+		/* Counters, gauges (two's complement) and histograms all add as 64-bit words. */
+		for (size_t w = 1; w < WORD_OF(struct tz_queue_stats, cpu); w++)
+			total[w] += ((const uint64_t *)(const void *)&q)[w];
+	}
+	out->total.cpu = UINT32_MAX;
+	return result;
+}

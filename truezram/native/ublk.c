@@ -1,0 +1,296 @@
+/* ublk.c - control commands of a ublk device (interface: ublk.h).
+ *
+ * Life cycle:
+ *
+ *	open /dev/ublk-control		tz_ublk_open: GET_FEATURES tells which opcodes and flags this kernel has
+ *	ADD_DEV				tz_ublk_add: flags are asked for, then read back: the kernel drops unknown ones silently
+ *	SET_PARAMS, open /dev/ublkcN
+ *	  queue threads: FETCH_REQ for every tag (queue_ublk.c)
+ *	START_DEV			tz_ublk_start: blocks until all tags are fetched, then adds the disk (and scans partitions, which
+ *					reads: the queue threads serve already)
+ *	...
+ *	STOP_DEV			tz_ublk_stop: the disk goes, the queues see -ENODEV and end
+ *	close char device, DEL_DEV	tz_ublk_delete
+ *
+ * All control commands are io_uring passthrough commands on one small ring with 128-byte SQEs.
+ */
+#include "ublk.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+enum {
+	CMD_GET_QUEUE_AFFINITY = 0x01, CMD_GET_DEV_INFO = 0x02, CMD_ADD_DEV = 0x04, CMD_DEL_DEV = 0x05,
+	CMD_START_DEV = 0x06, CMD_STOP_DEV = 0x07, CMD_SET_PARAMS = 0x08, CMD_GET_FEATURES = 0x13,
+	CMD_DEL_DEV_ASYNC = 0x14
+};
+
+#define PARAM_BASIC 1u
+#define PARAM_DISCARD 2u
+#define DISCARD_SECTORS (1u << 19)	/* 256 MiB a request: some 10 ms of a queue's time */
+
+struct params {
+	uint32_t len, types;
+	struct {
+		uint32_t attrs;
+		uint8_t logical_bs_shift, physical_bs_shift, io_opt_shift, io_min_shift;
+		uint32_t max_sectors, chunk_sectors;
+		uint64_t dev_sectors, virt_boundary_mask;
+	} basic;
+	struct {
+		uint32_t alignment, granularity, max_sectors, max_write_zeroes_sectors;
+		uint16_t max_segments, reserved;
+	} discard;
+};
+
+static uint32_t encode(const struct tz_ublk *u, unsigned nr)
+{
+	if (!u->ioctl_encoded)
+		return nr;
+	if (nr == CMD_GET_QUEUE_AFFINITY || nr == CMD_GET_DEV_INFO || nr == CMD_GET_FEATURES || nr == CMD_DEL_DEV_ASYNC)
+		return (uint32_t)_IOR('u', nr, struct ublk_ctrl_cmd);
+	return (uint32_t)_IOWR('u', nr, struct ublk_ctrl_cmd);
+}
+
+/* One command, waited for. 0 or negative errno. */
+static int command(struct tz_ublk *u, unsigned nr, struct ublk_ctrl_cmd cmd)
+{
+	struct tz_sqe *sqe = tz_uring_sqe(&u->ring);
+	struct tz_cqe *cqe;
+	int rc;
+
+	if (!sqe)
+		return -EBUSY;
+	sqe->opcode = TZ_IORING_OP_URING_CMD;
+	sqe->fd = u->control_fd;
+	sqe->cmd_op = encode(u, nr);
+	memcpy(sqe->cmd, &cmd, sizeof cmd);
+	do {
+		rc = tz_uring_enter(&u->ring, 1, 0);
+		cqe = tz_uring_peek(&u->ring);
+	} while (!cqe && (rc == 0 || rc == -EINTR || rc == -EAGAIN));
+	if (!cqe)
+		return rc;
+	rc = cqe->res;
+	tz_uring_seen(&u->ring);
+	return rc < 0 ? rc : 0;
+}
+
+static struct ublk_ctrl_cmd for_device(const struct tz_ublk *u)
+{
+	return (struct ublk_ctrl_cmd){ .dev_id = u->info.dev_id, .queue_id = UINT16_MAX };
+}
+
+/* TRUEZRAM_DISABLE_UBLK, a comma list, makes a new kernel look older, so that tests reach every path: user_copy (before 6.5), ioctl
+ * (before 6.4). */
+static int disabled(const char *feature)
+{
+	const char *list = getenv("TRUEZRAM_DISABLE_UBLK");
+
+	return list && strstr(list, feature);
+}
+
+int tz_ublk_open(struct tz_ublk *u, char *why, size_t why_size)
+{
+	int rc;
+
+	memset(u, 0, sizeof *u);
+	u->char_fd = -1;
+	u->control_fd = open("/dev/ublk-control", O_RDWR | O_CLOEXEC);
+	if (u->control_fd < 0) {
+		rc = -errno;
+		snprintf(why, why_size, "cannot open /dev/ublk-control: %s%s", strerror(-rc), rc == -ENOENT
+			? ". Load the driver: modprobe ublk_drv (Linux 6.0 or later)" : rc == -EACCES ? ". Run as root" : "");
+		return rc;
+	}
+	rc = tz_uring_init(&u->ring, 4, 1);
+	if (rc < 0) {
+		snprintf(why, why_size, "cannot set up io_uring: %s%s", strerror(-rc),
+			rc == -EPERM ? ". The sysctl kernel.io_uring_disabled forbids it" : "");
+		close(u->control_fd);
+		return rc;
+	}
+	/* 6.5 and later know GET_FEATURES; 6.4 has ioctl-encoded opcodes without it; before, plain numbers. */
+	u->ioctl_encoded = !disabled("ioctl");
+	struct ublk_ctrl_cmd cmd = { .dev_id = UINT32_MAX, .queue_id = UINT16_MAX, .len = sizeof u->features,
+		.addr = (uint64_t)(uintptr_t)&u->features };
+	rc = command(u, CMD_GET_FEATURES, cmd);
+	if (rc < 0)
+		u->features = 0;
+	return 0;
+}
+
+static int set_params(struct tz_ublk *u, uint64_t disksize)
+{
+	struct params p = { .len = sizeof p, .types = PARAM_BASIC | PARAM_DISCARD };
+
+	p.basic.logical_bs_shift = p.basic.physical_bs_shift = p.basic.io_opt_shift = p.basic.io_min_shift = 12;
+	p.basic.max_sectors = u->info.max_io_buf_bytes >> 9;
+	p.basic.dev_sectors = disksize >> 9;
+	p.discard.granularity = 4096;
+	p.discard.max_sectors = p.discard.max_write_zeroes_sectors = DISCARD_SECTORS;
+	p.discard.max_segments = 1;
+	struct ublk_ctrl_cmd cmd = for_device(u);
+	cmd.addr = (uint64_t)(uintptr_t)&p;
+	cmd.len = sizeof p;
+	return command(u, CMD_SET_PARAMS, cmd);
+}
+
+static int add(struct tz_ublk *u, int id, unsigned queues, unsigned depth)
+{
+	uint64_t wanted = UBLK_F_CMD_IOCTL_ENCODE | UBLK_F_USER_COPY;
+
+	if (u->features)
+		wanted &= u->features;
+	if (!u->ioctl_encoded)
+		wanted &= ~UBLK_F_CMD_IOCTL_ENCODE;
+	if (disabled("user_copy"))
+		wanted &= ~UBLK_F_USER_COPY;
+	u->info = (struct ublk_dev_info){ .nr_hw_queues = (uint16_t)queues, .queue_depth = (uint16_t)depth,
+		.max_io_buf_bytes = TZ_UBLK_MAX_IO, .dev_id = (uint32_t)id, .ublksrv_pid = getpid(), .flags = wanted };
+	struct ublk_ctrl_cmd cmd = { .dev_id = (uint32_t)id, .queue_id = UINT16_MAX, .len = sizeof u->info,
+		.addr = (uint64_t)(uintptr_t)&u->info };
+	return command(u, CMD_ADD_DEV, cmd);
+}
+
+/* devtmpfs makes the node at once, a udev rule may take it away for a moment: retry for two seconds. */
+static int open_char(struct tz_ublk *u)
+{
+	char path[32];
+	struct timespec pause = { 0, 10000000 };
+
+	snprintf(path, sizeof path, "/dev/ublkc%u", u->info.dev_id);
+	for (int i = 0; i < 200; i++) {
+		u->char_fd = open(path, O_RDWR | O_CLOEXEC);
+		if (u->char_fd >= 0 || (errno != ENOENT && errno != EACCES && errno != EBUSY))
+			break;
+		nanosleep(&pause, NULL);
+	}
+	return u->char_fd < 0 ? -errno : 0;
+}
+
+int tz_ublk_add(struct tz_ublk *u, int id, unsigned queues, unsigned depth, uint64_t disksize, char *why, size_t why_size)
+{
+	int rc = add(u, id, queues, depth);
+
+	if ((rc == -EOPNOTSUPP || rc == -ENOTTY) && !u->features) {	/* a kernel before ioctl-encoded opcodes */
+		u->ioctl_encoded = 0;
+		rc = add(u, id, queues, depth);
+	}
+	if (rc < 0) {
+		snprintf(why, why_size, rc == -EEXIST ? "ublk device %d exists already" :
+			"the kernel refuses to add a ublk device (id %d): %s", id, strerror(-rc));
+		return rc;
+	}
+	u->added = 1;
+	if (u->info.nr_hw_queues < 1 || u->info.max_io_buf_bytes < 4096) {
+		snprintf(why, why_size, "the ublk driver made a device that cannot be served (%u queues, %u bytes a request)",
+			u->info.nr_hw_queues, u->info.max_io_buf_bytes);
+		return -EPROTO;
+	}
+	rc = set_params(u, disksize);
+	if (rc < 0) {
+		snprintf(why, why_size, "the kernel refuses the device's parameters: %s", strerror(-rc));
+		return rc;
+	}
+	rc = open_char(u);
+	if (rc < 0)
+		snprintf(why, why_size, "cannot open /dev/ublkc%u: %s", u->info.dev_id, strerror(-rc));
+	return rc;
+}
+
+int tz_ublk_queue_affinity(struct tz_ublk *u, unsigned queue, uint8_t *mask, size_t size)
+{
+	struct ublk_ctrl_cmd cmd = for_device(u);
+
+	memset(mask, 0, size);
+	cmd.addr = (uint64_t)(uintptr_t)mask;
+	cmd.len = (uint16_t)size;
+	cmd.data = queue;
+	return command(u, CMD_GET_QUEUE_AFFINITY, cmd);
+}
+
+int tz_ublk_start(struct tz_ublk *u, char *why, size_t why_size)
+{
+	struct ublk_ctrl_cmd cmd = for_device(u);
+	char path[32];
+	struct stat st;
+	struct timespec pause = { 0, 10000000 };
+
+	cmd.data = (uint64_t)getpid();
+	int rc = command(u, CMD_START_DEV, cmd);
+	if (rc < 0) {
+		snprintf(why, why_size, "the kernel does not start /dev/ublkb%u: %s", u->info.dev_id, strerror(-rc));
+		return rc;
+	}
+	u->started = 1;
+	snprintf(path, sizeof path, "/dev/ublkb%u", u->info.dev_id);
+	for (int i = 0; i < 500; i++) {
+		if (stat(path, &st) == 0 && S_ISBLK(st.st_mode))
+			return 0;
+		nanosleep(&pause, NULL);
+	}
+	snprintf(why, why_size, "%s did not appear within 5 s. Is devtmpfs mounted on /dev?", path);
+	return -ENOENT;
+}
+
+int tz_ublk_stop(struct tz_ublk *u)
+{
+	if (!u->started)
+		return 0;
+	u->started = 0;
+	return command(u, CMD_STOP_DEV, for_device(u));
+}
+
+int tz_ublk_delete(struct tz_ublk *u)
+{
+	if (u->char_fd >= 0)
+		close(u->char_fd);
+	u->char_fd = -1;
+	if (!u->added)
+		return 0;
+	u->added = 0;
+	/* DEL_DEV waits until the last opener of the disk has closed it, which may be never: prefer not to wait (6.9). */
+	int rc = u->ioctl_encoded ? command(u, CMD_DEL_DEV_ASYNC, for_device(u)) : -EOPNOTSUPP;
+	if (rc == -EOPNOTSUPP || rc == -ENOTTY || rc == -EINVAL)
+		rc = command(u, CMD_DEL_DEV, for_device(u));
+	return rc;
+}
+
+void tz_ublk_close(struct tz_ublk *u)
+{
+	if (u->char_fd >= 0)
+		close(u->char_fd);
+	tz_uring_exit(&u->ring);
+	if (u->control_fd >= 0)
+		close(u->control_fd);
+	u->char_fd = u->control_fd = -1;
+}
+
+int tz_ublk_remove_orphan(struct tz_ublk *u, int id, int (*is_running)(int pid))
+{
+	u->info.dev_id = (uint32_t)id;
+	struct ublk_ctrl_cmd cmd = for_device(u);
+	cmd.addr = (uint64_t)(uintptr_t)&u->info;
+	cmd.len = sizeof u->info;
+	int rc = command(u, CMD_GET_DEV_INFO, cmd);
+	if (rc == -EOPNOTSUPP || rc == -ENOTTY) {
+		u->ioctl_encoded = 0;
+		rc = command(u, CMD_GET_DEV_INFO, cmd);
+	}
+	if (rc < 0)
+		return rc;
+	u->info.dev_id = (uint32_t)id;
+	if (u->info.ublksrv_pid != getpid() && is_running(u->info.ublksrv_pid))
+		return -EBUSY;
+	u->added = u->started = 1;
+	tz_ublk_stop(u);	/* fails on a device that never started: delete decides */
+	return tz_ublk_delete(u);
+}

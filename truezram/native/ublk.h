@@ -1,0 +1,81 @@
+/* ublk.h - the control side of a ublk device: add, parameters, start, stop, delete; and the kernel's ABI for both sides.
+ *
+ * The structures are the kernel's (include/uapi/linux/ublk_cmd.h), written out here so that old headers do. The life cycle is told
+ * at the top of ublk.c; the data side is queue_ublk.c.
+ */
+#ifndef TZ_UBLK_H
+#define TZ_UBLK_H
+
+#include "uring.h"
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* --- kernel ABI --- */
+#define UBLK_F_URING_CMD_COMP_IN_TASK (1ull << 1)
+#define UBLK_F_CMD_IOCTL_ENCODE (1ull << 6)
+#define UBLK_F_USER_COPY (1ull << 7)
+
+#define UBLK_IO_FETCH_REQ 0x20u
+#define UBLK_IO_COMMIT_AND_FETCH_REQ 0x21u
+#define UBLK_IO_OP_READ 0u
+#define UBLK_IO_OP_WRITE 1u
+#define UBLK_IO_OP_FLUSH 2u
+#define UBLK_IO_OP_DISCARD 3u
+#define UBLK_IO_OP_WRITE_ZEROES 5u
+#define UBLK_IO_F_SWAP (1u << 16)
+
+struct ublk_io_desc { uint32_t op_flags, nr_sectors; uint64_t start_sector, addr; };
+struct ublk_io_cmd { uint16_t q_id, tag; int32_t result; uint64_t addr; };
+struct ublk_ctrl_cmd {
+	uint32_t dev_id;
+	uint16_t queue_id, len;
+	uint64_t addr, data;
+	uint16_t dev_path_len, pad;
+	uint32_t reserved;
+};
+struct ublk_dev_info {
+	uint16_t nr_hw_queues, queue_depth, state, pad0;
+	uint32_t max_io_buf_bytes, dev_id;
+	int32_t ublksrv_pid;
+	uint32_t pad1;
+	uint64_t flags, ublksrv_flags;
+	uint32_t owner_uid, owner_gid;
+	uint64_t reserved1, reserved2;
+};
+
+/* Offset in the char device of a request's data (USER_COPY). */
+static inline uint64_t ublk_data_offset(unsigned queue, unsigned tag)
+{
+	return 0x80000000ull + ((uint64_t)queue << 41 | (uint64_t)tag << 25);
+}
+
+/* --- ours --- */
+struct tz_ublk {
+	struct tz_uring ring;		/* for control commands */
+	int control_fd, char_fd;
+	int ioctl_encoded;		/* opcodes: 6.4 and later; before, plain numbers */
+	int added, started;
+	uint64_t features;		/* what the kernel offers, 0 where it cannot say */
+	struct ublk_dev_info info;	/* as the kernel made it */
+};
+
+#define TZ_UBLK_MAX_IO (128u << 10)
+
+/* Opens /dev/ublk-control and asks for features. 0 or negative errno with why. */
+int tz_ublk_open(struct tz_ublk *u, char *why, size_t why_size);
+/* ADD_DEV (id < 0: the kernel chooses), SET_PARAMS, open the char device. -EEXIST: the id is in use. */
+int tz_ublk_add(struct tz_ublk *u, int id, unsigned queues, unsigned depth, uint64_t disksize, char *why, size_t why_size);
+/* The bytes of `mask` that were filled: CPUs of a queue, one bit each. 0 or negative errno. */
+int tz_ublk_queue_affinity(struct tz_ublk *u, unsigned queue, uint8_t *mask, size_t size);
+/* START_DEV: returns once /dev/ublkbN is usable; the queue threads must be serving. */
+int tz_ublk_start(struct tz_ublk *u, char *why, size_t why_size);
+/* STOP_DEV: requests in flight are served or aborted, then the queues see -ENODEV. */
+int tz_ublk_stop(struct tz_ublk *u);
+/* Closes the char device and deletes the device, waiting for its last user where the kernel must. */
+int tz_ublk_delete(struct tz_ublk *u);
+void tz_ublk_close(struct tz_ublk *u);
+/* Stops and deletes a device that a dead server left behind. 0, -ENODEV when there is none, -EBUSY when somebody serves it. */
+int tz_ublk_remove_orphan(struct tz_ublk *u, int id, int (*is_running)(int pid));
+
+#endif

@@ -1,0 +1,173 @@
+/* uring.c - io_uring by system call (interface: uring.h). Set-up asks for the newest modes and steps down. */
+#include "uring.h"
+
+#include <errno.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#define SETUP_CQSIZE (1u << 3)
+#define SETUP_CLAMP (1u << 4)
+#define SETUP_SUBMIT_ALL (1u << 7)
+#define SETUP_COOP_TASKRUN (1u << 8)
+#define SETUP_SQE128 (1u << 10)
+#define SETUP_SINGLE_ISSUER (1u << 12)
+#define SETUP_DEFER_TASKRUN (1u << 13)
+#define FEAT_EXT_ARG (1u << 8)
+#define FEAT_SINGLE_MMAP (1u << 0)
+#define ENTER_GETEVENTS (1u << 0)
+#define ENTER_EXT_ARG (1u << 3)
+#define ENTER_REGISTERED_RING (1u << 4)
+#define REGISTER_FILES 2
+#define REGISTER_RING_FDS 20
+#define OFF_SQ_RING 0ll
+#define OFF_SQES 0x10000000ll
+
+struct sq_offsets { uint32_t head, tail, ring_mask, ring_entries, flags, dropped, array, resv1; uint64_t user_addr; };
+struct cq_offsets { uint32_t head, tail, ring_mask, ring_entries, overflow, cqes, flags, resv1; uint64_t user_addr; };
+struct params {
+	uint32_t sq_entries, cq_entries, flags, sq_thread_cpu, sq_thread_idle, features, wq_fd, resv[3];
+	struct sq_offsets sq;
+	struct cq_offsets cq;
+};
+struct getevents_arg { uint64_t sigmask; uint32_t sigmask_sz, min_wait_usec; uint64_t ts; };
+struct rsrc_update { uint32_t offset, resv; uint64_t data; };
+
+static int setup(unsigned entries, int sqe128, struct params *p)
+{
+	static const uint32_t modes[] = {	/* 6.1, 6.0, 5.19, older */
+		SETUP_SINGLE_ISSUER | SETUP_DEFER_TASKRUN | SETUP_COOP_TASKRUN | SETUP_SUBMIT_ALL,
+		SETUP_SINGLE_ISSUER | SETUP_COOP_TASKRUN | SETUP_SUBMIT_ALL,
+		SETUP_COOP_TASKRUN | SETUP_SUBMIT_ALL,
+		0,
+	};
+	int fd = -1;
+
+	for (unsigned i = 0; i < sizeof modes / sizeof modes[0]; i++) {
+		*p = (struct params){ .flags = modes[i] | SETUP_CLAMP | SETUP_CQSIZE | (sqe128 ? SETUP_SQE128 : 0),
+			.cq_entries = entries * 2 };
+		fd = (int)syscall(SYS_io_uring_setup, entries, p);
+		if (fd >= 0 || errno != EINVAL)
+			break;
+	}
+	return fd < 0 ? -errno : fd;
+}
+
+static int map(struct tz_uring *r, const struct params *p)
+{
+	size_t sq = p->sq.array + p->sq_entries * sizeof(uint32_t);
+	size_t cq = p->cq.cqes + p->cq_entries * sizeof(struct tz_cqe);
+
+	if (!(p->features & FEAT_SINGLE_MMAP))
+		return -EOPNOTSUPP;
+	r->ring_len = sq > cq ? sq : cq;
+	r->ring_map = mmap(NULL, r->ring_len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, r->fd, OFF_SQ_RING);
+	if (r->ring_map == MAP_FAILED)
+		return -errno;
+	r->sqes_len = (size_t)p->sq_entries << r->sqe_shift;
+	r->sqes = mmap(NULL, r->sqes_len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, r->fd, OFF_SQES);
+	if (r->sqes == MAP_FAILED) {
+		int err = -errno;
+		munmap(r->ring_map, r->ring_len);
+		return err;
+	}
+	uint8_t *m = r->ring_map;
+	r->k_sq_head = (_Atomic uint32_t *)(m + p->sq.head);
+	r->k_sq_tail = (_Atomic uint32_t *)(m + p->sq.tail);
+	r->k_cq_head = (_Atomic uint32_t *)(m + p->cq.head);
+	r->k_cq_tail = (_Atomic uint32_t *)(m + p->cq.tail);
+	r->sq_mask = *(uint32_t *)(m + p->sq.ring_mask);
+	r->cq_mask = *(uint32_t *)(m + p->cq.ring_mask);
+	r->sq_array = (uint32_t *)(m + p->sq.array);
+	r->cqes = (struct tz_cqe *)(m + p->cq.cqes);
+	r->entries = p->sq_entries;
+	for (uint32_t i = 0; i < p->sq_entries; i++)
+		r->sq_array[i] = i;
+	return 0;
+}
+
+int tz_uring_init(struct tz_uring *r, unsigned entries, int sqe128)
+{
+	struct params p;
+	int rc;
+
+	memset(r, 0, sizeof *r);
+	r->sqe_shift = sqe128 ? 7 : 6;
+	r->fd = setup(entries, sqe128, &p);
+	if (r->fd < 0)
+		return r->fd;
+	rc = map(r, &p);
+	if (rc < 0) {
+		close(r->fd);
+		return rc;
+	}
+	r->ext_arg = (p.features & FEAT_EXT_ARG) != 0;
+	r->enter_fd = r->fd;
+	struct rsrc_update update = { .offset = UINT32_MAX, .data = (uint64_t)r->fd };
+	if (syscall(SYS_io_uring_register, r->fd, REGISTER_RING_FDS, &update, 1) == 1) {
+		r->enter_fd = (int)update.offset;
+		r->registered = 1;
+	}
+	return 0;
+}
+
+void tz_uring_exit(struct tz_uring *r)
+{
+	if (!r->ring_map)
+		return;
+	munmap(r->sqes, r->sqes_len);
+	munmap(r->ring_map, r->ring_len);
+	close(r->fd);
+	r->ring_map = NULL;
+}
+
+int tz_uring_register_file(struct tz_uring *r, int fd)
+{
+	return syscall(SYS_io_uring_register, r->fd, REGISTER_FILES, &fd, 1) < 0 ? -errno : 0;
+}
+
+struct tz_sqe *tz_uring_sqe(struct tz_uring *r)
+{
+	if (r->sq_tail - atomic_load_explicit(r->k_sq_head, memory_order_acquire) >= r->entries)
+		return NULL;
+	struct tz_sqe *sqe = (struct tz_sqe *)(r->sqes + ((size_t)(r->sq_tail & r->sq_mask) << r->sqe_shift));
+	memset(sqe, 0, (size_t)1 << r->sqe_shift);
+	r->sq_tail++;
+	return sqe;
+}
+
+int tz_uring_enter(struct tz_uring *r, unsigned wait, uint64_t timeout_ns)
+{
+	unsigned flags = ENTER_GETEVENTS | (r->registered ? ENTER_REGISTERED_RING : 0);
+	struct { int64_t sec, nsec; } ts = { (int64_t)(timeout_ns / 1000000000u), (int64_t)(timeout_ns % 1000000000u) };
+	struct getevents_arg arg = { .ts = (uint64_t)(uintptr_t)&ts };
+	int timed = timeout_ns && r->ext_arg;
+
+	atomic_store_explicit(r->k_sq_tail, r->sq_tail, memory_order_release);
+	unsigned to_submit = r->sq_tail - r->submitted;
+	long rc = syscall(SYS_io_uring_enter, r->enter_fd, to_submit, wait, flags | (timed ? ENTER_EXT_ARG : 0),
+		timed ? (void *)&arg : NULL, timed ? sizeof arg : 0);
+	int err = rc < 0 ? -errno : 0;
+	/* What was consumed is told by the SQ head: an error may come after a successful submission. */
+	r->submitted = atomic_load_explicit(r->k_sq_head, memory_order_acquire);
+	return err;
+}
+
+struct tz_cqe *tz_uring_peek(struct tz_uring *r)
+{
+	uint32_t head = atomic_load_explicit(r->k_cq_head, memory_order_relaxed);
+
+	if (head == atomic_load_explicit(r->k_cq_tail, memory_order_acquire))
+		return NULL;
+	return &r->cqes[head & r->cq_mask];
+}
+
+void tz_uring_seen(struct tz_uring *r)
+{
+	atomic_store_explicit(r->k_cq_head, atomic_load_explicit(r->k_cq_head, memory_order_relaxed) + 1,
+		memory_order_release);
+}

@@ -1,0 +1,19 @@
+/* variants.h - the list of compiled-in codecs: one line per codec, in the order in which they are shown.
+ *
+ * NAME.c defines tz_NAME_variants[]: one entry per instruction set that it was compiled for, best first, all with the
+ * same name, kind and levels, ended by an entry without a name. codec.c picks from them.
+ */
+#ifndef TZ_VARIANTS_H
+#define TZ_VARIANTS_H
+
+#include "codec.h"
+
+#define TZ_CODEC_LIST(CODEC) \
+	CODEC(lz4) \
+	CODEC(zstd)
+
+#define TZ_DECLARE_VARIANTS(name) extern const struct tz_codec tz_##name##_variants[];
+TZ_CODEC_LIST(TZ_DECLARE_VARIANTS)
+#undef TZ_DECLARE_VARIANTS
+
+#endif
