@@ -3,8 +3,9 @@
  * This file makes the codes from the lengths in dense_tables.h and compiles the body (dense_template.h) for each
  * instruction set. The format is docs/format-dense.md, the vocabulary dense_impl.h.
  */
-#include "dense.h"
+#include "cpu.h"
 #include "dense_impl.h"
+#include "variants.h"
 
 #include <pthread.h>
 
@@ -12,12 +13,6 @@
 static const char dn_lengths[DN_TABLES][257];
 #else
 #include "dense_tables.h"
-#endif
-
-#if defined(__x86_64__)
-#include <immintrin.h>
-#elif defined(__aarch64__)
-#include <arm_neon.h>
 #endif
 
 const uint8_t tz_dense_kind_bits[16] = { 5, 9, 8, 12 };
@@ -67,33 +62,25 @@ static size_t workspace_size(int level, const char **why)
 {
 	(void)level;
 	(void)why;
-	return sizeof(struct dn_workspace);
+	return (sizeof(struct dn_workspace) + 63) & ~(size_t)63;
 }
 
 static int workspace_init(void *workspace, size_t size, int level, const char **why)
 {
 	static pthread_once_t once = PTHREAD_ONCE_INIT;
 
-	(void)level;
-	if (size < sizeof(struct dn_workspace)) {
-		if (why)
-			*why = "workspace smaller than workspace_size() said";
+	if (size < workspace_size(level, why)) {
+		*why = "dense: the workspace is smaller than workspace_size() says";
 		return -1;
 	}
-	memset(workspace, 0, size);
+	memset(workspace, 0, sizeof(struct dn_workspace));
 	pthread_once(&once, make_tables);
 	return 0;
 }
 
-#define DN_CODEC(ISA, FN)                                                                                              \
-	{                                                                                                              \
-		.name = "dense", .kind = TZ_KIND_DENSE, .isa = ISA, .workspace_size = workspace_size,                  \
-		.workspace_init = workspace_init, .compress = FN##_compress, .decompress = FN##_decompress             \
-	}
-
 /* a < b ? x : y; left <= at ? x : y. Compilers make branches of it where they can, and the branches are not predictable; so cmov by hand
  * where there is one. */
-#if defined(__x86_64__)
+#if defined(TZ_X86)
 static inline __attribute__((always_inline)) uint32_t select_less(uint32_t a, uint32_t b, uint32_t x, uint32_t y)
 {
 	__asm__("cmpl %2, %1\n\tcmovbl %3, %0" : "+r"(y) : "r"(a), "r"(b), "r"(x) : "cc");
@@ -137,42 +124,50 @@ static inline __attribute__((always_inline)) const uint16_t *select_table(int le
 #define DN_NOINLINE static __attribute__((noinline)) DN_TARGET
 #define DN_INLINE static inline __attribute__((always_inline)) DN_TARGET
 
-#define DN_TARGET
+#define DN_TARGET TZ_TARGET_PORTABLE
 #define DN_SYMBOL DN_SYMBOL_C
 #define DN(name) portable_##name
 #include "dense_ops_plain.h"
 #include "dense_template.h"
-const struct tz_codec tz_dense_portable = DN_CODEC(TZ_ISA_PORTABLE, portable);
 
-#if defined(__aarch64__)
+#if defined(TZ_ARM64)
 #undef DN
 #define DN_USE_NEON 1
 #define DN(name) neon_##name
 #include "dense_ops_plain.h"
 #include "dense_template.h"
-const struct tz_codec tz_dense_neon = DN_CODEC(TZ_ISA_NEON, neon);
 #endif
 
-#if defined(__x86_64__)
+#if defined(TZ_X86)
 #undef DN
 #undef DN_TARGET
 #undef DN_SYMBOL
-#define DN_TARGET __attribute__((target("avx2,bmi,bmi2,lzcnt,popcnt")))
+#define DN_TARGET TZ_TARGET_AVX2
 #define DN_SYMBOL DN_SYMBOL_BMI2
 #define DN_USE_AVX2 1
 #define DN(name) avx2_##name
 #include "dense_ops_plain.h"
 #include "dense_template.h"
-const struct tz_codec tz_dense_avx2 = DN_CODEC(TZ_ISA_AVX2, avx2);
 
 #undef DN
 #undef DN_TARGET
 #define DN_SAMPLE 1
-#define DN_TARGET                                                                                                      \
-	__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512cd,avx512vbmi,avx512vbmi2,avx512bitalg,"       \
-			      "avx512vpopcntdq,gfni,avx2,bmi,bmi2,lzcnt,popcnt")))
+#define DN_TARGET TZ_TARGET_AVX512
 #define DN(name) avx512_##name
 #include "dense_ops_avx512.h"
 #include "dense_template.h"
-const struct tz_codec tz_dense_avx512 = DN_CODEC(TZ_ISA_AVX512, avx512);
 #endif
+
+#define VARIANT(isa, name)                                                                                             \
+	{ "dense", TZ_KIND_DENSE, isa, 0, 0, 0, workspace_size, workspace_init, name##_compress, name##_decompress }
+
+const struct tz_codec tz_dense_variants[] = {
+#if defined(TZ_X86)
+	VARIANT(TZ_ISA_AVX512, avx512),
+	VARIANT(TZ_ISA_AVX2, avx2),
+#elif defined(TZ_ARM64)
+	VARIANT(TZ_ISA_NEON, neon),
+#endif
+	VARIANT(TZ_ISA_PORTABLE, portable),
+	{ .name = NULL },
+};

@@ -16,8 +16,6 @@
 
 #include "codec.h"
 
-#include <string.h>
-
 enum dn_class { DN_R, DN_W, DN_K, DN_M, DN_L, DN_CLASSES };
 
 /* How many tables each class has, and where its first one is. */
@@ -72,6 +70,7 @@ extern struct dn_tables tz_dense_tables;
 #define DN_OLD 8	  /* references offered to a group because earlier blocks used them; the first of its slots */
 #define DN_CANDIDATES 32 /* those found by content, in the slots after */
 #define DN_SLOTS (DN_OLD + DN_CANDIDATES)
+#define DN_NO_KEY (0xff00 | DN_OLD) /* dearer than any */
 
 /* The best way to code a block by another reference than the previous block's. */
 struct dn_choice {

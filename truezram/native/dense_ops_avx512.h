@@ -105,7 +105,7 @@ DN_INLINE void DN(op_prices)(struct dn_encoder *e, unsigned g, const unsigned sl
 						  0x0004000400040004, 0x0005000500050005, 0x0006000600060006,
 						  0x0007000700070007);
 	__m512i slots = _mm512_add_epi16(numbers, _mm512_set1_epi16((short)(extra << 8 | slot)));
-	__m512i key = _mm512_set1_epi64(-1);
+	__m512i key = _mm512_set1_epi16((short)DN_NO_KEY);
 
 	for (unsigned i = slot; i < slot + 8 * batches; i += 8) {
 		__m512i n = _mm512_shuffle_epi8(price, _mm512_popcnt_epi8(_mm512_loadu_si512(e->differ[g] + i)));

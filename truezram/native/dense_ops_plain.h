@@ -159,7 +159,7 @@ DN_INLINE void DN(op_prices)(struct dn_encoder *e, unsigned g, const unsigned sl
 	const __m256i low = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, -1, -1, -1, -1, -1, -1, -1, -1));
 	__m256i slots = _mm256_add_epi16(_mm256_setr_epi64x(0, 0x0001000100010001, 0x0002000200020002, 0x0003000300030003),
 					 _mm256_set1_epi16((short)(extra << 8 | slot)));
-	__m256i key = _mm256_set1_epi16(-1);
+	__m256i key = _mm256_set1_epi16((short)DN_NO_KEY);
 
 	for (unsigned i = slot; i < slot + 8 * batches; i += 4) {
 		__m256i m = _mm256_loadu_si256((const __m256i *)(e->differ[g] + i));
@@ -180,7 +180,7 @@ DN_INLINE void DN(op_prices)(struct dn_encoder *e, unsigned g, const unsigned sl
 	const uint8x16_t price = { 0, 21, 33, 45, 57, 69, 81, 93, 105 };
 	uint16x8_t slots = vcombine_u16(vdup_n_u16((uint16_t)(extra << 8 | slot)),
 					vdup_n_u16((uint16_t)(extra << 8 | (slot + 1))));
-	uint16x8_t key = vdupq_n_u16(0xffff);
+	uint16x8_t key = vdupq_n_u16(DN_NO_KEY);
 
 	for (unsigned i = slot; i < slot + 8 * batches; i += 2) {
 		uint8x16_t m = vreinterpretq_u8_u64(vld1q_u64(e->differ[g] + i));
@@ -198,7 +198,7 @@ DN_INLINE void DN(op_prices)(struct dn_encoder *e, unsigned g, const unsigned sl
 	uint32_t best[4];
 
 	for (unsigned b = 0; b < 4; b++)
-		best[b] = slot == DN_OLD ? 0xffff : e->best[g][b];
+		best[b] = slot == DN_OLD ? DN_NO_KEY : e->best[g][b];
 	for (unsigned i = slot; i < slot + 8 * batches; i++) {
 		uint64_t n = DN(price)(e->differ[g][i]);
 
