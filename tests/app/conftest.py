@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import simulate
-from fake_engine import FakeEngine
+from . import simulate
+from .fake_engine import FakeEngine
 from textual.pilot import Pilot
 from textual.widgets import Input
 

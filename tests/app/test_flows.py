@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from conftest import NARROW, SMALL, WIDE, Bench, settle
+from .conftest import NARROW, SMALL, WIDE, Bench, settle
 from textual.widgets import Button, Checkbox, Input, Select, Static
 
 from truezram.app.screens.confirm import RemoveScreen

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import NARROW, SMALL, WIDE, Bench
+from .conftest import NARROW, SMALL, WIDE, Bench
 
 from truezram.app.config import Config
 from truezram.app.source import Capabilities

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import SMALL, Bench
+from .conftest import SMALL, Bench
 from textual.color import Color
 from textual.theme import Theme
 

@@ -11,8 +11,8 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-import simulate
-from conftest import simulated
+from . import simulate
+from .conftest import simulated
 
 from truezram.app import commandline, config, glyphs, plan, series
 from truezram.app.columns import COLUMNS, Row, fitting
