@@ -294,7 +294,7 @@ def test_demo_interrupted_leaves_nothing(run_dir: Path) -> None:
 APP = """
 import sys, time, types
 from truezram.engine.client import Client
-def main():
+def run(record, replay):
     with Client() as client:
         end = time.monotonic() + 30
         while time.monotonic() < end:
@@ -304,9 +304,9 @@ def main():
                 return 0
             time.sleep(0.05)
     return 5
-app = types.ModuleType("truezram.app.app")
-app.main = main
-sys.modules["truezram.app.app"] = app
+app = types.ModuleType("truezram.app.main")
+app.run = run
+sys.modules["truezram.app.main"] = app
 from truezram.engine.cli import main
 sys.exit(main(sys.argv[1:]))
 """
