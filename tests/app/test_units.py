@@ -25,6 +25,7 @@ from truezram.app.widgets.device_table import matches
 from truezram.app.widgets.graph import Scale, group, iec_steps
 from truezram.engine.errors import Failed, UsageError
 from truezram.engine.model import DeviceSnapshot, Snapshot
+from truezram.engine.rates import latency_floor
 from truezram.engine.recording import Header, Recorder, decode, encode, load
 
 GIB = 1 << 30
@@ -41,7 +42,7 @@ class TestSeries:
     def test_bins_are_those_of_the_statistics_page(self) -> None:
         for ns in (0, 63, 64, 511, 512, 575, 576, 1023, 1024, 4096, 123_456, 9_999_999):
             index = simulate.lat_bin(ns)
-            assert series.bin_floor(index) <= ns < series.bin_floor(index + 1)
+            assert latency_floor(index) <= ns < latency_floor(index + 1)
 
     def test_quantiles(self) -> None:
         bins = [0] * 200

@@ -547,3 +547,10 @@ class TruezramApp(App[int]):
             self._invalidate_css()
             self.call_next(self.refresh_css, animate=False)
             self.report("info", f"theme {current} reloaded")
+
+
+def main(record: Path | None = None, replay: Path | None = None) -> int:
+    """Shows the app until the user quits; the exit code. See `truezram.app.main.run`."""
+    from truezram.app.main import run
+
+    return run(record, replay)

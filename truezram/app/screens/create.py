@@ -181,7 +181,7 @@ class CreateScreen(ModalScreen[CreateSpec | None]):
         self.query_one("#priority").disabled = not swap
         priority: int | None = None
         try:
-            priority = whole(self._field("priority"), "the priority", -1, 32767) if swap else None
+            priority = whole(self._field("priority"), "the priority", 0, 32767) if swap else None
             self._note("priority", "higher is used first" if swap else "" if transport == "ublk" else "needs ublk")
         except UsageError as error:
             self._checked("priority", error)
@@ -189,8 +189,9 @@ class CreateScreen(ModalScreen[CreateSpec | None]):
         queues = depth = number = None
         try:
             queues = whole(self._field("queues"), "queues", 1, can.max_queues)
-            depth = whole(self._field("depth"), "depth", 1, can.max_queue_depth)
-            number = whole(self._field("number"), "the number", 0, 1 << 20)
+            most = can.max_queue_depth if transport == "ublk" else can.max_local_depth
+            depth = whole(self._field("depth"), "depth", 1, most)
+            number = whole(self._field("number"), "the number", 0, (1 << 20) - 1)
             self._note("queues", "")
         except UsageError as error:
             self._checked("queues", UsageError(f"{error.what}: {error.remedy.lower()}"))
