@@ -202,7 +202,12 @@ def test_every_verb_is_complete() -> None:
 def script(*argv: str, **options: object) -> subprocess.CompletedProcess[str]:
     """The program, as a process of its own."""
     return subprocess.run(
-        [sys.executable, "-m", "truezram", *argv], capture_output=True, text=True, timeout=60, check=False, **options
+        [sys.executable, "-P", "-m", "truezram", *argv],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        **options,
     )  # type: ignore[call-overload, no-any-return]
 
 
@@ -210,7 +215,11 @@ def test_a_reader_that_goes_away(fake: FakeServer) -> None:
     read_end, write_end = os.pipe()
     os.close(read_end)
     done = subprocess.run(
-        [sys.executable, "-m", "truezram", "list"], stdout=write_end, stderr=subprocess.PIPE, text=True, check=False
+        [sys.executable, "-P", "-m", "truezram", "list"],
+        stdout=write_end,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
     )
     os.close(write_end)
     assert (done.returncode, done.stderr) == (errors.EXIT_BROKEN_PIPE, "")
@@ -219,7 +228,11 @@ def test_a_reader_that_goes_away(fake: FakeServer) -> None:
 def test_a_full_disk_behind_stdout(fake: FakeServer) -> None:
     with open("/dev/full", "w") as full:  # noqa: PTH123
         done = subprocess.run(
-            [sys.executable, "-m", "truezram", "list"], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+            [sys.executable, "-P", "-m", "truezram", "list"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
         )
     assert done.returncode == 1
     assert "No space left" in done.stderr
@@ -229,7 +242,7 @@ def test_a_full_disk_behind_stdout(fake: FakeServer) -> None:
 def test_interrupt(fake: FakeServer, run_dir: Path) -> None:
     fake.mode("hang")
     process = subprocess.Popen(
-        [sys.executable, "-m", "truezram", "create", "--size", "1G", "--transport", "local"],
+        [sys.executable, "-P", "-m", "truezram", "create", "--size", "1G", "--transport", "local"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

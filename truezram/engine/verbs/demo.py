@@ -198,8 +198,9 @@ def _in_app(args: argparse.Namespace, entry: Entry) -> int:
     from truezram.engine.cli import run_app
     from truezram.engine.replay import Counts
 
+    # -P: without the current folder, which may be a source tree.
     load = subprocess.Popen(
-        [sys.executable, "-m", "truezram.engine.replay", entry.name, str(args.threads), str(args.seed)],
+        [sys.executable, "-P", "-m", "truezram.engine.replay", entry.name, str(args.threads), str(args.seed)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=(log := os.memfd_create("truezram-load", os.MFD_CLOEXEC)),
