@@ -246,7 +246,11 @@ def test_the_servers_figures_are_the_kernels(run_dir: Path) -> None:
 
 def demo(*argv: str, **options: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "truezram", "demo", *argv], capture_output=True, text=True, timeout=100, check=False
+        [sys.executable, "-P", "-m", "truezram", "demo", *argv],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
     )
 
 
@@ -278,7 +282,7 @@ def test_demo_in_json_on_a_given_device() -> None:
 
 def test_demo_interrupted_leaves_nothing(run_dir: Path) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-m", "truezram", "demo", "--transport", "local", "--seconds", "60"],
+        [sys.executable, "-P", "-m", "truezram", "demo", "--transport", "local", "--seconds", "60"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -294,7 +298,7 @@ def test_demo_interrupted_leaves_nothing(run_dir: Path) -> None:
 APP = """
 import sys, time, types
 from truezram.engine.client import Client
-def main():
+def run(record, replay):
     with Client() as client:
         end = time.monotonic() + 30
         while time.monotonic() < end:
@@ -304,9 +308,9 @@ def main():
                 return 0
             time.sleep(0.05)
     return 5
-app = types.ModuleType("truezram.app.app")
-app.main = main
-sys.modules["truezram.app.app"] = app
+app = types.ModuleType("truezram.app.main")
+app.run = run
+sys.modules["truezram.app.main"] = app
 from truezram.engine.cli import main
 sys.exit(main(sys.argv[1:]))
 """

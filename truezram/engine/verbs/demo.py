@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib
 import json
 import os
 import subprocess
@@ -196,11 +195,12 @@ def _summary(counts: Counts) -> str:
 
 def _in_app(args: argparse.Namespace, entry: Entry) -> int:
     """With the app: the load is a process of its own, so that the app stays responsive."""
+    from truezram.engine.cli import run_app
     from truezram.engine.replay import Counts
 
-    app = importlib.import_module("truezram.app.app")
+    # -P: without the current folder, which may be a source tree.
     load = subprocess.Popen(
-        [sys.executable, "-m", "truezram.engine.replay", entry.name, str(args.threads), str(args.seed)],
+        [sys.executable, "-P", "-m", "truezram.engine.replay", entry.name, str(args.threads), str(args.seed)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=(log := os.memfd_create("truezram-load", os.MFD_CLOEXEC)),
@@ -209,7 +209,7 @@ def _in_app(args: argparse.Namespace, entry: Entry) -> int:
     last: dict[str, Any] = {}
     collector = _collect(load, last)
     try:
-        app.main()
+        run_app()
     finally:
         assert load.stdin is not None
         with contextlib.suppress(OSError):
