@@ -2,8 +2,9 @@
 
     python collect_pages.py FILE [MIB]
 
-Swap holds what programs have on their heaps, so that is what the tests swap: objects, strings, syntax trees, tables of numbers as a
-Python program makes them. Pages that are all zeros are left out (the kernel does not swap those to a device).
+Swap holds what programs have on their heaps, so that is what the tests swap: objects, strings, syntax trees, tables of
+numbers as a Python program makes them. Pages that are all zeros are left out (the kernel does not swap those to a
+device).
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """A guest: a stock Debian kernel under QEMU (emulation, no KVM) with this machine's file tree as its root.
 
-The tree comes in through virtiofs, read-only below an overlay that lives in the guest's memory, so a test may change any file and
-nothing reaches the host. Scripts go in and their status and output come back over a serial port (``guest-init`` and
-``guest-agent`` are the other end). The kernel log goes to a file that tests look through: a warning in it fails the test.
+The tree comes in through virtiofs, read-only below an overlay that lives in the guest's memory, so a test may change
+any file and nothing reaches the host. Scripts go in and their status and output come back over a serial port
+(``guest-init`` and ``guest-agent`` are the other end). The kernel log goes to a file that tests look through: a warning
+in it fails the test.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ HERE = Path(__file__).resolve().parent
 VIRTIOFSD = ("/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd")
 BOOT_SECONDS = 120.0
 GRACE_SECONDS = 40.0  # on top of a script's own limit, before the guest is given up
-# QEMU 7.2 leaves garbage in the flags after CMPXCHG16B; an interrupt right then makes the guest's kernel warn about a stray
-# debug trap. Without that instruction the kernel's slab allocator takes its other path.
+# QEMU 7.2 leaves garbage in the flags after CMPXCHG16B; an interrupt right then makes the guest's kernel warn about a
+# stray debug trap. Without that instruction the kernel's slab allocator takes its other path.
 CPU = "max,la57=off,cx16=off"
 BAD_LOG = re.compile(
     r"WARNING:|BUG:|Oops|Kernel panic|general protection|blocked for more than|soft lockup|hard LOCKUP|rcu.*stall"
@@ -182,8 +183,8 @@ class Guest:
     def run(self, script: str, *, timeout: int = 60, status: int | None = 0) -> Result:
         """Runs a bash script as root in the guest.
 
-        ``timeout`` in seconds; ``status`` is what the script must end with (None: any). Raises ScriptError with the output when
-        it ends with another, GuestError when the guest dies or hangs.
+        ``timeout`` in seconds; ``status`` is what the script must end with (None: any). Raises ScriptError with the
+        output when it ends with another, GuestError when the guest dies or hangs.
         """
         assert self._port is not None
         __tracebackhide__ = True
@@ -199,10 +200,8 @@ class Guest:
         result = Result(int(words[2]), self._bytes(int(words[4]), deadline), self._bytes(int(words[5]), deadline))
         if status is not None and result.status != status:
             why = f" (its time limit of {timeout} s)" if result.status == 124 else ""
-            raise ScriptError(
-                f"status {result.status}{why}, expected {status}\n--- script\n{script}\n--- output\n{result.out[-4000:]}"
-                f"\n--- errors\n{result.err[-4000:]}"
-            )
+            said = f"--- output\n{result.out[-4000:]}\n--- errors\n{result.err[-4000:]}"
+            raise ScriptError(f"status {result.status}{why}, expected {status}\n--- script\n{script}\n{said}")
         return result
 
     def log_size(self) -> int:

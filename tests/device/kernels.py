@@ -1,7 +1,7 @@
-"""Stock Debian kernels with ublk for the device tests: fetched once by apt, unpacked in a cache folder, never installed.
+"""Stock Debian kernels with ublk for the device tests: fetched once by apt, unpacked in a cache, never installed.
 
-The kernels come from the mirror that this machine's own apt is set up for (6.12 from bookworm-backports, 7.2 from sid), with lists
-and cache of their own, so that the system's package sources stay as they are.
+The kernels come from the mirror that this machine's own apt is set up for (6.12 from bookworm-backports, 7.2 from sid),
+with lists and cache of their own, so that the system's package sources stay as they are.
 
     python tests/device/kernels.py [6.12] [7.2]      fetches them ahead of the tests
 """
@@ -127,7 +127,7 @@ def describe(kernel: str, folder: Path) -> Kernel:
 
 
 def get_kernel(kernel: str) -> Kernel:
-    """The kernel, fetched when the cache does not have it. Raises KernelError. Several processes may call it at once."""
+    """The kernel, fetched when the cache lacks it. Raises KernelError. Several processes may call it at once."""
     cache = cache_folder()
     folder = cache / kernel
     with (cache / "lock").open("w") as lock:

@@ -28,7 +28,7 @@ class Product:
         self.prelude = (
             f"export PATH={program.parent}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\n"
             f"export HOME=/root LANG=C.UTF-8 POOL={tools / 'pages'}\n"
-            f"pagetool() {{ {tools / 'pagetool'} \"$@\"; }}\n"
+            f'pagetool() {{ {tools / "pagetool"} "$@"; }}\n'
             f"cd /root\n"
         )
 
@@ -58,11 +58,12 @@ class Product:
         return document
 
     def stat(self, path: str) -> dict[str, Any]:
-        """One device's row of ``truezram stat --json``."""
+        """One device's row of ``truezram stat --json``, its mm_stat and io_stat beside the other values."""
         devices = self.json(f"stat {path}")["devices"]
         assert [device["path"] for device in devices] == [path]
         row: dict[str, Any] = devices[0]
-        return row
+        merged: dict[str, Any] = {**row, **row["mm_stat"], **row["io_stat"]}
+        return merged
 
     def remove(self, path: str, options: str = "") -> None:
         """Removes a device and looks that it is gone."""

@@ -19,7 +19,7 @@ def test_status_and_output_come_back(guest: Guest) -> None:
 def test_time_limit_ends_a_script_and_its_children(guest: Guest) -> None:
     """A script past its limit is ended with its children, and reported."""
     assert guest.run("sleep 77 & sleep 78; echo late", timeout=2, status=124).out == ""
-    assert guest.run("pgrep -x sleep", status=None).out == ""
+    assert guest.run("pgrep -f '^sleep 7[78]'", status=None).out == ""
     assert "Show Blocked State" in guest.log(guest.mark)
     guest.mark = guest.log_size()
 
@@ -55,9 +55,10 @@ def test_pagetool_finds_damage(product: Product) -> None:
     """The tool that verifies memory and devices does find one changed bit, in memory and on a device."""
     result = product.strict("""
 coproc HOG { pagetool hog "$POOL" 16; }
-for command in fill 'verify 1' damage 'verify 1' 'verify 16411' 'rewrite 1' 'verify 7' quit; do echo "$command"; done >&${HOG[1]}
+hog=$HOG_PID
+printf '%s\\n' fill 'verify 1' damage 'verify 1' 'verify 16411' 'rewrite 1' 'verify 7' quit >&${HOG[1]}
 cat <&${HOG[0]}
-wait $HOG_PID
+wait $hog
 truncate -s 1M disk
 pagetool fill "$POOL" disk 256
 pagetool check "$POOL" disk 256

@@ -29,7 +29,8 @@ cat one two
 """).out.split()
     assert len(set(out)) == 2, out
     assert sorted(row["path"] for row in product.json("list")["devices"]) == sorted(out)
-    product.strict(f'pagetool fill "$POOL" {out[0]} 50; pagetool fill "$POOL" {out[1]} 60; pagetool check "$POOL" {out[0]} 50')
+    one, two = out
+    product.strict(f'pagetool fill "$POOL" {one} 50; pagetool fill "$POOL" {two} 60; pagetool check "$POOL" {one} 50')
     product.run(f"truezram remove {' '.join(out)}")
 
 

@@ -7,6 +7,7 @@ import os
 import signal
 import stat
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,11 +18,13 @@ FAKE = Path(__file__).with_name("fake_server.py")
 
 
 @pytest.fixture
-def run_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty registry, which is the only one that the code under test sees."""
-    path = tmp_path / "run"
-    monkeypatch.setenv("TRUEZRAM_RUN_DIR", str(path))
-    return path
+def run_dir(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty registry, not made yet, which is the only one that the code under test sees. (Its path is short: those
+    of sockets have 107 bytes.)"""
+    with tempfile.TemporaryDirectory(prefix="tz") as folder:
+        path = Path(folder) / "run"
+        monkeypatch.setenv("TRUEZRAM_RUN_DIR", str(path))
+        yield path
 
 
 class FakeServer:

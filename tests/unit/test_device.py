@@ -55,8 +55,13 @@ def test_the_server_is_a_session_of_its_own_without_our_files(fake: FakeServer) 
     assert pid is not None
     assert os.getsid(pid) == pid
     assert str(Path(f"/proc/{pid}/cwd").readlink()) == "/"
-    files = {str(fd.readlink()) for fd in Path(f"/proc/{pid}/fd").iterdir()}
-    assert not [name for name in files if name.startswith("pipe:")]
+
+    def pipes() -> list[str]:
+        files = [str(fd.readlink()) for fd in Path(f"/proc/{pid}/fd").iterdir()]
+        return [name for name in files if name.startswith("pipe:")]
+
+    # Once it has closed the pipe of its message there is none.
+    wait_until(lambda: not pipes())
 
 
 def test_command_preview_gives_the_same_options() -> None:
@@ -561,7 +566,7 @@ def test_holders_refuse_and_force_tells(fake: FakeServer, run_dir: Path, monkeyp
     held = [removal.Holder("it is mounted on /mnt/data", True, "umount /mnt/data")]
     monkeypatch.setattr(removal, "holders", lambda entry: held)
     with Client() as client:
-        with pytest.raises(Busy, match=r"mounted on /mnt/data\. umount /mnt/data; or --force"):
+        with pytest.raises(Busy, match=r"mounted on /mnt/data\. First umount /mnt/data; or use --force"):
             removal.remove(client, entry.name)
         assert client.devices()[0].state == "live"
         assert "/mnt/data" in removal.what_force_breaks(entry)[0]

@@ -5,7 +5,6 @@ or on the Linux console (TERM=linux, whose font lacks most of it). With ASCII ev
 writes is replaced too (`AsciiFilter`).
 """
 
-# ruff: noqa: RUF001
 from __future__ import annotations
 
 import locale

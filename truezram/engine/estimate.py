@@ -1,0 +1,476 @@
+"""What would my memory compress to? Samples running processes, runs the codecs on the copies, and reckons for the
+whole.
+
+For each algorithm: the memory a device would take for these pages (slots, checksums and table entries included, as
+the store has them), the ratio that makes, and microseconds per page on this machine. Every process is a stratum of
+the sample; the figure of a group of processes is the sum of their own estimates, and its 95 % interval follows from
+the spread within each (docs/estimate.md). Nothing is written, and nothing is brought back from swap (sampling.py).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from statistics import NormalDist
+
+from truezram.codec import Compressor, algorithms
+from truezram.engine import procfs
+from truezram.engine.algorithms import canonical
+from truezram.engine.errors import Failed, NotFound, PermissionDenied, TruezramError, UsageError
+from truezram.engine.procfs import Process
+from truezram.engine.sampling import (
+    PAGE,
+    Cancelled,
+    Progress,
+    SampledPages,
+    SampledProcess,
+    Skipped,
+    is_same_filled,
+    sample_pages,
+)
+
+SCOPES = ("all", "user", "cgroup", "pid")
+GROUPS = ("process", "user", "cgroup")
+CONFIDENCE = 0.95
+_Z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
+_BATCH = 64
+_ROUNDS = 2
+_PARTIAL_EVERY = 0.3
+
+# store.c and pool.c: the table's entry, the checksum behind an object, slabs, and from where on a page is kept raw.
+ENTRY, CRC, SLAB, HUGE = 8, 4, 65536, 3840
+
+
+def _slots() -> list[float]:
+    """By bytes needed (0 … 4096): the bytes of a slab that one object of that size takes."""
+    found = [0.0] * (PAGE + 1)
+    for per_slab in range(SLAB // PAGE, SLAB // 16 + 1):
+        size = SLAB // per_slab & ~15
+        for need in range(max(size - 16, 0) + 1, size + 1):
+            found[need] = SLAB / per_slab
+    # Sizes between two classes take the next larger one.
+    for need in range(PAGE - 1, 0, -1):
+        found[need] = found[need] or found[need + 1]
+    return found
+
+
+_SLOT = _slots()
+
+
+def is_huge(size: int) -> bool:
+    """Whether the store keeps a page raw whose object has `size` bytes."""
+    return size + CRC > HUGE
+
+
+def cost(size: int) -> float:
+    """Bytes of memory that the store takes for a page whose object has `size` bytes, its table entry included."""
+    return ENTRY + (float(PAGE) if is_huge(size) else _SLOT[size + CRC])
+
+
+def same_filled_cost(word: bytes) -> float:
+    """The same for a page that repeats `word` (8 bytes): in the entry, unless it needs all 64 bits."""
+    value = int.from_bytes(word, "little", signed=True)
+    in_entry = -(1 << 58) <= value < 1 << 58 or word[:4] == word[4:]
+    return float(ENTRY) if in_entry else ENTRY + _SLOT[8 + CRC]
+
+
+# ---- whose memory ----
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Whose memory: `kind` is one of `SCOPES`, `value` a user's name or number, a cgroup's path (with all below it),
+    pids with commas, or empty for all."""
+
+    kind: str = "all"
+    value: str = ""
+
+    def select(self, processes: Iterable[Process]) -> list[Process]:
+        """Those of `processes` that are meant. Raises `UsageError` for a scope that makes no sense, `NotFound` for
+        none."""
+        found = [process for process in processes if self._has(process)]
+        if self.kind == "pid":
+            missing = set(self._pids()) - {process.pid for process in found}
+            if missing:
+                names = ", ".join(map(str, sorted(missing)))
+                raise NotFound(f"no process {names}", "it has ended, or is a kernel thread without memory of its own")
+        if not found:
+            why = {
+                "user": f"none belongs to user {self.value}",
+                "cgroup": f"none is in {self.value} or below",
+            }
+            raise NotFound("no process to look at", why.get(self.kind, "none is visible"))
+        return found
+
+    def _has(self, process: Process) -> bool:
+        if self.kind == "all":
+            return True
+        if not self.value:
+            raise UsageError(f"the {self.kind} has no name", "it is empty", "Name one, or look at all processes")
+        if self.kind == "user":
+            return self.value in (process.user, str(process.uid))
+        if self.kind == "cgroup":
+            path = "/" + self.value.removeprefix("/sys/fs/cgroup").strip("/")
+            return path == "/" or process.cgroup == path or process.cgroup.startswith(path + "/")
+        if self.kind == "pid":
+            return process.pid in self._pids()
+        raise UsageError(f"unknown scope {self.kind!r}", "", f"Use one of {', '.join(SCOPES)}")
+
+    def _pids(self) -> list[int]:
+        words = [word.strip() for word in self.value.split(",")]
+        if not all(word.isascii() and word.isdigit() and len(word) < 10 for word in words):
+            raise UsageError(f"invalid pid {self.value[:40]!r}", "a pid is a whole number")
+        return [int(word) for word in words]
+
+
+# ---- results ----
+
+
+@dataclass(frozen=True, slots=True)
+class AlgorithmEstimate:
+    """What one algorithm would make of a group's memory. `low` and `high` bound the 95 % confidence interval."""
+
+    algorithm: str
+    ratio: float
+    """Memory over `resident`: everything counted, same-filled pages too (as `DeviceSnapshot.ratio`)."""
+    ratio_low: float
+    ratio_high: float
+    compression_ratio: float | None
+    """The codec alone, same-filled pages apart, a page that does not shrink as 4096 bytes (as in benchmarks)."""
+    resident: int
+    """Bytes that a device would take for it."""
+    resident_low: int
+    resident_high: int
+    gained: int
+    """Bytes that become free: memory less `resident`."""
+    compress_us: float | None
+    """Microseconds per page that is not same-filled, on one core; None when there was none."""
+    decompress_us: float | None
+    incompressible: float
+    """Share of all pages that would be stored raw, 0 … 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class GroupEstimate:
+    """A process, a user, a cgroup, or all of them."""
+
+    name: str
+    """The process's command, the user, the cgroup's path, or "total"."""
+    pid: int | None
+    user: str
+    processes: int
+    bytes: int
+    """Memory that could be swapped out: its present anonymous pages."""
+    sampled: int
+    """Pages of it in the sample; with 0, `algorithms` is empty."""
+    same_filled: float
+    """Share of same-filled pages, 0 … 1."""
+    algorithms: tuple[AlgorithmEstimate, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """The answer."""
+
+    scope: Scope
+    by: str
+    total: GroupEstimate
+    groups: tuple[GroupEstimate, ...]
+    """By memory, largest first."""
+    skipped: tuple[Skipped, ...] = ()
+    seed: int = 0
+    seconds: float = 0.0
+    complete: bool = True
+    """False while it is being made, or when the time was up first."""
+
+
+# ---- measuring one process ----
+
+
+@dataclass(slots=True)
+class _Measured:
+    """One algorithm on the sampled pages of one process."""
+
+    costs: list[float] = field(default_factory=list)
+    raw: int = 0
+    object_bytes: int = 0
+    coded: int = 0
+    compress_ns: int = 0
+    decompress_ns: int = 0
+
+    def add(self, sizes: Sequence[int], compress_ns: int, decompress_ns: int) -> None:
+        """One batch of pages that are not same-filled."""
+        self.costs += [cost(size) for size in sizes]
+        self.raw += sum(map(is_huge, sizes))
+        self.object_bytes += sum(sizes)
+        self.coded += len(sizes)
+        self.compress_ns += compress_ns
+        self.decompress_ns += decompress_ns
+
+
+@dataclass(slots=True)
+class _Stratum:
+    process: Process
+    pages: int
+    same: int = 0
+    by_algorithm: dict[str, _Measured] = field(default_factory=dict)
+    sampled: int = 0
+
+
+class _Bench:
+    """One algorithm's compressor with its buffers."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.compressor = Compressor(name)
+        self.objects = bytearray(_BATCH * PAGE)
+        self.back = bytearray(_BATCH * PAGE)
+
+    def run(self, pages: bytes, into: _Measured) -> None:
+        """Compresses and decompresses up to `_BATCH` pages; the faster of some rounds counts, and every page is
+        compared. Raises `Failed` when a page does not come back as it was."""
+        compress = decompress = math.inf
+        for _ in range(_ROUNDS):
+            began = time.perf_counter_ns()
+            packed = self.compressor.compress_pages(pages, self.objects)
+            half = time.perf_counter_ns()
+            back = self.compressor.decompress_pages(packed.data, packed.offsets, self.back)
+            ended = time.perf_counter_ns()
+            compress, decompress = min(compress, half - began), min(decompress, ended - half)
+        if bytes(back) != pages:
+            raise Failed(
+                f"{self.name} did not give back what it was given", "", "Please report this, with `doctor --json`"
+            )
+        offsets = packed.offsets
+        sizes = [offsets[i + 1] - offsets[i] for i in range(len(packed))]
+        into.add(sizes, int(compress), int(decompress))
+
+
+def _measure(
+    benches: Sequence[_Bench], source: SampledProcess, pages: Sequence[memoryview], check: Callable[[], None]
+) -> _Stratum:
+    """Runs all algorithms, taking turns, on one process's pages."""
+    stratum = _Stratum(source.process, source.pages, sampled=len(pages))
+    stratum.by_algorithm = {bench.name: _Measured() for bench in benches}
+    same = [page for page in pages if is_same_filled(page)]
+    coded = [page for page in pages if not is_same_filled(page)] if same else list(pages)
+    stratum.same = len(same)
+    same_costs = [same_filled_cost(bytes(page[:8])) for page in same]
+    for measured in stratum.by_algorithm.values():
+        measured.costs += same_costs
+    for first in range(0, len(coded), _BATCH):
+        batch = b"".join(coded[first : first + _BATCH])
+        for bench in benches:
+            check()
+            bench.run(batch, stratum.by_algorithm[bench.name])
+    return stratum
+
+
+# ---- from samples to the whole ----
+
+
+@dataclass(frozen=True, slots=True)
+class Total:
+    """An estimated sum with its interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def student(degrees: float) -> float:
+    """The two-sided 95 % quantile of Student's t (Cornish-Fisher; within 2 % from 3 degrees of freedom on)."""
+    v, z = max(degrees, 1.0), _Z
+    return (
+        z
+        + (z**3 + z) / (4 * v)
+        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * v**2)
+        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * v**3)
+    )
+
+
+def stratified_total(strata: Sequence[tuple[int, Sequence[float]]], least: float, most: float) -> Total:
+    """Estimates a sum over strata of (pages, values of the sampled ones), values lying in [least, most].
+
+    A stratum that was counted in full adds no uncertainty. To the spread of every other, one page at either end of the
+    range is added: in a small sample that happens to be uniform, "no other page was seen" does not mean there is none.
+    Strata without a sample are taken to be like the others, and widen the interval by their part. No sample at all is a
+    ValueError.
+    """
+    value = variance = satterthwaite = 0.0
+    counted = unseen = 0
+    for pages, values in strata:
+        n = len(values)
+        if not n:
+            unseen += pages
+            continue
+        mean = sum(values) / n
+        value += pages * mean
+        counted += pages
+        if n < pages:
+            spread = sum((x - mean) ** 2 for x in values) + (least - mean) ** 2 + (most - mean) ** 2
+            part = pages**2 * (1 - n / pages) * spread / (n + 1) / n
+            variance += part
+            satterthwaite += part**2 / (n + 1)
+    if not counted:
+        raise ValueError("no stratum has a sample")
+    error = student(variance**2 / satterthwaite) * math.sqrt(variance) if satterthwaite else 0.0
+    low = max(value - error, counted * least) + unseen * least
+    high = min(value + error, counted * most) + unseen * most
+    whole = value * (counted + unseen) / counted
+    return Total(whole, min(low, whole), max(high, whole))
+
+
+def _per_page_us(strata: Sequence[_Stratum], name: str, which: str) -> float | None:
+    """Mean time of a page that is not same-filled, each process weighing as much as it has such pages."""
+    time_sum = weight_sum = 0.0
+    for stratum in strata:
+        measured = stratum.by_algorithm.get(name)
+        if measured and measured.coded:
+            weight = stratum.pages * measured.coded / stratum.sampled
+            time_sum += weight * getattr(measured, which) / measured.coded / 1000
+            weight_sum += weight
+    return time_sum / weight_sum if weight_sum else None
+
+
+def _mean_share(strata: Sequence[_Stratum], share: Callable[[_Stratum], float]) -> float:
+    """A share of pages over several processes, by their pages."""
+    seen = [stratum for stratum in strata if stratum.sampled]
+    return sum(item.pages * share(item) / item.sampled for item in seen) / sum(item.pages for item in seen)
+
+
+def _algorithm(strata: Sequence[_Stratum], name: str) -> AlgorithmEstimate:
+    pages = sum(stratum.pages for stratum in strata)
+    seen = [(item.pages, item.by_algorithm[name].costs if item.sampled else []) for item in strata]
+    total = stratified_total(seen, ENTRY, ENTRY + PAGE)
+    measured = [(item, item.by_algorithm[name]) for item in strata if item.sampled]
+    coded = sum(item.pages * one.coded / item.sampled for item, one in measured)
+    objects = sum(item.pages * one.object_bytes / item.sampled for item, one in measured)
+    return AlgorithmEstimate(
+        algorithm=name,
+        ratio=pages * PAGE / total.value,
+        ratio_low=pages * PAGE / total.high,
+        ratio_high=pages * PAGE / total.low,
+        compression_ratio=coded * PAGE / objects if objects else None,
+        resident=round(total.value),
+        resident_low=round(total.low),
+        resident_high=round(total.high),
+        gained=pages * PAGE - round(total.value),
+        compress_us=_per_page_us(strata, name, "compress_ns"),
+        decompress_us=_per_page_us(strata, name, "decompress_ns"),
+        incompressible=_mean_share(strata, lambda item: item.by_algorithm[name].raw),
+    )
+
+
+def _group(strata: Sequence[_Stratum], names: Sequence[str], name: str, pid: int | None, user: str) -> GroupEstimate:
+    sampled = sum(stratum.sampled for stratum in strata)
+    return GroupEstimate(
+        name=name,
+        pid=pid,
+        user=user,
+        processes=len(strata),
+        bytes=sum(stratum.pages for stratum in strata) * PAGE,
+        sampled=sampled,
+        same_filled=_mean_share(strata, lambda item: item.same) if sampled else 0.0,
+        algorithms=tuple(_algorithm(strata, algorithm) for algorithm in names) if sampled else (),
+    )
+
+
+def _groups(strata: Sequence[_Stratum], names: Sequence[str], by: str) -> tuple[GroupEstimate, ...]:
+    if by == "process":
+        found = [_group([s], names, s.process.comm, s.process.pid, s.process.user) for s in strata]
+    else:
+        members: dict[str, list[_Stratum]] = {}
+        for stratum in strata:
+            members.setdefault(getattr(stratum.process, by) or "unknown", []).append(stratum)
+        found = [_group(part, names, key, None, key if by == "user" else "") for key, part in members.items()]
+    return tuple(sorted(found, key=lambda group: (-group.bytes, group.pid or 0, group.name)))
+
+
+# ---- all of it ----
+
+
+def choose_algorithms(wanted: Sequence[str]) -> list[str]:
+    """Canonical names, none twice; without any, every algorithm that can be used here. Raises `TruezramError`."""
+    if wanted:
+        return list(dict.fromkeys(canonical(name) for name in wanted))
+    found = []
+    for algorithm in algorithms():
+        try:
+            Compressor(algorithm.name)
+        except ValueError:
+            continue
+        found.append(algorithm.name)
+    return found
+
+
+def _nothing(sampled: SampledPages) -> TruezramError:
+    refused = [item for item in sampled.skipped if item.why.startswith("not permitted")]
+    if refused:
+        return PermissionDenied("no process's memory can be read", refused[0].why, "Run it with sudo")
+    why = sampled.skipped[0].why if sampled.skipped else "these processes have no memory of their own left in RAM"
+    return Failed("there is nothing to estimate", why)
+
+
+def estimate(
+    scope: Scope | None = None,
+    wanted: Sequence[str] = (),
+    *,
+    by: str = "process",
+    limit: int = 8192,
+    seed: int = 0,
+    progress: Progress | None = None,
+    partial: Callable[[Estimate], None] | None = None,
+    cancel: Callable[[], bool] | None = None,
+    seconds: float = 20.0,
+) -> Estimate:
+    """Samples up to `limit` pages of the processes of `scope` and estimates what the `wanted` algorithms
+    (``NAME[:LEVEL]``, all if empty) make of their memory, in total and per process, user or cgroup (`by`).
+
+    `progress` gets (fraction, text), `partial` now and then the estimate of what has been measured so far; `cancel`
+    is asked often and ends it with `Cancelled`. `seconds` bounds the sampling.
+
+    Raises `UsageError`, `NotFound`, `PermissionDenied` (nothing may be read), `Failed`.
+    """
+    scope = scope or Scope()
+    if by not in GROUPS:
+        raise UsageError(f"unknown grouping {by!r}", "", f"Use one of {', '.join(GROUPS)}")
+    benches = [_Bench(name) for name in choose_algorithms(wanted)]
+    names = [bench.name for bench in benches]
+    began = last = time.monotonic()
+    pids = None if scope.kind == "all" else [process.pid for process in scope.select(procfs.processes())]
+
+    def sampling_progress(fraction: float, text: str) -> None:
+        if progress:
+            progress(fraction / 4, text)
+
+    def check() -> None:
+        if cancel is not None and cancel():
+            raise Cancelled("the estimate was cancelled")
+
+    sampled = sample_pages(pids, limit, seed, progress=sampling_progress, cancel=cancel, seconds=seconds)
+    if not len(sampled):
+        raise _nothing(sampled)
+
+    def result(strata: Sequence[_Stratum], complete: bool) -> Estimate:
+        total = _group(strata, names, "total", None, "")
+        duration = time.monotonic() - began
+        return Estimate(scope, by, total, _groups(strata, names, by), sampled.skipped, seed, duration, complete)
+
+    strata: list[_Stratum] = []
+    done = 0
+    for source in sampled.processes:
+        check()
+        if progress:
+            progress(0.25 + 0.75 * done / len(sampled), f"compressing pages of {source.process.comm}")
+        pages = [sampled.page(done + i) for i in range(source.sampled)]
+        strata.append(_measure(benches, source, pages, check))
+        done += source.sampled
+        if partial and done and time.monotonic() - last > _PARTIAL_EVERY:
+            last = time.monotonic()
+            partial(result(strata, False))
+    if progress:
+        progress(1.0, f"{len(sampled)} pages compressed")
+    return result(strata, sampled.complete)
