@@ -184,7 +184,8 @@ class TestCommandLine:
     def test_create(self) -> None:
         spec = CreateSpec(8 * GIB, "zstd:3", GIB, 2, 4, 128, "ublk", True, 100)
         assert commandline.create(spec) == (
-            "sudo truezram --no-tui create --size 8G --algorithm zstd:3 --mem-limit 1G --id 2 --queues 4 --queue-depth 128"
+            "sudo truezram --no-tui create --size 8G --algorithm zstd:3 --mem-limit 1G --id 2 --queues 4"
+            " --queue-depth 128"
             " --swap --priority 100"
         )
 

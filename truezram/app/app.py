@@ -254,12 +254,16 @@ class TruezramApp(App[int]):
         if self._arrived is None:
             return [("reading…", "line--muted")]
         if not can.ublk:
-            why = can.ublk_why or "the kernel has no ublk"
-            return [("no ublk: ", "line--warn"), (f"{why}. c creates a local device, inside a process.", "")]
+            why = can.ublk_why or "the kernel has none"
+            return [
+                ("no ublk here: ", "line--warn"),
+                ("c makes a local device, inside a process. ", ""),
+                (why, "line--muted"),
+            ]
         if not can.root:
             return [
                 ("not root: ", "line--warn"),
-                ("only local devices can be made and changed; sudo truezram does all.", ""),
+                ("c makes a local device, inside a process; sudo truezram makes real ones", ""),
             ]
         return []
 

@@ -134,9 +134,7 @@ class RealEngine:
         """The machine's, then each device's."""
         from truezram.engine.tune import tunables
 
-        out = [
-            Tunable(t.key, "", t.current, t.suggested, t.reason, t.choices, t.hint, t.readonly) for t in tunables()
-        ]
+        out = [Tunable(t.key, "", t.current, t.suggested, t.reason, t.choices, t.hint, t.readonly) for t in tunables()]
         names = tuple(a.name for a in self.capabilities().algorithms if not a.unavailable)
         with Client() as client:
             devices = client.devices()
@@ -246,5 +244,3 @@ def _group(group: Any) -> ProcessEstimate:
         ),
         group.processes,
     )
-
-

@@ -40,9 +40,10 @@ class CreateScreen(ModalScreen[CreateSpec | None]):
     """Returns what to make, or None."""
 
     GUIDE: ClassVar[str] = (
-        "Every field is checked as you type; what is wrong stands beside it. The command at the bottom does exactly what Create"
-        " does. The table shows the device full of data that compresses 1.5, 2, 3 or 4 to one: what it takes, what is"
-        " left of the memory that is free now (data that was on disk), and what is gained when it is used as swap."
+        "Every field is checked as you type; what is wrong stands beside it. The command at the bottom does "
+        "exactly what Create does. The table shows the device full of data that compresses 1.5, 2, 3 or 4 to "
+        "one: what it takes, what is left of the memory that is free now (data that was on disk), and what is"
+        " gained when it is used as swap."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "cancel", "Cancel", id="create.cancel"),
@@ -201,7 +202,8 @@ class CreateScreen(ModalScreen[CreateSpec | None]):
         self._preview()
 
     def _presets_hint(self) -> str:
-        return f"F2: {', '.join(f'{label} {format_size(size)}' for label, size in plan.presets(self.tz.memory or 1 << 30))}"
+        presets = plan.presets(self.tz.memory or 1 << 30)
+        return "F2: " + ", ".join(f"{label} {format_size(size)}" for label, size in presets)
 
     # ---- preview
 

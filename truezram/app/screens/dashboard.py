@@ -41,13 +41,13 @@ class DashboardPage(Page):
     MODE = "dashboard"
     TITLE_TEXT = "Devices"
     GUIDE = (
-        "The table shows every compressed device of this machine, the kernel's own zram included. Below it are the device"
-        " under the cursor, or all of them together (a): what it holds (logical) and what that costs (resident), reads above"
-        " and writes below one axis, the ratio, and how long requests take. On a large terminal several devices are side by"
-        " side. Graphs have one dot a second and keep 15 minutes: + and - zoom, space pauses. Where nothing was measured"
-        " there is a gap.\n"
-        "Filter: words found anywhere in the row, or column<value, column>value, column=value, as in"
-        " 'ratio<2 data>1G'."
+        "The table shows every compressed device of this machine, the kernel's own zram included. Below it "
+        "are the device under the cursor, or all of them together (a): what it holds (logical) and what that "
+        "costs (resident), reads above and writes below one axis, the ratio, and how long requests take. On a"
+        " large terminal several devices are side by side. Graphs have one dot a second and keep 15 minutes: "
+        "+ and - zoom, space pauses. Where nothing was measured there is a gap.\n"
+        "Filter: words found anywhere in the row, or column<value, column>value, column=value, as in 'ratio<2"
+        " data>1G'."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("slash", "filter", "Filter", key_display="/", id="dashboard.filter"),
