@@ -9,8 +9,8 @@ from product import Product, numbers
 MEMORY = 384
 HOG = MEMORY * 3 // 2
 # Swap tells a ublk device that a slot is free only once its whole 2 MiB cluster is, so in time the device holds
-# something in every slot: what it may come to is its size, compressed, whatever is in use. A third of 640 MiB leaves the
-# process some room.
+# something in every slot: what it may come to is its size, compressed, whatever is in use. A third of 640 MiB leaves
+# the process some room.
 SWAP = 640
 
 # One shell holds the hog from start to end; the file `ask` carries a command, `told` its answer.
