@@ -50,6 +50,9 @@ static void make_tables(void)
 	static const uint8_t first[DN_CLASSES + 1] = { DN_FIRST_R, DN_FIRST_W, DN_FIRST_K, DN_FIRST_M, DN_FIRST_L,
 						       DN_TABLES };
 
+	memset(tz_dense_tables.newest, 0xff, sizeof(tz_dense_tables.newest));
+	for (unsigned i = 0; i < DN_RECENT; i++)
+		tz_dense_tables.newest[DN_NEWEST(tz_dense_recent[i])] = (uint32_t)tz_dense_recent[i] << 16 | i;
 	for (unsigned m = 0; m < 256; m++)
 		for (unsigned i = 0, n = 0; i < 8; i++)
 			tz_dense_tables.place[m][i] = m >> i & 1 ? (uint8_t)n++ : 0xff;
@@ -100,10 +103,10 @@ static inline __attribute__((always_inline)) const uint16_t *select_table(int le
 #define DN_SET_MARK(word) __asm__("btsq $63, %0" : "+r"(word) : : "cc")
 #define DN_SYMBOL_BMI2(bits, t, o, at)                                                                                 \
 	{                                                                                                              \
-		uint64_t index, entry;                                                                                 \
-		__asm__("movl %k[b], %k[i]\n\tandl %[m], %k[i]\n\tmovzwl (%[tab],%[i],2), %k[e]\n\t"                   \
-			"shrx %[e], %[b], %[b]\n\tmovb %h[e], %c[n](%[out])"                                           \
-			: [b] "+r"(bits), [i] "=&r"(index), [e] "=&Q"(entry), "=m"((o)[at])                            \
+		uint64_t entry;                                                                                        \
+		__asm__("movl %k[b], %k[e]\n\tandl %[m], %k[e]\n\tmovzwl (%[tab],%q[e],2), %k[e]\n\t"                  \
+			"shrx %q[e], %[b], %[b]\n\tmovb %h[e], %c[n](%[out])"                                          \
+			: [b] "+r"(bits), [e] "=&Q"(entry), "=m"((o)[at])                                              \
 			: [tab] "r"(t), [out] "D"(o), [n] "i"(at), [m] "i"((1 << DN_MAX_BITS) - 1),                    \
 			  "m"(*(const uint16_t(*)[1 << DN_MAX_BITS])(t))                                               \
 			: "cc");                                                                                       \
@@ -151,7 +154,9 @@ static inline __attribute__((always_inline)) const uint16_t *select_table(int le
 
 #undef DN
 #undef DN_TARGET
-#define DN_SAMPLE 1
+#ifndef DN_SAMPLE
+#define DN_SAMPLE 128
+#endif
 #define DN_TARGET TZ_TARGET_AVX512
 #define DN(name) avx512_##name
 #include "dense_ops_avx512.h"

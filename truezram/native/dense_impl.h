@@ -58,6 +58,7 @@ extern const uint16_t tz_dense_recent[DN_RECENT]; /* the "recent" distances at t
 /* The codes as the coder and the decoder want them, made once from the lengths in dense_tables.h. */
 struct dn_tables {
 	uint16_t len[DN_CLASSES][256][DN_ROW];		   /* by symbol, a class's tables side by side */
+	uint32_t newest[512];  /* what struct dn_encoder's newest[] is at the start of a page */
 	uint8_t place[256][8]; /* mask -> for each byte, which literal it is, or 0xff */
 	uint16_t code[DN_TABLES][256];			   /* bits, first bit lowest | length << 12 */
 	uint16_t dec[DN_TABLES + 1][1 << DN_MAX_BITS]; /* symbol << 8 | length; the last one: nothing, length 0 */
@@ -72,14 +73,8 @@ extern struct dn_tables tz_dense_tables;
 #define DN_SLOTS (DN_OLD + DN_CANDIDATES)
 #define DN_NO_KEY (0xff00 | DN_OLD) /* dearer than any */
 
-/* The best way to code a block by another reference than the previous block's. */
-struct dn_choice {
-	uint32_t prices; /* what the reference would cost in each block of the group, a byte a block */
-	uint16_t offset; /* in page[], of the group's start; 0 = zeros */
-	uint16_t price;	 /* of this block, all told */
-};
-
-#define DN_STAMP 1024
+/* Unlike for all multiples of eight. */
+#define DN_NEWEST(dist) ((dist) >> 3 ^ ((dist) & 7) << 6)
 #define DN_ALIGNED __attribute__((aligned(64)))
 
 struct dn_encoder {
@@ -95,11 +90,9 @@ struct dn_encoder {
 	uint32_t prices[DN_GROUPS][DN_SLOTS] DN_ALIGNED;	/* of candidates, a byte a block */
 	uint16_t best[DN_GROUPS][4];		/* price << 8 | slot */
 	uint8_t batches[DN_GROUPS];
-	struct dn_choice choice[DN_BLOCKS];
 	uint16_t dist[DN_BLOCKS + 32];		/* chosen distances, DN_NO_REF = zeros */
 	uint16_t changes[DN_BLOCKS + 64];
-	uint32_t newest[TZ_PAGE_SIZE];		/* distance -> stamp + its index among the new ones */
-	uint32_t stamp;				/* of this page: a multiple of DN_STAMP */
+	uint32_t newest[512];			/* by DN_NEWEST: a new distance << 16 | its number */
 	uint64_t mask[DN_GROUPS];
 	uint8_t lit[2][TZ_PAGE_SIZE + 64];
 	uint8_t kinds[DN_BLOCKS + 64];

@@ -27,8 +27,8 @@ DN_INLINE unsigned DN(op_sample)(struct dn_encoder *e)
 		/* Four equal bytes say nothing: not sampled. */
 		__m512i differ = _mm512_ternarylogic_epi64(_mm512_xor_si512(x0, x1), _mm512_xor_si512(x1, x2),
 							   _mm512_xor_si512(x2, x3), 0xfe);
-		uint64_t m = _mm512_mask_testn_epi8_mask(_mm512_test_epi8_mask(differ, differ), s,
-							 _mm512_set1_epi8(DN_SAMPLE));
+		uint64_t m = _mm512_mask_cmplt_epu8_mask(_mm512_test_epi8_mask(differ, differ), s,
+							 _mm512_set1_epi8((char)DN_SAMPLE));
 		unsigned k = (unsigned)__builtin_popcountll(m);
 		__m512i at = _mm512_maskz_compress_epi8(m, _mm512_load_si512(iota));
 
@@ -181,6 +181,33 @@ DN_INLINE unsigned DN(op_emit)(struct dn_encoder *e, uint8_t *words, uint8_t *ma
 		n += (unsigned)__builtin_popcountll(m);
 	}
 	return n;
+}
+
+/* codes of sym[from .. to); writes up to 31 codes more. Eight registers hold a table, 32 codes each. */
+DN_INLINE void DN(op_codes)(struct dn_encoder *e, unsigned from, unsigned to, unsigned table)
+{
+	const uint16_t *code = tz_dense_tables.code[table];
+	__m512i part[8];
+
+#pragma GCC unroll 8
+	for (unsigned i = 0; i < 8; i++)
+		part[i] = _mm512_loadu_si512(code + 32 * i);
+	for (unsigned i = from; i < to; i += 32) {
+		__m512i x = _mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i *)(e->sym + i)));
+		__mmask32 b5 = _mm512_test_epi16_mask(x, _mm512_set1_epi16(32));
+		__mmask32 b6 = _mm512_test_epi16_mask(x, _mm512_set1_epi16(64));
+		__mmask32 b7 = _mm512_test_epi16_mask(x, _mm512_set1_epi16(128));
+		__m512i c[4];
+
+#pragma GCC unroll 4
+		for (unsigned k = 0; k < 4; k++) {
+			c[k] = _mm512_permutexvar_epi16(x, part[2 * k]);
+			c[k] = _mm512_mask_permutexvar_epi16(c[k], b5, x, part[2 * k + 1]);
+		}
+		c[0] = _mm512_mask_mov_epi16(c[0], b6, c[1]);
+		c[2] = _mm512_mask_mov_epi16(c[2], b6, c[3]);
+		_mm512_storeu_si512(e->code + i, _mm512_mask_mov_epi16(c[0], b7, c[2]));
+	}
 }
 
 DN_INLINE void DN(op_streams)(const uint16_t *code, unsigned n, uint8_t (*stream)[1024], uint32_t length[DN_STREAMS])

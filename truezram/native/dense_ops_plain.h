@@ -240,6 +240,14 @@ DN_INLINE unsigned DN(op_changes)(const uint16_t *dist, uint8_t *flags, uint16_t
 	return n;
 }
 
+DN_INLINE void DN(op_codes)(struct dn_encoder *e, unsigned from, unsigned to, unsigned table)
+{
+	const uint16_t *code = tz_dense_tables.code[table];
+
+	for (unsigned i = from; i < to; i++)
+		e->code[i] = code[e->sym[i]];
+}
+
 /* The bytes of x that m flags, together. */
 DN_INLINE uint64_t DN(gather_bytes)(uint64_t x, unsigned m)
 {

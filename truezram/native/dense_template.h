@@ -22,33 +22,31 @@
 
 /* Compares every group with the candidates found by content, and lists the distances that were good for something.
  * first[g] becomes the number of those before group g. */
-DN_FN void DN(price_candidates)(struct dn_encoder *e)
+DN_NOINLINE void DN(price_candidates)(struct dn_encoder *e)
 {
-	uint16_t *w = e->winners;
-	unsigned n = DN_RECENT, last = tz_dense_recent[DN_RECENT - 1], before = tz_dense_recent[DN_RECENT - 2];
+	uint16_t *w = e->winners, dist[2 + DN_BLOCKS];
+	unsigned n = DN_RECENT;
 
 	for (unsigned g = 0; g < DN_GROUPS; g++)
 		DN(op_compare)(e, g, DN_OLD, e->batches[g]);
 	for (unsigned g = 0; g < DN_GROUPS; g++)
 		DN(op_prices)(e, g, DN_OLD, e->batches[g], DN_PRICE_NEW);
 	memcpy(w, tz_dense_recent, sizeof(tz_dense_recent));
+	dist[0] = dist[1] = 0;
 	for (unsigned g = 0; g < DN_GROUPS; g++) {
 		e->first[g] = (uint16_t)n;
-		for (unsigned b = 0; b < 4; b++) {
-			unsigned key = e->best[g][b], off = e->offset[g][key & 63];
-			unsigned dist = DN_LEAD + 64 * g - off;
-			unsigned add = (key < DN_PRICE_GOOD << 8) & (off != 0) & (dist != last) & (dist != before);
+		for (unsigned i = 4 * g + 2; i < 4 * g + 6; i++) {
+			unsigned key = e->best[g][i - 4 * g - 2], off = e->offset[g][key & 63];
+			unsigned d = DN_LEAD + 64 * g - off;
 
-			w[n] = (uint16_t)dist;
-			n += add;
-			before = DN_SELECT_LESS(0, add, last, before);
-			last = DN_SELECT_LESS(0, add, dist, last);
+			w[n] = dist[i] = (uint16_t)d;
+			n += (key < DN_PRICE_GOOD << 8) & (off != 0) & (d != dist[i - 1]) & (d != dist[i - 2]);
 		}
 	}
 }
 
 /* For every block the best of zeros, the seven latest good distances, and the group's own candidates. */
-DN_FN void DN(price_choices)(struct dn_encoder *e)
+DN_NOINLINE void DN(price_choices)(struct dn_encoder *e)
 {
 	for (unsigned g = 0; g < DN_GROUPS; g++) {
 		uint16_t *off = e->offset[g];
@@ -60,17 +58,12 @@ DN_FN void DN(price_choices)(struct dn_encoder *e)
 	}
 	for (unsigned g = 0; g < DN_GROUPS; g++)
 		DN(op_prices)(e, g, 0, 1, DN_PRICE_RECENT);
-	for (unsigned i = 0; i < DN_BLOCKS; i++) {
-		unsigned g = i / 4, key = e->best[g][i & 3], slot = key & 63;
-
-		e->choice[i] = (struct dn_choice){ e->prices[g][slot], e->offset[g][slot], (uint16_t)(key >> 8) };
-	}
 }
 
 /* Goes through the blocks, staying with a reference where changing it would not pay. Every block's price with the
  * current reference is known from the choice made for an earlier block of its group; only at a group's start it has to
  * be computed. Two halves of the page at once, because each is one long chain of dependent steps. */
-DN_FN void DN(choose)(struct dn_encoder *e)
+DN_NOINLINE void DN(choose)(struct dn_encoder *e)
 {
 	uint32_t now[2] = { 0, 0 };
 
@@ -82,11 +75,11 @@ DN_FN void DN(choose)(struct dn_encoder *e)
 
 #pragma GCC unroll 4
 			for (unsigned b = 0; b < 4; b++) {
-				const struct dn_choice *c = &e->choice[4 * g + b];
+				uint32_t key = e->best[g][b], slot = key & 63, price = key >> 8;
 				uint32_t kept = (prices >> 8 * b & 255) + DN_PRICE_SAME;
 
-				prices = DN_SELECT_LESS(c->price, kept, c->prices, prices);
-				off = DN_SELECT_LESS(c->price, kept, c->offset, off);
+				prices = DN_SELECT_LESS(price, kept, e->prices[g][slot], prices);
+				off = DN_SELECT_LESS(price, kept, e->offset[g][slot], off);
 				uint32_t dist = off ? here - off : DN_NO_REF;
 				e->dist[4 * g + b] = (uint16_t)dist;
 				memcpy(e->ref + 64 * g + 16 * b, e->page + off + 16 * b, 16);
@@ -97,30 +90,24 @@ DN_FN void DN(choose)(struct dn_encoder *e)
 }
 
 /* Kinds and distance bits of the changed references. Returns the bytes written to e->refs. */
-DN_FN size_t DN(code_refs)(struct dn_encoder *e, unsigned changes)
+DN_NOINLINE size_t DN(code_refs)(struct dn_encoder *e, unsigned changes)
 {
 	uint64_t bits = 0;
 	unsigned nbits = 0;
 	uint8_t *o = e->refs;
 
-	e->stamp += DN_STAMP; /* what newest[] says of earlier pages looks far back now */
-	if (!e->stamp) {
-		memset(e->newest, 0, sizeof(e->newest));
-		e->stamp = DN_STAMP;
-	}
-	uint32_t n = e->stamp;
-	for (unsigned i = 0; i < DN_RECENT; i++)
-		e->newest[tz_dense_recent[i]] = n++;
+	uint32_t n = DN_RECENT;
+	memcpy(e->newest, tz_dense_tables.newest, sizeof(e->newest));
 	for (unsigned i = 0; i < changes; i++) {
 		unsigned dist = e->changes[i] & (TZ_PAGE_SIZE - 1), zero = e->changes[i] == DN_NO_REF;
-		uint32_t index = e->newest[dist], back = n - index;
+		uint32_t *entry = &e->newest[DN_NEWEST(dist)], back = n + (dist << 16) - *entry;
 		unsigned known = back <= DN_RECENT, is_new = !(known | zero);
 		unsigned kind = (dist & 7 ? 2 : 0) + (dist >= 256);
 
 		kind = DN_SELECT_LESS(0, known, DN_KIND_RECENT - 1 + back, kind);
 		kind = DN_SELECT_LESS(0, zero, DN_KIND_ZERO, kind);
 		e->kinds[i] = (uint8_t)kind;
-		e->newest[dist] = DN_SELECT_LESS(0, is_new, n, index);
+		*entry = DN_SELECT_LESS(0, is_new, dist << 16 | n, *entry);
 		n += is_new;
 		bits |= (uint64_t)(dist >> tz_dense_kind_shift[kind] & -is_new) << nbits;
 		nbits += tz_dense_kind_bits[kind];
@@ -135,12 +122,12 @@ DN_FN size_t DN(code_refs)(struct dn_encoder *e, unsigned changes)
 
 typedef uint16_t DN(row) __attribute__((vector_size(2 * DN_ROW)));
 
-/* The table of a class that codes these symbols shortest, judged by at most about 512 of them. */
-DN_FN unsigned DN(pick)(unsigned class, unsigned tables, const uint8_t *sym, unsigned n, unsigned *cost)
+/* The table of a class that codes these symbols shortest, judged by at most about 256 of them. */
+DN_NOINLINE unsigned DN(pick)(unsigned class, unsigned tables, const uint8_t *sym, unsigned n, unsigned *cost)
 {
 	const DN(row) *row = (const DN(row) *)tz_dense_tables.len[class];
 	DN(row) sum = {}, more = {};
-	unsigned step = 8 + n / 512 * 8, i = 0, best = ~0u;
+	unsigned step = 8 + n / 256 * 8, i = 0, best = ~0u;
 
 	for (; i + 8 <= n; i += step) {
 #pragma GCC unroll 4
@@ -162,15 +149,7 @@ DN_FN unsigned DN(pick)(unsigned class, unsigned tables, const uint8_t *sym, uns
 	return best & 31;
 }
 
-DN_INLINE void DN(put_codes)(struct dn_encoder *e, unsigned from, unsigned to, unsigned table)
-{
-	const uint16_t *code = tz_dense_tables.code[table];
-
-	for (unsigned i = from; i < to; i++)
-		e->code[i] = code[e->sym[i]];
-}
-
-DN_FN void DN(parse)(struct dn_encoder *e, const uint8_t *page)
+DN_NOINLINE void DN(parse)(struct dn_encoder *e, const uint8_t *page)
 {
 	memcpy(e->page + DN_LEAD, page, TZ_PAGE_SIZE); /* workspace_init() zeroed what is around it */
 	memset(e->table, 0x80, sizeof(e->table));
@@ -195,7 +174,7 @@ struct DN(symbols) {
 	size_t refs; /* bytes in e->refs */
 };
 
-DN_FN struct DN(symbols) DN(symbolize)(struct dn_encoder *e)
+DN_NOINLINE struct DN(symbols) DN(symbolize)(struct dn_encoder *e)
 {
 	struct DN(symbols) s;
 
@@ -226,11 +205,11 @@ DN_FN size_t DN(compress)(void *workspace, const uint8_t *page, uint8_t *dst)
 	unsigned t_r = DN(pick)(DN_R, DN_TABLES_R, e->sym, DN_SYM_W, &bits);
 
 	memcpy(e->sym + at_l, e->lit[delta], s.literals);
-	DN(put_codes)(e, 0, DN_SYM_W, DN_FIRST_R + t_r);
-	DN(put_codes)(e, DN_SYM_W, DN_SYM_K, DN_FIRST_W + t_w);
-	DN(put_codes)(e, DN_SYM_K, at_m, DN_FIRST_K + t_k);
-	DN(put_codes)(e, at_m, at_l, DN_FIRST_M + t_m);
-	DN(put_codes)(e, at_l, end, DN_FIRST_L + t_l);
+	DN(op_codes)(e, 0, DN_SYM_W, DN_FIRST_R + t_r);
+	DN(op_codes)(e, DN_SYM_W, DN_SYM_K, DN_FIRST_W + t_w);
+	DN(op_codes)(e, DN_SYM_K, at_m, DN_FIRST_K + t_k);
+	DN(op_codes)(e, at_m, at_l, DN_FIRST_M + t_m);
+	DN(op_codes)(e, at_l, end, DN_FIRST_L + t_l);
 	memset(e->code + end, 0, DN_CHUNK * sizeof(e->code[0]));
 
 	uint32_t length[DN_STREAMS], least = ~0u, most = 0;
@@ -356,7 +335,7 @@ DN_NOINLINE uint8_t *DN(read_borders)(struct DN(readers) *r, const uint16_t *con
 /* Decodes end[4] symbols to sym (and up to DN_CHUNK - 1 bytes more), class c's up to end[c] with table[c]. The refills
  * fall after 4, 8 and 12 rounds, where W ends, then after every fifth; table[DN_CLASSES] takes no bits.
  * -1 when a stream is not exactly as long as stated. Reads less than 1100 bytes past src. */
-DN_FN int DN(read_symbols)(const uint8_t *src, const uint32_t length[DN_STREAMS], uint8_t *sym,
+DN_NOINLINE int DN(read_symbols)(const uint8_t *src, const uint32_t length[DN_STREAMS], uint8_t *sym,
 			   const uint16_t *const table[DN_CLASSES + 1], const unsigned end[DN_CLASSES])
 {
 	const uint8_t *start[DN_STREAMS];
