@@ -34,7 +34,7 @@ def test_mem_limit(product: Product) -> None:
     again = numbers(product.strict(f'pagetool fill "$POOL" {path} 1000 1000').out)
     assert again == {"written": "1000", "error": "none"}
 
-    product.run(f"truezram set {path} mem_limit=0")
+    product.run(f"truezram set {path} mem_limit=none")
     more = numbers(product.strict(f'pagetool fill "$POOL" {path} {written + 2000}', timeout=180).out)
     assert more == {"written": str(written + 2000), "error": "none"}
     product.strict(f'pagetool check "$POOL" {path} {written + 2000}', timeout=120)
