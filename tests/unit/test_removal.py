@@ -167,7 +167,8 @@ def test_processes_are_found_by_what_they_have_open(tmp_path: Path) -> None:
     try:
         assert child.stdout is not None
         child.stdout.readline()
-        assert [holder.text for holder in removal._processes(str(path))] == [f"python (pid {child.pid}) has it open"]
+        name = Path(f"/proc/{child.pid}/comm").read_text().strip()
+        assert [holder.text for holder in removal._processes(str(path))] == [f"{name} (pid {child.pid}) has it open"]
     finally:
         child.kill()
         child.communicate()
