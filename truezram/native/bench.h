@@ -1,16 +1,16 @@
 /* bench.h - times page codecs, ours and others, side by side (truezram/engine/benchmark.py says of what and how often).
  *
- * A subject is anything that has the two functions of a codec. Pages are worked on in groups: every subject compresses and
- * decompresses one group before any goes on to the next, so that whatever else the machine does meanwhile, and its changing
- * clock, meets them all alike. Only the codec's calls lie between the two readings of the clock, and the copy of a page
- * that does not shrink, which a device has to make too.
+ * A subject is anything that has the two functions of a codec. Pages are worked on in groups: every subject compresses
+ * and decompresses one group before any goes on to the next, so that whatever else the machine does meanwhile, and its
+ * changing clock, meets them all alike. Only the codec's calls lie between the two readings of the clock, and the copy
+ * of a page that does not shrink, which a device has to make too.
  */
 #ifndef TZ_BENCH_H
 #define TZ_BENCH_H
 
 #include "codec.h"
 
-#define TZ_BENCH_GROUP 64	/* pages in a group, at most: 256 KiB, so that a group and its copy fit a second-level cache */
+#define TZ_BENCH_GROUP 64	/* pages in a group, at most: with its copy it fits a second-level cache */
 #define TZ_BENCH_ALIGN 16	/* objects start at multiples of this, as in the pool */
 /* Bytes of memory that tz_bench_group() works in: objects, then pages that come out. */
 #define TZ_BENCH_OBJECTS (TZ_BENCH_GROUP * TZ_PAGE_SIZE + TZ_DST_SIZE)
@@ -33,9 +33,10 @@ struct tz_bench_time {
 
 enum tz_bench_fault { TZ_BENCH_OK, TZ_BENCH_REFUSED, TZ_BENCH_DIFFERS };
 
-/* Times subjects[0 .. nr) on the pages base[order[i] * 4096 ..), i < n <= TZ_BENCH_GROUP, beginning with subject `first`;
- * times[] has nr entries. `cold`: pages, objects and results are put out of the caches before each timing; else into them.
- * Every page is verified. Returns TZ_BENCH_OK or what is wrong, then *subject and *page (an index of base) say where. */
+/* Times subjects[0 .. nr) on the pages base[order[i] * 4096 ..), i < n <= TZ_BENCH_GROUP, beginning with number `first`;
+ * times[] has nr entries. `cold`: pages, objects and results are put out of the caches before each timing; else into
+ * them. Every page is verified. Returns TZ_BENCH_OK, or what is wrong; then *subject and *page (an index of base) say
+ * where. */
 int tz_bench_group(const struct tz_bench_subject *subjects, unsigned nr, unsigned first, const uint8_t *base,
 	const uint32_t *order, unsigned n, int cold, uint8_t *room, struct tz_bench_time *times, unsigned *subject,
 	uint32_t *page);
