@@ -534,3 +534,14 @@ def test_select_leaves_same_filled_out() -> None:
     assert list(found.order) == [1, 3]
     assert (found.pages, found.same_filled) == (4, 2)
     assert lib.TZ_BENCH_GROUP >= 1
+
+
+def test_docs_are_what_the_results_make() -> None:
+    docs = Path(__file__).parents[2] / "docs"
+    script = [sys.executable, str(docs / "make_benchmarks.py"), "--check"]
+    assert subprocess.run(script, check=False).returncode == 0, "run docs/make_benchmarks.py"
+    text = (docs / "benchmarks.md").read_text()
+    for path in (docs / "benchmarks").glob("*.json"):
+        document = json.loads(path.read_text())
+        assert document["schema"] == "truezram.benchmark/1"
+        assert all(item["name"] in text for item in document["inputs"])

@@ -33,7 +33,7 @@ struct tz_bench_time {
 
 enum tz_bench_fault { TZ_BENCH_OK, TZ_BENCH_REFUSED, TZ_BENCH_DIFFERS };
 
-/* Times subjects[0 .. nr) on the pages base[order[i] * 4096 ..), i < n <= TZ_BENCH_GROUP, beginning with number `first`;
+/* Times subjects[0 .. nr) on the pages base[order[i] * 4096 ..), i < n <= TZ_BENCH_GROUP, beginning with no. `first`;
  * times[] has nr entries. `cold`: pages, objects and results are put out of the caches before each timing; else into
  * them. Every page is verified. Returns TZ_BENCH_OK, or what is wrong; then *subject and *page (an index of base) say
  * where. */

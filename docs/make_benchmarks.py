@@ -1,0 +1,132 @@
+"""Makes docs/benchmarks.md of the results in docs/benchmarks/*.json.
+
+The results are made with (pages: any files of raw 4096-byte pages, here a sample of each program's memory):
+
+    truezram benchmark codec --pages PAGES --against liblz4,libzstd:1,lz4hc,memcpy --rounds 9 \
+        --json docs/benchmarks/warm.json
+    truezram benchmark codec ... --cold --json docs/benchmarks/cold.json
+    TRUEZRAM_DISABLE_CPU=avx512 truezram benchmark codec ... --json docs/benchmarks/avx2.json
+
+usage: make_benchmarks.py [--check]      (--check: exit code 1 when the page is not what the results make)
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+PAGE = HERE / "benchmarks.md"
+TITLES = {
+    "warm": "Warm caches",
+    "cold": "Cold caches, pages in random order",
+    "avx2": "Warm caches, without AVX-512 (`TRUEZRAM_DISABLE_CPU=avx512`)",
+}
+COMMAND = "truezram benchmark codec --pages PAGES --against liblz4,libzstd:1,lz4hc,memcpy --rounds {rounds}{cold}"
+
+HEAD = """# Benchmarks of the page codecs
+
+Made by `docs/make_benchmarks.py` of the results in `docs/benchmarks/`; do not edit. Measured by the program's own
+`truezram benchmark codec`: one thread, all codecs in one process, group of pages by group of pages in turn, every page
+verified, the median of the rounds. MB = 10^6 bytes of pages. A page that does not shrink counts as 4096 bytes;
+same-filled pages are left out of ratio and speed. Beside each figure stands what it is times liblz4's (fast, default
+acceleration) on the same pages. Absolute speeds are this machine's on that day; the multiples travel better.
+"""
+
+
+def name(result: dict[str, Any]) -> str:
+    kind = result["isa"] if result["implementation"] == "truezram" else result["implementation"]
+    text = f"{result['algorithm']} ({kind})"
+    return f"**{text}**" if result["implementation"] == "truezram" else text
+
+
+def figures(result: dict[str, Any]) -> tuple[float, float, float]:
+    return result["ratio"], result["compress_mb_s"]["median"], result["decompress_mb_s"]["median"]
+
+
+def table(results: list[dict[str, Any]]) -> list[str]:
+    base = next(figures(r) for r in results if (r["implementation"], r["algorithm"]) == ("liblz4", "lz4"))
+    lines = ["| codec | ratio | | compress MB/s | | decompress MB/s | |", "|---|--:|--:|--:|--:|--:|--:|"]
+    for result in results:
+        cells = []
+        for index, (value, other) in enumerate(zip(figures(result), base, strict=True)):
+            cells += [f"{value:,.0f}" if index else f"{value:.3f}", f"{value / other:.2f}x"]
+        lines.append(f"| {name(result)} | {' | '.join(cells)} |")
+    return lines
+
+
+WHAT = ("ratio", "compression", "decompression")
+
+
+def losses(document: dict[str, Any]) -> list[str]:
+    """Where ours is behind by half a percent or more, beside liblz4 and beside libzstd's level 1; totals first."""
+    lines: list[tuple[bool, str]] = []
+    for ours in document["results"]:
+        if ours["implementation"] != "truezram":
+            continue
+        beside = [r for r in document["results"] if r["input"] == ours["input"]]
+        for other in beside:
+            if (other["implementation"], other["algorithm"]) not in (("liblz4", "lz4"), ("libzstd", "zstd:1")):
+                continue
+            behind = [
+                f"{what} {a / b:.3f}x"
+                for what, a, b in zip(WHAT, figures(ours), figures(other), strict=True)
+                if a < 0.995 * b
+            ]
+            if behind:
+                where = "in total" if ours["input"] == "total" else f"on {ours['input']}"
+                text = f"- {ours['algorithm']} beside {other['algorithm']} of {other['implementation']} {where}:"
+                lines.append((ours["input"] != "total", f"{text} {', '.join(behind)}"))
+    return [line for _, line in sorted(lines, key=lambda item: item[0])]
+
+
+def section(title: str, document: dict[str, Any]) -> list[str]:
+    host = document["host"]
+    versions = dict.fromkeys(f"{r['implementation']} {r['version']}" for r in document["results"] if "version" in r)
+    command = COMMAND.format(rounds=document["rounds"], cold=" --cold" if document["cold"] else "")
+    lines = [
+        f"## {title}",
+        "",
+        f"{host['cpu']}, {host['cores']} cores, {host['isa']}; Linux {host['kernel']}; truezram {host['truezram']};"
+        f" {', '.join(versions)}; load {host['load']} at the start; {host['time']}.",
+        "",
+        f"    {command}",
+        "",
+    ]
+    names = ["total", *(item["name"] for item in document["inputs"])]
+    for item in names:
+        results = [result for result in document["results"] if result["input"] == item]
+        if not results:
+            continue
+        chosen = [entry for entry in document["inputs"] if item in ("total", entry["name"])]
+        pages, same = (sum(entry[key] for entry in chosen) for key in ("pages", "same_filled"))
+        lines += [f"### {item}: {pages - same:,} pages, and {same:,} same-filled", "", *table(results), ""]
+    found = losses(document)
+    lines += ["### Where truezram is behind", "", *(found or ["Nowhere, by half a percent or more."]), ""]
+    return lines
+
+
+def make() -> str:
+    parts = [HEAD]
+    for key, title in TITLES.items():
+        path = HERE / "benchmarks" / f"{key}.json"
+        if path.exists():
+            parts.append("\n".join(section(title, json.loads(path.read_text()))))
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def main(argv: list[str]) -> int:
+    text = make()
+    if argv == ["--check"]:
+        return 0 if PAGE.read_text() == text else 1
+    if argv:
+        sys.stderr.write(f"{__doc__}\n")
+        return 2
+    PAGE.write_text(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
