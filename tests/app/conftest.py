@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from . import simulate
-from .fake_engine import FakeEngine
 from textual.pilot import Pilot
 from textual.widgets import Input
 
@@ -19,6 +17,9 @@ from truezram.app.app import TruezramApp
 from truezram.app.config import Config
 from truezram.app.source import Capabilities
 from truezram.engine.model import Snapshot
+
+from . import simulate
+from .fake_engine import FakeEngine
 
 NOW = 1_790_000_000.0
 SMALL, WIDE, NARROW = (80, 24), (200, 60), (60, 20)

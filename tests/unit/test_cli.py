@@ -273,7 +273,7 @@ def test_with_a_terminal_it_is_the_app(fake: FakeServer, tmp_path: Path) -> None
         (["list"], b"No comp", 0),
     ):
         leader, follower = pty.openpty()
-        process = subprocess.Popen([sys.executable, "-c", code, *argv], stdout=follower, stderr=follower)
+        process = subprocess.Popen([sys.executable, "-P", "-c", code, *argv], stdout=follower, stderr=follower)
         os.close(follower)
         assert process.wait(30) == exit_code
         assert text in os.read(leader, 4096)
@@ -282,7 +282,7 @@ def test_with_a_terminal_it_is_the_app(fake: FakeServer, tmp_path: Path) -> None
 
 def test_list_is_quick_and_light(fake: FakeServer) -> None:
     code = "import sys; from truezram.engine.cli import main; main(['list']); print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     modules = set(done.stdout.split())
     heavy = {"textual", "rich", "plotext", "asyncio", "zstandard", "lz4", "ctypes", "decimal", "logging", "email"}
     heavy |= {"truezram.engine.device", "truezram.engine.server"}

@@ -321,7 +321,7 @@ def test_demo_on_a_terminal_ends_with_the_app(run_dir: Path) -> None:
 
     leader, follower = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-c", APP, "demo", "--transport", "local"], stdout=follower, stderr=follower
+        [sys.executable, "-P", "-c", APP, "demo", "--transport", "local"], stdout=follower, stderr=follower
     )
     os.close(follower)
     shown = b""
