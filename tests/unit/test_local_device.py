@@ -280,7 +280,8 @@ def test_demo_in_json_on_a_given_device() -> None:
         assert [item.state for item in client.devices()] == ["live"]
 
 
-def test_demo_interrupted_leaves_nothing(run_dir: Path) -> None:
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_demo_interrupted_leaves_nothing(run_dir: Path, how: signal.Signals) -> None:
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", "truezram", "demo", "--transport", "local", "--seconds", "60"],
         stdout=subprocess.PIPE,
@@ -289,7 +290,7 @@ def test_demo_interrupted_leaves_nothing(run_dir: Path) -> None:
     )
     with Client() as client:
         wait_until(lambda: any(found.total.num_writes for found in client.devices()), 30)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(how)
     _, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (130, "truezram: interrupted\n")
     assert not list(run_dir.glob("*.stats"))
