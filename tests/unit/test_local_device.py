@@ -100,6 +100,30 @@ def test_out_of_range_and_misuse() -> None:
         device.read(0)
 
 
+def test_closing_waits_for_the_requests_of_other_threads() -> None:
+    entry = make()
+    for _ in range(20):
+        device = LocalDevice(entry)
+        ends: list[str] = []
+
+        def load(device: LocalDevice = device, ends: list[str] = ends) -> None:
+            try:
+                while True:
+                    device.read(0, 32)
+            except ValueError as error:
+                ends.append(str(error))
+
+        threads = [threading.Thread(target=load) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.01)
+        device.close()
+        device.close()
+        for thread in threads:
+            thread.join(10)
+        assert ends == ["local0 was closed"] * 3
+
+
 def test_names_of_devices_to_attach_to() -> None:
     make(id=4)
     with LocalDevice("4") as device:
