@@ -120,12 +120,22 @@ def test_zstd_frames_are_readable(level: int) -> None:
 
 
 def test_zstd_reads_their_frames() -> None:
-    for size in (True, False):
-        encoder = zstandard.ZstdCompressor(compression_params=magicless(write_content_size=size))
-        for page in sample(80, seed=26):
-            blob = encoder.compress(page)
-            if len(blob) != PAGE:
-                assert truezram.Compressor("zstd").decompress(blob) == page
+    """Frames of our kind; those with a content size or a second frame are none of ours, and are refused."""
+    compressor = truezram.Compressor("zstd")
+    encoder = zstandard.ZstdCompressor(compression_params=magicless(write_content_size=False))
+    other = zstandard.ZstdCompressor(compression_params=magicless(write_content_size=True))
+    read = 0
+    for page in sample(80, seed=26):
+        blob = encoder.compress(page)
+        if len(blob) == PAGE:
+            continue
+        assert compressor.decompress(blob) == page
+        read += 1
+        empty = encoder.compress(b"")
+        for wrong in (other.compress(page), blob + b"\0", blob + empty, empty + blob):
+            with pytest.raises(truezram.CorruptError):
+                compressor.decompress(wrong)
+    assert read > 50
 
 
 def test_zstd_levels_differ() -> None:

@@ -83,6 +83,7 @@ def test_dead_server_and_reused_pid(tmp_path: Path) -> None:
     assert page.snapshot().state == "live"
     stats.pid_start += 1
     assert page.snapshot().state == "dead"
+    assert page.snapshot((5, 4096), ("/mnt",)).swap_priority == 5
 
 
 def test_a_zombie_does_not_run() -> None:

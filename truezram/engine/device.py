@@ -25,7 +25,7 @@ from truezram.engine.units import MAX_SIZE, PAGE, format_exact, format_size, par
 TRANSPORTS = ("ublk", "local")
 MAX_ID = (1 << 20) - 1
 """Device numbers are minors, which have 20 bits."""
-MAX_QUEUE_DEPTH = 4096
+MAX_QUEUE_DEPTH = {"ublk": 4096, "local": 64}
 CONTROL = Path("/dev/ublk-control")
 _TABLE_ENTRY = 8
 
@@ -94,11 +94,16 @@ def check_options(options: CreateOptions) -> CreateOptions:
     for name, value, low, high in (
         ("id", options.id, 0, MAX_ID),
         ("number of queues", options.queues, 1, lib.TZ_MAX_QUEUES),
-        ("queue depth", options.queue_depth, 1, MAX_QUEUE_DEPTH),
+        ("queue depth", options.queue_depth, 1, MAX_QUEUE_DEPTH[options.transport]),
         ("priority", options.priority, 0, swap.MAX_PRIORITY),
     ):
         if value is not None and not low <= value <= high:
             raise UsageError(bad, f"its {name} is {value}", f"Choose {low} to {high}")
+    cpus = os.cpu_count() or 1
+    if options.transport == "ublk" and options.queues is not None and options.queues > cpus:
+        raise UsageError(
+            bad, f"{options.queues} queues were asked for, and ublk has at most one per CPU", f"Choose 1 to {cpus}"
+        )
     if options.swap and options.transport == "local":
         raise UsageError(bad, "a local device is no block device and cannot be swap", "Use --transport ublk for --swap")
     if options.priority is not None and not options.swap:
@@ -168,22 +173,23 @@ def need_ublk() -> None:
     what = "cannot create a ublk device"
     if os.geteuid() != 0:
         remedy = "Run it with sudo, or make a device without a node in /dev: --transport local"
-        raise PermissionDenied(what, "only root may", remedy)
+        raise PermissionDenied(what, "only root may make one", remedy)
     if CONTROL.exists():
         return
-    said = ""
+    said, loaded = "", False
     try:
         done = subprocess.run(
             [swap.tool("modprobe"), "ublk_drv"], stdin=subprocess.DEVNULL, capture_output=True, timeout=20, check=False
         )
-        said = done.stderr.decode(errors="replace").strip()
+        said, loaded = done.stderr.decode(errors="replace").strip(), done.returncode == 0
     except Unsupported:
         said = "modprobe is not installed"
     except subprocess.TimeoutExpired:
         said = "modprobe ublk_drv did not end within 20 s"
+    # The node appears a moment after the module.
     deadline = time.monotonic() + 2
     while not CONTROL.exists():
-        if time.monotonic() > deadline:
+        if not loaded or time.monotonic() > deadline:
             why = f"kernel {platform.release()} has no {CONTROL}" + (f" ({said})" if said else "")
             remedy = "Use a kernel from 6.0 on with CONFIG_BLK_DEV_UBLK (modprobe ublk_drv), or --transport local"
             raise Unsupported(what, why, remedy)

@@ -154,12 +154,13 @@ class _Worker:
     """By page: index of the sampled page that is there, -1 for zeros, None for unknown (a failed write)."""
 
     def run(self, stop: threading.Event) -> None:
-        """Random requests until told to stop, then everything once more."""
+        """Random requests until told to stop, then everything that was written once more."""
         self.wrote = [-1] * self.pages
         while not stop.is_set():
             self._one()
         for page in range(0, self.pages, MAX_RUN):
-            self._read(page, min(MAX_RUN, self.pages - page))
+            if any(source is not None and source >= 0 for source in self.wrote[page : page + MAX_RUN]):
+                self._read(page, min(MAX_RUN, self.pages - page))
 
     def _one(self) -> None:
         pick = self.random.random()
@@ -289,15 +290,15 @@ def _sum(workers: Sequence[_Worker], started: float) -> Counts:
     return total
 
 
-def sample(limit: int = 8192, seed: int = 0) -> tuple[bytes, tuple[str, ...]]:
-    """(pages of running processes, where they are from). Raises `Failed` when there is none that this user may read."""
+def sample(limit: int = 8192, seed: int = 0) -> tuple[bytes, int]:
+    """(pages of running processes, number of processes). Raises `Failed` when there is none that this user may read."""
     from truezram.engine.sampling import sample_pages
 
     sampled = sample_pages(limit=limit, seed=seed)
     data = bytes(sampled.data)
     if not data:
         raise Failed("cannot sample memory", "no process has a page that this user may read", "Run it with sudo")
-    return data, tuple(str(source) for source in sampled.sources)
+    return data, len(sampled.processes)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -315,8 +316,8 @@ def main(argv: Sequence[str]) -> int:
     try:
         with Client() as client:
             entry = client.resolve(name)
-        data, sources = sample(seed=seed)
-        origin = {"sampled_pages": len(data) // PAGE, "processes": len(sources)}
+        data, processes = sample(seed=seed)
+        origin = {"sampled_pages": len(data) // PAGE, "processes": processes}
 
         def tell(counts: Counts, done: bool = False) -> None:
             sys.stdout.write(json.dumps({**asdict(counts), **origin, "done": done}) + "\n")

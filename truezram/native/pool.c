@@ -16,6 +16,10 @@
  * reserve at its target: it populates ahead of need (queue threads that find less than 3/4 of the target wake it) and punches out
  * what is left over. With the reserve empty an allocation tries free slots of larger classes, then fails at once.
  *
+ * Slots that overwriting and discarding leave free in many slabs are packed once a second where that saves whole slabs
+ * (compaction): the sparsest slabs of a class are taken out of use, the store finds their objects through the page table and moves them,
+ * and the empty slabs go the usual way.
+ *
  * Memory is counted where it is had: used_bytes is what has been populated (head, table, slabs of every state), which is
  * what the kernel holds for the file.
  */
@@ -40,8 +44,9 @@
 #define RETRY_MS 10		/* after the kernel refused memory */
 #define IDLE_MS 1000
 #define STACK_SIZE (64u << 10)
+#define COMPACT_LEAST (1u << 20)	/* bytes to be saved before compaction is worth its while */
 
-enum slab_state { SLAB_UNPOPULATED = 0, SLAB_RESERVE = 1, SLAB_CLASS = 2 };
+enum slab_state { SLAB_UNPOPULATED = 0, SLAB_RESERVE = 1, SLAB_CLASS = 2, SLAB_EVACUATING = 3 };
 
 /* ---- size classes ---- */
 
@@ -235,16 +240,136 @@ void tz_pool_free(struct tz_pool *p, uint64_t offset)
 	m->free = (uint16_t)(slot + 1);
 	m->used--;
 	stat_add(&c->stats->objects, -1);
-	if (was_full)
+	int listed = m->state == SLAB_CLASS;
+	if (was_full && listed)
 		partial_add(p, c, s);
 	int empty = m->used == 0;
 	if (empty) {
-		partial_remove(p, c, s);
+		if (listed)
+			partial_remove(p, c, s);
 		stat_add(&c->stats->slabs, -1);
 	}
 	tz_lock_drop(&c->lock);
 	if (empty)
 		reserve_push(p, s);
+}
+
+/* ---- compaction ---- */
+
+static uint64_t free_slots(const struct tz_class *c)
+{
+	uint64_t slots = __atomic_load_n(&c->stats->slabs, __ATOMIC_RELAXED) * c->per_slab;
+	uint64_t used = __atomic_load_n(&c->stats->objects, __ATOMIC_RELAXED);
+
+	return slots > used ? slots - used : 0;
+}
+
+/* Whole slabs that could be saved by packing every class tightly. */
+static uint64_t wasted_slabs(const struct tz_pool *p)
+{
+	uint64_t n = 0;
+
+	for (unsigned i = 0; i < p->nr_classes; i++)
+		n += free_slots(&p->classes[i]) / p->classes[i].per_slab;
+	return n;
+}
+
+static int is_wasteful(const struct tz_pool *p)
+{
+	uint64_t wasted = wasted_slabs(p) * TZ_SLAB_SIZE, used = atomic_load(&p->used_bytes);
+
+	return wasted >= COMPACT_LEAST && wasted > used / 16;
+}
+
+/* The occupancy below which a class's slabs are to be emptied: at most `want` slabs have less. */
+static unsigned threshold_for(struct tz_pool *p, unsigned index, uint64_t want)
+{
+	uint32_t by_used[65] = { 0 };
+	uint32_t per = p->classes[index].per_slab;
+	unsigned k;
+
+	for (uint32_t s = 0; s < p->virgin; s++)
+		if (p->slabs[s].state == SLAB_CLASS && p->slabs[s].class == index)
+			by_used[(uint32_t)p->slabs[s].used * 64 / per]++;
+	uint64_t sum = 0;
+	for (k = 0; k < 64 && sum + by_used[k] <= want; k++)
+		sum += by_used[k];
+	return k;
+}
+
+/* Takes a slab out of its class's hands if it is still as sparse as it looked. */
+static void evacuate(struct tz_pool *p, uint32_t s, unsigned index, unsigned threshold)
+{
+	struct tz_class *c = &p->classes[index];
+	struct tz_slab *m = &p->slabs[s];
+
+	tz_lock_take(&c->lock);
+	int fits = m->state == SLAB_CLASS && m->class == index && (uint32_t)m->used * 64 / c->per_slab < threshold &&
+		m->used < c->per_slab;
+	if (fits) {
+		partial_remove(p, c, s);
+		m->state = SLAB_EVACUATING;
+		p->evacuating[p->nr_evacuating++] = s;
+	}
+	tz_lock_drop(&c->lock);
+}
+
+unsigned tz_pool_evacuate_begin(struct tz_pool *p)
+{
+	p->nr_evacuating = 0;
+	for (unsigned i = 0; i < p->nr_classes; i++) {
+		uint64_t want = free_slots(&p->classes[i]) / p->classes[i].per_slab;
+		unsigned threshold = want ? threshold_for(p, i, want) : 0;
+		for (uint32_t s = 0; threshold && s < p->virgin && p->nr_evacuating < TZ_EVACUATE_MAX; s++)
+			if (p->slabs[s].state == SLAB_CLASS && p->slabs[s].class == i)
+				evacuate(p, s, i, threshold);
+	}
+	return p->nr_evacuating;
+}
+
+int tz_pool_is_evacuating(const struct tz_pool *p, uint64_t offset)
+{
+	return p->slabs[(offset - p->arena->head->slab_offset) / TZ_SLAB_SIZE].state == SLAB_EVACUATING;
+}
+
+uint64_t tz_pool_alloc_existing(struct tz_pool *p, unsigned size)
+{
+	return alloc_in_class(p, p->class_of[(size + 15) / 16], 0);
+}
+
+void tz_pool_evacuate_end(struct tz_pool *p)
+{
+	uint64_t saved = p->nr_evacuating;
+
+	for (unsigned i = 0; i < p->nr_evacuating; i++) {
+		struct tz_slab *m = &p->slabs[p->evacuating[i]];
+		struct tz_class *c = &p->classes[m->class];
+		tz_lock_take(&c->lock);
+		if (m->state == SLAB_EVACUATING && m->used) {	/* something did not move: back into use */
+			m->state = SLAB_CLASS;
+			if (m->free || m->bump < c->per_slab)
+				partial_add(p, c, p->evacuating[i]);
+			saved--;
+		}
+		tz_lock_drop(&c->lock);
+	}
+	p->nr_evacuating = 0;
+	__atomic_store_n(&p->stats->pages_compacted, p->stats->pages_compacted + saved * (TZ_SLAB_SIZE / TZ_PAGE_SIZE),
+		__ATOMIC_RELAXED);
+}
+
+/* At most once a second, in the slab thread: takes free slots that add up to slabs and gives the slabs back. */
+static void compact_if_wasteful(struct tz_pool *p)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	uint64_t now = (uint64_t)t.tv_sec * 1000u + (uint64_t)t.tv_nsec / 1000000u;
+	if (!p->compact || now - p->compacted_ms < IDLE_MS || !is_wasteful(p))
+		return;
+	p->compact(p->compact_arg);
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	p->compacted_ms = (uint64_t)t.tv_sec * 1000u + (uint64_t)t.tv_nsec / 1000000u;
 }
 
 /* ---- the slab thread ---- */
@@ -364,6 +489,8 @@ static void *slab_thread(void *arg)
 			punch_surplus(p, target);
 		else
 			rc = refill(p);
+		if (rc == 0)
+			compact_if_wasteful(p);
 		pthread_mutex_unlock(&p->grow_lock);
 		sleep_until_woken(p, rc < 0 ? RETRY_MS : IDLE_MS);
 	}

@@ -13,6 +13,8 @@
 #define TZ_POOL_HUGE 3840u
 
 #define TZ_NO_SLAB UINT32_MAX
+/* Slabs emptied in one pass of compaction: 16 MiB. */
+#define TZ_EVACUATE_MAX 256u
 
 struct tz_slab {		/* what is known of one slab; private, rebuilt from the page table after a crash */
 	uint32_t next, prev;	/* in its class's partial list, or next in the list of unpopulated slabs */
@@ -52,6 +54,12 @@ struct tz_pool {
 	_Atomic uint64_t mem_limit;		/* 0 = none */
 	_Atomic int starved;			/* negative errno of the last failed populate, 0 = none */
 	_Atomic uint32_t wake, stop;		/* futex words of the slab thread */
+	/* compaction: called by the slab thread when slots are wasted; set before anything is allocated */
+	void (*compact)(void *arg);
+	void *compact_arg;
+	uint64_t compacted_ms;			/* when it last ran */
+	uint32_t evacuating[TZ_EVACUATE_MAX];	/* slabs being emptied in this pass */
+	unsigned nr_evacuating;
 	pthread_t thread;
 	int thread_started;
 };
@@ -65,6 +73,13 @@ void tz_pool_destroy(struct tz_pool *pool);
  * *err: -ENOSPC (mem_limit, or the kernel has no memory), -EAGAIN (the slab thread is about to bring some). */
 uint64_t tz_pool_alloc(struct tz_pool *pool, unsigned size, int *err);
 void tz_pool_free(struct tz_pool *pool, uint64_t offset);
+
+/* Compaction, in the slab thread. begin picks sparse slabs whose objects fit the free slots of the others, and takes them out of
+ * use; the store moves their objects (alloc_existing never takes a new slab; 0 = no room); end puts back what is not empty. */
+unsigned tz_pool_evacuate_begin(struct tz_pool *pool);
+int tz_pool_is_evacuating(const struct tz_pool *pool, uint64_t offset);
+uint64_t tz_pool_alloc_existing(struct tz_pool *pool, unsigned size);
+void tz_pool_evacuate_end(struct tz_pool *pool);
 
 int tz_pool_set_limit(struct tz_pool *pool, uint64_t bytes, char *why, size_t why_size);
 /* Returns the reserve to the kernel now; it is refilled at the next need. Bytes returned. */

@@ -62,7 +62,7 @@ struct tz_store_thread {
 	struct tz_store *store;
 	struct tz_queue_stats *stats;
 	unsigned index, nr_set_aside, ticks;
-	uint64_t set_aside[TZ_MAX_QUEUES + 1];	/* freed entries that somebody still reads */
+	uint64_t set_aside[TZ_MAX_QUEUES + 2];	/* freed entries that somebody still reads */
 	uint8_t object[TZ_DST_SIZE] __attribute__((aligned(64)));
 } __attribute__((aligned(64)));
 
@@ -71,7 +71,7 @@ struct tz_store {
 	struct tz_pool pool;
 	struct tz_stats *stats;
 	uint64_t nr_pages;
-	unsigned nr_threads;
+	unsigned nr_threads;		/* callers; threads[nr_threads] is the compactor's */
 	struct tz_store_thread *threads;
 };
 
@@ -170,7 +170,7 @@ static uint64_t now_ns(void)
 
 static int is_read_by_someone(const struct tz_store *s, uint64_t entry)
 {
-	for (unsigned i = 0; i < s->nr_threads; i++)
+	for (unsigned i = 0; i <= s->nr_threads; i++)
 		if (atomic_load_explicit(&s->threads[i].hazard, memory_order_acquire) == entry)
 			return 1;
 	return 0;
@@ -394,6 +394,60 @@ void tz_store_end(struct tz_store_thread *t)
 	atomic_fetch_add_explicit(&t->turns, 1, memory_order_release);
 }
 
+/* ---- compaction ---- */
+
+/* Moves a page's object to a free slot of its class. 0, or -ENOSPC: the class has none left. */
+static int move(struct tz_store_thread *t, uint64_t page)
+{
+	struct tz_store *s = t->store;
+	uint64_t entry = announce(t, &s->arena.table[page]), offset = entry_offset(entry), moved;
+	unsigned n = entry_length(entry), size = KIND(entry) == TZ_KIND_RAW ? n : n + CRC_SIZE;
+	int rc = 0;
+
+	if (has_object(entry) && tz_pool_is_evacuating(&s->pool, offset)) {
+		uint64_t to = tz_pool_alloc_existing(&s->pool, size);
+		if (to) {
+			memcpy(s->arena.base + to, s->arena.base + offset, size);
+			moved = KIND(entry) == TZ_KIND_RAW ? raw_entry(to, (uint32_t)(entry >> 32))
+				: object_entry(KIND(entry), to, n);
+			/* Still announced: the slot cannot come back to this page with other content and the same entry. */
+			uint64_t expected = entry;
+			int published = atomic_compare_exchange_strong(&s->arena.table[page], &expected, moved);
+			atomic_store_explicit(&t->hazard, 0, memory_order_release);
+			if (published)
+				retire(t, entry);
+			else
+				tz_pool_free(&s->pool, to);	/* overwritten meanwhile */
+		} else {
+			rc = -ENOSPC;
+		}
+	}
+	atomic_store_explicit(&t->hazard, 0, memory_order_release);
+	return rc;
+}
+
+/* One pass, called by the pool's slab thread: one look through the page table. */
+static void compact(void *arg)
+{
+	struct tz_store *s = arg;
+	struct tz_store_thread *t = &s->threads[s->nr_threads];
+
+	if (!tz_pool_evacuate_begin(&s->pool))
+		return;
+	for (uint64_t page = 0; page < s->nr_pages; page++) {
+		uint64_t entry = atomic_load_explicit(&s->arena.table[page], memory_order_relaxed);
+		/* The racy look only saves time; a slab number from a torn state is still one of ours. */
+		if (has_object(entry) && tz_pool_is_evacuating(&s->pool, entry_offset(entry)))
+			move(t, page);
+	}
+	for (unsigned i = 0; t->nr_set_aside && i < 100; i++) {
+		struct timespec pause = { 0, 100000 };
+		nanosleep(&pause, NULL);
+		free_set_aside(t);
+	}
+	tz_pool_evacuate_end(&s->pool);
+}
+
 /* ---- algorithms ---- */
 
 static int make_workspace(const struct tz_codec *codec, int level, struct workspace *w, char *why, size_t why_size)
@@ -434,32 +488,53 @@ static void wait_outside(struct tz_store_thread *t)
 		nanosleep(&pause, NULL);
 }
 
-static int switch_thread(struct tz_store_thread *t, const struct tz_codec *codec, int level, char *why, size_t why_size)
+/* Replaces a thread's set; returns once the old one is in nobody's hands, and frees it. */
+static void publish_set(struct tz_store_thread *t, struct codec_set *set)
 {
-	struct codec_set *old = atomic_load(&t->set), *set = malloc(sizeof *set);
-	struct workspace w, gone = { 0 };
-	int rc;
+	struct codec_set *old = atomic_exchange(&t->set, set);
 
-	if (!set) {
+	wait_outside(t);
+	free(old);
+}
+
+/* What set_algorithm needs for one thread, made before anything is changed. */
+struct switching {
+	struct codec_set *decoding, *encoding;
+	struct workspace workspace;
+};
+
+static int prepare_switch(struct tz_store_thread *t, const struct tz_codec *codec, int level, struct switching *w, char *why,
+	size_t why_size)
+{
+	const struct codec_set *now = atomic_load(&t->set);
+	int rc = make_workspace(codec, level, &w->workspace, why, why_size);
+
+	if (rc < 0)
+		return rc;
+	w->decoding = malloc(sizeof *w->decoding);
+	w->encoding = malloc(sizeof *w->encoding);
+	if (!w->decoding || !w->encoding) {
 		snprintf(why, why_size, "no memory for codec state");
 		return -ENOMEM;
 	}
-	rc = make_workspace(codec, level, &w, why, why_size);
-	if (rc < 0) {
-		free(set);
-		return rc;
+	*w->decoding = now ? *now : (struct codec_set){ 0 };
+	w->decoding->by_kind[codec->kind] = w->workspace;
+	if (!now || now->encoder == codec) {	/* another level: encoder and decoder share the workspace */
+		w->decoding->encoder = codec;
+		w->decoding->encoder_workspace = w->workspace.memory;
 	}
-	*set = old ? *old : (struct codec_set){ 0 };
-	gone = set->by_kind[codec->kind];
-	set->by_kind[codec->kind] = w;
-	set->encoder = codec;
-	set->encoder_workspace = w.memory;
-	atomic_store(&t->set, set);
-	wait_outside(t);
-	if (gone.memory)
-		munmap(gone.memory, gone.size);
-	free(old);
+	*w->encoding = *w->decoding;
+	w->encoding->encoder = codec;
+	w->encoding->encoder_workspace = w->workspace.memory;
 	return 0;
+}
+
+static void abandon_switch(struct switching *w)
+{
+	if (w->workspace.memory)
+		munmap(w->workspace.memory, w->workspace.size);
+	free(w->decoding);
+	free(w->encoding);
 }
 
 static void stats_head_begin(struct tz_stats *s)
@@ -473,18 +548,32 @@ static void stats_head_end(struct tz_stats *s)
 	__atomic_store_n(&s->seq, s->seq + 1, __ATOMIC_RELEASE);
 }
 
+/* In two steps, so that no thread meets an object it cannot decode yet: first every thread can decode it, then they
+ * begin to make it. */
 int tz_store_set_algorithm(struct tz_store *s, const char *algorithm, char *why, size_t why_size)
 {
-	int level, rc;
+	struct switching w[TZ_MAX_QUEUES] = { 0 };
+	int level, rc = 0;
 	const struct tz_codec *codec = tz_parse_algorithm(algorithm, &level, why, why_size);
 
 	if (!codec)
 		return -EINVAL;
-	for (unsigned i = 0; i < s->nr_threads; i++) {
-		rc = switch_thread(&s->threads[i], codec, level, why, why_size);
-		if (rc < 0)
-			return rc;
+	for (unsigned i = 0; i < s->nr_threads && rc == 0; i++)
+		rc = prepare_switch(&s->threads[i], codec, level, &w[i], why, why_size);
+	if (rc < 0) {
+		for (unsigned i = 0; i < s->nr_threads; i++)
+			abandon_switch(&w[i]);
+		return rc;
 	}
+	for (unsigned i = 0; i < s->nr_threads; i++) {
+		const struct codec_set *now = atomic_load(&s->threads[i].set);
+		struct workspace gone = now ? now->by_kind[codec->kind] : (struct workspace){ 0 };
+		publish_set(&s->threads[i], w[i].decoding);
+		if (gone.memory)
+			munmap(gone.memory, gone.size);
+	}
+	for (unsigned i = 0; i < s->nr_threads; i++)
+		publish_set(&s->threads[i], w[i].encoding);
 	stats_head_begin(s->stats);
 	snprintf(s->stats->algorithm, sizeof s->stats->algorithm, "%s", algorithm);
 	s->stats->isa = codec->isa;
@@ -508,7 +597,7 @@ int tz_store_set_mem_limit(struct tz_store *s, uint64_t bytes, char *why, size_t
 
 static int make_threads(struct tz_store *s, const struct tz_store_config *c)
 {
-	size_t size = c->nr_threads * sizeof *s->threads;
+	size_t size = (c->nr_threads + 1) * sizeof *s->threads;
 
 	s->threads = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
 	if (s->threads == MAP_FAILED) {
@@ -516,6 +605,7 @@ static int make_threads(struct tz_store *s, const struct tz_store_config *c)
 		return -ENOMEM;
 	}
 	s->nr_threads = c->nr_threads;
+	s->threads[c->nr_threads].store = s;
 	for (unsigned i = 0; i < c->nr_threads; i++) {
 		s->threads[i].store = s;
 		s->threads[i].index = i;
@@ -537,12 +627,13 @@ struct tz_store *tz_store_create(const struct tz_store_config *c, int *err, char
 	}
 	if (!tz_parse_algorithm(c->algorithm, &level, why, why_size))
 		return NULL;
-	s = calloc(1, sizeof *s);
+	s = aligned_alloc(_Alignof(struct tz_store), sizeof *s);
 	if (!s) {
 		*err = -ENOMEM;
 		snprintf(why, why_size, "no memory");
 		return NULL;
 	}
+	memset(s, 0, sizeof *s);
 	s->stats = c->stats;
 	s->nr_pages = c->disksize / TZ_PAGE_SIZE;
 	*err = tz_arena_create(&s->arena, c->arena_fd, c->disksize, c->lock_arena, why, why_size);
@@ -552,10 +643,13 @@ struct tz_store *tz_store_create(const struct tz_store_config *c, int *err, char
 	if (*err < 0)
 		goto destroy_arena;
 	*err = make_threads(s, c);
-	if (*err == 0)
+	if (*err == 0) {
 		*err = tz_store_set_algorithm(s, c->algorithm, why, why_size);
-	else
+		s->pool.compact_arg = s;
+		__atomic_store_n(&s->pool.compact, compact, __ATOMIC_RELEASE);
+	} else {
 		snprintf(why, why_size, "no memory for %u threads", c->nr_threads);
+	}
 	if (*err < 0) {
 		tz_store_destroy(s);
 		return NULL;
@@ -586,7 +680,7 @@ void tz_store_destroy(struct tz_store *s)
 		free(set);
 	}
 	if (s->threads)
-		munmap(s->threads, s->nr_threads * sizeof *s->threads);
+		munmap(s->threads, (s->nr_threads + 1) * sizeof *s->threads);
 	tz_arena_destroy(&s->arena);
 	free(s);
 }

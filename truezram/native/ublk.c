@@ -19,6 +19,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
@@ -87,6 +88,15 @@ static struct ublk_ctrl_cmd for_device(const struct tz_ublk *u)
 	return (struct ublk_ctrl_cmd){ .dev_id = u->info.dev_id, .queue_id = UINT16_MAX };
 }
 
+/* TRUEZRAM_DISABLE_UBLK, a comma list, makes a new kernel look older, so that tests reach every path: user_copy (before 6.5), ioctl
+ * (before 6.4). */
+static int disabled(const char *feature)
+{
+	const char *list = getenv("TRUEZRAM_DISABLE_UBLK");
+
+	return list && strstr(list, feature);
+}
+
 int tz_ublk_open(struct tz_ublk *u, char *why, size_t why_size)
 {
 	int rc;
@@ -108,7 +118,7 @@ int tz_ublk_open(struct tz_ublk *u, char *why, size_t why_size)
 		return rc;
 	}
 	/* 6.5 and later know GET_FEATURES; 6.4 has ioctl-encoded opcodes without it; before, plain numbers. */
-	u->ioctl_encoded = 1;
+	u->ioctl_encoded = !disabled("ioctl");
 	struct ublk_ctrl_cmd cmd = { .dev_id = UINT32_MAX, .queue_id = UINT16_MAX, .len = sizeof u->features,
 		.addr = (uint64_t)(uintptr_t)&u->features };
 	rc = command(u, CMD_GET_FEATURES, cmd);
@@ -139,6 +149,10 @@ static int add(struct tz_ublk *u, int id, unsigned queues, unsigned depth)
 
 	if (u->features)
 		wanted &= u->features;
+	if (!u->ioctl_encoded)
+		wanted &= ~UBLK_F_CMD_IOCTL_ENCODE;
+	if (disabled("user_copy"))
+		wanted &= ~UBLK_F_USER_COPY;
 	u->info = (struct ublk_dev_info){ .nr_hw_queues = (uint16_t)queues, .queue_depth = (uint16_t)depth,
 		.max_io_buf_bytes = TZ_UBLK_MAX_IO, .dev_id = (uint32_t)id, .ublksrv_pid = getpid(), .flags = wanted };
 	struct ublk_ctrl_cmd cmd = { .dev_id = (uint32_t)id, .queue_id = UINT16_MAX, .len = sizeof u->info,

@@ -9,6 +9,7 @@
 #include "codec.h"
 
 #define TZ_CODEC_LIST(CODEC) \
+	CODEC(dense) \
 	CODEC(lz4) \
 	CODEC(zstd)
 

@@ -149,10 +149,35 @@ static size_t compress(void *workspace, const uint8_t *page, uint8_t *dst)
 	return n < TZ_PAGE_SIZE ? n : 0;
 }
 
+/* Whether src[0 .. n) is one frame with a header such as compress() makes, and nothing after its last block.
+ *
+ * Checked here because libzstd before 1.5.5, given a magicless frame, looks for a magic number all the same: it reads four
+ * bytes wherever one more frame might start, past the end of the input if need be. */
+static int is_one_frame(const uint8_t *src, size_t n)
+{
+	size_t at = 2;		/* descriptor (0: neither content size, nor checksum, nor dictionary), window */
+
+	if (n < 6 || src[0] != 0)
+		return 0;
+	while (n - at >= 3) {
+		unsigned header = src[at] | (unsigned)src[at + 1] << 8 | (unsigned)src[at + 2] << 16;
+		unsigned type = header >> 1 & 3, size = type == 1 ? 1 : header >> 3;	/* 1: one byte, repeated */
+		at += 3;
+		if (type == 3 || size > n - at)
+			return 0;
+		at += size;
+		if (header & 1)		/* the last block */
+			return at == n;
+	}
+	return 0;
+}
+
 static int decompress(void *workspace, const uint8_t *src, size_t n, uint8_t *out)
 {
 	struct workspace *ws = workspace;
 
+	if (!is_one_frame(src, n))
+		return -1;
 	return lib.decompressDCtx(ws->dctx, out, TZ_PAGE_SIZE, src, n) == TZ_PAGE_SIZE ? 0 : -1;
 }
 

@@ -32,8 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--mem-limit", metavar="SIZE", help="most memory that it may take; writes beyond it fail (default: none)"
     )
     parser.add_argument("--id", type=number, metavar="N", help="number of the device (default: the first that is free)")
-    parser.add_argument("--queues", type=number, metavar="N", help="I/O queues (default: up to the number of CPUs)")
-    parser.add_argument("--queue-depth", type=number, metavar="N", help="requests in flight per queue (default: 64)")
+    parser.add_argument(
+        "--queues", type=number, metavar="N", help="I/O queues (default: ublk one per CPU, up to 4; local 1)"
+    )
+    parser.add_argument(
+        "--queue-depth", type=number, metavar="N", help="requests in flight per queue (default: ublk 64, local 16)"
+    )
     parser.add_argument(
         "--transport",
         choices=("ublk", "local"),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib
 import json
 import os
 import subprocess
@@ -133,7 +132,7 @@ def _plain(args: argparse.Namespace, entry: Entry, why_local: str) -> int:
 
     line = ProgressLine()
     line.show("sampling pages of running processes")
-    data, sources = sample(seed=args.seed)
+    data, processes = sample(seed=args.seed)
     duration = SECONDS if args.seconds is None else args.seconds
 
     def progress(counts: Counts) -> None:
@@ -145,7 +144,7 @@ def _plain(args: argparse.Namespace, entry: Entry, why_local: str) -> int:
     finally:
         line.clear()
         device.close()
-    return _result(args, counts, _snapshot(entry), why_local, len(data) // 4096, len(sources))
+    return _result(args, counts, _snapshot(entry), why_local, len(data) // 4096, processes)
 
 
 def _snapshot(entry: Entry) -> DeviceSnapshot:
@@ -156,21 +155,23 @@ def _snapshot(entry: Entry) -> DeviceSnapshot:
 
 
 def _result(
-    args: argparse.Namespace, counts: Counts, device: DeviceSnapshot, why_local: str, pages: int, sources: int
+    args: argparse.Namespace, counts: Counts, device: DeviceSnapshot, why_local: str, pages: int, processes: int
 ) -> int:
     if args.json:
         body: dict[str, Any] = {
             "transport": device.transport,
             "why_local": why_local,
             "sampled_pages": pages,
-            "processes": sources,
+            "processes": processes,
             "device": list_.as_json(device),
             "result": asdict(counts),
             "verified": counts.good,
         }
         print_json(NAME, body)
     else:
-        print(f"{pages} pages of {sources} processes, copied in and out in random order for {counts.seconds:.0f} s:\n")
+        print(
+            f"{pages} pages of {processes} processes, copied in and out in random order for {counts.seconds:.0f} s:\n"
+        )
         print(format_table(list_.COLUMNS, [list_.row(device)], terminal_width()), end="\n\n")
         print(_summary(counts))
     if counts.good:
@@ -194,11 +195,12 @@ def _summary(counts: Counts) -> str:
 
 def _in_app(args: argparse.Namespace, entry: Entry) -> int:
     """With the app: the load is a process of its own, so that the app stays responsive."""
+    from truezram.engine.cli import run_app
     from truezram.engine.replay import Counts
 
-    app = importlib.import_module("truezram.app.app")
+    # -P: without the current folder, which may be a source tree.
     load = subprocess.Popen(
-        [sys.executable, "-m", "truezram.engine.replay", entry.name, str(args.threads), str(args.seed)],
+        [sys.executable, "-P", "-m", "truezram.engine.replay", entry.name, str(args.threads), str(args.seed)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=(log := os.memfd_create("truezram-load", os.MFD_CLOEXEC)),
@@ -207,7 +209,7 @@ def _in_app(args: argparse.Namespace, entry: Entry) -> int:
     last: dict[str, Any] = {}
     collector = _collect(load, last)
     try:
-        app.main()
+        run_app()
     finally:
         assert load.stdin is not None
         with contextlib.suppress(OSError):

@@ -1,0 +1,102 @@
+"""What the app's tests share: an app on a fake engine, a frozen clock, no blinking, no wall-clock timers."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from . import simulate
+from .fake_engine import FakeEngine
+from textual.pilot import Pilot
+from textual.widgets import Input
+
+from truezram.app.app import TruezramApp
+from truezram.app.config import Config
+from truezram.app.source import Capabilities
+from truezram.engine.model import Snapshot
+
+NOW = 1_790_000_000.0
+SMALL, WIDE, NARROW = (80, 24), (200, 60), (60, 20)
+
+
+@pytest.fixture(autouse=True)
+def _still(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(Input, "_toggle_cursor", lambda self: None)
+    monkeypatch.setattr(TruezramApp, "NOTIFICATION_TIMEOUT", 3600)
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+@cache
+def simulated(devices: int, seconds: int = 120, gap: tuple[int, int] | None = (60, 70)) -> tuple[Snapshot, ...]:
+    """Simulated snapshots, made once."""
+    return tuple(simulate.snapshots(devices, seconds, gap=gap))
+
+
+class Bench:
+    """An app, its engine, and how to let time pass."""
+
+    def __init__(self, tmp_path: Path, snapshots: tuple[Snapshot, ...], **options: Any) -> None:
+        capabilities: Capabilities | None = options.pop("capabilities", None)
+        config = options.pop("config", None) or Config(theme="dark", glyphs="braille")
+        environ = {
+            "LANG": "C.UTF-8",
+            "TERM": "xterm-256color",
+            "XDG_CONFIG_HOME": str(tmp_path),
+            **options.pop("environ", {}),
+        }
+        self.engine = FakeEngine(list(snapshots), capabilities)
+        self.app = TruezramApp(self.engine, config=config, environ=environ, read=False, clock=lambda: NOW, **options)
+        self.app.capabilities = self.engine.capabilities()
+
+    def play(self, count: int = 1) -> None:
+        """Lets the app take in the next snapshots."""
+        for _ in range(count):
+            self.app.take(self.engine.snapshot())
+
+    def before(self, count: int, *keys: str) -> Callable[[Pilot[Any]], Any]:
+        """For snap_compare's run_before: plays `count` snapshots, then presses keys."""
+
+        async def run(pilot: Pilot[Any]) -> None:
+            await pilot.pause()
+            self.play(count)
+            await pilot.pause()
+            for key in keys:
+                await pilot.press(key)
+                await pilot.pause()
+            # A newly mounted card draws after its first layout.
+            self.play(1)
+            await pilot.pause()
+
+        return run
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Callable[..., Bench]:
+    """Makes a `Bench` of simulated devices: ``bench(2, glyphs=...)``."""
+
+    def make(devices: int = 2, seconds: int = 120, **options: Any) -> Bench:
+        return Bench(tmp_path, simulated(devices, seconds), **options)
+
+    return make
+
+
+async def settle(pilot: Pilot[Any], until: Callable[[], bool], seconds: float = 5.0) -> None:
+    """Waits until something that happens on a worker has happened; fails when it does not."""
+    end = time.monotonic() + seconds
+    while not until():
+        assert time.monotonic() < end, "it did not happen in time"
+        await pilot.pause(0.01)
+    await pilot.pause()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    os.environ.pop("NO_COLOR", None)

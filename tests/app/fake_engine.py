@@ -1,0 +1,161 @@
+"""The tests' engine: plays a recording one snapshot at a time, makes and removes devices in memory, and fails when
+told to."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from truezram.app.replay import Replay
+from truezram.app.source import (
+    Algorithm,
+    Capabilities,
+    Change,
+    CreateSpec,
+    Progress,
+    Tunable,
+)
+from truezram.engine.errors import Busy, Failed
+from truezram.engine.model import DeviceSnapshot, Snapshot
+from truezram.engine.recording import Header, Recording
+
+ALGORITHMS = (
+    Algorithm("lz4", summary="fast"),
+    Algorithm("zstd", -7, 19, 3, "small"),
+    Algorithm("turbo", summary="fastest"),
+)
+
+
+class FakeEngine(Replay):
+    """`script` maps a method's name to what happens when it is called: an exception to raise, or a function to call
+    first."""
+
+    def __init__(self, snapshots: list[Snapshot], capabilities: Capabilities | None = None) -> None:
+        super().__init__(Recording(Header("simulated", "test"), tuple(snapshots), ()))
+        self._capabilities = capabilities or Capabilities(algorithms=ALGORITHMS)
+        self.script: dict[str, Exception | Callable[[], None]] = {}
+        self.calls: list[tuple[object, ...]] = []
+        self.made: list[DeviceSnapshot] = []
+        self.gone: set[str] = set()
+        self.settings: dict[tuple[str, str], str] = {}
+        self.changes: list[Change] = []
+        self.machine_values = {"vm.swappiness": "60", "vm.page-cluster": "3"}
+        self.release = threading.Event()
+        """Set by a test to let a call that `hang` holds go on."""
+        self.place = -1
+
+    def _called(self, name: str, *args: object) -> None:
+        self.calls.append((name, *args))
+        action = self.script.get(name)
+        if isinstance(action, Exception):
+            raise action
+        if action is not None:
+            action()
+
+    def hang(self) -> None:
+        """For `script`: a call that does not come back."""
+        self.release.wait(30)
+
+    def snapshot(self) -> Snapshot:
+        """The next snapshot, with what was made and removed since."""
+        self._called("snapshot")
+        self.place = min(self.place + 1, len(self.recording.snapshots) - 1)
+        base = self.recording.snapshots[self.place]
+        devices = [d for d in base.devices if d.name not in self.gone]
+        devices += [replace(d, time=base.machine.time) for d in self.made if d.name not in self.gone]
+        devices = [self._with_settings(d) for d in devices]
+        swappiness = int(self.machine_values["vm.swappiness"])
+        return Snapshot(replace(base.machine, swappiness=swappiness), tuple(devices))
+
+    def _with_settings(self, device: DeviceSnapshot) -> DeviceSnapshot:
+        algorithm = self.settings.get((device.name, "algorithm"), device.algorithm)
+        limit = int(self.settings.get((device.name, "mem_limit"), device.mem_limit))
+        return replace(device, algorithm=algorithm, mem_limit=limit)
+
+    def capabilities(self) -> Capabilities:
+        """What the test said."""
+        self._called("capabilities")
+        return self._capabilities
+
+    def create(self, spec: CreateSpec, progress: Progress) -> str:
+        """An empty device."""
+        self._called("create", spec)
+        prefix = "ublkb" if spec.transport == "ublk" else "local"
+        used = {d.name for d in self.recording.snapshots[0].devices} | {d.name for d in self.made}
+        number = next(n for n in range(99) if f"{prefix}{n}" not in used) if spec.id is None else spec.id
+        name = f"{prefix}{number}"
+        progress(0.5, "starting the server")
+        self.made.append(
+            DeviceSnapshot(
+                name=name, path=f"/dev/{name}" if prefix == "ublkb" else f"local:{number}", transport=spec.transport,
+                algorithm=spec.algorithm, disksize=spec.size, mem_limit=spec.mem_limit, mem_used_total=1 << 20,
+                swap_priority=(-2 if spec.priority is None else spec.priority) if spec.swap else None,
+                nr_queues=spec.queues or 1, queue_depth=spec.queue_depth or 128, created=2e9,
+            )
+        )  # fmt: skip
+        return name
+
+    def remove(self, name: str, force: bool, progress: Progress) -> None:
+        """Refuses a mounted device; swapoff takes ten steps."""
+        self._called("remove", name, force)
+        device = next((d for d in self.recording.snapshots[0].devices if d.name == name), None)
+        if device and device.mountpoints and not force:
+            raise Busy(f"cannot remove {name}", f"mounted on {device.mountpoints[0]}", "Unmount it first")
+        for step in range(10):
+            progress(step / 10, "swapoff")
+            time.sleep(0.001)
+        self.gone.add(name)
+
+    def set(self, name: str, key: str, value: str) -> None:
+        """Kept."""
+        self._called("set", name, key, value)
+        self.settings[name, key] = value
+
+    def tunables(self) -> tuple[Tunable, ...]:
+        """Two of the machine's and two of every device."""
+        self._called("tunables")
+        swap, cluster = self.machine_values["vm.swappiness"], self.machine_values["vm.page-cluster"]
+        out = [
+            Tunable(
+                "vm.swappiness",
+                "",
+                swap,
+                "150",
+                "swap in memory is cheap: prefer it to dropping caches",
+                hint="0 to 200",
+            ),
+            Tunable(
+                "vm.page-cluster", "", cluster, "0", "no seek to save: read only what is asked for", hint="0 to 10"
+            ),
+        ]
+        for device in self.recording.snapshots[0].devices:
+            if device.name not in self.gone:
+                current = self._with_settings(device)
+                out.append(Tunable("algorithm", device.name, current.algorithm, choices=("lz4", "zstd:3", "turbo")))
+                out.append(Tunable("mem_limit", device.name, str(current.mem_limit), hint="a size, or 0 for none"))
+        return tuple(out)
+
+    def tune(self, device: str, key: str, value: str) -> None:
+        """Kept; the machine's values are journalled."""
+        self._called("tune", device, key, value)
+        if device:
+            self.settings[device, key] = value
+            return
+        if key not in self.machine_values:
+            raise Failed(f"cannot set {key}", "there is no such setting")
+        change = Change(len(self.changes) + 1, 1_790_000_000.0, key, self.machine_values[key], value)
+        self.changes.append(change)
+        self.machine_values[key] = value
+
+    def journal(self) -> tuple[Change, ...]:
+        """Newest first."""
+        return tuple(reversed(self.changes))
+
+    def undo(self, change_id: int) -> None:
+        """Puts back."""
+        self._called("undo", change_id)
+        change = self.changes[change_id - 1]
+        self.machine_values[change.key] = change.before
+        self.changes[change_id - 1] = replace(change, undone=True)

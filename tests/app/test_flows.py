@@ -1,0 +1,522 @@
+"""What users do, keys only: every flow on a fake engine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from .conftest import NARROW, SMALL, WIDE, Bench, settle
+from textual.widgets import Button, Checkbox, Input, Select, Static
+
+from truezram.app.screens.confirm import RemoveScreen
+from truezram.app.screens.create import CreateScreen
+from truezram.app.source import Capabilities, CreateSpec
+from truezram.app.widgets.chrome import Footer, JobBar
+from truezram.app.widgets.device_table import DeviceTable
+from truezram.app.widgets.graph import Graph
+from truezram.engine.errors import Failed
+
+Make = Callable[..., Bench]
+
+
+def text_of(screen: object, selector: str) -> str:
+    widget = screen.query_one(selector, Static)  # type: ignore[attr-defined]
+    return str(widget.render())
+
+
+def footer(b: Bench) -> list[str]:
+    return [item[3] for item in b.app.screen.query_one(Footer).items()]
+
+
+class TestCreate:
+    async def test_by_keys_only(self, bench: Make) -> None:
+        b = bench(1)
+        async with b.app.run_test(size=SMALL) as pilot:
+            b.play(3)
+            await pilot.press("c")
+            await pilot.pause()
+            screen = b.app.screen
+            assert isinstance(screen, CreateScreen)
+            size = screen.query_one("#size", Input)
+            assert size.has_focus
+            await pilot.press(*"4G")
+            await pilot.pause()
+            assert "--size 4G" in text_of(screen, "#command")
+            await pilot.press("ctrl+s")
+            await settle(pilot, lambda: ("create", CreateSpec(4 << 30, "lz4")) in b.engine.calls)
+            await settle(pilot, lambda: b.app.selected == "ublkb1")
+            b.play()
+            await pilot.pause()
+            assert [row.device.name for row in b.app.screen.query_one(DeviceTable).shown] == ["ublkb0", "ublkb1"]
+
+    @pytest.mark.parametrize(
+        ("field", "text", "reason"),
+        [
+            ("size", "0", "It is zero"),
+            ("size", "-4G", "It is negative"),
+            ("size", "junk", "It is not a number"),
+            ("size", "9P", "It is more than"),
+            ("size", "1.0001K", "It is not a whole number of bytes"),
+            ("size", "4097", "It is not a multiple"),
+            ("size", "", "It is empty"),
+            ("limit", "lots", "It is not a number"),
+            ("queues", "0", "Queues is out of range"),
+            ("depth", "x", "Depth is no whole number"),
+        ],
+    )
+    async def test_what_is_wrong_stands_beside_the_field(self, bench: Make, field: str, text: str, reason: str) -> None:
+        b = bench(1)
+        async with b.app.run_test(size=SMALL) as pilot:
+            b.play(2)
+            await pilot.press("c")
+            await pilot.pause()
+            screen = b.app.screen
+            screen.query_one(f"#{field}", Input).value = text
+            await pilot.pause()
+            note = "queues" if field == "depth" else field
+            assert reason in text_of(screen, f"#{note}-note")
+            assert screen.query_one(f"#{note}-note").has_class("bad")
+            assert screen.query_one("#create", Button).disabled
+            await pilot.press("ctrl+s")
+            await pilot.pause()
+            assert b.app.screen is screen
+            assert not [call for call in b.engine.calls if call[0] == "create"]
+
+    async def test_level_and_swap(self, bench: Make) -> None:
+        b = bench(1)
+        async with b.app.run_test(size=SMALL) as pilot:
+            b.play(2)
+            await pilot.press("c")
+            await pilot.pause()
+            screen = b.app.screen
+            assert screen.query_one("#level").disabled
+            screen.query_one("#algorithm", Select).value = "zstd"
+            screen.query_one("#swap", Checkbox).value = True
+            await pilot.pause()
+            screen.query_one("#level", Input).value = "25"
+            await pilot.pause()
+            assert "out of range" in text_of(screen, "#level-note").lower()
+            screen.query_one("#level", Input).value = "-3"
+            await pilot.pause()
+            assert "--algorithm zstd:-3 --swap --priority 100" in text_of(screen, "#command")
+
+    async def test_without_ublk_or_root_only_local_is_offered(self, bench: Make) -> None:
+        can = Capabilities(ublk=False, ublk_why="modprobe ublk_drv", root=False)
+        b = bench(1, capabilities=can)
+        async with b.app.run_test(size=SMALL) as pilot:
+            b.play(2)
+            await pilot.press("c")
+            await pilot.pause()
+            screen = b.app.screen
+            assert screen.query_one("#transport", Select).value == "local"
+            assert screen.query_one("#swap").disabled
+            assert text_of(screen, "#command").startswith("$ truezram --no-tui create")
+
+    async def test_a_refusal_is_shown_and_nothing_else_happens(self, bench: Make) -> None:
+        b = bench(1)
+        b.engine.script["create"] = Failed("cannot create", "the id is in use")
+        async with b.app.run_test(size=SMALL) as pilot:
+            b.play(2)
+            await pilot.press("c")
+            await pilot.pause()
+            await pilot.press("ctrl+s")
+            await settle(pilot, lambda: any("the id is in use" in e.text for e in b.app.events.events))
+            b.play()
+            assert b.app.is_running
+
+    async def test_escape_makes_nothing(self, bench: Make) -> None:
+        b = bench(1)
+        async with b.app.run_test(size=SMALL) as pilot:
+            b.play(2)
+            await pilot.press("c", "escape")
+            await pilot.pause()
+            assert not b.app.in_dialog
+            assert not [call for call in b.engine.calls if call[0] == "create"]
+
+
+class TestRemove:
+    async def test_the_focus_is_on_cancel(self, bench: Make) -> None:
+        b = bench(3)
+        async with b.app.run_test(size=SMALL) as pilot:
+            b.play(2)
+            await pilot.pause()
+            await pilot.press("end", "d")
+            await pilot.pause()
+            assert isinstance(b.app.screen, RemoveScreen)
+            assert b.app.screen.query_one("#cancel").has_focus
+            await pilot.press("enter")
+            await pilot.pause()
+            assert not b.app.in_dialog
+            assert not [call for call in b.engine.calls if call[0] == "remove"]
+
+    async def test_an_unused_device(self, bench: Make) -> None:
+        b = bench(3)
+        async with b.app.run_test(size=SMALL) as pilot:
+            b.play(2)
+            await pilot.pause()
+            await pilot.press("end", "d")
+            await pilot.pause()
+            await pilot.press("tab", "enter")
+            await settle(pilot, lambda: ("remove", "ublkb2", False) in b.engine.calls)
+            await settle(pilot, lambda: not b.app.jobs.jobs)
+            b.play()
+            await pilot.pause()
+            table = b.app.screen.query_one(DeviceTable)
+            assert [row.device.name for row in table.shown] == ["ublkb0", "ublkb1"]
+            assert table.cursor == "ublkb1"
+
+    async def test_a_device_in_use_needs_its_name(self, bench: Make) -> None:
+        b = bench(2)
+        async with b.app.run_test(size=SMALL) as pilot:
+            b.play(2)
+            await pilot.pause()
+            await pilot.press("d")
+            await pilot.pause()
+            screen = b.app.screen
+            remove = screen.query_one("#remove", Button)
+            assert remove.disabled
+            assert "swapoff" in text_of(screen, "#what")
+            screen.query_one("#name", Input).focus()
+            await pilot.press(*"ublkb")
+            assert remove.disabled
+            await pilot.press("0")
+            await pilot.pause()
+            assert not remove.disabled
+            await pilot.press("enter", "enter")
+            await settle(pilot, lambda: ("remove", "ublkb0", False) in b.engine.calls)
+
+    async def test_a_mounted_device_is_refused_unless_forced(self, bench: Make) -> None:
+        b = bench(2)
+        async with b.app.run_test(size=SMALL) as pilot:
+            b.play(2)
+            await pilot.pause()
+            await pilot.press("j", "d")
+            await pilot.pause()
+            screen = b.app.screen
+            assert "/srv/cache" in text_of(screen, "#refused")
+            screen.query_one("#name", Input).value = "ublkb1"
+            await pilot.pause()
+            assert screen.query_one("#remove", Button).disabled
+            screen.query_one("#force", Checkbox).value = True
+            await pilot.pause()
+            assert "--force" in text_of(screen, "#command")
+            await pilot.click("#remove")
+            await settle(pilot, lambda: ("remove", "ublkb1", True) in b.engine.calls)
+
+    async def test_swapoff_that_does_not_fit_is_said_before(self, bench: Make) -> None:
+        b = bench(1)
+        first = b.engine.recording.snapshots[0]
+        device = replace(first.devices[0], swap_used=first.machine.mem_available * 2)
+        async with b.app.run_test(size=SMALL) as pilot:
+            b.app.take(replace(first, devices=(device,)))
+            await pilot.pause()
+            await pilot.press("d")
+            await pilot.pause()
+            assert "swapoff needs" in text_of(b.app.screen, "#refused")
+
+    async def test_the_kernels_own_zram_is_not_ours_to_remove(self, bench: Make) -> None:
+        b = bench(1)
+        first = b.engine.recording.snapshots[0]
+        zram = replace(first.devices[0], name="zram0", path="/dev/zram0", kind="zram")
+        async with b.app.run_test(size=SMALL) as pilot:
+            b.app.take(replace(first, devices=(zram,)))
+            await pilot.pause()
+            await pilot.press("d")
+            await pilot.pause()
+            assert not b.app.in_dialog
+            assert "Remove" not in footer(b)
+
+
+class TestTable:
+    async def test_the_cursor_stays_on_its_device(self, bench: Make) -> None:
+        b = bench(8)
+        async with b.app.run_test(size=SMALL) as pilot:
+            b.play(2)
+            await pilot.pause()
+            table = b.app.screen.query_one(DeviceTable)
+            await pilot.press("j", "j", "j")
+            assert table.cursor == "ublkb3"
+            while table.sort != "write":
+                await pilot.press("s")
+            for _ in range(20):
+                b.play()
+                await pilot.pause()
+                assert table.cursor == "ublkb3"
+            assert [r.rates.write for r in table.shown] == sorted((r.rates.write for r in table.shown), reverse=True)
+
+    async def test_vim_keys_and_ends(self, bench: Make) -> None:
+        b = bench(8)
+        async with b.app.run_test(size=SMALL) as pilot:
+            b.play(2)
+            await pilot.pause()
+            table = b.app.screen.query_one(DeviceTable)
+            for keys, name in ((["G"], "ublkb7"), (["k"], "ublkb6"), (["g"], "ublkb0"), (["k"], "ublkb0")):
+                await pilot.press(*keys)
+                assert table.cursor == name
+
+    async def test_filter(self, bench: Make) -> None:
+        b = bench(8)
+        async with b.app.run_test(size=SMALL) as pilot:
+            b.play(2)
+            await pilot.pause()
+            await pilot.press("slash", *"zstd")
+            await pilot.pause()
+            table = b.app.screen.query_one(DeviceTable)
+            assert [r.device.name for r in table.shown] == ["ublkb1", "ublkb6"]
+            await pilot.press("enter")
+            assert table.has_focus
+            b.play()
+            assert len(table.shown) == 2
+            await pilot.press("escape")
+            await pilot.pause()
+            assert len(table.shown) == 8
+
+    async def test_a_click_on_a_header_sorts_and_on_a_row_moves(self, bench: Make) -> None:
+        b = bench(4)
+        async with b.app.run_test(size=SMALL) as pilot:
+            b.play(2)
+            await pilot.pause()
+            table = b.app.screen.query_one(DeviceTable)
+            await pilot.click(table, offset=(14, 0))
+            assert (table.sort, table.descending) == ("disksize", True)
+            await pilot.click(table, offset=(5, 2))
+            assert table.cursor == table.shown[1].device.name
+
+    async def test_more_devices_than_lines(self, bench: Make) -> None:
+        b = bench(8)
+        async with b.app.run_test(size=NARROW) as pilot:
+            b.play(2)
+            await pilot.pause()
+            await pilot.press("end")
+            table = b.app.screen.query_one(DeviceTable)
+            await pilot.pause()
+            shown = "\n".join(strip.text for strip in table._strips)
+            assert "ublkb7" in shown
+
+
+class TestFooterAndHelp:
+    async def test_the_footer_offers_only_what_works(self, bench: Make) -> None:
+        b = bench(0, 5)
+        async with b.app.run_test(size=SMALL) as pilot:
+            b.play(2)
+            await pilot.pause()
+            assert "Remove" not in footer(b)
+            assert "Sort" not in footer(b)
+            assert "Create" in footer(b)
+
+    @pytest.mark.parametrize("size", [SMALL, WIDE, NARROW, (40, 12)])
+    async def test_help_and_quit_always_fit(self, bench: Make, size: tuple[int, int]) -> None:
+        b = bench(2)
+        async with b.app.run_test(size=size) as pilot:
+            b.play(2)
+            await pilot.pause()
+            line = b.app.screen.query_one(Footer)._strips[0]
+            assert "Help" in line.text
+            assert "Quit" in line.text
+            assert line.cell_length == size[0]
+
+    async def test_clicking_the_footer_does_it(self, bench: Make) -> None:
+        b = bench(2)
+        async with b.app.run_test(size=SMALL) as pilot:
+            b.play(2)
+            await pilot.pause()
+            foot = b.app.screen.query_one(Footer)
+            x = foot._strips[0].text.index("Create")
+            await pilot.click(foot, offset=(x, 0))
+            await pilot.pause()
+            assert isinstance(b.app.screen, CreateScreen)
+
+    async def test_help_names_every_key_of_the_screen(self, bench: Make) -> None:
+        b = bench(2)
+        async with b.app.run_test(size=WIDE) as pilot:
+            b.play(2)
+            await pilot.pause()
+            wanted = {a.binding.description for a in b.app.screen.active_bindings.values() if a.binding.id}
+            await pilot.press("question_mark")
+            await pilot.pause()
+            shown = {a.binding.description for a in b.app.screen.active}  # type: ignore[attr-defined]
+            assert wanted <= shown
+            await pilot.press("escape")
+            await pilot.pause()
+            assert not b.app.in_dialog
+
+    async def test_the_palette_has_every_action(self, bench: Make) -> None:
+        b = bench(2)
+        async with b.app.run_test(size=SMALL) as pilot:
+            b.play(2)
+            await pilot.pause()
+            titles = {command.title for command in b.app.get_system_commands(b.app.screen)}
+            for active in b.app.screen.active_bindings.values():
+                if active.enabled and active.binding.id and active.binding.action != "command_palette":
+                    assert active.binding.description in titles
+            assert "Theme: Light" in titles
+
+    async def test_keys_can_be_changed(self, bench: Make) -> None:
+        from truezram.app.config import Config
+
+        b = bench(1, config=Config(theme="dark", keys={"app.create": "n,insert"}))
+        async with b.app.run_test(size=SMALL) as pilot:
+            b.play(2)
+            await pilot.pause()
+            await pilot.press("c")
+            await pilot.pause()
+            assert not b.app.in_dialog
+            await pilot.press("n")
+            await pilot.pause()
+            assert isinstance(b.app.screen, CreateScreen)
+
+
+class TestView:
+    async def test_pause_stands_still_and_goes_on(self, bench: Make) -> None:
+        b = bench(1)
+        async with b.app.run_test(size=SMALL) as pilot:
+            b.play(40)
+            await pilot.pause()
+            graph = b.app.screen.query_one("#throughput", Graph)
+            await pilot.press("space")
+            await pilot.pause()
+            before = [strip.text for strip in graph._strips[1:]]
+            b.play(10)
+            await pilot.pause()
+            assert [strip.text for strip in graph._strips[1:]] == before
+            assert "paused" in before[-1]
+            await pilot.press("space")
+            await pilot.pause()
+            assert [strip.text for strip in graph._strips[1:]] != before
+
+    async def test_zoom_stops_at_the_ends(self, bench: Make) -> None:
+        b = bench(1)
+        async with b.app.run_test(size=SMALL) as pilot:
+            b.play(40)
+            await pilot.pause()
+            for _ in range(9):
+                await pilot.press("minus")
+            assert b.app.view.seconds == 15
+            for _ in range(9):
+                await pilot.press("plus")
+            assert b.app.view.seconds == 1
+
+    async def test_only_lines_that_changed_are_drawn_again(self, bench: Make) -> None:
+        b = bench(8)
+        async with b.app.run_test(size=SMALL) as pilot:
+            b.play(30)
+            await pilot.pause()
+            table = b.app.screen.query_one(DeviceTable)
+            drawn: list[object] = []
+            table.refresh = lambda *regions, **_: drawn.append(regions)  # type: ignore[method-assign,assignment,return-value]
+            b.app.take(b.app.history.latest)  # type: ignore[arg-type]
+            await pilot.pause()
+            assert drawn == []
+
+
+class TestTrouble:
+    async def test_an_engine_that_dies_shows_on_its_row_and_the_rest_goes_on(self, bench: Make) -> None:
+        b = bench(2)
+        async with b.app.run_test(size=SMALL) as pilot:
+            b.play(3)
+            last = b.app.history.latest
+            assert last is not None
+            dead = replace(last.devices[0], state="dead", last_error="its server has gone (signal 9)")
+            b.app.take(replace(last, devices=(dead, last.devices[1])))
+            await pilot.pause()
+            rows = {row.device.name: row for row in b.app.screen.query_one(DeviceTable).shown}
+            assert rows["ublkb0"].state == "dead"
+            assert rows["ublkb0"].bad
+            assert rows["ublkb1"].state == "live"
+            assert "signal 9" in b.app.events.events[-1].text
+
+    async def test_garbage_is_not_drawn(self, bench: Make) -> None:
+        b = bench(2)
+        async with b.app.run_test(size=SMALL) as pilot:
+            b.play(3)
+            last = b.app.history.latest
+            assert last is not None
+            b.app.take(replace(last, devices=(replace(last.devices[0], orig_data_size=-5), last.devices[1])))
+            await pilot.pause()
+            row = b.app.screen.query_one(DeviceTable).shown[0]
+            assert row.state == "garbage"
+
+    async def test_a_call_that_hangs_is_given_up(self, bench: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+        b = bench(3)
+        monkeypatch.setattr("truezram.app.app.STOP_TIMEOUT", 0.7)
+        b.engine.script["remove"] = b.engine.hang
+        async with b.app.run_test(size=SMALL) as pilot:
+            b.play(3)
+            await pilot.pause()
+            await pilot.press("end", "d")
+            await pilot.pause()
+            await pilot.press("tab", "enter")
+            await settle(pilot, lambda: bool(b.app.jobs.jobs))
+            started = time.monotonic()
+            await settle(pilot, lambda: b.app.screen.query_one(JobBar).display or not b.app.jobs.jobs)
+            await settle(pilot, lambda: not b.app.jobs.jobs)
+            assert time.monotonic() - started < 5
+            b.play()
+            await pilot.pause()
+            rows = {row.device.name: row.state for row in b.app.screen.query_one(DeviceTable).shown}
+            assert rows["ublkb2"] == "no reply"
+            b.engine.release.set()
+
+    async def test_a_job_can_be_cancelled(self, bench: Make) -> None:
+        b = bench(3)
+        b.engine.script["remove"] = b.engine.hang
+        async with b.app.run_test(size=SMALL) as pilot:
+            b.play(3)
+            await pilot.pause()
+            await pilot.press("end", "d")
+            await pilot.pause()
+            await pilot.press("tab", "enter")
+            await settle(pilot, lambda: bool(b.app.jobs.jobs))
+            assert "Cancel job" in footer(b)
+            await pilot.press("x")
+            await settle(pilot, lambda: not b.app.jobs.jobs)
+            assert b.app.events.events[-1].text.endswith("cancelled")
+            b.engine.release.set()
+
+    async def test_an_engine_without_figures_is_said(self, bench: Make) -> None:
+        from truezram.app.messages import SnapshotArrived
+
+        b = bench(2)
+        async with b.app.run_test(size=SMALL) as pilot:
+            b.play(3)
+            b.app.post_message(SnapshotArrived(None, "the registry cannot be read"))
+            await pilot.pause()
+            assert b.app.notice()[0][0] == "no figures: "
+            b.play()
+            await pilot.pause()
+            assert not b.app.notice()
+
+    async def test_no_ublk_is_one_line_with_a_way_on(self, bench: Make) -> None:
+        b = bench(0, 5, capabilities=Capabilities(ublk=False, ublk_why="modprobe ublk_drv as root", root=False))
+        async with b.app.run_test(size=SMALL) as pilot:
+            b.play(2)
+            await pilot.pause()
+            text = "".join(part for part, _ in b.app.notice())
+            assert "modprobe" in text
+            assert "local" in text
+
+
+async def test_the_reader_reads_and_quitting_stops_nothing(bench: Make) -> None:
+    b = bench(1)
+    b.app._read = True
+    async with b.app.run_test(size=SMALL) as pilot:
+        await settle(pilot, lambda: b.app.history.latest is not None)
+        await pilot.press("q")
+        await pilot.pause()
+    assert not [call for call in b.engine.calls if call[0] in ("remove", "set", "create")]
+
+
+async def test_a_hanging_engine_does_not_hold_up_the_app(bench: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("truezram.app.app.STALE", 0.3)
+    b = bench(1)
+    b.app._read = True
+    async with b.app.run_test(size=SMALL) as pilot:
+        await settle(pilot, lambda: b.app.history.latest is not None)
+        b.engine.script["snapshot"] = b.engine.hang
+        await settle(pilot, lambda: "does not answer" in "".join(t for t, _ in b.app.notice()))
+        await pilot.press("c")
+        await pilot.pause()
+        assert isinstance(b.app.screen, CreateScreen)
+        b.engine.release.set()

@@ -1,0 +1,60 @@
+"""How the screens look: 80×24, 200×60, 60×20, their states, and each theme once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from .conftest import NARROW, SMALL, WIDE, Bench
+
+from truezram.app.config import Config
+from truezram.app.source import Capabilities
+
+Make = Callable[..., Bench]
+THEMES = ("dark", "light", "high-contrast", "colour-blind", "ansi", "no-colour")
+
+
+@pytest.mark.parametrize("size", [SMALL, WIDE, NARROW], ids=["80x24", "200x60", "60x20"])
+@pytest.mark.parametrize("devices", [0, 1, 3, 8])
+def test_dashboard(snap_compare: Any, bench: Make, size: tuple[int, int], devices: int) -> None:
+    b = bench(devices)
+    assert snap_compare(b.app, terminal_size=size, run_before=b.before(118))
+
+
+@pytest.mark.parametrize("theme", THEMES)
+def test_themes(snap_compare: Any, bench: Make, theme: str) -> None:
+    b = bench(3, config=Config(theme=theme, glyphs="braille"))
+    assert snap_compare(b.app, terminal_size=SMALL, run_before=b.before(118))
+
+
+@pytest.mark.parametrize("glyphs", ["block", "ascii"])
+def test_glyphs(snap_compare: Any, bench: Make, glyphs: str) -> None:
+    b = bench(3, config=Config(theme="dark", glyphs=glyphs))
+    assert snap_compare(b.app, terminal_size=SMALL, run_before=b.before(118))
+
+
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [
+        ("create", ["c"]),
+        ("create-wrong", ["c", "9", "P"]),
+        ("remove", ["d"]),
+        ("remove-mounted", ["j", "d"]),
+        ("help", ["question_mark"]),
+        ("filter", ["slash", "z", "s", "t", "d"]),
+        ("paused", ["space"]),
+        ("zoomed", ["minus", "minus"]),
+        ("columns", ["o"]),
+    ],
+)
+@pytest.mark.parametrize("size", [SMALL, NARROW], ids=["80x24", "60x20"])
+def test_dialogs(snap_compare: Any, bench: Make, name: str, keys: list[str], size: tuple[int, int]) -> None:
+    b = bench(3)
+    assert snap_compare(b.app, terminal_size=size, run_before=b.before(110, *keys))
+
+
+def test_no_ublk(snap_compare: Any, bench: Make) -> None:
+    can = Capabilities(ublk=False, ublk_why="modprobe ublk_drv as root, or a kernel from 6.0 on", root=False)
+    b = bench(0, capabilities=can)
+    assert snap_compare(b.app, terminal_size=SMALL, run_before=b.before(3))

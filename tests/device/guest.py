@@ -1,0 +1,247 @@
+"""A guest: a stock Debian kernel under QEMU (emulation, no KVM) with this machine's file tree as its root.
+
+The tree comes in through virtiofs, read-only below an overlay that lives in the guest's memory, so a test may change
+any file and nothing reaches the host. Scripts go in and their status and output come back over a serial port
+(``guest-init`` and ``guest-agent`` are the other end). The kernel log goes to a file that tests look through: a warning
+in it fails the test.
+"""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import os
+import re
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from kernels import Kernel
+
+HERE = Path(__file__).resolve().parent
+VIRTIOFSD = ("/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd")
+BOOT_SECONDS = 120.0
+GRACE_SECONDS = 40.0  # on top of a script's own limit, before the guest is given up
+# QEMU 7.2 leaves garbage in the flags after CMPXCHG16B; an interrupt right then makes the guest's kernel warn about a
+# stray debug trap. Without that instruction the kernel's slab allocator takes its other path.
+CPU = "max,la57=off,cx16=off"
+BAD_LOG = re.compile(
+    r"WARNING:|BUG:|Oops|Kernel panic|general protection|blocked for more than|soft lockup|hard LOCKUP|rcu.*stall"
+    r"|circular locking|possible recursive locking|inconsistent lock state|page allocation failure|refcount_t:"
+    r"|corruption|use-after-free|UBSAN|KASAN|invoked oom-killer|Out of memory|unregister_netdevice|sysrq: Show Blocked"
+)
+TAINT_BAD = {7: "died (oops)", 9: "warned", 5: "bad page", 14: "soft lockup"}
+
+
+class GuestError(Exception):
+    """The guest did not boot, died, or no longer answers; the text ends with its kernel log's last lines."""
+
+
+class Missing(Exception):
+    """Something that a guest needs is not on this machine; the text says what to install."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a script in the guest came to. ``status`` 124 is its time limit."""
+
+    status: int
+    out: str
+    err: str
+
+
+class ScriptError(AssertionError):
+    """A script in the guest ended with another status than the test expects."""
+
+
+def requirements() -> str:
+    """The path of virtiofsd. Raises Missing."""
+    wanted = {"qemu-system-x86_64": "qemu-system-x86", "busybox": "busybox-static", "depmod": "kmod", "fio": "fio"}
+    wanted |= {"mkfs.ext4": "e2fsprogs", "mkswap": "util-linux", "gcc": "gcc", "xz": "xz-utils", "fstrim": "util-linux"}
+    path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+    lacking = sorted({package for tool, package in wanted.items() if not shutil.which(tool, path=path)})
+    if lacking:
+        raise Missing(f"needs the Debian packages {' '.join(lacking)}: apt-get install {' '.join(lacking)}")
+    if os.geteuid() != 0:
+        raise Missing("needs root: virtiofsd shows the guest the whole file tree")
+    for program in VIRTIOFSD:
+        if os.access(program, os.X_OK):
+            return program
+    raise Missing("needs virtiofsd: apt-get install qemu-system-common (Debian 12) or virtiofsd (later)")
+
+
+class Guest:
+    """One running guest. Close it, or use it as a context manager."""
+
+    def __init__(self, kernel: Kernel, *, memory: int = 1024, cpus: int = 1, folder: Path) -> None:
+        """Boots: ``memory`` in MiB; sockets and logs go to ``folder``. Raises GuestError, Missing."""
+        self.kernel = kernel
+        self.memory = memory
+        self.cpus = cpus
+        self.folder = folder
+        self.log_file = folder / "kernel.log"
+        self.mark = 0
+        """Where in the kernel log the present test begins."""
+        self.restart_wanted = False
+        """Set by a test that leaves the guest in another state than it found it."""
+        self.taint = 0
+        self._ids = itertools.count(1)
+        self._buffer = b""
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._port: socket.socket | None = None
+        # Socket addresses are short: not below `folder`, whose path may be long.
+        self._sockets = Path(tempfile.mkdtemp(prefix="tzvm"))
+        try:
+            self._boot(requirements())
+        except BaseException:
+            self.kill()
+            raise
+
+    def _spawn(self, name: str, command: list[str]) -> subprocess.Popen[bytes]:
+        with (self.folder / f"{name}.log").open("wb") as log:
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
+        self._processes.insert(0, process)
+        return process
+
+    def _boot(self, virtiofsd: str) -> None:
+        share, port = self._sockets / "fs", self._sockets / "agent"
+        usage = subprocess.run([virtiofsd, "--help"], capture_output=True, text=True, check=False)
+        if "--shared-dir" in usage.stdout + usage.stderr:
+            options = ["--shared-dir=/", "--cache=always", "--sandbox=chroot", "--no-announce-submounts"]
+        else:
+            options = ["-o", "source=/,cache=always,sandbox=chroot,no_writeback"]
+        self._spawn("virtiofsd", [virtiofsd, *options, f"--socket-path={share}"])
+        deadline = time.monotonic() + 10
+        while not share.exists():
+            if time.monotonic() > deadline:
+                raise GuestError(f"virtiofsd did not start: {(self.folder / 'virtiofsd.log').read_text()[-600:]}")
+            time.sleep(0.05)
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(port))
+            listener.listen(1)
+            self._spawn("qemu", self._qemu(share, port))
+            listener.settimeout(20)
+            try:
+                self._port, _ = listener.accept()
+            except TimeoutError:
+                raise GuestError(f"QEMU did not start: {(self.folder / 'qemu.log').read_text()[-600:]}") from None
+        words = self._line(time.monotonic() + BOOT_SECONDS).split()
+        if words[:1] != ["ready"]:
+            raise GuestError(f"unexpected answer {words} instead of ready")
+        if bad := self.bad_log():
+            raise GuestError("the kernel log has after boot: " + "\n".join(bad))
+
+    def _qemu(self, share: Path, port: Path) -> list[str]:
+        append = (
+            "console=ttyS0 loglevel=5 panic=-1 oops=panic mitigations=off rootfstype=virtiofs root=host rw"
+            # Emulation on a busy machine is slow: allow for that before calling a task hung.
+            " sysctl.kernel.hung_task_timeout_secs=60 rcupdate.rcu_cpu_stall_timeout=60 watchdog_thresh=30"
+            f" init={HERE / 'guest-init'} truezram.modules={self.kernel.modules}"
+        )
+        return [
+            *("qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", CPU),
+            *("-m", str(self.memory), "-smp", str(self.cpus), "-nodefaults", "-no-user-config", "-display", "none"),
+            *("-no-reboot", "-monitor", "none", "-machine", "q35,memory-backend=memory"),
+            *("-object", f"memory-backend-memfd,id=memory,size={self.memory}M,share=on"),
+            *("-chardev", f"socket,id=fs,path={share}", "-device", "vhost-user-fs-pci,chardev=fs,tag=host"),
+            *("-serial", f"file:{self.log_file}", "-device", "virtio-serial-pci"),
+            *("-chardev", f"socket,id=agent,path={port}", "-device", "virtserialport,chardev=agent,name=agent"),
+            *("-kernel", str(self.kernel.vmlinuz), "-append", append),
+        ]
+
+    def _receive(self, deadline: float) -> None:
+        """Adds what has come from the guest to the buffer. Raises GuestError."""
+        assert self._port is not None
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise GuestError(f"the guest does not answer any more\n{self.log_tail()}")
+        self._port.settimeout(left)
+        try:
+            data = self._port.recv(1 << 16)
+        except TimeoutError:
+            raise GuestError(f"the guest does not answer any more\n{self.log_tail()}") from None
+        if not data:
+            raise GuestError(f"the guest died\n{self.log_tail()}")
+        self._buffer += data
+
+    def _line(self, deadline: float) -> str:
+        while b"\n" not in self._buffer:
+            self._receive(deadline)
+        line, self._buffer = self._buffer.split(b"\n", 1)
+        return line.decode()
+
+    def _bytes(self, count: int, deadline: float) -> str:
+        while len(self._buffer) < count:
+            self._receive(deadline)
+        data, self._buffer = self._buffer[:count], self._buffer[count:]
+        return data.decode(errors="replace")
+
+    def run(self, script: str, *, timeout: int = 60, status: int | None = 0) -> Result:
+        """Runs a bash script as root in the guest.
+
+        ``timeout`` in seconds; ``status`` is what the script must end with (None: any). Raises ScriptError with the
+        output when it ends with another, GuestError when the guest dies or hangs.
+        """
+        assert self._port is not None
+        __tracebackhide__ = True
+        number = next(self._ids)
+        text = base64.b64encode(script.encode()).decode()
+        self._port.settimeout(10)
+        self._port.sendall(f"{number} {timeout} {text}\n".encode())
+        deadline = time.monotonic() + timeout + GRACE_SECONDS
+        words = self._line(deadline).split()
+        if len(words) != 6 or words[0] != "done" or words[1] != str(number):
+            raise GuestError(f"unexpected answer {words}")
+        self.taint = int(words[3])
+        result = Result(int(words[2]), self._bytes(int(words[4]), deadline), self._bytes(int(words[5]), deadline))
+        if status is not None and result.status != status:
+            why = f" (its time limit of {timeout} s)" if result.status == 124 else ""
+            said = f"--- output\n{result.out[-4000:]}\n--- errors\n{result.err[-4000:]}"
+            raise ScriptError(f"status {result.status}{why}, expected {status}\n--- script\n{script}\n{said}")
+        return result
+
+    def log_size(self) -> int:
+        """Bytes of kernel log so far: a mark for ``log``."""
+        return self.log_file.stat().st_size if self.log_file.exists() else 0
+
+    def log(self, mark: int = 0) -> str:
+        """Kernel log from ``mark`` on."""
+        if not self.log_file.exists():
+            return ""
+        return self.log_file.read_bytes()[mark:].decode(errors="replace").replace("\r", "")
+
+    def log_tail(self) -> str:
+        """Last lines of the kernel log, for messages."""
+        return "--- kernel log\n" + "\n".join(self.log().splitlines()[-25:])
+
+    def bad_log(self) -> list[str]:
+        """Lines of the kernel log from ``self.mark`` on that no test may cause, and taint flags that say the same."""
+        lines = [line for line in self.log(self.mark).splitlines() if BAD_LOG.search(line)]
+        return lines + [f"tainted: {text}" for bit, text in TAINT_BAD.items() if self.taint >> bit & 1]
+
+    def close(self) -> None:
+        """Ends the guest in order. Raises GuestError if it won't."""
+        try:
+            assert self._port is not None
+            self._port.sendall(b"off 0 -\n")
+            self._processes[0].wait(timeout=30)
+        except (subprocess.TimeoutExpired, OSError):
+            raise GuestError(f"the guest did not power off within 30 s\n{self.log_tail()}") from None
+        finally:
+            self.kill()
+
+    def kill(self) -> None:
+        """Ends the guest at once."""
+        if self._port is not None:
+            self._port.close()
+            self._port = None
+        for process in self._processes:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+        self._processes.clear()
+        shutil.rmtree(self._sockets, ignore_errors=True)

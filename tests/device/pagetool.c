@@ -1,0 +1,216 @@
+/* pagetool.c - writes real pages' contents into a device or into memory and checks that they come back (device tests).
+ *
+ *   pagetool hog POOL MIB             anonymous memory filled with pages; commands on standard input, see hog()
+ *   pagetool fill POOL DEVICE PAGES [FIRST]   writes pages FIRST (0), FIRST + 1, ... until PAGES are written or the device says
+ *                                     ENOSPC; prints "written=N error=NAME"; status 0 in both cases
+ *   pagetool check POOL DEVICE PAGES [FIRST]  reads and compares them; prints "checked=N bad=M"; status 1 if any is bad
+ *
+ * POOL is a file of 4096-byte pages collected from a running process. Page i holds a page of the pool chosen by a hash of
+ * (i, generation) with both numbers written over 16 of its bytes at a place that the hash chooses too: contents are real, and no
+ * two pages are equal, so a page that comes back in another's place is found as surely as a changed one.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define PAGE 4096u
+#define RUN 16u
+
+static const unsigned char *pool;
+static uint64_t pool_pages;
+
+static void die(const char *what)
+{
+	fprintf(stderr, "pagetool: %s: %s\n", what, strerror(errno));
+	exit(2);
+}
+
+static uint64_t mix(uint64_t x)
+{
+	x = (x ^ x >> 33) * 0xff51afd7ed558ccdull;
+	x = (x ^ x >> 33) * 0xc4ceb9fe1a85ec53ull;
+	return x ^ x >> 33;
+}
+
+static void open_pool(const char *path)
+{
+	struct stat st;
+	int fd = open(path, O_RDONLY);
+
+	if (fd < 0 || fstat(fd, &st))
+		die(path);
+	pool_pages = (uint64_t)st.st_size / PAGE;
+	if (pool_pages < 256) {
+		fprintf(stderr, "pagetool: %s holds %" PRIu64 " pages; too few\n", path, pool_pages);
+		exit(2);
+	}
+	pool = mmap(NULL, pool_pages * PAGE, PROT_READ, MAP_SHARED, fd, 0);
+	if (pool == MAP_FAILED)
+		die(path);
+}
+
+static void make_page(unsigned char *page, uint64_t index, uint64_t generation)
+{
+	uint64_t h = mix(index * 0x9e3779b97f4a7c15ull + generation + 1), stamp[2] = { index, generation };
+
+	memcpy(page, pool + (h % pool_pages) * PAGE, PAGE);
+	memcpy(page + (h >> 40) % (PAGE / 16) * 16, stamp, sizeof(stamp));
+}
+
+static uint64_t hash_page(const unsigned char *page)
+{
+	uint64_t h = 0x243f6a8885a308d3ull, word;
+
+	for (unsigned i = 0; i < PAGE; i += sizeof(word)) {
+		memcpy(&word, page + i, sizeof(word));
+		h = (h ^ word) * 0x9fb21c651e98df25ull;
+		h ^= h >> 32;
+	}
+	return h;
+}
+
+/* ---- devices ---- */
+
+static unsigned char *io_page(void)
+{
+	void *page;
+
+	if (posix_memalign(&page, PAGE, PAGE))
+		die("memory");
+	return page;
+}
+
+static int fill(const char *device, uint64_t pages, uint64_t first)
+{
+	unsigned char *page = io_page();
+	uint64_t i;
+	const char *error = "none";
+	int fd = open(device, O_WRONLY | O_DIRECT);
+
+	if (fd < 0)
+		die(device);
+	for (i = 0; i < pages; i++) {
+		make_page(page, first + i, 0);
+		if (pwrite(fd, page, PAGE, (off_t)((first + i) * PAGE)) == (ssize_t)PAGE)
+			continue;
+		if (errno != ENOSPC)
+			die("write");
+		error = "ENOSPC";
+		break;
+	}
+	printf("written=%" PRIu64 " error=%s\n", i, error);
+	return 0;
+}
+
+static int check(const char *device, uint64_t pages, uint64_t first)
+{
+	unsigned char *page = io_page(), *want = io_page();
+	uint64_t bad = 0;
+	int fd = open(device, O_RDONLY | O_DIRECT);
+
+	if (fd < 0)
+		die(device);
+	for (uint64_t i = first; i < first + pages; i++) {
+		if (pread(fd, page, PAGE, (off_t)(i * PAGE)) != (ssize_t)PAGE)
+			die("read");
+		make_page(want, i, 0);
+		if (memcmp(page, want, PAGE) && bad++ < 5)
+			fprintf(stderr, "page %" PRIu64 " differs\n", i);
+	}
+	printf("checked=%" PRIu64 " bad=%" PRIu64 "\n", pages, bad);
+	return bad != 0;
+}
+
+/* ---- memory ---- */
+
+struct hog {
+	unsigned char *memory;
+	uint64_t *hashes, pages;
+};
+
+/* Runs of 16 pages are visited in steps of `step` runs, which has no factor in common with their number: 1 is in order. */
+static uint64_t verify(const struct hog *hog, uint64_t step)
+{
+	uint64_t bad = 0, runs = hog->pages / RUN, run = 0;
+
+	for (uint64_t n = 0; n < runs; n++, run = (run + step) % runs)
+		for (uint64_t i = run * RUN; i < (run + 1) * RUN; i++)
+			if (hash_page(hog->memory + i * PAGE) != hog->hashes[i] && bad++ < 5)
+				fprintf(stderr, "page %" PRIu64 " differs\n", i);
+	return bad;
+}
+
+static void write_pages(struct hog *hog, uint64_t share, uint64_t generation)
+{
+	for (uint64_t i = 0; i < hog->pages / share; i++) {
+		make_page(hog->memory + i * PAGE, i, generation);
+		hog->hashes[i] = hash_page(hog->memory + i * PAGE);
+	}
+}
+
+/* One command a line, one line of answer each ("NAME pages=N bad=M"):
+ *   fill             writes every page
+ *   rewrite SHARE    writes the first 1/SHARE of the pages anew
+ *   verify STEP      checks every page against the hash taken when it was written; STEP is a prime, 1 for in order
+ *   keep MIB         gives the memory beyond the first MIB back
+ *   damage           changes one bit, so that a test can see verify find it
+ *   quit
+ */
+static int hog(uint64_t mib)
+{
+	struct hog hog = { .pages = mib << 20 >> 12 };
+	char line[64], name[16];
+	uint64_t argument, bad;
+
+	hog.memory = mmap(NULL, hog.pages * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	hog.hashes = mmap(NULL, hog.pages * 8, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (hog.memory == MAP_FAILED || hog.hashes == MAP_FAILED)
+		die("memory");
+	while (fgets(line, sizeof(line), stdin)) {
+		argument = bad = 0;
+		if (sscanf(line, "%15s %" SCNu64, name, &argument) < 1)
+			continue;
+		if (!strcmp(name, "fill")) {
+			write_pages(&hog, 1, 0);
+		} else if (!strcmp(name, "rewrite") && argument) {
+			write_pages(&hog, argument, 1);
+		} else if (!strcmp(name, "verify") && argument) {
+			bad = verify(&hog, argument);
+		} else if (!strcmp(name, "keep") && argument << 8 <= hog.pages) {
+			madvise(hog.memory + (argument << 20), (hog.pages - (argument << 8)) * PAGE, MADV_DONTNEED);
+			hog.pages = argument << 8;
+		} else if (!strcmp(name, "damage")) {
+			hog.memory[hog.pages / 2 * PAGE + 77] ^= 4;
+		} else if (!strcmp(name, "quit")) {
+			return 0;
+		} else {
+			fprintf(stderr, "pagetool: bad command: %s", line);
+			return 2;
+		}
+		printf("%s pages=%" PRIu64 " bad=%" PRIu64 "\n", name, hog.pages, bad);
+		fflush(stdout);
+	}
+	return 0;
+}
+
+int main(int argc, char **argv)
+{
+	if (argc == 4 && !strcmp(argv[1], "hog")) {
+		open_pool(argv[2]);
+		return hog(strtoull(argv[3], NULL, 10));
+	}
+	if ((argc == 5 || argc == 6) && (!strcmp(argv[1], "fill") || !strcmp(argv[1], "check"))) {
+		uint64_t first = argc == 6 ? strtoull(argv[5], NULL, 10) : 0;
+		open_pool(argv[2]);
+		return (argv[1][0] == 'f' ? fill : check)(argv[3], strtoull(argv[4], NULL, 10), first);
+	}
+	fprintf(stderr, "usage: pagetool hog POOL MIB | fill POOL DEVICE PAGES [FIRST] | check POOL DEVICE PAGES [FIRST]\n");
+	return 2;
+}

@@ -1,0 +1,75 @@
+"""The product in a guest: what device tests do with it, in the product's own commands."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from guest import Guest, Result
+
+LEFTOVERS = """
+found=$(ls -d /sys/block/ublkb* /dev/ublkb* /dev/ublkc* 2>/dev/null
+	pgrep -a truezramd
+	find /run/truezram -mindepth 1 \\( -name '*.sock' -o -name '*.stats' \\) 2>/dev/null
+	tail -n +2 /proc/swaps
+	findmnt -rno TARGET,SOURCE | grep ublkb)
+[ -z "$found" ] || { echo "$found"; exit 1; }
+"""
+PAGE = 4096
+
+
+class Product:
+    """``truezram`` as installed on the host, run as root in a guest; ``tools`` has pagetool and pages."""
+
+    def __init__(self, guest: Guest, program: Path, tools: Path) -> None:
+        self.guest = guest
+        self.tools = tools
+        self.prelude = (
+            f"export PATH={program.parent}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\n"
+            f"export HOME=/root LANG=C.UTF-8 POOL={tools / 'pages'}\n"
+            f'pagetool() {{ {tools / "pagetool"} "$@"; }}\n'
+            f"cd /root\n"
+        )
+
+    def run(self, script: str, *, timeout: int = 90, status: int | None = 0) -> Result:
+        """Runs a bash script with ``truezram``, ``pagetool`` and ``$POOL`` at hand; see Guest.run."""
+        __tracebackhide__ = True
+        return self.guest.run(self.prelude + script, timeout=timeout, status=status)
+
+    def strict(self, script: str, *, timeout: int = 90) -> Result:
+        """The same, and every command in it must succeed."""
+        __tracebackhide__ = True
+        return self.run("set -e -u -o pipefail\n" + script, timeout=timeout)
+
+    def create(self, options: str) -> str:
+        """Path of a new device."""
+        out = self.run(f"truezram create {options}").out
+        assert out.count("\n") == 1, f"create prints the device's path and nothing else, not {out!r}"
+        path = out.strip()
+        assert path.startswith("/dev/ublkb"), path
+        return path
+
+    def json(self, command: str) -> dict[str, Any]:
+        """What a verb says with --json; checks the schema's name."""
+        verb = command.split()[0]
+        document: dict[str, Any] = json.loads(self.run(f"truezram {command} --json").out)
+        assert document["schema"] == f"truezram.{verb}/1", document["schema"]
+        return document
+
+    def stat(self, path: str) -> dict[str, Any]:
+        """One device's row of ``truezram stat --json``, its mm_stat and io_stat beside the other values."""
+        devices = self.json(f"stat {path}")["devices"]
+        assert [device["path"] for device in devices] == [path]
+        row: dict[str, Any] = devices[0]
+        merged: dict[str, Any] = {**row, **row["mm_stat"], **row["io_stat"]}
+        return merged
+
+    def remove(self, path: str, options: str = "") -> None:
+        """Removes a device and looks that it is gone."""
+        self.run(f"truezram remove {options} {path} && test ! -e {path}")
+
+
+def numbers(line: str) -> dict[str, str]:
+    """``a=1 b=x`` as a dictionary (what pagetool prints)."""
+    return dict(word.split("=", 1) for word in line.split() if "=" in word)

@@ -1,0 +1,72 @@
+"""The harness itself: a failure in a guest must not pass for a success."""
+
+from __future__ import annotations
+
+import pytest
+from guest import Guest, ScriptError
+from product import Product
+
+
+def test_status_and_output_come_back(guest: Guest) -> None:
+    """Both streams and the exit status of a script are the host's."""
+    result = guest.run("echo out; echo err >&2; exit 7", status=None)
+    assert (result.status, result.out, result.err) == (7, "out\n", "err\n")
+    with pytest.raises(ScriptError, match="status 7, expected 0"):
+        guest.run("exit 7")
+    assert guest.run("uname -r").out.strip() == guest.kernel.release
+
+
+def test_time_limit_ends_a_script_and_its_children(guest: Guest) -> None:
+    """A script past its limit is ended with its children, and reported."""
+    assert guest.run("sleep 77 & sleep 78; echo late", timeout=2, status=124).out == ""
+    assert guest.run("pgrep -f '^sleep 7[78]'", status=None).out == ""
+    assert "Show Blocked State" in guest.log(guest.mark)
+    guest.mark = guest.log_size()
+
+
+def test_nothing_reaches_the_host(guest: Guest, product: Product) -> None:
+    """What a guest writes stays in the guest."""
+    product.strict('echo changed >"$POOL"; echo new >"$POOL.new"')
+    pool = product.tools / "pages"
+    assert pool.stat().st_size > 1 << 20
+    assert not (product.tools / "pages.new").exists()
+    product.strict('rm "$POOL.new"')
+    guest.restart_wanted = True  # the overlay now holds a spoilt copy of the pages
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "WARNING: CPU: 0 PID: 1 at kernel/fork.c:1 f+0x1/0x2",
+        "BUG: unable to handle page fault for address: 0000000000000010",
+        "INFO: task fio:77 blocked for more than 60 seconds.",
+        "WARNING: possible circular locking dependency detected",
+        "Out of memory: Killed process 12 (python3)",
+    ],
+)
+def test_kernel_log_is_looked_at(guest: Guest, line: str) -> None:
+    """A line of that kind in the kernel log is found (and forgiven here)."""
+    guest.run(f"echo '<3>{line}' >/dev/kmsg; sleep 0.2")
+    assert [found for found in guest.bad_log() if line in found]
+    guest.mark = guest.log_size()
+
+
+def test_pagetool_finds_damage(product: Product) -> None:
+    """The tool that verifies memory and devices does find one changed bit, in memory and on a device."""
+    result = product.strict("""
+coproc HOG { pagetool hog "$POOL" 16; }
+hog=$HOG_PID
+printf '%s\\n' fill 'verify 1' damage 'verify 1' 'verify 11' 'rewrite 1' 'verify 7' quit >&${HOG[1]}
+cat <&${HOG[0]}
+wait $hog
+truncate -s 1M disk
+pagetool fill "$POOL" disk 256
+pagetool check "$POOL" disk 256
+printf X | dd of=disk bs=1 seek=123456 conv=notrunc status=none
+pagetool check "$POOL" disk 256 && exit 1
+rm disk
+""")
+    answers = [line.split()[-1] for line in result.out.splitlines() if line.startswith("verify")]
+    assert answers == ["bad=0", "bad=1", "bad=1", "bad=0"], result.out
+    assert "checked=256 bad=0" in result.out
+    assert "checked=256 bad=1" in result.out

@@ -1,0 +1,76 @@
+"""Memory is given back: by fstrim of a filesystem's free space and by discarding the whole device."""
+
+from __future__ import annotations
+
+from product import PAGE, Product
+
+PAGES = 32768  # 128 MiB
+MAPPED = 4 << 20  # what the server may hold beyond its store
+
+
+def resident(product: Product, pid: int) -> int:
+    """Bytes that the kernel says the server holds."""
+    out = product.strict(f"grep ^Rss: /proc/{pid}/smaps_rollup").out
+    return int(out.split()[1]) * 1024
+
+
+def settle(product: Product, path: str, below: int) -> dict[str, int]:
+    """The device's row once ``mem_used_total`` is below ``below`` bytes, or after a few looks."""
+    row = product.stat(path)
+    for _ in range(3):
+        if row["mem_used_total"] < below:
+            break
+        row = product.stat(path)
+    return row
+
+
+def test_fstrim_gives_memory_back(product: Product) -> None:
+    """After removal and fstrim the resident size falls below 5 % of its peak; figures agree with the kernel's."""
+    path = product.create("--size 512M")
+    product.strict(
+        f"""
+mkdir -p /mnt/disk
+mkfs.ext4 -q -F -O ^has_journal -E lazy_itable_init=0 {path}
+mount {path} /mnt/disk
+cp "$POOL" /mnt/disk/1
+cp "$POOL" /mnt/disk/2
+head -c 64M /dev/urandom >/mnt/disk/3
+sync
+""",
+        timeout=240,
+    )
+    full = product.stat(path)
+    peak = full["mem_used_max"]
+    assert full["orig_data_size"] > 190 << 20
+    held = resident(product, full["pid"])
+    used = full["mem_used_total"]
+    assert used * 0.98 <= held <= used * 1.02 + MAPPED, f"the kernel says {held}, the server {used}"
+    product.strict("rm /mnt/disk/[123]; sync; fstrim -v /mnt/disk", timeout=120)
+    row = settle(product, path, peak // 20)
+    assert row["mem_used_total"] < 0.05 * peak, f"{row['mem_used_total']} of {peak} after fstrim"
+    assert resident(product, row["pid"]) < 0.05 * peak + MAPPED
+    assert row["num_discards"] > 0
+    product.strict(f"umount /mnt/disk; e2fsck -f -n {path}")
+    product.remove(path)
+
+
+def test_discard_gives_memory_back(product: Product) -> None:
+    """blkdiscard frees every page, write-zeroes likewise, overwriting frees the former object."""
+    path = product.create("--size 256M")
+    product.strict(f'pagetool fill "$POOL" {path} {PAGES}', timeout=180)
+    peak = product.stat(path)
+    assert peak["orig_data_size"] == PAGES * PAGE
+    # The first half written again, the same contents: nothing more is held.
+    product.strict(f'pagetool fill "$POOL" {path} {PAGES // 2}', timeout=120)
+    again = product.stat(path)
+    assert again["orig_data_size"] == PAGES * PAGE
+    assert abs(again["compr_data_size"] - peak["compr_data_size"]) < peak["compr_data_size"] // 100
+    product.strict(f"blkdiscard --zeroout -o 0 -l {PAGES // 2 * PAGE} {path}", timeout=120)
+    half = product.stat(path)
+    assert half["orig_data_size"] - half["same_pages"] * PAGE <= PAGES // 2 * PAGE
+    product.strict(f"blkdiscard {path}", timeout=120)
+    row = settle(product, path, peak["mem_used_max"] // 20)
+    assert row["orig_data_size"] == row["compr_data_size"] == 0
+    assert row["mem_used_total"] < 0.05 * row["mem_used_max"], row["mem_used_total"]
+    assert product.strict(f"dd if={path} bs=1M count=64 status=none | tr -d '\\0' | wc -c").out.strip() == "0"
+    product.remove(path)

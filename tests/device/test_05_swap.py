@@ -1,0 +1,64 @@
+"""Swap under pressure: a process half as large again as the guest's memory, full of real pages, its data verified."""
+
+from __future__ import annotations
+
+import pytest
+from guest import Guest
+from product import Product, numbers
+
+MEMORY = 384
+HOG = MEMORY * 3 // 2
+# Swap tells a ublk device that a slot is free only once its whole 2 MiB cluster is, so in time the device holds
+# something in every slot: what it may come to is its size, compressed, whatever is in use. A third of 640 MiB leaves
+# the process some room.
+SWAP = 640
+
+# One shell holds the hog from start to end; the file `ask` carries a command, `told` its answer.
+START = f"""
+mkfifo ask told
+pagetool hog "$POOL" {HOG} <ask >told 2>hog.err &
+setsid sh -c 'exec 7>ask 8<told; echo $$ >keeper; sleep 1000' >/dev/null 2>&1 </dev/null &
+"""
+
+
+def ask(product: Product, command: str, timeout: int = 240) -> dict[str, str]:
+    """Has the hog carry out one command; its answer."""
+    answer = product.strict(f"echo '{command}' >ask; head -n 1 told; cat hog.err", timeout=timeout).out
+    assert answer.startswith(command.split()[0]), answer
+    return numbers(answer)
+
+
+@pytest.mark.guest(memory=MEMORY)
+def test_swap_under_pressure(guest: Guest, product: Product) -> None:
+    """Twice over every page is what was written; swapoff brings the rest back into memory, and it is still so."""
+    out = product.run(f"truezram create --size {SWAP}M --algorithm lz4 --swap --priority 100").out
+    path = out.split()[-1]
+    swaps = product.strict("tail -n +2 /proc/swaps").out.split()
+    assert swaps[0] == path
+    assert swaps[4] == "100"
+    product.strict(START)
+    assert ask(product, "fill")["bad"] == "0"
+    used = int(product.strict("tail -n +2 /proc/swaps").out.split()[3]) * 1024
+    assert used > (HOG - MEMORY) << 20, f"only {used} bytes were swapped out"
+    assert ask(product, "verify 1")["bad"] == "0"
+
+    # swapoff would not fit in memory: refused, and everything goes on.
+    refused = product.run(f"truezram remove {path}", status=4)
+    assert "memory" in refused.err.lower(), refused.err
+
+    assert ask(product, "rewrite 8")["bad"] == "0"
+    assert ask(product, "verify 1031")["bad"] == "0"
+    row = product.stat(path)
+    assert row["swap_writes"] > 0
+    assert row["failed_reads"] == row["failed_writes"] == 0
+    assert row["swap_priority"] == 100
+
+    ask(product, f"keep {MEMORY // 3}")
+    swapped = int(product.strict("tail -n +2 /proc/swaps").out.split()[3])
+    assert swapped > 1024, "nothing was left in swap for swapoff to bring back"
+    product.remove(path)
+    assert product.strict("tail -n +2 /proc/swaps").out == ""
+    left = ask(product, "verify 1")
+    assert (left["pages"], left["bad"]) == (str((MEMORY // 3) << 8), "0")
+    product.strict("echo quit >ask; kill $(cat keeper)")
+    guest.restart_wanted = True

@@ -1,0 +1,37 @@
+"""A device in use is not taken away: remove refuses and names the holder; --force says what is lost and does it."""
+
+from __future__ import annotations
+
+from product import Product
+
+
+def test_remove_refuses_a_mounted_device(product: Product) -> None:
+    """Exit code 4 and the mount point's name; the filesystem goes on; after umount the device goes."""
+    path = product.create("--size 64M")
+    product.strict(f"mkfs.ext4 -q -F {path}; mkdir '/mnt/my disk'; mount {path} '/mnt/my disk'")
+    product.strict("echo kept >'/mnt/my disk/file'")
+    refused = product.run(f"truezram remove {path}", status=4)
+    assert "/mnt/my disk" in refused.err, refused.err
+    assert product.strict("sync; cat '/mnt/my disk/file'").out == "kept\n"
+    product.strict("umount '/mnt/my disk'")
+    product.remove(path)
+
+
+def test_remove_refuses_an_opened_device(product: Product) -> None:
+    """A program that holds the node open (no mount, no swap) makes it busy too, or the removal waits for nobody."""
+    path = product.create("--size 64M")
+    product.strict(f"exec 9<{path}; (sleep 300 <&9 >/dev/null 2>&1 & echo $! >holder)")
+    answer = product.run(f"truezram remove {path}", timeout=60, status=4)
+    assert "sleep" in answer.err, answer.err
+    product.strict("kill $(cat holder)")
+    product.remove(path)
+
+
+def test_force_removes_a_mounted_device(product: Product) -> None:
+    """--force says what it will lose, and does it in bounded time."""
+    path = product.create("--size 64M")
+    product.strict(f"mkfs.ext4 -q -F {path}; mkdir -p /mnt/lost; mount -o ro {path} /mnt/lost")
+    forced = product.run(f"truezram remove --force {path}", timeout=60)
+    assert "/mnt/lost" in forced.err + forced.out
+    product.strict(f"umount -l /mnt/lost; for _ in $(seq 50); do [ -e {path} ] || break; sleep 0.2; done")
+    product.strict(f"[ ! -e {path} ]")

@@ -1,0 +1,28 @@
+"""After a crash of the server (kill -9): the stale registry entry is seen for what it is and is no obstacle."""
+
+from __future__ import annotations
+
+from product import Product
+
+KILL = "kill -9 {pid}; for _ in $(seq 50); do [ -e /proc/{pid} ] || break; sleep 0.2; done; [ ! -e /proc/{pid} ]"
+
+
+def test_stale_entry_after_kill(product: Product) -> None:
+    """list says dead, the same id can be created again, and remove clears what is left."""
+    path = product.create("--size 64M --id 2")
+    name = path.removeprefix("/dev/")
+    product.strict(f'pagetool fill "$POOL" {path} 20')
+    pid = product.stat(path)["pid"]
+    product.strict(KILL.format(pid=pid))
+    rows = product.json("list")["devices"]
+    assert [(row["name"], row["state"]) for row in rows] == [(name, "dead")]
+    product.run(f"truezram remove {path}")
+    assert product.json("list")["devices"] == []
+
+    again = product.create("--size 64M --id 2")
+    pid = product.stat(again)["pid"]
+    product.strict(KILL.format(pid=pid))
+    # Without a remove in between: create clears the stale entry itself.
+    assert product.create("--size 64M --id 2") == again
+    assert [row["state"] for row in product.json("list")["devices"]] == ["live"]
+    product.remove(again)

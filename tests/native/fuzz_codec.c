@@ -1,0 +1,134 @@
+/* fuzz_codec.c - coverage-guided fuzzing (libFuzzer) of every decoder and encoder, in every variant that runs here.
+ *
+ * Input: byte 0 is the kind of codec (enum tz_kind), bit 7 set for "compress"; byte 1 the instruction set; the rest is
+ * the object to decompress, or the page (repeated to 4096 bytes) to send around. Kinds that are not compiled in are
+ * ignored. An object that is accepted must be decoded alike by all variants.
+ *
+ * Without libFuzzer (FUZZ_STANDALONE) the program runs the files and directories named to it once: the saved seeds.
+ */
+#include "harness.h"
+
+#include <dirent.h>
+
+static uint8_t *workspace_of(const struct tz_codec *codec)
+{
+	static uint8_t *made[TZ_KINDS][4];
+	const char *why = NULL;
+	uint8_t **slot = &made[codec->kind][codec->isa];
+	size_t size;
+
+	if (!*slot) {
+		size = codec->workspace_size(codec->level_default, &why);
+		if (!size)
+			return NULL;
+		*slot = aligned_alloc(64, (size + 63) & ~(size_t)63);
+		CHECK(*slot && !codec->workspace_init(*slot, size, codec->level_default, &why), "%s: %s", codec->name, why);
+	}
+	return *slot;
+}
+
+/* Exactly sized heap copies, so that AddressSanitizer sees the first byte beyond. */
+static void fuzz_decode(const char *name, const uint8_t *data, size_t n)
+{
+	uint8_t *copy = malloc(n ? n : 1), *first = NULL;
+	int first_result = 0;
+
+	memcpy(copy, data, n);
+	for (int isa = 0; isa < 4; isa++) {
+		const struct tz_codec *codec = tz_codec_variant(name, (enum tz_isa)isa);
+		uint8_t *workspace = codec ? workspace_of(codec) : NULL, *out;
+		int result;
+		if (!workspace)
+			continue;
+		out = malloc(TZ_PAGE_SIZE);
+		result = codec->decompress(workspace, copy, n, out);
+		CHECK(result == 0 || result == -1, "%s: result %d", name, result);
+		if (!first) {
+			first = out;
+			first_result = result;
+			continue;
+		}
+		CHECK(result == first_result, "%s: variants disagree about an object", name);
+		CHECK(result || !memcmp(out, first, TZ_PAGE_SIZE), "%s: variants make different pages of an object", name);
+		free(out);
+	}
+	free(first);
+	free(copy);
+}
+
+static void fuzz_round_trip(const char *name, unsigned isa, const uint8_t *data, size_t n)
+{
+	const struct tz_codec *codec = tz_codec_variant(name, (enum tz_isa)isa);
+	uint8_t *workspace = codec ? workspace_of(codec) : NULL, *page, *dst, *out;
+	size_t length;
+
+	if (!workspace || !n)
+		return;
+	page = malloc(TZ_PAGE_SIZE);
+	dst = malloc(TZ_DST_SIZE);
+	out = malloc(TZ_PAGE_SIZE);
+	for (size_t i = 0; i < TZ_PAGE_SIZE; i++)
+		page[i] = data[i % n];
+	length = codec->compress(workspace, page, dst);
+	CHECK(length < TZ_PAGE_SIZE, "%s: length %zu", name, length);
+	if (length) {
+		uint8_t *object = realloc(dst, length);
+		CHECK(!codec->decompress(workspace, object, length, out), "%s: refuses its own object", name);
+		CHECK(!memcmp(page, out, TZ_PAGE_SIZE), "%s: another page comes back", name);
+		dst = object;
+	}
+	free(page);
+	free(dst);
+	free(out);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+__attribute__((visibility("default"))) int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+	const struct tz_codec *codec = size >= 2 ? tz_codec_by_kind(data[0] & 127) : NULL;
+
+	if (!codec)
+		return 0;
+	if (data[0] & 128)
+		fuzz_round_trip(codec->name, data[1] % 4, data + 2, size - 2);
+	else
+		fuzz_decode(codec->name, data + 2, size - 2);
+	return 0;
+}
+
+#if defined(FUZZ_STANDALONE)
+static unsigned run_file(const char *path)
+{
+	static uint8_t data[1 << 16];
+	FILE *f = fopen(path, "rb");
+	size_t n;
+
+	CHECK(f, "cannot open %s", path);
+	n = fread(data, 1, sizeof(data), f);
+	fclose(f);
+	LLVMFuzzerTestOneInput(data, n);
+	return 1;
+}
+
+int main(int argc, char **argv)
+{
+	unsigned files = 0;
+
+	for (int i = 1; i < argc; i++) {
+		DIR *dir = opendir(argv[i]);
+		char path[4096];
+		CHECK(dir, "%s is not a directory", argv[i]);
+		for (struct dirent *entry; (entry = readdir(dir));) {
+			if (entry->d_name[0] == '.')
+				continue;
+			snprintf(path, sizeof(path), "%s/%s", argv[i], entry->d_name);
+			files += run_file(path);
+		}
+		closedir(dir);
+	}
+	CHECK(files, "no seeds: name a directory that holds some");
+	printf("%u seeds\n", files);
+	return 0;
+}
+#endif

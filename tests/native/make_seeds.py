@@ -1,0 +1,46 @@
+"""Writes the seeds of fuzz_codec.c: small objects and pages of every codec that the library has, one per file.
+
+usage: python tests/native/make_seeds.py [NAME...]      (codecs; default all; existing seeds of theirs are replaced)
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent / "unit"))
+
+from pagegen import KINDS, PAGE, build  # noqa: E402
+
+import truezram  # noqa: E402
+from truezram._native import lib  # noqa: E402
+
+
+def seed_pages() -> dict[str, bytes]:
+    rng = random.Random(42)
+    pages = {kind.__name__: kind(rng, PAGE) for kind in KINDS if kind.__name__ != "noise"}
+    pages["sparse"] = bytes(100) + b"word" + bytes(PAGE - 104)
+    pages["half"] = rng.randbytes(PAGE // 2) + bytes(PAGE // 2)
+    pages["copies"] = (rng.randbytes(300) * 20)[:PAGE]
+    pages["mixed"] = build([(i, 400, 100 * i, 150) for i in range(len(KINDS))], 1)
+    return pages
+
+
+def main() -> None:
+    target = HERE / "seeds_codec"
+    for name in sys.argv[1:] or [a.name for a in truezram.algorithms()]:
+        compressor = truezram.Compressor(name)
+        kind = lib.tz_codec_by_name(name.encode()).kind
+        for old in target.glob(f"{name}-*"):
+            old.unlink()
+        for label, page in seed_pages().items():
+            (target / f"{name}-{label}").write_bytes(bytes([kind, 0]) + compressor.compress(page))
+        for isa in range(4):
+            start = random.Random(isa).randbytes(40) + b"some text, some text" * 3 + bytes(50)
+            (target / f"{name}-page{isa}").write_bytes(bytes([kind | 128, isa]) + start)
+
+
+if __name__ == "__main__":
+    main()

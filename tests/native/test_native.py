@@ -1,0 +1,127 @@
+"""Builds the native tests with meson, in a folder of their own, and runs them: plain, under ASan and UBSan, as aarch64
+code under qemu-user, and the fuzzers for a few seconds (TRUEZRAM_FUZZ_SECONDS, default 10).
+
+What a build needs and this machine lacks is a skip; with CI set it is a failure.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SANITIZE = "-Db_sanitize=address,undefined"
+SANITIZER_ENV = {
+    "ASAN_OPTIONS": "abort_on_error=1:detect_stack_use_after_return=1",
+    "UBSAN_OPTIONS": "halt_on_error=1:abort_on_error=1:print_stacktrace=1",
+}
+FUZZERS = sorted(path.stem.removeprefix("fuzz_") for path in Path(__file__).parent.glob("fuzz_*.c"))
+
+
+def need(*tools: str) -> None:
+    missing = [tool for tool in tools if not shutil.which(tool)]
+    if missing and os.environ.get("CI"):
+        pytest.fail(f"CI is set, and these are not installed: {', '.join(missing)}")
+    if missing:
+        pytest.skip(f"not installed: {', '.join(missing)}")
+
+
+def run(*command: str | Path, env: dict[str, str] | None = None, timeout: int = 600) -> str:
+    done = subprocess.run(
+        [str(part) for part in command],
+        cwd=ROOT,
+        env={**os.environ, **(env or {})},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        timeout=timeout,
+    )
+    assert done.returncode == 0, f"{command[0]} ended with {done.returncode}:\n{done.stdout[-8000:]}"
+    return done.stdout
+
+
+def build(folder: Path, *options: str | Path, env: dict[str, str] | None = None) -> Path:
+    need("meson", "ninja")
+    run("meson", "setup", folder, "-Dpython=false", "-Dnative_tests=true", "-Dwerror=true", *options, env=env)
+    run("meson", "compile", "-C", folder)
+    return folder
+
+
+def run_tests(folder: Path, env: dict[str, str] | None = None) -> None:
+    output = run("meson", "test", "-C", folder, "--print-errorlogs", "--no-rebuild", env=env, timeout=1200)
+    passed = re.search(r"^Ok:\s+(\d+)", output, re.MULTILINE)
+    assert passed, output
+    assert int(passed[1]) >= 7, output
+
+
+@pytest.mark.parametrize("compiler", ["gcc", "clang"])
+def test_native(compiler: str, tmp_path: Path) -> None:
+    need(compiler)
+    run_tests(build(tmp_path / "build", env={"CC": compiler}))
+
+
+def test_native_sanitized(tmp_path: Path) -> None:
+    need("cc")
+    folder = build(tmp_path / "build", SANITIZE, "--buildtype=debugoptimized", env={"CC": "cc"})
+    run_tests(folder, env=SANITIZER_ENV)
+
+
+def test_native_aarch64(tmp_path: Path) -> None:
+    """NEON and the ARMv8 CRC instructions, compiled for another machine and run under emulation."""
+    need("aarch64-linux-gnu-gcc", "qemu-aarch64-static")
+    cross = tmp_path / "aarch64.ini"
+    cross.write_text(
+        "[binaries]\nc = 'aarch64-linux-gnu-gcc'\nar = 'aarch64-linux-gnu-ar'\nstrip = 'aarch64-linux-gnu-strip'\n"
+        "exe_wrapper = ['qemu-aarch64-static', '-cpu', 'max', '-L', '/usr/aarch64-linux-gnu']\n"
+        "[host_machine]\nsystem = 'linux'\ncpu_family = 'aarch64'\ncpu = 'aarch64'\nendian = 'little'\n"
+    )
+    folder = build(tmp_path / "build", "--cross-file", cross)
+    run_tests(folder, env={"TRUEZRAM_TEST_WITHOUT": "zstd"})
+
+
+@pytest.fixture(scope="module")
+def fuzz_build(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    need("clang")
+    folder = tmp_path_factory.mktemp("fuzz") / "build"
+    build(
+        folder,
+        SANITIZE,
+        "-Db_lundef=false",
+        "-Dc_args=-fsanitize=fuzzer-no-link",
+        "--buildtype=debugoptimized",
+        env={"CC": "clang"},
+    )
+    if not (folder / "tests/native/fuzz_codec").exists():
+        need("libFuzzer (libclang-rt-dev)")
+    return folder
+
+
+@pytest.mark.parametrize("name", FUZZERS)
+def test_fuzz(fuzz_build: Path, name: str, tmp_path: Path) -> None:
+    """From the saved seeds, for a few seconds. A find is in the message; add its input to the seeds with the repair."""
+    seconds = os.environ.get("TRUEZRAM_FUZZ_SECONDS", "10")
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    seeds = Path(__file__).parent / f"seeds_{name}"
+    assert any(seeds.iterdir())
+    output = run(
+        fuzz_build / f"tests/native/fuzz_{name}",
+        f"-max_total_time={seconds}",
+        "-max_len=4400",
+        "-timeout=20",
+        "-print_final_stats=1",
+        f"-artifact_prefix={tmp_path}/",
+        corpus,
+        seeds,
+        env=SANITIZER_ENV,
+        timeout=int(seconds) + 300,
+    )
+    runs = re.search(r"stat::number_of_executed_units:\s+(\d+)", output)
+    assert runs, output
+    assert int(runs[1]) > 500

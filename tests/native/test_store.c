@@ -1,0 +1,488 @@
+/* test_store.c - the store against a model, with threads.
+ *
+ * single: one thread, random writes, discards and reads against a plain array; accounting agrees with the model and with the
+ *         kernel; damage to objects and entries is EIO.
+ * threads: pages of even number have one writer each and any number of readers: a read returns what the model says was
+ *         the newest completed write when it began, or something newer. Pages of odd number have many writers: a read
+ *         returns a whole page that somebody wrote for this page number, or zeros.
+ * limit: at mem_limit writes fail with ENOSPC and everything stored stays readable; discards make room again.
+ * compact: sparse slabs are emptied while threads write and read; what is left is what is stored.
+ * switch: all of it while the algorithm changes.
+ */
+#include "arena.h"
+#include "pool.h"
+#include "store.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#define CHECK(condition, ...) do { if (!(condition)) { fprintf(stderr, "%s:%d: %s: ", __FILE__, __LINE__, #condition); \
+	fprintf(stderr, __VA_ARGS__); fprintf(stderr, "\n"); abort(); } } while (0)
+
+struct device {
+	struct tz_store *store;
+	struct tz_stats *stats;
+	int fd;
+	unsigned threads;
+};
+
+static struct device make_device(uint64_t pages, unsigned threads, uint64_t limit, const char *algorithm)
+{
+	struct device d = { .threads = threads };
+	char why[216] = "";
+	int err;
+	size_t len = (tz_stats_size(threads) + 4095) & ~(size_t)4095;
+
+	d.stats = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	CHECK(d.stats != MAP_FAILED && tz_stats_init(d.stats, len, threads) == 0, "stats");
+	d.fd = memfd_create("test-arena", MFD_CLOEXEC);
+	int second = dup(d.fd);		/* for fstat after the store has the first */
+	struct tz_store_config c = { .disksize = pages * 4096, .mem_limit = limit, .algorithm = algorithm,
+		.nr_threads = threads, .arena_fd = d.fd, .stats = d.stats };
+	d.store = tz_store_create(&c, &err, why, sizeof why);
+	CHECK(d.store, "create: %d %s", err, why);
+	d.fd = second;
+	return d;
+}
+
+static void end_device(struct device *d)
+{
+	tz_store_destroy(d->store);
+	close(d->fd);
+}
+
+static uint64_t next(uint64_t *state)
+{
+	*state ^= *state << 13;
+	*state ^= *state >> 7;
+	*state ^= *state << 17;
+	return *state;
+}
+
+/* A page that its stamp determines: (page, writer, sequence) in the first 16 bytes, then one of five textures. */
+static void make_page(uint8_t *out, uint64_t page, uint32_t writer, uint32_t sequence)
+{
+	uint64_t state = (page + 1) * 0x9e3779b97f4a7c15ull ^ ((uint64_t)writer << 40) ^ sequence, *words = (uint64_t *)out;
+	unsigned texture = (unsigned)(next(&state) % 5);
+
+	words[0] = 0;
+
+	for (unsigned i = 0; i < 512; i++) {
+		uint64_t r = next(&state);
+		words[i] = texture == 0 ? r : texture == 1 ? (r & 0xff) : texture == 2 ? 0x7f0000000000ull + (r & 0xfff8) :
+			texture == 3 ? (i % 64 < 48 ? 0 : r) : words[i ? (i - 1) / 2 : 0] + (r % 16 == 0);
+	}
+	memcpy(out, &page, 8);
+	memcpy(out + 8, &writer, 4);
+	memcpy(out + 12, &sequence, 4);
+}
+
+/* A whole page of this number, or zeros (sequence 0). */
+static uint32_t check_page(const uint8_t *in, uint64_t page, uint32_t *writer)
+{
+	static const uint8_t zeros[4096];
+	uint8_t expected[4096] __attribute__((aligned(8)));
+	uint64_t stamped;
+	uint32_t sequence;
+
+	*writer = 0;
+	if (!memcmp(in, zeros, 4096))
+		return 0;
+	memcpy(&stamped, in, 8);
+	memcpy(writer, in + 8, 4);
+	memcpy(&sequence, in + 12, 4);
+	CHECK(stamped == page, "page %llu holds page %llu", (unsigned long long)page, (unsigned long long)stamped);
+	make_page(expected, page, *writer, sequence);
+	CHECK(!memcmp(in, expected, 4096), "page %llu is a mixture", (unsigned long long)page);
+	return sequence;
+}
+
+static int write_waiting(struct tz_store_thread *t, uint64_t page, const uint8_t *data)
+{
+	struct timespec pause = { 0, 100000 };
+	int rc;
+
+	while ((rc = tz_store_write(t, page, data)) == -EAGAIN) {
+		tz_store_end(t);
+		nanosleep(&pause, NULL);
+		tz_store_begin(t);
+	}
+	return rc;
+}
+
+/* ---- single ---- */
+
+static void check_accounting(const struct device *d, uint64_t stored, uint64_t same)
+{
+	struct tz_stats_sum sum;
+	struct stat st;
+	const char *why;
+
+	CHECK(tz_stats_read(d->stats, d->stats->size, &sum, &why) == 0, "%s", why);
+	CHECK((uint64_t)sum.total.pages_now == stored, "%lld pages, model has %llu", (long long)sum.total.pages_now,
+		(unsigned long long)stored);
+	uint64_t s = (uint64_t)(sum.total.kind_pages_now[1] + sum.total.kind_pages_now[2] + sum.total.kind_pages_now[3]);
+	CHECK(s == same, "%llu same-filled, model has %llu", (unsigned long long)s, (unsigned long long)same);
+	uint64_t objects = 0, slabs = 0;
+	for (unsigned i = 0; i < sum.head.nr_classes; i++) {
+		objects += sum.head.classes[i].objects;
+		slabs += sum.head.classes[i].slabs;
+	}
+	CHECK(objects == stored - same + (uint64_t)sum.total.kind_pages_now[TZ_KIND_SAME_U64], "%llu objects",
+		(unsigned long long)objects);
+	CHECK(sum.head.mem_used_total == sum.head.table_bytes + sum.head.reserve_bytes + slabs * TZ_SLAB_SIZE,
+		"used is not the sum of its parts");
+	fstat(d->fd, &st);
+	uint64_t kernel = (uint64_t)st.st_blocks * 512, ours = sum.head.mem_used_total;
+	CHECK(kernel <= ours + ours / 50 && ours <= kernel + kernel / 50, "kernel says %llu, we say %llu",
+		(unsigned long long)kernel, (unsigned long long)ours);
+}
+
+static void settle(void)
+{
+	struct timespec pause = { 0, 50000000 };
+
+	nanosleep(&pause, NULL);
+}
+
+static void test_single(const char *algorithm)
+{
+	enum { PAGES = 4096, STEPS = 60000 };
+	struct device d = make_device(PAGES, 1, 0, algorithm);
+	struct tz_store_thread *t = tz_store_thread(d.store, 0);
+	uint32_t *model = calloc(PAGES, sizeof *model);	/* sequence, 0 empty, UINT32_MAX - k: filled with word k */
+	uint8_t page[4096] __attribute__((aligned(8))), out[4096];
+	static const uint64_t words[] = { 0, ~0ull, 0x4141414141414141ull, 0x7fffdeadbeef1234ull, 0x8123456789abcdefull, 1 };
+	uint64_t state = 88172645463325252ull, stored = 0, same = 0;
+
+	tz_store_begin(t);
+	for (unsigned step = 1; step <= STEPS; step++) {
+		uint64_t n = next(&state) % PAGES;
+		unsigned what = (unsigned)(next(&state) % 8), k = (unsigned)(next(&state) % 6);
+		if (what < 4 || what == 4) {
+			if (what == 4)
+				tz_fill(page, words[k]);
+			else
+				make_page(page, n, 0, step);
+			CHECK(write_waiting(t, n, page) == 0, "write");
+			stored += model[n] == 0;
+			same -= model[n] > UINT32_MAX - 8;
+			model[n] = what == 4 ? UINT32_MAX - k : step;
+			same += what == 4;
+		} else if (what == 5) {
+			tz_store_discard(t, n);
+			stored -= model[n] != 0;
+			same -= model[n] > UINT32_MAX - 8;
+			model[n] = 0;
+		} else {
+			uint32_t writer;
+			CHECK(tz_store_read(t, n, out) == 0, "read");
+			if (model[n] > UINT32_MAX - 8) {
+				tz_fill(page, words[UINT32_MAX - model[n]]);
+				CHECK(!memcmp(page, out, 4096), "same-filled page");
+			} else {
+				CHECK(check_page(out, n, &writer) == model[n], "stale page");
+			}
+		}
+	}
+	tz_store_end(t);
+	settle();
+	check_accounting(&d, stored, same);
+	/* All of it discarded, the memory goes back but for table and reserve. */
+	tz_store_begin(t);
+	for (uint64_t n = 0; n < PAGES; n++)
+		tz_store_discard(t, n);
+	tz_store_end(t);
+	settle();
+	check_accounting(&d, 0, 0);
+	CHECK(d.stats->mem_used_total <= d.stats->table_bytes + d.stats->reserve_target * 3 / 2 + TZ_SLAB_SIZE, "memory stays");
+	tz_store_trim(d.store);
+	CHECK(d.stats->mem_used_total <= d.stats->table_bytes + d.stats->reserve_target, "memory stays after trim");
+	free(model);
+	end_device(&d);
+}
+
+static void test_damage(const char *algorithm)
+{
+	struct device d = make_device(64, 1, 0, algorithm);
+	struct tz_store_thread *t = tz_store_thread(d.store, 0);
+	struct tz_arena_head *head = tz_store_arena_base(d.store);
+	uint64_t *table = (uint64_t *)((char *)head + head->table_offset);
+	uint8_t page[4096] __attribute__((aligned(8))), out[4096];
+
+	tz_store_begin(t);
+	for (uint64_t n = 0; n < 64; n++) {
+		make_page(page, n, 0, (uint32_t)n + 1);
+		CHECK(write_waiting(t, n, page) == 0, "write");
+	}
+	uint8_t *slabs = (uint8_t *)head + head->slab_offset;
+	unsigned caught = 0;
+	for (size_t at = 0; at < d.stats->mem_used_total - head->slab_offset; at += 397) {	/* bits anywhere in the slabs */
+		slabs[at] ^= 0x10;
+		for (uint64_t n = 0; n < 64; n++) {
+			uint32_t writer;
+			int rc = tz_store_read(t, n, out);
+			CHECK(rc == 0 || rc == -EIO, "read: %d", rc);
+			if (rc == 0)
+				CHECK(check_page(out, n, &writer) == n + 1, "wrong bytes");
+			else
+				caught++;
+		}
+		slabs[at] ^= 0x10;
+	}
+	CHECK(caught > 100, "damage was hardly noticed: %u", caught);
+	for (unsigned bit = 5; bit < 64; bit++) {		/* and in entries: another object, or none */
+		for (uint64_t n = 0; n < 64; n += 9) {
+			uint32_t writer;
+			table[n] ^= 1ull << bit;
+			int rc = tz_store_read(t, n, out);
+			if (rc == 0)
+				CHECK(check_page(out, n, &writer) == n + 1, "wrong bytes");
+			table[n] ^= 1ull << bit;
+		}
+	}
+	CHECK(tz_store_thread_stats(t)->checksum_errors >= caught, "not counted");
+	tz_store_end(t);
+	end_device(&d);
+}
+
+/* ---- threads ---- */
+
+enum { SHARED_PAGES = 64, MAX_THREADS = 6 };
+
+struct model {
+	_Atomic uint32_t started[SHARED_PAGES], completed[SHARED_PAGES];	/* even pages: sequence of their one writer */
+	_Atomic int stop;
+	struct device *d;
+	unsigned steps;
+};
+
+struct worker { struct model *m; unsigned index; uint64_t reads, writes; };
+
+static void one_step(struct worker *w, struct tz_store_thread *t, uint64_t *state, uint32_t *sequence, uint8_t *page)
+{
+	struct model *m = w->m;
+	uint64_t n = next(state) % SHARED_PAGES;
+	unsigned what = (unsigned)(next(state) % 10);
+	int even = n % 2 == 0, mine = even && n / 2 % m->d->threads == w->index;
+
+	if (what < 4 && (!even || mine)) {
+		uint32_t s = ++*sequence;
+		make_page(page, n, w->index, s);
+		if (even)
+			atomic_store(&m->started[n], s);
+		CHECK(write_waiting(t, n, page) == 0, "write");
+		if (even)
+			atomic_store(&m->completed[n], s);
+		w->writes++;
+	} else if (what == 4 && !even) {
+		tz_store_discard(t, n);
+	} else {
+		uint32_t writer, low = atomic_load(&m->completed[n]);
+		CHECK(tz_store_read(t, n, page) == 0, "read of page %llu", (unsigned long long)n);
+		uint32_t s = check_page(page, n, &writer);
+		if (even) {
+			uint32_t high = atomic_load(&m->started[n]);
+			CHECK(s >= low && s <= high, "page %llu: read %u, not in %u..%u", (unsigned long long)n, s, low, high);
+		}
+		w->reads++;
+	}
+}
+
+static void *worker_main(void *arg)
+{
+	struct worker *w = arg;
+	struct tz_store_thread *t = tz_store_thread(w->m->d->store, w->index);
+	uint64_t state = 0x1234567 + w->index * 7919;
+	uint32_t sequence = 0;
+	uint8_t page[4096] __attribute__((aligned(8)));
+
+	for (unsigned step = 0; step < w->m->steps; step += 16) {
+		tz_store_begin(t);
+		for (unsigned i = 0; i < 16; i++)
+			one_step(w, t, &state, &sequence, page);
+		tz_store_end(t);
+	}
+	return NULL;
+}
+
+static void test_threads(const char *algorithm, unsigned threads, unsigned steps, int switching)
+{
+	static struct model m;
+	struct device d = make_device(SHARED_PAGES, threads, 0, algorithm);
+	struct worker w[MAX_THREADS];
+	pthread_t id[MAX_THREADS];
+
+	memset(&m, 0, sizeof m);
+	m.d = &d;
+	m.steps = steps;
+	for (unsigned i = 0; i < threads; i++) {
+		w[i] = (struct worker){ .m = &m, .index = i };
+		pthread_create(&id[i], NULL, worker_main, &w[i]);
+	}
+	static const char *const others[] = { "zstd:-3", "lz4", "zstd:1" };
+	for (unsigned i = 0; switching && i < 30; i++) {
+		char why[216];
+		struct timespec pause = { 0, 3000000 };
+		nanosleep(&pause, NULL);
+		CHECK(tz_store_set_algorithm(d.store, others[i % 3], why, sizeof why) == 0, "%s", why);
+	}
+	uint64_t reads = 0, writes = 0;
+	for (unsigned i = 0; i < threads; i++) {
+		pthread_join(id[i], NULL);
+		reads += w[i].reads;
+		writes += w[i].writes;
+	}
+	CHECK(reads > steps / 4 && writes > steps / 8, "%llu reads, %llu writes", (unsigned long long)reads, (unsigned long long)writes);
+	/* Nothing leaks: all gone, no object is left in any class. */
+	struct tz_store_thread *t = tz_store_thread(d.store, 0);
+	tz_store_begin(t);
+	for (uint64_t n = 0; n < SHARED_PAGES; n++)
+		tz_store_discard(t, n);
+	tz_store_end(t);
+	for (unsigned i = 1; i < threads; i++) {
+		tz_store_begin(tz_store_thread(d.store, i));
+		tz_store_end(tz_store_thread(d.store, i));
+	}
+	settle();
+	check_accounting(&d, 0, 0);
+	end_device(&d);
+}
+
+/* ---- compact ---- */
+
+/* Everything is written, then three of four pages go at random: slots are free everywhere and no slab is empty. */
+static void test_compact(const char *algorithm)
+{
+	enum { PAGES = 16384, THREADS = 2 };
+	struct device d = make_device(PAGES, THREADS, 0, algorithm);
+	struct tz_store_thread *t = tz_store_thread(d.store, 0);
+	uint8_t page[4096] __attribute__((aligned(8))), *has = calloc(PAGES, 1);
+	uint64_t state = 7, stored = 0, peak;
+	uint32_t writer;
+
+	tz_store_begin(t);
+	for (uint64_t n = 0; n < PAGES; n++) {
+		make_page(page, n, 0, 1);
+		CHECK(write_waiting(t, n, page) == 0, "write");
+	}
+	peak = d.stats->mem_used_total;
+	for (uint64_t n = 0; n < PAGES; n++) {
+		has[n] = next(&state) % 8 == 0;
+		stored += has[n];
+		if (!has[n])
+			tz_store_discard(t, n);
+	}
+	/* Reads and overwrites go on while the slab thread moves objects under them. */
+	struct timespec start, now;
+	clock_gettime(CLOCK_MONOTONIC, &start);
+	do {
+		uint64_t n = next(&state) % PAGES;
+		CHECK(tz_store_read(t, n, page) == 0, "read");
+		CHECK((check_page(page, n, &writer) != 0) == has[n], "page %llu", (unsigned long long)n);
+		if (has[n] && next(&state) % 4 == 0) {
+			make_page(page, n, 0, 2);
+			CHECK(write_waiting(t, n, page) == 0, "overwrite");
+		}
+		clock_gettime(CLOCK_MONOTONIC, &now);
+	} while (now.tv_sec - start.tv_sec < 4);
+	tz_store_end(t);
+	CHECK(d.stats->pages_compacted > 0, "nothing was compacted");
+	CHECK(d.stats->mem_used_total - d.stats->table_bytes - d.stats->reserve_target * 5 / 4 < (peak - d.stats->table_bytes) / 4,
+		"%llu of %llu bytes are still held for an eighth of the pages", (unsigned long long)d.stats->mem_used_total,
+		(unsigned long long)peak);
+	tz_store_begin(t);
+	for (uint64_t n = 0; n < PAGES; n++) {
+		CHECK(tz_store_read(t, n, page) == 0, "read");
+		CHECK((check_page(page, n, &writer) != 0) == has[n], "page %llu", (unsigned long long)n);
+	}
+	tz_store_end(t);
+	check_accounting(&d, stored, 0);
+	free(has);
+	end_device(&d);
+}
+
+/* ---- limit ---- */
+
+static void test_limit(const char *algorithm)
+{
+	enum { PAGES = 8192 };
+	uint64_t limit = 8u << 20;
+	struct device d = make_device(PAGES, 1, limit, algorithm);
+	struct tz_store_thread *t = tz_store_thread(d.store, 0);
+	uint8_t page[4096] __attribute__((aligned(8))), out[4096];
+	uint64_t state = 42, stored = 0, refused = 0;
+	uint8_t *has = calloc(PAGES, 1);
+	uint32_t writer;
+	char why[216];
+
+	tz_store_begin(t);
+	for (uint64_t n = 0; n < PAGES; n++) {
+		make_page(page, n, 0, 7);
+		int rc = write_waiting(t, n, page);
+		CHECK(rc == 0 || rc == -ENOSPC, "write: %d", rc);
+		has[n] = rc == 0;
+		stored += rc == 0;
+		refused += rc != 0;
+		CHECK(d.stats->mem_used_total <= limit, "over the limit");
+	}
+	CHECK(refused > PAGES / 4 && stored > 1000, "%llu stored, %llu refused", (unsigned long long)stored, (unsigned long long)refused);
+	for (uint64_t n = 0; n < PAGES; n++) {
+		CHECK(tz_store_read(t, n, out) == 0, "read when full");
+		CHECK(check_page(out, n, &writer) == (has[n] ? 7u : 0u), "content when full");
+	}
+	CHECK(d.stats->mem_used_total > limit * 9 / 10, "full at %llu of %llu", (unsigned long long)d.stats->mem_used_total,
+		(unsigned long long)limit);
+	for (uint64_t n = 0; n < PAGES; n += 2)
+		tz_store_discard(t, n);
+	unsigned again = 0;
+	for (unsigned i = 0; i < 500; i++) {
+		uint64_t n = next(&state) % PAGES;
+		make_page(page, n, 0, 8);
+		again += write_waiting(t, n, page) == 0;
+	}
+	CHECK(again > 400, "only %u writes fit after half was discarded", again);
+	CHECK(tz_store_set_mem_limit(d.store, 4096, why, sizeof why) == -EINVAL, "a limit below the table");
+	CHECK(tz_store_set_mem_limit(d.store, 0, why, sizeof why) == 0, "%s", why);
+	tz_store_end(t);
+	tz_store_begin(t);
+	for (uint64_t n = 0; n < PAGES; n++) {
+		make_page(page, n, 0, 9);
+		CHECK(write_waiting(t, n, page) == 0, "write without a limit");
+	}
+	tz_store_end(t);
+	free(has);
+	end_device(&d);
+}
+
+int main(void)
+{
+	unsigned tested = 0;
+
+	for (const struct tz_codec *const *c = tz_codecs(); *c; c++) {
+		const char *why;
+		if ((*c)->workspace_size && !(*c)->workspace_size((*c)->level_default, &why)) {
+			printf("%s: left out: %s\n", (*c)->name, why);
+			continue;
+		}
+		test_single((*c)->name);
+		test_damage((*c)->name);
+		test_limit((*c)->name);
+		test_threads((*c)->name, 2, 40000, 0);
+		test_threads((*c)->name, MAX_THREADS, 20000, 0);
+		tested++;
+	}
+	CHECK(tested > 0, "no codec");
+	test_compact("lz4");
+	test_threads("lz4", 4, 60000, tested > 1);
+	printf("%u codecs\n", tested);
+	return 0;
+}

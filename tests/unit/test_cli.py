@@ -1,0 +1,371 @@
+"""The command line as a script sees it: output, JSON, exit codes, and what it costs to start."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import FakeServer, wait_until
+
+import truezram
+from truezram.engine import cli, errors, procfs, verbs
+from truezram.engine.client import Mounts, _unescape
+from truezram.engine.errors import TruezramError, UsageError
+from truezram.engine.model import MachineSnapshot
+from truezram.engine.output import Column, format_table
+
+PACKAGE = Path(truezram.__file__).parent
+
+
+def call(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
+    """(exit code, stdout, stderr)."""
+    code = cli.main(argv)
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def call_json(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, dict[str, object]]:
+    code, out, _ = call(capsys, *argv)
+    return code, json.loads(out)
+
+
+def test_a_life(fake: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = call(capsys, "create", "--size", "1.5GiB", "--transport", "local", "--algorithm", "zstd:3")
+    assert (code, out, err) == (0, "local:0\n", "")
+    code, out, _ = call(capsys, "list")
+    header, line = out.splitlines()
+    assert header.split()[:6] == ["NAME", "TYPE", "STATE", "ALGORITHM", "DISKSIZE", "DATA"]
+    assert line.split()[:6] == ["local0", "local", "live", "zstd:3", "1.5G", "7.8M"]
+    assert header.index("TOTAL") + 5 == line.index("1M") + 2
+    code, out, _ = call(capsys, "stat", "local:0")
+    assert code == 0
+    assert "transport local: no node in /dev" in out
+    assert "orig_data_size    7.8M" in out
+    code, out, _ = call(capsys, "set", "0", "mem_limit=1G", "algorithm=lz4")
+    assert (code, out) == (0, "local0: mem_limit none -> 1G\nlocal0: algorithm zstd:3 -> lz4\n")
+    code, out, _ = call(capsys, "remove", "local0")
+    assert (code, out) == (0, "removed local0\n")
+    code, out, _ = call(capsys, "list")
+    assert out.startswith("No compressed device.")
+
+
+def test_a_life_in_json(fake: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
+    code, made = call_json(capsys, "create", "--size", "1G", "--transport", "local", "--id", "5", "--json")
+    assert code == 0
+    assert made == {
+        "schema": "truezram.create/1",
+        "name": "local5",
+        "path": "local:5",
+        "transport": "local",
+        "id": 5,
+        "disksize": 1 << 30,
+        "algorithm": "lz4",
+        "mem_limit": 0,
+        "swap": False,
+        "priority": None,
+    }
+    for argv in (["list", "--json"], ["--json", "list"], ["--json"], ["--no-tui", "--json", "list"]):
+        code, found = call_json(capsys, *argv)
+        assert found["schema"] == "truezram.list/1"
+        assert [item["name"] for item in found["devices"]] == ["local5"]  # type: ignore[index, attr-defined]
+    code, found = call_json(capsys, "stat", "5", "--json")
+    device = found["devices"][0]  # type: ignore[index]
+    assert found["schema"] == "truezram.stat/1"
+    assert list(device["mm_stat"]) == [
+        "orig_data_size",
+        "compr_data_size",
+        "mem_used_total",
+        "mem_limit",
+        "mem_used_max",
+        "same_pages",
+        "pages_compacted",
+        "huge_pages",
+        "huge_pages_since",
+    ]
+    assert list(device["io_stat"])[:4] == ["failed_reads", "failed_writes", "invalid_io", "notify_free"]
+    assert device["mm_stat"]["orig_data_size"] == 2000 * 4096
+    assert [queue["num_writes"] for queue in device["queues"]] == [10, 20]
+    assert device["write_latency"]["requests"] == 30
+    code, found = call_json(capsys, "set", "5", "mem_limit=1M", "--json")
+    assert found["changed"] == {"mem_limit": {"before": 0, "after": 1 << 20}}
+    code, found = call_json(capsys, "remove", "5", "--json")
+    assert found["removed"] == [{"name": "local5", "path": "local:5", "swapped_back": 0, "lost": []}]
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "words"),
+    [
+        (["nonsense"], 2, "invalid choice"),
+        (["create"], 2, "--size"),
+        (["create", "--size", "0"], 2, "zero"),
+        (["create", "--size", "-1G"], 2, "expected one argument|negative"),
+        (["create", "--size=-1G"], 2, "negative"),
+        (["create", "--size", "5P"], 2, "2^52"),
+        (["create", "--size", "1.3G"], 2, "whole number of bytes"),
+        (["create", "--size", "5000"], 2, "multiple of the 4096-byte page"),
+        (["create", "--size", "1G", "--mem-limit", "0"], 2, "zero"),
+        (["create", "--size", "1G", "--id", "1.5"], 2, "whole number"),
+        (["create", "--size", "1G", "--id=-1"], 2, "id is -1"),
+        (["create", "--size", "1G", "--queues", "0"], 2, "queues is 0"),
+        (["create", "--size", "1G", "--queues", "٣"], 2, "whole number"),
+        (["create", "--size", "1G", "--algorithm", "gzip"], 2, "Choose one of"),
+        (["create", "--size", "1G", "--algorithm", "zstd:20"], 2, "-7 to 19"),
+        (["create", "--size", "1G", "--algorithm", "zstd:-8"], 2, "-7 to 19"),
+        (["create", "--size", "1G", "--algorithm", "zstd:x"], 2, "whole number"),
+        (["create", "--size", "1G", "--algorithm", "zstd:"], 2, "whole number"),
+        (["create", "--size", "1G", "--algorithm", "lz4:3"], 2, "no levels"),
+        (["create", "--size", "1G", "--transport", "nbd"], 2, "invalid choice"),
+        (["create", "--size", "1G", "--priority", "5"], 2, "--swap"),
+        (["create", "--size", "1G", "--swap", "--transport", "local"], 2, "local"),
+        (["create", "--siz", "1G"], 2, "--size"),
+        (["list", "extra"], 2, "unrecognized"),
+        (["--replay", "x"], 2, "needs a terminal"),
+        (["--record", "x", "list"], 2, "not for `list`"),
+        (["stat", "local7"], 1, "no device local7"),
+        (["stat", "sda"], 2, "no device's name"),
+        (["set", "0"], 2, "required"),
+        (["set", "0", "mem_limit=1G"], 1, "no device 0"),
+        (["remove"], 2, "required"),
+        (["remove", "0"], 1, "no device 0"),
+        (["remove", "zram0"], 3, "zramctl"),
+        (["demo", "--threads", "0"], 2, "threads"),
+        (["demo", "--seconds", "-1"], 2, "between 0"),
+        (["demo", "--seconds", "nan"], 2, "between 0"),
+        (["demo", "--device", "0", "--size", "1G"], 2, "takes no --size"),
+        (["demo", "--device", "0", "--seconds", "1"], 1, "no device 0"),
+    ],
+)
+def test_bad_input(
+    fake: FakeServer, run_dir: Path, capsys: pytest.CaptureFixture[str], argv: list[str], code: int, words: str
+) -> None:
+    found, out, err = call(capsys, *argv)
+    assert found == code
+    assert any(part in err for part in words.split("|"))
+    assert err.startswith("truezram: ")
+    assert "Traceback" not in err
+    assert out == ""
+    found, document = call_json(capsys, *argv, "--json")
+    assert found == code == document["exit_code"]
+    assert document["schema"] == "truezram.error/1"
+    error = document["error"]
+    assert isinstance(error, dict)
+    assert set(error) == {"what", "why", "remedy"}
+    assert fake.told == []
+    assert not run_dir.exists()
+
+
+def test_remove_checks_all_names_first(fake: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
+    call(capsys, "create", "--size", "1G", "--transport", "local")
+    assert call(capsys, "remove", "local0", "local9")[0] == 1
+    assert not [line for line in fake.told if line.startswith("op 3")]
+    assert call(capsys, "remove", "local0", "0", "local:0")[0] == 0
+
+
+def test_exit_codes_of_errors() -> None:
+    codes = {kind.__name__: kind.exit_code for kind in TruezramError.__subclasses__()}
+    assert codes.items() >= {"Failed": 1, "UsageError": 2, "PermissionDenied": 3, "Unsupported": 3, "Busy": 4}.items()
+    assert str(errors.Busy("cannot", "in use", "Wait")) == "cannot: in use. Wait."
+    assert str(errors.Failed("cannot")) == "cannot."
+    assert type(errors.from_status(4, "a", "b")) is errors.PermissionDenied
+    assert type(errors.from_exit_code(3, "a", "b")) is errors.Unsupported
+
+
+def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
+    for argv in (["--help"], ["--version"], *([name, "--help"] for name in cli.verb_names())):
+        with pytest.raises(SystemExit) as caught:
+            cli.main(argv)
+        assert caught.value.code == 0
+        out = capsys.readouterr().out
+        assert out
+        assert all(len(line) <= 120 for line in out.splitlines())
+    cli.build_parser()
+
+
+def test_every_verb_is_complete() -> None:
+    assert {"create", "list", "stat", "set", "remove", "demo"} <= set(cli.verb_names())
+    for name, module in cli.verb_names().items():
+        verb = cli.load(module)
+        assert name == verb.NAME
+        assert verb.HELP[0].islower()
+        assert verb.HELP[-1] != "."
+        assert verb.__doc__
+
+
+def script(*argv: str, **options: object) -> subprocess.CompletedProcess[str]:
+    """The program, as a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-P", "-m", "truezram", *argv],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        **options,
+    )  # type: ignore[call-overload, no-any-return]
+
+
+def test_a_reader_that_goes_away(fake: FakeServer) -> None:
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "truezram", "list"],
+        stdout=write_end,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    os.close(write_end)
+    assert (done.returncode, done.stderr) == (errors.EXIT_BROKEN_PIPE, "")
+
+
+def test_a_full_disk_behind_stdout(fake: FakeServer) -> None:
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "truezram", "list"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert "No space left" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_interrupt(fake: FakeServer, run_dir: Path) -> None:
+    fake.mode("hang")
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "truezram", "create", "--size", "1G", "--transport", "local"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_until(lambda: bool(fake.told), 10)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=10)
+    assert (process.returncode, out, err) == (130, "", "truezram: interrupted\n")
+    assert not list(run_dir.glob("*.stats"))
+
+
+def test_without_a_terminal_it_lists(fake: FakeServer) -> None:
+    done = script()
+    assert done.returncode == 0
+    assert done.stdout.startswith("No compressed device.")
+
+
+def test_with_a_terminal_it_is_the_app(fake: FakeServer, tmp_path: Path) -> None:
+    code = (
+        "import sys, types; app = types.ModuleType('truezram.app.main');"
+        "app.run = lambda record, replay: print('the app', record, replay) or 7;"
+        "sys.modules['truezram.app.main'] = app; from truezram.engine.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    for argv, text, exit_code in (
+        ([], b"the app None None", 7),
+        (["--record", "/tmp/x"], b"the app /tmp/x None", 7),
+        (["--no-tui"], b"No compressed", 0),
+        (["list"], b"No comp", 0),
+    ):
+        leader, follower = pty.openpty()
+        process = subprocess.Popen([sys.executable, "-c", code, *argv], stdout=follower, stderr=follower)
+        os.close(follower)
+        assert process.wait(30) == exit_code
+        assert text in os.read(leader, 4096)
+        os.close(leader)
+
+
+def test_list_is_quick_and_light(fake: FakeServer) -> None:
+    code = "import sys; from truezram.engine.cli import main; main(['list']); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    modules = set(done.stdout.split())
+    heavy = {"textual", "rich", "plotext", "asyncio", "zstandard", "lz4", "ctypes", "decimal", "logging", "email"}
+    heavy |= {"truezram.engine.device", "truezram.engine.server"}
+    assert not modules & heavy
+    assert not [name for name in modules if name.startswith("truezram.app")]
+
+
+def test_the_engine_never_imports_the_app() -> None:
+    for path in PACKAGE.joinpath("engine").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                names = [node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)]
+            for name in names:
+                assert name.split(".")[0] not in ("textual", "rich"), f"{path} imports {name}"
+                assert not name.startswith("truezram.app"), f"{path} imports {name}"
+
+
+def test_verbs_are_found_by_their_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "frobnicate_.py").write_text(
+        "NAME = 'frobnicate'\nHELP = 'frob'\ndef add_arguments(parser): pass\ndef run(args): return 5\n"
+    )
+    monkeypatch.setattr(verbs, "__path__", [*verbs.__path__, str(tmp_path)])
+    assert cli.main(["frobnicate"]) == 5
+    assert next(iter(cli.verb_names())) == "create"
+
+
+# --- tables
+
+COLUMNS = (Column("NAME"), Column("SIZE", right=True, keep=1), Column("NOTE", keep=2))
+
+
+def test_tables_align_and_never_cut() -> None:
+    rows = [["a", "1", "x"], ["longer", "12345", ""]]
+    assert format_table(COLUMNS, rows) == "NAME     SIZE  NOTE\na           1  x\nlonger  12345"
+    narrow = format_table(COLUMNS, rows, 14)
+    assert narrow == "NAME     SIZE\na           1\nlonger  12345\n(not shown, for want of width: NOTE)"
+    assert "longer" in format_table(COLUMNS, rows, 1)
+    assert format_table(COLUMNS, []) == "NAME  SIZE  NOTE"
+
+
+# --- mounts
+
+
+def test_mounts_are_those_of_this_machine() -> None:
+    mounts = Mounts()
+    try:
+        points = mounts.points()
+        assert "/proc" in points["proc"]
+        with open("/proc/self/mountinfo") as file:  # noqa: PTH123
+            assert sum(map(len, points.values())) >= len(file.readlines())
+        assert mounts.of("/dev/null") == ()
+        assert mounts.of("local:0") == ()
+        # Unchanged: the parsed table is used again.
+        assert mounts.points() is points
+    finally:
+        mounts.close()
+
+
+def test_octal_in_mount_points() -> None:
+    assert _unescape(r"/mnt/a\040b\134c") == r"/mnt/a b\c"
+
+
+def test_snapshot_is_cheap(fake: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """8 devices at 4 Hz within 1 % of a CPU is 2.5 ms a time; the machine's own figures are measured elsewhere."""
+    from truezram.engine.client import Client
+    from truezram.engine.device import CreateOptions, create
+
+    for _ in range(8):
+        create(CreateOptions(1 << 30, "lz4", transport="local"))
+    machine = MachineSnapshot()
+    monkeypatch.setattr(procfs, "machine", lambda: machine)
+    with Client() as client:
+        best = 1.0
+        for _ in range(20):
+            started = time.process_time()
+            assert len(client.snapshot().devices) == 8
+            best = min(best, time.process_time() - started)
+    assert best < 0.0025
+
+
+def test_parser_errors_are_usage_errors() -> None:
+    with pytest.raises(UsageError):
+        cli.build_parser().parse_args(["list", "--no-such-option"])

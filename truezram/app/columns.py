@@ -1,0 +1,144 @@
+"""The columns of the device table: the kernel's and zramctl's names, what each one means, and how it sorts.
+
+Every figure that a tool of the kernel shows too means the same here; `about` says what, so that help can explain
+every column.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from truezram.app.format import short_ns, short_rate, short_size
+from truezram.app.series import DeviceSeries, Rates
+from truezram.engine.model import DeviceSnapshot
+from truezram.engine.units import format_count
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a row of the table is made of."""
+
+    device: DeviceSnapshot
+    series: DeviceSeries | None = None
+    trouble: str = ""
+    """What the app knows to be wrong that the snapshot does not say: an engine that does not answer, for example."""
+
+    @property
+    def rates(self) -> Rates:
+        """The newest rates; NaN ones while there are none."""
+        return self.series.rates if self.series else Rates()
+
+    @property
+    def state(self) -> str:
+        """The state as shown: the app's own finding comes first."""
+        if self.trouble:
+            return "no reply"
+        device = self.device
+        if device.kind != "truezram":
+            return "kernel"
+        if device.state == "live" and nearly_full(device):
+            return "full" if nearly_full(device) == 2 else "low"
+        return "garbage" if device.state == "unreadable" else device.state
+
+    @property
+    def bad(self) -> bool:
+        """Whether the row needs attention."""
+        return self.state in ("no reply", "dead", "garbage", "failed", "full")
+
+
+def nearly_full(device: DeviceSnapshot) -> int:
+    """1: less than a tenth of mem_limit is left; 2: less than a hundredth (writes are or will be refused)."""
+    if not device.mem_limit:
+        return 0
+    left = 1 - device.mem_used_total / device.mem_limit
+    return 2 if left < 0.01 else 1 if left < 0.1 else 0
+
+
+def mountpoint(device: DeviceSnapshot) -> str:
+    """What the device is used for, as zramctl writes it."""
+    if device.swap_priority is not None:
+        return f"[SWAP] {device.swap_priority}"
+    return ",".join(device.mountpoints)
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column. Those with a lower `rank` stay when the terminal is narrow."""
+
+    key: str
+    title: str
+    width: int
+    rank: int
+    about: str
+    text: Callable[[Row], str]
+    order: Callable[[Row], float | str]
+    left: bool = False
+
+
+def _known(value: float) -> float:
+    return -1.0 if value != value else value
+
+
+# fmt: off
+COLUMNS: tuple[Column, ...] = (
+    Column("name", "NAME", 8, 0, "The device: /dev/NAME. local0 and so on are no nodes in /dev.",
+           lambda r: r.device.name, lambda r: r.device.name, left=True),
+    Column("disksize", "DISKSIZE", 8, 2, "How much the device can hold, uncompressed. Not memory that is used.",
+           lambda r: short_size(r.device.disksize), lambda r: r.device.disksize),
+    Column("data", "DATA", 5, 1, "Uncompressed size of the pages stored now (orig_data_size).",
+           lambda r: short_size(r.device.orig_data_size), lambda r: r.device.orig_data_size),
+    Column("compr", "COMPR", 5, 4, "Their size after compression, before the pool's overhead (compr_data_size).",
+           lambda r: short_size(r.device.compr_data_size), lambda r: r.device.compr_data_size),
+    Column("total", "TOTAL", 5, 1, "Memory that the kernel holds for the device, everything included (mem_used_total).",
+           lambda r: short_size(r.device.mem_used_total), lambda r: r.device.mem_used_total),
+    Column("ratio", "RATIO", 5, 1, "DATA / TOTAL: what a byte of memory holds. Same-filled pages count.",
+           lambda r: "-" if r.device.ratio is None else f"{r.device.ratio:.2f}", lambda r: r.device.ratio or 0.0),
+    Column("algorithm", "ALGORITHM", 9, 3, "How pages written from now on are compressed.",
+           lambda r: r.device.algorithm, lambda r: r.device.algorithm, left=True),
+    Column("read", "READ/s", 6, 2, "Bytes read from the device a second, over the last second.",
+           lambda r: short_rate(r.rates.read), lambda r: _known(r.rates.read)),
+    Column("write", "WRITE/s", 7, 2, "Bytes written to the device a second, over the last second.",
+           lambda r: short_rate(r.rates.write), lambda r: _known(r.rates.write)),
+    Column("state", "STATE", 8, 1,
+           "live; low, full: of its mem_limit; kernel: the kernel's own zram, which this app only watches; dead: its"
+           " server has gone; garbage: its statistics make no sense; no reply: its server does not answer.",
+           lambda r: r.state, lambda r: r.state, left=True),
+    Column("limit", "MEM-LIMIT", 9, 6, "Most memory that the device may use (mem_limit); - is no limit.",
+           lambda r: short_size(r.device.mem_limit) if r.device.mem_limit else "-", lambda r: r.device.mem_limit),
+    Column("peak", "MEM-USED", 8, 8, "The most that TOTAL has been (mem_used_max).",
+           lambda r: short_size(r.device.mem_used_max), lambda r: r.device.mem_used_max),
+    Column("p99", "P99", 5, 6, "99 of 100 requests of the last second were served within this time.",
+           lambda r: short_ns(r.rates.p99), lambda r: _known(r.rates.p99)),
+    Column("cpu", "CPU", 5, 6, "Processor time of the server in the last second; 100% is one CPU.",
+           lambda r: "-" if r.rates.cpu != r.rates.cpu else f"{r.rates.cpu * 100:.0f}%", lambda r: _known(r.rates.cpu)),
+    Column("same", "SAME", 7, 7, "Pages that repeat one 8-byte word and so need no object (same_pages).",
+           lambda r: format_count(r.device.same_pages), lambda r: r.device.same_pages),
+    Column("huge", "HUGE", 7, 7, "Pages that do not compress and are kept as they are (huge_pages).",
+           lambda r: format_count(r.device.huge_pages), lambda r: r.device.huge_pages),
+    Column("streams", "QUEUES", 6, 9, "I/O queues, each with a thread of its own; kernel zram: streams.",
+           lambda r: str(r.device.nr_queues or "-"), lambda r: r.device.nr_queues),
+    Column("migrated", "COMPACTED", 9, 10,
+           "Pages moved to empty slabs that could then be given back (pages_compacted).",
+           lambda r: format_count(r.device.pages_compacted), lambda r: r.device.pages_compacted),
+    Column("mountpoint", "MOUNTPOINT", 14, 5, "[SWAP] and its priority, or where the filesystem is mounted.",
+           lambda r: mountpoint(r.device) or "-", lambda r: mountpoint(r.device), left=True),
+)
+# fmt: on
+BY_KEY = {column.key: column for column in COLUMNS}
+GAP = 1
+
+
+def fitting(width: int, wanted: tuple[str, ...] = ()) -> list[Column]:
+    """The columns to show in `width` cells, in the table's order: the `wanted` ones, or as many by rank as fit.
+
+    The name is always shown, and columns that the user asked for are left out only when there is no room.
+    """
+    pool = [c for c in COLUMNS if not wanted or c.key in wanted or c.key == "name"]
+    chosen: set[str] = set()
+    used = 0
+    for column in sorted(pool, key=lambda c: c.rank):
+        if used + column.width + GAP <= width + GAP:
+            chosen.add(column.key)
+            used += column.width + GAP
+    return [column for column in pool if column.key in chosen]

@@ -1,0 +1,73 @@
+"""The exact command that does what the app is about to do: every action has its ``--no-tui`` verb, and previews name
+it."""
+
+from __future__ import annotations
+
+import shlex
+
+from truezram.app.source import CreateSpec, Scope
+from truezram.engine.units import format_exact
+
+PROGRAM = "truezram"
+
+
+def _line(*words: str, root: bool = False) -> str:
+    return shlex.join((*(("sudo",) if root else ()), PROGRAM, "--no-tui", *words))
+
+
+def create(spec: CreateSpec) -> str:
+    """``sudo truezram --no-tui create --size 8G --algorithm zstd:3 --swap --priority 100``."""
+    words = ["create", "--size", format_exact(spec.size), "--algorithm", spec.algorithm]
+    if spec.mem_limit:
+        words += ["--mem-limit", format_exact(spec.mem_limit)]
+    for option, value in (("--id", spec.id), ("--queues", spec.queues), ("--queue-depth", spec.queue_depth)):
+        if value is not None:
+            words += [option, str(value)]
+    if spec.transport != "ublk":
+        words += ["--transport", spec.transport]
+    if spec.swap:
+        words.append("--swap")
+        if spec.priority is not None:
+            words += ["--priority", str(spec.priority)]
+    return _line(*words, root=spec.transport == "ublk")
+
+
+def remove(name: str, force: bool = False, root: bool = True) -> str:
+    """``sudo truezram --no-tui remove ublkb0 --force``."""
+    return _line("remove", name, *(("--force",) if force else ()), root=root)
+
+
+def set_value(name: str, key: str, value: str, root: bool = True) -> str:
+    """``sudo truezram --no-tui set ublkb0 mem_limit=2G``."""
+    return _line("set", name, f"{key}={value}", root=root)
+
+
+def tune(key: str, value: str) -> str:
+    """``sudo truezram --no-tui tune apply vm.swappiness=150``."""
+    return _line("tune", "apply", f"{key}={value}", root=True)
+
+
+def undo(change_id: int) -> str:
+    """``sudo truezram --no-tui tune undo #3``."""
+    return _line("tune", "undo", f"#{change_id}", root=True)
+
+
+def estimate(scope: Scope, by: str = "process") -> str:
+    """``truezram --no-tui estimate --pid 4711``."""
+    whose = (f"--{scope.kind}", scope.value) if scope.kind != "all" else ()
+    return _line("estimate", *whose, *(("--by", by) if by != "process" else ()))
+
+
+def benchmark(seconds: float) -> str:
+    """``truezram --no-tui benchmark codec --seconds 20``."""
+    return _line("benchmark", "codec", "--seconds", f"{seconds:g}")
+
+
+def doctor() -> str:
+    """``truezram --no-tui doctor``."""
+    return _line("doctor")
+
+
+def stat(name: str) -> str:
+    """``truezram --no-tui stat ublkb0``."""
+    return _line("stat", name)

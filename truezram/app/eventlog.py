@@ -1,0 +1,161 @@
+"""The event log: what happened to devices and machine, found by comparing snapshots, and what the user did.
+
+Kept in memory for the screens and appended to ``events.jsonl`` in the state folder, so that the reason for last
+night's trouble is there in the morning. Levels: "info", "warning", "error".
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from truezram.app.columns import nearly_full
+from truezram.engine.model import DeviceSnapshot, Snapshot
+from truezram.engine.units import format_size
+
+KEEP = 1000
+MAX_FILE = 1 << 20
+PSI_FULL_ALERT = 10.0
+"""Per cent of the time in which every task waited for memory, over 10 s."""
+PSI_CALM = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One line of the log; `time` is CLOCK_REALTIME, `device` empty for the machine's."""
+
+    time: float
+    level: str
+    text: str
+    device: str = ""
+
+
+class Detector:
+    """Turns what changed between two snapshots into events."""
+
+    def __init__(self) -> None:
+        self._before: Snapshot | None = None
+        self._pressed = False
+
+    def feed(self, snapshot: Snapshot, now: float) -> list[Event]:
+        """Events since the last snapshot; none for the first one, which is just how things are."""
+        before, self._before = self._before, snapshot
+        if before is None:
+            return [Event(now, *found, d.name) for d in snapshot.devices for found in _standing(d)]
+        old = {device.name: device for device in before.devices}
+        events: list[Event] = []
+        for device in snapshot.devices:
+            was = old.pop(device.name, None)
+            found = _appeared(device) if was is None or was.created != device.created else _changed(was, device)
+            events += [Event(now, level, text, device.name) for level, text in found]
+        events += [Event(now, "info", "removed", name) for name in old]
+        events += [Event(now, level, text) for level, text in self._machine(before, snapshot)]
+        return events
+
+    def _machine(self, before: Snapshot, snapshot: Snapshot) -> Iterator[tuple[str, str]]:
+        full = snapshot.machine.pressure.memory_full
+        if full is not None:
+            if full >= PSI_FULL_ALERT and not self._pressed:
+                self._pressed = True
+                yield "warning", f"memory pressure: every task waited for memory {full:.0f}% of the last 10 s"
+            elif full < PSI_CALM and self._pressed:
+                self._pressed = False
+                yield "info", "memory pressure has eased"
+        if before.machine.zswap.enabled != snapshot.machine.zswap.enabled:
+            on = snapshot.machine.zswap.enabled
+            yield (
+                ("warning", "zswap was turned on: it compresses in front of our devices")
+                if on
+                else ("info", "zswap is off")
+            )
+        if before.machine.swappiness != snapshot.machine.swappiness and before.machine.swappiness is not None:
+            yield "info", f"vm.swappiness went from {before.machine.swappiness} to {snapshot.machine.swappiness}"
+
+
+def _standing(device: DeviceSnapshot) -> Iterator[tuple[str, str]]:
+    if device.state in ("dead", "failed", "unreadable"):
+        yield "error", f"{device.state}: {device.last_error}" if device.last_error else device.state
+    elif nearly_full(device):
+        yield (
+            "warning",
+            f"nearly full: {format_size(device.mem_used_total)} of {format_size(device.mem_limit)} mem_limit",
+        )
+
+
+def _appeared(device: DeviceSnapshot) -> Iterator[tuple[str, str]]:
+    yield "info", f"appeared: {format_size(device.disksize)} {device.algorithm}, {device.transport}"
+    yield from _standing(device)
+
+
+def _changed(was: DeviceSnapshot, now: DeviceSnapshot) -> Iterator[tuple[str, str]]:
+    if now.state != was.state:
+        bad = now.state in ("dead", "failed", "unreadable")
+        text = f"{was.state} → {now.state}"
+        yield ("error" if bad else "info"), f"{text}: {now.last_error}" if now.last_error and bad else text
+    elif now.last_error and (now.last_error, now.last_error_time) != (was.last_error, was.last_error_time):
+        yield "error", now.last_error
+    if nearly_full(now) > nearly_full(was):
+        level = "error" if nearly_full(now) == 2 else "warning"
+        text = "full" if nearly_full(now) == 2 else "nearly full"
+        yield level, f"{text}: {format_size(now.mem_used_total)} of {format_size(now.mem_limit)} mem_limit"
+    elif nearly_full(now) < nearly_full(was):
+        yield "info", f"room again: {format_size(now.mem_limit - now.mem_used_total)} below mem_limit"
+    if now.total.enospc and not was.total.enospc:
+        yield "error", "a write was refused: no room (ENOSPC)"
+    if now.total.checksum_errors > was.total.checksum_errors:
+        yield "error", f"{now.total.checksum_errors - was.total.checksum_errors} objects failed their checksum (EIO)"
+    if now.algorithm != was.algorithm:
+        yield "info", f"algorithm is {now.algorithm} (was {was.algorithm})"
+    if now.mem_limit != was.mem_limit:
+        yield "info", f"mem_limit is {format_size(now.mem_limit) if now.mem_limit else 'none'}"
+    if now.swap_priority is not None and was.swap_priority is None:
+        yield "info", f"in use as swap, priority {now.swap_priority}"
+    elif now.swap_priority is None and was.swap_priority is not None:
+        yield "info", "no longer in use as swap"
+    for mount in set(now.mountpoints) - set(was.mountpoints):
+        yield "info", f"mounted on {mount}"
+    for mount in set(was.mountpoints) - set(now.mountpoints):
+        yield "info", f"unmounted from {mount}"
+
+
+class EventLog:
+    """The newest `KEEP` events, and the file they are appended to (None: memory only)."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.events: deque[Event] = deque(maxlen=KEEP)
+        self.path = path
+        self.problem = ""
+        """Why the file could not be written; empty when it could."""
+        if path is not None:
+            self._load(path)
+
+    def _load(self, path: Path) -> None:
+        try:
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()[-KEEP:]
+        except OSError:
+            return  # none yet; a real problem shows when the first event is written
+        for line in lines:
+            try:
+                self.events.append(Event(**json.loads(line)))
+            except (ValueError, TypeError):
+                continue  # a line cut short by a crash
+
+    def add(self, event: Event) -> None:
+        """Keeps an event. The file is begun anew, with the newest half, when it has grown past 1 MiB."""
+        self.events.append(event)
+        if self.path is None:
+            return
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            if self.path.exists() and self.path.stat().st_size > MAX_FILE:
+                newest = list(self.events)[-KEEP // 2 :]
+                self.path.write_text("".join(json.dumps(asdict(e)) + "\n" for e in newest), encoding="utf-8")
+            else:
+                with self.path.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(asdict(event)) + "\n")
+            self.problem = ""
+        except OSError as error:
+            self.problem = f"{self.path}: {error.strerror}"

@@ -1,0 +1,51 @@
+"""Starts the app: settings, recording or replay, then the screen. Called by the command line when a terminal is
+there."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+from truezram.app import config as configuration
+from truezram.app.source import Engine
+from truezram.engine.recording import Header, Recorder, load
+
+
+def run(record: Path | None = None, replay: Path | None = None) -> int:
+    """Shows the app until the user quits; the exit code. `record`: file to record into; `replay`: recording to play.
+
+    Raises `TruezramError` when a recording cannot be read or begun.
+    """
+    from truezram.app.app import TruezramApp
+
+    engine: Engine
+    if replay is not None:
+        from truezram.app.replay import Replay
+
+        engine = Replay(load(replay))
+    else:
+        from truezram.app.engine_adapter import RealEngine
+
+        engine = RealEngine()
+    recorder = (
+        Recorder(record, Header("recorded", f"{os.uname().nodename}, Linux {os.uname().release}")) if record else None
+    )
+    path = configuration.folder() / "config.toml"
+    config, problem = configuration.load(path)
+    state = configuration.state_folder() if replay is None else None
+    app = TruezramApp(
+        engine,
+        config=config,
+        config_path=path,
+        problems=[problem] if problem else [],
+        recorder=recorder,
+        state=state,
+    )
+    # A hang-up (ssh gone, terminal closed) ends the app like a quit; devices are served by processes of their own.
+    signal.signal(signal.SIGHUP, lambda *_: app.exit(0))
+    if sys.__stderr__ is not None and not sys.__stderr__.isatty():
+        # Textual draws on stderr: when that goes elsewhere (2>log), the screen is where stdout is.
+        sys.__stderr__ = sys.__stdout__  # type: ignore[misc]
+    return app.run() or 0

@@ -1,0 +1,16 @@
+"""What the reader thread tells the app."""
+
+from __future__ import annotations
+
+from textual.message import Message
+
+from truezram.engine.model import Snapshot
+
+
+class SnapshotArrived(Message):
+    """A snapshot, or None and why there is none."""
+
+    def __init__(self, snapshot: Snapshot | None, why: str = "") -> None:
+        super().__init__()
+        self.snapshot = snapshot
+        self.why = why

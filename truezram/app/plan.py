@@ -1,0 +1,88 @@
+"""What a device would cost and gain before it is made: the arithmetic behind the create dialog and the what-if screen.
+
+Everything is worked out from the machine's own figures; nothing is measured here, and the screens say which ratio was
+assumed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from truezram.app.source import CreateSpec
+from truezram.engine.model import MachineSnapshot
+from truezram.engine.units import MAX_SIZE, PAGE, format_size, parse_disksize, parse_size
+
+RATIOS = (1.5, 2.0, 3.0, 4.0)
+ENTRY = 8
+"""Bytes of page table for every page of the device."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A full device at one ratio. Bytes."""
+
+    ratio: float
+    holds: int
+    """Uncompressed bytes that it then holds: the disksize, or less where mem_limit ends it."""
+    resident: int
+    """Memory that it then takes, page table included."""
+    left: int
+    """MemAvailable then, as disk: nothing moves out of memory. Negative: it does not fit."""
+    gained: int
+    """As swap: what is moved out of memory, less what it takes there. Negative: it costs more than it frees."""
+
+
+def outcome(size: int, mem_limit: int, ratio: float, available: int) -> Outcome:
+    """A device of `size` bytes, filled with pages that compress `ratio` to one."""
+    table = size // PAGE * ENTRY
+    data = size / ratio
+    if mem_limit:
+        data = min(data, max(mem_limit - table, 0))
+    holds = min(size, int(data * ratio))
+    resident = int(data) + table
+    return Outcome(ratio, holds, resident, available - resident, holds - resident)
+
+
+def presets(memory: int) -> list[tuple[str, int]]:
+    """Sizes worth trying on a machine with `memory` bytes: a quarter, half, all of it, one and a half times."""
+    unit = 1 << 20
+    shares = (("¼", 0.25), ("½", 0.5), ("1×", 1.0), ("1½×", 1.5))
+    return [(label, max(int(memory * share) // unit, 1) * unit) for label, share in shares]
+
+
+def check_size(text: str, memory: int) -> tuple[int, str]:
+    """The size in bytes and a remark ("" when there is nothing to say). Raises `UsageError`."""
+    size = parse_disksize(text)
+    if memory and size > 8 * memory:
+        return size, f"{size / memory:.0f} times the memory: no data compresses that well"
+    if memory and size > 3 * memory:
+        return size, "needs a ratio above 3 when full: set a memory limit"
+    return size, ""
+
+
+def check_limit(text: str, size: int) -> tuple[int, str]:
+    """mem_limit in bytes (0: none) and a remark. Raises `UsageError`."""
+    if not text.strip() or text.strip().lower() in ("none", "0"):
+        return 0, ""
+    limit = parse_size(text, "memory limit")
+    if size and limit <= size // PAGE * ENTRY:
+        return limit, f"the page table alone takes {format_size(size // PAGE * ENTRY)}"
+    if size and limit > size + size // 8:
+        return limit, "more than the device can ever need"
+    return limit, ""
+
+
+def unsafe(spec: CreateSpec, machine: MachineSnapshot) -> str:
+    """What the user should know before going on; "" when nothing stands out."""
+    worst = outcome(spec.size, spec.mem_limit, 1.0, machine.mem_available)
+    if not spec.mem_limit and worst.resident > machine.mem_available > 0:
+        return (
+            f"Pages that do not compress would need {format_size(worst.resident)}, and"
+            f" {format_size(machine.mem_available)}"
+            " are free: a memory limit makes writes fail cleanly instead."
+        )
+    if spec.swap and machine.zswap.enabled:
+        return "zswap is on: it compresses the same pages in front of this device. Turn it off in Tune."
+    if spec.size > MAX_SIZE // 2:
+        return "Close to the largest size that there is."
+    return ""

@@ -1,0 +1,143 @@
+"""A recording as an engine: plays the snapshots at the speed at which they were taken, and knows the answers it holds.
+
+What the recording has no answer for is refused, and says that this is a replay. Times are those of the recording, so
+that rates and gaps come out as they were.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TypeVar
+
+from truezram.app.source import (
+    BenchResult,
+    Capabilities,
+    Change,
+    Check,
+    CreateSpec,
+    Estimate,
+    PageMap,
+    Progress,
+    Scope,
+    Tunable,
+)
+from truezram.engine.errors import Unsupported
+from truezram.engine.model import DeviceSnapshot, Snapshot
+from truezram.engine.recording import Recording, decode
+
+T = TypeVar("T")
+
+
+def shift(snapshot: Snapshot, seconds: float) -> Snapshot:
+    """The same snapshot taken `seconds` later."""
+
+    def later(device: DeviceSnapshot) -> DeviceSnapshot:
+        return replace(device, time=device.time + seconds)
+
+    machine = replace(snapshot.machine, time=snapshot.machine.time + seconds)
+    return Snapshot(machine, tuple(later(device) for device in snapshot.devices))
+
+
+class Replay:
+    """Plays a recording in real time (times `speed`) and stays on its last snapshot when it is over."""
+
+    def __init__(self, recording: Recording, speed: float = 1.0, clock: Callable[[], float] = time.monotonic) -> None:
+        self.recording = recording
+        self._speed = speed
+        self._clock = clock
+        self._started: float | None = None
+        self._place = 0
+
+    def seek_start(self) -> float:
+        """CLOCK_MONOTONIC of the first snapshot."""
+        return self.recording.snapshots[0].machine.time
+
+    @property
+    def over(self) -> bool:
+        """Whether the last snapshot has been played."""
+        return self._place == len(self.recording.snapshots) - 1
+
+    def snapshot(self) -> Snapshot:
+        """The newest snapshot whose time has come."""
+        if self._started is None:
+            self._started = self._clock()
+        now = self.seek_start() + (self._clock() - self._started) * self._speed
+        snapshots = self.recording.snapshots
+        while self._place + 1 < len(snapshots) and snapshots[self._place + 1].machine.time <= now:
+            self._place += 1
+        return snapshots[self._place]
+
+    def capabilities(self) -> Capabilities:
+        """As recorded, marked as a replay."""
+        recorded = self.answer("capabilities", Capabilities)
+        header = self.recording.header
+        label = header.note or "a recording"
+        text = f"replay of {label}" if header.origin == "recorded" else f"replay of SIMULATED figures ({label})"
+        return replace(recorded or Capabilities(), replay=text)
+
+    def answer(self, call: str, kind: type[T], args: object = None) -> T | None:
+        """The recorded answer to a call, the one for the same arguments if there are several; None when there is
+        none."""
+        found = [a for a in self.recording.answers if a.call == call]
+        same = [a for a in found if args is None or a.args == args]
+        return decode(kind, (same or found)[0].result) if same or (found and args is None) else None
+
+    def answered(self, call: str, kind: type[T], args: object = None) -> T:
+        """As `answer`; raises `Unsupported` when there is none."""
+        found = self.answer(call, kind, args)
+        if found is None:
+            self.refuse(call)
+        assert found is not None
+        return found
+
+    @staticmethod
+    def refuse(what: str) -> None:
+        """Raises `Unsupported`: a replay changes nothing."""
+        raise Unsupported(f"{what} is not possible", "this is a replay", "Start truezram without --replay")
+
+    def create(self, spec: CreateSpec, progress: Progress) -> str:
+        """Refused."""
+        self.refuse("create")
+        return ""
+
+    def remove(self, name: str, force: bool, progress: Progress) -> None:
+        """Refused."""
+        self.refuse("remove")
+
+    def set(self, name: str, key: str, value: str) -> None:
+        """Refused."""
+        self.refuse("set")
+
+    def page_map(self, name: str, first_page: int, pages: int, regions: int) -> PageMap:
+        """As recorded."""
+        return self.answered("page_map", PageMap, {"name": name})
+
+    def doctor(self) -> tuple[Check, ...]:
+        """As recorded."""
+        return self.answered("doctor", tuple[Check, ...])
+
+    def tunables(self) -> tuple[Tunable, ...]:
+        """As recorded."""
+        return self.answered("tunables", tuple[Tunable, ...])
+
+    def tune(self, device: str, key: str, value: str) -> None:
+        """Refused."""
+        self.refuse("tune")
+
+    def journal(self) -> tuple[Change, ...]:
+        """As recorded; empty when nothing was."""
+        return self.answer("journal", tuple[Change, ...]) or ()
+
+    def undo(self, change_id: int) -> None:
+        """Refused."""
+        self.refuse("undo")
+
+    def estimate(self, scope: Scope, by: str, progress: Progress) -> Estimate:
+        """As recorded."""
+        return self.answered("estimate", Estimate)
+
+    def benchmark(self, seconds: float, progress: Progress) -> BenchResult:
+        """As recorded."""
+        return self.answered("benchmark", BenchResult)

@@ -1,0 +1,34 @@
+"""Whether a device's figures can be true: an engine that answers garbage is shown as unreadable, not drawn."""
+
+from __future__ import annotations
+
+from truezram.engine.model import DeviceSnapshot
+from truezram.engine.units import MAX_SIZE, PAGE
+
+
+def implausible(device: DeviceSnapshot) -> str:
+    """Why these figures cannot be true; "" when they can. Devices that are known to be dead are left alone."""
+    if device.state in ("dead", "unreadable"):
+        return ""
+    for name in (
+        "disksize",
+        "mem_limit",
+        "orig_data_size",
+        "compr_data_size",
+        "mem_used_total",
+        "same_pages",
+        "huge_pages",
+    ):
+        value = getattr(device, name)
+        if value < 0 or value > 2 * MAX_SIZE:
+            return f"{name} is {value}"
+    if device.orig_data_size > device.disksize:
+        return f"holds {device.orig_data_size} bytes, more than its disksize"
+    if (device.same_pages + device.huge_pages) * PAGE > device.orig_data_size + 64 * PAGE:
+        return "more same-filled and huge pages than pages"
+    if device.compr_data_size > device.orig_data_size + 64 * PAGE:
+        return "compressed data larger than the data"
+    total = device.total
+    if min(total.pages_read, total.pages_written, total.num_reads, total.num_writes) < 0:
+        return "a negative counter"
+    return ""

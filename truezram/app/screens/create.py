@@ -1,0 +1,263 @@
+"""The create dialog: fields that are checked as they are typed, the command that will run, and what memory would be
+left."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, cast
+
+from rich.text import Text
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.screen import ModalScreen
+from textual.widgets import Button, Checkbox, Input, Label, Select, Static
+
+from truezram.app import commandline, plan
+from truezram.app.source import Algorithm, CreateSpec
+from truezram.app.widgets.chrome import Footer
+from truezram.engine.errors import TruezramError, UsageError
+from truezram.engine.units import format_exact, format_size, parse_size
+
+if TYPE_CHECKING:
+    from truezram.app.app import TruezramApp
+
+
+def whole(text: str, what: str, low: int, high: int) -> int | None:
+    """An optional whole number; raises `UsageError` when it is none or out of range."""
+    if not text.strip():
+        return None
+    try:
+        value = int(text)
+    except ValueError:
+        raise UsageError(f"{what} is no whole number", "", f"Give {low} to {high}") from None
+    if not low <= value <= high:
+        raise UsageError(f"{what} is out of range", "", f"Give {low} to {high}")
+    return value
+
+
+class CreateScreen(ModalScreen[CreateSpec | None]):
+    """Returns what to make, or None."""
+
+    GUIDE: ClassVar[str] = (
+        "Every field is checked as you type; what is wrong stands beside it. The command at the bottom does "
+        "exactly what Create does. The table shows the device full of data that compresses 1.5, 2, 3 or 4 to "
+        "one: what it takes, what is left of the memory that is free now (data that was on disk), and what is"
+        " gained when it is used as swap."
+    )
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "cancel", "Cancel", id="create.cancel"),
+        Binding("ctrl+s", "create", "Create", id="create.create"),
+        Binding("f2", "preset", "Next preset size", id="create.preset"),
+        Binding("up", "app.focus_previous", "Previous field", show=False),
+        Binding("down", "app.focus_next", "Next field", show=False),
+    ]
+
+    def __init__(self, *, size: int = 0, algorithm: str = "", mem_limit: int = 0) -> None:
+        super().__init__()
+        self._start = (size, algorithm, mem_limit)
+        self.spec: CreateSpec | None = None
+        self._preset = -1
+
+    @property
+    def tz(self) -> TruezramApp:
+        """The app."""
+        return cast("TruezramApp", self.app)
+
+    def compose(self) -> ComposeResult:
+        """Fields, preview, buttons."""
+        can = self.tz.capabilities
+        size, algorithm, limit = self._start
+        name, _, level = algorithm.partition(":")
+        usable = [a for a in can.algorithms if not a.unavailable]
+        options = [(a.name, a.name) for a in usable]
+        first = name if any(a.name == name for a in usable) else (usable[0].name if usable else "")
+        size = size or plan.presets(self.tz.memory or 1 << 30)[1][1]
+        transports = [("ublk: /dev/ublkbN, for swap and filesystems", "ublk")] if can.ublk and can.root else []
+        transports.append(("local: inside a process, for trying it out", "local"))
+        with VerticalScroll(id="dialog"):
+            yield Label("Create a device", id="heading")
+            with Horizontal(classes="field"):
+                yield Label("Size")
+                yield Input(format_exact(size), id="size", compact=True)
+                yield Static(id="size-note", classes="note")
+            with Horizontal(classes="field"):
+                yield Label("Algorithm")
+                yield Select(options, value=first, allow_blank=False, id="algorithm", compact=True)
+                yield Label("level", classes="second")
+                yield Input(level, id="level", compact=True, classes="short")
+                yield Static(id="level-note", classes="note")
+            with Horizontal(classes="field"):
+                yield Label("Memory limit")
+                yield Input(format_exact(limit) if limit else "", placeholder="none", id="limit", compact=True)
+                yield Static(id="limit-note", classes="note")
+            with Horizontal(classes="field"):
+                yield Label("Transport")
+                yield Select(transports, value=transports[0][1], allow_blank=False, id="transport", compact=True)
+            with Horizontal(classes="field"):
+                yield Label("Swap")
+                yield Checkbox("use it as swap", False, id="swap", compact=True, disabled=transports[0][1] != "ublk")
+                yield Label("priority", classes="second")
+                yield Input("100", id="priority", compact=True, classes="short", disabled=True)
+                yield Static(id="priority-note", classes="note")
+            with Horizontal(classes="field"):
+                yield Label("Queues")
+                yield Input(placeholder="auto", id="queues", compact=True, classes="short")
+                yield Label("depth", classes="second")
+                yield Input(placeholder="auto", id="depth", compact=True, classes="short")
+                yield Label("number", classes="second")
+                yield Input(placeholder="auto", id="number", compact=True, classes="short")
+                yield Static(id="queues-note", classes="note")
+            with Vertical(id="preview"):
+                yield Static(id="command")
+                yield Static(id="outcome")
+                yield Static(id="warning")
+            with Horizontal(id="buttons"):
+                yield Button("Create", id="create", variant="primary", compact=True)
+                yield Button("Cancel", id="cancel", compact=True)
+        yield Footer()
+
+    def on_mount(self) -> None:
+        """The size is what one starts with."""
+        self.query_one("#size", Input).focus()
+        self.check()
+
+    # ---- checking
+
+    def _field(self, name: str) -> str:
+        return self.query_one(f"#{name}", Input).value
+
+    def _note(self, name: str, text: str, bad: bool = False) -> None:
+        note = self.query_one(f"#{name}-note", Static)
+        note.update(Text(text))
+        note.set_class(bad, "bad")
+
+    def _checked(self, name: str, problem: UsageError) -> None:
+        # Beside the field there is room for the reason and the remedy; the field itself says what was given.
+        text = problem.why or problem.what
+        self._note(name, f"{text[:1].upper()}{text[1:]}. {problem.remedy}".removesuffix(". "), True)
+
+    def _algorithm(self) -> Algorithm:
+        chosen = self.query_one("#algorithm", Select).value
+        return next((a for a in self.tz.capabilities.algorithms if a.name == chosen), Algorithm(str(chosen)))
+
+    @on(Input.Changed)
+    @on(Select.Changed)
+    @on(Checkbox.Changed)
+    def check(self) -> None:
+        """Checks all fields and shows what would happen."""
+        can, memory = self.tz.capabilities, self.tz.memory
+        good = True
+        size = limit = 0
+        try:
+            size, remark = plan.check_size(self._field("size"), memory)
+            self._note("size", remark or self._presets_hint())
+        except UsageError as error:
+            self._checked("size", error)
+            good = False
+        try:
+            limit, remark = plan.check_limit(self._field("limit"), size)
+            self._note(
+                "limit", remark or ("writes fail with ENOSPC beyond it" if limit else "may grow until memory is full")
+            )
+        except UsageError as error:
+            self._checked("limit", error)
+            good = False
+        algorithm = self._algorithm()
+        level: int | None = None
+        has_levels = (algorithm.level_min, algorithm.level_max) != (0, 0)
+        self.query_one("#level").disabled = not has_levels
+        try:
+            low, high = algorithm.level_min, algorithm.level_max
+            level = whole(self._field("level"), "the level", low, high) if has_levels else None
+            hint = f"{low} to {high}; {algorithm.level_default} if empty" if has_levels else "has no levels"
+            self._note("level", hint)
+        except UsageError as error:
+            self._checked("level", error)
+            good = False
+        transport = str(self.query_one("#transport", Select).value)
+        swap_box = self.query_one("#swap", Checkbox)
+        swap_box.disabled = transport != "ublk"
+        swap = swap_box.value and transport == "ublk"
+        self.query_one("#priority").disabled = not swap
+        priority: int | None = None
+        try:
+            priority = whole(self._field("priority"), "the priority", 0, 32767) if swap else None
+            self._note("priority", "higher is used first" if swap else "" if transport == "ublk" else "needs ublk")
+        except UsageError as error:
+            self._checked("priority", error)
+            good = False
+        queues = depth = number = None
+        try:
+            queues = whole(self._field("queues"), "queues", 1, can.max_queues)
+            most = can.max_queue_depth if transport == "ublk" else can.max_local_depth
+            depth = whole(self._field("depth"), "depth", 1, most)
+            number = whole(self._field("number"), "the number", 0, (1 << 20) - 1)
+            self._note("queues", "")
+        except UsageError as error:
+            self._checked("queues", UsageError(f"{error.what}: {error.remedy.lower()}"))
+            good = False
+        name = algorithm.name if level is None else f"{algorithm.name}:{level}"
+        self.spec = CreateSpec(size, name, limit, number, queues, depth, transport, swap, priority) if good else None
+        self._preview()
+
+    def _presets_hint(self) -> str:
+        presets = plan.presets(self.tz.memory or 1 << 30)
+        return "F2: " + ", ".join(f"{label} {format_size(size)}" for label, size in presets)
+
+    # ---- preview
+
+    def _preview(self) -> None:
+        spec = self.spec
+        self.query_one("#create", Button).disabled = spec is None
+        self.refresh_bindings()
+        command, table, warning = (self.query_one(f"#{n}", Static) for n in ("command", "outcome", "warning"))
+        if spec is None:
+            command.update(Text("Correct the fields marked above first.", "italic"))
+            table.update("")
+            warning.update("")
+            return
+        command.update(Text(f"$ {commandline.create(spec)}"))
+        snapshot = self.tz.history.latest
+        available = snapshot.machine.mem_available if snapshot else 0
+        lines = [f"{'ratio':<7}{'holds':>8}{'takes':>9}{'left if disk':>15}{'gained if swap':>17}"]
+        for ratio in plan.RATIOS:
+            o = plan.outcome(spec.size, spec.mem_limit, ratio, available)
+            label = f"{ratio:g}×"
+            lines.append(
+                f"{label:<7}{format_size(o.holds):>8}{format_size(o.resident):>9}{format_size(o.left):>15}"
+                f"{format_size(o.gained):>17}"
+            )
+        text = Text().append(lines[0], "bold")
+        for line in lines[1:]:
+            text.append("\n" + line)
+        table.update(text)
+        warning.update(Text(plan.unsafe(spec, snapshot.machine) if snapshot else ""))
+
+    # ---- what the user does
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Create is offered when every field is right."""
+        return self.spec is not None if action == "create" else True
+
+    def action_preset(self) -> None:
+        """Puts the next preset size into the field."""
+        sizes = plan.presets(self.tz.memory or 1 << 30)
+        try:
+            now = parse_size(self._field("size"))
+        except TruezramError:
+            now = 0
+        following = next((size for _, size in sizes if size > now), sizes[0][1])
+        self.query_one("#size", Input).value = format_exact(following)
+
+    @on(Button.Pressed, "#create")
+    @on(Input.Submitted)
+    def action_create(self) -> None:
+        """Makes it, if every field is right."""
+        if self.spec is not None:
+            self.dismiss(self.spec)
+
+    @on(Button.Pressed, "#cancel")
+    def action_cancel(self) -> None:
+        """Makes nothing."""
+        self.dismiss(None)

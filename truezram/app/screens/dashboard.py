@@ -1,0 +1,231 @@
+"""All compressed memory of the machine: the table, totals, and the graphs of the device under the cursor, or of
+several."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from rich.text import Text
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical
+from textual.widgets import Input, Static
+
+from truezram.app.columns import Row
+from truezram.app.format import short_size
+from truezram.app.screens.page import Page
+from truezram.app.series import NAN, Ring
+from truezram.app.widgets.bars import Bars
+from truezram.app.widgets.cards import Cards
+from truezram.app.widgets.chrome import TextLine
+from truezram.app.widgets.device_table import DeviceTable
+from truezram.app.widgets.event_list import EventList
+from truezram.app.widgets.graph import Graph, Trace
+from truezram.engine.units import format_duration
+
+WELCOME = """\
+truezram turns spare processor time into memory: a block device in RAM whose pages
+are stored compressed. It can be swap, or hold a filesystem.
+
+  6  Doctor    checks this machine: ublk, root, swap, memory, zswap
+  3  What if   measures what your programs' memory would compress to
+  c  Create    makes a device, with a preview of what it costs and gains
+
+Quitting the app stops nothing: devices go on without it."""
+
+
+class DashboardPage(Page):
+    """The first screen."""
+
+    MODE = "dashboard"
+    TITLE_TEXT = "Devices"
+    GUIDE = (
+        "The table shows every compressed device of this machine, the kernel's own zram included. Below it "
+        "are the device under the cursor, or all of them together (a): what it holds (logical) and what that "
+        "costs (resident), reads above and writes below one axis, the ratio, and how long requests take. On a"
+        " large terminal several devices are side by side. Graphs have one dot a second and keep 15 minutes: "
+        "+ and - zoom, space pauses. Where nothing was measured there is a gap.\n"
+        "Filter: words found anywhere in the row, or column<value, column>value, column=value, as in 'ratio<2"
+        " data>1G'."
+    )
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("slash", "filter", "Filter", key_display="/", id="dashboard.filter"),
+        Binding("a", "all", "All/one", show=False, id="dashboard.all"),
+        Binding("o", "columns", "Columns", show=False, id="dashboard.columns"),
+        Binding("escape", "clear_filter", "Clear filter", show=False, id="dashboard.clear"),
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.all = False
+
+    def content(self) -> ComposeResult:
+        """Table above, graphs below."""
+        view = self.tz.view
+        yield TextLine(id="machine")
+        yield DeviceTable(id="table")
+        yield Input(placeholder="filter: words, or ratio<2 data>1G", id="filter", compact=True)
+        with Vertical(id="focus"):
+            yield Bars(view, heading=True, id="bars")
+            with Horizontal(id="graphs"):
+                yield Graph("throughput", view, id="throughput")
+                with Vertical(id="side"):
+                    yield Graph("ratio", view, id="ratio")
+                    yield Graph("latency", view, id="latency")
+        yield Cards(view, id="cards")
+        yield Static(Text(WELCOME), id="welcome")
+        yield EventList(id="events")
+
+    def on_mount(self) -> None:
+        """The keys go to the table."""
+        self.query_one("#filter").display = False
+        table = self.query_one(DeviceTable)
+        table.wanted = self.tz.config.columns
+        table.focus()
+
+    # ---- drawing
+
+    def tick(self, sampled: bool) -> None:
+        """The table at every snapshot, graphs when there is a new sample."""
+        app = self.tz
+        table = self.query_one(DeviceTable)
+        rows = app.rows()
+        welcome = self.query_one("#welcome")
+        if welcome.display != (not rows):
+            welcome.display = not rows
+            self.refresh_bindings()
+        table.show(rows)
+        self._machine()
+        if self.cards_shown:
+            self.query_one(Cards).show(table.shown or rows, app.memory, sampled)
+        else:
+            self._focus(sampled)
+        self.query_one(EventList).show(app.events.events)
+
+    @property
+    def cards_shown(self) -> bool:
+        """Whether the terminal is large enough for several devices side by side."""
+        return self.has_class("-wide") and self.has_class("-tall")
+
+    def _machine(self) -> None:
+        snapshot = self.tz.history.latest
+        if snapshot is None:
+            return
+        machine = snapshot.machine
+        parts = [
+            ("mem ", "line--muted"),
+            (f"{short_size(machine.mem_available)} of {short_size(machine.mem_total)} free", ""),
+        ]
+        if machine.swap_total:
+            used = machine.swap_total - machine.swap_free
+            parts += [("  swap ", "line--muted"), (f"{short_size(used)} of {short_size(machine.swap_total)}", "")]
+        else:
+            parts += [("  swap ", "line--muted"), ("none", "")]
+        pressure = machine.pressure
+        if pressure.memory_some is not None and pressure.memory_full is not None:
+            style = "line--bad" if pressure.memory_full >= 10 else "line--warn" if pressure.memory_some >= 10 else ""
+            parts += [
+                ("  PSI ", "line--muted"),
+                (f"some {pressure.memory_some:.0f}% full {pressure.memory_full:.0f}%", style),
+            ]
+        else:
+            parts += [("  PSI ", "line--muted"), ("none", "")]
+        if machine.zswap.enabled:
+            parts += [("  zswap ", "line--muted"), (machine.zswap.compressor or "on", "line--warn")]
+        times = [t for s in self.tz.history.devices.values() if (t := s.time_to_full()) is not None and t < 86400]
+        if times:
+            parts += [("  full in ", "line--muted"), (format_duration(min(times)).split()[0], "line--warn")]
+        self.query_one("#machine", TextLine).set_parts(parts)
+
+    def _focus(self, sampled: bool) -> None:
+        row = self.query_one(DeviceTable).current
+        focus = self.query_one("#focus")
+        if focus.display != (row is not None):
+            focus.display = row is not None
+        if row is None:
+            return
+        self.query_one(Bars).show(row, self.tz.memory)
+        if sampled:
+            self._graphs(row)
+
+    def _graphs(self, row: Row) -> None:
+        history = self.tz.history
+        name = "all" if self.all else row.device.name
+        rings = history.machine if self.all else row.series.rings if row.series else {}
+        empty = Ring([NAN])
+
+        def ring(metric: str) -> Ring:
+            return rings.get(metric, empty)
+
+        throughput = self.query_one("#throughput", Graph)
+        throughput.title = f"I/O {name}"
+        throughput.show(
+            [Trace("read", ring("read"), "graph--read"), Trace("write", ring("write"), "graph--write", "down")]
+        )
+        self.query_one("#ratio", Graph).show([Trace("", ring("ratio"), "graph--ratio")])
+        latency = self.query_one("#latency", Graph)
+        if self.all and row.series:
+            latency.title = f"latency {row.device.name}"
+            rings = row.series.rings
+        else:
+            latency.title = "latency"
+        latency.show([Trace("p50", ring("p50"), "graph--p50", "line"), Trace("p99", ring("p99"), "graph--p99", "line")])
+
+    # ---- what the user does
+
+    @on(DeviceTable.Moved)
+    def _moved(self, event: DeviceTable.Moved) -> None:
+        self.tz.selected = event.name
+        if not self.cards_shown:
+            self._focus(True)
+        self.refresh_bindings()
+
+    @on(DeviceTable.Opened)
+    def _opened(self, event: DeviceTable.Opened) -> None:
+        self.tz.selected = event.name
+        self.tz.go("device")
+
+    def action_all(self) -> None:
+        """Graphs of one device, or of all together."""
+        self.all = not self.all
+        self._focus(True)
+
+    def action_filter(self) -> None:
+        """Opens the filter."""
+        field = self.query_one("#filter", Input)
+        field.display = True
+        field.focus()
+
+    def action_clear_filter(self) -> None:
+        """Closes the filter and shows all devices again."""
+        field = self.query_one("#filter", Input)
+        field.value = ""
+        field.display = False
+        table = self.query_one(DeviceTable)
+        table.set_filter("")
+        table.focus()
+
+    @on(Input.Changed, "#filter")
+    def _filter_changed(self, event: Input.Changed) -> None:
+        self.query_one(DeviceTable).set_filter(event.value)
+
+    @on(Input.Submitted, "#filter")
+    def _filter_done(self, event: Input.Submitted) -> None:
+        if not event.value:
+            event.input.display = False
+        self.query_one(DeviceTable).focus()
+
+    def action_columns(self) -> None:
+        """Chooses columns."""
+        self.tz.choose_columns()
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Only what does something now is offered."""
+        if action == "clear_filter":
+            return bool(self.query_one("#filter", Input).display) if self.is_mounted else False
+        if action in ("filter", "columns"):
+            return bool(self.tz.history.devices)
+        if action == "all":
+            return not self.cards_shown and len(self.tz.history.devices) > 1
+        return True

@@ -1,0 +1,80 @@
+"""The base of the screens that can be switched between: top bar, notice, content, jobs, footer.
+
+A page draws from the app's history when it is shown and at every snapshot while it is (`tick`); it keeps nothing of
+its own that a snapshot could have told it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, cast
+
+from textual.app import ComposeResult
+from textual.screen import Screen
+
+from truezram.app.widgets.chrome import Footer, JobBar, TextLine, TopBar
+
+if TYPE_CHECKING:
+    from truezram.app.app import TruezramApp
+
+PAGES: tuple[tuple[str, str, str], ...] = (
+    ("dashboard", "Devices", "Devs"),
+    ("device", "Device", "Dev"),
+    ("whatif", "What if", "What"),
+    ("tune", "Tune", "Tune"),
+    ("benchmark", "Bench", "Bench"),
+    ("doctor", "Doctor", "Doc"),
+    ("log", "Log", "Log"),
+    ("settings", "Settings", "Set"),
+)
+
+
+class Page(Screen[None]):
+    """One of `PAGES`."""
+
+    MODE: ClassVar[str] = ""
+    TITLE_TEXT: ClassVar[str] = ""
+    GUIDE: ClassVar[str] = ""
+    """What the screen shows and how to read it, for its help."""
+
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (78, "-normal"), (140, "-wide")]  # noqa: RUF012
+    VERTICAL_BREAKPOINTS = [(0, "-short"), (23, "-medium"), (44, "-tall")]  # noqa: RUF012
+
+    @property
+    def tz(self) -> TruezramApp:
+        """The app."""
+        return cast("TruezramApp", self.app)
+
+    def compose(self) -> ComposeResult:
+        """Chrome around the content."""
+        yield TopBar(self.tz.pages, self.MODE)
+        yield TextLine(id="notice")
+        yield from self.content()
+        yield JobBar()
+        yield Footer()
+
+    def content(self) -> ComposeResult:
+        """The page's own widgets."""
+        raise NotImplementedError
+
+    def tick(self, sampled: bool) -> None:
+        """New figures; `sampled` when graphs have something new to draw."""
+
+    def on_screen_resume(self) -> None:
+        """Draws what happened while another page was shown."""
+        self.update_chrome()
+        self.tick(True)
+
+    def on_mount(self) -> None:
+        """The first figures."""
+        self.call_after_refresh(self.on_screen_resume)
+
+    def update_chrome(self) -> None:
+        """Notice, jobs, and the right end of the top bar."""
+        app = self.tz
+        self.query_one(TopBar).set_right(app.right_text())
+        self.query_one("#notice", TextLine).set_parts(app.notice())
+        self.update_jobs()
+
+    def update_jobs(self) -> None:
+        """The jobs that have lasted long enough."""
+        self.query_one(JobBar).show(self.tz.jobs.visible(), self.tz.view.glyphs)

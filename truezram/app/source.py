@@ -1,0 +1,264 @@
+"""What the app needs of the engine, and nothing else: the `Engine` protocol and the frozen values it trades in.
+
+The app holds one `Engine` and never touches a device. The real one wraps truezram.engine (engine_adapter.py),
+`replay.Replay` plays a recording, tests have a fake. Every method may block, so only the reader thread and workers
+(work.py) call them; every one raises `TruezramError`, or `Cancelled` from inside `Progress`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from truezram.engine.model import Snapshot
+
+
+class Cancelled(Exception):
+    """The user gave up on a call; raised inside the engine by `Progress`."""
+
+
+class Progress:
+    """How a call reports how far it is, and learns that it is no longer wanted.
+
+    ``progress(fraction, text)``: fraction 0…1, or None when it cannot be known; text says what is being done. `partial`
+    hands over a result that is ready before the rest. Raises `Cancelled` when the user cancelled.
+    """
+
+    def __init__(self, report: Callable[[float | None, str, object], None] | None = None) -> None:
+        self._report = report
+        self._cancelled = threading.Event()
+
+    def __call__(self, fraction: float | None, text: str, partial: object = None) -> None:
+        if self._cancelled.is_set():
+            raise Cancelled
+        if self._report:
+            self._report(fraction, text, partial)
+
+    def cancel(self) -> None:
+        """Makes the next report raise `Cancelled`. From any thread."""
+        self._cancelled.set()
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether `cancel` was called."""
+        return self._cancelled.is_set()
+
+
+@dataclass(frozen=True, slots=True)
+class Algorithm:
+    """An algorithm that devices can use: name, levels (both 0: none), and what it is good for in a few words."""
+
+    name: str
+    level_min: int = 0
+    level_max: int = 0
+    level_default: int = 0
+    summary: str = ""
+    unavailable: str = ""
+    """Why it cannot be used here; empty when it can."""
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What can be done on this machine by this user."""
+
+    ublk: bool = True
+    ublk_why: str = ""
+    """Why not, and the remedy, in one line."""
+    root: bool = True
+    algorithms: tuple[Algorithm, ...] = (Algorithm("lz4"), Algorithm("zstd", -7, 19, 3))
+    max_queues: int = 64
+    max_queue_depth: int = 4096
+    max_local_depth: int = 64
+    """The same for local devices."""
+    replay: str = ""
+    """Set when these are recorded figures: where they come from."""
+
+
+@dataclass(frozen=True, slots=True)
+class CreateSpec:
+    """A device to be made; the same things as ``truezram create`` takes. Sizes in bytes."""
+
+    size: int
+    algorithm: str = "lz4"
+    mem_limit: int = 0
+    id: int | None = None
+    queues: int | None = None
+    queue_depth: int | None = None
+    transport: str = "ublk"
+    swap: bool = False
+    priority: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PageMap:
+    """The page table by region: ``regions[i]`` counts pages by kind, in the order of `model.KINDS`."""
+
+    first_page: int
+    pages: int
+    regions: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One line of the doctor: `status` is "ok", "warn", "fail" or "info"; `remedy` is empty when nothing is wrong."""
+
+    name: str
+    status: str
+    detail: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Tunable:
+    """One setting: of a device (`device` is its name) or of the machine (`device` is empty)."""
+
+    key: str
+    device: str = ""
+    current: str = ""
+    suggested: str = ""
+    """Empty: nothing better is known than what is set."""
+    reason: str = ""
+    choices: tuple[str, ...] = ()
+    hint: str = ""
+    """What may be entered: "0 to 200", "a size, or 0 for none"."""
+    readonly: str = ""
+    """Why it cannot be changed now; empty when it can."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One line of the journal of changes to the machine's settings."""
+
+    id: int
+    time: float
+    key: str
+    before: str
+    after: str
+    undone: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Whose memory to look at: kind "all", "user", "cgroup" or "pid", and which."""
+
+    kind: str = "all"
+    value: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AlgorithmEstimate:
+    """What one algorithm makes of the sampled pages (same-filled ones counted in ratio, not in times)."""
+
+    algorithm: str
+    ratio: float
+    ratio_low: float
+    ratio_high: float
+    """95 % confidence interval of the ratio."""
+    compress_us: float | None
+    decompress_us: float | None
+    """Microseconds per page; None when every page was same-filled."""
+    incompressible: float = 0.0
+    """Share of pages that do not shrink, 0…1."""
+    gained: int = 0
+    """Bytes that become free when all of this memory is in a device with this algorithm."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessEstimate:
+    """One process, user or cgroup (pid 0), or the total."""
+
+    pid: int
+    command: str
+    user: str
+    bytes: int
+    """Memory that could be swapped (present anonymous pages)."""
+    sampled: int
+    same_filled: float
+    """Share of same-filled pages, 0…1."""
+    algorithms: tuple[AlgorithmEstimate, ...] = ()
+    processes: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """The answer to "what would my memory compress to"."""
+
+    scope: Scope
+    by: str
+    """What a line is: "process", "user" or "cgroup"."""
+    total: ProcessEstimate
+    processes: tuple[ProcessEstimate, ...] = ()
+    skipped: int = 0
+    """Processes that could not be read."""
+    skipped_why: str = ""
+    seconds: float = 0.0
+    complete: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class BenchRow:
+    """One codec on one set of pages. Speeds in bytes of pages per second, same-filled pages left out."""
+
+    codec: str
+    corpus: str
+    ratio: float
+    compress_rate: float
+    decompress_rate: float
+    ours: bool = True
+    """False for a baseline: liblz4, libzstd, kernel zram."""
+
+
+@dataclass(frozen=True, slots=True)
+class BenchResult:
+    """One run of the benchmark."""
+
+    time: float
+    machine: str
+    seconds: float
+    rows: tuple[BenchRow, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+class Engine(Protocol):
+    """The engine as the app sees it. All methods block; all but `snapshot` are called on a worker with a timeout."""
+
+    def capabilities(self) -> Capabilities:
+        """What can be done here. Read once at the start and again when the doctor runs."""
+
+    def snapshot(self) -> Snapshot:
+        """The machine and every compressed device, now."""
+
+    def create(self, spec: CreateSpec, progress: Progress) -> str:
+        """Makes a device, usable when this returns; its name."""
+
+    def remove(self, name: str, force: bool, progress: Progress) -> None:
+        """Swapoff first, with progress; raises `Busy` naming the holder unless `force`."""
+
+    def set(self, name: str, key: str, value: str) -> None:
+        """Changes a setting of a live device."""
+
+    def page_map(self, name: str, first_page: int, pages: int, regions: int) -> PageMap:
+        """Counts of kinds in up to 256 equal regions of a range of pages."""
+
+    def doctor(self) -> tuple[Check, ...]:
+        """Checks of the machine, each with its remedy."""
+
+    def tunables(self) -> tuple[Tunable, ...]:
+        """All settings, of the machine and of every device."""
+
+    def tune(self, device: str, key: str, value: str) -> None:
+        """Applies one setting; the machine's are journalled."""
+
+    def journal(self) -> tuple[Change, ...]:
+        """What was changed on the machine, newest first."""
+
+    def undo(self, change_id: int) -> None:
+        """Puts back what a change found."""
+
+    def estimate(self, scope: Scope, by: str, progress: Progress) -> Estimate:
+        """Samples live memory, read-only. `progress` gets partial `Estimate`s."""
+
+    def benchmark(self, seconds: float, progress: Progress) -> BenchResult:
+        """Runs the codecs and their baselines for about `seconds`. `progress` gets `BenchRow`s as they come."""

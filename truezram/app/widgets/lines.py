@@ -1,0 +1,94 @@
+"""The base of all live widgets: builds its lines, compares them with those on the screen, and redraws what differs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.cells import cell_len
+from rich.segment import Segment
+from rich.style import Style
+from textual import events
+from textual.geometry import Region
+from textual.strip import Strip
+from textual.widget import Widget
+
+Line = list[Segment]
+
+
+def clip(text: str, width: int) -> str:
+    """`text` in at most `width` cells, with an ellipsis where something is missing."""
+    if width <= 0:
+        return ""
+    if cell_len(text) <= width:
+        return text
+    while cell_len(text) > width - 1:
+        text = text[:-1]
+    return text + "…"
+
+
+class LineWidget(Widget):
+    """A widget made of lines of segments.
+
+    Subclasses implement `build`; `rebuild` is called by whoever changed the data. Lines shorter than the widget are
+    padded with the widget's own style.
+    """
+
+    def __init__(self, *, id: str | None = None, classes: str | None = None) -> None:
+        super().__init__(id=id, classes=classes)
+        self._built: list[Line] = []
+        self._strips: list[Strip] = []
+
+    def build(self, width: int, height: int) -> Sequence[Line]:
+        """The lines to show in a content area of `width` × `height` cells; at most `height`."""
+        raise NotImplementedError
+
+    def style(self, name: str) -> Style:
+        """The style of a component class of this widget."""
+        return self.get_component_rich_style(name)
+
+    def rebuild(self) -> None:
+        """Builds the lines anew and redraws those that changed."""
+        width, height = self.size
+        if not width or not height or not self.is_attached:
+            return
+        lines = [list(line) for line in self.build(width, height)[:height]]
+        old = self._built
+        if len(old) != len(lines) or len(self._strips) != len(lines):
+            self._built = lines
+            self._strips = [self._strip(line, width) for line in lines]
+            self.refresh()
+            return
+        changed: list[Region] = []
+        for y, line in enumerate(lines):
+            if line == old[y]:
+                continue
+            self._strips[y] = self._strip(line, width)
+            if changed and changed[-1].bottom == y:
+                last = changed[-1]
+                changed[-1] = Region(last.x, last.y, last.width, last.height + 1)
+            else:
+                changed.append(Region(0, y, width, 1))
+        self._built = lines
+        if changed:
+            self.refresh(*changed)
+
+    def _strip(self, line: Line, width: int) -> Strip:
+        return Strip(line).adjust_cell_length(width, self.rich_style)
+
+    def render_line(self, y: int) -> Strip:
+        """See `Widget.render_line`."""
+        if 0 <= y < len(self._strips):
+            return self._strips[y]
+        return Strip.blank(self.size.width, self.rich_style)
+
+    def on_resize(self, event: events.Resize) -> None:
+        """A new size is a new layout of the lines."""
+        self._built = []
+        self.rebuild()
+
+    def notify_style_update(self) -> None:
+        """Colours changed (theme, focus, class)."""
+        super().notify_style_update()
+        if self._built:
+            self._built = []
+            self.rebuild()
