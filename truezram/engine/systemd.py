@@ -3,13 +3,13 @@
 A unit runs ``truezram create`` before swap.target and ``truezram remove`` when it is stopped. What is worth knowing:
 
 - It cannot wait for local-fs.target, as ordinary services do: /tmp on tmpfs is ordered after swap.target, and that
-would be a cycle. It asks for the file systems that Python and the package lie on, and for no others. - systemd makes
-a swap unit of its own for every swap device it sees. Ours is ordered before that one, so that at shutdown swap is
-switched off first, while the server still serves. - The file system that holds the devices' memory is a mount unit to systemd. Ordered after it, a device is stopped before
-  systemd unmounts it.
-- The server lives in the service's control group, but
-``KillMode=process`` leaves it alone: a device that could not be removed (its pages fit nowhere) goes on serving.
-Killing it would kill every program that has a page on it.
+  would be a cycle. It asks for the file systems that Python and the package lie on, and for no others.
+- systemd makes a swap unit of its own for every swap device it sees. Ours is ordered before that one, so that at
+  shutdown swap is switched off first, while the server still serves.
+- The file system that holds the devices' memory is a mount unit to systemd. Ordered after it, a device is stopped
+  before systemd unmounts it.
+- The server lives in the service's control group, but ``KillMode=process`` leaves it alone: a device that could not be
+  removed (its pages fit nowhere) goes on serving. Killing it would kill every program that has a page on it.
 """
 
 from __future__ import annotations
