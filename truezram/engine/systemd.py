@@ -6,8 +6,8 @@ A unit runs ``truezram create`` before swap.target and ``truezram remove`` when 
   would be a cycle. It asks for the file systems that Python and the package lie on, and for no others.
 - systemd makes a swap unit of its own for every swap device it sees. Ours is ordered before that one, so that at
   shutdown swap is switched off first, while the server still serves.
-- The file system that holds the devices' memory is a mount unit to systemd. Ordered after it, a device is stopped
-  before systemd unmounts it.
+- systemd orders every tmpfs after swap.target, the one that holds the devices' memory too. At shutdown it therefore
+  tries to unmount that first and fails, as it is in use: one line in the log, no harm. Ordering against it is a cycle.
 - The server lives in the service's control group, but ``KillMode=process`` leaves it alone: a device that could not be
   removed (its pages fit nowhere) goes on serving. Killing it would kill every program that has a page on it.
 """
@@ -45,7 +45,7 @@ _UNIT = """\
 Description=Compressed RAM device /dev/ublkb{id}
 DefaultDependencies=no
 RequiresMountsFor={mounts}
-After=systemd-modules-load.service run-truezram-arena.mount
+After=systemd-modules-load.service
 Before={before}
 Conflicts=umount.target
 
