@@ -389,13 +389,13 @@ DN_INLINE int DN(op_rebuild)(struct dn_decoder *d, const uint8_t *masks, const u
 	unsigned at = 0, n = 0, used = 0;
 
 	for (unsigned b = 0; b < DN_BLOCKS; b++) {
-		at += d->sym[b / 8] >> b % 8 & 1;
+		at += d->flags[b / 8] >> b % 8 & 1;
 		d->from[b] = (uint16_t)(d->list[at] > 16 * b ? 0 : 64 + 16 * b - d->list[at]);
 	}
 	if (at != changes)
 		return -1;
 	for (unsigned w = 0; w < DN_WORDS; w++) {
-		unsigned differs = d->sym[DN_SYM_W + w / 8] >> w % 8 & 1, m = masks[n] & -differs;
+		unsigned differs = d->sym[w / 8] >> w % 8 & 1, m = masks[n] & -differs;
 		uint64_t x = DN(spread_bytes)(lit + used, m), keep = ~DN(widen)(m);
 
 		memcpy(d->page + 64 + 8 * w, &x, 8);
