@@ -1,6 +1,6 @@
 """For all tests: programs that were installed beside this Python (meson, ninja, truezram) are found, whether or not its
-environment was activated; and a Python that a test starts imports the installed package, not the source tree that happens
-to be the current folder (which has no compiled modules)."""
+environment was activated; and a Python that a test starts imports the installed package, not the source tree that
+happens to be the current folder (which has no compiled modules)."""
 
 from __future__ import annotations
 
