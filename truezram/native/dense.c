@@ -78,8 +78,8 @@ static int workspace_init(void *workspace, size_t size, int level, const char **
 	return 0;
 }
 
-/* a < b ? x : y; left <= at ? x : y. Compilers make branches of it where they can, and the branches are not predictable; so cmov by hand
- * where there is one. */
+/* a < b ? x : y; left <= at ? x : y. Compilers make branches of it where they can, and the branches are not
+ * predictable; so cmov by hand where there is one. */
 #if defined(TZ_X86)
 static inline __attribute__((always_inline)) uint32_t select_less(uint32_t a, uint32_t b, uint32_t x, uint32_t y)
 {

@@ -62,6 +62,7 @@ extern struct dn_tables tz_dense_tables;
 #define DN_OLD 8	  /* references offered to a group because earlier blocks used them; the first of its slots */
 #define DN_CANDIDATES 32 /* those found by content, in the slots after */
 #define DN_SLOTS (DN_OLD + DN_CANDIDATES)
+#define DN_PART 8	 /* groups compared before they are priced: few, to stay in the first-level cache */
 #define DN_NO_KEY (0xff00 | DN_OLD) /* dearer than any */
 
 /* Unlike for all multiples of eight. */
@@ -77,7 +78,7 @@ struct dn_encoder {
 	uint16_t first[DN_GROUPS + 1];		/* a group's first entry in those two */
 	uint16_t winners[16 + DN_BLOCKS];	/* distances that were some block's best */
 	uint16_t offset[DN_GROUPS][DN_SLOTS];	/* of candidates, in page[]; 0 = zeros */
-	uint64_t differ[DN_GROUPS][DN_SLOTS] DN_ALIGNED;	/* which of the group's bytes differ from the candidate's */
+	uint64_t differ[DN_PART][DN_SLOTS] DN_ALIGNED; /* which of a group's bytes differ, for a part of the groups */
 	uint32_t prices[DN_GROUPS][DN_SLOTS] DN_ALIGNED;	/* of candidates, a byte a block */
 	uint16_t best[DN_GROUPS][4];		/* price << 8 | slot */
 	uint8_t batches[DN_GROUPS];

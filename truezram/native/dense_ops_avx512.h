@@ -87,7 +87,7 @@ DN_INLINE void DN(op_compare)(struct dn_encoder *e, unsigned g, unsigned slot, u
 {
 	__m512i x = _mm512_loadu_si512(e->page + DN_LEAD + 64 * g);
 	const uint16_t *off = e->offset[g] + slot;
-	uint64_t *differ = e->differ[g] + slot;
+	uint64_t *differ = e->differ[g % DN_PART] + slot;
 
 	for (; batches; batches--, off += 8, differ += 8) {
 #pragma GCC unroll 8
@@ -108,7 +108,7 @@ DN_INLINE void DN(op_prices)(struct dn_encoder *e, unsigned g, const unsigned sl
 	__m512i key = _mm512_set1_epi16((short)DN_NO_KEY);
 
 	for (unsigned i = slot; i < slot + 8 * batches; i += 8) {
-		__m512i n = _mm512_shuffle_epi8(price, _mm512_popcnt_epi8(_mm512_loadu_si512(e->differ[g] + i)));
+		__m512i n = _mm512_shuffle_epi8(price, _mm512_popcnt_epi8(_mm512_loadu_si512(e->differ[g % DN_PART] + i)));
 
 		n = _mm512_maddubs_epi16(n, _mm512_set1_epi8(1));
 		_mm256_storeu_si256((__m256i *)(e->prices[g] + i), _mm512_cvtepi16_epi8(n));

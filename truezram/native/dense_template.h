@@ -24,40 +24,48 @@
  * first[g] becomes the number of those before group g. */
 DN_NOINLINE void DN(price_candidates)(struct dn_encoder *e)
 {
-	uint16_t *w = e->winners, dist[2 + DN_BLOCKS];
-	unsigned n = DN_RECENT;
+	uint16_t *w = e->winners;
+	unsigned n = DN_RECENT, last = 0, before = 0;
 
-	for (unsigned g = 0; g < DN_GROUPS; g++)
-		DN(op_compare)(e, g, DN_OLD, e->batches[g]);
-	for (unsigned g = 0; g < DN_GROUPS; g++)
-		DN(op_prices)(e, g, DN_OLD, e->batches[g], DN_PRICE_NEW);
+	for (unsigned from = 0; from < DN_GROUPS; from += DN_PART) {
+		for (unsigned g = from; g < from + DN_PART; g++)
+			DN(op_compare)(e, g, DN_OLD, e->batches[g]);
+		for (unsigned g = from; g < from + DN_PART; g++)
+			DN(op_prices)(e, g, DN_OLD, e->batches[g], DN_PRICE_NEW);
+	}
 	memcpy(w, tz_dense_recent, sizeof(tz_dense_recent));
-	dist[0] = dist[1] = 0;
 	for (unsigned g = 0; g < DN_GROUPS; g++) {
 		e->first[g] = (uint16_t)n;
-		for (unsigned i = 4 * g + 2; i < 4 * g + 6; i++) {
-			unsigned key = e->best[g][i - 4 * g - 2], off = e->offset[g][key & 63];
-			unsigned d = DN_LEAD + 64 * g - off;
+#pragma GCC unroll 4
+		for (unsigned b = 0; b < 4; b++) {
+			unsigned key = e->best[g][b], off = e->offset[g][key & 63], dist = DN_LEAD + 64 * g - off;
 
-			w[n] = dist[i] = (uint16_t)d;
-			n += (key < DN_PRICE_GOOD << 8) & (off != 0) & (d != dist[i - 1]) & (d != dist[i - 2]);
+			w[n] = (uint16_t)dist;
+			n += ((key >> 8) < DN_PRICE_GOOD) & (off != 0) & (dist != last) & (dist != before);
+			before = last;
+			last = dist;
 		}
 	}
 }
 
+typedef uint16_t DN(old) __attribute__((vector_size(2 * DN_OLD)));
+
 /* For every block the best of zeros, the seven latest good distances, and the group's own candidates. */
 DN_NOINLINE void DN(price_choices)(struct dn_encoder *e)
 {
-	for (unsigned g = 0; g < DN_GROUPS; g++) {
-		uint16_t *off = e->offset[g];
+	for (unsigned from = 0; from < DN_GROUPS; from += DN_PART) {
+		for (unsigned g = from; g < from + DN_PART; g++) {
+			DN(old) latest;
 
-		for (unsigned k = 0; k < 7; k++)
-			off[k] = (uint16_t)(DN_LEAD + 64 * g - e->winners[e->first[g] - 7 + k]);
-		off[7] = 0;
-		DN(op_compare)(e, g, 0, 1);
+			memcpy(&latest, e->winners + e->first[g] - DN_OLD, sizeof(latest));
+			latest = (uint16_t)(DN_LEAD + 64 * g) - latest;
+			latest[0] = 0;
+			memcpy(e->offset[g], &latest, sizeof(latest));
+			DN(op_compare)(e, g, 0, 1);
+		}
+		for (unsigned g = from; g < from + DN_PART; g++)
+			DN(op_prices)(e, g, 0, 1, DN_PRICE_RECENT);
 	}
-	for (unsigned g = 0; g < DN_GROUPS; g++)
-		DN(op_prices)(e, g, 0, 1, DN_PRICE_RECENT);
 }
 
 /* Goes through the blocks, staying with a reference where changing it would not pay. Every block's price with the
