@@ -9,6 +9,8 @@
 #include "codec.h"
 
 #define TZ_CODEC_LIST(CODEC) \
+	CODEC(turbo) \
+	CODEC(fast) \
 	CODEC(lz4) \
 	CODEC(zstd)
 
