@@ -19,7 +19,7 @@ FN_INLINE void P(encode_group)(struct bref_workspace *ws, const uint8_t *page, u
 	const uint8_t *q = page + g * 64;
 	uint64_t m0 = P(differ)(q, referred(q, c->last)), m1 = P(differ)(q, referred(q, c->before)), best = ws->best_mask[g];
 	uint64_t t0 = nonzero_bytes(m0), t1 = nonzero_bytes(m1), mask = 0, t;
-	uint32_t words, first = c->last;
+	uint32_t words, first = c->last, second = c->before;
 
 	/* At the page's start there is nothing behind: a distance larger than the position is not offered. */
 	for (unsigned b = 0; b < PER_GROUP; b++) {
@@ -30,7 +30,7 @@ FN_INLINE void P(encode_group)(struct bref_workspace *ws, const uint8_t *page, u
 		uint32_t cost1 = 2 * (P(count)(m1 & part) + P(count)(t1 & part)) + NEW_COST;
 		uint64_t chosen = best;
 
-		ref = (uint32_t)select_le(cost1, cost, c->before, own);
+		ref = (uint32_t)select_le(cost1, cost, second, own);
 		chosen = select_le(cost1, cost, m1, chosen);
 		cost = (uint32_t)select_le(cost1, cost, cost1, cost);
 		ref = (uint32_t)select_le(cost0, cost, first, ref);
