@@ -14,6 +14,7 @@ import os
 import pkgutil
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import NoReturn, Protocol, cast
 
@@ -81,6 +82,9 @@ def build_parser(only: str | None = None) -> Parser:
     parser.add_argument("--version", action="version", version=f"truezram {truezram.__version__}")
     parser.add_argument("--no-tui", action="store_true", help="never show the app: without a verb, list the devices")
     parser.add_argument("--json", action="store_true", help="print JSON, errors too")
+    session = parser.add_mutually_exclusive_group()
+    session.add_argument("--record", metavar="FILE", type=Path, help="record what the app sees (.gz: compressed)")
+    session.add_argument("--replay", metavar="FILE", type=Path, help="show a recording in the app")
     subparsers = parser.add_subparsers(dest="verb", metavar="VERB", parser_class=Parser)
     for name, module in verb_names().items():
         if only in (None, name):
@@ -105,18 +109,21 @@ def _wanted(argv: Sequence[str]) -> str | None:
 def run(argv: Sequence[str]) -> int:
     """Parses and runs. Raises `TruezramError`."""
     args = build_parser(_wanted(argv)).parse_args(argv)
+    for option in ("record", "replay"):
+        if getattr(args, option) is not None and (args.verb or args.no_tui or args.json or not sys.stdout.isatty()):
+            raise UsageError(f"cannot {option}", f"--{option} is for the app", f"Run truezram --{option} FILE alone")
     if args.verb is None:
         if not args.no_tui and not args.json and sys.stdout.isatty():
-            return _app()
+            return _app(args.record, args.replay)
         args = build_parser("list").parse_args([*argv, "list"])
     code: int = args.run(args)
     return code
 
 
-def _app() -> int:
+def _app(record: Path | None = None, replay: Path | None = None) -> int:
     """Shows the app. Imported here and nowhere else in the engine, by name: the engine does not depend on it."""
     app = importlib.import_module("truezram.app.app")
-    code: int | None = app.main()
+    code: int | None = app.main(record, replay)
     return code or 0
 
 
