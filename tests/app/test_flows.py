@@ -438,6 +438,8 @@ class TestTrouble:
             await pilot.pause()
             row = b.app.screen.query_one(DeviceTable).shown[0]
             assert row.state == "garbage"
+            assert row.device.orig_data_size == 0
+            assert row.rates.read != row.rates.read
 
     async def test_a_call_that_hangs_is_given_up(self, bench: Make, monkeypatch: pytest.MonkeyPatch) -> None:
         b = bench(3)

@@ -29,7 +29,8 @@ from truezram.app.config import Config
 from truezram.app.eventlog import Detector, Event, EventLog
 from truezram.app.messages import SnapshotArrived
 from truezram.app.reader import Reader
-from truezram.app.sanity import implausible
+from truezram.app.recorded import Recorded
+from truezram.app.sanity import emptied, implausible
 from truezram.app.screens.page import PAGES, Page
 from truezram.app.series import History
 from truezram.app.source import Cancelled, Capabilities, CreateSpec, Engine, Progress
@@ -117,7 +118,7 @@ class TruezramApp(App[int]):
         self._ascii = glyphs.AsciiFilter()
         self._themes = theme.ThemeSet({}, {})
         super().__init__()
-        self.engine = engine
+        self.engine: Engine = Recorded(engine, recorder) if recorder else engine
         self.config = config or Config()
         self.config_path = config_path
         self.clock = clock
@@ -131,7 +132,6 @@ class TruezramApp(App[int]):
         self.selected = ""
         self.trouble: dict[str, str] = {}
         """Device → what is wrong with it that its snapshots do not say."""
-        self.recorder = recorder
         self._problems = list(problems)
         self._read = read
         self._reader: Reader | None = None
@@ -173,8 +173,8 @@ class TruezramApp(App[int]):
         """Ends the reader; devices go on."""
         if self._reader:
             self._reader.stop()
-        if self.recorder:
-            self.recorder.close()
+        if isinstance(self.engine, Recorded):
+            self.engine.close()
 
     def refresh_capabilities(self) -> None:
         """Asks what can be done here."""
@@ -206,16 +206,13 @@ class TruezramApp(App[int]):
             self.report("info", "figures again")
         self._why = ""
         self._arrived = time.monotonic()
-        if self.recorder:
-            try:
-                self.recorder.snapshot(snapshot)
-            except TruezramError as error:
-                self.recorder = None
-                self.report("error", f"the recording ends here: {error}")
+        if isinstance(self.engine, Recorded) and self.engine.problem:
+            self.report("error", f"the recording ends here: {self.engine.problem}")
+            self.engine.problem = ""
         devices = []
         for device in snapshot.devices:
             why = implausible(device)
-            devices.append(replace(device, state="unreadable", last_error=why) if why else device)
+            devices.append(emptied(device, why) if why else device)
         snapshot = Snapshot(snapshot.machine, tuple(devices))
         sampled = self.history.add(snapshot, self.interval)
         for event in self.detector.feed(snapshot, self.clock()):

@@ -177,7 +177,7 @@ class DeviceSeries:
     def time_to_full(self) -> float | None:
         """Seconds until mem_limit (or, without one, disksize) is reached if it goes on like this; None: it does not."""
         device = self.latest
-        if device is None:
+        if device is None or device.state != "live":
             return None
         pairs = [(device.disksize - device.orig_data_size, self.growth("logical"))]
         if device.mem_limit:
@@ -207,7 +207,7 @@ class History:
             if series is None:
                 series = self.devices[device.name] = DeviceSeries()
             if device.state in ("dead", "unreadable"):
-                series.latest = device
+                series.latest, series.rates = device, Rates()
                 continue
             completed |= series.add(device, hold)
         for name in [name for name in self.devices if name not in present]:

@@ -14,7 +14,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.widgets import Static
 
-from truezram.app import commandline, glyphs
+from truezram.app import commandline
 from truezram.app.format import short_size
 from truezram.app.screens.page import Page
 from truezram.app.source import BenchResult, BenchRow
@@ -128,7 +128,7 @@ class BenchmarkPage(Page):
         run = self.shown
         rows = self.coming if self.running else list(run.rows) if run else []
         fastest = max((row.compress_rate for row in rows), default=1.0)
-        view = self.tz.view.glyphs
+        self.query_one(Grid).glyph_set = self.tz.view.glyphs
         items = []
         for number, row in enumerate(rows):
             against, before = self._against(row, rows), self._before(row)
@@ -141,7 +141,7 @@ class BenchmarkPage(Page):
                 short_size(row.decompress_rate),
                 "-" if against is None else f"{against:.2f}x",
                 "-" if before is None else f"{before:.2f}x",
-                glyphs.bar(row.compress_rate / fastest, 24, view),
+                row.compress_rate / fastest,
             )
             style = "muted" if not row.ours else "bad" if against is not None and against < 1 else ""
             order = (

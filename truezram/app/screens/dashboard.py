@@ -26,8 +26,8 @@ from truezram.app.widgets.grid import TextBlock
 from truezram.engine.units import format_duration
 
 WELCOME = """\
-truezram turns spare processor time into memory: a block device in RAM whose pages
-are stored compressed. It can be swap, or hold a filesystem.
+truezram turns spare processor time into memory: a block device in RAM
+whose pages are stored compressed. It can be swap, or hold a filesystem.
 
   6  Doctor    checks this machine: ublk, root, swap, memory, zswap
   3  What if   measures what your programs' memory would compress to

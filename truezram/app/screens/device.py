@@ -10,7 +10,6 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 
-from truezram.app import glyphs
 from truezram.app.columns import mountpoint
 from truezram.app.format import short_rate, short_size
 from truezram.app.screens.page import Page
@@ -152,11 +151,13 @@ class DevicePage(Page):
                             short_rate(read),
                             short_rate(write),
                             f"{busy * 100:.0f}%" if known else "-",
-                            glyphs.bar(busy, 20, self.tz.view.glyphs) if known else "",
+                            busy if known else 0.0,
                         ),
                     )
                 )
-        self.query_one("#queues", Grid).show(items)
+        grid = self.query_one("#queues", Grid)
+        grid.glyph_set = self.tz.view.glyphs
+        grid.show(items)
 
     def _size_classes(self, device: DeviceSnapshot) -> None:
         items = []
@@ -175,11 +176,13 @@ class DevicePage(Page):
                         str(found.objects),
                         short_size(found.objects * found.object_size),
                         f"{share * 100:.0f}%",
-                        glyphs.bar(share, 20, self.tz.view.glyphs),
+                        share,
                     ),
                 )
             )
-        self.query_one("#classes", Grid).show(items)
+        grid = self.query_one("#classes", Grid)
+        grid.glyph_set = self.tz.view.glyphs
+        grid.show(items)
 
     # ---- page map
 

@@ -14,6 +14,7 @@ from textual.binding import Binding, BindingType
 from textual.geometry import Size
 from textual.message import Message
 
+from truezram.app import glyphs
 from truezram.app.widgets.lines import Line, LineWidget, clip
 
 
@@ -33,7 +34,8 @@ class Item:
     """One row. `style` is a component class without its prefix: "", "good", "warn", "bad", "muted", "head"."""
 
     key: str
-    cells: tuple[str, ...]
+    cells: tuple[str | float, ...]
+    """Text, or a share 0…1 that is drawn as a bar as wide as its column."""
     style: str = ""
     order: tuple[float | str, ...] = ()
     """What its columns sort by; none: as written."""
@@ -102,6 +104,8 @@ class Grid(LineWidget, can_focus=True):
         self.heads = tuple(heads)
         self.empty = empty
         self.sortable = sortable
+        self.glyph_set = "braille"
+        """What bars are drawn with; screens with bars set it."""
         self.items: list[Item] = []
         self.cursor = ""
         self.sort: int | None = None
@@ -235,11 +239,16 @@ class Grid(LineWidget, can_focus=True):
             lines.append(self._row(item, width))
         return lines
 
+    def _cell(self, cell: str | float, width: int) -> str:
+        return cell if isinstance(cell, str) else glyphs.bar(cell, width, self.glyph_set)
+
     def _row(self, item: Item, width: int) -> Line:
         style = self.style(f"grid--{item.style}" if item.style else "grid--row")
         if item.key == self.cursor:
             style = self.style("grid--cursor" if self.has_focus else "grid--cursor-blurred")
-        cells = [pad(item.cells[column], cells, self.heads[column].left) for column, cells in self._shown]
+        cells = [
+            pad(self._cell(item.cells[column], cells), cells, self.heads[column].left) for column, cells in self._shown
+        ]
         return [Segment(pad(" ".join(cells), width, True), style)]
 
 
