@@ -1,6 +1,5 @@
 /* bref_avx512.h - primitives of bref_template.h with AVX-512 (VBMI2, BITALG, VPOPCNTDQ) and GFNI, BMI2. */
 
-#define BREF_NAME(name) name##_avx512
 #define FN static inline __attribute__((always_inline)) TZ_TARGET_AVX512
 
 /* 8-byte mask arithmetic. */

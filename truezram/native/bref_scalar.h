@@ -1,7 +1,7 @@
-/* bref_scalar.h - the search of the instruction sets without gather and compress: a table walked position by position.
+/* bref_scalar.h - the search for the instruction sets without gather and compress: a table walked word by word.
  *
- * Only multiples of four are sampled, and zero words left out. A copy shifted by something else is found by the other
- * eighth or so of its words... see SCALAR_SEARCH's positions below.
+ * Only positions that are multiples of four are looked up and noted: on such CPUs choosing positions by their content
+ * costs more than it finds. A chosen distance is therefore a multiple of four; the format does not ask for that.
  */
 #ifndef TZ_BREF_SCALAR_H
 #define TZ_BREF_SCALAR_H

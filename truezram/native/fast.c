@@ -7,12 +7,24 @@
 #define LZ4_WORKSPACE (16384 + 64)	/* lz4.c's; its workspace_init() would refuse less */
 
 #include "bref.h"
+#include "bref_scalar.h"
+#include "bref_tables.h"
 #include "variants.h"
 
 #if defined(TZ_X86)
 #define TZ_SUFFIX avx512
 #define TZ_TARGET TZ_TARGET_AVX512
 #include "bref_avx512.h"
+#include "bref_template.h"
+
+#define TZ_SUFFIX avx2
+#define TZ_TARGET TZ_TARGET_AVX2
+#include "bref_avx2.h"
+#include "bref_template.h"
+#elif defined(TZ_ARM64)
+#define TZ_SUFFIX neon
+#define TZ_TARGET TZ_TARGET_NEON
+#include "bref_neon.h"
 #include "bref_template.h"
 #endif
 
@@ -92,12 +104,18 @@ TZ_INLINE size_t try_lz(struct fast_workspace *ws, enum tz_isa isa, const uint8_
 
 #if defined(TZ_X86)
 FUNCTIONS(TZ_ISA_AVX512, avx512)
+FUNCTIONS(TZ_ISA_AVX2, avx2)
+#elif defined(TZ_ARM64)
+FUNCTIONS(TZ_ISA_NEON, neon)
 #endif
 FUNCTIONS(TZ_ISA_PORTABLE, portable)
 
 const struct tz_codec tz_fast_variants[] = {
 #if defined(TZ_X86)
 	VARIANT(TZ_ISA_AVX512, avx512),
+	VARIANT(TZ_ISA_AVX2, avx2),
+#elif defined(TZ_ARM64)
+	VARIANT(TZ_ISA_NEON, neon),
 #endif
 	VARIANT(TZ_ISA_PORTABLE, portable),
 	{ 0 },
