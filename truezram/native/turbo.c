@@ -1,7 +1,7 @@
 /* turbo.c - the codec `turbo`: block reference with 64-byte blocks (bref.h), the fastest one. */
 #define BREF_BLOCK 64
-#define CANDIDATES 3			/* distances tried per group, beside zero and the last ones used */
-#define FROM_FRONT 2			/* of them, those of the first samples; the rest are of the last */
+#define CANDIDATES 7			/* distances tried per group, beside zero and the last ones used */
+#define FROM_FRONT 4			/* of them, those of the first samples; the rest are of the last */
 #define SAMPLE_MASK 3			/* a position is sampled when these bits of its hash are 0 */
 
 #include "bref.h"
