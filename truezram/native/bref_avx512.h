@@ -134,6 +134,7 @@ FN void group_candidates_avx512(struct bref_workspace *ws, uint32_t group, uint3
 	d = _mm512_mask_mov_epi32(d, small, _mm512_maskz_permutexvar_epi8(0x1111111111111111ull, d,
 		_mm512_load_si512(multiples)));
 	valid = _mm512_mask_cmple_epu32_mask(valid, d, _mm512_set1_epi32((int)(group * 64)));
+	ws->hits += (uint32_t)_mm_popcnt_u32(valid);
 	packed = _mm512_maskz_compress_epi32(valid, d);
 	shifted = _mm512_alignr_epi32(packed, _mm512_setzero_si512(), 15);
 	valid = _mm512_cmpneq_epi32_mask(packed, shifted);
@@ -154,6 +155,8 @@ FN void find_candidates_avx512(struct bref_workspace *ws, const uint8_t *page)
 		n = sample_group_avx512(ws, page + g * 64, g * 64, n, g == GROUPS - 1);
 	}
 	first[GROUPS] = n;
+	ws->samples = n;
+	ws->hits = 0;
 	memset(ws->slot + n, 0, 4 * sizeof(*ws->slot));
 	memset(ws->entry + n, 0, 4 * sizeof(*ws->entry));
 	look_up_all(ws, n);
@@ -170,13 +173,13 @@ FN void choose_candidates_avx512(struct bref_workspace *ws, const uint8_t *page)
 		const uint8_t *q = page + g * 64;
 		__m512i v = _mm512_loadu_si512(q);
 		ws->mask[0][g] = _mm512_test_epi8_mask(v, v);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
 		for (uint32_t k = 1; k <= CANDIDATES; k++)
 			ws->mask[k][g] = _mm512_cmpneq_epi8_mask(v, _mm512_loadu_si512(referred(q, ws->candidate[g][k])));
 	}
 	for (uint32_t g = 0; g < GROUPS; g += 8) {
 		__m512i best = _mm512_setzero_si512(), cost = _mm512_set1_epi32(0x7fffffff), index = best;
-#pragma GCC unroll 8
+#pragma GCC unroll 16
 		for (uint32_t k = 0; k <= CANDIDATES; k++) {
 			__m512i m = _mm512_load_si512(ws->mask[k] + g), c;
 			__m512i words = _mm512_maskz_mov_epi8(_mm512_test_epi8_mask(m, m), one);

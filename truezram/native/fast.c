@@ -1,7 +1,7 @@
 /* fast.c - the codec `fast`: block reference with 32-byte blocks (bref.h), or byte-LZ where that is smaller. */
 #define BREF_BLOCK 32
-#define CANDIDATES 7			/* distances tried per group, beside zero and the last ones used */
-#define FROM_FRONT 4			/* of them, those of the first samples; the rest are of the last */
+#define CANDIDATES 12			/* distances tried per group, beside zero and the last ones used */
+#define FROM_FRONT 7			/* of them, those of the first samples; the rest are of the last */
 #define SAMPLE_MASK 3			/* a position is sampled when these bits of its hash are 0 */
 
 #define LZ4_WORKSPACE (16384 + 64)	/* lz4.c's; its workspace_init() would refuse less */
@@ -60,7 +60,7 @@ static int workspace_init(void *workspace, size_t size, int level, const char **
 #define MODE_LZ 0x80
 
 /* Pages that block reference leaves larger than this are given to the byte-LZ too, and the smaller object is taken. */
-#define TRY_LZ 1700
+#define TRY_LZ 2000
 
 /* The LZ4 codec's variant of this instruction set. */
 TZ_INLINE const struct tz_codec *lz4_variant(enum tz_isa isa)
@@ -78,6 +78,9 @@ TZ_INLINE size_t try_lz(struct fast_workspace *ws, enum tz_isa isa, const uint8_
 	size_t lz;
 
 	if (TZ_LIKELY(n && n <= TRY_LZ))
+		return n;
+	/* What the samples found again is about the part that byte-LZ can copy. */
+	if (ws->bref.hits * (TZ_PAGE_SIZE * 6u / 5) < ws->bref.samples * (TZ_PAGE_SIZE - (n ? (uint32_t)n : TZ_PAGE_SIZE)))
 		return n;
 	lz = lz4_variant(isa)->compress(ws->lz4, page, ws->object);
 	if (!lz || lz + 1 >= (n ? n : TZ_PAGE_SIZE))
