@@ -35,7 +35,6 @@
 struct bref_workspace {
 	uint32_t table[1 << TABLE_BITS];
 	uint32_t generation;
-	uint32_t samples, hits;		/* of the page: positions looked up and found again; 0 where not counted */
 	uint32_t entry[MAX_SAMPLES + 64], found[MAX_SAMPLES + 64];
 	uint16_t slot[MAX_SAMPLES + 64];
 	_Alignas(64) uint32_t candidate[GROUPS][16];	/* [0] = 0, then distances; the unused are 0 */

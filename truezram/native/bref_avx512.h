@@ -134,7 +134,6 @@ FN void group_candidates_avx512(struct bref_workspace *ws, uint32_t group, uint3
 	d = _mm512_mask_mov_epi32(d, small, _mm512_maskz_permutexvar_epi8(0x1111111111111111ull, d,
 		_mm512_load_si512(multiples)));
 	valid = _mm512_mask_cmple_epu32_mask(valid, d, _mm512_set1_epi32((int)(group * 64)));
-	ws->hits += (uint32_t)_mm_popcnt_u32(valid);
 	packed = _mm512_maskz_compress_epi32(valid, d);
 	shifted = _mm512_alignr_epi32(packed, _mm512_setzero_si512(), 15);
 	valid = _mm512_cmpneq_epi32_mask(packed, shifted);
@@ -155,8 +154,6 @@ FN void find_candidates_avx512(struct bref_workspace *ws, const uint8_t *page)
 		n = sample_group_avx512(ws, page + g * 64, g * 64, n, g == GROUPS - 1);
 	}
 	first[GROUPS] = n;
-	ws->samples = n;
-	ws->hits = 0;
 	memset(ws->slot + n, 0, 4 * sizeof(*ws->slot));
 	memset(ws->entry + n, 0, 4 * sizeof(*ws->entry));
 	look_up_all(ws, n);

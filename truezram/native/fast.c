@@ -79,9 +79,6 @@ TZ_INLINE size_t try_lz(struct fast_workspace *ws, enum tz_isa isa, const uint8_
 
 	if (TZ_LIKELY(n && n <= TRY_LZ))
 		return n;
-	/* What the samples found again is about the part that byte-LZ can copy. */
-	if (ws->bref.hits * (TZ_PAGE_SIZE * 6u / 5) < ws->bref.samples * (TZ_PAGE_SIZE - (n ? (uint32_t)n : TZ_PAGE_SIZE)))
-		return n;
 	lz = lz4_variant(isa)->compress(ws->lz4, page, ws->object);
 	if (!lz || lz + 1 >= (n ? n : TZ_PAGE_SIZE))
 		return n;
