@@ -134,7 +134,8 @@ class Simulated:
             orig_data_size=orig, compr_data_size=compr, mem_used_total=used, mem_used_max=self.peak, table_bytes=table,
             reserve_bytes=1 << 20, same_pages=same, huge_pages=huge, pages_compacted=self.pages // 50, total=summed,
             queues=queues, queue_depth=128, nr_queues=len(queues),
-            kind_pages=(("empty", self.disksize // PAGE - self.pages), ("same", same), ("huge", huge), (KIND_OF[name], compressed)),
+            kind_pages=(("empty", self.disksize // PAGE - self.pages), ("same", same), ("huge", huge),
+                        (KIND_OF[name], compressed)),
             size_pages=tuple(sizes), classes=classes, memory_locked=True, noswap_tmpfs=True, io_flusher=True,
             swap_priority=100 if self.swap else None, swap_used=orig if self.swap else 0,
             mountpoints=() if self.swap else (("/srv/cache",) if self.number == 1 else ()), server_cpu_ns=self.cpu_ns,
@@ -146,7 +147,8 @@ def machine(t: float, devices: list[DeviceSnapshot]) -> MachineSnapshot:
     used = sum(d.mem_used_total for d in devices)
     swap = [d for d in devices if d.swap_priority is not None]
     return MachineSnapshot(
-        time=t, mem_total=24 * GIB, mem_available=max(11 * GIB - used // 2, GIB), swap_total=sum(d.disksize for d in swap),
+        time=t, mem_total=24 * GIB, mem_available=max(11 * GIB - used // 2, GIB),
+        swap_total=sum(d.disksize for d in swap),
         swap_free=sum(d.disksize - d.swap_used for d in swap),
         swaps=tuple(SwapArea(d.path, "partition", d.disksize, d.swap_used, 100) for d in swap),
         pressure=Pressure(3.0 + 2 * math.sin(t / 9), 0.4, 1.2, 8.5), zswap=Zswap(False, "lzo", 20), swappiness=60,

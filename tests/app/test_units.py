@@ -11,8 +11,6 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-import simulate
-from conftest import simulated
 
 from truezram.app import commandline, config, glyphs, plan, series
 from truezram.app.columns import COLUMNS, Row, fitting
@@ -25,7 +23,11 @@ from truezram.app.widgets.device_table import matches
 from truezram.app.widgets.graph import Scale, group, iec_steps
 from truezram.engine.errors import Failed, UsageError
 from truezram.engine.model import DeviceSnapshot, Snapshot
+from truezram.engine.rates import latency_floor
 from truezram.engine.recording import Header, Recorder, decode, encode, load
+
+from . import simulate
+from .conftest import simulated
 
 GIB = 1 << 30
 
@@ -41,7 +43,7 @@ class TestSeries:
     def test_bins_are_those_of_the_statistics_page(self) -> None:
         for ns in (0, 63, 64, 511, 512, 575, 576, 1023, 1024, 4096, 123_456, 9_999_999):
             index = simulate.lat_bin(ns)
-            assert series.bin_floor(index) <= ns < series.bin_floor(index + 1)
+            assert latency_floor(index) <= ns < latency_floor(index + 1)
 
     def test_quantiles(self) -> None:
         bins = [0] * 200
@@ -183,7 +185,8 @@ class TestCommandLine:
     def test_create(self) -> None:
         spec = CreateSpec(8 * GIB, "zstd:3", GIB, 2, 4, 128, "ublk", True, 100)
         assert commandline.create(spec) == (
-            "sudo truezram --no-tui create --size 8G --algorithm zstd:3 --mem-limit 1G --id 2 --queues 4 --queue-depth 128"
+            "sudo truezram --no-tui create --size 8G --algorithm zstd:3 --mem-limit 1G --id 2 --queues 4"
+            " --queue-depth 128"
             " --swap --priority 100"
         )
 

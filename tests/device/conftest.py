@@ -19,9 +19,9 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 from guest import Guest, GuestError, Missing, requirements
@@ -39,29 +39,53 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Declares the markers."""
+    """Declares the marker."""
     config.addinivalue_line("markers", "guest(memory, cpus): the kind of guest a device test runs in")
-    config.addinivalue_line("markers", "xdist_group(name): keeps a kernel's tests on one worker of pytest-xdist")
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
     """``-n auto``: one worker for each kernel."""
     return len(KERNELS)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_cmdline_main(config: pytest.Config) -> None:
-    """Spreads tests over workers by kernel, not one by one."""
-    if getattr(config.option, "numprocesses", None):
-        config.option.dist = "loadgroup"
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
+    """With ``-n``, a kernel's tests stay on one worker."""
+    from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
+
+    class ByKernel(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            return nodeid.partition("[")[2].partition("]")[0].partition("-")[0]
+
+    return ByKernel(config, log)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Every test that takes a guest runs once on each kernel."""
     if "kernel" in metafunc.fixturenames:
         chosen = metafunc.config.getoption("--device-kernel") or list(KERNELS)
-        values = [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in chosen]
-        metafunc.parametrize("kernel", values, indirect=True, scope="session")
+        metafunc.parametrize("kernel", chosen, indirect=True, scope="session")
+
+
+def kind_of(item: pytest.Item) -> tuple[int, int]:
+    """(memory in MiB, CPUs) of the guest that a test asks for."""
+    marker = item.get_closest_marker("guest")
+    kind = marker.kwargs if marker else {}
+    return kind.get("memory", 1024), kind.get("cpus", 1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of one kernel and one kind of guest follow each other, so that each kind is booted once."""
+    kernels = list(KERNELS)
+
+    def order(item: pytest.Item) -> tuple[int, int, int]:
+        callspec = getattr(item, "callspec", None)
+        kernel = callspec.params.get("kernel", "") if callspec else ""
+        memory, cpus = kind_of(item)
+        return kernels.index(kernel) if kernel in kernels else -1, cpus, -memory
+
+    items.sort(key=order)
 
 
 def cannot(reason: str) -> NoReturn:
@@ -112,37 +136,39 @@ def kernel(request: pytest.FixtureRequest) -> Kernel:
 
 @dataclass
 class Guests:
-    """The guests now running."""
+    """The guest now running, if any: an idle one is not free under emulation."""
 
     folder: Path
-    running: dict[tuple[str, int, int], Guest] = field(default_factory=dict)
+    running: Guest | None = None
 
     def get(self, kernel: Kernel, memory: int, cpus: int) -> Guest:
-        """A guest of this kind; guests with other kernels are ended."""
-        for key in [key for key in self.running if key[0] != kernel.id]:
-            self.running.pop(key).close()
-        key = (kernel.id, memory, cpus)
-        if key not in self.running:
+        """A guest of this kind; one of another kind is ended."""
+        now = self.running
+        if now and (now.kernel.id, now.memory, now.cpus) != (kernel.id, memory, cpus):
+            self.close()
+        if self.running is None:
             number = len(list(self.folder.iterdir()))
             folder = self.folder / f"{number:02}-{kernel.id}-{memory}M-{cpus}cpu"
             folder.mkdir()
-            self.running[key] = Guest(kernel, memory=memory, cpus=cpus, folder=folder)
-        return self.running[key]
+            self.running = Guest(kernel, memory=memory, cpus=cpus, folder=folder)
+        return self.running
 
-    def discard(self, guest: Guest) -> None:
+    def discard(self) -> None:
         """Ends a guest that a test has spoilt."""
-        self.running = {key: value for key, value in self.running.items() if value is not guest}
-        guest.kill()
+        if self.running:
+            self.running.kill()
+        self.running = None
 
     def close(self) -> None:
-        """Ends all, in order."""
-        while self.running:
-            self.running.popitem()[1].close()
+        """Ends the guest in order. Raises GuestError if it won't."""
+        guest, self.running = self.running, None
+        if guest:
+            guest.close()
 
 
 @pytest.fixture(scope="session")
 def guests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guests]:
-    """All guests of this session."""
+    """The guests of this session."""
     guests = Guests(tmp_path_factory.mktemp("guests"))
     yield guests
     guests.close()
@@ -151,9 +177,7 @@ def guests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guests]:
 @pytest.fixture
 def guest(request: pytest.FixtureRequest, kernel: Kernel, guests: Guests) -> Guest:
     """A guest of the kind that the test's marker names (1 GiB and one CPU without one)."""
-    marker = request.node.get_closest_marker("guest")
-    kind = marker.kwargs if marker else {}
-    guest = guests.get(kernel, kind.get("memory", 1024), kind.get("cpus", 1))
+    guest = guests.get(kernel, *kind_of(request.node))
     guest.mark = guest.log_size()
     return guest
 
@@ -173,11 +197,11 @@ def after_test(guest: Guest) -> None:
         pytest.fail("the kernel log has:\n" + "\n".join(bad) + "\n" + guest.log(guest.mark)[-6000:], pytrace=False)
 
 
-def discard(item: pytest.Function, guest: Guest) -> None:
-    """The next test of this kind gets a new guest."""
+def discard(item: pytest.Function) -> None:
+    """The next test gets a new guest."""
     guests = item.funcargs["guests"]
     assert isinstance(guests, Guests)
-    guests.discard(guest)
+    guests.discard()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -189,13 +213,13 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
         if isinstance(guest, Guest):
             after_test(guest)
             if guest.restart_wanted:
-                discard(pyfuncitem, guest)
+                discard(pyfuncitem)
         return result
     except BaseException as error:
         if isinstance(guest, Guest):
             if not isinstance(error, GuestError):
                 pyfuncitem.add_report_section("call", "kernel log", guest.log(guest.mark)[-6000:])
-            discard(pyfuncitem, guest)
+            discard(pyfuncitem)
         raise
 
 

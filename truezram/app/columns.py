@@ -23,6 +23,14 @@ class Row:
     series: DeviceSeries | None = None
     trouble: str = ""
     """What the app knows to be wrong that the snapshot does not say: an engine that does not answer, for example."""
+    pages: bool = False
+    """Show rates in pages a second, not bytes."""
+
+    def rate(self, value: float) -> str:
+        """A rate of bytes as the user wants it."""
+        if not self.pages:
+            return short_rate(value)
+        return "-" if value != value else format_count(value / 4096)
 
     @property
     def rates(self) -> Rates:
@@ -82,8 +90,8 @@ def _known(value: float) -> float:
 
 # fmt: off
 COLUMNS: tuple[Column, ...] = (
-    Column("name", "NAME", 8, 0, "The device: /dev/NAME. local0 and so on are no nodes in /dev.", lambda r: r.device.name,
-           lambda r: r.device.name, left=True),
+    Column("name", "NAME", 8, 0, "The device: /dev/NAME. local0 and so on are no nodes in /dev.",
+           lambda r: r.device.name, lambda r: r.device.name, left=True),
     Column("disksize", "DISKSIZE", 8, 2, "How much the device can hold, uncompressed. Not memory that is used.",
            lambda r: short_size(r.device.disksize), lambda r: r.device.disksize),
     Column("data", "DATA", 5, 1, "Uncompressed size of the pages stored now (orig_data_size).",
@@ -96,13 +104,14 @@ COLUMNS: tuple[Column, ...] = (
            lambda r: "-" if r.device.ratio is None else f"{r.device.ratio:.2f}", lambda r: r.device.ratio or 0.0),
     Column("algorithm", "ALGORITHM", 9, 3, "How pages written from now on are compressed.",
            lambda r: r.device.algorithm, lambda r: r.device.algorithm, left=True),
-    Column("read", "READ/s", 6, 2, "Bytes read from the device a second, over the last second.",
-           lambda r: short_rate(r.rates.read), lambda r: _known(r.rates.read)),
-    Column("write", "WRITE/s", 7, 2, "Bytes written to the device a second, over the last second.",
-           lambda r: short_rate(r.rates.write), lambda r: _known(r.rates.write)),
-    Column("state", "STATE", 8, 1, "live; low, full: of its mem_limit; kernel: the kernel's own zram, which this app only "
-           "watches; dead: its server has gone; garbage: its statistics make no sense; no reply: its server does not answer.", lambda r: r.state,
-           lambda r: r.state, left=True),
+    Column("read", "READ/s", 6, 2, "Bytes (or pages, see Settings) read from the device in the last second.",
+           lambda r: r.rate(r.rates.read), lambda r: _known(r.rates.read)),
+    Column("write", "WRITE/s", 7, 2, "Bytes (or pages) written to the device in the last second.",
+           lambda r: r.rate(r.rates.write), lambda r: _known(r.rates.write)),
+    Column("state", "STATE", 8, 1,
+           "live; low, full: of its mem_limit; kernel: the kernel's own zram, which this app only watches; dead: its"
+           " server has gone; garbage: its statistics make no sense; no reply: its server does not answer.",
+           lambda r: r.state, lambda r: r.state, left=True),
     Column("limit", "MEM-LIMIT", 9, 6, "Most memory that the device may use (mem_limit); - is no limit.",
            lambda r: short_size(r.device.mem_limit) if r.device.mem_limit else "-", lambda r: r.device.mem_limit),
     Column("peak", "MEM-USED", 8, 8, "The most that TOTAL has been (mem_used_max).",
@@ -117,7 +126,8 @@ COLUMNS: tuple[Column, ...] = (
            lambda r: format_count(r.device.huge_pages), lambda r: r.device.huge_pages),
     Column("streams", "QUEUES", 6, 9, "I/O queues, each with a thread of its own; kernel zram: streams.",
            lambda r: str(r.device.nr_queues or "-"), lambda r: r.device.nr_queues),
-    Column("migrated", "COMPACTED", 9, 10, "Pages moved to empty slabs that could then be given back (pages_compacted).",
+    Column("migrated", "COMPACTED", 9, 10,
+           "Pages moved to empty slabs that could then be given back (pages_compacted).",
            lambda r: format_count(r.device.pages_compacted), lambda r: r.device.pages_compacted),
     Column("mountpoint", "MOUNTPOINT", 14, 5, "[SWAP] and its priority, or where the filesystem is mounted.",
            lambda r: mountpoint(r.device) or "-", lambda r: mountpoint(r.device), left=True),

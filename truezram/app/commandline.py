@@ -43,18 +43,19 @@ def set_value(name: str, key: str, value: str, root: bool = True) -> str:
 
 
 def tune(key: str, value: str) -> str:
-    """``sudo truezram --no-tui tune --apply vm.swappiness=150``."""
-    return _line("tune", "--apply", f"{key}={value}", root=True)
+    """``sudo truezram --no-tui tune apply vm.swappiness=150``."""
+    return _line("tune", "apply", f"{key}={value}", root=True)
 
 
 def undo(change_id: int) -> str:
-    """``sudo truezram --no-tui tune --undo 3``."""
-    return _line("tune", "--undo", str(change_id), root=True)
+    """``sudo truezram --no-tui tune undo #3``."""
+    return _line("tune", "undo", f"#{change_id}", root=True)
 
 
-def estimate(scope: Scope) -> str:
+def estimate(scope: Scope, by: str = "process") -> str:
     """``truezram --no-tui estimate --pid 4711``."""
-    return _line("estimate", *((f"--{scope.kind}", scope.value) if scope.kind != "all" else ()))
+    whose = (f"--{scope.kind}", scope.value) if scope.kind != "all" else ()
+    return _line("estimate", *whose, *(("--by", by) if by != "process" else ()))
 
 
 def benchmark(seconds: float) -> str:

@@ -77,7 +77,8 @@ def unsafe(spec: CreateSpec, machine: MachineSnapshot) -> str:
     worst = outcome(spec.size, spec.mem_limit, 1.0, machine.mem_available)
     if not spec.mem_limit and worst.resident > machine.mem_available > 0:
         return (
-            f"Pages that do not compress would need {format_size(worst.resident)}, and {format_size(machine.mem_available)}"
+            f"Pages that do not compress would need {format_size(worst.resident)}, and"
+            f" {format_size(machine.mem_available)}"
             " are free: a memory limit makes writes fail cleanly instead."
         )
     if spec.swap and machine.zswap.enabled:

@@ -134,7 +134,7 @@ class Replay:
         """Refused."""
         self.refuse("undo")
 
-    def estimate(self, scope: Scope, progress: Progress) -> Estimate:
+    def estimate(self, scope: Scope, by: str, progress: Progress) -> Estimate:
         """As recorded."""
         return self.answered("estimate", Estimate)
 

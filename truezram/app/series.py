@@ -13,12 +13,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from truezram.engine.model import DeviceSnapshot, QueueSnapshot, Snapshot
+from truezram.engine.rates import histogram_difference, percentile, same_device
 
 PAGE = 4096
 SAMPLES = 900
 """15 minutes at one a second."""
 NAN = math.nan
-LAT_UNIT_NS = 64
 
 DEVICE_METRICS = (
     *("read", "write", "ratio", "p50", "p99", "read_p50", "read_p99", "write_p50", "write_p99"),
@@ -27,41 +27,9 @@ DEVICE_METRICS = (
 MACHINE_METRICS = ("read", "write", "ratio", "available", "psi_some", "psi_full", "logical", "resident")
 
 
-def bin_floor(index: int) -> float:
-    """Lower bound of a bin of the latency histogram in nanoseconds (stats.h, tz_lat_floor)."""
-    if index < 8:
-        return float(index * LAT_UNIT_NS)
-    return float(((8 + (index & 7)) << (index // 8 - 1)) << 6)
-
-
-BIN_MIDDLE = tuple((bin_floor(i) + bin_floor(i + 1)) / 2 for i in range(256))
-
-
-def difference(new: Sequence[int], old: Sequence[int]) -> list[int]:
-    """Bin by bin; an old histogram that is empty or of another length counts as zeros."""
-    if len(old) != len(new):
-        return list(new)
-    return [a - b for a, b in zip(new, old, strict=True)]
-
-
 def quantiles(bins: Sequence[int], points: Sequence[float]) -> list[float]:
-    """The values in ns below which the given shares of a latency histogram lie (middle of the bin); NaN when empty."""
-    total = sum(bins)
-    if total <= 0:
-        return [NAN] * len(points)
-    out: list[float] = []
-    wanted = iter(sorted(points))
-    target = next(wanted) * total
-    seen = 0
-    for index, count in enumerate(bins):
-        seen += count
-        while seen >= target:
-            out.append(BIN_MIDDLE[index])
-            following = next(wanted, None)
-            if following is None:
-                return out
-            target = following * total
-    return out + [BIN_MIDDLE[len(bins) - 1]] * (len(points) - len(out))
+    """The values in ns below which the given shares of a latency histogram lie; NaN when it is empty."""
+    return [NAN if value is None else value for value in (percentile(bins, point) for point in points)]
 
 
 class Ring:
@@ -106,9 +74,10 @@ def device_rates(new: DeviceSnapshot, old: DeviceSnapshot) -> Rates:
     """Rates between two snapshots of the same device; NaN where they cannot be known (restarted, no time passed)."""
     dt = new.time - old.time
     a, b = new.total, old.total
-    if dt <= 0 or new.created != old.created or a.pages_read < b.pages_read or a.pages_written < b.pages_written:
+    if dt <= 0 or not same_device(old, new) or a.pages_read < b.pages_read or a.pages_written < b.pages_written:
         return Rates()
-    reads, writes = difference(a.read_lat, b.read_lat), difference(a.write_lat, b.write_lat)
+    reads = histogram_difference(b.read_lat, a.read_lat)
+    writes = histogram_difference(b.write_lat, a.write_lat)
     read50, read99 = quantiles(reads, (0.5, 0.99))
     write50, write99 = quantiles(writes, (0.5, 0.99))
     p50, p99 = quantiles([x + y for x, y in zip(reads, writes, strict=False)], (0.5, 0.99))
@@ -148,6 +117,8 @@ class DeviceSeries:
         self.before: DeviceSnapshot | None = None
         """The two snapshots that the newest sample lies between."""
         self.latest: DeviceSnapshot | None = None
+        self.minute: deque[tuple[float, QueueSnapshot]] = deque(maxlen=61)
+        """Times and counters of the samples of the last minute."""
 
     def add(self, device: DeviceSnapshot, hold: float) -> bool:
         """Takes in a snapshot; true when that completed a sample. `hold`: seconds that one snapshot may stand for."""
@@ -155,11 +126,15 @@ class DeviceSeries:
         old = self.sampled
         if old is None:
             self.sampled = device
+            self.minute.append((device.time, device.total))
             return False
         dt = device.time - old.time
         if dt < 0.95:  # snapshots never come at exact seconds
             return False
         self.sampled, self.before = device, old
+        if not same_device(old, device):
+            self.minute.clear()
+        self.minute.append((device.time, device.total))
         self.rates = device_rates(device, old)
         missed = round(dt) - 1
         if dt > hold:

@@ -70,6 +70,8 @@ class Capabilities:
     algorithms: tuple[Algorithm, ...] = (Algorithm("lz4"), Algorithm("zstd", -7, 19, 3))
     max_queues: int = 64
     max_queue_depth: int = 4096
+    max_local_depth: int = 64
+    """The same for local devices."""
     replay: str = ""
     """Set when these are recorded figures: where they come from."""
 
@@ -159,11 +161,13 @@ class AlgorithmEstimate:
     """Microseconds per page; None when every page was same-filled."""
     incompressible: float = 0.0
     """Share of pages that do not shrink, 0…1."""
+    gained: int = 0
+    """Bytes that become free when all of this memory is in a device with this algorithm."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessEstimate:
-    """One process, or the total (pid 0)."""
+    """One process, user or cgroup (pid 0), or the total."""
 
     pid: int
     command: str
@@ -174,6 +178,7 @@ class ProcessEstimate:
     same_filled: float
     """Share of same-filled pages, 0…1."""
     algorithms: tuple[AlgorithmEstimate, ...] = ()
+    processes: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,12 +186,15 @@ class Estimate:
     """The answer to "what would my memory compress to"."""
 
     scope: Scope
+    by: str
+    """What a line is: "process", "user" or "cgroup"."""
     total: ProcessEstimate
     processes: tuple[ProcessEstimate, ...] = ()
     skipped: int = 0
     """Processes that could not be read."""
     skipped_why: str = ""
     seconds: float = 0.0
+    complete: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,7 +257,7 @@ class Engine(Protocol):
     def undo(self, change_id: int) -> None:
         """Puts back what a change found."""
 
-    def estimate(self, scope: Scope, progress: Progress) -> Estimate:
+    def estimate(self, scope: Scope, by: str, progress: Progress) -> Estimate:
         """Samples live memory, read-only. `progress` gets partial `Estimate`s."""
 
     def benchmark(self, seconds: float, progress: Progress) -> BenchResult:

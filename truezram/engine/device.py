@@ -173,7 +173,7 @@ def need_ublk() -> None:
     what = "cannot create a ublk device"
     if os.geteuid() != 0:
         remedy = "Run it with sudo, or make a device without a node in /dev: --transport local"
-        raise PermissionDenied(what, "only root may", remedy)
+        raise PermissionDenied(what, "only root may make one", remedy)
     if CONTROL.exists():
         return
     said, loaded = "", False

@@ -108,7 +108,10 @@ class History:
         """Takes a snapshot in, forgets devices that are gone, and returns the new events (also kept in `events`)."""
         news: list[Event] = []
         now = snapshot.machine.time
-        seen = {device.path: device for device in snapshot.devices}
+        seen: dict[str, DeviceSnapshot] = {}
+        for device in snapshot.devices:
+            # A user's local:0 and root's have the same path: the user's own comes first and is the one that is kept.
+            seen.setdefault(device.path, device)
         for path, device in seen.items():
             if path not in self._devices:
                 self._devices[path] = DeviceHistory(self._step, self._length)

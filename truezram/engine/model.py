@@ -60,8 +60,8 @@ class DeviceSnapshot:
     """One device at one instant.
 
     ``kind`` is "truezram", or "zram" for the kernel's own devices (read-only to us, fields that the kernel does not
-    give are 0). ``state`` is "starting", "live", "stopping", "stopped", "failed", or "dead" (its server is gone), "unreadable"
-    (its statistics page is not one; ``last_error`` says why).
+    give are 0). ``state`` is "starting", "live", "stopping", "stopped", "failed", or "dead" (its server is gone),
+    "unreadable" (its statistics page is not one; ``last_error`` says why).
     """
 
     name: str

@@ -128,7 +128,7 @@ def holders(entry: Entry) -> list[Holder]:
     block = Path("/sys/class/block") / entry.name
     with contextlib.suppress(OSError):
         for holder in (block / "holders").iterdir():
-            found.append(Holder(f"the block device {holder.name} stands on it", True, f"Remove {holder.name}"))
+            found.append(Holder(f"the block device {holder.name} stands on it", True, f"remove {holder.name}"))
     for loop in Path("/sys/class/block").glob("loop*/loop/backing_file"):
         with contextlib.suppress(OSError):
             if loop.read_text().strip() == entry.path:
@@ -137,7 +137,7 @@ def holders(entry: Entry) -> list[Holder]:
     found += _processes(entry.path)
     if not found and swap.area(entry.path) is None and _claimed(entry.path):
         text = "something claims it exclusively (a mount in another namespace, for example)"
-        found.append(Holder(text, True, "Find it with lsblk and findmnt in the containers of this machine"))
+        found.append(Holder(text, True, "find it with lsblk and findmnt in the containers of this machine"))
     return found
 
 
@@ -151,7 +151,8 @@ def _processes(path: str) -> list[Holder]:
             if any(_target(fd) == path for fd in os.scandir(process / "fd")):
                 name = (process / "comm").read_text().strip()
                 lasting = "udev" not in name and name != "blkid"
-                found.append(Holder(f"{name} (pid {process.name}) has it open", lasting, f"End {name}"))
+                who = f"{name} (pid {process.name})"
+                found.append(Holder(f"{who} has it open", lasting, f"end {who}"))
     return found
 
 
@@ -172,8 +173,8 @@ def _claimed(path: str) -> bool:
 
 
 def _remedy(users: list[Holder]) -> str:
-    steps = dict.fromkeys(user.remedy for user in users)
-    return f"{', '.join(steps)}; or --force, which stops it under its users' feet: its data is lost"
+    steps = ", ".join(dict.fromkeys(user.remedy for user in users))
+    return f"First {steps}; or use --force, which stops it under its users' feet: its data is lost"
 
 
 # --- the steps

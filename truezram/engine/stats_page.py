@@ -10,7 +10,9 @@ import mmap
 import os
 import stat
 import time
-from dataclasses import fields
+from collections.abc import Callable
+from dataclasses import fields, replace
+from functools import partial
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,8 @@ PAGE = 4096
 STATES = ("starting", "live", "stopping", "stopped", "failed")
 TRANSPORTS = ("ublk", "local")
 ISAS = ("portable", "avx2", "avx512", "neon")
+RETRIES = 5
+"""Reads (of some 15 ms each) of a page that keeps changing before its last copy is taken."""
 MAX_FILE = 16 << 20
 """No statistics page is larger; a file that is, is not mapped."""
 
@@ -103,6 +107,7 @@ class StatsPage:
         self._sum = ffi.new("struct tz_stats_sum *")
         self._queue = ffi.new("struct tz_queue_stats *")
         self._why = ffi.new("const char **")
+        self._dead: DeviceSnapshot | None = None
 
     def close(self) -> None:
         """Unmaps it."""
@@ -120,16 +125,34 @@ class StatsPage:
     def read(self) -> Any:
         """The head (``struct tz_stats``) and the sum over the queues, valid until the next read. Raises
         `Unreadable`."""
-        if lib.tz_stats_read(self._buffer, len(self._map), self._sum, self._why) == -1:
-            raise Unreadable(ffi.string(self._why[0]).decode())
-        # -2, kept changing, is what a server killed in the middle of an update leaves: the last copy is the best
-        # there is.
+        self._settle(lambda: lib.tz_stats_read(self._buffer, len(self._map), self._sum, self._why))
         return self._sum
+
+    def _settle(self, read: Callable[[], int]) -> None:
+        """Reads until the copy is of one instant, within reason. Raises `Unreadable`."""
+        for _ in range(RETRIES):
+            result = read()
+            if result == -1:
+                raise Unreadable(ffi.string(self._why[0]).decode())
+            # It kept changing. On a busy machine the writer may have lost its CPU in the middle of an update: again.
+            # What a server killed there leaves never settles: the last copy is the best there is.
+            head = self._sum.head
+            if result == 0 or not is_running(head.pid, head.pid_start):
+                return
 
     def snapshot(
         self, swap: tuple[int, int] | None = None, mountpoints: tuple[str, ...] = (), queues: bool = True
     ) -> DeviceSnapshot:
         """The device now. `swap` is its (priority, bytes used) in /proc/swaps. Raises `Unreadable`."""
+        if self._dead is not None:
+            # Nobody writes to it any more, and reading what a killed server left half-written takes long.
+            return replace(
+                self._dead,
+                time=time.monotonic(),
+                swap_priority=swap[0] if swap else None,
+                swap_used=swap[1] if swap else 0,
+                mountpoints=mountpoints,
+            )
         head = self.read().head
         name = printable(ffi.string(head.name))
         if name != self.path.stem:
@@ -140,7 +163,7 @@ class StatsPage:
         transport = TRANSPORTS[head.transport] if head.transport < len(TRANSPORTS) else "local"
         total = _queue_snapshot(words, None, None)
         kind_pages = words[_KIND_PAGES]
-        return DeviceSnapshot(
+        device = DeviceSnapshot(
             name=name,
             path=f"/dev/{name}" if transport == "ublk" else f"local:{head.id}",
             transport=transport,
@@ -182,13 +205,15 @@ class StatsPage:
             last_error_time=head.last_error_ns / 1e9,
             server_cpu_ns=cpu_ns(head.pid) if running else 0,
         )
+        if not running and queues:
+            self._dead = device
+        return device
 
     def _queues(self, count: int, total: QueueSnapshot) -> tuple[QueueSnapshot, ...]:
         out = []
         for index in range(count):
-            if lib.tz_stats_read_queue(self._buffer, len(self._map), index, self._queue, self._why) == -1:
-                raise Unreadable(ffi.string(self._why[0]).decode())
-            queue = self._queue
+            queue, why = self._queue, self._why
+            self._settle(partial(lib.tz_stats_read_queue, self._buffer, len(self._map), index, queue, why))
             cpu = None if queue.cpu == _NO_CPU else queue.cpu
             out.append(_queue_snapshot(_words(queue[0]), cpu, queue.tid or None))
         return tuple(out)

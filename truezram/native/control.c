@@ -26,6 +26,7 @@ enum { SLOT_SOCKET, SLOT_SIGNAL, SLOT_QUEUE_END, SLOT_CLIENTS };
 struct control {
 	struct tz_server *s;
 	int stop;
+	unsigned turn;
 	pid_t swapoff_child;
 	struct pollfd fds[SLOT_CLIENTS + MAX_CLIENTS];
 	struct tz_reply reply;		/* 12 KiB: not on the stack */
@@ -178,14 +179,17 @@ static void accept_client(struct control *c)
 	if (fd < 0)
 		return;
 	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &len) == 0 && (who.uid == 0 || who.uid == geteuid())) {
-		for (unsigned i = SLOT_CLIENTS; i < SLOT_CLIENTS + MAX_CLIENTS; i++) {
-			if (c->fds[i].fd < 0) {
-				c->fds[i].fd = fd;
-				return;
-			}
+		unsigned i = SLOT_CLIENTS;
+		while (i < SLOT_CLIENTS + MAX_CLIENTS && c->fds[i].fd >= 0)
+			i++;
+		if (i == SLOT_CLIENTS + MAX_CLIENTS) {	/* one too many: an earlier one gives way, in turn */
+			i = SLOT_CLIENTS + c->turn++ % MAX_CLIENTS;
+			close(c->fds[i].fd);
 		}
+		c->fds[i] = (struct pollfd){ .fd = fd, .events = POLLIN };
+		return;
 	}
-	close(fd);	/* a stranger, or one too many */
+	close(fd);	/* a stranger */
 }
 
 /* ---- signals ---- */

@@ -39,15 +39,19 @@ static void arena_path(const struct tz_registry *r, char *path, size_t size)
 
 static void remove_files(struct tz_registry *r)
 {
-	static const char *const suffixes[] = { ".stats", ".stats.new", ".sock", ".log" };
+	static const char *const suffixes[] = { ".stats.new", ".sock", ".log", ".stats" };
 	char path[192];
 
+	arena_path(r, path, sizeof path);
+	unlink(path);
+	/* The mount goes with the last arena; EBUSY while others are there. The entry goes last: seen no more, nothing is left. */
+	snprintf(path, sizeof path, "%s/arena", r->dir);
+	umount2(path, UMOUNT_NOFOLLOW);
+	rmdir(path);
 	for (unsigned i = 0; i < sizeof suffixes / sizeof suffixes[0]; i++) {
 		path_of(r, path, sizeof path, suffixes[i]);
 		unlink(path);
 	}
-	arena_path(r, path, sizeof path);
-	unlink(path);
 }
 
 /* The lock file may be unlinked by its last holder between our open and flock: then it is not the one in the directory. */
@@ -75,7 +79,7 @@ int tz_registry_take(struct tz_registry *r, const char *dir, const char *name, c
 	char path[192];
 
 	*r = (struct tz_registry){ .lock_fd = -1, .socket_fd = -1 };
-	if (strlen(dir) >= sizeof r->dir - 48) {	/* a socket's path has 107 bytes in all */
+	if (strlen(dir) > 85) {	/* a socket's path has 107 bytes in all */
 		snprintf(why, why_size, "the run directory's path is too long: %s", dir);
 		return -ENAMETOOLONG;
 	}
@@ -134,7 +138,7 @@ static int make_socket(struct tz_registry *r, char *why, size_t why_size)
 	mode_t mask = umask(0177);
 	int rc = bind(r->socket_fd, (struct sockaddr *)&a, sizeof a);
 	umask(mask);
-	if (rc < 0 || listen(r->socket_fd, 8) < 0)
+	if (rc < 0 || listen(r->socket_fd, 128) < 0)
 		return fail(why, why_size, "make", a.sun_path);
 	return 0;
 }
@@ -213,10 +217,6 @@ void tz_registry_drop(struct tz_registry *r)
 	if (r->socket_fd >= 0)
 		close(r->socket_fd);
 	remove_files(r);
-	/* The mount goes with the last arena; EBUSY while others are there, and the directories while in use. */
-	snprintf(path, sizeof path, "%s/arena", r->dir);
-	umount2(path, UMOUNT_NOFOLLOW);
-	rmdir(path);
 	path_of(r, path, sizeof path, ".lock");
 	unlink(path);
 	close(r->lock_fd);

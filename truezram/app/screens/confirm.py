@@ -21,7 +21,8 @@ from truezram.engine.units import format_size
 def consequences(device: DeviceSnapshot, machine: MachineSnapshot) -> tuple[list[str], str]:
     """What removing the device does, line by line, and why it will be refused ("" when it will not)."""
     lines = [
-        f"Its data, {format_size(device.orig_data_size)} in {format_size(device.mem_used_total)} of memory, is gone for good."
+        f"Its data, {format_size(device.orig_data_size)} in {format_size(device.mem_used_total)} of memory,"
+        " is gone for good."
     ]
     if device.swap_priority is not None:
         fits = device.swap_used <= machine.mem_available - device.swap_used // 16

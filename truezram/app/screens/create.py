@@ -40,9 +40,10 @@ class CreateScreen(ModalScreen[CreateSpec | None]):
     """Returns what to make, or None."""
 
     GUIDE: ClassVar[str] = (
-        "Every field is checked as you type; what is wrong stands beside it. The command at the bottom does exactly what Create"
-        " does. The table shows the device full of data that compresses 1.5, 2, 3 or 4 to one: what it takes, what is"
-        " left of the memory that is free now (data that was on disk), and what is gained when it is used as swap."
+        "Every field is checked as you type; what is wrong stands beside it. The command at the bottom does "
+        "exactly what Create does. The table shows the device full of data that compresses 1.5, 2, 3 or 4 to "
+        "one: what it takes, what is left of the memory that is free now (data that was on disk), and what is"
+        " gained when it is used as swap."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "cancel", "Cancel", id="create.cancel"),
@@ -72,8 +73,8 @@ class CreateScreen(ModalScreen[CreateSpec | None]):
         options = [(a.name, a.name) for a in usable]
         first = name if any(a.name == name for a in usable) else (usable[0].name if usable else "")
         size = size or plan.presets(self.tz.memory or 1 << 30)[1][1]
-        transports = [("ublk: /dev/ublkbN, for swap and filesystems", "ublk")] if can.ublk and can.root else []
-        transports.append(("local: inside a process, for trying it out", "local"))
+        transports = [("ublk: a device in /dev", "ublk")] if can.ublk and can.root else []
+        transports.append(("local: in a process, to try it", "local"))
         with VerticalScroll(id="dialog"):
             yield Label("Create a device", id="heading")
             with Horizontal(classes="field"):
@@ -87,7 +88,7 @@ class CreateScreen(ModalScreen[CreateSpec | None]):
                 yield Input(level, id="level", compact=True, classes="short")
                 yield Static(id="level-note", classes="note")
             with Horizontal(classes="field"):
-                yield Label("Memory limit")
+                yield Label("Limit")
                 yield Input(format_exact(limit) if limit else "", placeholder="none", id="limit", compact=True)
                 yield Static(id="limit-note", classes="note")
             with Horizontal(classes="field"):
@@ -181,7 +182,7 @@ class CreateScreen(ModalScreen[CreateSpec | None]):
         self.query_one("#priority").disabled = not swap
         priority: int | None = None
         try:
-            priority = whole(self._field("priority"), "the priority", -1, 32767) if swap else None
+            priority = whole(self._field("priority"), "the priority", 0, 32767) if swap else None
             self._note("priority", "higher is used first" if swap else "" if transport == "ublk" else "needs ublk")
         except UsageError as error:
             self._checked("priority", error)
@@ -189,8 +190,9 @@ class CreateScreen(ModalScreen[CreateSpec | None]):
         queues = depth = number = None
         try:
             queues = whole(self._field("queues"), "queues", 1, can.max_queues)
-            depth = whole(self._field("depth"), "depth", 1, can.max_queue_depth)
-            number = whole(self._field("number"), "the number", 0, 1 << 20)
+            most = can.max_queue_depth if transport == "ublk" else can.max_local_depth
+            depth = whole(self._field("depth"), "depth", 1, most)
+            number = whole(self._field("number"), "the number", 0, (1 << 20) - 1)
             self._note("queues", "")
         except UsageError as error:
             self._checked("queues", UsageError(f"{error.what}: {error.remedy.lower()}"))
@@ -200,7 +202,8 @@ class CreateScreen(ModalScreen[CreateSpec | None]):
         self._preview()
 
     def _presets_hint(self) -> str:
-        return f"F2: {', '.join(f'{label} {format_size(size)}' for label, size in plan.presets(self.tz.memory or 1 << 30))}"
+        presets = plan.presets(self.tz.memory or 1 << 30)
+        return "F2: " + ", ".join(f"{label} {format_size(size)}" for label, size in presets)
 
     # ---- preview
 
@@ -217,13 +220,13 @@ class CreateScreen(ModalScreen[CreateSpec | None]):
         command.update(Text(f"$ {commandline.create(spec)}"))
         snapshot = self.tz.history.latest
         available = snapshot.machine.mem_available if snapshot else 0
-        lines = [f"{'ratio':<7}{'holds':>8}{'takes':>9}{'left if disk':>15}{'gained if swap':>17}"]
+        lines = [f"{'ratio':<6}{'holds':>7}{'takes':>8}{'left: disk':>12}{'gain: swap':>12}"]
         for ratio in plan.RATIOS:
             o = plan.outcome(spec.size, spec.mem_limit, ratio, available)
             label = f"{ratio:g}×"
             lines.append(
-                f"{label:<7}{format_size(o.holds):>8}{format_size(o.resident):>9}{format_size(o.left):>15}"
-                f"{format_size(o.gained):>17}"
+                f"{label:<6}{format_size(o.holds):>7}{format_size(o.resident):>8}{format_size(o.left):>12}"
+                f"{format_size(o.gained):>12}"
             )
         text = Text().append(lines[0], "bold")
         for line in lines[1:]:

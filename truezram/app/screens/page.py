@@ -36,9 +36,6 @@ class Page(Screen[None]):
     GUIDE: ClassVar[str] = ""
     """What the screen shows and how to read it, for its help."""
 
-    HORIZONTAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [(0, "-narrow"), (78, "-normal"), (140, "-wide")]
-    VERTICAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [(0, "-short"), (23, "-medium"), (44, "-tall")]
-
     @property
     def tz(self) -> TruezramApp:
         """The app."""

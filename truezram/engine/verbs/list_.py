@@ -14,17 +14,17 @@ HELP = "list the compressed devices of this machine"
 
 COLUMNS = (
     Column("NAME"),
-    Column("TYPE", keep=3),
+    Column("TYPE", keep=1),
     Column("STATE", keep=2),
     Column("ALGORITHM", keep=5),
     Column("DISKSIZE", right=True),
     Column("DATA", right=True),
-    Column("COMPR", right=True, keep=4),
+    Column("COMPR", right=True, keep=6),
     Column("TOTAL", right=True),
-    Column("RATIO", right=True, keep=1),
+    Column("RATIO", right=True, keep=3),
     Column("MEM-LIMIT", right=True, keep=7),
     Column("STREAMS", right=True, keep=8),
-    Column("MOUNTPOINT", keep=6),
+    Column("MOUNTPOINT", keep=4),
 )
 """zramctl's names where it has one. TYPE is "ublk", "local" (no node in /dev) or "zram" (the kernel's)."""
 

@@ -1,0 +1,246 @@
+"""The real engine behind the app's `Engine` protocol: the only file of the app that knows truezram.engine's functions.
+
+Calls come from several threads (the reader, workers): each makes a `Client` of its own where it needs one, and the
+reader keeps one. What is not needed for the first snapshot is imported when it is called.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from truezram.app.source import (
+    Algorithm,
+    AlgorithmEstimate,
+    BenchResult,
+    Capabilities,
+    Change,
+    Check,
+    CreateSpec,
+    Estimate,
+    PageMap,
+    ProcessEstimate,
+    Progress,
+    Scope,
+    Tunable,
+)
+from truezram.engine.client import Client
+from truezram.engine.errors import Unsupported
+from truezram.engine.model import Snapshot
+from truezram.engine.units import format_exact
+
+SUMMARIES = {
+    "lz4": "fast, known everywhere",
+    "zstd": "small, slower",
+    "turbo": "fastest",
+    "fast": "fast and smaller than lz4",
+    "dense": "small and quick to read back",
+}
+
+
+def _staged(progress: Progress) -> Callable[[str, int, int], None]:
+    """The engine's progress of removals, (stage, done, total), as ours."""
+
+    def report(stage: str, done: int, total: int) -> None:
+        progress(done / total if total else None, stage)
+
+    return report
+
+
+class RealEngine:
+    """See `source.Engine`."""
+
+    def __init__(self) -> None:
+        self._reader: Client | None = None
+
+    def snapshot(self) -> Snapshot:
+        """Called by the reader thread only."""
+        if self._reader is None:
+            self._reader = Client()
+        return self._reader.snapshot()
+
+    def capabilities(self) -> Capabilities:
+        """From the doctor's decisive checks and the C library's table of codecs."""
+        from truezram._native import lib
+        from truezram.engine.algorithms import algorithms, default_algorithm
+        from truezram.engine.device import CONTROL, MAX_QUEUE_DEPTH
+        from truezram.engine.doctor import examine
+
+        root = os.geteuid() == 0
+        bad = [check for check in examine().checks if check.state == "fail" and check.name != "root"]
+        why = f"{bad[0].detail}. {bad[0].remedy}".strip(". ") if bad else ""
+        ublk = not bad if root else CONTROL.exists() or not bad
+        known = [
+            Algorithm(a.name, a.level_min, a.level_max, a.level_default, SUMMARIES.get(a.name, ""), a.unavailable)
+            for a in algorithms()
+        ]
+        known.sort(key=lambda a: a.name != default_algorithm())
+        return Capabilities(
+            ublk=ublk,
+            ublk_why=why,
+            root=root,
+            algorithms=tuple(known),
+            max_queues=min(lib.TZ_MAX_QUEUES, os.cpu_count() or 1),
+            max_queue_depth=MAX_QUEUE_DEPTH["ublk"],
+            max_local_depth=MAX_QUEUE_DEPTH["local"],
+        )
+
+    def create(self, spec: CreateSpec, progress: Progress) -> str:
+        """The server says when it is ready; until then there is no measure of how far it is."""
+        from truezram.engine.device import CreateOptions, create
+
+        progress(None, "starting its server")
+        options = CreateOptions(
+            spec.size,
+            spec.algorithm,
+            spec.mem_limit,
+            spec.id,
+            spec.queues,
+            spec.queue_depth,
+            spec.transport,
+            spec.swap,
+            spec.priority,
+        )
+        return create(options).name
+
+    def remove(self, name: str, force: bool, progress: Progress) -> None:
+        """Swapoff, then stop."""
+        from truezram.engine.removal import remove
+
+        with Client() as client:
+            remove(client, name, force, _staged(progress))
+
+    def set(self, name: str, key: str, value: str) -> None:
+        """Checked as the verb checks it."""
+        from truezram.engine.device import parse_settings, set_values
+
+        with Client() as client:
+            set_values(client, client.resolve(name), parse_settings([f"{key}={value}"]))
+
+    def page_map(self, name: str, first_page: int, pages: int, regions: int) -> PageMap:
+        """Asked of the device's server."""
+        with Client() as client:
+            found = client.page_map(name, first_page, pages, regions)
+        return PageMap(found.first, found.pages, found.regions)
+
+    def doctor(self) -> tuple[Check, ...]:
+        """All checks."""
+        from truezram.engine.doctor import examine
+
+        return tuple(Check(c.name, c.state, c.detail, c.remedy) for c in examine().checks)
+
+    def tunables(self) -> tuple[Tunable, ...]:
+        """The machine's, then each device's."""
+        from truezram.engine.tune import tunables
+
+        out = [Tunable(t.key, "", t.current, t.suggested, t.reason, t.choices, t.hint, t.readonly) for t in tunables()]
+        names = tuple(a.name for a in self.capabilities().algorithms if not a.unavailable)
+        with Client() as client:
+            devices = client.devices()
+        for device in devices:
+            why = "" if device.state == "live" else f"it is {device.state}"
+            limit = format_exact(device.mem_limit) if device.mem_limit else "none"
+            out.append(
+                Tunable(
+                    "algorithm",
+                    device.name,
+                    device.algorithm,
+                    "",
+                    "pages written from now on; those stored keep theirs",
+                    names,
+                    "NAME or NAME:LEVEL",
+                    why,
+                )
+            )
+            # Without a limit a device of incompressible pages grows until the machine has no memory left.
+            suggested = format_exact(device.disksize // 2) if not device.mem_limit else ""
+            reason = "writes beyond it fail cleanly (ENOSPC); without one the device may grow to its disksize and more"
+            out.append(
+                Tunable("mem_limit", device.name, limit, suggested, reason, (), "a size, or none for no limit", why)
+            )
+        return tuple(out)
+
+    def tune(self, device: str, key: str, value: str) -> None:
+        """One setting; the machine's are journalled by the engine."""
+        if device:
+            self.set(device, key, value)
+            return
+        from truezram.engine.tune import apply
+
+        apply([f"{key}={value}"])
+
+    def journal(self) -> tuple[Change, ...]:
+        """Newest first."""
+        from truezram.engine.tune import history
+
+        changes, _ = history()
+        return tuple(Change(c.id, c.time, c.key, c.before, c.after, c.undone) for c in reversed(changes))
+
+    def undo(self, change_id: int) -> None:
+        """By its number."""
+        from truezram.engine.tune import undo
+
+        undo([f"#{change_id}"])
+
+    def estimate(self, scope: Scope, by: str, progress: Progress) -> Estimate:
+        """Read-only sampling; partial results on the way."""
+        from truezram.engine import estimate as engine
+
+        def report(fraction: float, text: str) -> None:
+            progress(fraction, text)
+
+        def partial(found: Any) -> None:
+            progress(None, "measuring", _estimate(scope, by, found))
+
+        found = engine.estimate(
+            engine.Scope(scope.kind, scope.value),
+            by=by,
+            progress=report,
+            partial=partial,
+            cancel=lambda: progress.cancelled,
+        )
+        return _estimate(scope, by, found)
+
+    def benchmark(self, seconds: float, progress: Progress) -> BenchResult:
+        """Not in this build yet."""
+        raise Unsupported("cannot run the benchmark", "this build has no engine.benchmark")
+
+
+def _estimate(scope: Scope, by: str, found: Any) -> Estimate:
+    whys = sorted({item.why for item in found.skipped})
+    return Estimate(
+        scope,
+        by,
+        _group(found.total),
+        tuple(_group(group) for group in found.groups),
+        len(found.skipped),
+        "; ".join(whys),
+        found.seconds,
+        found.complete,
+    )
+
+
+def _group(group: Any) -> ProcessEstimate:
+    return ProcessEstimate(
+        group.pid or 0,
+        "".join(char if char.isprintable() else "?" for char in group.name),
+        group.user,
+        group.bytes,
+        group.sampled,
+        group.same_filled,
+        tuple(
+            AlgorithmEstimate(
+                a.algorithm,
+                a.ratio,
+                a.ratio_low,
+                a.ratio_high,
+                a.compress_us,
+                a.decompress_us,
+                a.incompressible,
+                a.gained,
+            )
+            for a in group.algorithms
+        ),
+        group.processes,
+    )
