@@ -61,7 +61,7 @@ def algorithms() -> tuple[Algorithm, ...]:
 
 
 def default_algorithm() -> str:
-    """The algorithm to use when none is named: ``fast`` where this CPU has AVX-512, else ``lz4``, which is quicker there."""
+    """The algorithm to use when none is named: ``fast`` where this CPU has AVX-512, else ``lz4``."""
     fast = lib.tz_codec_by_name(b"fast")
     return "fast" if fast != ffi.NULL and ISAS[fast.isa] == "avx512" else "lz4"
 
