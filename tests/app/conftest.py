@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
-from . import simulate
-from .fake_engine import FakeEngine
 from textual.pilot import Pilot
 from textual.widgets import Input
 
@@ -19,6 +18,10 @@ from truezram.app.app import TruezramApp
 from truezram.app.config import Config
 from truezram.app.source import Capabilities
 from truezram.engine.model import Snapshot
+from truezram.engine.recording import Header, Recording, decode, load
+
+from . import simulate
+from .fake_engine import FakeEngine
 
 NOW = 1_790_000_000.0
 SMALL, WIDE, NARROW = (80, 24), (200, 60), (60, 20)
@@ -41,10 +44,16 @@ def simulated(devices: int, seconds: int = 120, gap: tuple[int, int] | None = (6
     return tuple(simulate.snapshots(devices, seconds, gap=gap))
 
 
+@cache
+def recorded() -> Recording:
+    """Three real local devices under load, with the real engine's answers (record.py)."""
+    return load(Path(__file__).parent / "recordings" / "local.jsonl.gz")
+
+
 class Bench:
     """An app, its engine, and how to let time pass."""
 
-    def __init__(self, tmp_path: Path, snapshots: tuple[Snapshot, ...], **options: Any) -> None:
+    def __init__(self, tmp_path: Path, recording: Recording, **options: Any) -> None:
         capabilities: Capabilities | None = options.pop("capabilities", None)
         config = options.pop("config", None) or Config(theme="dark", glyphs="braille")
         environ = {
@@ -53,7 +62,7 @@ class Bench:
             "XDG_CONFIG_HOME": str(tmp_path),
             **options.pop("environ", {}),
         }
-        self.engine = FakeEngine(list(snapshots), capabilities)
+        self.engine = FakeEngine(recording, capabilities)
         self.app = TruezramApp(self.engine, config=config, environ=environ, read=False, clock=lambda: NOW, **options)
         self.app.capabilities = self.engine.capabilities()
 
@@ -71,10 +80,10 @@ class Bench:
             await pilot.pause()
             for key in keys:
                 await pilot.press(key)
-                await pilot.pause()
+                await settle(pilot, lambda: not self.app.jobs.jobs, 20)
             # A newly mounted card draws after its first layout.
             self.play(1)
-            await pilot.pause()
+            await settle(pilot, lambda: not self.app.jobs.jobs, 20)
 
         return run
 
@@ -84,7 +93,21 @@ def bench(tmp_path: Path) -> Callable[..., Bench]:
     """Makes a `Bench` of simulated devices: ``bench(2, glyphs=...)``."""
 
     def make(devices: int = 2, seconds: int = 120, **options: Any) -> Bench:
-        return Bench(tmp_path, simulated(devices, seconds), **options)
+        made = Recording(Header("simulated", "made up"), simulated(devices, seconds), recorded().answers)
+        return Bench(tmp_path, made, **options)
+
+    return make
+
+
+@pytest.fixture
+def real(tmp_path: Path) -> Callable[..., Bench]:
+    """Makes a `Bench` of the recorded real devices."""
+
+    def make(**options: Any) -> Bench:
+        found = next(a.result for a in recorded().answers if a.call == "capabilities")
+        # As if by root on a machine with ublk, so that everything is offered.
+        options.setdefault("capabilities", replace(decode(Capabilities, found), ublk=True, root=True))
+        return Bench(tmp_path, recorded(), **options)
 
     return make
 

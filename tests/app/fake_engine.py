@@ -11,15 +11,21 @@ from dataclasses import replace
 from truezram.app.replay import Replay
 from truezram.app.source import (
     Algorithm,
+    BenchResult,
     Capabilities,
     Change,
+    Check,
     CreateSpec,
+    Estimate,
+    PageMap,
     Progress,
+    Scope,
     Tunable,
 )
 from truezram.engine.errors import Busy, Failed
 from truezram.engine.model import DeviceSnapshot, Snapshot
-from truezram.engine.recording import Header, Recording
+from truezram.engine.recording import Recording
+from truezram.engine.units import format_exact, parse_size
 
 ALGORITHMS = (
     Algorithm("lz4", summary="fast"),
@@ -32,8 +38,8 @@ class FakeEngine(Replay):
     """`script` maps a method's name to what happens when it is called: an exception to raise, or a function to call
     first."""
 
-    def __init__(self, snapshots: list[Snapshot], capabilities: Capabilities | None = None) -> None:
-        super().__init__(Recording(Header("simulated", "test"), tuple(snapshots), ()))
+    def __init__(self, recording: Recording, capabilities: Capabilities | None = None) -> None:
+        super().__init__(recording)
         self._capabilities = capabilities or Capabilities(algorithms=ALGORITHMS)
         self.script: dict[str, Exception | Callable[[], None]] = {}
         self.calls: list[tuple[object, ...]] = []
@@ -71,7 +77,8 @@ class FakeEngine(Replay):
 
     def _with_settings(self, device: DeviceSnapshot) -> DeviceSnapshot:
         algorithm = self.settings.get((device.name, "algorithm"), device.algorithm)
-        limit = int(self.settings.get((device.name, "mem_limit"), device.mem_limit))
+        text = self.settings.get((device.name, "mem_limit"))
+        limit = device.mem_limit if text is None else 0 if text == "none" else parse_size(text)
         return replace(device, algorithm=algorithm, mem_limit=limit)
 
     def capabilities(self) -> Capabilities:
@@ -134,7 +141,14 @@ class FakeEngine(Replay):
             if device.name not in self.gone:
                 current = self._with_settings(device)
                 out.append(Tunable("algorithm", device.name, current.algorithm, choices=("lz4", "zstd:3", "turbo")))
-                out.append(Tunable("mem_limit", device.name, str(current.mem_limit), hint="a size, or 0 for none"))
+                out.append(
+                    Tunable(
+                        "mem_limit",
+                        device.name,
+                        format_exact(current.mem_limit) if current.mem_limit else "none",
+                        hint="a size, or none for no limit",
+                    )
+                )
         return tuple(out)
 
     def tune(self, device: str, key: str, value: str) -> None:
@@ -159,3 +173,29 @@ class FakeEngine(Replay):
         change = self.changes[change_id - 1]
         self.machine_values[change.key] = change.before
         self.changes[change_id - 1] = replace(change, undone=True)
+
+    def page_map(self, name: str, first_page: int, pages: int, regions: int) -> PageMap:
+        """The recorded one, cut to the regions asked for."""
+        self._called("page_map", name)
+        found = super().page_map(name, first_page, pages, regions)
+        return PageMap(first_page, pages, found.regions[:regions])
+
+    def doctor(self) -> tuple[Check, ...]:
+        """The recorded one."""
+        self._called("doctor")
+        return super().doctor()
+
+    def estimate(self, scope: Scope, by: str, progress: Progress) -> Estimate:
+        """The recorded one, the same as a partial result before."""
+        self._called("estimate", scope, by)
+        found = super().estimate(scope, by, progress)
+        progress(0.5, "measuring", replace(found, complete=False))
+        return replace(found, scope=scope, by=by)
+
+    def benchmark(self, seconds: float, progress: Progress) -> BenchResult:
+        """The recorded one, row by row."""
+        self._called("benchmark", seconds)
+        found = super().benchmark(seconds, progress)
+        for number, row in enumerate(found.rows):
+            progress(number / len(found.rows), row.codec, row)
+        return found

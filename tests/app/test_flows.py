@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from .conftest import NARROW, SMALL, WIDE, Bench, settle
 from textual.widgets import Button, Checkbox, Input, Select, Static
 
 from truezram.app.screens.confirm import RemoveScreen
@@ -17,6 +16,8 @@ from truezram.app.widgets.chrome import Footer, JobBar
 from truezram.app.widgets.device_table import DeviceTable
 from truezram.app.widgets.graph import Graph
 from truezram.engine.errors import Failed
+
+from .conftest import NARROW, SMALL, WIDE, Bench, settle
 
 Make = Callable[..., Bench]
 
@@ -437,6 +438,8 @@ class TestTrouble:
             await pilot.pause()
             row = b.app.screen.query_one(DeviceTable).shown[0]
             assert row.state == "garbage"
+            assert row.device.orig_data_size == 0
+            assert row.rates.read != row.rates.read
 
     async def test_a_call_that_hangs_is_given_up(self, bench: Make, monkeypatch: pytest.MonkeyPatch) -> None:
         b = bench(3)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from .conftest import NARROW, SMALL, WIDE, Bench
 
 from truezram.app.config import Config
 from truezram.app.source import Capabilities
+
+from .conftest import NARROW, SMALL, WIDE, Bench
 
 Make = Callable[..., Bench]
 THEMES = ("dark", "light", "high-contrast", "colour-blind", "ansi", "no-colour")
@@ -58,3 +60,60 @@ def test_no_ublk(snap_compare: Any, bench: Make) -> None:
     can = Capabilities(ublk=False, ublk_why="modprobe ublk_drv as root, or a kernel from 6.0 on", root=False)
     b = bench(0, capabilities=can)
     assert snap_compare(b.app, terminal_size=SMALL, run_before=b.before(3))
+
+
+@pytest.mark.parametrize("size", [SMALL, WIDE, NARROW], ids=["80x24", "200x60", "60x20"])
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [
+        ("device", ["2"]),
+        ("whatif", ["3", "r"]),
+        ("whatif-chart", ["3", "r", "v"]),
+        ("tune", ["4"]),
+        ("tune-edit", ["4", "enter"]),
+        ("benchmark-none", ["5"]),
+        ("doctor", ["6"]),
+        ("log", ["7"]),
+        ("settings", ["8"]),
+        ("memory", ["m"]),
+        ("chart", ["C"]),
+        ("jump", ["apostrophe"]),
+    ],
+)
+def test_pages(snap_compare: Any, real: Make, name: str, keys: list[str], size: tuple[int, int]) -> None:
+    b = real()
+    b.app.jobs._clock = lambda: 0.0  # a job's progress depends on the moment
+    assert snap_compare(b.app, terminal_size=size, run_before=b.before(95, *keys))
+
+
+@pytest.mark.parametrize("theme", THEMES)
+def test_device_in_themes(snap_compare: Any, real: Make, theme: str) -> None:
+    b = real(config=Config(theme=theme, glyphs="braille"))
+    b.app.jobs._clock = lambda: 0.0
+    assert snap_compare(b.app, terminal_size=SMALL, run_before=b.before(95, "2"))
+
+
+@pytest.mark.parametrize("size", [SMALL, WIDE], ids=["80x24", "200x60"])
+def test_errors(snap_compare: Any, bench: Make, size: tuple[int, int]) -> None:
+    """A dead device, one whose figures are garbage, one that is full, and the kernel's own."""
+    b = bench(5)
+
+    async def run(pilot: Any) -> None:
+        await pilot.pause()
+        b.play(100)
+        last = b.app.history.latest
+        assert last is not None
+        a, garbage, full, kernel, fine = last.devices
+        changed = (
+            replace(a, state="dead", last_error="its server has gone (signal 9)"),
+            replace(garbage, orig_data_size=-1),
+            replace(full, mem_limit=full.mem_used_total),
+            replace(kernel, name="zram0", path="/dev/zram0", kind="zram", transport="kernel"),
+            fine,
+        )
+        b.app.take(replace(last, devices=changed))
+        await pilot.pause()
+        b.app.clear_notifications()
+        await pilot.pause()
+
+    assert snap_compare(b.app, terminal_size=size, run_before=run)

@@ -16,6 +16,7 @@ import pytest
 from conftest import FakeServer, wait_until
 
 import truezram
+from truezram.codec import default_algorithm
 from truezram.engine import cli, errors, procfs, verbs
 from truezram.engine.client import Mounts, _unescape
 from truezram.engine.errors import TruezramError, UsageError
@@ -67,7 +68,7 @@ def test_a_life_in_json(fake: FakeServer, capsys: pytest.CaptureFixture[str]) ->
         "transport": "local",
         "id": 5,
         "disksize": 1 << 30,
-        "algorithm": "lz4",
+        "algorithm": default_algorithm(),
         "mem_limit": 0,
         "swap": False,
         "priority": None,
@@ -273,7 +274,7 @@ def test_with_a_terminal_it_is_the_app(fake: FakeServer, tmp_path: Path) -> None
         (["list"], b"No comp", 0),
     ):
         leader, follower = pty.openpty()
-        process = subprocess.Popen([sys.executable, "-c", code, *argv], stdout=follower, stderr=follower)
+        process = subprocess.Popen([sys.executable, "-P", "-c", code, *argv], stdout=follower, stderr=follower)
         os.close(follower)
         assert process.wait(30) == exit_code
         assert text in os.read(leader, 4096)
@@ -282,7 +283,7 @@ def test_with_a_terminal_it_is_the_app(fake: FakeServer, tmp_path: Path) -> None
 
 def test_list_is_quick_and_light(fake: FakeServer) -> None:
     code = "import sys; from truezram.engine.cli import main; main(['list']); print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     modules = set(done.stdout.split())
     heavy = {"textual", "rich", "plotext", "asyncio", "zstandard", "lz4", "ctypes", "decimal", "logging", "email"}
     heavy |= {"truezram.engine.device", "truezram.engine.server"}

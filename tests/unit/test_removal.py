@@ -163,7 +163,7 @@ def test_processes_are_found_by_what_they_have_open(tmp_path: Path) -> None:
     path = tmp_path / "node"
     path.touch()
     code = f"import time; f = open({str(path)!r}); print('open', flush=True); time.sleep(30)"
-    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    child = subprocess.Popen([sys.executable, "-P", "-c", code], stdout=subprocess.PIPE)
     try:
         assert child.stdout is not None
         child.stdout.readline()

@@ -18,6 +18,8 @@ from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.filter import LineFilter
 from textual.screen import Screen
+from textual.theme import Theme
+from textual.widget import Widget
 
 from truezram.app import config as configuration
 from truezram.app import glyphs, theme
@@ -27,7 +29,8 @@ from truezram.app.config import Config
 from truezram.app.eventlog import Detector, Event, EventLog
 from truezram.app.messages import SnapshotArrived
 from truezram.app.reader import Reader
-from truezram.app.sanity import implausible
+from truezram.app.recorded import Recorded
+from truezram.app.sanity import emptied, implausible
 from truezram.app.screens.page import PAGES, Page
 from truezram.app.series import History
 from truezram.app.source import Cancelled, Capabilities, CreateSpec, Engine, Progress
@@ -62,6 +65,13 @@ class TruezramApp(App[int]):
     CSS_PATH = "app.tcss"
     MODES: ClassVar[dict[str, str | Callable[[], Screen[Any]]]] = {
         "dashboard": _page("dashboard", "DashboardPage"),
+        "device": _page("device", "DevicePage"),
+        "whatif": _page("whatif", "WhatIfPage"),
+        "tune": _page("tune", "TunePage"),
+        "benchmark": _page("benchmark", "BenchmarkPage"),
+        "doctor": _page("doctor", "DoctorPage"),
+        "log": _page("log", "LogPage"),
+        "settings": _page("settings", "SettingsPage"),
     }
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("c", "create", "Create", id="app.create"),
@@ -76,11 +86,16 @@ class TruezramApp(App[int]):
         ),
         Binding("right_square_bracket", "step(1)", "Next screen", show=False, key_display="]", id="app.next"),
         Binding("left_square_bracket", "step(-1)", "Previous screen", show=False, key_display="[", id="app.previous"),
+        Binding("C", "chart", "Large chart", show=False, id="app.chart"),
+        Binding("apostrophe,ctrl+o", "jump", "Jump to", show=False, key_display="'", id="app.jump"),
+        Binding("E", "export", "Export", show=False, id="app.export"),
         Binding("ctrl+p", "command_palette", "All actions", show=False, id="app.palette", priority=True),
         Binding("question_mark", "help", "Help", key_display="?", id="app.help"),
         Binding("q", "quit", "Quit", id="app.quit"),
     ]
     ENABLE_COMMAND_PALETTE = True
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (78, "-normal"), (140, "-wide")]  # noqa: RUF012
+    VERTICAL_BREAKPOINTS = [(0, "-short"), (23, "-medium"), (44, "-tall")]  # noqa: RUF012
 
     def __init__(
         self,
@@ -101,8 +116,9 @@ class TruezramApp(App[int]):
         self.environ = environ
         self.no_colour = "NO_COLOR" in environ
         self._ascii = glyphs.AsciiFilter()
+        self._themes = theme.ThemeSet({}, {})
         super().__init__()
-        self.engine = engine
+        self.engine: Engine = Recorded(engine, recorder) if recorder else engine
         self.config = config or Config()
         self.config_path = config_path
         self.clock = clock
@@ -110,19 +126,17 @@ class TruezramApp(App[int]):
         self.log_path = state / "events.jsonl" if state else None
         self.events = EventLog(self.log_path)
         self.detector = Detector()
-        self.view = View(glyphs.choose(self.config.glyphs, environ))
+        self.view = View(glyphs.choose(self.config.glyphs, environ), pages=self.config.units == "pages")
         self.jobs = Jobs(self._jobs_changed)
         self.capabilities = Capabilities(ublk=False, root=False)
         self.selected = ""
         self.trouble: dict[str, str] = {}
         """Device → what is wrong with it that its snapshots do not say."""
-        self.recorder = recorder
         self._problems = list(problems)
         self._read = read
         self._reader: Reader | None = None
         self._arrived: float | None = None
         self._why = ""
-        self._themes = theme.ThemeSet({}, {})
         self._theme_folders = theme_folders or (theme.shipped_folder(), theme.user_folder(environ))
         self._load_themes(start=True)
         if self.config.keys:
@@ -159,8 +173,8 @@ class TruezramApp(App[int]):
         """Ends the reader; devices go on."""
         if self._reader:
             self._reader.stop()
-        if self.recorder:
-            self.recorder.close()
+        if isinstance(self.engine, Recorded):
+            self.engine.close()
 
     def refresh_capabilities(self) -> None:
         """Asks what can be done here."""
@@ -192,16 +206,13 @@ class TruezramApp(App[int]):
             self.report("info", "figures again")
         self._why = ""
         self._arrived = time.monotonic()
-        if self.recorder:
-            try:
-                self.recorder.snapshot(snapshot)
-            except TruezramError as error:
-                self.recorder = None
-                self.report("error", f"the recording ends here: {error}")
+        if isinstance(self.engine, Recorded) and self.engine.problem:
+            self.report("error", f"the recording ends here: {self.engine.problem}")
+            self.engine.problem = ""
         devices = []
         for device in snapshot.devices:
             why = implausible(device)
-            devices.append(replace(device, state="unreadable", last_error=why) if why else device)
+            devices.append(emptied(device, why) if why else device)
         snapshot = Snapshot(snapshot.machine, tuple(devices))
         sampled = self.history.add(snapshot, self.interval)
         for event in self.detector.feed(snapshot, self.clock()):
@@ -227,7 +238,8 @@ class TruezramApp(App[int]):
         latest = self.history.latest
         if latest is None:
             return []
-        return [Row(d, self.history.devices.get(d.name), self.trouble.get(d.name, "")) for d in latest.devices]
+        known, trouble, pages = self.history.devices, self.trouble, self.view.pages
+        return [Row(d, known.get(d.name), trouble.get(d.name, ""), pages) for d in latest.devices]
 
     @property
     def memory(self) -> int:
@@ -442,6 +454,53 @@ class TruezramApp(App[int]):
 
         self.push_screen(ColumnsScreen(self.config.columns), answered)
 
+    def action_jump(self) -> None:
+        """Letters on everything that can have the focus."""
+        from truezram.app.screens.jump import JumpScreen
+
+        def answered(widget: Widget | None) -> None:
+            if widget is not None and widget.is_attached:
+                widget.focus()
+
+        self.push_screen(JumpScreen(self.screen), answered)
+
+    def action_export(self) -> None:
+        """Asks what to export, and writes it."""
+        from truezram.app.screens.export_dialog import ExportScreen
+
+        picture = self.export_screenshot()
+        self.push_screen(ExportScreen(picture))
+
+    def action_chart(self) -> None:
+        """The graphs of the device under the cursor as a large chart that stands still."""
+        from truezram.app.screens.chart import ChartScreen
+
+        series = self.history.devices.get(self.selected)
+        if series is not None:
+            self.push_screen(ChartScreen(self.selected, series))
+
+    def all_bindings(self) -> dict[str, tuple[str, str]]:
+        """Id → (the program's own keys, what it does) of everything that a key can be chosen for."""
+        from truezram.app.screens.benchmark import BenchmarkPage
+        from truezram.app.screens.dashboard import DashboardPage
+        from truezram.app.screens.device import DevicePage
+        from truezram.app.screens.doctor import DoctorPage
+        from truezram.app.screens.log import LogPage
+        from truezram.app.screens.settings import SettingsPage
+        from truezram.app.screens.tune import TunePage
+        from truezram.app.screens.whatif import WhatIfPage
+        from truezram.app.widgets.device_table import DeviceTable
+        from truezram.app.widgets.grid import Grid
+        from truezram.app.widgets.page_map import PageMapView
+
+        pages = (DashboardPage, DevicePage, WhatIfPage, TunePage, BenchmarkPage, DoctorPage, LogPage, SettingsPage)
+        found: dict[str, tuple[str, str]] = {}
+        for owner in (type(self), DeviceTable, Grid, PageMapView, *pages):
+            for binding in owner.BINDINGS:
+                if isinstance(binding, Binding) and binding.id:
+                    found[binding.id] = (binding.key, binding.description)
+        return found
+
     def action_help(self) -> None:
         """Help for what is shown."""
         from truezram.app.screens.help import HelpScreen
@@ -463,13 +522,19 @@ class TruezramApp(App[int]):
         """The footer offers only what does something now."""
         if action == "cancel_job":
             return bool(self.jobs.jobs)
-        if action in ("create", "remove", "pause", "zoom", "go", "step") and self.in_dialog:
+        if action in ("create", "remove", "pause", "zoom", "go", "step", "chart", "export", "jump") and self.in_dialog:
             return False
         if action == "remove":
-            return self.removable()
+            return self.removable() and self.current_mode in ("dashboard", "device")
+        if action == "create":
+            return self.current_mode in ("dashboard", "device")
+        if action == "pause":
+            return self.current_mode == "dashboard"
+        if action == "chart":
+            return self.selected in self.history.devices
         if action == "zoom":
             step = parameters[0] if parameters else 0
-            return 0 <= self.view.zoom + int(str(step)) < len(ZOOMS)
+            return self.current_mode == "dashboard" and 0 <= self.view.zoom + int(str(step)) < len(ZOOMS)
         if action == "go":
             return bool(parameters) and parameters[0] in self.MODES
         if action == "help":
@@ -486,6 +551,9 @@ class TruezramApp(App[int]):
         """Changes settings, applies them, and saves them."""
         self.config = replace(self.config, **changes)
         self.view.glyphs = glyphs.choose(self.config.glyphs, self.environ)
+        self.view.pages = self.config.units == "pages"
+        if "keys" in changes:
+            self.set_keymap(dict(self.config.keys))
         if self._reader:
             self._reader.interval = self.interval
         if "theme" in changes:
@@ -509,6 +577,10 @@ class TruezramApp(App[int]):
         if self.view.glyphs == "ascii":
             filters.append(self._ascii)
         return filters
+
+    def get_theme(self, theme_name: str) -> Theme | None:
+        """A theme by name. Textual asks at every line it draws, and would merge all themes each time."""
+        return self._themes.themes.get(theme_name) or super().get_theme(theme_name)
 
     def get_theme_variable_defaults(self) -> dict[str, str]:
         """Values for our own variables, for the time before our themes are loaded."""

@@ -23,6 +23,14 @@ class Row:
     series: DeviceSeries | None = None
     trouble: str = ""
     """What the app knows to be wrong that the snapshot does not say: an engine that does not answer, for example."""
+    pages: bool = False
+    """Show rates in pages a second, not bytes."""
+
+    def rate(self, value: float) -> str:
+        """A rate of bytes as the user wants it."""
+        if not self.pages:
+            return short_rate(value)
+        return "-" if value != value else format_count(value / 4096)
 
     @property
     def rates(self) -> Rates:
@@ -96,10 +104,10 @@ COLUMNS: tuple[Column, ...] = (
            lambda r: "-" if r.device.ratio is None else f"{r.device.ratio:.2f}", lambda r: r.device.ratio or 0.0),
     Column("algorithm", "ALGORITHM", 9, 3, "How pages written from now on are compressed.",
            lambda r: r.device.algorithm, lambda r: r.device.algorithm, left=True),
-    Column("read", "READ/s", 6, 2, "Bytes read from the device a second, over the last second.",
-           lambda r: short_rate(r.rates.read), lambda r: _known(r.rates.read)),
-    Column("write", "WRITE/s", 7, 2, "Bytes written to the device a second, over the last second.",
-           lambda r: short_rate(r.rates.write), lambda r: _known(r.rates.write)),
+    Column("read", "READ/s", 6, 2, "Bytes (or pages, see Settings) read from the device in the last second.",
+           lambda r: r.rate(r.rates.read), lambda r: _known(r.rates.read)),
+    Column("write", "WRITE/s", 7, 2, "Bytes (or pages) written to the device in the last second.",
+           lambda r: r.rate(r.rates.write), lambda r: _known(r.rates.write)),
     Column("state", "STATE", 8, 1,
            "live; low, full: of its mem_limit; kernel: the kernel's own zram, which this app only watches; dead: its"
            " server has gone; garbage: its statistics make no sense; no reply: its server does not answer.",

@@ -45,9 +45,14 @@ def outcome(size: int, mem_limit: int, ratio: float, available: int) -> Outcome:
 
 def presets(memory: int) -> list[tuple[str, int]]:
     """Sizes worth trying on a machine with `memory` bytes: a quarter, half, all of it, one and a half times."""
-    unit = 1 << 20
     shares = (("¼", 0.25), ("½", 0.5), ("1×", 1.0), ("1½×", 1.5))
-    return [(label, max(int(memory * share) // unit, 1) * unit) for label, share in shares]
+    return [(label, _round(int(memory * share))) for label, share in shares]
+
+
+def _round(size: int) -> int:
+    """Down to a size that one would type."""
+    unit = 1 << 30 if size >= 4 << 30 else 1 << 28 if size >= 1 << 30 else 1 << 24
+    return max(size // unit, 1) * unit
 
 
 def check_size(text: str, memory: int) -> tuple[int, str]:

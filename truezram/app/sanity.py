@@ -32,3 +32,21 @@ def implausible(device: DeviceSnapshot) -> str:
     if min(total.pages_read, total.pages_written, total.num_reads, total.num_writes) < 0:
         return "a negative counter"
     return ""
+
+
+def emptied(device: DeviceSnapshot, why: str) -> DeviceSnapshot:
+    """The device without any of its figures, so that none of them reaches a graph or a total."""
+    return DeviceSnapshot(
+        name=device.name,
+        path=device.path,
+        kind=device.kind,
+        transport=device.transport,
+        state="unreadable",
+        pid=device.pid,
+        created=device.created,
+        time=device.time,
+        swap_priority=device.swap_priority,
+        swap_used=max(device.swap_used, 0),
+        mountpoints=device.mountpoints,
+        last_error=why,
+    )

@@ -117,6 +117,8 @@ class DeviceSeries:
         self.before: DeviceSnapshot | None = None
         """The two snapshots that the newest sample lies between."""
         self.latest: DeviceSnapshot | None = None
+        self.minute: deque[tuple[float, QueueSnapshot]] = deque(maxlen=61)
+        """Times and counters of the samples of the last minute."""
 
     def add(self, device: DeviceSnapshot, hold: float) -> bool:
         """Takes in a snapshot; true when that completed a sample. `hold`: seconds that one snapshot may stand for."""
@@ -124,11 +126,15 @@ class DeviceSeries:
         old = self.sampled
         if old is None:
             self.sampled = device
+            self.minute.append((device.time, device.total))
             return False
         dt = device.time - old.time
         if dt < 0.95:  # snapshots never come at exact seconds
             return False
         self.sampled, self.before = device, old
+        if not same_device(old, device):
+            self.minute.clear()
+        self.minute.append((device.time, device.total))
         self.rates = device_rates(device, old)
         missed = round(dt) - 1
         if dt > hold:
@@ -171,7 +177,7 @@ class DeviceSeries:
     def time_to_full(self) -> float | None:
         """Seconds until mem_limit (or, without one, disksize) is reached if it goes on like this; None: it does not."""
         device = self.latest
-        if device is None:
+        if device is None or device.state != "live":
             return None
         pairs = [(device.disksize - device.orig_data_size, self.growth("logical"))]
         if device.mem_limit:
@@ -201,7 +207,7 @@ class History:
             if series is None:
                 series = self.devices[device.name] = DeviceSeries()
             if device.state in ("dead", "unreadable"):
-                series.latest = device
+                series.latest, series.rates = device, Rates()
                 continue
             completed |= series.add(device, hold)
         for name in [name for name in self.devices if name not in present]:

@@ -8,6 +8,7 @@ is, unless the app will be shown: ``truezram`` alone on a terminal. Without a te
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import json
 import os
@@ -171,11 +172,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             name = f" ({error.filename})" if error.filename else ""
             raise Failed("an operation of the system failed", f"{error.strerror or error}{name}") from error
     except TruezramError as error:
-        try:
+        with contextlib.suppress(OSError):
             report(error, _asks_for_json(argv))
-        except OSError:
-            return _silence(error.exit_code)
-        return error.exit_code
+        return _silence(error.exit_code)
     except KeyboardInterrupt:
         sys.stderr.write("truezram: interrupted\n")
         return _silence(errors.EXIT_INTERRUPTED)

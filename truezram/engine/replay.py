@@ -266,9 +266,9 @@ def replay(
 
     started = time.monotonic()
     running = [threading.Thread(target=run, args=(worker,), daemon=True) for worker in workers]
-    for thread in running:
-        thread.start()
     try:
+        for thread in running:
+            thread.start()
         while not stop.wait(interval if seconds is None else min(interval, started + seconds - time.monotonic())):
             if seconds is not None and time.monotonic() - started >= seconds:
                 break
@@ -277,7 +277,8 @@ def replay(
     finally:
         stop.set()
         for thread in running:
-            thread.join()
+            if thread.ident is not None:
+                thread.join()
     if crashed:
         raise crashed[0]
     return _sum(workers, started)

@@ -23,7 +23,7 @@ class ColumnsScreen(ModalScreen[tuple[str, ...] | None]):
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "dismiss(None)", "Cancel", id="columns.cancel"),
-        Binding("enter", "done", "Use these", id="columns.done", priority=True),
+        Binding("enter", "done", "Use these", key_display="Enter", id="columns.done", priority=True),
         Binding("r", "reset", "As many as fit", id="columns.reset"),
         Binding("j", "move(1)", "Down", show=False),
         Binding("k", "move(-1)", "Up", show=False),

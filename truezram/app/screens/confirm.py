@@ -71,7 +71,7 @@ class RemoveScreen(ModalScreen[bool | None]):
             yield Static(Text("\n".join(self.lines)), id="what")
             if self.refused:
                 yield Static(Text(f"It will be refused: {self.refused}."), id="refused")
-                yield Checkbox("force: do it all the same; what uses it gets I/O errors", id="force", compact=True)
+                yield Checkbox("force: do it; its users get I/O errors", id="force", compact=True)
             if in_use(self.device):
                 yield Label(f"Type {self.device.name} to remove it:")
                 yield Input(id="name", compact=True, placeholder=self.device.name)

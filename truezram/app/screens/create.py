@@ -73,8 +73,8 @@ class CreateScreen(ModalScreen[CreateSpec | None]):
         options = [(a.name, a.name) for a in usable]
         first = name if any(a.name == name for a in usable) else (usable[0].name if usable else "")
         size = size or plan.presets(self.tz.memory or 1 << 30)[1][1]
-        transports = [("ublk: /dev/ublkbN, for swap and filesystems", "ublk")] if can.ublk and can.root else []
-        transports.append(("local: inside a process, for trying it out", "local"))
+        transports = [("ublk: a device in /dev", "ublk")] if can.ublk and can.root else []
+        transports.append(("local: in a process, to try it", "local"))
         with VerticalScroll(id="dialog"):
             yield Label("Create a device", id="heading")
             with Horizontal(classes="field"):
@@ -88,7 +88,7 @@ class CreateScreen(ModalScreen[CreateSpec | None]):
                 yield Input(level, id="level", compact=True, classes="short")
                 yield Static(id="level-note", classes="note")
             with Horizontal(classes="field"):
-                yield Label("Memory limit")
+                yield Label("Limit")
                 yield Input(format_exact(limit) if limit else "", placeholder="none", id="limit", compact=True)
                 yield Static(id="limit-note", classes="note")
             with Horizontal(classes="field"):
@@ -220,13 +220,13 @@ class CreateScreen(ModalScreen[CreateSpec | None]):
         command.update(Text(f"$ {commandline.create(spec)}"))
         snapshot = self.tz.history.latest
         available = snapshot.machine.mem_available if snapshot else 0
-        lines = [f"{'ratio':<7}{'holds':>8}{'takes':>9}{'left if disk':>15}{'gained if swap':>17}"]
+        lines = [f"{'ratio':<6}{'holds':>7}{'takes':>8}{'left: disk':>12}{'gain: swap':>12}"]
         for ratio in plan.RATIOS:
             o = plan.outcome(spec.size, spec.mem_limit, ratio, available)
             label = f"{ratio:g}×"
             lines.append(
-                f"{label:<7}{format_size(o.holds):>8}{format_size(o.resident):>9}{format_size(o.left):>15}"
-                f"{format_size(o.gained):>17}"
+                f"{label:<6}{format_size(o.holds):>7}{format_size(o.resident):>8}{format_size(o.left):>12}"
+                f"{format_size(o.gained):>12}"
             )
         text = Text().append(lines[0], "bold")
         for line in lines[1:]:

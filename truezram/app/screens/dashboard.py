@@ -22,11 +22,12 @@ from truezram.app.widgets.chrome import TextLine
 from truezram.app.widgets.device_table import DeviceTable
 from truezram.app.widgets.event_list import EventList
 from truezram.app.widgets.graph import Graph, Trace
+from truezram.app.widgets.grid import TextBlock
 from truezram.engine.units import format_duration
 
 WELCOME = """\
-truezram turns spare processor time into memory: a block device in RAM whose pages
-are stored compressed. It can be swap, or hold a filesystem.
+truezram turns spare processor time into memory: a block device in RAM
+whose pages are stored compressed. It can be swap, or hold a filesystem.
 
   6  Doctor    checks this machine: ublk, root, swap, memory, zswap
   3  What if   measures what your programs' memory would compress to
@@ -44,14 +45,16 @@ class DashboardPage(Page):
         "The table shows every compressed device of this machine, the kernel's own zram included. Below it "
         "are the device under the cursor, or all of them together (a): what it holds (logical) and what that "
         "costs (resident), reads above and writes below one axis, the ratio, and how long requests take. On a"
-        " large terminal several devices are side by side. Graphs have one dot a second and keep 15 minutes: "
-        "+ and - zoom, space pauses. Where nothing was measured there is a gap.\n"
+        " large terminal several devices are side by side. m shows the machine instead: free memory, "
+        "pressure, and the order in which swap is used. Graphs have one dot a second and keep 15 minutes: + "
+        "and - zoom, space pauses. Where nothing was measured there is a gap.\n"
         "Filter: words found anywhere in the row, or column<value, column>value, column=value, as in 'ratio<2"
         " data>1G'."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("slash", "filter", "Filter", key_display="/", id="dashboard.filter"),
         Binding("a", "all", "All/one", show=False, id="dashboard.all"),
+        Binding("m", "memory", "Memory", id="dashboard.memory"),
         Binding("o", "columns", "Columns", show=False, id="dashboard.columns"),
         Binding("escape", "clear_filter", "Clear filter", show=False, id="dashboard.clear"),
     ]
@@ -59,6 +62,7 @@ class DashboardPage(Page):
     def __init__(self) -> None:
         super().__init__()
         self.all = False
+        self.memory = False
 
     def content(self) -> ComposeResult:
         """Table above, graphs below."""
@@ -75,7 +79,14 @@ class DashboardPage(Page):
                     yield Graph("latency", view, id="latency")
         yield Cards(view, id="cards")
         yield Static(Text(WELCOME), id="welcome")
-        yield EventList(id="events")
+        with Horizontal(id="memory"):
+            with Vertical(id="pressures"):
+                yield Graph("memory", view, title="free memory", id="available")
+                yield Graph("pressure", view, title="memory pressure", id="pressure")
+            yield TextBlock(id="swaps")
+        with Horizontal(id="foot"):
+            yield EventList(id="events")
+            yield TextBlock(id="order")
 
     def on_mount(self) -> None:
         """The keys go to the table."""
@@ -97,10 +108,17 @@ class DashboardPage(Page):
             self.refresh_bindings()
         table.show(rows)
         self._machine()
-        if self.cards_shown:
+        self.query_one("#memory").display = self.memory
+        self.query_one(Cards).display = self.cards_shown and not self.memory
+        if self.memory:
+            self.query_one("#focus").display = False
+            self._memory(sampled)
+        elif self.cards_shown:
             self.query_one(Cards).show(table.shown or rows, app.memory, sampled)
         else:
             self._focus(sampled)
+        if self.cards_shown and sampled:
+            self.query_one("#order", TextBlock).show(self._swap_order)
         self.query_one(EventList).show(app.events.events)
 
     @property
@@ -137,6 +155,46 @@ class DashboardPage(Page):
         if times:
             parts += [("  full in ", "line--muted"), (format_duration(min(times)).split()[0], "line--warn")]
         self.query_one("#machine", TextLine).set_parts(parts)
+
+    def _memory(self, sampled: bool) -> None:
+        """Free memory, pressure, and in which order swap is used."""
+        if not sampled:
+            return
+        rings = self.tz.history.machine
+        self.query_one("#available", Graph).show([Trace("", rings["available"], "graph--logical")])
+        self.query_one("#pressure", Graph).show(
+            [
+                Trace("some", rings["psi_some"], "graph--write"),
+                Trace("full", rings["psi_full"], "graph--p99", "line"),
+            ]
+        )
+        self.query_one("#swaps", TextBlock).show(self._swap_order)
+
+    def _swap_order(self, width: int) -> list[list[tuple[str, str]]]:
+        latest = self.tz.history.latest
+        if latest is None:
+            return []
+        machine = latest.machine
+        lines = [[("swap, first used first", "heading")]]
+        if machine.zswap.enabled:
+            size = short_size(machine.zswap.pool_bytes) if machine.zswap.pool_bytes is not None else "size unknown"
+            lines.append([(f"zswap in front  {machine.zswap.compressor}, {size}", "warn")])
+        for area in sorted(machine.swaps, key=lambda area: -area.priority):
+            used = f"{short_size(area.used)} of {short_size(area.size)}"
+            name = area.path.removeprefix("/dev/")
+            lines.append([(f"{area.priority:>5} ", "muted"), (f"{name} ", "plain"), (used, "muted")])
+        if not machine.swaps:
+            lines.append([("none: create a device with swap (c)", "muted")])
+        unknown = "unknown"
+        cluster = unknown if machine.page_cluster is None else str(machine.page_cluster)
+        swappiness = unknown if machine.swappiness is None else str(machine.swappiness)
+        lines.append([(f"swappiness {swappiness}  page-cluster {cluster}", "muted")])
+        headroom = [s for s in self.tz.history.devices.values() if s.time_to_full() is not None]
+        for series in headroom[:3]:
+            left, device = series.time_to_full(), series.latest
+            if device is not None and left is not None and left < 86400:
+                lines.append([(f"{device.name} full in {format_duration(left)}", "warn")])
+        return lines
 
     def _focus(self, sampled: bool) -> None:
         row = self.query_one(DeviceTable).current
@@ -186,6 +244,11 @@ class DashboardPage(Page):
         self.tz.selected = event.name
         self.tz.go("device")
 
+    def action_memory(self) -> None:
+        """The machine's memory, or the devices' graphs."""
+        self.memory = not self.memory
+        self.tick(True)
+
     def action_all(self) -> None:
         """Graphs of one device, or of all together."""
         self.all = not self.all
@@ -227,5 +290,5 @@ class DashboardPage(Page):
         if action in ("filter", "columns"):
             return bool(self.tz.history.devices)
         if action == "all":
-            return not self.cards_shown and len(self.tz.history.devices) > 1
+            return not self.cards_shown and not self.memory and len(self.tz.history.devices) > 1
         return True

@@ -36,9 +36,6 @@ class Page(Screen[None]):
     GUIDE: ClassVar[str] = ""
     """What the screen shows and how to read it, for its help."""
 
-    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (78, "-normal"), (140, "-wide")]  # noqa: RUF012
-    VERTICAL_BREAKPOINTS = [(0, "-short"), (23, "-medium"), (44, "-tall")]  # noqa: RUF012
-
     @property
     def tz(self) -> TruezramApp:
         """The app."""

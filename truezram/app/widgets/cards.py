@@ -30,8 +30,10 @@ class Card(Vertical):
 
     def show(self, row: Row, memory: int, sampled: bool) -> None:
         """Shows a device; its graphs only when there is a new sample."""
+        if not sampled:
+            return
         self.query_one(Bars).show(row, memory)
-        if not sampled or row.series is None:
+        if row.series is None:
             return
         rings = row.series.rings
         self.query_one(".throughput", Graph).show(

@@ -96,7 +96,7 @@ class TextLine(LineWidget):
         used = 0
         for text, style in self.parts:
             text = clip(text, width - used)
-            line.append(Segment(text, self.style(style) if style else self.rich_style))
+            line.append(Segment(text, self.style(style) if style else self.plain_style))
             used += cell_len(text)
         return [line]
 

@@ -12,7 +12,7 @@ from textual.message import Message
 
 from truezram.app import columns
 from truezram.app.columns import Column, Row
-from truezram.app.format import short_rate, short_size
+from truezram.app.format import short_size
 from truezram.app.widgets.lines import Line, LineWidget, clip
 
 
@@ -292,8 +292,8 @@ class DeviceTable(LineWidget, can_focus=True):
             "compr": short_size(sum(row.device.compr_data_size for row in self.shown)),
             "total": short_size(sum(row.device.mem_used_total for row in self.shown)),
             "disksize": short_size(sum(row.device.disksize for row in self.shown)),
-            "read": _sum([row.rates.read for row in self.shown]),
-            "write": _sum([row.rates.write for row in self.shown]),
+            "read": self._sum([row.rates.read for row in self.shown]),
+            "write": self._sum([row.rates.write for row in self.shown]),
         }
         total = sum(row.device.mem_used_total for row in self.shown)
         if total:
@@ -308,8 +308,6 @@ class DeviceTable(LineWidget, can_focus=True):
             cells.append(f"{text:<{column.width}}" if column.left else f"{text:>{column.width}}")
         return [Segment(f"{(' ' * columns.GAP).join(cells):<{width}}", style)]
 
-
-def _sum(values: list[float]) -> str:
-    known = [value for value in values if value == value]
-    total = sum(known)
-    return short_rate(total) if known else "-"
+    def _sum(self, values: list[float]) -> str:
+        known = [value for value in values if value == value]
+        return self.shown[0].rate(sum(known)) if known else "-"

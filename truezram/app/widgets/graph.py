@@ -19,7 +19,7 @@ from truezram.app import glyphs
 from truezram.app.format import decade, short_ns, short_size
 from truezram.app.series import NAN, SAMPLES, Ring
 from truezram.app.widgets.lines import Line, LineWidget, clip
-from truezram.engine.units import format_duration
+from truezram.engine.units import format_count, format_duration
 
 ZOOMS = (1, 2, 5, 10, 15)
 HOLD = 10
@@ -33,6 +33,8 @@ class View:
 
     glyphs: str = "braille"
     zoom: int = 0
+    pages: bool = False
+    """Throughput in pages a second instead of bytes."""
     paused: bool = False
 
     @property
@@ -114,6 +116,10 @@ class Kind:
 
 def _rate(value: float) -> str:
     return "-" if value != value else f"{short_size(value)}/s"
+
+
+def _page_rate(value: float) -> str:
+    return "-" if value != value else f"{format_count(value / 4096)}/s"
 
 
 KINDS = {
@@ -218,12 +224,16 @@ class Graph(LineWidget):
         for trace in self.traces:
             values = self.data()[self.traces.index(trace)][0]
             mark = {"up": "▲", "down": "▼"}.get(trace.place, "") if two_sided else ""
-            text = f"{trace.label}{mark} {self.kind.write(values[-1] if values else NAN)}".strip()
+            text = f"{trace.label}{mark} {self.write(values[-1] if values else NAN)}".strip()
             if used + 2 + len(text) > width:
                 break
             line += [Segment("  ", axis), Segment(text, self.style(trace.style))]
             used += 2 + len(text)
         return line
+
+    def write(self, value: float) -> str:
+        """A value as the user wants it."""
+        return _page_rate(value) if self.view.pages and self.kind.write is _rate else self.kind.write(value)
 
     def _label(self, text: str, style: Style) -> Segment:
         return Segment(f"{clip(text, GUTTER - 1):>{GUTTER - 1}} ", style)
@@ -239,7 +249,7 @@ class Graph(LineWidget):
             filled = glyphs.fill_rows(data[index], plot, height, top, self.view.glyphs, place == "down")
             for row, text in enumerate(filled):
                 edge = row == (0 if place == "up" else height - 1)
-                label = self.kind.write(top).removesuffix("/s") if edge else ""
+                label = self.write(top).removesuffix("/s") if edge else ""
                 lines.append([self._label(label, axis), Segment(text, style)])
             known = data[index]
             if place == "up":
@@ -263,7 +273,7 @@ class Graph(LineWidget):
         front = self._line_marks(data[1:], self.traces[1:], plot, rows, 0.0, top)
         lines: list[Line] = []
         for row, text in enumerate(filled):
-            label = self.kind.write(top) if row == 0 else "0" if row == rows - 1 else ""
+            label = self.write(top) if row == 0 else "0" if row == rows - 1 else ""
             lines.append([self._label(label, axis), *_overlay(text, back, front.get(row, {}))])
         return lines
 

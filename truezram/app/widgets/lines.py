@@ -37,6 +37,8 @@ class LineWidget(Widget):
         super().__init__(id=id, classes=classes)
         self._built: list[Line] = []
         self._strips: list[Strip] = []
+        self._styles: dict[str, Style] = {}
+        """Component styles; Textual would work them out anew at every call, which is half the cost of a frame."""
 
     def build(self, width: int, height: int) -> Sequence[Line]:
         """The lines to show in a content area of `width` × `height` cells; at most `height`."""
@@ -44,7 +46,18 @@ class LineWidget(Widget):
 
     def style(self, name: str) -> Style:
         """The style of a component class of this widget."""
-        return self.get_component_rich_style(name)
+        found = self._styles.get(name)
+        if found is None:
+            found = self._styles[name] = self.get_component_rich_style(name)
+        return found
+
+    @property
+    def plain_style(self) -> Style:
+        """The widget's own style."""
+        found = self._styles.get("")
+        if found is None:
+            found = self._styles[""] = self.rich_style
+        return found
 
     def rebuild(self) -> None:
         """Builds the lines anew and redraws those that changed."""
@@ -73,13 +86,13 @@ class LineWidget(Widget):
             self.refresh(*changed)
 
     def _strip(self, line: Line, width: int) -> Strip:
-        return Strip(line).adjust_cell_length(width, self.rich_style)
+        return Strip(line).adjust_cell_length(width, self.plain_style)
 
     def render_line(self, y: int) -> Strip:
         """See `Widget.render_line`."""
         if 0 <= y < len(self._strips):
             return self._strips[y]
-        return Strip.blank(self.size.width, self.rich_style)
+        return Strip.blank(self.size.width, self.plain_style)
 
     def on_resize(self, event: events.Resize) -> None:
         """A new size is a new layout of the lines."""
@@ -89,6 +102,7 @@ class LineWidget(Widget):
     def notify_style_update(self) -> None:
         """Colours changed (theme, focus, class)."""
         super().notify_style_update()
+        self._styles.clear()
         if self._built:
             self._built = []
             self.rebuild()

@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import asdict
@@ -71,6 +72,9 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(
             "cannot run the demo", "--device takes no --size, --algorithm or --transport", "Leave them out"
         )
+    # The device goes with the demo, however that ends: a closed terminal or a kill is an interrupt, too.
+    for signum in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signum, _interrupt)
     in_app = sys.stdout.isatty() and not args.no_tui and not args.json and args.seconds is None
     entry, why_local = _device(args)
     if why_local and not args.json:
@@ -88,6 +92,10 @@ def run(args: argparse.Namespace) -> int:
     if not args.json:
         print(f"{entry.name} was {'kept: truezram remove ' + entry.name if keep else 'removed'}")
     return code
+
+
+def _interrupt(signum: int, frame: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _device(args: argparse.Namespace) -> tuple[Entry, str]:

@@ -1,0 +1,86 @@
+"""Makes the pictures of this folder from the real app, playing recordings: ``python screenshots/make.py [FOLDER]``.
+
+What is shown are recordings of real devices (tests/app/recordings), but for `many.svg`, whose eight devices are
+simulated, and which says so in its notice line. Run it after a change to how anything looks, and look at the result.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+sys.path[:0] = [str(ROOT / "tests" / "app"), str(ROOT)]
+os.environ["TZ"] = "UTC"
+time.tzset()
+
+import simulate  # noqa: E402
+from fake_engine import FakeEngine  # noqa: E402
+
+from truezram.app.app import TruezramApp  # noqa: E402
+from truezram.app.config import Config  # noqa: E402
+from truezram.app.source import Capabilities  # noqa: E402
+from truezram.engine.recording import Header, Recording, decode, load  # noqa: E402
+
+REAL = ROOT / "tests" / "app" / "recordings" / "local.jsonl.gz"
+SMALL, WIDE = (80, 24), (200, 60)
+SHOTS: tuple[tuple[str, tuple[int, int], str, bool, tuple[str, ...]], ...] = (
+    ("dashboard", SMALL, "dark", True, ()),
+    ("wide", WIDE, "dark", True, ()),
+    ("many", WIDE, "dark", False, ()),
+    ("device", (100, 32), "dark", True, ("2",)),
+    ("create", SMALL, "dark", True, ("c",)),
+    ("whatif", SMALL, "dark", True, ("3", "r")),
+    ("tune", SMALL, "dark", True, ("4",)),
+    ("doctor", SMALL, "dark", True, ("6",)),
+    ("light", SMALL, "light", True, ()),
+    ("high-contrast", SMALL, "high-contrast", True, ()),
+    ("colour-blind", SMALL, "colour-blind", True, ()),
+    ("no-colour", SMALL, "no-colour", True, ()),
+)
+
+
+async def shot(folder: Path, name: str, size: tuple[int, int], theme: str, real: bool, keys: tuple[str, ...]) -> None:
+    """One picture."""
+    recording = load(REAL)
+    found = next(a.result for a in recording.answers if a.call == "capabilities")
+    capabilities = replace(decode(Capabilities, found), ublk=True, root=True)
+    if not real:
+        snapshots = tuple(simulate.snapshots(8, 120))
+        recording = Recording(Header("simulated"), snapshots, recording.answers)
+        capabilities = replace(capabilities, replay="eight simulated devices")
+    engine = FakeEngine(recording, capabilities)
+    environ = {"LANG": "C.UTF-8", "TERM": "xterm-256color", "XDG_CONFIG_HOME": "/nonexistent"}
+    app = TruezramApp(engine, config=Config(theme=theme), environ=environ, read=False, clock=lambda: 1_790_000_000.0)
+    app.capabilities = capabilities
+    async with app.run_test(size=size) as pilot:
+        await pilot.pause()
+        for _ in range(min(len(recording.snapshots), 99)):
+            app.take(engine.snapshot())
+        await pilot.pause()
+        for key in keys:
+            await pilot.press(key)
+            await done(app, pilot)
+        app.take(engine.snapshot())
+        await done(app, pilot)
+        (folder / f"{name}.svg").write_text(app.export_screenshot(title="truezram"))
+
+
+async def done(app: TruezramApp, pilot: Any) -> None:
+    """Waits for the engine's answers."""
+    await pilot.pause()
+    while app.jobs.jobs:
+        await pilot.pause(0.01)
+    await pilot.pause()
+
+
+if __name__ == "__main__":
+    target = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "screenshots"
+    for entry in SHOTS:
+        asyncio.run(shot(target, *entry))
+        print(target / f"{entry[0]}.svg")

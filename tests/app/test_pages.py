@@ -1,0 +1,553 @@
+"""The pages beyond the dashboard: device, what if, tune, benchmark, doctor, log, settings; charts, exports, jump
+mode."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import NOW, SMALL, WIDE, Bench, settle
+from textual.pilot import Pilot
+from textual.widgets import Input, Select, Static
+
+from truezram.app import export
+from truezram.app.config import Config, load
+from truezram.app.eventlog import Event
+from truezram.app.screens.benchmark import load_runs
+from truezram.app.screens.chart import ChartScreen
+from truezram.app.screens.create import CreateScreen
+from truezram.app.screens.export_dialog import ExportScreen
+from truezram.app.screens.jump import JumpScreen
+from truezram.app.screens.tune import EditScreen
+from truezram.app.source import BenchResult, BenchRow, CreateSpec, Scope, Tunable
+from truezram.app.widgets.chrome import Footer
+from truezram.app.widgets.device_table import DeviceTable
+from truezram.app.widgets.grid import Grid, TextBlock
+from truezram.app.widgets.histogram import squeeze
+from truezram.app.widgets.page_map import PageMapView, region_kinds
+from truezram.app.widgets.still import StillChart
+from truezram.engine.errors import Failed, PermissionDenied
+
+Make = Callable[..., Bench]
+
+RUN = BenchResult(
+    NOW,
+    "AMD EPYC, avx512",
+    20.0,
+    (
+        BenchRow("lz4", "java", 2.1, 2.0e9, 6.0e9),
+        BenchRow("liblz4", "java", 2.1, 1.0e9, 5.0e9, ours=False),
+        BenchRow("dense", "java", 3.2, 0.4e9, 1.5e9),
+        BenchRow("libzstd -1", "java", 3.3, 0.5e9, 1.4e9, ours=False),
+    ),
+)
+
+
+def text(screen: Any, selector: str) -> str:
+    """What a block of text says."""
+    block = screen.query_one(selector)
+    if isinstance(block, TextBlock):
+        return "\n".join("".join(part for part, _ in line) for line in block.make(80))
+    assert isinstance(block, Static)
+    return str(block.render())
+
+
+def keys(b: Bench) -> list[str]:
+    """What the footer offers."""
+    return [item[3] for item in b.app.screen.query_one(Footer).items()]
+
+
+async def start(b: Bench, pilot: Pilot[Any], key: str, count: int = 20) -> None:
+    """Some snapshots, then a page."""
+    await pilot.pause()
+    b.play(count)
+    await pilot.pause()
+    await pilot.press(key)
+    await pilot.pause()
+    b.play(1)
+    await pilot.pause()
+
+
+class TestDevice:
+    async def test_map_histograms_and_queues_of_a_real_device(self, real: Make) -> None:
+        b = real()
+        async with b.app.run_test(size=SMALL) as pilot:
+            await start(b, pilot, "2")
+            screen = b.app.screen
+            view = screen.query_one(PageMapView)
+            await settle(pilot, lambda: view.map is not None)
+            assert view.map is not None
+            device = b.app.history.devices["local0"].latest
+            assert device is not None
+            assert view.map.pages == device.disksize // 4096
+            assert sum(screen.query_one("#sizes").bins) == sum(device.size_pages)  # type: ignore[attr-defined]
+            assert len(screen.query_one("#queues", Grid).items) == device.nr_queues
+            assert screen.query_one("#classes", Grid).items
+
+    async def test_picking_a_region_and_looking_into_it(self, real: Make) -> None:
+        b = real()
+        async with b.app.run_test(size=SMALL) as pilot:
+            await start(b, pilot, "2")
+            view = b.app.screen.query_one(PageMapView)
+            await settle(pilot, lambda: view.map is not None)
+            assert view.map is not None
+            whole = view.map.pages
+            assert "Back out" not in keys(b)
+            await pilot.press("right", "down", "enter")
+            await settle(pilot, lambda: view.map is not None and view.map.pages < whole)
+            assert view.map.first_page > 0
+            assert "Back out" in keys(b)
+            await pilot.press("backspace")
+            await settle(pilot, lambda: view.map is not None and view.map.pages == whole)
+
+    async def test_a_server_that_does_not_answer_is_said_and_marked(self, real: Make) -> None:
+        b = real()
+        b.engine.script["page_map"] = Failed("cannot read the page map of local0", "its server's answer is damaged")
+        async with b.app.run_test(size=SMALL) as pilot:
+            await start(b, pilot, "2")
+            view = b.app.screen.query_one(PageMapView)
+            await settle(pilot, lambda: "damaged" in view.problem)
+            b.play(5)
+            await pilot.pause()
+            assert b.app.is_running
+
+    async def test_the_next_device(self, real: Make) -> None:
+        b = real()
+        async with b.app.run_test(size=SMALL) as pilot:
+            await start(b, pilot, "2")
+            await pilot.press("n")
+            assert b.app.selected == "local1"
+            assert "local1" in text(b.app.screen, "#title")
+            await pilot.press("N", "N")
+            assert b.app.selected == "local2"
+            await pilot.press("escape")
+            await pilot.pause()
+            assert b.app.current_mode == "dashboard"
+            assert b.app.screen.query_one(DeviceTable).cursor in b.app.history.devices
+
+    async def test_minute_and_since_the_start(self, real: Make) -> None:
+        b = real()
+        async with b.app.run_test(size=SMALL) as pilot:
+            await start(b, pilot, "2", 80)
+            histogram = b.app.screen.query_one("#latencies")
+            minute = sum(histogram.reads)  # type: ignore[attr-defined]
+            await pilot.press("t")
+            await pilot.pause()
+            assert sum(histogram.reads) > minute  # type: ignore[attr-defined]
+
+    def test_squeeze_keeps_the_sum(self) -> None:
+        assert sum(squeeze(list(range(65)), 30)) == sum(range(65))
+        assert len(squeeze([1.0, 2.0], 7)) == 7
+
+    def test_same_filled_encodings_are_one_kind(self) -> None:
+        assert region_kinds((5, 1, 2, 3, 0, 7)) == {"empty": 5, "same": 6, "lz4": 7}
+
+
+class TestWhatIf:
+    async def test_measure_then_create_with_the_values(self, real: Make) -> None:
+        b = real()
+        async with b.app.run_test(size=SMALL) as pilot:
+            await start(b, pilot, "3")
+            screen = b.app.screen
+            assert "Create with this" not in keys(b)
+            await pilot.press("r")
+            await settle(pilot, lambda: bool(screen.query_one("#algorithms", Grid).items) and not b.app.jobs.jobs)
+            assert ("estimate", Scope(), "process") in b.engine.calls
+            found = screen.estimate  # type: ignore[attr-defined]
+            assert found.complete
+            name = screen.query_one("#algorithms", Grid).cursor
+            a = next(a for a in found.total.algorithms if a.algorithm == name)
+            assert a.ratio_low <= a.ratio <= a.ratio_high
+            await pilot.press("enter")
+            await pilot.pause()
+            dialog = b.app.screen
+            assert isinstance(dialog, CreateScreen)
+            assert dialog.spec is not None
+            assert dialog.spec.algorithm.startswith(name)
+            assert dialog.spec.size == found.total.bytes >> 20 << 20
+            assert 0 < dialog.spec.mem_limit < dialog.spec.size
+
+    async def test_a_scope_needs_its_value_and_the_command_follows(self, real: Make) -> None:
+        b = real()
+        async with b.app.run_test(size=SMALL) as pilot:
+            await start(b, pilot, "3")
+            screen = b.app.screen
+            screen.query_one("#scope", Select).value = "pid"
+            await pilot.pause()
+            assert screen.query_one("#run").disabled
+            screen.query_one("#which", Input).value = "4711"
+            screen.query_one("#by", Select).value = "user"
+            await pilot.pause()
+            assert text(screen, "#command") == "$ truezram --no-tui estimate --pid 4711 --by user"
+            screen.query_one("#which", Input).focus()
+            await pilot.press("enter")
+            await settle(pilot, lambda: ("estimate", Scope("pid", "4711"), "user") in b.engine.calls)
+
+    async def test_chart_and_back(self, real: Make) -> None:
+        b = real()
+        async with b.app.run_test(size=SMALL) as pilot:
+            await start(b, pilot, "3")
+            await pilot.press("r")
+            await settle(pilot, lambda: b.app.screen.estimate is not None and not b.app.jobs.jobs)  # type: ignore[attr-defined]
+            await pilot.press("v")
+            await pilot.pause()
+            assert b.app.screen.query_one(StillChart).display
+            await pilot.press("v")
+            await pilot.pause()
+            assert b.app.screen.query_one("#groups").display
+
+    async def test_what_it_may_not_is_said_in_place(self, real: Make) -> None:
+        b = real()
+        b.engine.script["estimate"] = PermissionDenied(
+            "no process's memory can be read", "not permitted", "Run it with sudo"
+        )
+        async with b.app.run_test(size=SMALL) as pilot:
+            await start(b, pilot, "3")
+            await pilot.press("r")
+            await settle(pilot, lambda: "sudo" in text(b.app.screen, "#summary"))
+            assert "Measure" in keys(b)
+
+
+class TestTune:
+    async def test_create_tune_undo_remove(self, bench: Make) -> None:
+        """The whole way, keys only."""
+        b = bench(1)
+        async with b.app.run_test(size=SMALL) as pilot:
+            await pilot.pause()
+            b.play(3)
+            await pilot.press("c")
+            await pilot.pause()
+            await pilot.press(*"1G", "ctrl+s")
+            await settle(pilot, lambda: ("create", CreateSpec(1 << 30, "lz4")) in b.engine.calls)
+            b.play(1)
+            await pilot.press("4")
+            await settle(
+                pilot, lambda: b.app.current_mode == "tune" and bool(b.app.screen.query_one("#settings", Grid).items)
+            )
+            await pilot.press("a")
+            await settle(pilot, lambda: b.engine.machine_values["vm.swappiness"] == "150")
+            screen = b.app.screen
+            await settle(pilot, lambda: bool(screen.query_one("#journal", Grid).items))
+            assert "Undo" in keys(b)
+            await pilot.press("u")
+            await settle(pilot, lambda: b.engine.machine_values["vm.swappiness"] == "60")
+            await settle(pilot, lambda: "Undo" not in keys(b))
+            await pilot.press("j", "j", "enter")
+            await pilot.pause()
+            dialog = b.app.screen
+            assert isinstance(dialog, EditScreen)
+            dialog.query_one(Input).value = "zstd:99"
+            await pilot.pause()
+            assert "Levels of zstd" in text(dialog, "#value-note")
+            assert dialog.query_one("#apply").disabled
+            await pilot.press("f2", "f2")
+            await pilot.pause()
+            assert "set ublkb0 algorithm=zstd:3" in text(dialog, "#command")
+            await pilot.press("enter")
+            await settle(pilot, lambda: ("tune", "ublkb0", "algorithm", "zstd:3") in b.engine.calls)
+            b.play(1)
+            assert b.app.history.devices["ublkb0"].latest.algorithm == "zstd:3"  # type: ignore[union-attr]
+            await pilot.press("1", "end", "d")
+            await pilot.pause()
+            await pilot.press("tab", "enter")
+            await settle(pilot, lambda: ("remove", "ublkb1", False) in b.engine.calls)
+
+    async def test_a_refusal_changes_nothing_and_is_logged(self, bench: Make) -> None:
+        b = bench(1)
+        b.engine.script["tune"] = PermissionDenied("cannot set vm.swappiness", "only root may", "Run it with sudo")
+        async with b.app.run_test(size=SMALL) as pilot:
+            await start(b, pilot, "4")
+            await settle(pilot, lambda: bool(b.app.screen.query_one("#settings", Grid).items))
+            await pilot.press("a")
+            await settle(pilot, lambda: "only root may" in b.app.events.events[-1].text)
+            assert b.engine.machine_values["vm.swappiness"] == "60"
+
+    async def test_what_is_read_only_cannot_be_edited(self, bench: Make) -> None:
+        b = bench(1)
+        b.engine.tunables = lambda: (Tunable("vm.swappiness", "", "60", "150", "x", readonly="only root may"),)  # type: ignore[method-assign]
+        async with b.app.run_test(size=SMALL) as pilot:
+            await start(b, pilot, "4")
+            await settle(pilot, lambda: bool(b.app.screen.query_one("#settings", Grid).items))
+            assert "only root may" in text(b.app.screen, "#reason")
+            assert "Edit" not in keys(b)
+            assert "Apply suggestion" not in keys(b)
+
+    async def test_all_suggestions_leave_devices_alone(self, bench: Make) -> None:
+        b = bench(2)
+        async with b.app.run_test(size=SMALL) as pilot:
+            await start(b, pilot, "4")
+            await settle(pilot, lambda: bool(b.app.screen.query_one("#settings", Grid).items))
+            await pilot.press("A")
+            await settle(pilot, lambda: len(b.engine.changes) == 2)
+            assert not [call for call in b.engine.calls if call[0] == "tune" and call[1]]
+
+
+class TestBenchmark:
+    async def test_rows_come_in_and_the_run_is_kept(self, real: Make, tmp_path: Path) -> None:
+        b = real(state=tmp_path / "state")
+        b.engine.benchmark = lambda seconds, progress: [progress(0.1, "x", row) for row in RUN.rows] and RUN  # type: ignore[method-assign,assignment,return-value]
+        async with b.app.run_test(size=SMALL) as pilot:
+            await start(b, pilot, "5")
+            await pilot.press("r")
+            await settle(pilot, lambda: len(b.app.screen.query_one(Grid).items) == 4 and not b.app.jobs.jobs)
+            rows = {item.cells[1]: item for item in b.app.screen.query_one(Grid).items}
+            assert rows["lz4"].cells[6] == "2.00x"
+            # A loss is shown like a win.
+            assert rows["dense"].cells[6] == "0.80x"
+            assert rows["dense"].style == "bad"
+            kept, problem = load_runs(tmp_path / "state" / "benchmarks.jsonl")
+            assert (kept, problem) == ([RUN], "")
+            await pilot.press("m")
+            await pilot.pause()
+            assert b.app.screen.query_one(Grid).items[0].cells[7] == "1.00x"
+            await pilot.press("v")
+            await pilot.pause()
+            assert b.app.screen.query_one(StillChart).display
+
+    def test_damaged_results_cost_only_themselves(self, tmp_path: Path) -> None:
+        path = tmp_path / "benchmarks.jsonl"
+        path.write_text('{"time": 1.0, "machine": "x", "seconds": 2.0}\nbroken\n{"time": "no"}\n')
+        runs, problem = load_runs(path)
+        assert len(runs) == 1
+        assert "2 damaged" in problem
+
+    async def test_an_engine_without_it_says_so(self, real: Make) -> None:
+        b = real()
+        b.engine.script["benchmark"] = Failed("cannot run the benchmark", "no codec")
+        async with b.app.run_test(size=SMALL) as pilot:
+            await start(b, pilot, "5")
+            await pilot.press("r")
+            await settle(pilot, lambda: "no codec" in text(b.app.screen, "#summary"))
+
+
+class TestDoctorAndLog:
+    async def test_each_check_has_its_remedy(self, real: Make) -> None:
+        b = real()
+        async with b.app.run_test(size=SMALL) as pilot:
+            await start(b, pilot, "6")
+            grid = b.app.screen.query_one(Grid)
+            await settle(pilot, lambda: len(grid.items) > 5)
+            checks = {check.name: check for check in b.engine.doctor()}
+            # The worst is shown first, and its remedy with it.
+            assert checks[grid.cursor].status == "fail"
+            assert checks[grid.cursor].remedy.split()[0] in text(b.app.screen, "#remedy")
+            await pilot.press("g")
+            await pilot.pause()
+            assert text(b.app.screen, "#remedy").startswith(grid.items[0].key)
+
+    async def test_the_log_filters(self, bench: Make) -> None:
+        b = bench(2)
+        async with b.app.run_test(size=SMALL) as pilot:
+            await pilot.pause()
+            b.play(2)
+            for event in (Event(NOW, "info", "one"), Event(NOW, "error", "two"), Event(NOW, "info", "three", "ublkb0")):
+                b.app.log_event(event)
+            await pilot.press("7")
+            await pilot.pause()
+            grid = b.app.screen.query_one(Grid)
+            assert [item.cells[3] for item in grid.items] == ["three", "two", "one"]
+            await pilot.press("f")
+            await pilot.pause()
+            assert [item.cells[3] for item in grid.items] == ["two"]
+            await pilot.press("f")
+            await pilot.pause()
+            assert [item.cells[3] for item in grid.items] == ["three"]
+
+
+class TestSettings:
+    async def test_changes_take_effect_and_are_kept(self, bench: Make, tmp_path: Path) -> None:
+        path = tmp_path / "truezram" / "config.toml"
+        b = bench(1, config_path=path)
+        async with b.app.run_test(size=SMALL) as pilot:
+            await start(b, pilot, "8")
+            screen = b.app.screen
+            screen.query_one("#theme", Select).value = "light"
+            screen.query_one("#units", Select).value = "pages"
+            screen.query_one("#glyphs", Select).value = "ascii"
+            await pilot.pause()
+            assert b.app.theme == "light"
+            assert b.app.view.pages
+            assert b.app.view.glyphs == "ascii"
+            assert load(path)[0] == Config("light", "ascii", "pages")
+            svg = b.app.export_screenshot()
+            assert "─" not in svg
+
+    async def test_a_key_is_changed_and_put_back(self, bench: Make, tmp_path: Path) -> None:
+        path = tmp_path / "truezram" / "config.toml"
+        b = bench(1, config_path=path)
+        async with b.app.run_test(size=SMALL) as pilot:
+            await start(b, pilot, "8")
+            grid = b.app.screen.query_one("#keys", Grid)
+            grid.focus()
+            assert grid.cursor == "app.create"
+            await pilot.press("enter", "n")
+            await pilot.pause()
+            assert load(path)[0].keys == {"app.create": "n"}
+            await pilot.press("1")
+            await pilot.press("n")
+            await pilot.pause()
+            assert isinstance(b.app.screen, CreateScreen)
+            await pilot.press("escape", "8")
+            await pilot.pause()
+            b.app.screen.query_one("#keys", Grid).focus()
+            await pilot.press("r")
+            await pilot.pause()
+            assert load(path)[0].keys == {}
+
+    async def test_a_folder_that_cannot_be_written_is_a_message(self, bench: Make, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("")
+        b = bench(1, config_path=tmp_path / "file" / "config.toml")
+        async with b.app.run_test(size=SMALL) as pilot:
+            await start(b, pilot, "8")
+            b.app.change_config(theme="light")
+            await pilot.pause()
+            assert "not saved" in b.app.events.events[-1].text
+            assert b.app.theme == "light"
+
+
+class TestEverywhere:
+    async def test_every_page_by_its_number_and_by_brackets(self, bench: Make) -> None:
+        b = bench(1)
+        async with b.app.run_test(size=SMALL) as pilot:
+            await pilot.pause()
+            b.play(2)
+            modes = [page[0] for page in b.app.pages]
+            assert len(modes) == 8
+            for number, mode in enumerate(modes, 1):
+                await pilot.press(str(number))
+                await pilot.pause()
+                assert b.app.current_mode == mode
+            await pilot.press("right_square_bracket")
+            await pilot.pause()
+            assert b.app.current_mode == "dashboard"
+            await pilot.press("left_square_bracket")
+            await pilot.pause()
+            assert b.app.current_mode == "settings"
+
+    @pytest.mark.parametrize("size", [SMALL, WIDE, (60, 20), (40, 12)])
+    async def test_no_page_falls_over_at_any_size_or_without_devices(self, bench: Make, size: tuple[int, int]) -> None:
+        b = bench(0, 5)
+        async with b.app.run_test(size=size) as pilot:
+            await pilot.pause()
+            b.play(3)
+            for number in range(1, 9):
+                await pilot.press(str(number))
+                await pilot.pause()
+                b.play(1)
+                await pilot.press("question_mark", "escape")
+                await pilot.pause()
+            assert b.app.is_running
+
+    async def test_resizing_while_running(self, bench: Make) -> None:
+        b = bench(3)
+        async with b.app.run_test(size=SMALL) as pilot:
+            await pilot.pause()
+            for size in (WIDE, (60, 20), (30, 8), SMALL):
+                await pilot.resize_terminal(*size)
+                b.play(2)
+                await pilot.pause()
+            assert b.app.is_running
+
+    async def test_jump(self, bench: Make) -> None:
+        b = bench(1)
+        async with b.app.run_test(size=SMALL) as pilot:
+            await start(b, pilot, "4")
+            await settle(pilot, lambda: bool(b.app.screen.query_one("#settings", Grid).items))
+            page = b.app.screen
+            await pilot.press("apostrophe")
+            await pilot.pause()
+            assert isinstance(b.app.screen, JumpScreen)
+            key = next(k for k, w in b.app.screen.targets.items() if w.id == "journal")
+            await pilot.press(key)
+            await pilot.pause()
+            assert page.query_one("#journal").has_focus
+
+    async def test_chart_screen(self, real: Make) -> None:
+        b = real()
+        async with b.app.run_test(size=SMALL) as pilot:
+            await start(b, pilot, "1", 60)
+            await pilot.press("C")
+            await pilot.pause()
+            assert isinstance(b.app.screen, ChartScreen)
+            for _ in range(4):
+                await pilot.press("tab", "minus")
+                await pilot.pause()
+            await pilot.press("escape")
+            await pilot.pause()
+            assert not b.app.in_dialog
+
+
+class TestExport:
+    @pytest.mark.parametrize(("row", "suffix"), [(0, "svg"), (1, "csv"), (2, "jsonl"), (3, "html")])
+    async def test_a_file_is_written(self, real: Make, tmp_path: Path, row: int, suffix: str) -> None:
+        b = real()
+        async with b.app.run_test(size=SMALL) as pilot:
+            await start(b, pilot, "1", 30)
+            await pilot.press("E")
+            await pilot.pause()
+            assert isinstance(b.app.screen, ExportScreen)
+            b.app.screen.query_one(Input).value = str(tmp_path)
+            await pilot.press(*["j"] * row, "enter")
+            await pilot.pause()
+            assert not b.app.in_dialog
+            (path,) = tmp_path.glob(f"truezram-*.{suffix}")
+            content = path.read_text()
+            if suffix == "csv":
+                rows = list(csv.DictReader(io.StringIO(content)))
+                assert [r["name"] for r in rows] == ["local0", "local1", "local2"]
+                assert int(rows[0]["data"]) == b.app.history.devices["local0"].latest.orig_data_size  # type: ignore[union-attr]
+            elif suffix == "jsonl":
+                first = json.loads(content.splitlines()[0])
+                assert first["schema"] == "truezram.history/1"
+                assert len(first["samples"]["read"]) == len(b.app.history.devices["local0"].rings["read"].values)
+            else:
+                assert "local0" in content
+
+    async def test_a_folder_that_is_not_there_is_said_and_the_dialog_stays(self, real: Make) -> None:
+        b = real()
+        async with b.app.run_test(size=SMALL) as pilot:
+            await start(b, pilot, "1", 5)
+            await pilot.press("E")
+            await pilot.pause()
+            b.app.screen.query_one(Input).value = "/nonexistent/folder"
+            await pilot.press("enter")
+            await pilot.pause()
+            assert isinstance(b.app.screen, ExportScreen)
+            assert "cannot write" in b.app.events.events[-1].text
+
+    def test_names_do_not_collide(self, tmp_path: Path) -> None:
+        first = export.target(tmp_path, "svg", NOW)
+        first.write_text("")
+        assert export.target(tmp_path, "svg", NOW) != first
+
+    def test_text_in_html_is_escaped(self, bench: Make) -> None:
+        b = bench(1)
+        page = export.to_html(b.app.history, [], [Event(NOW, "info", "<script>alert(1)</script>")], NOW)
+        assert "<script>" not in page
+
+
+async def test_what_is_recorded_replays_the_same(bench: Make, tmp_path: Path) -> None:
+    from truezram.app.replay import Replay
+    from truezram.engine.recording import Header, Recorder
+    from truezram.engine.recording import load as load_recording
+
+    path = tmp_path / "session.jsonl"
+    b = bench(2, recorder=Recorder(path, Header("recorded", "test")))
+    async with b.app.run_test(size=SMALL) as pilot:
+        await pilot.pause()
+        b.play(12)
+        await pilot.pause()
+    clock = [0.0]
+    replay = Replay(load_recording(path), clock=lambda: clock[0])
+    seen = []
+    for second in range(12):
+        clock[0] = second + 0.001
+        seen.append(replay.snapshot())
+    assert seen == list(b.engine.recording.snapshots[:12])
+    assert replay.over
+    assert "replay" in replay.capabilities().replay

@@ -1,0 +1,111 @@
+"""An engine whose answers go into a recording as they are given, so that a replay can give them again."""
+
+from __future__ import annotations
+
+import threading
+from typing import TypeVar
+
+from truezram.app.source import (
+    BenchResult,
+    Capabilities,
+    Change,
+    Check,
+    CreateSpec,
+    Engine,
+    Estimate,
+    PageMap,
+    Progress,
+    Scope,
+    Tunable,
+)
+from truezram.engine.errors import TruezramError
+from truezram.engine.model import Snapshot
+from truezram.engine.recording import Recorder
+
+T = TypeVar("T")
+
+
+class Recorded:
+    """See `source.Engine`; all is passed on. When the recording cannot be written it ends, and the app goes on."""
+
+    def __init__(self, engine: Engine, recorder: Recorder) -> None:
+        self._engine = engine
+        self._recorder: Recorder | None = recorder
+        self._lock = threading.Lock()
+        self.problem = ""
+        """Why the recording ended; empty while it goes on."""
+
+    def _keep(self, call: str, args: object, result: T) -> T:
+        with self._lock:
+            if self._recorder is not None:
+                try:
+                    self._recorder.answer(call, args, result)
+                except TruezramError as error:
+                    self._recorder, self.problem = None, str(error)
+        return result
+
+    def close(self) -> None:
+        """Ends the recording."""
+        with self._lock:
+            if self._recorder is not None:
+                self._recorder.close()
+                self._recorder = None
+
+    def snapshot(self) -> Snapshot:
+        """Recorded."""
+        snapshot = self._engine.snapshot()
+        with self._lock:
+            if self._recorder is not None:
+                try:
+                    self._recorder.snapshot(snapshot)
+                except TruezramError as error:
+                    self._recorder, self.problem = None, str(error)
+        return snapshot
+
+    def capabilities(self) -> Capabilities:
+        """Recorded."""
+        return self._keep("capabilities", None, self._engine.capabilities())
+
+    def create(self, spec: CreateSpec, progress: Progress) -> str:
+        """Passed on."""
+        return self._engine.create(spec, progress)
+
+    def remove(self, name: str, force: bool, progress: Progress) -> None:
+        """Passed on."""
+        self._engine.remove(name, force, progress)
+
+    def set(self, name: str, key: str, value: str) -> None:
+        """Passed on."""
+        self._engine.set(name, key, value)
+
+    def page_map(self, name: str, first_page: int, pages: int, regions: int) -> PageMap:
+        """Recorded."""
+        return self._keep("page_map", {"name": name}, self._engine.page_map(name, first_page, pages, regions))
+
+    def doctor(self) -> tuple[Check, ...]:
+        """Recorded."""
+        return self._keep("doctor", None, self._engine.doctor())
+
+    def tunables(self) -> tuple[Tunable, ...]:
+        """Recorded."""
+        return self._keep("tunables", None, self._engine.tunables())
+
+    def tune(self, device: str, key: str, value: str) -> None:
+        """Passed on."""
+        self._engine.tune(device, key, value)
+
+    def journal(self) -> tuple[Change, ...]:
+        """Recorded."""
+        return self._keep("journal", None, self._engine.journal())
+
+    def undo(self, change_id: int) -> None:
+        """Passed on."""
+        self._engine.undo(change_id)
+
+    def estimate(self, scope: Scope, by: str, progress: Progress) -> Estimate:
+        """Recorded."""
+        return self._keep("estimate", None, self._engine.estimate(scope, by, progress))
+
+    def benchmark(self, seconds: float, progress: Progress) -> BenchResult:
+        """Recorded."""
+        return self._keep("benchmark", None, self._engine.benchmark(seconds, progress))

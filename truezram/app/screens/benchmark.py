@@ -1,0 +1,277 @@
+"""Benchmark: our codecs against liblz4, libzstd and kernel zram on this machine, losses shown like wins; runs are
+kept."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, ClassVar
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.widgets import Static
+
+from truezram.app import commandline
+from truezram.app.format import short_size
+from truezram.app.screens.page import Page
+from truezram.app.source import BenchResult, BenchRow
+from truezram.app.widgets.grid import Grid, Head, Item, TextBlock
+from truezram.app.widgets.still import StillChart
+from truezram.engine.recording import decode
+
+SECONDS = 20.0
+KEEP = 50
+FILE = "benchmarks.jsonl"
+
+
+def load_runs(path: Path | None) -> tuple[list[BenchResult], str]:
+    """The kept runs, oldest first, and what is wrong with the file ("" when nothing is)."""
+    if path is None:
+        return [], ""
+    runs: list[BenchResult] = []
+    bad = 0
+    try:
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                runs.append(decode(BenchResult, json.loads(line)))
+            except Exception:  # one damaged line costs one run
+                bad += 1
+    except FileNotFoundError:
+        return [], ""
+    except OSError as error:
+        return [], f"{path}: {error.strerror}"
+    return runs[-KEEP:], f"{path}: {bad} damaged lines" if bad else ""
+
+
+def keep_run(path: Path | None, run: BenchResult) -> None:
+    """Appends a run. Raises `OSError`."""
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(asdict(run)) + "\n")
+
+
+class BenchmarkPage(Page):
+    """The rows of a run as they come; with another run beside it for comparison."""
+
+    MODE = "benchmark"
+    TITLE_TEXT = "Benchmark"
+    GUIDE = (
+        "Compresses and decompresses real pages with every codec, in turns, on one core. Rows marked = are "
+        "baselines: liblz4, libzstd, kernel zram. Speeds are bytes of pages a second; same-filled pages are "
+        "left out. AGAINST is this codec's speed over the best baseline of the same corpus whose ratio is at "
+        "least as good: below 1 is a loss.\n"
+        "p and n go through the kept runs; m marks one, which the others are then compared with."
+    )
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("r", "run", "Run", id="bench.run"),
+        Binding("p", "kept(-1)", "Run before", id="bench.previous"),
+        Binding("n", "kept(1)", "Next run", id="bench.next"),
+        Binding("m", "mark", "Compare with this", id="bench.mark"),
+        Binding("v", "chart", "Table/chart", id="bench.chart"),
+        Binding("escape", "app.go('dashboard')", "Back", show=False, id="bench.back"),
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runs: list[BenchResult] = []
+        self.place = -1
+        self.marked: BenchResult | None = None
+        self.running = False
+        self.coming: list[BenchRow] = []
+        self.problem = ""
+
+    @property
+    def path(self) -> Path | None:
+        """Where runs are kept."""
+        return self.tz.log_path.parent / FILE if self.tz.log_path else None
+
+    def content(self) -> ComposeResult:
+        """Head, rows, chart."""
+        yield Static(f"Codecs on this machine  $ {commandline.benchmark(SECONDS)}", classes="pagehead", markup=False)
+        yield TextBlock(id="summary")
+        yield Grid(
+            [
+                Head("", 1, left=True),
+                Head("CODEC", 14, left=True),
+                Head("CORPUS", 10, left=True, rank=1),
+                Head("RATIO", 5),
+                Head("IN/s", 6),
+                Head("OUT/s", 6),
+                Head("AGAINST", 7, rank=1),
+                Head("MARKED", 7, rank=3),
+                Head("", 4, left=True, grow=True, rank=2),
+            ],
+            empty="r runs the benchmark; it takes about 20 s and keeps its result.",
+            sortable=True,
+            id="rows",
+        )
+        yield StillChart(id="chart")
+
+    def on_mount(self) -> None:
+        """The kept runs."""
+        self.query_one("#chart").display = False
+        self.runs, self.problem = load_runs(self.path)
+        self.place = len(self.runs) - 1
+        self.query_one(Grid).focus()
+        self._show()
+
+    @property
+    def shown(self) -> BenchResult | None:
+        """The run on the screen, when none is under way."""
+        return self.runs[self.place] if 0 <= self.place < len(self.runs) else None
+
+    def _show(self) -> None:
+        run = self.shown
+        rows = self.coming if self.running else list(run.rows) if run else []
+        fastest = max((row.compress_rate for row in rows), default=1.0)
+        self.query_one(Grid).glyph_set = self.tz.view.glyphs
+        items = []
+        for number, row in enumerate(rows):
+            against, before = self._against(row, rows), self._before(row)
+            cells = (
+                " " if row.ours else "=",
+                row.codec,
+                row.corpus,
+                f"{row.ratio:.2f}",
+                short_size(row.compress_rate),
+                short_size(row.decompress_rate),
+                "-" if against is None else f"{against:.2f}x",
+                "-" if before is None else f"{before:.2f}x",
+                row.compress_rate / fastest,
+            )
+            style = "muted" if not row.ours else "bad" if against is not None and against < 1 else ""
+            order = (
+                row.ours, row.codec, row.corpus, row.ratio, row.compress_rate, row.decompress_rate, against or 0.0,
+                before or 0.0, row.compress_rate,
+            )  # fmt: skip
+            items.append(Item(f"{number}/{row.codec}/{row.corpus}", cells, style, order))
+        self.query_one(Grid).show(items)
+        self.query_one("#summary", TextBlock).show(self._summary)
+        chart = self.query_one(StillChart)
+        if chart.display:
+            self._draw(chart, rows)
+        self.refresh_bindings()
+
+    @staticmethod
+    def _against(row: BenchRow, rows: list[BenchRow]) -> float | None:
+        """Speed over the fastest baseline that compresses at least as well (1 % of slack); None without one."""
+        if not row.ours:
+            return None
+        rivals = [
+            r.compress_rate for r in rows if not r.ours and r.corpus == row.corpus and r.ratio >= row.ratio * 0.99
+        ]
+        return row.compress_rate / max(rivals) if rivals else None
+
+    def _before(self, row: BenchRow) -> float | None:
+        """Speed over that in the marked run."""
+        if self.marked is None:
+            return None
+        same = [r for r in self.marked.rows if (r.codec, r.corpus) == (row.codec, row.corpus)]
+        return row.compress_rate / same[0].compress_rate if same and same[0].compress_rate else None
+
+    def _summary(self, width: int) -> list[list[tuple[str, str]]]:
+        run = self.shown
+        if self.running:
+            return [[("Running.", "heading")]]
+        if self.problem:
+            return [[(self.problem, "bad")]]
+        if run is None:
+            return [[("No run is kept.", "muted")]]
+        stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(run.time))
+        line = [(f"run {self.place + 1} of {len(self.runs)}  {stamp}  ", "heading"), (run.machine, "muted")]
+        if self.marked is not None:
+            line.append(("  compared with the marked run" if self.marked is not run else "  marked", "plain"))
+        return [line, *([(note, "warn")] for note in run.notes)]
+
+    def _draw(self, chart: StillChart, rows: list[BenchRow]) -> None:
+        corpus = rows[0].corpus if rows else ""
+        some = [row for row in rows if row.corpus == corpus]
+        if some:
+            mib = 1 << 20
+            chart.groups(
+                [row.codec for row in some],
+                [
+                    ("compress MiB/s", [row.compress_rate / mib for row in some]),
+                    ("decompress MiB/s", [row.decompress_rate / mib for row in some]),
+                ],
+                f"speed on {corpus}",
+                self.tz,
+            )
+
+    # ---- what the user does
+
+    def action_run(self) -> None:
+        """Runs the benchmark."""
+        if self.running:
+            return
+        self.running, self.coming, self.problem = True, [], ""
+        engine = self.tz.engine
+        self.tz.work(
+            "benchmark",
+            lambda progress: engine.benchmark(SECONDS, progress),
+            done=self._done,
+            failed=self._failed,
+            partial=self._partial,
+            timeout=120,
+            quiet=True,
+        )
+        self._show()
+
+    def _partial(self, found: object) -> None:
+        if isinstance(found, BenchRow):
+            # A row that was measured again, longer, replaces the one before.
+            self.coming = [r for r in self.coming if (r.codec, r.corpus) != (found.codec, found.corpus)] + [found]
+            self._show()
+
+    def _done(self, run: BenchResult) -> None:
+        self.running = False
+        self.runs.append(run)
+        self.place = len(self.runs) - 1
+        try:
+            keep_run(self.path, run)
+        except OSError as error:
+            self.tz.report("warning", f"the run is not kept: {self.path}: {error.strerror}")
+        self.tz.report("info", "benchmark: done")
+        self._show()
+
+    def _failed(self, why: str) -> None:
+        self.running, self.problem = False, why
+        self._show()
+
+    def action_kept(self, step: int) -> None:
+        """Another of the kept runs."""
+        self.place = max(0, min(len(self.runs) - 1, self.place + step))
+        self._show()
+
+    def action_mark(self) -> None:
+        """Compares the others with this run; the same again stops that."""
+        self.marked = None if self.marked is self.shown else self.shown
+        self._show()
+
+    def action_chart(self) -> None:
+        """The rows, or a chart of them."""
+        chart, grid = self.query_one(StillChart), self.query_one(Grid)
+        chart.display = not chart.display
+        grid.display = not chart.display
+        if not chart.display:
+            grid.focus()
+        self._show()
+
+    @on(Grid.Chosen)
+    def _chosen(self) -> None:
+        self.action_chart()
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Only what does something."""
+        if action == "run":
+            return not self.running
+        if action == "kept":
+            step: Any = parameters[0] if parameters else 0
+            return not self.running and 0 <= self.place + int(step) < len(self.runs)
+        if action in ("mark", "chart"):
+            return self.shown is not None and not self.running
+        return True

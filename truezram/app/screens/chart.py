@@ -1,0 +1,90 @@
+"""A device's last minutes as one large chart that stands still, with axes, drawn by plotext."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, ClassVar, cast
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.screen import ModalScreen
+
+from truezram.app.series import DeviceSeries
+from truezram.app.widgets.chrome import Footer
+from truezram.app.widgets.still import StillChart
+
+if TYPE_CHECKING:
+    from truezram.app.app import TruezramApp
+
+CHARTS: tuple[tuple[str, tuple[str, ...], float, bool], ...] = (
+    ("throughput, MiB/s", ("read", "write"), 1 << 20, False),
+    ("service time, µs", ("read_p50", "read_p99", "write_p50", "write_p99"), 1e3, True),
+    ("memory, MiB", ("logical", "resident"), 1 << 20, False),
+    ("ratio", ("ratio",), 1.0, False),
+)
+
+
+class ChartScreen(ModalScreen[None]):
+    """Tab goes from chart to chart, + and - choose how much time."""
+
+    GUIDE: ClassVar[str] = (
+        "The chart shows what was known when it was opened. Tab: the next one. + and -: more or less time."
+    )
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,C,q", "dismiss(None)", "Close", id="chart.close"),
+        Binding("tab,v", "next", "Next chart", id="chart.next"),
+        Binding("plus,equals_sign", "span(-1)", "Less time", key_display="+", id="chart.less"),
+        Binding("minus", "span(1)", "More time", key_display="-", id="chart.more"),
+    ]
+    SPANS = (60, 120, 300, 900)
+
+    def __init__(self, name: str, series: DeviceSeries) -> None:
+        super().__init__()
+        self.device = name
+        self.values = {metric: list(ring.values) for metric, ring in series.rings.items()}
+        self.which = 0
+        length = len(self.values["read"])
+        self.span = next((i for i, seconds in enumerate(self.SPANS) if seconds >= length), len(self.SPANS) - 1)
+
+    @property
+    def tz(self) -> TruezramApp:
+        """The app."""
+        return cast("TruezramApp", self.app)
+
+    def compose(self) -> ComposeResult:
+        """The chart."""
+        with Vertical(id="dialog"):
+            yield StillChart(id="chart")
+        yield Footer()
+
+    def on_mount(self) -> None:
+        """Draws."""
+        self._draw()
+
+    def _draw(self) -> None:
+        title, metrics, scale, log = CHARTS[self.which]
+        seconds = self.SPANS[self.span]
+        series = []
+        for metric in metrics:
+            values = self.values[metric][-seconds:]
+            known = [
+                (i - len(values) + 1, v / scale)
+                for i, v in enumerate(values)
+                if not math.isnan(v) and (v > 0 or not log)
+            ]
+            if known:
+                series.append((metric.replace("_", " "), [t for t, _ in known], [v for _, v in known]))
+        self.query_one(StillChart).lines(
+            series, f"{self.device}: {title}", f"seconds before now ({seconds} s)", log, self.tz
+        )
+
+    def action_next(self) -> None:
+        """The next chart."""
+        self.which = (self.which + 1) % len(CHARTS)
+        self._draw()
+
+    def action_span(self, step: int) -> None:
+        """More or less time."""
+        self.span = max(0, min(len(self.SPANS) - 1, self.span + step))
+        self._draw()

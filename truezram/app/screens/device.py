@@ -1,0 +1,303 @@
+"""One device in depth: page map, histograms, size classes, queues, settings in force, events."""
+
+from __future__ import annotations
+
+import time
+from typing import ClassVar
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical
+
+from truezram.app.columns import mountpoint
+from truezram.app.format import short_rate, short_size
+from truezram.app.screens.page import Page
+from truezram.app.series import DeviceSeries, queue_rates
+from truezram.app.source import PageMap
+from truezram.app.widgets.event_list import EventList
+from truezram.app.widgets.grid import Grid, Head, Item, TextBlock
+from truezram.app.widgets.histogram import LatencyHistogram, SizeHistogram
+from truezram.app.widgets.page_map import PageMapView
+from truezram.engine.model import DeviceSnapshot
+from truezram.engine.rates import histogram_difference
+from truezram.engine.units import format_duration
+
+MAP_EVERY = 5.0
+"""Seconds between page maps: the server walks its whole table for one."""
+PER_CALL = 256
+"""Regions in one answer (protocol.h, TZ_MAP_REGIONS)."""
+
+Parts = list[list[tuple[str, str]]]
+
+
+class DevicePage(Page):
+    """The device under the dashboard's cursor."""
+
+    MODE = "device"
+    TITLE_TEXT = "Device"
+    GUIDE = (
+        "The page map shows the device's table from the first page to the last: each cell is a region, "
+        "coloured by what it holds most of, darker the emptier it is. Arrow keys pick a region, Enter looks "
+        "into it, Backspace back out.\n"
+        "Pages by ratio: how small pages are stored, from 16 to 1 on the left to pages that do not shrink on "
+        "the right. Service time: reads above, writes below, over the last minute or (t) since the device was"
+        " made.\n"
+        "Size classes are the pool's: slots of one size in slabs; full slabs waste nothing. Queues are the "
+        "device's threads."
+    )
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("n", "other(1)", "Next device", id="device.next"),
+        Binding("N", "other(-1)", "Previous device", show=False, id="device.previous"),
+        Binding("t", "span", "Minute/all", id="device.span"),
+        Binding("e", "edit", "Settings", id="device.edit"),
+        Binding("escape", "app.go('dashboard')", "Back", show=False, id="device.back"),
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.name_shown = ""
+        self.since_start = False
+        self._range = (0, 0)
+        self._map_time = -MAP_EVERY
+        self._asking = False
+
+    def content(self) -> ComposeResult:
+        """Map and settings above, histograms and tables below."""
+        view = self.tz.view
+        yield TextBlock(id="title")
+        with Horizontal(id="upper"):
+            yield PageMapView(view, id="map")
+            yield TextBlock(id="facts")
+        with Horizontal(id="lower"):
+            with Vertical(id="histograms"):
+                yield SizeHistogram(view, id="sizes")
+                yield LatencyHistogram(view, id="latencies")
+            with Vertical(id="tables"):
+                yield Grid(
+                    [Head("QUEUE", 5), Head("CPU", 3), Head("READ/s", 6), Head("WRITE/s", 7), Head("BUSY", 4),
+                     Head("", 4, left=True, grow=True)],
+                    empty="No queue tells its counters.", id="queues",
+                )  # fmt: skip
+                yield Grid(
+                    [Head("CLASS", 5), Head("SLABS", 6), Head("OBJECTS", 8), Head("BYTES", 5), Head("FULL", 4),
+                     Head("", 4, left=True, grow=True)],
+                    empty="No object is stored.", id="classes",
+                )  # fmt: skip
+        yield EventList(id="events")
+
+    def on_mount(self) -> None:
+        """Keys go to the map."""
+        self.query_one(PageMapView).focus()
+
+    # ---- drawing
+
+    def tick(self, sampled: bool) -> None:
+        """Figures at every sample; the map less often."""
+        app = self.tz
+        series = app.history.devices.get(app.selected)
+        device = series.latest if series else None
+        if series is None or device is None:
+            self.query_one("#title", TextBlock).show(lambda width: [[("No device. Press c to create one.", "muted")]])
+            for name in ("#upper", "#lower"):
+                self.query_one(name).display = False
+            return
+        for name in ("#upper", "#lower"):
+            self.query_one(name).display = True
+        if app.selected != self.name_shown:
+            self.name_shown = app.selected
+            self._range = (0, 0)
+            self._map_time = -MAP_EVERY
+            self.query_one(PageMapView).forget()
+            sampled = True
+        self._ask_for_map(device)
+        if sampled:
+            self._figures(series, device)
+
+    def _figures(self, series: DeviceSeries, device: DeviceSnapshot) -> None:
+        trouble = self.tz.trouble.get(device.name, "")
+        self.query_one("#title", TextBlock).show(lambda width: _title(device, trouble, self.tz.clock()))
+        self.query_one("#facts", TextBlock).show(lambda width: facts(device))
+        self.query_one(SizeHistogram).show(device.size_pages)
+        self._latencies(series, device)
+        self._queues(series)
+        self._size_classes(device)
+        self.query_one(EventList).show(self.tz.events.events, device.name)
+
+    def _latencies(self, series: DeviceSeries, device: DeviceSnapshot) -> None:
+        total = device.total
+        if self.since_start or not series.minute:
+            reads, writes, span = total.read_lat, total.write_lat, "since it was made"
+        else:
+            then, old = series.minute[0]
+            reads = histogram_difference(old.read_lat, total.read_lat)
+            writes = histogram_difference(old.write_lat, total.write_lat)
+            span = f"last {format_duration(max(round(device.time - then), 1))}"
+        self.query_one(LatencyHistogram).show(reads, writes, span)
+
+    def _queues(self, series: DeviceSeries) -> None:
+        new, old = series.sampled, series.before
+        items = []
+        if new is not None and old is not None and len(new.queues) == len(old.queues):
+            for number, (a, b) in enumerate(zip(new.queues, old.queues, strict=True)):
+                read, write, busy = queue_rates(a, b, new.time - old.time)
+                known = busy == busy
+                items.append(
+                    Item(
+                        str(number),
+                        (
+                            str(number),
+                            "-" if a.cpu is None else str(a.cpu),
+                            short_rate(read),
+                            short_rate(write),
+                            f"{busy * 100:.0f}%" if known else "-",
+                            busy if known else 0.0,
+                        ),
+                    )
+                )
+        grid = self.query_one("#queues", Grid)
+        grid.glyph_set = self.tz.view.glyphs
+        grid.show(items)
+
+    def _size_classes(self, device: DeviceSnapshot) -> None:
+        items = []
+        # Those that take most memory first.
+        for found in sorted(device.classes, key=lambda c: -c.slabs * c.objects_per_slab * c.object_size):
+            slots = found.slabs * found.objects_per_slab
+            if not slots:
+                continue
+            share = found.objects / slots
+            items.append(
+                Item(
+                    str(found.object_size),
+                    (
+                        str(found.object_size),
+                        str(found.slabs),
+                        str(found.objects),
+                        short_size(found.objects * found.object_size),
+                        f"{share * 100:.0f}%",
+                        share,
+                    ),
+                )
+            )
+        grid = self.query_one("#classes", Grid)
+        grid.glyph_set = self.tz.view.glyphs
+        grid.show(items)
+
+    # ---- page map
+
+    def _ask_for_map(self, device: DeviceSnapshot) -> None:
+        view = self.query_one(PageMapView)
+        if device.kind != "truezram":
+            view.show(None, "The kernel's zram does not tell.")
+            return
+        if device.state != "live":
+            view.show(None, f"The device is {device.state}.")
+            return
+        now = time.monotonic()
+        if self._asking or now - self._map_time < MAP_EVERY or not view.size.height:
+            return
+        self._asking, self._map_time = True, now
+        pages = device.disksize // 4096
+        first, count = self._range if self._range[1] else (0, pages)
+        regions = min(view.regions_wanted(), count)
+        name, engine = device.name, self.tz.engine
+
+        def call(_: object) -> PageMap:
+            # One answer holds 256 regions: more cells, more calls, each for its part of the range.
+            parts: list[tuple[int, ...]] = []
+            calls = -(-regions // PER_CALL)
+            for number in range(calls):
+                start, end = count * number // calls, count * (number + 1) // calls
+                share = min(-(-regions // calls), end - start)
+                parts += engine.page_map(name, first + start, end - start, share).regions
+            return PageMap(first, count, tuple(parts))
+
+        def done(found: PageMap) -> None:
+            self._asking = False
+            if name == self.name_shown:
+                view.show(found, letters=self.tz.theme == "no-colour")
+                self.refresh_bindings()
+
+        def failed(why: str) -> None:
+            self._asking = False
+            if name == self.name_shown:
+                view.show(None, why)
+
+        self.tz.work(f"page map of {name}", call, done=done, failed=failed, device=name, timeout=5, quiet=True)
+
+    @on(PageMapView.Range)
+    def _ranged(self, event: PageMapView.Range) -> None:
+        self._range = (event.first, event.pages)
+        self._map_time = -MAP_EVERY
+        self.tick(False)
+
+    # ---- what the user does
+
+    def action_other(self, step: int) -> None:
+        """The next device of the dashboard's order."""
+        names = [row.device.name for row in self.tz.rows()]
+        if names:
+            place = names.index(self.tz.selected) if self.tz.selected in names else -1
+            self.tz.selected = names[(place + step) % len(names)]
+            self.tick(True)
+            self.refresh_bindings()
+
+    def action_span(self) -> None:
+        """Service times of the last minute, or since the device was made."""
+        self.since_start = not self.since_start
+        self.tick(True)
+
+    def action_edit(self) -> None:
+        """Its settings, on the tune page."""
+        self.tz.go("tune")
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Only what does something."""
+        if action == "other":
+            return len(self.tz.history.devices) > 1
+        if action in ("span", "edit"):
+            return bool(self.tz.history.devices)
+        return True
+
+
+def _title(device: DeviceSnapshot, trouble: str, now: float) -> Parts:
+    bad = trouble or device.state in ("dead", "failed", "unreadable")
+    parts = [(f"{device.name} ", "heading"), (f"{device.path}  ", "muted")]
+    parts.append((trouble or device.state, "bad" if bad else "good"))
+    if device.last_error and not trouble:
+        parts.append((f": {device.last_error}", "bad" if bad else "warn"))
+    if use := mountpoint(device):
+        parts.append((f"  {use}", "plain"))
+    if device.pid:
+        parts.append((f"  server pid {device.pid}", "muted"))
+    if device.created and now > device.created:
+        parts.append((f"  up {format_duration(now - device.created)}", "muted"))
+    return [parts]
+
+
+def facts(device: DeviceSnapshot) -> Parts:
+    """Settings in force and the figures that the table has no room for."""
+
+    def yes(value: bool) -> tuple[str, str]:
+        return ("yes", "good") if value else ("no", "warn")
+
+    kernel = device.kind != "truezram"
+    ratio = "-" if device.compression_ratio is None else f"{device.compression_ratio:.2f}"
+    rows: list[tuple[str, tuple[str, str]]] = [
+        ("algorithm", (f"{device.algorithm} {device.isa}".strip(), "plain")),
+        ("disksize", (short_size(device.disksize), "plain")),
+        ("mem_limit", (short_size(device.mem_limit) if device.mem_limit else "none", "plain")),
+        ("transport", ("local, no node" if device.transport == "local" else device.transport, "plain")),
+        ("queues", (f"{device.nr_queues} of depth {device.queue_depth}" if device.nr_queues else "-", "plain")),
+        ("codec ratio", (ratio, "plain")),
+        ("same-filled", (f"{device.same_pages} pages", "plain")),
+        ("huge", (f"{device.huge_pages} pages", "plain")),
+        ("table, reserve", (f"{short_size(device.table_bytes)}, {short_size(device.reserve_bytes)}", "plain")),
+        ("peak", (short_size(device.mem_used_max), "plain")),
+    ]
+    if not kernel:
+        rows += [("locked", yes(device.memory_locked)), ("survives death", yes(device.noswap_tmpfs))]
+    if device.transport == "ublk" and not kernel:
+        rows.append(("swap-safe", yes(device.io_flusher)))
+    return [[("settings and figures", "heading")], *([(f"{name:<15}", "muted"), value] for name, value in rows)]

@@ -1,0 +1,97 @@
+"""The doctor: what this machine has and lacks for compressed memory, each line with its remedy."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import ClassVar
+
+from rich.text import Text
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.widgets import Static
+
+from truezram.app import commandline
+from truezram.app.screens.page import Page
+from truezram.app.source import Check
+from truezram.app.widgets.grid import Grid, Head, Item, TextBlock
+
+STYLES = {"ok": "good", "warn": "warn", "fail": "bad", "info": "muted"}
+
+
+class DoctorPage(Page):
+    """Runs when it is first shown, and again on r."""
+
+    MODE = "doctor"
+    TITLE_TEXT = "Doctor"
+    GUIDE = (
+        "ok: as it should be. warn: it works, but read this. fail: ublk devices cannot be made until this is put right."
+        " Below the table stand the details of the line under the cursor and what to do about it."
+    )
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("r", "run", "Check again", id="doctor.run"),
+        Binding("escape", "app.go('dashboard')", "Back", show=False, id="doctor.back"),
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.checks: tuple[Check, ...] = ()
+        self._asked = False
+
+    def content(self) -> ComposeResult:
+        """Checks, and the details of one."""
+        yield Static(Text(f"Checks of this machine  $ {commandline.doctor()}"), classes="pagehead")
+        yield Grid(
+            [Head("CHECK", 14, left=True), Head("STATE", 5, left=True), Head("FOUND", 20, left=True, grow=True)],
+            empty="Checking.",
+            id="checks",
+        )
+        yield TextBlock(id="remedy")
+
+    def on_mount(self) -> None:
+        """Keys go to the table."""
+        self.query_one(Grid).focus()
+
+    def tick(self, sampled: bool) -> None:
+        """The first time: runs."""
+        if not self._asked:
+            self._asked = True
+            self.action_run()
+
+    def action_run(self) -> None:
+        """Runs all checks."""
+        app = self.tz
+        app.work("doctor", lambda _: app.engine.doctor(), done=self._done, failed=self._failed, quiet=True)
+        app.refresh_capabilities()
+
+    def _done(self, checks: tuple[Check, ...]) -> None:
+        self.checks = checks
+        self.query_one(Grid).show(
+            [Item(c.name, (c.name, c.status, c.detail), STYLES.get(c.status, "")) for c in checks]
+        )
+        worst = next((c.name for status in ("fail", "warn") for c in checks if c.status == status), "")
+        if worst and not self.query_one(TextBlock).make(80):
+            grid = self.query_one(Grid)
+            grid.cursor = worst
+            grid.rebuild()
+        self._remedy()
+
+    def _failed(self, why: str) -> None:
+        grid = self.query_one(Grid)
+        grid.empty = f"The checks did not run: {why}"
+        grid.show([])
+
+    @on(Grid.Moved)
+    def _remedy(self) -> None:
+        check = next((c for c in self.checks if c.name == self.query_one(Grid).cursor), None)
+
+        def make(width: int) -> list[list[tuple[str, str]]]:
+            if check is None:
+                return []
+            lines = [[(f"{check.name}: {check.status}", "heading")]]
+            lines += [[(line, "plain")] for line in textwrap.wrap(check.detail, width)]
+            remedy = textwrap.wrap(check.remedy, max(width - 4, 10)) if check.remedy else []
+            lines += [[(("→ " if n == 0 else "  ") + line, "command")] for n, line in enumerate(remedy)]
+            return lines
+
+        self.query_one(TextBlock).show(make)

@@ -1,0 +1,345 @@
+"""Tune: every live setting of the devices and the machine, current against suggested, with the reason; applied and
+undone."""
+
+from __future__ import annotations
+
+import textwrap
+import time
+from typing import TYPE_CHECKING, ClassVar, cast
+
+from rich.text import Text
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical
+from textual.screen import ModalScreen
+from textual.widgets import Button, Input, Label, Static
+
+from truezram.app import commandline
+from truezram.app.screens.page import Page
+from truezram.app.source import Change, Tunable
+from truezram.app.widgets.chrome import Footer
+from truezram.app.widgets.grid import Grid, Head, Item, TextBlock
+from truezram.engine.errors import TruezramError
+from truezram.engine.units import parse_size
+
+if TYPE_CHECKING:
+    from truezram.app.app import TruezramApp
+
+
+def differs(tunable: Tunable) -> bool:
+    """Whether there is something better that can be set."""
+    return bool(tunable.suggested) and tunable.suggested != tunable.current and not tunable.readonly
+
+
+def command(tunable: Tunable, value: str) -> str:
+    """The command that does the same."""
+    if tunable.device:
+        return commandline.set_value(tunable.device, tunable.key, value, not tunable.device.startswith("local"))
+    return commandline.tune(tunable.key, value)
+
+
+class EditScreen(ModalScreen[str | None]):
+    """Asks for a new value. Returns it, or None."""
+
+    GUIDE: ClassVar[str] = (
+        "Type a value, or with F2 go through those there are. The command does exactly what Apply does."
+    )
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "cancel", "Cancel", id="edit.cancel"),
+        Binding("f2", "next_choice", "Next choice", id="edit.next"),
+    ]
+
+    def __init__(self, tunable: Tunable) -> None:
+        super().__init__()
+        self.tunable = tunable
+        choices = [tunable.suggested, *tunable.choices]
+        self.choices = [choice for choice in dict.fromkeys(choices) if choice]
+
+    @property
+    def tz(self) -> TruezramApp:
+        """The app."""
+        return cast("TruezramApp", self.app)
+
+    def compose(self) -> ComposeResult:
+        """The field, what may be entered, the command."""
+        tunable = self.tunable
+        with Vertical(id="dialog"):
+            yield Label(f"{tunable.device} {tunable.key}".strip(), id="heading")
+            yield Static(Text(tunable.reason), id="reason")
+            with Horizontal(classes="field"):
+                yield Label("Value")
+                yield Input(tunable.current, id="value", compact=True)
+                yield Static(Text(tunable.hint or ", ".join(tunable.choices)), id="value-note", classes="note")
+            yield Static(id="command")
+            with Horizontal(id="buttons"):
+                yield Button("Apply", id="apply", variant="primary", compact=True)
+                yield Button("Cancel", id="cancel", compact=True)
+        yield Footer()
+
+    def on_mount(self) -> None:
+        """Ready to type."""
+        self.query_one(Input).focus()
+        self.check()
+
+    @on(Input.Changed)
+    def check(self) -> None:
+        """What can be judged here is judged here; the engine judges the rest."""
+        value = self.query_one(Input).value.strip()
+        problem = self._problem(value)
+        note = self.query_one("#value-note", Static)
+        note.update(Text(problem or self.tunable.hint or ", ".join(self.tunable.choices)))
+        note.set_class(bool(problem), "bad")
+        self.query_one("#apply", Button).disabled = bool(problem) or value == self.tunable.current
+        self.query_one("#command", Static).update(Text(f"$ {command(self.tunable, value)}" if not problem else ""))
+
+    def _problem(self, value: str) -> str:
+        if not value:
+            return "It is empty"
+        if self.tunable.key == "mem_limit" and value.lower() not in ("none", "0"):
+            try:
+                parse_size(value)
+            except TruezramError as error:
+                return (getattr(error, "why", "") or str(error)).capitalize()
+        if self.tunable.key != "algorithm" and self.tunable.choices and value not in self.tunable.choices:
+            return f"Choose {', '.join(self.tunable.choices)}"
+        if self.tunable.key == "algorithm":
+            return self._algorithm(value)
+        return ""
+
+    def _algorithm(self, value: str) -> str:
+        name, colon, level = value.partition(":")
+        known = {a.name: a for a in self.tz.capabilities.algorithms if not a.unavailable}
+        found = known.get(name)
+        if found is None:
+            return f"Choose {', '.join(known)}"
+        if not colon:
+            return ""
+        try:
+            good = found.level_min <= int(level) <= found.level_max and (found.level_min or found.level_max)
+        except ValueError:
+            good = False
+        return "" if good else f"Levels of {name}: {found.level_min} to {found.level_max}"
+
+    def action_next_choice(self) -> None:
+        """The next of the values there are."""
+        if self.choices:
+            field = self.query_one(Input)
+            place = self.choices.index(field.value) if field.value in self.choices else -1
+            field.value = self.choices[(place + 1) % len(self.choices)]
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Choices are offered where there are some."""
+        return bool(self.choices) if action == "next_choice" else True
+
+    @on(Button.Pressed, "#apply")
+    @on(Input.Submitted)
+    def _apply(self) -> None:
+        if not self.query_one("#apply", Button).disabled:
+            self.dismiss(self.query_one(Input).value.strip())
+
+    @on(Button.Pressed, "#cancel")
+    def action_cancel(self) -> None:
+        """Changes nothing."""
+        self.dismiss(None)
+
+
+class TunePage(Page):
+    """Settings above, the journal of changes below."""
+
+    MODE = "tune"
+    TITLE_TEXT = "Tune"
+    GUIDE = (
+        "Every setting that can be changed while things run. Lines with a suggestion that differs stand out; "
+        "the reason is below. Enter edits, a applies the suggestion under the cursor, A all of them. Changes "
+        "of the machine's settings are journalled and last until the next restart: u puts the newest one "
+        "back, or in the journal (Tab) the one under the cursor."
+    )
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "edit", "Edit", key_display="Enter", id="tune.edit"),
+        Binding("a", "suggested", "Apply suggestion", id="tune.apply"),
+        Binding("A", "all_suggested", "Apply all", id="tune.apply_all"),
+        Binding("u", "undo", "Undo", id="tune.undo"),
+        Binding("r", "reload", "Read again", show=False, id="tune.reload"),
+        Binding("escape", "app.go('dashboard')", "Back", show=False, id="tune.back"),
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tunables: dict[str, Tunable] = {}
+        self.changes: tuple[Change, ...] = ()
+        self._key: tuple[object, ...] = ()
+
+    def content(self) -> ComposeResult:
+        """Settings, reason, journal."""
+        yield Grid(
+            [
+                Head("WHERE", 8, left=True),
+                Head("SETTING", 18, left=True),
+                Head("CURRENT", 14, left=True, rank=1),
+                Head("SUGGESTED", 14, left=True, grow=True, rank=1),
+            ],
+            empty="Reading the settings.",
+            id="settings",
+        )
+        yield TextBlock(id="reason")
+        yield Grid(
+            [
+                Head("CHANGE", 6),
+                Head("TIME", 19, left=True, rank=2),
+                Head("SETTING", 16, left=True),
+                Head("WAS", 10, left=True),
+                Head("BECAME", 10, left=True, grow=True),
+                Head("NOW", 8, left=True),
+            ],
+            empty="No setting of the machine was changed.",
+            id="journal",
+        )
+
+    def on_mount(self) -> None:
+        """Keys go to the settings."""
+        self.query_one("#settings", Grid).focus()
+
+    def on_screen_resume(self) -> None:
+        """Reads the settings whenever the page is shown."""
+        super().on_screen_resume()
+        self.action_reload()
+
+    def tick(self, sampled: bool) -> None:
+        """Reads again when a device came, went or was changed."""
+        latest = self.tz.history.latest
+        if latest is None:
+            return
+        key = tuple((d.name, d.state, d.algorithm, d.mem_limit) for d in latest.devices)
+        if key != self._key:
+            first, self._key = not self._key, key
+            if not first:
+                self.action_reload()
+
+    def action_reload(self) -> None:
+        """Reads settings and journal."""
+        engine = self.tz.engine
+        self.tz.work(
+            "read the settings",
+            lambda _: (engine.tunables(), engine.journal()),
+            done=lambda found: self._show(*found),
+            failed=self._failed,
+            quiet=True,
+        )
+
+    def _failed(self, why: str) -> None:
+        grid = self.query_one("#settings", Grid)
+        grid.empty = f"The settings cannot be read: {why}"
+        grid.show([])
+
+    def _show(self, tunables: tuple[Tunable, ...], changes: tuple[Change, ...]) -> None:
+        self.tunables = {f"{t.device}/{t.key}": t for t in tunables}
+        self.changes = changes
+        items = []
+        for key, t in self.tunables.items():
+            style = "warn" if differs(t) else "muted" if t.readonly else ""
+            suggested = t.suggested if t.suggested != t.current else ""
+            items.append(Item(key, (t.device or "machine", t.key, t.current, suggested or "-"), style))
+        self.query_one("#settings", Grid).show(items)
+        rows = []
+        for change in changes:
+            stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(change.time))
+            now = "put back" if change.undone else "in force"
+            cells = (f"#{change.id}", stamp, change.key, change.before, change.after, now)
+            rows.append(Item(str(change.id), cells, "muted" if change.undone else ""))
+        self.query_one("#journal", Grid).show(rows)
+        self._reason()
+        self.refresh_bindings()
+
+    @property
+    def current(self) -> Tunable | None:
+        """The setting under the cursor."""
+        return self.tunables.get(self.query_one("#settings", Grid).cursor)
+
+    @on(Grid.Moved, "#settings")
+    def _reason(self) -> None:
+        tunable = self.current
+
+        def make(width: int) -> list[list[tuple[str, str]]]:
+            if tunable is None:
+                return []
+            text = tunable.reason[:1].upper() + tunable.reason[1:]
+            lines = [[(line, "plain")] for line in textwrap.wrap(text, width)[:2]]
+            if tunable.readonly:
+                lines.append([(f"Cannot be changed here: {tunable.readonly}.", "warn")])
+            elif tunable.hint:
+                lines.append([(f"May be {tunable.hint}.", "muted")])
+            if differs(tunable):
+                lines.append([(f"$ {command(tunable, tunable.suggested)}", "command")])
+            return lines
+
+        self.query_one("#reason", TextBlock).show(make)
+        self.refresh_bindings()
+
+    # ---- what the user does
+
+    @on(Grid.Chosen, "#settings")
+    def action_edit(self) -> None:
+        """Edits the setting under the cursor."""
+        tunable = self.current
+        if tunable is None or tunable.readonly:
+            return
+
+        def answered(value: str | None) -> None:
+            if value is not None:
+                self._set([(tunable, value)])
+
+        self.app.push_screen(EditScreen(tunable), answered)
+
+    def action_suggested(self) -> None:
+        """Applies the suggestion under the cursor."""
+        tunable = self.current
+        if tunable is not None and differs(tunable):
+            self._set([(tunable, tunable.suggested)])
+
+    def action_all_suggested(self) -> None:
+        """Applies every suggestion for the machine; devices are left to their owner."""
+        self._set([(t, t.suggested) for t in self.tunables.values() if differs(t) and not t.device])
+
+    def _set(self, wanted: list[tuple[Tunable, str]]) -> None:
+        if not wanted:
+            return
+        engine = self.tz.engine
+
+        def call(_: object) -> None:
+            for tunable, value in wanted:
+                engine.tune(tunable.device, tunable.key, value)
+
+        device = wanted[0][0].device if len(wanted) == 1 else ""
+        title = ", ".join(f"{tunable.key}={value}" for tunable, value in wanted)
+        self.tz.work(f"set {title}", call, done=lambda _: self.action_reload(), device=device)
+
+    def action_undo(self) -> None:
+        """Puts back the change under the journal's cursor, else the newest one in force."""
+        journal = self.query_one("#journal", Grid)
+        in_force = [change for change in self.changes if not change.undone]
+        chosen = [c for c in in_force if str(c.id) == journal.cursor] if journal.has_focus else []
+        change = next(iter(chosen or in_force), None)
+        if change is None:
+            return
+        engine = self.tz.engine
+        self.tz.work(
+            f"put back {change.key}={change.before}",
+            lambda _: engine.undo(change.id),
+            done=lambda _: self.action_reload(),
+        )
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Only what does something."""
+        if not self.is_mounted:
+            return True
+        tunable = self.current
+        if action == "edit":
+            return tunable is not None and not tunable.readonly
+        if action == "suggested":
+            return tunable is not None and differs(tunable)
+        if action == "all_suggested":
+            return any(differs(t) and not t.device for t in self.tunables.values())
+        if action == "undo":
+            return any(not change.undone for change in self.changes)
+        return True

@@ -1,0 +1,272 @@
+"""What if: samples the memory of live processes and says what it would compress to, and from there goes to Create."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal
+from textual.widgets import Button, Input, Select, Static
+
+from truezram.app import commandline
+from truezram.app.format import short_size
+from truezram.app.screens.page import Page
+from truezram.app.source import AlgorithmEstimate, Estimate, ProcessEstimate, Scope
+from truezram.app.widgets.grid import Grid, Head, Item, TextBlock
+from truezram.app.widgets.still import StillChart
+
+SCOPES = (("all processes", "all"), ("one user's", "user"), ("a cgroup's", "cgroup"), ("one process (pid)", "pid"))
+GROUPS = (("by process", "process"), ("by user", "user"), ("by cgroup", "cgroup"))
+MIB = 1 << 20
+
+
+def _us(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
+
+
+class WhatIfPage(Page):
+    """Scope and start above; the algorithms in total; then the processes, or a chart."""
+
+    MODE = "whatif"
+    TITLE_TEXT = "What if"
+    GUIDE = (
+        "Copies a few thousand pages of running processes and compresses the copies: nothing is written, and "
+        "nothing is brought back from swap. RATIO is memory over what a device would take for it, everything "
+        "counted; the range is a 95 % confidence interval. GAINS is the memory that would become free; RAW "
+        "the share of pages that do not shrink. µs IN and OUT are per page on one core.\n"
+        "Enter or c on an algorithm opens Create with a size for this memory and that algorithm. v changes "
+        "between the processes and a chart of ratio against time."
+    )
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("r", "run", "Measure", id="whatif.run"),
+        Binding("enter,c", "create_from", "Create with this", key_display="Enter", id="whatif.create"),
+        Binding("v", "chart", "Table/chart", id="whatif.chart"),
+        Binding("escape", "leave", "Back", show=False, id="whatif.back"),
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.estimate: Estimate | None = None
+        self.running = False
+        self.problem = ""
+
+    def content(self) -> ComposeResult:
+        """The question, the answer in total, the answer by process."""
+        with Horizontal(id="question"):
+            yield Select(SCOPES, value="all", allow_blank=False, id="scope", compact=True)
+            yield Input(placeholder="which", id="which", compact=True, disabled=True)
+            yield Select(GROUPS, value="process", allow_blank=False, id="by", compact=True)
+            yield Button("Measure", id="run", variant="primary", compact=True)
+        yield Static(id="command")
+        yield TextBlock(id="summary")
+        yield Grid(
+            [
+                Head("ALGORITHM", 10, left=True),
+                Head("RATIO", 5),
+                Head("95% RANGE", 11),
+                Head("GAINS", 6),
+                Head("µs IN", 6, rank=1),
+                Head("µs OUT", 6, rank=1),
+                Head("RAW", 5, rank=1),
+                Head("", 2, left=True, grow=True),
+            ],
+            empty="r measures what this memory would compress to; it takes some seconds.",
+            id="algorithms",
+        )
+        yield Grid([], empty="", sortable=True, id="groups")
+        yield StillChart(id="chart")
+
+    def on_mount(self) -> None:
+        """Keys go to the algorithms; the chart is hidden until asked for."""
+        self.query_one("#chart").display = False
+        self.query_one("#algorithms", Grid).focus()
+        self._asked()
+
+    # ---- the question
+
+    @property
+    def scope(self) -> Scope:
+        """Whose memory."""
+        kind = str(self.query_one("#scope", Select).value)
+        return Scope(kind, "" if kind == "all" else self.query_one("#which", Input).value.strip())
+
+    @on(Select.Changed)
+    @on(Input.Changed)
+    def _asked(self) -> None:
+        scope = self.scope
+        which = self.query_one("#which", Input)
+        which.disabled = scope.kind == "all"
+        which.placeholder = {"user": "name", "cgroup": "/system.slice", "pid": "4711"}.get(scope.kind, "which")
+        missing = scope.kind != "all" and not scope.value
+        self.query_one("#run", Button).disabled = missing or self.running
+        by = str(self.query_one("#by", Select).value)
+        self.query_one("#command", Static).update("" if missing else f"$ {commandline.estimate(scope, by)}")
+
+    @on(Button.Pressed, "#run")
+    @on(Input.Submitted)
+    def action_run(self) -> None:
+        """Measures."""
+        scope, by = self.scope, str(self.query_one("#by", Select).value)
+        if self.running or (scope.kind != "all" and not scope.value):
+            return
+        self.running, self.problem = True, ""
+        engine = self.tz.engine
+        self.tz.work(
+            "what if",
+            lambda progress: engine.estimate(scope, by, progress),
+            done=self._done,
+            failed=self._failed,
+            partial=self._partial,
+            timeout=60,
+            quiet=True,
+        )
+        self._show()
+        self.query_one("#algorithms", Grid).focus()
+
+    def _partial(self, found: object) -> None:
+        if isinstance(found, Estimate):
+            self.estimate = found
+            self._show()
+
+    def _done(self, found: Estimate) -> None:
+        self.running = False
+        self.estimate = found
+        best = max(found.total.algorithms, key=lambda a: a.gained, default=None)
+        self.tz.report("info", f"what if: {best.ratio:.2f} with {best.algorithm}" if best else "what if: nothing found")
+        self._show()
+
+    def _failed(self, why: str) -> None:
+        self.running, self.problem = False, why
+        self._show()
+
+    # ---- the answer
+
+    def _show(self) -> None:
+        self._asked()
+        found = self.estimate
+        self.query_one("#summary", TextBlock).show(self._summary)
+        if found is None:
+            return
+        grid = self.query_one("#algorithms", Grid)
+        grid.show([self._algorithm(a, found) for a in found.total.algorithms])
+        names = [a.algorithm for a in found.total.algorithms]
+        heads = [Head(found.by.upper(), 14, left=True, grow=True)]
+        if found.by == "process":
+            heads = [Head("PID", 7, rank=2), Head("USER", 8, left=True, rank=3), *heads]
+        heads += [Head("MEMORY", 6), Head("SAME", 4, rank=2)]
+        heads += [Head(name.upper(), max(5, len(name)), rank=1 + index // 3) for index, name in enumerate(names)]
+        heads += [Head("GAINS", 6), Head("RAW", 4, rank=1)]
+        self.query_one("#groups", Grid).show([self._group(g, found, names) for g in found.processes], heads)
+        chart = self.query_one(StillChart)
+        if chart.display:
+            self._draw_chart(chart)
+        self.refresh_bindings()
+
+    def _summary(self, width: int) -> list[list[tuple[str, str]]]:
+        found = self.estimate
+        if self.problem:
+            return [[(self.problem, "bad")]]
+        if found is None:
+            return [[("Measuring." if self.running else "", "muted")]]
+        total = found.total
+        many = f"{total.processes} processes" if total.processes != 1 else "one process"
+        line = [(f"{short_size(total.bytes)} of {many}", "heading")]
+        same = f", {total.same_filled * 100:.0f}% same-filled"
+        line.append((f"  {total.sampled} pages sampled{same}, {found.seconds:.1f} s", "muted"))
+        if self.running or not found.complete:
+            line.append(("  not complete", "warn"))
+        if found.skipped:
+            line.append((f"  {found.skipped} left out: {found.skipped_why}", "warn"))
+        return [line]
+
+    @staticmethod
+    def _algorithm(a: AlgorithmEstimate, found: Estimate) -> Item:
+        best = max(found.total.algorithms, key=lambda other: other.gained)
+        cells = (
+            a.algorithm,
+            f"{a.ratio:.2f}",
+            f"{a.ratio_low:.2f}-{a.ratio_high:.2f}",
+            short_size(a.gained),
+            _us(a.compress_us),
+            _us(a.decompress_us),
+            f"{a.incompressible * 100:.1f}%",
+            "",
+        )
+        return Item(a.algorithm, cells, "good" if a is best else "")
+
+    @staticmethod
+    def _group(group: ProcessEstimate, found: Estimate, names: list[str]) -> Item:
+        by_name = {a.algorithm: a for a in group.algorithms}
+        best = max(group.algorithms, key=lambda a: a.gained, default=None)
+        cells: list[str] = [group.command]
+        order: list[float | str] = [group.command]
+        if found.by == "process":
+            cells = [str(group.pid), group.user, *cells]
+            order = [float(group.pid), group.user, *order]
+        cells += [short_size(group.bytes), f"{group.same_filled * 100:.0f}%"]
+        order += [float(group.bytes), group.same_filled]
+        for name in names:
+            a = by_name.get(name)
+            cells.append(f"{a.ratio:.2f}" if a else "-")
+            order.append(a.ratio if a else 0.0)
+        cells += [short_size(best.gained), f"{best.incompressible * 100:.0f}%"] if best else ["-", "-"]
+        order += [float(best.gained), best.incompressible] if best else [0.0, 0.0]
+        style = "" if group.sampled >= 100 else "muted"
+        return Item(f"{group.pid}/{group.command}", tuple(cells), style, tuple(order))
+
+    # ---- chart
+
+    def action_chart(self) -> None:
+        """The processes, or the chart."""
+        chart, groups = self.query_one(StillChart), self.query_one("#groups", Grid)
+        chart.display = not chart.display
+        groups.display = not chart.display
+        if chart.display:
+            self._draw_chart(chart)
+
+    def _draw_chart(self, chart: StillChart) -> None:
+        found = self.estimate
+        if found is None:
+            return
+        rows = [(a.algorithm, a.ratio, a.compress_us or 0.0) for a in found.total.algorithms]
+        chart.bars(
+            [name for name, _, _ in rows],
+            [ratio for _, ratio, _ in rows],
+            "ratio of all this memory, by algorithm",
+            self.tz,
+        )
+
+    # ---- from here to Create
+
+    @on(Grid.Chosen, "#algorithms")
+    def action_create_from(self) -> None:
+        """Create, with a size for this memory and the algorithm under the cursor."""
+        found = self.estimate
+        if found is None:
+            self.tz.action_create()
+            return
+        name = self.query_one("#algorithms", Grid).cursor
+        a = next((a for a in found.total.algorithms if a.algorithm == name), None)
+        if a is None:
+            return
+        # As large as the memory that was looked at, in whole MiB; the limit is what that needs with a quarter to spare.
+        size = max(found.total.bytes // MIB, 1) * MIB
+        limit = max(int(size / max(a.ratio_low, 1.0) * 1.25) // MIB, 1) * MIB
+        self.tz.create_from(size, a.algorithm, min(limit, size))
+
+    def action_leave(self) -> None:
+        """Out of the fields first, then back to the dashboard."""
+        if isinstance(self.focused, Input | Select):
+            self.query_one("#algorithms", Grid).focus()
+        else:
+            self.tz.go("dashboard")
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Only what does something."""
+        if action == "run":
+            return not self.running
+        if action in ("chart", "create_from"):
+            return self.estimate is not None
+        return True

@@ -1,0 +1,288 @@
+"""A table of text with a cursor, for what changes when the user does something: settings, checks, processes,
+results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from rich.cells import cell_len
+from rich.segment import Segment
+from textual import events
+from textual.binding import Binding, BindingType
+from textual.geometry import Size
+from textual.message import Message
+
+from truezram.app import glyphs
+from truezram.app.widgets.lines import Line, LineWidget, clip
+
+
+@dataclass(frozen=True)
+class Head:
+    """One column: its title and least width; one with `grow` takes what room is left. Ranks as in columns.Column."""
+
+    title: str
+    width: int
+    left: bool = False
+    grow: bool = False
+    rank: int = 0
+
+
+@dataclass(frozen=True)
+class Item:
+    """One row. `style` is a component class without its prefix: "", "good", "warn", "bad", "muted", "head"."""
+
+    key: str
+    cells: tuple[str | float, ...]
+    """Text, or a share 0…1 that is drawn as a bar as wide as its column."""
+    style: str = ""
+    order: tuple[float | str, ...] = ()
+    """What its columns sort by; none: as written."""
+
+
+def pad(text: str, width: int, left: bool) -> str:
+    """Exactly `width` cells."""
+    text = clip(text, width)
+    room = " " * max(width - cell_len(text), 0)
+    return text + room if left else room + text
+
+
+class Grid(LineWidget, can_focus=True):
+    """Rows with a cursor; a click on a heading sorts where `sortable`."""
+
+    COMPONENT_CLASSES: ClassVar[set[str]] = {
+        "grid--header",
+        "grid--row",
+        "grid--cursor",
+        "grid--cursor-blurred",
+        "grid--good",
+        "grid--warn",
+        "grid--bad",
+        "grid--muted",
+        "grid--head",
+    }
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("up,k", "cursor(-1)", "Up", show=False, id="list.up"),
+        Binding("down,j", "cursor(1)", "Down", show=False, id="list.down"),
+        Binding("pageup,ctrl+b", "cursor(-10)", "Page up", show=False, id="list.page_up"),
+        Binding("pagedown,ctrl+f", "cursor(10)", "Page down", show=False, id="list.page_down"),
+        Binding("home,g", "cursor(-100000)", "First", show=False, id="list.first"),
+        Binding("end,G", "cursor(100000)", "Last", show=False, id="list.last"),
+    ]
+
+    class Moved(Message):
+        """The cursor is on another row."""
+
+        def __init__(self, grid: Grid, key: str) -> None:
+            super().__init__()
+            self.grid = grid
+            self.key = key
+
+        @property
+        def control(self) -> Grid:
+            """The table."""
+            return self.grid
+
+    class Chosen(Message):
+        """A second click on a row. (Enter is bound by the screens, which say what it does.)"""
+
+        def __init__(self, grid: Grid, key: str) -> None:
+            super().__init__()
+            self.grid = grid
+            self.key = key
+
+        @property
+        def control(self) -> Grid:
+            """The table."""
+            return self.grid
+
+    def __init__(
+        self, heads: Sequence[Head], *, empty: str = "", sortable: bool = False, id: str | None = None
+    ) -> None:
+        super().__init__(id=id)
+        self.heads = tuple(heads)
+        self.empty = empty
+        self.sortable = sortable
+        self.glyph_set = "braille"
+        """What bars are drawn with; screens with bars set it."""
+        self.items: list[Item] = []
+        self.cursor = ""
+        self.sort: int | None = None
+        self.descending = True
+        self._top = 0
+        self._shown: list[tuple[int, int]] = []
+
+    def show(self, items: Sequence[Item], heads: Sequence[Head] | None = None) -> None:
+        """Shows these rows; the cursor stays on its key, or near where it was."""
+        if heads is not None:
+            self.heads = tuple(heads)
+        place, before = self.index, len(self.items)
+        self.items = self._sorted(items)
+        if len(self.items) != before:
+            self.refresh(layout=True)
+        if self.items and self.index < 0:
+            self._move_to(max(0, min(place, len(self.items) - 1)))
+        self.rebuild()
+
+    def _sorted(self, items: Sequence[Item]) -> list[Item]:
+        if self.sort is None:
+            return list(items)
+        column = self.sort
+        return sorted(items, key=lambda item: item.order[column] if item.order else 0, reverse=self.descending)
+
+    @property
+    def index(self) -> int:
+        """The cursor's row; -1 when its key is not there."""
+        return next((i for i, item in enumerate(self.items) if item.key == self.cursor), -1)
+
+    def _move_to(self, index: int) -> None:
+        key = self.items[index].key
+        if key != self.cursor:
+            self.cursor = key
+            self.post_message(self.Moved(self, key))
+
+    def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
+        """Heading and all rows, for tables whose height is auto."""
+        return max(len(self.items), 1) + 1
+
+    def action_cursor(self, step: int) -> None:
+        """Moves the cursor."""
+        if self.items:
+            self._move_to(max(0, min(len(self.items) - 1, self.index + step)))
+            self.rebuild()
+
+    def choose(self) -> None:
+        """Says that the row was chosen."""
+        if self.index >= 0:
+            self.post_message(self.Chosen(self, self.cursor))
+
+    def sort_by(self, column: int) -> None:
+        """Sorts by a column, the same again the other way round."""
+        self.descending = not self.descending if self.sort == column else not self.heads[column].left
+        self.sort = column
+        self.items = self._sorted(self.items)
+        self.rebuild()
+
+    def on_click(self, event: events.Click) -> None:
+        """A heading sorts, a row takes the cursor, a second click chooses it."""
+        offset = event.get_content_offset(self)
+        if offset is None:
+            return
+        if offset.y == 0:
+            x = 0
+            for column, width in self._shown:
+                if x <= offset.x <= x + width and self.sortable:
+                    self.sort_by(column)
+                    return
+                x += width + 1
+            return
+        index = self._top + offset.y - 1
+        if 0 <= index < len(self.items):
+            self._move_to(index)
+            self.rebuild()
+            if event.chain == 2:
+                self.choose()
+
+    def on_mouse_scroll_down(self, event: events.MouseScrollDown) -> None:
+        """The wheel moves the cursor."""
+        self.action_cursor(1)
+        event.stop()
+
+    def on_mouse_scroll_up(self, event: events.MouseScrollUp) -> None:
+        """The wheel moves the cursor."""
+        self.action_cursor(-1)
+        event.stop()
+
+    def on_focus(self) -> None:
+        """The cursor shows where keys go."""
+        self.rebuild()
+
+    def on_blur(self) -> None:
+        """The cursor shows where keys go."""
+        self.rebuild()
+
+    def _fit(self, width: int) -> list[tuple[int, int]]:
+        """(column, width) of those shown."""
+        chosen: list[int] = []
+        used = -1
+        for index in sorted(range(len(self.heads)), key=lambda i: self.heads[i].rank):
+            if used + 1 + self.heads[index].width <= width:
+                chosen.append(index)
+                used += 1 + self.heads[index].width
+        chosen.sort()
+        growing = [i for i in chosen if self.heads[i].grow]
+        extra = (width - used) // len(growing) if growing else 0
+        return [(i, self.heads[i].width + (extra if i in growing else 0)) for i in chosen]
+
+    def build(self, width: int, height: int) -> list[Line]:
+        """Heading and the rows around the cursor."""
+        self._shown = self._fit(width)
+        room = max(height - 1, 1)
+        index = max(self.index, 0)
+        self._top = max(0, min(self._top, len(self.items) - room))
+        self._top = min(max(self._top, index - room + 1), index)
+        titles = []
+        for column, cells in self._shown:
+            mark = ("▼" if self.descending else "▲") if self.sort == column else ""
+            titles.append(pad(self.heads[column].title + mark, cells, self.heads[column].left))
+        more = len(self.items) - room
+        lines: list[Line] = [[Segment(pad(" ".join(titles), width, True), self.style("grid--header"))]]
+        if more > 0:
+            place = f" {self._top + 1}-{self._top + room} of {len(self.items)}"
+            text = " ".join(titles).rstrip()
+            if len(text) + len(place) <= width:
+                lines = [[Segment(pad(text, width - len(place), True) + place, self.style("grid--header"))]]
+        if not self.items and self.empty:
+            lines += [[Segment(clip(part, width), self.style("grid--muted"))] for part in self.empty.split("\n")]
+        for item in self.items[self._top : self._top + room]:
+            lines.append(self._row(item, width))
+        return lines
+
+    def _cell(self, cell: str | float, width: int) -> str:
+        return cell if isinstance(cell, str) else glyphs.bar(cell, width, self.glyph_set)
+
+    def _row(self, item: Item, width: int) -> Line:
+        style = self.style(f"grid--{item.style}" if item.style else "grid--row")
+        if item.key == self.cursor:
+            style = self.style("grid--cursor" if self.has_focus else "grid--cursor-blurred")
+        cells = [
+            pad(self._cell(item.cells[column], cells), cells, self.heads[column].left) for column, cells in self._shown
+        ]
+        return [Segment(pad(" ".join(cells), width, True), style)]
+
+
+class TextBlock(LineWidget):
+    """Wrapped text, and lines in several styles: (text, component class) parts."""
+
+    COMPONENT_CLASSES: ClassVar[set[str]] = {
+        "text--plain",
+        "text--heading",
+        "text--muted",
+        "text--good",
+        "text--warn",
+        "text--bad",
+        "text--command",
+    }
+
+    def __init__(self, *, id: str | None = None, classes: str | None = None) -> None:
+        super().__init__(id=id, classes=classes)
+        self.make: Callable[[int], list[list[tuple[str, str]]]] = lambda width: []
+
+    def show(self, make: Callable[[int], list[list[tuple[str, str]]]]) -> None:
+        """`make(width)` gives the lines, each a list of (text, "plain" | "heading" | ...)."""
+        self.make = make
+        self.rebuild()
+
+    def build(self, width: int, height: int) -> list[Line]:
+        """The lines, cut to the width."""
+        lines: list[Line] = []
+        for parts in self.make(width):
+            line: Line = []
+            used = 0
+            for text, style in parts:
+                text = clip(text, width - used)
+                line.append(Segment(text, self.style(f"text--{style}")))
+                used += cell_len(text)
+            lines.append(line)
+        return lines

@@ -1,0 +1,146 @@
+"""Histograms: how large pages are stored (by ratio), and how long requests take (reads above, writes below one
+axis)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from rich.segment import Segment
+
+from truezram.app import glyphs
+from truezram.app.format import short_ns
+from truezram.app.widgets.graph import View
+from truezram.app.widgets.lines import Line, LineWidget, clip
+from truezram.engine.rates import latency_floor, percentile
+from truezram.engine.units import format_count
+
+GUTTER = 7
+
+
+def squeeze(bins: Sequence[float], room: int) -> list[float]:
+    """`bins` in `room` places: neighbours added up where there are too many, each repeated where there are too few."""
+    count = len(bins)
+    if count <= room:
+        return [bins[place * count // room] for place in range(room)]
+    out = [0.0] * room
+    for index, value in enumerate(bins):
+        out[index * room // count] += value
+    return out
+
+
+class _Histogram(LineWidget):
+    COMPONENT_CLASSES: ClassVar[set[str]] = {"hist--title", "hist--axis", "hist--size", "hist--read", "hist--write"}
+
+    def __init__(self, view: View, *, id: str | None = None, classes: str | None = None) -> None:
+        super().__init__(id=id, classes=classes)
+        self.view = view
+
+    def label(self, text: str) -> Segment:
+        """A cell of the gutter."""
+        return Segment(f"{clip(text, GUTTER - 1):>{GUTTER - 1}} ", self.style("hist--axis"))
+
+
+class SizeHistogram(_Histogram):
+    """Pages by the size they are stored in; the axis says which ratio that is."""
+
+    def __init__(self, view: View, *, id: str | None = None) -> None:
+        super().__init__(view, id=id)
+        self.bins: tuple[int, ...] = ()
+
+    def show(self, bins: tuple[int, ...]) -> None:
+        """`bins`: 65 of 64 bytes each (model.DeviceSnapshot.size_pages)."""
+        self.bins = bins
+        self.rebuild()
+
+    def build(self, width: int, height: int) -> list[Line]:
+        """Title, bars, axis of ratios."""
+        total = sum(self.bins)
+        title = f"pages by ratio  {format_count(total)} pages" if total else "pages by ratio"
+        lines: list[Line] = [[Segment(clip(title, width), self.style("hist--title"))]]
+        plot, rows = width - GUTTER, height - 2
+        if plot < 8 or rows < 1:
+            return lines
+        if not total:
+            return [*lines, [Segment(clip("No page is stored.", width), self.style("hist--axis"))]]
+        per_cell = glyphs.samples_per_cell(self.view.glyphs)
+        # Bins of 65: left is a page that takes 64 bytes (64 to 1), right one that does not shrink.
+        values = squeeze(self.bins, plot * per_cell)
+        used = len(values) // per_cell
+        top = max(values)
+        style = self.style("hist--size")
+        for row, text in enumerate(glyphs.fill_rows(values, used, rows, top, self.view.glyphs)):
+            lines.append(
+                [self.label(format_count(top) if row == 0 else "0" if row == rows - 1 else ""), Segment(text, style)]
+            )
+        axis = [" "] * plot
+        for ratio in (16, 8, 4, 3, 2, 1.5, 1):
+            text = f"{ratio:g}×"
+            place = min(round(64 / ratio / 65 * used), used - len(text))
+            if all(cell == " " for cell in axis[max(place - 1, 0) : place + len(text) + 1]):
+                axis[place : place + len(text)] = text
+        lines.append([self.label("ratio"), Segment("".join(axis), self.style("hist--axis"))])
+        return lines
+
+
+class LatencyHistogram(_Histogram):
+    """Requests by service time on a logarithmic axis: reads above, writes below."""
+
+    def __init__(self, view: View, *, id: str | None = None) -> None:
+        super().__init__(view, id=id)
+        self.reads: Sequence[int] = ()
+        self.writes: Sequence[int] = ()
+        self.span = ""
+
+    def show(self, reads: Sequence[int], writes: Sequence[int], span: str) -> None:
+        """Histograms as in stats.h; `span` says over what time."""
+        self.reads, self.writes, self.span = reads, writes, span
+        self.rebuild()
+
+    def build(self, width: int, height: int) -> list[Line]:
+        """Title, bars, axis of times."""
+        lines: list[Line] = [[Segment(clip(f"service time  {self.span}", width), self.style("hist--title"))]]
+        plot = width - GUTTER
+        rows = height - 3
+        used = [i for i, (r, w) in enumerate(zip(self.reads, self.writes, strict=False)) if r or w]
+        if plot < 8 or rows < 2:
+            return lines
+        if not used:
+            return [*lines, [Segment(clip("No request.", width), self.style("hist--axis"))]]
+        first, last = used[0] // 8 * 8, -(-(used[-1] + 1) // 8) * 8
+        per_cell = glyphs.samples_per_cell(self.view.glyphs)
+        reads = squeeze(self.reads[first:last], plot * per_cell)
+        writes = squeeze(self.writes[first:last], plot * per_cell)
+        cells = len(reads) // per_cell
+        above = rows // 2
+        up = glyphs.fill_rows(reads, cells, above, max(max(reads), 1), self.view.glyphs)
+        down = glyphs.fill_rows(writes, cells, rows - above, max(max(writes), 1), self.view.glyphs, down=True)
+        read, write = self.style("hist--read"), self.style("hist--write")
+        for row, text in enumerate(up):
+            lines.append([self.label("reads" if row == 0 else ""), Segment(text, read)])
+        lines.append([self.label(""), Segment(self._axis(first, last, cells, plot), self.style("hist--axis"))])
+        for row, text in enumerate(down):
+            lines.append([self.label("writes" if row == rows - above - 1 else ""), Segment(text, write)])
+        self._quantiles(lines, width)
+        return lines
+
+    def _axis(self, first: int, last: int, cells: int, plot: int) -> str:
+        axis = ["─"] * cells + [" "] * (plot - cells)
+        step = max(8, -(-(last - first) // max(cells // 9, 1) // 8) * 8)
+        for index in range(first, last, step):
+            text = short_ns(latency_floor(index))
+            place = (index - first) * cells // (last - first)
+            if place + len(text) <= cells:
+                axis[place : place + len(text)] = text
+        return "".join(axis)
+
+    def _quantiles(self, lines: list[Line], width: int) -> None:
+        used = len(f"service time  {self.span}")
+        for name, bins, style in (("r", self.reads, "hist--read"), ("w", self.writes, "hist--write")):
+            p50, p99 = percentile(bins, 0.5), percentile(bins, 0.99)
+            if p50 is None or p99 is None:
+                continue
+            text = f"  {name} p50 {short_ns(p50)} p99 {short_ns(p99)}"
+            if used + len(text) <= width:
+                lines[0].append(Segment(text, self.style(style)))
+                used += len(text)

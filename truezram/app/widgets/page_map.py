@@ -1,0 +1,238 @@
+"""The page map: a device's page table from its first page to its last, each cell a region, coloured by what it holds
+most of.
+
+The darker the cell the emptier the region. Without colours, and in ASCII, cells are letters. A cursor picks a region;
+Enter looks into it, Backspace back out.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import ClassVar
+
+from rich.segment import Segment
+from textual import events
+from textual.binding import Binding, BindingType
+from textual.message import Message
+
+from truezram.app import glyphs
+from truezram.app.source import PageMap
+from truezram.app.widgets.graph import View
+from truezram.app.widgets.lines import Line, LineWidget, clip
+from truezram.engine.model import KINDS
+from truezram.engine.units import format_count
+
+MOST_REGIONS = 3072
+"""Twelve answers of the server, every few seconds."""
+LETTERS = {
+    "same": "s",
+    "huge": "H",
+    "lz4": "l",
+    "zstd": "z",
+    "turbo": "t",
+    "fast": "f",
+    "dense": "d",
+    "zstd_dict": "Z",
+}
+
+
+def region_kinds(region: tuple[int, ...]) -> Counter[str]:
+    """Pages by the name of their kind, the same-filled encodings as one."""
+    found: Counter[str] = Counter()
+    for kind, pages in enumerate(region):
+        if pages:
+            found[KINDS[kind] if kind < len(KINDS) else f"kind {kind}"] += pages
+    return found
+
+
+class PageMapView(LineWidget, can_focus=True):
+    """See the module's text."""
+
+    COMPONENT_CLASSES: ClassVar[set[str]] = {
+        "map--title",
+        "map--text",
+        "map--cursor",
+        *(f"map--{name.replace('_', '-')}" for name in ("empty", *LETTERS)),
+    }
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("left,h", "move(-1,0)", "Left", show=False, id="map.left"),
+        Binding("right,l", "move(1,0)", "Right", show=False, id="map.right"),
+        Binding("up,k", "move(0,-1)", "Up", show=False, id="map.up"),
+        Binding("down,j", "move(0,1)", "Down", show=False, id="map.down"),
+        Binding("enter", "look_into", "Look into", key_display="Enter", id="map.into"),
+        Binding("backspace", "look_out", "Back out", key_display="Backspace", id="map.out"),
+    ]
+
+    class Range(Message):
+        """Another range of pages is wanted: its first page and how many (0: all)."""
+
+        def __init__(self, first: int, pages: int) -> None:
+            super().__init__()
+            self.first = first
+            self.pages = pages
+
+    def __init__(self, view: View, *, id: str | None = None) -> None:
+        super().__init__(id=id)
+        self.view = view
+        self.map: PageMap | None = None
+        self.problem = ""
+        self.letters = False
+        self.picked = 0
+        self._across = 1
+        self._stack: list[tuple[int, int]] = []
+
+    def show(self, found: PageMap | None, problem: str = "", letters: bool = False) -> None:
+        """Shows a map, or why there is none. `letters`: do not rely on colour."""
+        self.map, self.problem, self.letters = found, problem, letters
+        if found and self.picked >= len(found.regions):
+            self.picked = max(len(found.regions) - 1, 0)
+        self.rebuild()
+
+    def regions_wanted(self) -> int:
+        """How many regions fit, 1 … `MOST_REGIONS`."""
+        return max(1, min(self.size.width * max(self.size.height - 3, 1), MOST_REGIONS))
+
+    def forget(self) -> None:
+        """Another device: back to its whole table."""
+        self.map = None
+        self._stack.clear()
+        self.picked = 0
+
+    # ---- keys and mouse
+
+    def action_move(self, x: int, y: int) -> None:
+        """Picks a neighbouring region."""
+        if self.map:
+            self.picked = max(0, min(len(self.map.regions) - 1, self.picked + x + y * self._across))
+            self.rebuild()
+
+    def action_look_into(self) -> None:
+        """Shows the picked region's pages."""
+        if self.map is None or self.map.pages <= len(self.map.regions):
+            return
+        count = len(self.map.regions)
+        first = self.map.first_page + self.map.pages * self.picked // count
+        last = self.map.first_page + self.map.pages * (self.picked + 1) // count
+        self._stack.append((self.map.first_page, self.map.pages))
+        self.picked = 0
+        self.post_message(self.Range(first, max(last - first, 1)))
+
+    def action_look_out(self) -> None:
+        """Back to the range before."""
+        if self._stack:
+            first, pages = self._stack.pop()
+            self.post_message(self.Range(first, pages))
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Only what does something."""
+        if action == "look_out":
+            return bool(self._stack)
+        if action == "look_into":
+            return self.map is not None and self.map.pages > len(self.map.regions)
+        return True
+
+    def on_click(self, event: events.Click) -> None:
+        """Picks the region under the mouse; a second click looks into it."""
+        offset = event.get_content_offset(self)
+        if offset is None or self.map is None or offset.y < 1 or offset.x >= self._across:
+            return
+        index = (offset.y - 1) * self._across + offset.x
+        if index < len(self.map.regions):
+            self.picked = index
+            self.rebuild()
+            if event.chain == 2:
+                self.action_look_into()
+
+    def on_focus(self) -> None:
+        """The cursor shows only where keys go."""
+        self.rebuild()
+
+    def on_blur(self) -> None:
+        """The cursor shows only where keys go."""
+        self.rebuild()
+
+    # ---- drawing
+
+    def build(self, width: int, height: int) -> list[Line]:
+        """Title, cells, the picked region's numbers, legend."""
+        if self.map is None:
+            text = self.problem or "Asking the device for its page map."
+            return [
+                [Segment("page map", self.style("map--title"))],
+                [Segment(clip(text, width), self.style("map--text"))],
+            ]
+        found = self.map
+        count = len(found.regions)
+        rows = max(height - 3, 1)
+        self._across = max(1, min(width, -(-count // rows)))
+        per = found.pages / count
+        title = f"page map  {format_count(found.pages)} pages, {format_count(per)} a cell"
+        lines: list[Line] = [[Segment(clip(title, width), self.style("map--title"))]]
+        for start in range(0, min(count, rows * self._across), self._across):
+            lines.append(self._cells(start, min(start + self._across, count)))
+        while len(lines) < rows + 1:
+            lines.append([])
+        lines.append(self._picked(width))
+        lines.append(self._legend(width))
+        return lines
+
+    def _cells(self, start: int, end: int) -> Line:
+        assert self.map is not None
+        line: Line = []
+        for index in range(start, end):
+            text, name = self._cell(self.map.regions[index])
+            style = self.style(f"map--{name}")
+            if index == self.picked and self.has_focus:
+                style = self.style("map--cursor")
+                text = text if text != " " else "·"
+            if line and line[-1].style == style:
+                line[-1] = Segment(line[-1].text + text, style)
+            else:
+                line.append(Segment(text, style))
+        return line
+
+    def _cell(self, region: tuple[int, ...]) -> tuple[str, str]:
+        kinds = region_kinds(region)
+        total, empty = sum(kinds.values()), kinds.pop("empty", 0)
+        if not kinds or not total:
+            return ("." if self.plain else "·"), "empty"
+        name = kinds.most_common(1)[0][0]
+        style = name.replace("_", "-") if name in LETTERS else "same"
+        if self.plain:
+            letter = LETTERS.get(name, "?")
+            return (letter if empty * 2 <= total else letter.lower() if letter.isupper() else letter), style
+        share = 1 - empty / total
+        shades = glyphs.SHADES[self.view.glyphs]
+        return shades[max(1, min(4, round(share * 4)))], style
+
+    @property
+    def plain(self) -> bool:
+        """Whether cells are letters."""
+        return self.letters or self.view.glyphs == "ascii"
+
+    def _picked(self, width: int) -> Line:
+        assert self.map is not None
+        count = len(self.map.regions)
+        first = self.map.first_page + self.map.pages * self.picked // count
+        last = self.map.first_page + self.map.pages * (self.picked + 1) // count - 1
+        kinds = region_kinds(self.map.regions[self.picked])
+        total = sum(kinds.values()) or 1
+        parts = [f"{name} {pages} ({pages * 100 / total:.0f}%)" for name, pages in kinds.most_common()]
+        return [Segment(clip(f"pages {first}-{last}: {', '.join(parts)}", width), self.style("map--text"))]
+
+    def _legend(self, width: int) -> Line:
+        assert self.map is not None
+        all_kinds: Counter[str] = Counter()
+        for region in self.map.regions:
+            all_kinds.update(region_kinds(region))
+        line: Line = []
+        used = 0
+        for name, _ in all_kinds.most_common():
+            mark = (LETTERS.get(name, ".") if self.plain else "█") if name != "empty" else ("." if self.plain else "·")
+            text = f" {name}  "
+            if used + len(text) + 1 > width:
+                break
+            style = name.replace("_", "-") if name in LETTERS else "empty"
+            line += [Segment(mark, self.style(f"map--{style}")), Segment(text, self.style("map--text"))]
+            used += len(text) + 1
+        return line

@@ -1,0 +1,116 @@
+"""Charts that stand still, drawn by plotext: what-if, benchmark, and a graph that is paused.
+
+plotext is slow (46 ms a frame at 80x24) and only for what is drawn once; what is live is `Graph`. It is imported when
+the first chart is drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.text import Text
+from textual.color import Color
+from textual.widgets import Static
+
+from truezram.app.glyphs import to_ascii
+
+if TYPE_CHECKING:
+    from truezram.app.app import TruezramApp
+
+
+MARKERS = "*ox+"
+COLOURS = ("graph-read", "graph-write", "graph-ratio", "graph-p99")
+
+
+def colour(app: TruezramApp, number: int) -> tuple[int, int, int] | None:
+    """The theme's colour for the curve of that number; None where the terminal's own colours are used."""
+    if app.current_theme.ansi:
+        return None
+    return Color.parse(app.theme_variables[COLOURS[number % len(COLOURS)]]).rgb
+
+
+class StillChart(Static):
+    """A chart made by `draw`, drawn again when its size changes."""
+
+    def __init__(self, *, id: str | None = None) -> None:
+        super().__init__(id=id)
+        self._draw: Callable[[Any], None] | None = None
+        self._tz: TruezramApp | None = None
+
+    def bars(self, names: Sequence[str], values: Sequence[float], title: str, app: TruezramApp) -> None:
+        """One horizontal bar per name."""
+
+        def draw(plot: Any) -> None:
+            # plotext draws from the bottom up.
+            labels = [f"{name} {value:.2f}" for name, value in zip(names, values, strict=True)]
+            plot.bar(labels[::-1], list(values)[::-1], orientation="horizontal", width=0.4,
+                     marker=self.marker(app), color=colour(app, 2))  # fmt: skip
+            plot.title(title)
+
+        self._show(draw, app)
+
+    def groups(
+        self, names: Sequence[str], series: Sequence[tuple[str, Sequence[float]]], title: str, app: TruezramApp
+    ) -> None:
+        """Several bars per name, one of each series."""
+
+        def draw(plot: Any) -> None:
+            plot.multiple_bar(
+                list(names), [list(values) for _, values in series], labels=[label for label, _ in series],
+                marker=self.marker(app), color=[colour(app, number) for number in range(len(series))],
+            )  # fmt: skip
+            plot.title(title)
+
+        self._show(draw, app)
+
+    def lines(
+        self,
+        series: Sequence[tuple[str, Sequence[float], Sequence[float]]],
+        title: str,
+        axis: str,
+        log: bool,
+        app: TruezramApp,
+    ) -> None:
+        """Curves: (name, times in seconds before now, values)."""
+
+        def draw(plot: Any) -> None:
+            for number, (name, times, values) in enumerate(series):
+                marker = "braille" if app.view.glyphs == "braille" else MARKERS[number % len(MARKERS)]
+                plot.plot(list(times), list(values), label=name, marker=marker, color=colour(app, number))
+            plot.title(title)
+            plot.xlabel(axis)
+            if log:
+                plot.yscale("log")
+
+        self._show(draw, app)
+
+    @staticmethod
+    def marker(app: TruezramApp) -> str:
+        """What bars are filled with."""
+        return "#" if app.view.glyphs == "ascii" else "█"
+
+    def _show(self, draw: Callable[[Any], None], app: TruezramApp) -> None:
+        self._draw, self._tz = draw, app
+        self.redraw()
+
+    def on_resize(self) -> None:
+        """A chart is drawn for its size."""
+        self.redraw()
+
+    def redraw(self) -> None:
+        """Draws."""
+        width, height = self.size
+        if self._draw is None or self._tz is None or width < 20 or height < 5:
+            return
+        import plotext
+
+        plotext.clear_figure()
+        plotext.theme("clear")
+        plotext.plotsize(width, height)
+        self._draw(plotext)
+        text = plotext.build()
+        drawn = Text.from_ansi(text, no_wrap=True)
+        if self._tz.view.glyphs == "ascii":
+            drawn = Text(to_ascii(drawn.plain))
+        self.update(drawn)
