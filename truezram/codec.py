@@ -60,6 +60,12 @@ def algorithms() -> tuple[Algorithm, ...]:
     return tuple(found)
 
 
+def default_algorithm() -> str:
+    """The algorithm to use when none is named: ``fast`` where this CPU has SIMD code for it, else ``lz4``."""
+    fast = lib.tz_codec_by_name(b"fast")
+    return "fast" if fast != ffi.NULL and ISAS[fast.isa] != "portable" else "lz4"
+
+
 @dataclass(frozen=True, slots=True)
 class CompressedPages:
     """Objects of a batch, packed: object ``i`` is ``data[offsets[i]:offsets[i + 1]]``, 4096 bytes when stored raw."""
@@ -89,14 +95,15 @@ class Compressor:
     its calls then wait for each other: give each thread its own.
     """
 
-    def __init__(self, algorithm: str = "fast", *, isa: str | None = None) -> None:
-        """``algorithm`` is ``NAME`` or ``NAME:LEVEL``. ``isa`` (one of ``ISAS``) picks an instruction set other than
-        this CPU's best one, for comparisons.
+    def __init__(self, algorithm: str | None = None, *, isa: str | None = None) -> None:
+        """``algorithm`` is ``NAME`` or ``NAME:LEVEL``, by default what ``default_algorithm`` says. ``isa`` (one of
+        ``ISAS``) picks an instruction set other than this CPU's best one, for comparisons.
 
         Raises AlgorithmError: unknown name, level out of range, library missing, instruction set not available.
         """
         level, why = ffi.new("int *"), ffi.new("char[1024]")
-        codec = lib.tz_parse_algorithm(algorithm.encode(), level, why, len(why))
+        name = default_algorithm() if algorithm is None else algorithm
+        codec = lib.tz_parse_algorithm(name.encode(), level, why, len(why))
         if codec == ffi.NULL:
             raise AlgorithmError(_text(why))
         self._codec = codec if isa is None else _variant(codec, isa)
@@ -104,7 +111,7 @@ class Compressor:
         self._lock = threading.Lock()
         self._dst = ffi.new("uint8_t[]", lib.TZ_DST_SIZE)
         self._page = ffi.new("uint8_t[]", PAGE_SIZE)
-        self._memory, self._workspace = _make_workspace(self._codec, self._level)
+        self._memory, self._workspace = make_workspace(self._codec, self._level)
 
     @property
     def name(self) -> str:
@@ -249,8 +256,9 @@ def _variant(codec: Any, isa: str) -> Any:
     return variant
 
 
-def _make_workspace(codec: Any, level: int) -> tuple[Any, Any]:
-    """Memory and, in it, the 64-byte-aligned workspace."""
+def make_workspace(codec: Any, level: int) -> tuple[Any, Any]:
+    """Memory and, in it, the 64-byte-aligned workspace of a codec (cffi's ``struct tz_codec *``). Raises
+    AlgorithmError."""
     why = ffi.new("const char **")
     size = codec.workspace_size(level, why)
     memory = ffi.new("uint8_t[]", size + 64)

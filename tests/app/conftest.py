@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import simulate
-from fake_engine import FakeEngine
 from textual.pilot import Pilot
 from textual.widgets import Input
 
@@ -21,6 +19,9 @@ from truezram.app.config import Config
 from truezram.app.source import Capabilities
 from truezram.engine.model import Snapshot
 from truezram.engine.recording import Header, Recording, decode, load
+
+from . import simulate
+from .fake_engine import FakeEngine
 
 NOW = 1_790_000_000.0
 SMALL, WIDE, NARROW = (80, 24), (200, 60), (60, 20)

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from conftest import NARROW, SMALL, WIDE, Bench, settle
 from textual.widgets import Button, Checkbox, Input, Select, Static
 
 from truezram.app.screens.confirm import RemoveScreen
@@ -17,6 +16,8 @@ from truezram.app.widgets.chrome import Footer, JobBar
 from truezram.app.widgets.device_table import DeviceTable
 from truezram.app.widgets.graph import Graph
 from truezram.engine.errors import Failed
+
+from .conftest import NARROW, SMALL, WIDE, Bench, settle
 
 Make = Callable[..., Bench]
 

@@ -7,10 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from conftest import NARROW, SMALL, WIDE, Bench
 
 from truezram.app.config import Config
 from truezram.app.source import Capabilities
+
+from .conftest import NARROW, SMALL, WIDE, Bench
 
 Make = Callable[..., Bench]
 THEMES = ("dark", "light", "high-contrast", "colour-blind", "ansi", "no-colour")

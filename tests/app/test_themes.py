@@ -7,12 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import SMALL, Bench
 from textual.color import Color
 from textual.theme import Theme
 
 from truezram.app import theme
 from truezram.app.config import Config
+
+from .conftest import SMALL, Bench
 
 SHIPPED = theme.load((theme.shipped_folder(),))
 TRUE_COLOUR = sorted(name for name, found in SHIPPED.themes.items() if not found.ansi)

@@ -11,8 +11,6 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-import simulate
-from conftest import simulated
 
 from truezram.app import commandline, config, glyphs, plan, series
 from truezram.app.columns import COLUMNS, Row, fitting
@@ -27,6 +25,9 @@ from truezram.engine.errors import Failed, UsageError
 from truezram.engine.model import DeviceSnapshot, Snapshot
 from truezram.engine.rates import latency_floor
 from truezram.engine.recording import Header, Recorder, decode, encode, load
+
+from . import simulate
+from .conftest import simulated
 
 GIB = 1 << 30
 

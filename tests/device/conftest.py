@@ -21,7 +21,7 @@ import sysconfig
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 from guest import Guest, GuestError, Missing, requirements
@@ -39,29 +39,33 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Declares the markers."""
+    """Declares the marker."""
     config.addinivalue_line("markers", "guest(memory, cpus): the kind of guest a device test runs in")
-    config.addinivalue_line("markers", "xdist_group(name): keeps a kernel's tests on one worker of pytest-xdist")
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
     """``-n auto``: one worker for each kernel."""
     return len(KERNELS)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_cmdline_main(config: pytest.Config) -> None:
-    """Spreads tests over workers by kernel, not one by one."""
-    if getattr(config.option, "numprocesses", None):
-        config.option.dist = "loadgroup"
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
+    """With ``-n``, a kernel's tests stay on one worker."""
+    from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
+
+    class ByKernel(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            return nodeid.partition("[")[2].partition("]")[0].partition("-")[0]
+
+    return ByKernel(config, log)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Every test that takes a guest runs once on each kernel."""
     if "kernel" in metafunc.fixturenames:
         chosen = metafunc.config.getoption("--device-kernel") or list(KERNELS)
-        values = [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in chosen]
-        metafunc.parametrize("kernel", values, indirect=True, scope="session")
+        metafunc.parametrize("kernel", chosen, indirect=True, scope="session")
 
 
 def kind_of(item: pytest.Item) -> tuple[int, int]:

@@ -1,9 +1,9 @@
 /* pagetool.c - writes real pages' contents into a device or into memory and checks that they come back (device tests).
  *
  *   pagetool hog POOL MIB             anonymous memory filled with pages; commands on standard input, see hog()
- *   pagetool fill POOL DEVICE PAGES   writes page 0, 1, ... until PAGES are written or the device says ENOSPC; prints
- *                                     "written=N error=NAME"; status 0 in both cases
- *   pagetool check POOL DEVICE PAGES  reads pages 0 ... PAGES-1 and compares; prints "checked=N bad=M"; status 1 if any is bad
+ *   pagetool fill POOL DEVICE PAGES [FIRST]   writes pages FIRST (0), FIRST + 1, ... until PAGES are written or the device says
+ *                                     ENOSPC; prints "written=N error=NAME"; status 0 in both cases
+ *   pagetool check POOL DEVICE PAGES [FIRST]  reads and compares them; prints "checked=N bad=M"; status 1 if any is bad
  *
  * POOL is a file of 4096-byte pages collected from a running process. Page i holds a page of the pool chosen by a hash of
  * (i, generation) with both numbers written over 16 of its bytes at a place that the hash chooses too: contents are real, and no
@@ -21,6 +21,7 @@
 #include <unistd.h>
 
 #define PAGE 4096u
+#define RUN 16u
 
 static const unsigned char *pool;
 static uint64_t pool_pages;
@@ -86,7 +87,7 @@ static unsigned char *io_page(void)
 	return page;
 }
 
-static int fill(const char *device, uint64_t pages)
+static int fill(const char *device, uint64_t pages, uint64_t first)
 {
 	unsigned char *page = io_page();
 	uint64_t i;
@@ -96,8 +97,8 @@ static int fill(const char *device, uint64_t pages)
 	if (fd < 0)
 		die(device);
 	for (i = 0; i < pages; i++) {
-		make_page(page, i, 0);
-		if (pwrite(fd, page, PAGE, (off_t)(i * PAGE)) == (ssize_t)PAGE)
+		make_page(page, first + i, 0);
+		if (pwrite(fd, page, PAGE, (off_t)((first + i) * PAGE)) == (ssize_t)PAGE)
 			continue;
 		if (errno != ENOSPC)
 			die("write");
@@ -108,7 +109,7 @@ static int fill(const char *device, uint64_t pages)
 	return 0;
 }
 
-static int check(const char *device, uint64_t pages)
+static int check(const char *device, uint64_t pages, uint64_t first)
 {
 	unsigned char *page = io_page(), *want = io_page();
 	uint64_t bad = 0;
@@ -116,7 +117,7 @@ static int check(const char *device, uint64_t pages)
 
 	if (fd < 0)
 		die(device);
-	for (uint64_t i = 0; i < pages; i++) {
+	for (uint64_t i = first; i < first + pages; i++) {
 		if (pread(fd, page, PAGE, (off_t)(i * PAGE)) != (ssize_t)PAGE)
 			die("read");
 		make_page(want, i, 0);
@@ -134,20 +135,21 @@ struct hog {
 	uint64_t *hashes, pages;
 };
 
-/* Pages are visited in steps coprime with their number: 1 is in order. */
+/* Runs of 16 pages are visited in steps of `step` runs, which has no factor in common with their number: 1 is in order. */
 static uint64_t verify(const struct hog *hog, uint64_t step)
 {
-	uint64_t bad = 0;
+	uint64_t bad = 0, runs = hog->pages / RUN, run = 0;
 
-	for (uint64_t n = 0, i = 0; n < hog->pages; n++, i = (i + step) % hog->pages)
-		if (hash_page(hog->memory + i * PAGE) != hog->hashes[i] && bad++ < 5)
-			fprintf(stderr, "page %" PRIu64 " differs\n", i);
+	for (uint64_t n = 0; n < runs; n++, run = (run + step) % runs)
+		for (uint64_t i = run * RUN; i < (run + 1) * RUN; i++)
+			if (hash_page(hog->memory + i * PAGE) != hog->hashes[i] && bad++ < 5)
+				fprintf(stderr, "page %" PRIu64 " differs\n", i);
 	return bad;
 }
 
-static void write_pages(struct hog *hog, uint64_t every, uint64_t generation)
+static void write_pages(struct hog *hog, uint64_t share, uint64_t generation)
 {
-	for (uint64_t i = 0; i < hog->pages; i += every) {
+	for (uint64_t i = 0; i < hog->pages / share; i++) {
 		make_page(hog->memory + i * PAGE, i, generation);
 		hog->hashes[i] = hash_page(hog->memory + i * PAGE);
 	}
@@ -155,7 +157,7 @@ static void write_pages(struct hog *hog, uint64_t every, uint64_t generation)
 
 /* One command a line, one line of answer each ("NAME pages=N bad=M"):
  *   fill             writes every page
- *   rewrite EVERY    writes every EVERY-th page anew
+ *   rewrite SHARE    writes the first 1/SHARE of the pages anew
  *   verify STEP      checks every page against the hash taken when it was written; STEP is a prime, 1 for in order
  *   keep MIB         gives the memory beyond the first MIB back
  *   damage           changes one bit, so that a test can see verify find it
@@ -204,10 +206,11 @@ int main(int argc, char **argv)
 		open_pool(argv[2]);
 		return hog(strtoull(argv[3], NULL, 10));
 	}
-	if (argc == 5 && (!strcmp(argv[1], "fill") || !strcmp(argv[1], "check"))) {
+	if ((argc == 5 || argc == 6) && (!strcmp(argv[1], "fill") || !strcmp(argv[1], "check"))) {
+		uint64_t first = argc == 6 ? strtoull(argv[5], NULL, 10) : 0;
 		open_pool(argv[2]);
-		return (argv[1][0] == 'f' ? fill : check)(argv[3], strtoull(argv[4], NULL, 10));
+		return (argv[1][0] == 'f' ? fill : check)(argv[3], strtoull(argv[4], NULL, 10), first);
 	}
-	fprintf(stderr, "usage: pagetool hog POOL MIB | fill POOL DEVICE PAGES | check POOL DEVICE PAGES\n");
+	fprintf(stderr, "usage: pagetool hog POOL MIB | fill POOL DEVICE PAGES [FIRST] | check POOL DEVICE PAGES [FIRST]\n");
 	return 2;
 }

@@ -56,7 +56,7 @@ def test_pagetool_finds_damage(product: Product) -> None:
     result = product.strict("""
 coproc HOG { pagetool hog "$POOL" 16; }
 hog=$HOG_PID
-printf '%s\\n' fill 'verify 1' damage 'verify 1' 'verify 16411' 'rewrite 1' 'verify 7' quit >&${HOG[1]}
+printf '%s\\n' fill 'verify 1' damage 'verify 1' 'verify 11' 'rewrite 1' 'verify 7' quit >&${HOG[1]}
 cat <&${HOG[0]}
 wait $hog
 truncate -s 1M disk

@@ -16,7 +16,7 @@ mount {path} /mnt/disk
 tree=$(python3 -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')
 mkdir /mnt/disk/tree
 cd "$tree"
-find . -maxdepth 2 -name '*.py' -size -200k | sort >/root/names
+find . -maxdepth 1 -name '*.py' -size -200k | sort >/root/names
 xargs -a /root/names cp -p --parents -t /mnt/disk/tree
 cp "$POOL" /mnt/disk/pages
 dd if=/dev/zero of=/mnt/disk/zeros bs=1M count=8 status=none

@@ -82,7 +82,7 @@ def test_native_aarch64(tmp_path: Path) -> None:
         "[host_machine]\nsystem = 'linux'\ncpu_family = 'aarch64'\ncpu = 'aarch64'\nendian = 'little'\n"
     )
     folder = build(tmp_path / "build", "--cross-file", cross)
-    run_tests(folder, env={"TRUEZRAM_TEST_WITHOUT": "zstd"})
+    run_tests(folder, env={"TRUEZRAM_TEST_WITHOUT": "zstd", "TRUEZRAM_TEST_EMULATED": "1"})
 
 
 @pytest.fixture(scope="module")

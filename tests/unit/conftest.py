@@ -10,9 +10,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
+from truezram.engine import server
+from truezram.engine.client import Entry
+from truezram.engine.device import CreateOptions, create
 
 FAKE = Path(__file__).with_name("fake_server.py")
 
@@ -68,3 +73,31 @@ def wait_until(condition: Callable[[], bool], timeout: float = 5.0) -> None:
         if time.monotonic() > deadline:
             pytest.fail("it did not come about in time")
         time.sleep(0.01)
+
+
+LOCAL = CreateOptions(size=1 << 30, algorithm="lz4", transport="local")
+
+
+def make(**changes: object) -> Entry:
+    """A new device, as `LOCAL` with these changes."""
+    return create(replace(LOCAL, **changes)).entry  # type: ignore[arg-type]
+
+
+def kill_server(entry: Entry) -> None:
+    """SIGKILL, and returns when it is dead."""
+    pid = server.server_of(entry)
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: server.server_of(entry) is None)
+
+
+def servers(run_dir: Path) -> list[int]:
+    """The pids of the servers of this registry."""
+    found = []
+    for process in Path("/proc").iterdir():
+        try:
+            if process.name.isdecimal() and str(run_dir).encode() in (process / "cmdline").read_bytes().split(b"\0"):
+                found.append(int(process.name))
+        except OSError:
+            continue
+    return found

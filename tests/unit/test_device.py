@@ -5,31 +5,22 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import FakeServer, wait_until
+from conftest import LOCAL, FakeServer, kill_server, make, servers, wait_until
 
-from truezram.engine import control, device, procfs, removal, server, stats_page, swap
+from truezram.engine import control, device, removal, server, swap
 from truezram.engine.client import Client, Entry, candidates
 from truezram.engine.device import CreateOptions, check_options, create, parse_settings, set_values
 from truezram.engine.errors import Busy, Failed, NotFound, PermissionDenied, TruezramError, Unsupported, UsageError
-from truezram.engine.model import MachineSnapshot, SwapArea
-
-OPTIONS = CreateOptions(size=1 << 30, algorithm="lz4", transport="local")
-
-
-def make(**changes: object) -> Entry:
-    return create(replace(OPTIONS, **changes)).entry  # type: ignore[arg-type]
 
 
 def test_create_passes_on_what_was_asked_and_no_more(fake: FakeServer, run_dir: Path) -> None:
-    made = create(replace(OPTIONS, mem_limit=12345, id=7, queues=3, queue_depth=32))
+    made = create(replace(LOCAL, mem_limit=12345, id=7, queues=3, queue_depth=32))
     assert (made.name, made.path) == ("local7", "local:7")
     words = fake.told[0].split()[1:]
     ready = words.index("--ready-fd")
@@ -92,7 +83,7 @@ def test_a_server_that_fails_leaves_nothing(
         assert any(part in str(caught.value) for part in word.split("|"))
     assert not list(run_dir.glob("*.stats"))
     assert not list(run_dir.glob("*.sock"))
-    assert not _servers(run_dir)
+    assert not servers(run_dir)
 
 
 def test_a_server_that_hangs_is_ended_in_time(fake: FakeServer, run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,7 +93,7 @@ def test_a_server_that_hangs_is_ended_in_time(fake: FakeServer, run_dir: Path, m
     with pytest.raises(Failed, match=r"not ready within 0\.5 s"):
         make(id=3)
     assert time.monotonic() - started < 5
-    assert not _servers(run_dir)
+    assert not servers(run_dir)
 
 
 START = server.start
@@ -112,22 +103,11 @@ def test_an_interrupt_while_waiting_leaves_nothing(
     fake: FakeServer, run_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake.mode("hang")
-    timer = threading.Timer(1.0, signal.raise_signal, [signal.SIGINT])
+    timer = threading.Timer(1.0, os.kill, [os.getpid(), signal.SIGINT])
     timer.start()
     with pytest.raises(KeyboardInterrupt):
         make(id=3)
-    assert not _servers(run_dir)
-
-
-def _servers(run_dir: Path) -> list[int]:
-    found = []
-    for process in Path("/proc").iterdir():
-        try:
-            if process.name.isdecimal() and str(run_dir).encode() in (process / "cmdline").read_bytes().split(b"\0"):
-                found.append(int(process.name))
-        except OSError:
-            continue
-    return found
+    assert not servers(run_dir)
 
 
 def test_an_id_in_use(fake: FakeServer) -> None:
@@ -166,23 +146,16 @@ def test_many_creates_at_once_get_ids_of_their_own(fake: FakeServer) -> None:
     assert sorted(results) == [f"local{i}" for i in range(5)]
 
 
-def kill(entry: Entry) -> None:
-    pid = server.server_of(entry)
-    assert pid is not None
-    os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: server.server_of(entry) is None)
-
-
 def test_a_dead_entry_is_shown_reused_and_removed(fake: FakeServer) -> None:
     entry = make(id=3)
-    kill(entry)
+    kill_server(entry)
     with Client() as client:
         assert [found.state for found in client.devices()] == ["dead"]
     again = make(id=3)
     assert any("--cleanup" in line and "--id 3" in line for line in fake.told)
     with Client() as client:
         assert [found.state for found in client.devices()] == ["live"]
-        kill(again)
+        kill_server(again)
         assert removal.remove(client, "local3").name == "local3"
         assert client.devices() == ()
 
@@ -287,7 +260,7 @@ def test_bad_settings(words: list[str], why: str) -> None:
 
 def test_set_on_a_dead_device(fake: FakeServer) -> None:
     entry = make()
-    kill(entry)
+    kill_server(entry)
     with Client() as client, pytest.raises(Failed, match="it is dead"):
         set_values(client, entry, {"mem_limit": "4096"})
 
@@ -400,7 +373,7 @@ def test_requests(fake: FakeServer) -> None:
     assert "op 5 [0, 4096, 16, 0] " in fake.told
 
 
-def test_mute_garbage_and_missing_servers(fake: FakeServer, run_dir: Path) -> None:
+def test_mute_garbage_and_missingservers(fake: FakeServer, run_dir: Path) -> None:
     fake.mode("mute")
     mute = make()
     fake.mode("garbage")
@@ -437,164 +410,7 @@ def test_socket_path_longer_than_an_address(tmp_path: Path) -> None:
         control.request(folder / "local0.sock", control.Op.PING, what="x", timeout=0.2)
 
 
-# --- remove
-
-
-def test_remove(fake: FakeServer, run_dir: Path) -> None:
-    fake.mode("slow-stop")
-    make()
-    stages: list[tuple[str, int, int]] = []
-    with Client() as client:
-        gone = removal.remove(client, "0", progress=lambda *step: stages.append(step))
-        assert (gone.name, gone.swapped_back, gone.lost) == ("local0", 0, ())
-        assert stages == [("stop", 0, 1), ("stop", 1, 1)]
-        assert client.devices() == ()
-    assert not _servers(run_dir)
-
-
-def test_remove_of_a_hanging_server_needs_force(
-    fake: FakeServer, run_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(removal, "STOP_TIMEOUT", 0.5)
-    monkeypatch.setattr(removal, "TERM_TIMEOUT", 0.5)
-    fake.mode("mute")
-    make()
-    with Client() as client:
-        with pytest.raises(Failed, match=r"did not answer within 0\.5 s.*--force"):
-            removal.remove(client, "0")
-        assert client.devices()[0].state == "live"
-        removal.remove(client, "0", force=True)
-        assert client.devices() == ()
-    assert not _servers(run_dir)
-
-
-def test_remove_of_a_server_that_does_not_end(fake: FakeServer, run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(removal, "END_TIMEOUT", 0.5)
-    fake.mode("stuck")
-    make()
-    with Client() as client:
-        with pytest.raises(Failed, match="has not ended"):
-            removal.remove(client, "0")
-        removal.remove(client, "0", force=True)
-    assert not _servers(run_dir)
-
-
-def ublk_entry(run_dir: Path, fake: FakeServer, monkeypatch: pytest.MonkeyPatch) -> Entry:
-    """A stand-in's ublk device; what needs a real node is left out."""
-    monkeypatch.setattr(device, "need_ublk", lambda: None)
-    monkeypatch.setattr(swap, "node_ready", lambda path: None)
-    return make(transport="ublk")
-
-
-def swaps(monkeypatch: pytest.MonkeyPatch, areas: list[SwapArea], available: int) -> None:
-    monkeypatch.setattr(procfs, "machine", lambda: MachineSnapshot(mem_available=available, swaps=tuple(areas)))
-
-
-def test_swapoff_must_fit(fake: FakeServer, run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    entry = ublk_entry(run_dir, fake, monkeypatch)
-    swaps(monkeypatch, [SwapArea(entry.path, "partition", 1 << 30, 3 << 28, 100)], 1 << 28)
-    with Client() as client:
-        with pytest.raises(Busy, match=r"768M back, and 256M of memory is available"):
-            removal.remove(client, entry.name)
-        assert "768M is swapped out" in removal.what_force_breaks(entry)[0]
-    assert not [line for line in fake.told if line.startswith("op 3")]
-
-
-def fake_swapoff(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str) -> None:
-    script = tmp_path / "swapoff"
-    script.write_text("#!/bin/sh\n" + body)
-    script.chmod(0o755)
-    monkeypatch.setattr(swap, "tool", lambda name: str(tmp_path / name))
-
-
-def test_swapoff_comes_first_with_progress(
-    fake: FakeServer, run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    entry = ublk_entry(run_dir, fake, monkeypatch)
-    done = tmp_path / "done"
-    fake_swapoff(tmp_path, monkeypatch, f'sleep 1; echo "$1" > {done}\n')
-    used = iter(range(1000, 0, -50))
-
-    def machine() -> MachineSnapshot:
-        gone = done.exists()
-        areas = () if gone else (SwapArea(entry.path, "partition", 1 << 30, next(used), 100),)
-        return MachineSnapshot(mem_available=1 << 30, swaps=areas)
-
-    monkeypatch.setattr(procfs, "machine", machine)
-    seen: list[tuple[str, int, int]] = []
-    with Client() as client:
-        gone = removal.remove(client, entry.name, progress=lambda *step: seen.append(step))
-    assert done.read_text() == f"{entry.path}\n"
-    amounts = [step[1] for step in seen if step[0] == "swapoff"]
-    assert len(amounts) >= 3
-    assert amounts == sorted(amounts)
-    assert amounts[-1] == gone.swapped_back > 0
-    assert seen[-1] == ("stop", 1, 1)
-
-
-@pytest.mark.parametrize("force", [False, True])
-def test_a_device_that_is_still_swap_is_never_stopped(
-    fake: FakeServer, run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, force: bool
-) -> None:
-    entry = ublk_entry(run_dir, fake, monkeypatch)
-    fake_swapoff(tmp_path, monkeypatch, 'echo "swapoff: Cannot allocate memory" >&2; exit 4\n')
-    swaps(monkeypatch, [SwapArea(entry.path, "partition", 1 << 30, 4096, 100)], 1 << 30)
-    with Client() as client, pytest.raises(Failed, match="Cannot allocate memory"):
-        removal.remove(client, entry.name, force=force)
-    # Nor when swapoff claims to have worked.
-    fake_swapoff(tmp_path, monkeypatch, "exit 0\n")
-    with Client() as client, pytest.raises(Busy, match="swap"):
-        removal.remove(client, entry.name, force=force)
-    # Nor when it is dead.
-    kill(entry)
-    with Client() as client, pytest.raises(Busy, match="still swap"):
-        removal.remove(client, entry.name, force=force)
-    assert not [line for line in fake.told if line.startswith("op 3") or "--cleanup" in line]
-
-
-def test_swapoff_that_brings_nothing_back_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fake_swapoff(tmp_path, monkeypatch, f"echo $$ > {tmp_path}/pid; exec sleep 30\n")
-    swaps(monkeypatch, [SwapArea("/dev/ublkb0", "partition", 1 << 30, 4096, 100)], 1 << 30)
-    with pytest.raises(Failed, match=r"no page came back for 0\.6 s"):
-        swap.disable("/dev/ublkb0", stall=0.6)
-    pid = int((tmp_path / "pid").read_text())
-    wait_until(lambda: stats_page.process_state(pid)[0] in ("", "Z"))
-
-
-def test_holders_refuse_and_force_tells(fake: FakeServer, run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    entry = ublk_entry(run_dir, fake, monkeypatch)
-    held = [removal.Holder("it is mounted on /mnt/data", True, "umount /mnt/data")]
-    monkeypatch.setattr(removal, "holders", lambda entry: held)
-    with Client() as client:
-        with pytest.raises(Busy, match=r"mounted on /mnt/data\. First umount /mnt/data; or use --force"):
-            removal.remove(client, entry.name)
-        assert client.devices()[0].state == "live"
-        assert "/mnt/data" in removal.what_force_breaks(entry)[0]
-        gone = removal.remove(client, entry.name, force=True)
-        assert "/mnt/data" in gone.lost[0]
-        assert client.devices() == ()
-
-
-def test_a_passing_look_of_udev_is_waited_for(fake: FakeServer, run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    entry = ublk_entry(run_dir, fake, monkeypatch)
-    answers = iter([[removal.Holder("systemd-udevd (pid 5) has it open", False, "")]] * 3 + [[]] * 9)
-    monkeypatch.setattr(removal, "holders", lambda entry: next(answers))
-    with Client() as client:
-        assert removal.remove(client, entry.name).lost == ()
-
-
-def test_processes_are_found_by_what_they_have_open(tmp_path: Path) -> None:
-    path = tmp_path / "node"
-    path.touch()
-    code = f"import time; f = open({str(path)!r}); print('open', flush=True); time.sleep(30)"
-    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
-    try:
-        assert child.stdout is not None
-        child.stdout.readline()
-        assert [holder.text for holder in removal._processes(str(path))] == [f"python (pid {child.pid}) has it open"]
-    finally:
-        child.kill()
-        child.communicate()
+# --- swap
 
 
 def test_create_with_swap_undoes_everything_when_it_fails(
@@ -610,7 +426,7 @@ def test_create_with_swap_undoes_everything_when_it_fails(
     with pytest.raises(Failed, match="mkswap: no space"):
         make(transport="ublk", swap=True)
     assert not list(run_dir.glob("*.stats"))
-    assert not _servers(run_dir)
+    assert not servers(run_dir)
 
 
 def test_create_with_swap_needs_its_tools_first(fake: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:

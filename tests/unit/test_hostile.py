@@ -74,7 +74,7 @@ def test_sizes_magic_and_versions_that_are_not_ours_end_the_connection(device: E
 
 def test_every_operation_refuses_values_out_of_range(device: Entry) -> None:
     with connect(device) as s:
-        for text in (b"", b"=", b"mem_limit", b"mem_limit=", b"mem_limit=-1", b"mem_limit=1x", b"mem_limit=1", b"size=5"):
+        for text in (b"", b"=", b"mem_limit", b"mem_limit=", b"mem_limit=-1", b"mem_limit=1x", b"mem_limit=1", b"x=5"):
             assert status(s, request(SET, text)) == 3, text
         for text in (b"algorithm=", b"algorithm=nope", b"algorithm=zstd:99", b"algorithm=" + b"a" * 200):
             assert status(s, request(SET, text)) == 3, text

@@ -100,6 +100,30 @@ def test_out_of_range_and_misuse() -> None:
         device.read(0)
 
 
+def test_closing_waits_for_the_requests_of_other_threads() -> None:
+    entry = make()
+    for _ in range(20):
+        device = LocalDevice(entry)
+        ends: list[str] = []
+
+        def load(device: LocalDevice = device, ends: list[str] = ends) -> None:
+            try:
+                while True:
+                    device.read(0, 32)
+            except ValueError as error:
+                ends.append(str(error))
+
+        threads = [threading.Thread(target=load) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.01)
+        device.close()
+        device.close()
+        for thread in threads:
+            thread.join(10)
+        assert ends == ["local0 was closed"] * 3
+
+
 def test_names_of_devices_to_attach_to() -> None:
     make(id=4)
     with LocalDevice("4") as device:
@@ -246,7 +270,11 @@ def test_the_servers_figures_are_the_kernels(run_dir: Path) -> None:
 
 def demo(*argv: str, **options: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "truezram", "demo", *argv], capture_output=True, text=True, timeout=100, check=False
+        [sys.executable, "-P", "-m", "truezram", "demo", *argv],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
     )
 
 
@@ -276,16 +304,17 @@ def test_demo_in_json_on_a_given_device() -> None:
         assert [item.state for item in client.devices()] == ["live"]
 
 
-def test_demo_interrupted_leaves_nothing(run_dir: Path) -> None:
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_demo_interrupted_leaves_nothing(run_dir: Path, how: signal.Signals) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-m", "truezram", "demo", "--transport", "local", "--seconds", "60"],
+        [sys.executable, "-P", "-m", "truezram", "demo", "--transport", "local", "--seconds", "60"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
     with Client() as client:
         wait_until(lambda: any(found.total.num_writes for found in client.devices()), 30)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(how)
     _, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (130, "truezram: interrupted\n")
     assert not list(run_dir.glob("*.stats"))
@@ -294,7 +323,7 @@ def test_demo_interrupted_leaves_nothing(run_dir: Path) -> None:
 APP = """
 import sys, time, types
 from truezram.engine.client import Client
-def main():
+def run(record, replay):
     with Client() as client:
         end = time.monotonic() + 30
         while time.monotonic() < end:
@@ -304,9 +333,9 @@ def main():
                 return 0
             time.sleep(0.05)
     return 5
-app = types.ModuleType("truezram.app.app")
-app.main = main
-sys.modules["truezram.app.app"] = app
+app = types.ModuleType("truezram.app.main")
+app.run = run
+sys.modules["truezram.app.main"] = app
 from truezram.engine.cli import main
 sys.exit(main(sys.argv[1:]))
 """
@@ -317,7 +346,7 @@ def test_demo_on_a_terminal_ends_with_the_app(run_dir: Path) -> None:
 
     leader, follower = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-c", APP, "demo", "--transport", "local"], stdout=follower, stderr=follower
+        [sys.executable, "-P", "-c", APP, "demo", "--transport", "local"], stdout=follower, stderr=follower
     )
     os.close(follower)
     shown = b""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from truezram._native import ffi, lib
+from truezram.codec import default_algorithm as default_algorithm
 from truezram.engine.errors import Unsupported, UsageError
 from truezram.engine.stats_page import ISAS
 
@@ -45,12 +46,6 @@ def algorithms() -> tuple[Algorithm, ...]:
         found.append(Algorithm(name, isa, codec.level_min, codec.level_max, codec.level_default, reason))
         index += 1
     return tuple(found)
-
-
-def default_algorithm() -> str:
-    """``fast`` where the library has it, else ``lz4``."""
-    names = {algorithm.name for algorithm in algorithms()}
-    return "fast" if "fast" in names else "lz4"
 
 
 def parse_algorithm(text: str) -> tuple[Algorithm, int]:

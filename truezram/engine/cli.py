@@ -8,6 +8,7 @@ is, unless the app will be shown: ``truezram`` alone on a terminal. Without a te
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import json
 import os
@@ -82,9 +83,11 @@ def build_parser(only: str | None = None) -> Parser:
     parser.add_argument("--version", action="version", version=f"truezram {truezram.__version__}")
     parser.add_argument("--no-tui", action="store_true", help="never show the app: without a verb, list the devices")
     parser.add_argument("--json", action="store_true", help="print JSON, errors too")
-    session = parser.add_mutually_exclusive_group()
-    session.add_argument("--record", metavar="FILE", type=Path, help="record what the app sees (.gz: compressed)")
-    session.add_argument("--replay", metavar="FILE", type=Path, help="show a recording in the app")
+    app = parser.add_argument_group(
+        "the app", "options of the app, which is what `truezram` shows on a terminal without a verb"
+    )
+    app.add_argument("--record", type=Path, metavar="FILE", help="record what the app shows into FILE")
+    app.add_argument("--replay", type=Path, metavar="FILE", help="show the recording FILE instead of this machine")
     subparsers = parser.add_subparsers(dest="verb", metavar="VERB", parser_class=Parser)
     for name, module in verb_names().items():
         if only in (None, name):
@@ -109,21 +112,29 @@ def _wanted(argv: Sequence[str]) -> str | None:
 def run(argv: Sequence[str]) -> int:
     """Parses and runs. Raises `TruezramError`."""
     args = build_parser(_wanted(argv)).parse_args(argv)
-    for option in ("record", "replay"):
-        if getattr(args, option) is not None and (args.verb or args.no_tui or args.json or not sys.stdout.isatty()):
-            raise UsageError(f"cannot {option}", f"--{option} is for the app", f"Run truezram --{option} FILE alone")
     if args.verb is None:
+        if args.record or args.replay:
+            if args.no_tui or args.json or not sys.stdout.isatty():
+                raise UsageError(
+                    "cannot record or replay", "that is for the app, which needs a terminal", "Leave it out"
+                )
+            return run_app(args.record, args.replay)
         if not args.no_tui and not args.json and sys.stdout.isatty():
-            return _app(args.record, args.replay)
+            return run_app()
         args = build_parser("list").parse_args([*argv, "list"])
+    if args.record or args.replay:
+        raise UsageError(
+            "cannot record or replay", f"that is for the app, not for `{args.verb}`", "Leave one of them out"
+        )
     code: int = args.run(args)
     return code
 
 
-def _app(record: Path | None = None, replay: Path | None = None) -> int:
-    """Shows the app. Imported here and nowhere else in the engine, by name: the engine does not depend on it."""
-    app = importlib.import_module("truezram.app.app")
-    code: int | None = app.main(record, replay)
+def run_app(record: Path | None = None, replay: Path | None = None) -> int:
+    """Shows the app; the exit code. Imported here and nowhere else in the engine, by name: the engine does not depend
+    on it."""
+    app = importlib.import_module("truezram.app.main")
+    code: int | None = app.run(record, replay)
     return code or 0
 
 
@@ -161,11 +172,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             name = f" ({error.filename})" if error.filename else ""
             raise Failed("an operation of the system failed", f"{error.strerror or error}{name}") from error
     except TruezramError as error:
-        try:
+        with contextlib.suppress(OSError):
             report(error, _asks_for_json(argv))
-        except OSError:
-            return _silence(error.exit_code)
-        return error.exit_code
+        return _silence(error.exit_code)
     except KeyboardInterrupt:
         sys.stderr.write("truezram: interrupted\n")
         return _silence(errors.EXIT_INTERRUPTED)

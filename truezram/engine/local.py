@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from types import TracebackType
 from typing import Any
 
@@ -27,6 +28,8 @@ class LocalDevice:
         """Attaches to the device (an entry, or a name as a user writes it); `timeout` seconds for each request. Raises
         `TruezramError`."""
         self._client: Any = ffi.NULL
+        self._state = threading.Condition()
+        self._under_way = 0
         if isinstance(device, Entry):
             entry = device
         else:
@@ -63,10 +66,13 @@ class LocalDevice:
         self.close()
 
     def close(self) -> None:
-        """Detaches. No request may be under way in another thread."""
-        if self._client != ffi.NULL:
-            lib.tz_local_detach(self._client)
-            self._client = ffi.NULL
+        """Detaches, once the requests that are under way in other threads are done; later ones raise `ValueError`."""
+        with self._state:
+            client, self._client = self._client, ffi.NULL
+            while self._under_way:
+                self._state.wait()
+        if client != ffi.NULL:
+            lib.tz_local_detach(client)
 
     def read(self, page: int, count: int = 1) -> bytes:
         """The contents of `count` pages from `page` on: ``count * 4096`` bytes, zeros where nothing was written."""
@@ -99,8 +105,17 @@ class LocalDevice:
     def _request(self, op: int, page: int, count: int, data: Any) -> None:
         if page < 0 or count < 0:
             raise ValueError("negative page number or count")
-        if self._client == ffi.NULL:
-            raise ValueError(f"{self.name} was closed")
-        result = lib.tz_local_io(self._client, op, page, count, data, int(self.timeout * 1000))
+        with self._state:
+            client = self._client
+            if client == ffi.NULL:
+                raise ValueError(f"{self.name} was closed")
+            self._under_way += 1
+        try:
+            result = lib.tz_local_io(client, op, page, count, data, int(self.timeout * 1000))
+        finally:
+            with self._state:
+                self._under_way -= 1
+                if not self._under_way:
+                    self._state.notify_all()
         if result:
             raise OSError(-result, os.strerror(-result), f"{self.name}, page {page}")

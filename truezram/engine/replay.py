@@ -154,12 +154,13 @@ class _Worker:
     """By page: index of the sampled page that is there, -1 for zeros, None for unknown (a failed write)."""
 
     def run(self, stop: threading.Event) -> None:
-        """Random requests until told to stop, then everything once more."""
+        """Random requests until told to stop, then everything that was written once more."""
         self.wrote = [-1] * self.pages
         while not stop.is_set():
             self._one()
         for page in range(0, self.pages, MAX_RUN):
-            self._read(page, min(MAX_RUN, self.pages - page))
+            if any(source is not None and source >= 0 for source in self.wrote[page : page + MAX_RUN]):
+                self._read(page, min(MAX_RUN, self.pages - page))
 
     def _one(self) -> None:
         pick = self.random.random()
@@ -265,9 +266,9 @@ def replay(
 
     started = time.monotonic()
     running = [threading.Thread(target=run, args=(worker,), daemon=True) for worker in workers]
-    for thread in running:
-        thread.start()
     try:
+        for thread in running:
+            thread.start()
         while not stop.wait(interval if seconds is None else min(interval, started + seconds - time.monotonic())):
             if seconds is not None and time.monotonic() - started >= seconds:
                 break
@@ -276,7 +277,8 @@ def replay(
     finally:
         stop.set()
         for thread in running:
-            thread.join()
+            if thread.ident is not None:
+                thread.join()
     if crashed:
         raise crashed[0]
     return _sum(workers, started)

@@ -19,11 +19,12 @@ from truezram._native import ffi, lib
 from truezram.engine import config
 from truezram.engine.client import Client, Entry
 from truezram.engine.control import printable
-from truezram.engine.errors import Failed, TruezramError, from_exit_code
+from truezram.engine.errors import EXIT_BUSY, Failed, TruezramError, from_exit_code
 from truezram.engine.stats_page import StatsPage, Unreadable, is_running
 
 READY_TIMEOUT = 15.0
 CLEANUP_TIMEOUT = 15.0
+_EXIT_PATIENCE = 3.0
 _READY_SIZE = ffi.sizeof("struct tz_ready")
 _children: list[subprocess.Popen[bytes]] = []
 """Servers that this process started, to be reaped when they end (a long-lived app would collect zombies)."""
@@ -212,10 +213,16 @@ def cleanup(entry: Entry) -> None:
     argv = [str(config.server_path()), "--cleanup", "--run-dir", str(entry.directory)]
     argv += ["--id", str(entry.id), "--transport", entry.transport]
     what = f"cannot clean up {entry.name}"
+    deadline = time.monotonic() + _EXIT_PATIENCE
     try:
-        done = subprocess.run(
-            argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=CLEANUP_TIMEOUT, cwd="/", check=False
-        )
+        while True:
+            done = subprocess.run(
+                argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=CLEANUP_TIMEOUT, cwd="/", check=False
+            )
+            # A killed server is dead when its first thread is, and holds its lock until its last one is.
+            if done.returncode != EXIT_BUSY or time.monotonic() > deadline:
+                break
+            time.sleep(0.05)
     except subprocess.TimeoutExpired:
         why = f"truezramd --cleanup did not end within {CLEANUP_TIMEOUT:g} s"
         raise Failed(what, why, "See whether something still has the device open, and the kernel log (dmesg)") from None

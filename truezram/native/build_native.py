@@ -10,6 +10,7 @@ import cffi
 
 PREAMBLE = """
 #include "batch.h"
+#include "bench.h"
 #include "codec.h"
 #include "local.h"
 #include "protocol.h"

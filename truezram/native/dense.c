@@ -1,4 +1,4 @@
-/* dense.c - the page codec `dense`: 16-byte blocks by reference, five kinds of symbols through static prefix codes.
+/* dense.c - the page codec `dense`: 16-byte blocks by reference, masks and literals through static prefix codes.
  *
  * This file makes the codes from the lengths in dense_tables.h and compiles the body (dense_template.h) for each
  * instruction set. The format is docs/format-dense.md, the vocabulary dense_impl.h.
@@ -23,10 +23,10 @@ const uint16_t tz_dense_recent[DN_RECENT] = { 256, 192, 160, 128, 112, 96, 80, 4
 struct dn_tables tz_dense_tables __attribute__((aligned(64)));
 
 /* Canonical codes: by length, then by symbol; sent first bit first, so kept bit-reversed. */
-static void make_table(unsigned class, unsigned first, unsigned table)
+static void make_table(unsigned class, unsigned number)
 {
 	struct dn_tables *t = &tz_dense_tables;
-	unsigned code = 0;
+	unsigned table = class * DN_TABLES_EACH + number, code = 0;
 
 	for (unsigned length = 1; length <= DN_MAX_BITS; length++, code <<= 1) {
 		for (unsigned symbol = 0; symbol < 256; symbol++) {
@@ -37,7 +37,7 @@ static void make_table(unsigned class, unsigned first, unsigned table)
 			for (unsigned i = 0; i < length; i++)
 				bits |= (code >> i & 1) << (length - 1 - i);
 			code++;
-			t->len[class][symbol][table - first] = (uint16_t)length;
+			t->len[class][symbol][number] = (uint16_t)length;
 			t->code[table][symbol] = (uint16_t)(bits | length << 12);
 			for (unsigned i = bits; i < 1u << DN_MAX_BITS; i += 1u << length)
 				t->dec[table][i] = (uint16_t)(symbol << 8 | length);
@@ -47,15 +47,15 @@ static void make_table(unsigned class, unsigned first, unsigned table)
 
 static void make_tables(void)
 {
-	static const uint8_t first[DN_CLASSES + 1] = { DN_FIRST_R, DN_FIRST_W, DN_FIRST_K, DN_FIRST_M, DN_FIRST_L,
-						       DN_TABLES };
-
+	memset(tz_dense_tables.newest, 0xff, sizeof(tz_dense_tables.newest));
+	for (unsigned i = 0; i < DN_RECENT; i++)
+		tz_dense_tables.newest[DN_NEWEST(tz_dense_recent[i])] = (uint32_t)tz_dense_recent[i] << 16 | i;
 	for (unsigned m = 0; m < 256; m++)
 		for (unsigned i = 0, n = 0; i < 8; i++)
 			tz_dense_tables.place[m][i] = m >> i & 1 ? (uint8_t)n++ : 0xff;
 	for (unsigned class = 0; class < DN_CLASSES; class++)
-		for (unsigned i = first[class]; i < first[class + 1]; i++)
-			make_table(class, first[class], i);
+		for (unsigned i = 0; i < DN_TABLES_EACH; i++)
+			make_table(class, i);
 }
 
 static size_t workspace_size(int level, const char **why)
@@ -78,8 +78,8 @@ static int workspace_init(void *workspace, size_t size, int level, const char **
 	return 0;
 }
 
-/* a < b ? x : y; left <= at ? x : y. Compilers make branches of it where they can, and the branches are not predictable; so cmov by hand
- * where there is one. */
+/* a < b ? x : y; left <= at ? x : y. Compilers make branches of it where they can, and the branches are not
+ * predictable; so cmov by hand where there is one. */
 #if defined(TZ_X86)
 static inline __attribute__((always_inline)) uint32_t select_less(uint32_t a, uint32_t b, uint32_t x, uint32_t y)
 {
@@ -100,10 +100,10 @@ static inline __attribute__((always_inline)) const uint16_t *select_table(int le
 #define DN_SET_MARK(word) __asm__("btsq $63, %0" : "+r"(word) : : "cc")
 #define DN_SYMBOL_BMI2(bits, t, o, at)                                                                                 \
 	{                                                                                                              \
-		uint64_t index, entry;                                                                                 \
-		__asm__("movl %k[b], %k[i]\n\tandl %[m], %k[i]\n\tmovzwl (%[tab],%[i],2), %k[e]\n\t"                   \
-			"shrx %[e], %[b], %[b]\n\tmovb %h[e], %c[n](%[out])"                                           \
-			: [b] "+r"(bits), [i] "=&r"(index), [e] "=&Q"(entry), "=m"((o)[at])                            \
+		uint64_t entry;                                                                                        \
+		__asm__("movl %k[b], %k[e]\n\tandl %[m], %k[e]\n\tmovzwl (%[tab],%q[e],2), %k[e]\n\t"                  \
+			"shrx %q[e], %[b], %[b]\n\tmovb %h[e], %c[n](%[out])"                                          \
+			: [b] "+r"(bits), [e] "=&Q"(entry), "=m"((o)[at])                                              \
 			: [tab] "r"(t), [out] "D"(o), [n] "i"(at), [m] "i"((1 << DN_MAX_BITS) - 1),                    \
 			  "m"(*(const uint16_t(*)[1 << DN_MAX_BITS])(t))                                               \
 			: "cc");                                                                                       \
@@ -151,7 +151,9 @@ static inline __attribute__((always_inline)) const uint16_t *select_table(int le
 
 #undef DN
 #undef DN_TARGET
-#define DN_SAMPLE 1
+#ifndef DN_SAMPLE
+#define DN_SAMPLE 96 /* of 256 positions */
+#endif
 #define DN_TARGET TZ_TARGET_AVX512
 #define DN(name) avx512_##name
 #include "dense_ops_avx512.h"

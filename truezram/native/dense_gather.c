@@ -19,13 +19,17 @@ struct sample {
 
 static struct sample *samples[DN_CLASSES];
 static size_t n_samples;
-static const unsigned tables_of[DN_CLASSES] = { DN_TABLES_R, DN_TABLES_W, DN_TABLES_K, DN_TABLES_M, DN_TABLES_L };
-static const char *const names[DN_CLASSES] = { "R", "W", "K", "M", "L" };
+static const char *const names[DN_CLASSES] = { "W", "M", "L" };
 
-#if defined(__x86_64__)
+/* The body for AVX-512 is the one trained for; the others' choices differ little. */
+#if defined(TZ_X86)
 #define PARSE avx512_parse
 #define SYMBOLIZE avx512_symbolize
 #define SYMBOLS struct avx512_symbols
+#else
+#define PARSE portable_parse
+#define SYMBOLIZE portable_symbolize
+#define SYMBOLS struct portable_symbols
 #endif
 
 static void count(uint16_t *counts, const uint8_t *symbols, unsigned n)
@@ -53,10 +57,8 @@ static void add_page(struct dn_encoder *e, const uint8_t *page)
 	struct sample *at[DN_CLASSES];
 	for (unsigned c = 0; c < DN_CLASSES; c++)
 		at[c] = memset(&samples[c][n_samples], 0, sizeof(struct sample));
-	count(at[DN_R]->count[0], e->sym, DN_SYM_W);
-	count(at[DN_W]->count[0], e->sym + DN_SYM_W, DN_SYM_K - DN_SYM_W);
-	count(at[DN_K]->count[0], e->sym + DN_SYM_K, s.kinds);
-	count(at[DN_M]->count[0], e->sym + DN_SYM_K + s.kinds, s.masks);
+	count(at[DN_W]->count[0], e->sym, DN_GROUPS);
+	count(at[DN_M]->count[0], e->sym + DN_GROUPS, s.masks);
 	count(at[DN_L]->count[0], e->lit[0], s.literals);
 	count(at[DN_L]->count[1], e->lit[1], s.literals);
 	n_samples++;
@@ -98,7 +100,7 @@ static float page_cost(const uint16_t *counts, const float *price)
 /* One run of k-means from random pages. Returns the cost in bits; sums[k] is the counts of cluster k. */
 static double cluster(unsigned class, uint64_t seed, double (*sums)[256])
 {
-	unsigned k = tables_of[class], sides = class == DN_L ? 2 : 1;
+	unsigned k = DN_TABLES_EACH, sides = class == DN_L ? 2 : 1;
 	static float price[64][256];
 	double total = 0;
 
@@ -185,7 +187,7 @@ int main(int argc, char **argv)
 			}
 		}
 		fprintf(stderr, "%s: %.1f bytes a page\n", names[c], least_cost / 8 / (double)n_samples);
-		for (unsigned t = 0; t < tables_of[c]; t++) {
+		for (unsigned t = 0; t < DN_TABLES_EACH; t++) {
 			printf("%s %u", names[c], t);
 			for (unsigned i = 0; i < 256; i++)
 				printf(" %.0f", least[t][i]);

@@ -3,12 +3,14 @@
  * The codec (format: docs/format-dense.md) writes a page as 256 blocks of 16 bytes. A block names a reference: an
  * earlier place of the page, or "zeros". What differs from the reference is told by a byte mask per 8-byte word, and
  * the differing bytes (or their differences from the reference's bytes, one choice for the page) are the literals.
- * Five kinds of symbols, all bytes, go through static prefix codes into eight interleaved bit streams:
- *   R  32 symbols: a bit per block, "the reference is not the previous block's"
- *   W  64 symbols: a bit per 8-byte word, "the word differs from its reference"
- *   K  two nibbles each: for every block flagged in R, how its reference is coded
+ * What an object consists of:
+ *   R  a bit per block: the reference is not the previous block's
+ *   K  for every block flagged in R four bits, how its reference is coded, and bits of new distances
+ *   W  64 bytes, a bit per 8-byte word: the word differs from its reference
  *   M  for every word flagged in W, the mask of its differing bytes
  *   L  the literals
+ * W, M and L go through static prefix codes into eight interleaved bit streams. R and K would shrink by a third, but
+ * are read faster than decoded.
  * dense_template.h is the body, compiled once per instruction set by dense.c over the primitives in dense_ops_*.h.
  */
 #ifndef TZ_DENSE_IMPL_H
@@ -16,32 +18,21 @@
 
 #include "codec.h"
 
-enum dn_class { DN_R, DN_W, DN_K, DN_M, DN_L, DN_CLASSES };
+enum dn_class { DN_W, DN_M, DN_L, DN_CLASSES };
 
 /* How many tables each class has, and where its first one is. */
-#define DN_TABLES_R 16
-#define DN_TABLES_W 32
-#define DN_TABLES_K 16
-#define DN_TABLES_M 32
-#define DN_TABLES_L 32
-#define DN_FIRST_R 0
-#define DN_FIRST_W (DN_FIRST_R + DN_TABLES_R)
-#define DN_FIRST_K (DN_FIRST_W + DN_TABLES_W)
-#define DN_FIRST_M (DN_FIRST_K + DN_TABLES_K)
-#define DN_FIRST_L (DN_FIRST_M + DN_TABLES_M)
-#define DN_TABLES (DN_FIRST_L + DN_TABLES_L)
+#define DN_TABLES_EACH 32
+#define DN_TABLES (DN_CLASSES * DN_TABLES_EACH)
 
-#define DN_ROW 32 /* the most tables a class has */
 #define DN_MAX_BITS 10
 #define DN_BLOCK 16
 #define DN_BLOCKS (TZ_PAGE_SIZE / DN_BLOCK)
 #define DN_GROUPS (TZ_PAGE_SIZE / 64)
 #define DN_WORDS (TZ_PAGE_SIZE / 8)
 #define DN_STREAMS 8
-#define DN_SYM_W 32
-#define DN_SYM_K 96
+#define DN_FLAGS (DN_BLOCKS / 8) /* bytes of R */
 #define DN_CHUNK 40 /* symbols between refills of the bit streams: five a stream */
-#define DN_HEAD 9   /* fixed part of the header; `width` more bytes follow */
+#define DN_HEAD 8   /* fixed part of the header; `width` more bytes follow */
 
 /* Kinds of reference. 0..3: a new distance, with so many bits of it, shifted left by so much; 4..14: the
  * (kind - 3)-th most recent new distance; 15: zeros. */
@@ -57,7 +48,8 @@ extern const uint16_t tz_dense_recent[DN_RECENT]; /* the "recent" distances at t
 
 /* The codes as the coder and the decoder want them, made once from the lengths in dense_tables.h. */
 struct dn_tables {
-	uint16_t len[DN_CLASSES][256][DN_ROW];		   /* by symbol, a class's tables side by side */
+	uint16_t len[DN_CLASSES][256][DN_TABLES_EACH];		   /* by symbol, a class's tables side by side */
+	uint32_t newest[512];  /* what struct dn_encoder's newest[] is at the start of a page */
 	uint8_t place[256][8]; /* mask -> for each byte, which literal it is, or 0xff */
 	uint16_t code[DN_TABLES][256];			   /* bits, first bit lowest | length << 12 */
 	uint16_t dec[DN_TABLES + 1][1 << DN_MAX_BITS]; /* symbol << 8 | length; the last one: nothing, length 0 */
@@ -70,16 +62,11 @@ extern struct dn_tables tz_dense_tables;
 #define DN_OLD 8	  /* references offered to a group because earlier blocks used them; the first of its slots */
 #define DN_CANDIDATES 32 /* those found by content, in the slots after */
 #define DN_SLOTS (DN_OLD + DN_CANDIDATES)
+#define DN_PART 8	 /* groups compared before they are priced: few, to stay in the first-level cache */
 #define DN_NO_KEY (0xff00 | DN_OLD) /* dearer than any */
 
-/* The best way to code a block by another reference than the previous block's. */
-struct dn_choice {
-	uint32_t prices; /* what the reference would cost in each block of the group, a byte a block */
-	uint16_t offset; /* in page[], of the group's start; 0 = zeros */
-	uint16_t price;	 /* of this block, all told */
-};
-
-#define DN_STAMP 1024
+/* Unlike for all multiples of eight. */
+#define DN_NEWEST(dist) ((dist) >> 3 ^ ((dist) & 7) << 6)
 #define DN_ALIGNED __attribute__((aligned(64)))
 
 struct dn_encoder {
@@ -91,27 +78,27 @@ struct dn_encoder {
 	uint16_t first[DN_GROUPS + 1];		/* a group's first entry in those two */
 	uint16_t winners[16 + DN_BLOCKS];	/* distances that were some block's best */
 	uint16_t offset[DN_GROUPS][DN_SLOTS];	/* of candidates, in page[]; 0 = zeros */
-	uint64_t differ[DN_GROUPS][DN_SLOTS] DN_ALIGNED;	/* which of the group's bytes differ from the candidate's */
+	uint64_t differ[DN_PART][DN_SLOTS] DN_ALIGNED; /* which of a group's bytes differ, for a part of the groups */
 	uint32_t prices[DN_GROUPS][DN_SLOTS] DN_ALIGNED;	/* of candidates, a byte a block */
 	uint16_t best[DN_GROUPS][4];		/* price << 8 | slot */
 	uint8_t batches[DN_GROUPS];
-	struct dn_choice choice[DN_BLOCKS];
 	uint16_t dist[DN_BLOCKS + 32];		/* chosen distances, DN_NO_REF = zeros */
 	uint16_t changes[DN_BLOCKS + 64];
-	uint32_t newest[TZ_PAGE_SIZE];		/* distance -> stamp + its index among the new ones */
-	uint32_t stamp;				/* of this page: a multiple of DN_STAMP */
+	uint32_t newest[512];			/* by DN_NEWEST: a new distance << 16 | its number */
 	uint64_t mask[DN_GROUPS];
 	uint8_t lit[2][TZ_PAGE_SIZE + 64];
+	uint8_t flags[DN_FLAGS];
 	uint8_t kinds[DN_BLOCKS + 64];
 	uint8_t refs[DN_BLOCKS * 2];
-	uint8_t sym[DN_SYM_K + DN_BLOCKS / 2 + DN_WORDS + TZ_PAGE_SIZE + 128];
-	uint16_t code[DN_SYM_K + DN_BLOCKS / 2 + DN_WORDS + TZ_PAGE_SIZE + 128];
+	uint8_t sym[DN_GROUPS + DN_WORDS + TZ_PAGE_SIZE + 128];
+	uint16_t code[DN_GROUPS + DN_WORDS + TZ_PAGE_SIZE + 128];
 	uint8_t stream[DN_STREAMS][1024];
 };
 
 struct dn_decoder {
 	uint8_t src[TZ_PAGE_SIZE + 1280];
-	uint8_t sym[DN_SYM_K + DN_BLOCKS / 2 + DN_WORDS + TZ_PAGE_SIZE + 128];
+	uint8_t sym[DN_GROUPS + DN_WORDS + TZ_PAGE_SIZE + 128];
+	uint8_t flags[DN_FLAGS];
 	uint8_t kinds[DN_BLOCKS + 64];
 	uint8_t width[DN_BLOCKS + 64];
 	uint16_t list[DN_BLOCKS + 64];		/* the distances references change to, after the first block's: zeros */

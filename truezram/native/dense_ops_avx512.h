@@ -27,8 +27,8 @@ DN_INLINE unsigned DN(op_sample)(struct dn_encoder *e)
 		/* Four equal bytes say nothing: not sampled. */
 		__m512i differ = _mm512_ternarylogic_epi64(_mm512_xor_si512(x0, x1), _mm512_xor_si512(x1, x2),
 							   _mm512_xor_si512(x2, x3), 0xfe);
-		uint64_t m = _mm512_mask_testn_epi8_mask(_mm512_test_epi8_mask(differ, differ), s,
-							 _mm512_set1_epi8(DN_SAMPLE));
+		uint64_t m = _mm512_mask_cmplt_epu8_mask(_mm512_test_epi8_mask(differ, differ), s,
+							 _mm512_set1_epi8((char)DN_SAMPLE));
 		unsigned k = (unsigned)__builtin_popcountll(m);
 		__m512i at = _mm512_maskz_compress_epi8(m, _mm512_load_si512(iota));
 
@@ -87,7 +87,7 @@ DN_INLINE void DN(op_compare)(struct dn_encoder *e, unsigned g, unsigned slot, u
 {
 	__m512i x = _mm512_loadu_si512(e->page + DN_LEAD + 64 * g);
 	const uint16_t *off = e->offset[g] + slot;
-	uint64_t *differ = e->differ[g] + slot;
+	uint64_t *differ = e->differ[g % DN_PART] + slot;
 
 	for (; batches; batches--, off += 8, differ += 8) {
 #pragma GCC unroll 8
@@ -108,7 +108,7 @@ DN_INLINE void DN(op_prices)(struct dn_encoder *e, unsigned g, const unsigned sl
 	__m512i key = _mm512_set1_epi16((short)DN_NO_KEY);
 
 	for (unsigned i = slot; i < slot + 8 * batches; i += 8) {
-		__m512i n = _mm512_shuffle_epi8(price, _mm512_popcnt_epi8(_mm512_loadu_si512(e->differ[g] + i)));
+		__m512i n = _mm512_shuffle_epi8(price, _mm512_popcnt_epi8(_mm512_loadu_si512(e->differ[g % DN_PART] + i)));
 
 		n = _mm512_maddubs_epi16(n, _mm512_set1_epi8(1));
 		_mm256_storeu_si256((__m256i *)(e->prices[g] + i), _mm512_cvtepi16_epi8(n));
@@ -181,6 +181,33 @@ DN_INLINE unsigned DN(op_emit)(struct dn_encoder *e, uint8_t *words, uint8_t *ma
 		n += (unsigned)__builtin_popcountll(m);
 	}
 	return n;
+}
+
+/* codes of sym[from .. to); writes up to 31 codes more. Eight registers hold a table, 32 codes each. */
+DN_INLINE void DN(op_codes)(struct dn_encoder *e, unsigned from, unsigned to, unsigned table)
+{
+	const uint16_t *code = tz_dense_tables.code[table];
+	__m512i part[8];
+
+#pragma GCC unroll 8
+	for (unsigned i = 0; i < 8; i++)
+		part[i] = _mm512_loadu_si512(code + 32 * i);
+	for (unsigned i = from; i < to; i += 32) {
+		__m512i x = _mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i *)(e->sym + i)));
+		__mmask32 b5 = _mm512_test_epi16_mask(x, _mm512_set1_epi16(32));
+		__mmask32 b6 = _mm512_test_epi16_mask(x, _mm512_set1_epi16(64));
+		__mmask32 b7 = _mm512_test_epi16_mask(x, _mm512_set1_epi16(128));
+		__m512i c[4];
+
+#pragma GCC unroll 4
+		for (unsigned k = 0; k < 4; k++) {
+			c[k] = _mm512_permutexvar_epi16(x, part[2 * k]);
+			c[k] = _mm512_mask_permutexvar_epi16(c[k], b5, x, part[2 * k + 1]);
+		}
+		c[0] = _mm512_mask_mov_epi16(c[0], b6, c[1]);
+		c[2] = _mm512_mask_mov_epi16(c[2], b6, c[3]);
+		_mm512_storeu_si512(e->code + i, _mm512_mask_mov_epi16(c[0], b7, c[2]));
+	}
 }
 
 DN_INLINE void DN(op_streams)(const uint16_t *code, unsigned n, uint8_t (*stream)[1024], uint32_t length[DN_STREAMS])
@@ -271,7 +298,7 @@ DN_INLINE unsigned DN(spread)(struct dn_decoder *d, const uint8_t *masks, const 
 	for (unsigned i = 0; i < DN_GROUPS; i += 8) {
 		uint64_t flags, m[8] __attribute__((aligned(64)));
 
-		memcpy(&flags, d->sym + DN_SYM_W + i, 8);
+		memcpy(&flags, d->sym + i, 8);
 		_mm512_store_si512(m, _mm512_maskz_expand_epi8(flags, _mm512_loadu_si512(masks)));
 		masks += __builtin_popcountll(flags);
 		for (unsigned g = 0; g < 8; g++) {
@@ -314,14 +341,14 @@ DN_INLINE int DN(op_rebuild)(struct dn_decoder *d, const uint8_t *masks, const u
 					       0x03ff, 0x07ff, 0x0fff, 0x1fff, 0x3fff, 0x7fff, -1);
 	const uint16_t *list = d->list;
 	__m256i pos = _mm256_setr_epi16(0, 16, 32, 48, 64, 80, 96, 112, 128, 144, 160, 176, 192, 208, 224, 240);
-	__m512i words = _mm512_popcnt_epi64(_mm512_loadu_si512(d->sym + DN_SYM_W));
+	__m512i words = _mm512_popcnt_epi64(_mm512_loadu_si512(d->sym));
 
 	if (_mm512_reduce_add_epi64(words) != n_masks)
 		return -1;
 	for (unsigned i = 0; i < DN_BLOCKS; i += 16) {
 		uint16_t flags;
 
-		memcpy(&flags, d->sym + i / 8, 2);
+		memcpy(&flags, d->flags + i / 8, 2);
 		__m256i index = _mm256_popcnt_epi16(_mm256_and_si256(_mm256_set1_epi16((short)flags), upto));
 		__m512i near = _mm512_loadu_si512(list);
 		__m256i dist = _mm512_castsi512_si256(_mm512_permutexvar_epi16(_mm512_castsi256_si512(index), near));

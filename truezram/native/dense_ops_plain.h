@@ -49,8 +49,8 @@ DN_INLINE uint64_t DN(widen)(uint64_t m)
 #endif
 }
 
-/* The sampler takes the positions where bit 7 of a weighted sum of four bytes is set, about half of them, but none of four
- * equal bytes. */
+/* The sampler takes the positions where bit 7 of a weighted sum of four bytes is set, about half of them, but none of
+ * four equal bytes. */
 
 DN_INLINE unsigned DN(op_sample)(struct dn_encoder *e)
 {
@@ -128,7 +128,7 @@ DN_INLINE unsigned DN(op_group_candidates)(struct dn_encoder *e, unsigned g)
 DN_INLINE void DN(op_compare)(struct dn_encoder *e, unsigned g, unsigned slot, unsigned batches)
 {
 	for (unsigned i = slot; i < slot + 8 * batches; i++)
-		e->differ[g][i] = DN(differ)(e->page + DN_LEAD + 64 * g, e->page + e->offset[g][i]);
+		e->differ[g % DN_PART][i] = DN(differ)(e->page + DN_LEAD + 64 * g, e->page + e->offset[g][i]);
 }
 
 /* Four 16-bit prices, one a block, in half bits: for every word that differs 9, and 12 for every byte. */
@@ -156,13 +156,14 @@ DN_INLINE void DN(op_prices)(struct dn_encoder *e, unsigned g, const unsigned sl
 	const __m256i count = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4));
 	const __m256i price = _mm256_broadcastsi128_si256(
 		_mm_setr_epi8(0, 21, 33, 45, 57, 69, 81, 93, 105, 0, 0, 0, 0, 0, 0, 0));
-	const __m256i low = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, -1, -1, -1, -1, -1, -1, -1, -1));
+	const __m256i low = _mm256_broadcastsi128_si256(
+		_mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, -1, -1, -1, -1, -1, -1, -1, -1));
 	__m256i slots = _mm256_add_epi16(_mm256_setr_epi64x(0, 0x0001000100010001, 0x0002000200020002, 0x0003000300030003),
 					 _mm256_set1_epi16((short)(extra << 8 | slot)));
 	__m256i key = _mm256_set1_epi16((short)DN_NO_KEY);
 
 	for (unsigned i = slot; i < slot + 8 * batches; i += 4) {
-		__m256i m = _mm256_loadu_si256((const __m256i *)(e->differ[g] + i));
+		__m256i m = _mm256_loadu_si256((const __m256i *)(e->differ[g % DN_PART] + i));
 		__m256i n = _mm256_add_epi8(_mm256_shuffle_epi8(count, _mm256_and_si256(m, nibble)),
 					    _mm256_shuffle_epi8(count, _mm256_and_si256(_mm256_srli_epi16(m, 4), nibble)));
 		n = _mm256_maddubs_epi16(_mm256_shuffle_epi8(price, n), one);
@@ -183,7 +184,7 @@ DN_INLINE void DN(op_prices)(struct dn_encoder *e, unsigned g, const unsigned sl
 	uint16x8_t key = vdupq_n_u16(DN_NO_KEY);
 
 	for (unsigned i = slot; i < slot + 8 * batches; i += 2) {
-		uint8x16_t m = vreinterpretq_u8_u64(vld1q_u64(e->differ[g] + i));
+		uint8x16_t m = vreinterpretq_u8_u64(vld1q_u64(e->differ[g % DN_PART] + i));
 		uint16x8_t n = vpaddlq_u8(vqtbl1q_u8(price, vcntq_u8(m)));
 
 		vst1_u8((uint8_t *)(e->prices[g] + i), vmovn_u16(n));
@@ -200,7 +201,7 @@ DN_INLINE void DN(op_prices)(struct dn_encoder *e, unsigned g, const unsigned sl
 	for (unsigned b = 0; b < 4; b++)
 		best[b] = slot == DN_OLD ? DN_NO_KEY : e->best[g][b];
 	for (unsigned i = slot; i < slot + 8 * batches; i++) {
-		uint64_t n = DN(price)(e->differ[g][i]);
+		uint64_t n = DN(price)(e->differ[g % DN_PART][i]);
 
 		e->prices[g][i] = DN(pack)(n);
 		for (unsigned b = 0; b < 4; b++) {
@@ -238,6 +239,14 @@ DN_INLINE unsigned DN(op_changes)(const uint16_t *dist, uint8_t *flags, uint16_t
 		flags[i / 8] = (uint8_t)bits;
 	}
 	return n;
+}
+
+DN_INLINE void DN(op_codes)(struct dn_encoder *e, unsigned from, unsigned to, unsigned table)
+{
+	const uint16_t *code = tz_dense_tables.code[table];
+
+	for (unsigned i = from; i < to; i++)
+		e->code[i] = code[e->sym[i]];
 }
 
 /* The bytes of x that m flags, together. */
@@ -381,13 +390,13 @@ DN_INLINE int DN(op_rebuild)(struct dn_decoder *d, const uint8_t *masks, const u
 	unsigned at = 0, n = 0, used = 0;
 
 	for (unsigned b = 0; b < DN_BLOCKS; b++) {
-		at += d->sym[b / 8] >> b % 8 & 1;
+		at += d->flags[b / 8] >> b % 8 & 1;
 		d->from[b] = (uint16_t)(d->list[at] > 16 * b ? 0 : 64 + 16 * b - d->list[at]);
 	}
 	if (at != changes)
 		return -1;
 	for (unsigned w = 0; w < DN_WORDS; w++) {
-		unsigned differs = d->sym[DN_SYM_W + w / 8] >> w % 8 & 1, m = masks[n] & -differs;
+		unsigned differs = d->sym[w / 8] >> w % 8 & 1, m = masks[n] & -differs;
 		uint64_t x = DN(spread_bytes)(lit + used, m), keep = ~DN(widen)(m);
 
 		memcpy(d->page + 64 + 8 * w, &x, 8);

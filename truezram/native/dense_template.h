@@ -22,55 +22,56 @@
 
 /* Compares every group with the candidates found by content, and lists the distances that were good for something.
  * first[g] becomes the number of those before group g. */
-DN_FN void DN(price_candidates)(struct dn_encoder *e)
+DN_NOINLINE void DN(price_candidates)(struct dn_encoder *e)
 {
 	uint16_t *w = e->winners;
-	unsigned n = DN_RECENT, last = tz_dense_recent[DN_RECENT - 1], before = tz_dense_recent[DN_RECENT - 2];
+	unsigned n = DN_RECENT, last = 0, before = 0;
 
-	for (unsigned g = 0; g < DN_GROUPS; g++)
-		DN(op_compare)(e, g, DN_OLD, e->batches[g]);
-	for (unsigned g = 0; g < DN_GROUPS; g++)
-		DN(op_prices)(e, g, DN_OLD, e->batches[g], DN_PRICE_NEW);
+	for (unsigned from = 0; from < DN_GROUPS; from += DN_PART) {
+		for (unsigned g = from; g < from + DN_PART; g++)
+			DN(op_compare)(e, g, DN_OLD, e->batches[g]);
+		for (unsigned g = from; g < from + DN_PART; g++)
+			DN(op_prices)(e, g, DN_OLD, e->batches[g], DN_PRICE_NEW);
+	}
 	memcpy(w, tz_dense_recent, sizeof(tz_dense_recent));
 	for (unsigned g = 0; g < DN_GROUPS; g++) {
 		e->first[g] = (uint16_t)n;
+#pragma GCC unroll 4
 		for (unsigned b = 0; b < 4; b++) {
-			unsigned key = e->best[g][b], off = e->offset[g][key & 63];
-			unsigned dist = DN_LEAD + 64 * g - off;
-			unsigned add = (key < DN_PRICE_GOOD << 8) & (off != 0) & (dist != last) & (dist != before);
+			unsigned key = e->best[g][b], off = e->offset[g][key & 63], dist = DN_LEAD + 64 * g - off;
 
 			w[n] = (uint16_t)dist;
-			n += add;
-			before = DN_SELECT_LESS(0, add, last, before);
-			last = DN_SELECT_LESS(0, add, dist, last);
+			n += ((key >> 8) < DN_PRICE_GOOD) & (off != 0) & (dist != last) & (dist != before);
+			before = last;
+			last = dist;
 		}
 	}
 }
 
+typedef uint16_t DN(old) __attribute__((vector_size(2 * DN_OLD)));
+
 /* For every block the best of zeros, the seven latest good distances, and the group's own candidates. */
-DN_FN void DN(price_choices)(struct dn_encoder *e)
+DN_NOINLINE void DN(price_choices)(struct dn_encoder *e)
 {
-	for (unsigned g = 0; g < DN_GROUPS; g++) {
-		uint16_t *off = e->offset[g];
+	for (unsigned from = 0; from < DN_GROUPS; from += DN_PART) {
+		for (unsigned g = from; g < from + DN_PART; g++) {
+			DN(old) latest;
 
-		for (unsigned k = 0; k < 7; k++)
-			off[k] = (uint16_t)(DN_LEAD + 64 * g - e->winners[e->first[g] - 7 + k]);
-		off[7] = 0;
-		DN(op_compare)(e, g, 0, 1);
-	}
-	for (unsigned g = 0; g < DN_GROUPS; g++)
-		DN(op_prices)(e, g, 0, 1, DN_PRICE_RECENT);
-	for (unsigned i = 0; i < DN_BLOCKS; i++) {
-		unsigned g = i / 4, key = e->best[g][i & 3], slot = key & 63;
-
-		e->choice[i] = (struct dn_choice){ e->prices[g][slot], e->offset[g][slot], (uint16_t)(key >> 8) };
+			memcpy(&latest, e->winners + e->first[g] - DN_OLD, sizeof(latest));
+			latest = (uint16_t)(DN_LEAD + 64 * g) - latest;
+			latest[0] = 0;
+			memcpy(e->offset[g], &latest, sizeof(latest));
+			DN(op_compare)(e, g, 0, 1);
+		}
+		for (unsigned g = from; g < from + DN_PART; g++)
+			DN(op_prices)(e, g, 0, 1, DN_PRICE_RECENT);
 	}
 }
 
 /* Goes through the blocks, staying with a reference where changing it would not pay. Every block's price with the
  * current reference is known from the choice made for an earlier block of its group; only at a group's start it has to
  * be computed. Two halves of the page at once, because each is one long chain of dependent steps. */
-DN_FN void DN(choose)(struct dn_encoder *e)
+DN_NOINLINE void DN(choose)(struct dn_encoder *e)
 {
 	uint32_t now[2] = { 0, 0 };
 
@@ -82,11 +83,11 @@ DN_FN void DN(choose)(struct dn_encoder *e)
 
 #pragma GCC unroll 4
 			for (unsigned b = 0; b < 4; b++) {
-				const struct dn_choice *c = &e->choice[4 * g + b];
+				uint32_t key = e->best[g][b], slot = key & 63, price = key >> 8;
 				uint32_t kept = (prices >> 8 * b & 255) + DN_PRICE_SAME;
 
-				prices = DN_SELECT_LESS(c->price, kept, c->prices, prices);
-				off = DN_SELECT_LESS(c->price, kept, c->offset, off);
+				prices = DN_SELECT_LESS(price, kept, e->prices[g][slot], prices);
+				off = DN_SELECT_LESS(price, kept, e->offset[g][slot], off);
 				uint32_t dist = off ? here - off : DN_NO_REF;
 				e->dist[4 * g + b] = (uint16_t)dist;
 				memcpy(e->ref + 64 * g + 16 * b, e->page + off + 16 * b, 16);
@@ -97,30 +98,24 @@ DN_FN void DN(choose)(struct dn_encoder *e)
 }
 
 /* Kinds and distance bits of the changed references. Returns the bytes written to e->refs. */
-DN_FN size_t DN(code_refs)(struct dn_encoder *e, unsigned changes)
+DN_NOINLINE size_t DN(code_refs)(struct dn_encoder *e, unsigned changes)
 {
 	uint64_t bits = 0;
 	unsigned nbits = 0;
 	uint8_t *o = e->refs;
 
-	e->stamp += DN_STAMP; /* what newest[] says of earlier pages looks far back now */
-	if (!e->stamp) {
-		memset(e->newest, 0, sizeof(e->newest));
-		e->stamp = DN_STAMP;
-	}
-	uint32_t n = e->stamp;
-	for (unsigned i = 0; i < DN_RECENT; i++)
-		e->newest[tz_dense_recent[i]] = n++;
+	uint32_t n = DN_RECENT;
+	memcpy(e->newest, tz_dense_tables.newest, sizeof(e->newest));
 	for (unsigned i = 0; i < changes; i++) {
 		unsigned dist = e->changes[i] & (TZ_PAGE_SIZE - 1), zero = e->changes[i] == DN_NO_REF;
-		uint32_t index = e->newest[dist], back = n - index;
+		uint32_t *entry = &e->newest[DN_NEWEST(dist)], back = n + (dist << 16) - *entry;
 		unsigned known = back <= DN_RECENT, is_new = !(known | zero);
 		unsigned kind = (dist & 7 ? 2 : 0) + (dist >= 256);
 
 		kind = DN_SELECT_LESS(0, known, DN_KIND_RECENT - 1 + back, kind);
 		kind = DN_SELECT_LESS(0, zero, DN_KIND_ZERO, kind);
 		e->kinds[i] = (uint8_t)kind;
-		e->newest[dist] = DN_SELECT_LESS(0, is_new, n, index);
+		*entry = DN_SELECT_LESS(0, is_new, dist << 16 | n, *entry);
 		n += is_new;
 		bits |= (uint64_t)(dist >> tz_dense_kind_shift[kind] & -is_new) << nbits;
 		nbits += tz_dense_kind_bits[kind];
@@ -133,14 +128,14 @@ DN_FN size_t DN(code_refs)(struct dn_encoder *e, unsigned changes)
 	return (size_t)(o - e->refs) + (nbits != 0);
 }
 
-typedef uint16_t DN(row) __attribute__((vector_size(2 * DN_ROW)));
+typedef uint16_t DN(row) __attribute__((vector_size(2 * DN_TABLES_EACH)));
 
-/* The table of a class that codes these symbols shortest, judged by at most about 512 of them. */
-DN_FN unsigned DN(pick)(unsigned class, unsigned tables, const uint8_t *sym, unsigned n, unsigned *cost)
+/* The table of a class that codes these symbols shortest, judged by at most about 256 of them. */
+DN_NOINLINE unsigned DN(pick)(unsigned class, const uint8_t *sym, unsigned n, unsigned *cost)
 {
 	const DN(row) *row = (const DN(row) *)tz_dense_tables.len[class];
 	DN(row) sum = {}, more = {};
-	unsigned step = 8 + n / 512 * 8, i = 0, best = ~0u;
+	unsigned step = 8 + n / 256 * 8, i = 0, best = ~0u;
 
 	for (; i + 8 <= n; i += step) {
 #pragma GCC unroll 4
@@ -153,7 +148,7 @@ DN_FN unsigned DN(pick)(unsigned class, unsigned tables, const uint8_t *sym, uns
 		for (; i < n; i++)
 			sum += row[sym[i]];
 	sum += more;
-	for (unsigned t = 0; t < tables; t++) {
+	for (unsigned t = 0; t < DN_TABLES_EACH; t++) {
 		unsigned key = (unsigned)sum[t] << 5 | t;
 
 		best = key < best ? key : best;
@@ -162,15 +157,7 @@ DN_FN unsigned DN(pick)(unsigned class, unsigned tables, const uint8_t *sym, uns
 	return best & 31;
 }
 
-DN_INLINE void DN(put_codes)(struct dn_encoder *e, unsigned from, unsigned to, unsigned table)
-{
-	const uint16_t *code = tz_dense_tables.code[table];
-
-	for (unsigned i = from; i < to; i++)
-		e->code[i] = code[e->sym[i]];
-}
-
-DN_FN void DN(parse)(struct dn_encoder *e, const uint8_t *page)
+DN_NOINLINE void DN(parse)(struct dn_encoder *e, const uint8_t *page)
 {
 	memcpy(e->page + DN_LEAD, page, TZ_PAGE_SIZE); /* workspace_init() zeroed what is around it */
 	memset(e->table, 0x80, sizeof(e->table));
@@ -191,21 +178,17 @@ DN_FN void DN(parse)(struct dn_encoder *e, const uint8_t *page)
 
 /* What the parse leaves to be coded; also what the tables are trained on. */
 struct DN(symbols) {
-	unsigned changes, kinds, masks, literals;
+	unsigned changes, masks, literals;
 	size_t refs; /* bytes in e->refs */
 };
 
-DN_FN struct DN(symbols) DN(symbolize)(struct dn_encoder *e)
+DN_NOINLINE struct DN(symbols) DN(symbolize)(struct dn_encoder *e)
 {
 	struct DN(symbols) s;
 
-	s.changes = DN(op_changes)(e->dist, e->sym, e->changes);
+	s.changes = DN(op_changes)(e->dist, e->flags, e->changes);
 	s.refs = DN(code_refs)(e, s.changes);
-	s.kinds = (s.changes + 1) / 2;
-	e->kinds[s.changes] = 0;
-	for (unsigned i = 0; i < s.kinds; i++)
-		e->sym[DN_SYM_K + i] = (uint8_t)(e->kinds[2 * i] | e->kinds[2 * i + 1] << 4);
-	s.masks = DN(op_emit)(e, e->sym + DN_SYM_W, e->sym + DN_SYM_K + s.kinds, &s.literals);
+	s.masks = DN(op_emit)(e, e->sym, e->sym + DN_GROUPS, &s.literals);
 	return s;
 }
 
@@ -215,22 +198,18 @@ DN_FN size_t DN(compress)(void *workspace, const uint8_t *page, uint8_t *dst)
 
 	DN(parse)(e, page);
 	struct DN(symbols) s = DN(symbolize)(e);
-	unsigned at_m = DN_SYM_K + s.kinds, at_l = at_m + s.masks, end = at_l + s.literals;
+	unsigned at_l = DN_GROUPS + s.masks, end = at_l + s.literals, kinds = (s.changes + 1) / 2;
 	unsigned bits_raw, bits_delta, bits;
-	unsigned t_raw = DN(pick)(DN_L, DN_TABLES_L, e->lit[0], s.literals, &bits_raw);
-	unsigned t_delta = DN(pick)(DN_L, DN_TABLES_L, e->lit[1], s.literals, &bits_delta);
+	unsigned t_raw = DN(pick)(DN_L, e->lit[0], s.literals, &bits_raw);
+	unsigned t_delta = DN(pick)(DN_L, e->lit[1], s.literals, &bits_delta);
 	unsigned delta = bits_delta < bits_raw, t_l = delta ? t_delta : t_raw;
-	unsigned t_m = DN(pick)(DN_M, DN_TABLES_M, e->sym + at_m, s.masks, &bits);
-	unsigned t_k = DN(pick)(DN_K, DN_TABLES_K, e->sym + DN_SYM_K, s.kinds, &bits);
-	unsigned t_w = DN(pick)(DN_W, DN_TABLES_W, e->sym + DN_SYM_W, DN_SYM_K - DN_SYM_W, &bits);
-	unsigned t_r = DN(pick)(DN_R, DN_TABLES_R, e->sym, DN_SYM_W, &bits);
+	unsigned t_m = DN(pick)(DN_M, e->sym + DN_GROUPS, s.masks, &bits);
+	unsigned t_w = DN(pick)(DN_W, e->sym, DN_GROUPS, &bits);
 
 	memcpy(e->sym + at_l, e->lit[delta], s.literals);
-	DN(put_codes)(e, 0, DN_SYM_W, DN_FIRST_R + t_r);
-	DN(put_codes)(e, DN_SYM_W, DN_SYM_K, DN_FIRST_W + t_w);
-	DN(put_codes)(e, DN_SYM_K, at_m, DN_FIRST_K + t_k);
-	DN(put_codes)(e, at_m, at_l, DN_FIRST_M + t_m);
-	DN(put_codes)(e, at_l, end, DN_FIRST_L + t_l);
+	DN(op_codes)(e, 0, DN_GROUPS, DN_W * DN_TABLES_EACH + t_w);
+	DN(op_codes)(e, DN_GROUPS, at_l, DN_M * DN_TABLES_EACH + t_m);
+	DN(op_codes)(e, at_l, end, DN_L * DN_TABLES_EACH + t_l);
 	memset(e->code + end, 0, DN_CHUNK * sizeof(e->code[0]));
 
 	uint32_t length[DN_STREAMS], least = ~0u, most = 0;
@@ -242,22 +221,28 @@ DN_FN size_t DN(compress)(void *workspace, const uint8_t *page, uint8_t *dst)
 		total += length[i];
 	}
 	unsigned width = most > least ? 32 - (unsigned)__builtin_clz(most - least) : 0;
-	size_t size = DN_HEAD + width + total + s.refs;
+	size_t size = DN_HEAD + width + DN_FLAGS + kinds + total + s.refs;
 	if (size >= TZ_PAGE_SIZE)
 		return 0;
 
-	uint32_t tables = delta | t_l << 1 | t_m << 6 | t_w << 11 | t_k << 16 | t_r << 20;
+	uint32_t tables = delta | t_l << 1 | t_m << 6 | t_w << 11;
 	uint32_t counts = s.literals | s.masks << 13 | s.changes << 23;
 	uint32_t lengths = least | width << 10;
-	memcpy(dst, &tables, 3);
-	memcpy(dst + 3, &counts, 4);
-	memcpy(dst + 7, &lengths, 2);
+	memcpy(dst, &tables, 2);
+	memcpy(dst + 2, &counts, 4);
+	memcpy(dst + 6, &lengths, 2);
 	uint8_t *o = dst + DN_HEAD;
 	unsigned __int128 widths = 0;
 	for (unsigned i = 0; i < DN_STREAMS; i++)
 		widths |= (unsigned __int128)(length[i] - least) << (i * width);
 	memcpy(o, &widths, 16);
 	o += width;
+	memcpy(o, e->flags, DN_FLAGS);
+	o += DN_FLAGS;
+	e->kinds[s.changes] = 0;
+	for (unsigned i = 0; i < kinds; i++)
+		o[i] = (uint8_t)(e->kinds[2 * i] | e->kinds[2 * i + 1] << 4);
+	o += kinds;
 	for (unsigned i = 0; i < DN_STREAMS; i++) {
 		memcpy(o, e->stream[i], length[i]);
 		o += length[i];
@@ -342,7 +327,7 @@ DN_NOINLINE uint8_t *DN(read_borders)(struct DN(readers) *r, const uint16_t *con
 		memcpy(&b, r->p[s], 8);
 		b = (b | 1ull << 63) >> (used & 7);
 		for (unsigned k = s; k < DN_CHUNK; k += 8) {
-			unsigned class = DN_K + (i + k >= end[DN_K]) + (i + k >= end[DN_M]) + (i + k >= end[DN_L]);
+			unsigned class = DN_M + (i + k >= end[DN_M]) + (i + k >= end[DN_L]);
 			unsigned entry = table[class][b & ((1 << DN_MAX_BITS) - 1)];
 
 			b >>= entry & 63;
@@ -353,10 +338,10 @@ DN_NOINLINE uint8_t *DN(read_borders)(struct DN(readers) *r, const uint16_t *con
 	return o + DN_CHUNK;
 }
 
-/* Decodes end[4] symbols to sym (and up to DN_CHUNK - 1 bytes more), class c's up to end[c] with table[c]. The refills
- * fall after 4, 8 and 12 rounds, where W ends, then after every fifth; table[DN_CLASSES] takes no bits.
+/* Decodes end[DN_L] symbols to sym (and up to DN_CHUNK - 1 bytes more), class c's up to end[c] with table[c]. The
+ * refills fall after 4 and 8 rounds, where W ends, then after every fifth; table[DN_CLASSES] takes no bits.
  * -1 when a stream is not exactly as long as stated. Reads less than 1100 bytes past src. */
-DN_FN int DN(read_symbols)(const uint8_t *src, const uint32_t length[DN_STREAMS], uint8_t *sym,
+DN_NOINLINE int DN(read_symbols)(const uint8_t *src, const uint32_t length[DN_STREAMS], uint8_t *sym,
 			   const uint16_t *const table[DN_CLASSES + 1], const unsigned end[DN_CLASSES])
 {
 	const uint8_t *start[DN_STREAMS];
@@ -368,9 +353,8 @@ DN_FN int DN(read_symbols)(const uint8_t *src, const uint32_t length[DN_STREAMS]
 		r.b[i] = 1ull << 63;
 		src += length[i];
 	}
-	uint8_t *o = DN(read_fours)(&r, table[DN_R], sym, 1);
-	o = DN(read_fours)(&r, table[DN_W], o, 2);
-	for (unsigned class = DN_K; class < DN_CLASSES; class++) {
+	uint8_t *o = DN(read_fours)(&r, table[DN_W], sym, 2);
+	for (unsigned class = DN_M; class < DN_CLASSES; class++) {
 		unsigned at = (unsigned)(o - sym);
 
 		if (at >= end[class])
@@ -401,15 +385,16 @@ DN_FN int DN(decompress)(void *workspace, const uint8_t *src, size_t n, uint8_t 
 	if (n < DN_HEAD || n >= TZ_PAGE_SIZE)
 		return -1;
 	memcpy(d->src, src, n);
-	memcpy(&tables, d->src, 3);
-	memcpy(&counts, d->src + 3, 4);
-	memcpy(&lengths, d->src + 7, 2);
+	memcpy(&tables, d->src, 2);
+	memcpy(&counts, d->src + 2, 4);
+	memcpy(&lengths, d->src + 6, 2);
 	memcpy(&widths, d->src + DN_HEAD, 16);
 	unsigned literals = counts & 0x1fff, masks = counts >> 13 & 0x3ff, changes = counts >> 23;
 	unsigned width = lengths >> 10, kinds = (changes + 1) / 2;
 	if (literals > TZ_PAGE_SIZE || masks > DN_WORDS || changes > DN_BLOCKS || width > 10)
 		return -1;
-	size_t used = DN_HEAD + width;
+	const uint8_t *flags = d->src + DN_HEAD + width, *kind = flags + DN_FLAGS, *streams = kind + kinds;
+	size_t used = DN_HEAD + width + DN_FLAGS + kinds;
 	for (unsigned i = 0; i < DN_STREAMS; i++) {
 		length[i] = (lengths & 0x3ff) + ((uint32_t)(widths >> (i * width)) & ((1u << width) - 1));
 		used += length[i];
@@ -417,27 +402,22 @@ DN_FN int DN(decompress)(void *workspace, const uint8_t *src, size_t n, uint8_t 
 	if (used > n)
 		return -1;
 
-	unsigned end[DN_CLASSES] = { DN_SYM_W, DN_SYM_K, DN_SYM_K + kinds, DN_SYM_K + kinds + masks,
-				     DN_SYM_K + kinds + masks + literals };
+	const unsigned end[DN_CLASSES] = { DN_GROUPS, DN_GROUPS + masks, DN_GROUPS + masks + literals };
 	const uint16_t *table[DN_CLASSES + 1] = {
-		tz_dense_tables.dec[DN_FIRST_R + (tables >> 20)],
-		tz_dense_tables.dec[DN_FIRST_W + (tables >> 11 & 31)],
-		tz_dense_tables.dec[DN_FIRST_K + (tables >> 16 & 15)],
-		tz_dense_tables.dec[DN_FIRST_M + (tables >> 6 & 31)],
-		tz_dense_tables.dec[DN_FIRST_L + (tables >> 1 & 31)],
+		tz_dense_tables.dec[DN_W * DN_TABLES_EACH + (tables >> 11)],
+		tz_dense_tables.dec[DN_M * DN_TABLES_EACH + (tables >> 6 & 31)],
+		tz_dense_tables.dec[DN_L * DN_TABLES_EACH + (tables >> 1 & 31)],
 		tz_dense_tables.dec[DN_TABLES],
 	};
 	for (unsigned i = 0; i < 2 << DN_MAX_BITS; i += 64)
-		__builtin_prefetch((const uint8_t *)table[DN_M] + i);
-	for (unsigned i = 0; i < 2 << DN_MAX_BITS; i += 64)
 		__builtin_prefetch((const uint8_t *)table[DN_L] + i);
-	if (DN(read_symbols)(d->src + DN_HEAD + width, length, d->sym, table, end))
-		return -1;
 	for (unsigned i = 0; i < kinds; i++) {
-		d->kinds[2 * i] = d->sym[DN_SYM_K + i] & 15;
-		d->kinds[2 * i + 1] = d->sym[DN_SYM_K + i] >> 4;
+		d->kinds[2 * i] = kind[i] & 15;
+		d->kinds[2 * i + 1] = kind[i] >> 4;
 	}
-	if (DN(op_read_refs)(d, d->src + used, n - used, changes))
+	memcpy(d->flags, flags, DN_FLAGS);
+	if (DN(op_read_refs)(d, d->src + used, n - used, changes) ||
+	    DN(read_symbols)(streams, length, d->sym, table, end))
 		return -1;
-	return DN(op_rebuild)(d, d->sym + end[DN_K], d->sym + end[DN_M], out, tables & 1, changes, masks, literals);
+	return DN(op_rebuild)(d, d->sym + end[DN_W], d->sym + end[DN_M], out, tables & 1, changes, masks, literals);
 }

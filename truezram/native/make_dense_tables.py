@@ -19,7 +19,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 STATS = HERE / "dense_stats.txt"
 TABLES = HERE / "dense_tables.h"
-CLASSES = {"R": 16, "W": 32, "K": 16, "M": 32, "L": 32}
+CLASSES = ("W", "M", "L")
+TABLES_EACH = 32
 MAX_BITS = 10
 UNIT = 1 << 30  # what a table's counts are scaled to
 
@@ -59,9 +60,9 @@ def read_stats(text: str) -> dict[str, list[list[int]]]:
         words = line.split()
         if words and words[0] in CLASSES:
             stats[words[0]].append([int(word) for word in words[2:]])
-    for name, tables in CLASSES.items():
-        if len(stats[name]) != tables or any(len(counts) != 256 for counts in stats[name]):
-            raise SystemExit(f"{STATS.name}: class {name} has not {tables} lines of 256 counts; gather it again")
+    for name in CLASSES:
+        if len(stats[name]) != TABLES_EACH or any(len(counts) != 256 for counts in stats[name]):
+            raise SystemExit(f"{STATS.name}: class {name} has not {TABLES_EACH} lines of 256 counts; gather it again")
     return stats
 
 

@@ -79,7 +79,7 @@ int tz_registry_take(struct tz_registry *r, const char *dir, const char *name, c
 	char path[192];
 
 	*r = (struct tz_registry){ .lock_fd = -1, .socket_fd = -1 };
-	if (strlen(dir) >= sizeof r->dir - 48) {	/* a socket's path has 107 bytes in all */
+	if (strlen(dir) > 85) {	/* a socket's path has 107 bytes in all */
 		snprintf(why, why_size, "the run directory's path is too long: %s", dir);
 		return -ENAMETOOLONG;
 	}

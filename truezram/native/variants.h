@@ -9,6 +9,8 @@
 #include "codec.h"
 
 #define TZ_CODEC_LIST(CODEC) \
+	CODEC(fast) \
+	CODEC(turbo) \
 	CODEC(dense) \
 	CODEC(lz4) \
 	CODEC(zstd)

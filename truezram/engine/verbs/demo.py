@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import asdict
@@ -72,6 +72,9 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(
             "cannot run the demo", "--device takes no --size, --algorithm or --transport", "Leave them out"
         )
+    # The device goes with the demo, however that ends: a closed terminal or a kill is an interrupt, too.
+    for signum in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signum, _interrupt)
     in_app = sys.stdout.isatty() and not args.no_tui and not args.json and args.seconds is None
     entry, why_local = _device(args)
     if why_local and not args.json:
@@ -89,6 +92,10 @@ def run(args: argparse.Namespace) -> int:
     if not args.json:
         print(f"{entry.name} was {'kept: truezram remove ' + entry.name if keep else 'removed'}")
     return code
+
+
+def _interrupt(signum: int, frame: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _device(args: argparse.Namespace) -> tuple[Entry, str]:
@@ -196,11 +203,12 @@ def _summary(counts: Counts) -> str:
 
 def _in_app(args: argparse.Namespace, entry: Entry) -> int:
     """With the app: the load is a process of its own, so that the app stays responsive."""
+    from truezram.engine.cli import run_app
     from truezram.engine.replay import Counts
 
-    app = importlib.import_module("truezram.app.app")
+    # -P: without the current folder, which may be a source tree.
     load = subprocess.Popen(
-        [sys.executable, "-m", "truezram.engine.replay", entry.name, str(args.threads), str(args.seed)],
+        [sys.executable, "-P", "-m", "truezram.engine.replay", entry.name, str(args.threads), str(args.seed)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=(log := os.memfd_create("truezram-load", os.MFD_CLOEXEC)),
@@ -209,7 +217,7 @@ def _in_app(args: argparse.Namespace, entry: Entry) -> int:
     last: dict[str, Any] = {}
     collector = _collect(load, last)
     try:
-        app.main()
+        run_app()
     finally:
         assert load.stdin is not None
         with contextlib.suppress(OSError):

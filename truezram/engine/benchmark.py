@@ -1,0 +1,478 @@
+"""Measures page codecs on this machine: ours and, beside them in the same process, liblz4, libzstd and memcpy.
+
+What is timed is C calling C (native/bench.c). Pages are worked on in groups of 64: every codec does one group before
+any goes on to the next, in an order that rotates, so that a change of the processor's clock or a noisy neighbour meets
+all of them. Rounds over all pages give a sample each, the median counts. Every page is verified in every round; pages
+that are same-filled are set apart first. A timing that another thread broke into is repeated, three times at most; then
+the thread's processor time counts instead.
+
+`run` does all of it. It blocks, releases the GIL while it measures, and may run on any thread; `progress` and
+`cancelled` are called on that thread.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import random
+import time
+from array import array
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import truezram
+from truezram._native import ffi, lib
+from truezram.codec import ISAS, make_workspace
+from truezram.engine import baselines, page_files, procfs
+from truezram.engine.algorithms import algorithms as known_algorithms
+from truezram.engine.algorithms import canonical, parse_algorithm
+from truezram.engine.baselines import Subject
+from truezram.engine.errors import EXIT_INTERRUPTED, Failed, TruezramError, Unsupported, UsageError
+from truezram.engine.page_files import PAGE
+
+DEFAULT_ROUNDS = 5
+MAX_ROUNDS = 10_000
+MAX_SECONDS = 86400.0
+SAMPLE_PAGES = 8192
+TOTAL = "total"
+_PROGRESS_SECONDS = 0.1
+
+
+class Cancelled(TruezramError):
+    """The caller's `cancelled` said so."""
+
+    exit_code = EXIT_INTERRUPTED
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """Pages to measure on."""
+
+    name: str
+    data: memoryview
+    """n * 4096 bytes."""
+    order: array[int] = field(repr=False)
+    """Indices of the pages that are not same-filled, ascending."""
+
+    @property
+    def pages(self) -> int:
+        return len(self.data) // PAGE
+
+    @property
+    def same_filled(self) -> int:
+        """Pages that repeat one 8-byte word; neither timed nor counted in a ratio."""
+        return self.pages - len(self.order)
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """MB/s (10^6 bytes of page data a second), one sample per round."""
+
+    samples: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        return median(self.samples)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One codec on one input, or on all of them (`input` is ``total``)."""
+
+    algorithm: str
+    implementation: str
+    """``truezram``, ``liblz4``, ``libzstd`` or ``libc``."""
+    isa: str | None
+    """Of our code; None for others'."""
+    input: str
+    ratio: float
+    """Bytes of pages by bytes of objects; a page that does not shrink counts as 4096."""
+    raw_pages: int
+    """Pages that do not shrink."""
+    compress: Speed
+    decompress: Speed
+    version: str = ""
+    """Of the library, and where it came from; empty for ours."""
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What tells codecs apart: (implementation, algorithm)."""
+        return self.implementation, self.algorithm
+
+
+@dataclass(frozen=True, slots=True)
+class InputInfo:
+    """An input as results tell of it."""
+
+    name: str
+    pages: int
+    same_filled: int
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """All that is known after `rounds` whole rounds; `results` are theirs, and in the first one those of the inputs
+    that are done."""
+
+    host: dict[str, str | int | float]
+    inputs: tuple[InputInfo, ...]
+    results: tuple[Result, ...]
+    baseline: tuple[str, str]
+    """(implementation, algorithm) of the results that others are compared with."""
+    cold: bool
+    rounds: int
+    """Whole rounds done, 0 while the first one lasts."""
+    disturbed: float
+    """Share of the timings that other threads broke into however often they were repeated, 0 … 1."""
+
+    def of(self, name: str) -> list[Result]:
+        """The results of an input, or of ``total``, in the order of the subjects."""
+        return [result for result in self.results if result.input == name]
+
+    def relative(self, result: Result) -> tuple[float, float, float] | None:
+        """(ratio, compression speed, decompression speed) as multiples of the baseline's on the same input; speeds
+        round by round, then the median. None when the baseline has no result there."""
+        for other in self.results:
+            if other.input == result.input and other.key == self.baseline:
+                compress = map(_divide, result.compress.samples, other.compress.samples)
+                decompress = map(_divide, result.decompress.samples, other.decompress.samples)
+                return result.ratio / other.ratio, median(compress), median(decompress)
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a measurement is."""
+
+    fraction: float
+    """0 … 1."""
+    text: str
+    report: Report | None
+    """Results so far; the same object until there are more. None before the first."""
+
+
+ProgressCallback = Callable[[Progress], None]
+
+
+def _divide(a: float, b: float) -> float:
+    return a / b
+
+
+# ---- what to measure, and on what ----
+
+
+def make_input(name: str, data: bytes | memoryview) -> Input:
+    """Pages as an input: n * 4096 bytes, n > 0. A memoryview is taken as it is, bytes are copied to a page boundary."""
+    if not len(data) or len(data) % PAGE:
+        raise UsageError(f"cannot take pages from {name}", f"{len(data)} bytes are not a multiple of {PAGE}")
+    view = data if isinstance(data, memoryview) else page_files.aligned(data)
+    count = len(view) // PAGE
+    order = array("I", bytes(4 * count))
+    with ffi.from_buffer("uint8_t[]", view) as pages, ffi.from_buffer("uint32_t[]", order) as indices:
+        kept = lib.tz_bench_select(pages, count, indices)
+    return Input(name, view, order[:kept])
+
+
+def read_inputs(paths: Sequence[str | Path]) -> list[Input]:
+    """Files and folders of pages as inputs. Raises what `page_files.find` and `page_files.read` raise."""
+    return [make_input(item.name, item.data) for item in page_files.read(page_files.find(paths))]
+
+
+def sample_inputs(
+    limit: int = SAMPLE_PAGES,
+    seed: int = 0,
+    progress: ProgressCallback | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> list[Input]:
+    """Pages of the running processes that this user may read, as one input called ``memory``.
+
+    Raises `Failed` when there are none.
+    """
+    from truezram.engine import sampling
+
+    def tell(fraction: float, text: str) -> None:
+        if progress is not None:
+            progress(Progress(0.0, text, None))
+
+    try:
+        sampled = sampling.sample_pages(limit=limit, seed=seed, progress=tell, cancel=cancelled)
+    except sampling.Cancelled as error:
+        raise _was_cancelled() from error
+    if not len(sampled):
+        raise Failed(
+            "cannot sample memory",
+            "no process has a page that this user may read",
+            "Run it with sudo, or give --pages FILE",
+        )
+    return [make_input("memory", page_files.aligned(sampled.data))]
+
+
+def _was_cancelled() -> Cancelled:
+    return Cancelled("the measurement was cancelled")
+
+
+def open_algorithm(text: str) -> Subject:
+    """One of our algorithms, ``NAME[:LEVEL]``. Raises what `parse_algorithm` raises."""
+    algorithm, level = parse_algorithm(text)
+    codec = lib.tz_codec_by_name(algorithm.name.encode())
+    memory, workspace = make_workspace(codec, level)
+    struct = ffi.new("struct tz_bench_subject *")
+    struct.compress, struct.decompress, struct.context = codec.compress, codec.decompress, workspace
+    return Subject(canonical(text), "truezram", struct, ISAS[codec.isa], "", (memory, workspace))
+
+
+def open_subjects(
+    algorithms: Sequence[str] = (), against: Sequence[str] = baselines.DEFAULT
+) -> tuple[list[Subject], tuple[str, str]]:
+    """What to measure: our `algorithms` (``NAME[:LEVEL]``; without any, all that can run here), then the baselines of
+    `against`, the first of which is the one to compare with (second value: its implementation and algorithm).
+
+    Raises `UsageError` for a name or level that does not exist, `Unsupported` for a library that is missing.
+    """
+    named = list(dict.fromkeys(map(canonical, algorithms)))
+    named = named or [item.name for item in known_algorithms() if not item.unavailable]
+    chosen = baselines.parse(against)
+    others = [baselines.open_baseline(name, level) for name, level in chosen]
+    first = others[0]
+    return [*map(open_algorithm, named), *others], (first.implementation, first.algorithm)
+
+
+def host() -> dict[str, str | int | float]:
+    """This machine, as results name it."""
+    cpuinfo = procfs.read_text("/proc/cpuinfo") or ""
+    models = [line.partition(":")[2].strip() for line in cpuinfo.splitlines() if line.startswith("model name")]
+    return {
+        "cpu": models[0] if models else platform.machine(),
+        "machine": platform.machine(),
+        "cores": os.cpu_count() or 1,
+        "isa": ISAS[lib.tz_cpu_isa()],
+        "kernel": procfs.kernel(),
+        "load": round(os.getloadavg()[0], 2),
+        "truezram": truezram.__version__,
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+# ---- measuring ----
+
+
+@dataclass(slots=True)
+class _Tally:
+    """One subject's figures on one input: a sum per round, the last one growing."""
+
+    compress_ns: list[int] = field(default_factory=list)
+    decompress_ns: list[int] = field(default_factory=list)
+    object_bytes: int = 0
+    raw_pages: int = 0
+
+
+class _Measurement:
+    """One call of `measure`."""
+
+    def __init__(
+        self, inputs: Sequence[Input], subjects: Sequence[Subject], baseline: tuple[str, str], cold: bool
+    ) -> None:
+        self.inputs = [item for item in inputs if len(item.order)]
+        self.infos = tuple(InputInfo(item.name, item.pages, item.same_filled) for item in inputs)
+        self.subjects = subjects
+        self.baseline = baseline
+        self.cold = cold
+        self.host = host()
+        self.tallies = {item.name: [_Tally() for _ in subjects] for item in self.inputs}
+        self.groups = self.timings = self.disturbed = 0
+        self._structs = ffi.new("struct tz_bench_subject[]", [subject.struct[0] for subject in subjects])
+        self._times = ffi.new("struct tz_bench_time[]", len(subjects))
+        self._room = ffi.new("uint8_t[]", lib.TZ_BENCH_ROOM)
+        self._where = ffi.new("unsigned *"), ffi.new("uint32_t *")
+
+    def do_group(self, item: Input, pages: Any, order: Any, count: int) -> None:
+        """Times every subject on `count` pages and adds that to the tallies. Raises `Failed` for a broken codec."""
+        subject, page = self._where
+        first = self.groups % len(self.subjects)
+        fault = lib.tz_bench_group(
+            self._structs, len(self.subjects), first, pages, order, count, self.cold, self._room, self._times,
+            subject, page,
+        )  # fmt: skip
+        self.groups += 1
+        if fault:
+            broken = self.subjects[subject[0]]
+            why = {
+                lib.TZ_BENCH_REFUSED: "its decompressor refuses the object that its compressor made of",
+                lib.TZ_BENCH_DIFFERS: "what it made differs from the original after decompression in",
+            }[fault]
+            raise Failed(
+                f"{broken.algorithm} ({broken.implementation}) is broken on this machine",
+                f"{why} page {page[0]} of {item.name}",
+                "Do not use it for data; report this with the page",
+            )
+        for tally, took in zip(self.tallies[item.name], self._times, strict=True):
+            tally.compress_ns[-1] += took.compress_ns
+            tally.decompress_ns[-1] += took.decompress_ns
+            tally.object_bytes += took.object_bytes
+            tally.raw_pages += took.raw_pages
+            self.timings += 2
+            self.disturbed += took.disturbed
+
+    def groups_of(self, item: Input, number: int) -> list[array[int]]:
+        """Indices of the pages of round `number`, in groups; in random order when the caches are to be cold."""
+        order = item.order
+        if self.cold:
+            order = array("I", random.Random(f"{number}:{item.name}").sample(order, len(order)))
+        return [order[i : i + _GROUP] for i in range(0, len(order), _GROUP)]
+
+    def begin(self, item: Input) -> None:
+        for tally in self.tallies[item.name]:
+            tally.compress_ns.append(0)
+            tally.decompress_ns.append(0)
+            tally.object_bytes = tally.raw_pages = 0
+
+    def report(self, rounds: int) -> Report:
+        """What is known after `rounds` whole rounds."""
+        results: list[Result] = []
+        whole = [item for item in self.inputs if len(self.tallies[item.name][0].compress_ns) >= max(1, rounds)]
+        for item in whole:
+            results += self._results(item.name, [item], rounds)
+        if rounds:
+            results += self._results(TOTAL, self.inputs, rounds)
+        share = self.disturbed / self.timings if self.timings else 0.0
+        return Report(self.host, self.infos, tuple(results), self.baseline, self.cold, rounds, share)
+
+    def _results(self, name: str, items: Sequence[Input], rounds: int) -> list[Result]:
+        size = PAGE * sum(len(item.order) for item in items)
+        count = max(1, rounds)
+        found = []
+        for index, subject in enumerate(self.subjects):
+            tallies = [self.tallies[item.name][index] for item in items]
+            compress, decompress = (
+                Speed(tuple(1000 * size / sum(parts) for parts in zip(*columns, strict=True)))
+                for columns in (
+                    [tally.compress_ns[:count] for tally in tallies],
+                    [tally.decompress_ns[:count] for tally in tallies],
+                )
+            )
+            ratio = size / sum(tally.object_bytes for tally in tallies)
+            raw = sum(tally.raw_pages for tally in tallies)
+            found.append(
+                Result(
+                    subject.algorithm, subject.implementation, subject.isa, name, ratio, raw, compress, decompress,
+                    subject.version,
+                )
+            )  # fmt: skip
+        return found
+
+
+_GROUP: int = lib.TZ_BENCH_GROUP
+
+
+@dataclass(slots=True)
+class _Plan:
+    """How long to go on: a number of rounds, or as many as end within `seconds`."""
+
+    rounds: int
+    seconds: float | None
+    groups: int
+    """In one round."""
+    began: float = field(default_factory=time.monotonic)
+
+    def goes_on(self, done: int) -> bool:
+        if self.seconds is None or done == 0:
+            return done < self.rounds
+        elapsed = time.monotonic() - self.began
+        return done < MAX_ROUNDS and elapsed + elapsed / done <= self.seconds
+
+    def fraction(self, groups: int) -> float:
+        if self.seconds is None:
+            return groups / (self.groups * self.rounds)
+        return min(0.99, max((time.monotonic() - self.began) / self.seconds, 0.0), groups / self.groups)
+
+    def text(self, done: int) -> str:
+        return f"round {done + 1} of {self.rounds}" if self.seconds is None else f"round {done + 1}"
+
+
+def measure(
+    inputs: Sequence[Input],
+    subjects: Sequence[Subject],
+    baseline: tuple[str, str],
+    *,
+    rounds: int = DEFAULT_ROUNDS,
+    seconds: float | None = None,
+    cold: bool = False,
+    progress: ProgressCallback | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> Report:
+    """Times `subjects` on `inputs`, `rounds` times over all pages; with `seconds` as many times as end within about so
+    long, but once at least.
+
+    `progress` hears of it some ten times a second; `cancelled` is asked between groups. Raises `Cancelled`, `Failed`
+    for a codec whose pages do not come back as they were and for inputs of same-filled pages only, `Unsupported` for
+    `cold` on a processor whose caches cannot be emptied, `UsageError` for rounds or seconds that are out of range.
+    """
+    _check(rounds, seconds, cold)
+    work = _Measurement(inputs, subjects, baseline, cold)
+    if not work.inputs:
+        raise Failed("there is nothing to measure", "all pages are same-filled, which no codec gets to see")
+    plan = _Plan(rounds, seconds, sum(-(-len(item.order) // _GROUP) for item in work.inputs))
+    done, told, latest = 0, 0.0, None
+    while plan.goes_on(done):
+        for item in work.inputs:
+            work.begin(item)
+            with ffi.from_buffer("uint8_t[]", item.data) as pages:
+                for part in work.groups_of(item, done):
+                    if cancelled is not None and cancelled():
+                        raise _was_cancelled()
+                    with ffi.from_buffer("uint32_t[]", part) as order:
+                        work.do_group(item, pages, order, len(part))
+                    if progress is not None and time.monotonic() - told >= _PROGRESS_SECONDS:
+                        told = time.monotonic()
+                        text = f"{plan.text(done)}, {item.name}"
+                        progress(Progress(plan.fraction(work.groups), text, latest))
+            if progress is not None and done == 0:
+                latest = work.report(0)
+        done += 1
+        if progress is not None:
+            latest = work.report(done)
+    final = latest or work.report(done)
+    if progress is not None:
+        progress(Progress(1.0, "done", final))
+    return final
+
+
+def _check(rounds: int, seconds: float | None, cold: bool) -> None:
+    if not 1 <= rounds <= MAX_ROUNDS:
+        raise UsageError("cannot measure", f"{rounds} rounds were asked for", f"Choose 1 to {MAX_ROUNDS}")
+    if seconds is not None and not 0 < seconds <= MAX_SECONDS:
+        raise UsageError("cannot measure", f"{seconds:g} seconds were asked for", f"Choose up to {MAX_SECONDS:.0f}")
+    if cold and not lib.tz_bench_can_be_cold():
+        raise Unsupported("cannot measure with cold caches", "this processor has no known way to empty them")
+
+
+def run(
+    pages: Sequence[str | Path] = (),
+    algorithms: Sequence[str] = (),
+    against: Sequence[str] = baselines.DEFAULT,
+    *,
+    rounds: int = DEFAULT_ROUNDS,
+    seconds: float | None = None,
+    cold: bool = False,
+    progress: ProgressCallback | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> Report:
+    """`truezram benchmark codec`: measures `algorithms` (without any: all) against `against` (the first one is what
+    figures are compared with) on the files and folders `pages` (without any: a sample of the memory of running
+    processes). Raises what `open_subjects`, `read_inputs`, `sample_inputs` and `measure` raise."""
+    _check(rounds, seconds, cold)
+    subjects, baseline = open_subjects(algorithms, against)
+    inputs = read_inputs(pages) if pages else sample_inputs(progress=progress, cancelled=cancelled)
+    return measure(
+        inputs,
+        subjects,
+        baseline,
+        rounds=rounds,
+        seconds=seconds,
+        cold=cold,
+        progress=progress,
+        cancelled=cancelled,
+    )

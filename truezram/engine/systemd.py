@@ -1,0 +1,262 @@
+"""Devices that come back at every start of the machine: one systemd unit each, ``truezram-ID.service``.
+
+A unit runs ``truezram create`` before swap.target and ``truezram remove`` when it is stopped. What is worth knowing:
+
+- It cannot wait for local-fs.target, as ordinary services do: /tmp on tmpfs is ordered after swap.target, and that
+  would be a cycle. It asks for the file systems that Python and the package lie on, and for no others.
+- systemd makes a swap unit of its own for every swap device it sees. Ours is ordered before that one, so that at
+  shutdown swap is switched off first, while the server still serves.
+- systemd orders every tmpfs after swap.target, the one that holds the devices' memory too. At shutdown it therefore
+  tries to unmount that first and fails, as it is in use: one line in the log, no harm. Ordering against it is a cycle.
+- The server lives in the service's control group, but ``KillMode=process`` leaves it alone: a device that could not be
+  removed (its pages fit nowhere) goes on serving. Killing it would kill every program that has a page on it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import truezram
+from truezram.engine.client import Client
+from truezram.engine.device import CreateOptions, check_options
+from truezram.engine.errors import Busy, Failed, NotFound, PermissionDenied, TruezramError, Unsupported, UsageError
+from truezram.engine.removal import remove_entry
+
+UNIT_DIR = Path("/etc/systemd/system")
+RUNNING = Path("/run/systemd/system")
+"""Is there when systemd is the init of this machine."""
+_NAME = re.compile(r"truezram-(\d{1,7})\.service", re.ASCII)
+_COMMAND = "# Made by: "
+_TIMEOUT = 120
+
+_UNIT = """\
+# A compressed RAM device that is made at every start of the machine.
+{comment}{command}
+# Remove it with: truezram persist remove {id}
+
+[Unit]
+Description=Compressed RAM device /dev/ublkb{id}
+DefaultDependencies=no
+RequiresMountsFor={mounts}
+After=systemd-modules-load.service
+Before={before}
+Conflicts=umount.target
+
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart={start}
+ExecStop={stop}
+KillMode=process
+LimitMEMLOCK=infinity
+TimeoutStartSec=90
+TimeoutStopSec=900
+
+[Install]
+WantedBy={wanted}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """A persistent device. `enabled` and `active` are systemd's words ("enabled", "inactive"), empty without
+    systemd."""
+
+    id: int
+    path: Path
+    command: str
+    """The ``truezram create`` that it runs."""
+    enabled: str = ""
+    active: str = ""
+
+    @property
+    def name(self) -> str:
+        return f"truezram-{self.id}.service"
+
+
+def _quote(words: Sequence[str]) -> str:
+    """As systemd's command lines want it: quotes, and no specifiers or variables."""
+    quoted = []
+    for word in words:
+        if any(ord(char) < 32 for char in word):
+            raise UsageError("cannot write a unit", f"{word!r} has a control character in it")
+        word = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
+        quoted.append(f'"{word}"' if not re.fullmatch(r"[\w./:=+,@%$-]+", word, re.ASCII) else word)
+    return " ".join(quoted)
+
+
+def _python() -> list[str]:
+    """The command line that is this truezram, whatever PATH is at boot."""
+    return [sys.executable, "-P", "-m", "truezram"]
+
+
+def unit_text(options: CreateOptions) -> str:
+    """The unit file for a device; `options` has an id. Raises `UsageError`."""
+    options = _check(options)
+    mounts = [str(Path(sys.executable).parent), str(Path(truezram.__file__).parent)]
+    create = shlex.split(options.command())[1:]
+    wanted = "swap.target" if options.swap else "local-fs.target"
+    before = ["umount.target", wanted, *([f"dev-ublkb{options.id}.swap"] if options.swap else [])]
+    return _UNIT.format(
+        comment=_COMMAND,
+        command=options.command(),
+        id=options.id,
+        mounts=_quote(dict.fromkeys(mounts)),  # type: ignore[arg-type]
+        before=" ".join(before),
+        start=_quote([*_python(), *create]),
+        stop=_quote([*_python(), "remove", f"ublkb{options.id}"]),
+        wanted=wanted,
+    )
+
+
+def _check(options: CreateOptions) -> CreateOptions:
+    """Checked, as `device.create` would; what was left open stays open, so that the boot decides."""
+    check_options(options)
+    if options.transport != "ublk":
+        raise UsageError("cannot make it persistent", "a local device lives in a user's session only", "Use ublk")
+    if options.id is None:
+        raise UsageError("cannot make it persistent", "it has no id", "Add --id N")
+    return options
+
+
+def _systemctl(*words: str, check: bool = True) -> str:
+    """Runs systemctl; its stdout. Raises `Unsupported`, `Failed` with what it said."""
+    try:
+        done = subprocess.run(
+            ["systemctl", *words],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=1000 if words[0] in ("start", "stop") else _TIMEOUT,
+            check=False,
+            env={**os.environ, "LC_ALL": "C"},
+        )
+    except FileNotFoundError:
+        raise Unsupported("cannot make devices persistent", "systemctl is not installed", "See --print") from None
+    except subprocess.TimeoutExpired:
+        raise Failed(f"systemctl {' '.join(words)} did not end in time") from None
+    if check and done.returncode:
+        said = done.stderr.strip() or f"exit code {done.returncode}"
+        raise Failed(f"systemctl {' '.join(words)} failed", said, f"See: journalctl -b -u {words[-1]}")
+    return done.stdout.strip()
+
+
+def _need_systemd() -> None:
+    if not RUNNING.is_dir():
+        remedy = "Write the command of --print into your own init's scripts, before swap is needed"
+        raise Unsupported("cannot make devices persistent", "this machine was not started by systemd", remedy)
+    if os.geteuid() != 0:
+        raise PermissionDenied(
+            "cannot make devices persistent", "only root may write systemd's units", "Run it with sudo"
+        )
+
+
+def units(directory: Path | None = None) -> list[Unit]:
+    """The persistent devices, by id."""
+    found = []
+    directory = directory or UNIT_DIR
+    try:
+        entries = list(directory.iterdir())
+    except OSError:
+        return []
+    for path in entries:
+        match = _NAME.fullmatch(path.name)
+        if not match or path.is_symlink():
+            continue
+        try:
+            lines = path.read_text(errors="replace").splitlines()
+        except OSError:
+            continue
+        command = next((line.removeprefix(_COMMAND) for line in lines if line.startswith(_COMMAND)), "")
+        found.append(Unit(int(match[1]), path, command))
+    found.sort(key=lambda unit: unit.id)
+    if RUNNING.is_dir():
+        found = [
+            replace(
+                unit,
+                enabled=_systemctl("is-enabled", unit.name, check=False),
+                active=_systemctl("is-active", unit.name, check=False),
+            )
+            for unit in found
+        ]
+    return found
+
+
+def free_id(directory: Path | None = None) -> int:
+    """The lowest id that no persistent device has."""
+    taken = {unit.id for unit in units(directory)}
+    return next(number for number in range(len(taken) + 1) if number not in taken)
+
+
+def add(options: CreateOptions, start: bool = False) -> Unit:
+    """Writes and enables the unit; with `start`, makes the device now as well. When anything fails nothing is left of
+    it.
+
+    Raises `UsageError`, `Busy` (there is one of that id), `Unsupported` (no systemd), `PermissionDenied`, `Failed`.
+    """
+    text = unit_text(options)
+    assert options.id is not None
+    _need_systemd()
+    unit = Unit(options.id, UNIT_DIR / f"truezram-{options.id}.service", options.command())
+    try:
+        with unit.path.open("x") as file:
+            file.write(text)
+    except FileExistsError:
+        remedy = f"Choose another --id, or remove it first: truezram persist remove {options.id}"
+        raise Busy(f"cannot make device {options.id} persistent", f"{unit.path} is there already", remedy) from None
+    except OSError as error:
+        raise Failed(f"cannot write {unit.path}", error.strerror or str(error)) from None
+    try:
+        _systemctl("daemon-reload")
+        _systemctl("enable", unit.name)
+        if start:
+            _systemctl("start", unit.name)
+    except TruezramError:
+        _forget(unit)
+        raise
+    enabled, active = (_systemctl(word, unit.name, check=False) for word in ("is-enabled", "is-active"))
+    return replace(unit, enabled=enabled, active=active)
+
+
+def _forget(unit: Unit) -> None:
+    _systemctl("disable", unit.name, check=False)
+    unit.path.unlink(missing_ok=True)
+    _systemctl("daemon-reload", check=False)
+    _systemctl("reset-failed", unit.name, check=False)
+
+
+def _remove_device(name: str) -> None:
+    """Removes the device if it is there."""
+    with Client() as client:
+        try:
+            entry = client.resolve(name)
+        except NotFound:
+            return
+    remove_entry(entry)
+
+
+def remove(number: int, stop: bool = False) -> Unit:
+    """The device of that id will not come back at the next start; with `stop`, it is removed now as well (swapoff
+    first).
+
+    A device that is running and is not stopped stays, as one made by hand. Raises `NotFound`, `Unsupported`,
+    `PermissionDenied`, `Busy`, `Failed`; when the device cannot be removed, it stays persistent.
+    """
+    unit = next((unit for unit in units() if unit.id == number), None)
+    if unit is None:
+        raise NotFound(f"no persistent device {number}", "", "See `truezram persist list`")
+    _need_systemd()
+    if stop:
+        # Not left to the unit: this says what stands in the way, and works when the unit has failed to stop before.
+        _remove_device(f"ublkb{number}")
+        _systemctl("stop", unit.name, check=False)
+    _forget(unit)
+    return unit

@@ -1,0 +1,115 @@
+/* bref.h - what the block-reference codecs `turbo` and `fast` share: the workspace, the tables, the small helpers.
+ *
+ * The page is cut into blocks of BREF_BLOCK bytes (defined by turbo.c and fast.c). A block is stored as the distance back
+ * to earlier content of the page (0 = zero bytes) and the bytes that differ from it. There is no branch that depends on
+ * the data, which is where the speed comes from. docs/formats.md describes the object; bref_template.h holds the
+ * algorithm, bref_x86.h, bref_neon.h and bref_scalar.h the instruction sets' primitives.
+ *
+ * Everything is done in groups of 64 bytes: one block of 64 or two of 32.
+ */
+#ifndef TZ_BREF_H
+#define TZ_BREF_H
+
+#include "cpu.h"
+
+#define GROUPS 64			/* of 64 bytes, in a page */
+#define PER_GROUP (64 / BREF_BLOCK)	/* blocks in a group */
+#define BLOCKS (GROUPS * PER_GROUP)
+#define WORD_MASKS 64			/* bytes of the section: one bit per 8-byte word */
+#define TRAILER (WORD_MASKS + BLOCKS / 8 + 2)
+#define COUNT_MASK 0x3ff		/* of the last two bytes: the number of byte masks; above it the mode */
+
+#define TABLE_BITS 11
+#define CHAINS 4			/* parts of the page whose blocks are chosen side by side */
+#define CHAIN_GROUPS (GROUPS / CHAINS)
+#define MAX_SAMPLES 4096
+
+/* Cost of naming a reference, in the unit of costs: half bytes. */
+#define NEW_COST 3
+
+#define LOW7 0x7f7f7f7f7f7f7f7full
+#define HIGH1 0x8080808080808080ull
+#define ONES 0x0101010101010101ull
+
+/* Encoder's memory. An entry of the table is tag 16, generation 4, position 12 bits: the generation is the page's number
+ * modulo 16, and the table is cleared each time it starts again, so entries of other pages are never taken. */
+struct bref_workspace {
+	uint32_t table[1 << TABLE_BITS];
+	uint32_t generation;
+	uint32_t entry[MAX_SAMPLES + 64], found[MAX_SAMPLES + 64];
+	uint16_t slot[MAX_SAMPLES + 64];
+	_Alignas(64) uint32_t candidate[GROUPS][16];	/* [0] = 0, then distances; the unused are 0 */
+	_Alignas(64) uint64_t mask[CANDIDATES + 1][GROUPS];	/* bytes that differ, by candidate */
+	_Alignas(64) uint64_t best_mask[GROUPS];
+	_Alignas(64) uint32_t best_cost[BLOCKS], best_index[BLOCKS];
+	_Alignas(64) uint8_t literals[CHAINS][GROUPS / CHAINS * 64 + 64], masks[CHAINS][CHAIN_GROUPS * 8 + 64];
+	uint16_t refs[CHAINS][CHAIN_GROUPS * PER_GROUP + 8];
+	uint8_t word_masks[WORD_MASKS];
+};
+
+/* What a zero reference reads. */
+static const uint8_t zeros[64] __attribute__((aligned(64)));
+
+/* 0x80 for each byte of v that is not zero. */
+TZ_INLINE uint64_t nonzero_bytes(uint64_t v)
+{
+	return (((v & LOW7) + LOW7) | v) & HIGH1;
+}
+
+/* x when a <= b, else y; written so that no compiler makes a branch of it. */
+TZ_INLINE uint64_t select_le(uint32_t a, uint32_t b, uint64_t x, uint64_t y)
+{
+#if defined(TZ_X86)
+	__asm__("cmp %2, %1\n\tcmovbe %3, %0" : "+r"(y) : "r"(a), "r"(b), "r"(x) : "cc");
+	return y;
+#else
+	uint64_t all = 0 - (uint64_t)(a <= b);
+	return (x & all) | (y & ~all);
+#endif
+}
+
+/* Where the bytes lie that a block at `at` refers to by this distance. */
+TZ_INLINE const uint8_t *referred(const uint8_t *at, uint32_t distance)
+{
+#if defined(TZ_X86)
+	uintptr_t from = (uintptr_t)at - distance;
+	__asm__("test %1, %1\n\tcmovz %2, %0" : "+r"(from) : "r"(distance), "r"(zeros) : "cc");
+	return (const uint8_t *)from;
+#else
+	return distance ? at - distance : zeros;
+#endif
+}
+
+/* The smallest multiple of a distance below 64 that is a block's size or more (0: never asked for). */
+#define MULTIPLE(d) ((d) == 0 ? BREF_BLOCK : (d) >= BREF_BLOCK ? (d) : (BREF_BLOCK + (d) - 1) / ((d) + !(d)) * (d))
+#define MULTIPLES_8(d) MULTIPLE(d), MULTIPLE(d + 1), MULTIPLE(d + 2), MULTIPLE(d + 3), MULTIPLE(d + 4), \
+	MULTIPLE(d + 5), MULTIPLE(d + 6), MULTIPLE(d + 7)
+static const uint8_t multiples[64] __attribute__((aligned(64))) = {
+	MULTIPLES_8(0), MULTIPLES_8(8), MULTIPLES_8(16), MULTIPLES_8(24),
+	MULTIPLES_8(32), MULTIPLES_8(40), MULTIPLES_8(48), MULTIPLES_8(56)
+};
+
+TZ_INLINE uint32_t next_generation(struct bref_workspace *ws)
+{
+	ws->generation = (ws->generation + 1) & 15;
+	if (!ws->generation) {
+		memset(ws->table, 0, sizeof(ws->table));
+		ws->generation = 1;
+	}
+	return ws->generation;
+}
+
+/* The table itself, one sample after the other: found[i] = what the slot held, which then holds entry[i]. */
+TZ_INLINE void look_up_all(struct bref_workspace *ws, uint32_t n)
+{
+	uint32_t *table = ws->table;
+
+	for (uint32_t i = 0; i < n; i += 4)	/* up to three past the end, which name slot 0 and an old generation */
+		for (uint32_t j = i; j < i + 4; j++) {
+			uint32_t slot = ws->slot[j], old = table[slot];
+			table[slot] = ws->entry[j];
+			ws->found[j] = old;
+		}
+}
+
+#endif

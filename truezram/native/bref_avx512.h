@@ -1,0 +1,207 @@
+/* bref_avx512.h - primitives of bref_template.h with AVX-512 (VBMI2, BITALG, VPOPCNTDQ) and GFNI, BMI2. */
+
+#define BREF_NAME(name) name##_avx512
+#define FN static inline __attribute__((always_inline)) TZ_TARGET_AVX512
+
+/* 8-byte mask arithmetic. */
+FN uint32_t count_avx512(uint64_t v)
+{
+	return (uint32_t)_mm_popcnt_u64(v);
+}
+
+/* One bit for each 0x80 of t. */
+FN uint32_t gather_high_avx512(uint64_t t)
+{
+	return (uint32_t)_pext_u64(t, HIGH1);
+}
+
+/* The bytes of v where t has 0x80, moved together. */
+FN uint64_t pack_bytes_avx512(uint64_t v, uint64_t t)
+{
+	return _pext_u64(v, (t << 1) - (t >> 7));
+}
+
+/* The reverse: the first bytes of v go where the 8 bits of w are set. */
+FN uint64_t spread_bytes_avx512(uint64_t v, uint32_t w)
+{
+	return _pdep_u64(v, _pdep_u64(w, ONES) * 255);
+}
+
+FN uint64_t differ_avx512(const uint8_t *a, const uint8_t *b)
+{
+	return _mm512_cmpneq_epi8_mask(_mm512_loadu_si512(a), _mm512_loadu_si512(b));
+}
+
+/* The selected bytes of the 64 at q, moved together; writes 64. */
+FN void pack_literals_avx512(uint8_t *to, const uint8_t *q, uint64_t mask)
+{
+	_mm512_storeu_si512(to, _mm512_maskz_compress_epi8(mask, _mm512_loadu_si512(q)));
+}
+
+/* One block: the bytes at `from`, those of the mask replaced by literals; reads BREF_BLOCK literals at most. */
+FN void unpack_block_avx512(uint8_t *to, const uint8_t *from, const uint8_t *literals, uint64_t mask)
+{
+#if BREF_BLOCK == 64
+	_mm512_storeu_si512(to, _mm512_mask_expand_epi8(_mm512_loadu_si512(from), mask, _mm512_loadu_si512(literals)));
+#else
+	__m256i old = _mm256_loadu_si256((const __m256i *)from), lit = _mm256_loadu_si256((const __m256i *)literals);
+	_mm256_storeu_si256((__m256i *)to, _mm256_mask_expand_epi8(old, (__mmask32)mask, lit));
+#endif
+}
+
+FN uint32_t count_bytes_avx512(const uint8_t *p, uint32_t n)
+{
+	__m512i sum = _mm512_setzero_si512();
+	uint32_t i = 0;
+
+	for (; i + 64 <= n; i += 64)
+		sum = _mm512_add_epi64(sum, _mm512_popcnt_epi64(_mm512_loadu_si512(p + i)));
+	sum = _mm512_add_epi64(sum, _mm512_popcnt_epi64(_mm512_maskz_loadu_epi8(_bzhi_u64(~0ull, n - i), p + i)));
+	return (uint32_t)_mm512_reduce_add_epi64(sum);
+}
+
+/* 12-bit numbers to 16 bits. Reads 64 bytes past the last 48 in use at most, writes whole vectors. */
+FN void unpack_refs_avx512(uint16_t *to, const uint8_t *from, uint32_t n)
+{
+	const __m512i triples = _mm512_set_epi8(
+		47, 46, 46, 45, 44, 43, 43, 42, 41, 40, 40, 39, 38, 37, 37, 36, 35, 34, 34, 33, 32, 31, 31, 30, 29, 28, 28, 27,
+		26, 25, 25, 24, 23, 22, 22, 21, 20, 19, 19, 18, 17, 16, 16, 15, 14, 13, 13, 12, 11, 10, 10, 9, 8, 7, 7, 6, 5, 4,
+		4, 3, 2, 1, 1, 0);
+
+	for (uint32_t i = 0; i < n; i += 32) {
+		__m512i v = _mm512_permutexvar_epi8(triples, _mm512_loadu_si512(from + i / 2 * 3));
+		v = _mm512_mask_srli_epi16(v, 0xaaaaaaaa, v, 4);
+		_mm512_storeu_si512(to + i, _mm512_and_si512(v, _mm512_set1_epi16(0xfff)));
+	}
+}
+
+/* Samples of one group, appended at `n`: positions chosen by a linear hash of the four bytes there, 1 in 4 of them, so
+ * that copies of the same content are sampled at the same places. */
+FN uint32_t sample_group_avx512(struct bref_workspace *ws, const uint8_t *q, uint32_t at, uint32_t n, int last)
+{
+	const __m512i m0 = _mm512_set1_epi64((long long)0x9b5c3f21d4e68a77ull);
+	const __m512i m1 = _mm512_set1_epi64(0x5d2e9147c3b86af1ll);
+	const __m512i m2 = _mm512_set1_epi64((long long)0xe37a1c5b94d20f68ull);
+	const __m512i m3 = _mm512_set1_epi64(0x36c9a55a781ee187ll);
+	const __m512i iota = _mm512_set_epi8(63, 62, 61, 60, 59, 58, 57, 56, 55, 54, 53, 52, 51, 50, 49, 48, 47, 46, 45, 44,
+		43, 42, 41, 40, 39, 38, 37, 36, 35, 34, 33, 32, 31, 30, 29, 28, 27, 26, 25, 24, 23, 22, 21, 20, 19, 18, 17, 16,
+		15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+	const __m512i dwords = _mm512_set4_epi32(0x0c0c0c0c, 0x08080808, 0x04040404, 0);
+	uint64_t rest = last ? ~0ull >> 3 : ~0ull;
+	__m512i x0 = _mm512_loadu_si512(q), x1, x2, x3, next, s, index, words, product, tag;
+	uint32_t count;
+
+	if (last) {
+		x1 = _mm512_maskz_loadu_epi8(~0ull >> 1, q + 1);
+		x2 = _mm512_maskz_loadu_epi8(~0ull >> 2, q + 2);
+		x3 = _mm512_maskz_loadu_epi8(~0ull >> 3, q + 3);
+		next = _mm512_setzero_si512();
+	} else {
+		x1 = _mm512_loadu_si512(q + 1);
+		x2 = _mm512_loadu_si512(q + 2);
+		x3 = _mm512_loadu_si512(q + 3);
+		next = _mm512_zextsi128_si512(_mm_loadu_si128((const __m128i *)(q + 64)));
+	}
+	s = _mm512_ternarylogic_epi64(_mm512_gf2p8affine_epi64_epi8(x0, m0, 1), _mm512_gf2p8affine_epi64_epi8(x1, m1, 0),
+		_mm512_gf2p8affine_epi64_epi8(x2, m2, 0), 0x96);
+	s = _mm512_xor_si512(s, _mm512_gf2p8affine_epi64_epi8(x3, m3, 0));
+	rest &= _mm512_testn_epi8_mask(s, _mm512_set1_epi8(SAMPLE_MASK));
+	count = (uint32_t)_mm_popcnt_u64(rest);
+	count = count < 16 ? count : 16;
+	index = _mm512_cvtepu8_epi32(_mm512_castsi512_si128(_mm512_maskz_compress_epi8(rest, iota)));
+	words = _mm512_permutex2var_epi8(x0, _mm512_add_epi8(_mm512_shuffle_epi8(index, dwords),
+		_mm512_set1_epi32(0x03020100)), next);
+	product = _mm512_mullo_epi32(words, _mm512_set1_epi32((int)2654435761u));
+	_mm256_storeu_si256((__m256i *)(ws->slot + n),
+		_mm512_cvtepi32_epi16(_mm512_srli_epi32(product, 32 - TABLE_BITS)));
+	tag = _mm512_and_si512(_mm512_slli_epi32(product, 12), _mm512_set1_epi32((int)0xffff0000));
+	_mm512_storeu_si512(ws->entry + n, _mm512_ternarylogic_epi32(tag, index,
+		_mm512_set1_epi32((int)(ws->generation << 12 | at)), 0xfe));
+	return n + count;
+}
+
+/* Candidate distances of one group from its samples [n, n + count). */
+FN void group_candidates_avx512(struct bref_workspace *ws, uint32_t group, uint32_t n, uint32_t count)
+{
+	const __m512i front = _mm512_setr_epi32(0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14);
+	const __m512i back = _mm512_sub_epi32(front, _mm512_set1_epi32(CANDIDATES));
+	__m512i entry = _mm512_loadu_si512(ws->entry + n), found = _mm512_loadu_si512(ws->found + n);
+	__m512i differ = _mm512_xor_si512(entry, found), d = _mm512_sub_epi32(entry, found), shifted, packed, order;
+	__mmask16 valid = (__mmask16)_bzhi_u32(0xffff, count), small = _mm512_cmplt_epu32_mask(d,
+		_mm512_set1_epi32(BREF_BLOCK));
+
+	/* Same tag and generation: the difference of the entries is that of the positions. */
+	valid = _mm512_mask_testn_epi32_mask(valid, differ, _mm512_set1_epi32((int)0xfffff000));
+	d = _mm512_mask_mov_epi32(d, small, _mm512_maskz_permutexvar_epi8(0x1111111111111111ull, d,
+		_mm512_load_si512(multiples)));
+	valid = _mm512_mask_cmple_epu32_mask(valid, d, _mm512_set1_epi32((int)(group * 64)));
+	packed = _mm512_maskz_compress_epi32(valid, d);
+	shifted = _mm512_alignr_epi32(packed, _mm512_setzero_si512(), 15);
+	valid = _mm512_cmpneq_epi32_mask(packed, shifted);
+	packed = _mm512_maskz_compress_epi32(valid, packed);
+	/* Of a long list the first FROM_FRONT and the last ones. */
+	count = (uint32_t)_mm_popcnt_u32(valid);
+	count = count < CANDIDATES ? CANDIDATES : count;
+	order = _mm512_mask_add_epi32(front, (0xffff << (FROM_FRONT + 1)) & 0xffff, back, _mm512_set1_epi32((int)count));
+	_mm512_store_si512(ws->candidate[group], _mm512_maskz_permutexvar_epi32((2 << CANDIDATES) - 2, order, packed));
+}
+
+FN void find_candidates_avx512(struct bref_workspace *ws, const uint8_t *page)
+{
+	uint32_t first[GROUPS + 1], n = 0;
+
+	for (uint32_t g = 0; g < GROUPS; g++) {
+		first[g] = n;
+		n = sample_group_avx512(ws, page + g * 64, g * 64, n, g == GROUPS - 1);
+	}
+	first[GROUPS] = n;
+	memset(ws->slot + n, 0, 4 * sizeof(*ws->slot));
+	memset(ws->entry + n, 0, 4 * sizeof(*ws->entry));
+	look_up_all(ws, n);
+	for (uint32_t g = 0; g < GROUPS; g++)
+		group_candidates_avx512(ws, g, first[g], first[g + 1] - first[g]);
+}
+
+/* The cheapest candidate of every block: its index, its cost, its mask. Masks first, then 64 bytes of them at once. */
+FN void choose_candidates_avx512(struct bref_workspace *ws, const uint8_t *page)
+{
+	const __m512i one = _mm512_set1_epi8(1);
+
+	for (uint32_t g = 0; g < GROUPS; g++) {
+		const uint8_t *q = page + g * 64;
+		__m512i v = _mm512_loadu_si512(q);
+		ws->mask[0][g] = _mm512_test_epi8_mask(v, v);
+#pragma GCC unroll 8
+		for (uint32_t k = 1; k <= CANDIDATES; k++)
+			ws->mask[k][g] = _mm512_cmpneq_epi8_mask(v, _mm512_loadu_si512(referred(q, ws->candidate[g][k])));
+	}
+	for (uint32_t g = 0; g < GROUPS; g += 8) {
+		__m512i best = _mm512_setzero_si512(), cost = _mm512_set1_epi32(0x7fffffff), index = best;
+#pragma GCC unroll 8
+		for (uint32_t k = 0; k <= CANDIDATES; k++) {
+			__m512i m = _mm512_load_si512(ws->mask[k] + g), c;
+			__m512i words = _mm512_maskz_mov_epi8(_mm512_test_epi8_mask(m, m), one);
+#if BREF_BLOCK == 64
+			c = _mm512_add_epi64(_mm512_popcnt_epi64(m), _mm512_popcnt_epi64(words));
+			__mmask8 less = _mm512_cmplt_epu64_mask(c, cost);
+			cost = _mm512_mask_mov_epi64(cost, less, c);
+			best = _mm512_mask_mov_epi64(best, less, m);
+			index = _mm512_mask_mov_epi64(index, less, _mm512_set1_epi64(k));
+		}
+		_mm256_store_si256((__m256i *)(ws->best_cost + g), _mm512_cvtepi64_epi32(cost));
+		_mm256_store_si256((__m256i *)(ws->best_index + g), _mm512_cvtepi64_epi32(index));
+#else
+			c = _mm512_add_epi32(_mm512_popcnt_epi32(m), _mm512_popcnt_epi32(words));
+			__mmask16 less = _mm512_cmplt_epu32_mask(c, cost);
+			cost = _mm512_mask_mov_epi32(cost, less, c);
+			best = _mm512_mask_mov_epi32(best, less, m);
+			index = _mm512_mask_mov_epi32(index, less, _mm512_set1_epi32((int)k));
+		}
+		_mm512_store_si512(ws->best_cost + 2 * g, cost);
+		_mm512_store_si512(ws->best_index + 2 * g, index);
+#endif
+		_mm512_store_si512(ws->best_mask + g, best);
+	}
+}
+
+#undef FN

@@ -1,0 +1,60 @@
+/* bref_scalar.h - the search of the instruction sets without gather and compress: a table walked position by position.
+ *
+ * Only multiples of four are sampled, and zero words left out. A copy shifted by something else is found by the other
+ * eighth or so of its words... see SCALAR_SEARCH's positions below.
+ */
+#ifndef TZ_BREF_SCALAR_H
+#define TZ_BREF_SCALAR_H
+
+/* Candidates of one group, distinct neighbours only, as many as there is room for. */
+TZ_INLINE void scalar_group_candidates(struct bref_workspace *ws, const uint8_t *page, uint32_t g)
+{
+	uint32_t *list = ws->candidate[g], n = 1, generation = ws->generation << 12;
+
+	memset(list, 0, (CANDIDATES + 2) * sizeof(*list));
+	for (uint32_t at = g * 64; at < g * 64 + 64; at += 4) {
+		uint32_t product = tz_load32(page + at) * 2654435761u, slot = product >> (32 - TABLE_BITS);
+		uint32_t entry = (product << 12 & 0xffff0000) | generation | at, found = ws->table[slot], d = entry - found;
+
+		ws->table[slot] = entry;
+		if (((entry ^ found) >> 12) || d == 0)
+			continue;
+		d = d < 64 ? multiples[d] : d;
+		if (d > g * 64 || d == list[n - 1])
+			continue;
+		list[n] = d;
+		n += n < CANDIDATES;
+	}
+	list[CANDIDATES + 1] = 0;
+}
+
+/* The functions find_candidates_ISA and choose_candidates_ISA, from differ_ISA and count_ISA. */
+#define SCALAR_SEARCH(isa) \
+	FN void find_candidates_##isa(struct bref_workspace *ws, const uint8_t *page) \
+	{ \
+		for (uint32_t g = 0; g < GROUPS; g++) \
+			scalar_group_candidates(ws, page, g); \
+	} \
+	FN void choose_candidates_##isa(struct bref_workspace *ws, const uint8_t *page) \
+	{ \
+		for (uint32_t g = 0; g < GROUPS; g++) { \
+			const uint8_t *q = page + g * 64; \
+			uint64_t best[PER_GROUP] = { 0 }; \
+			for (uint32_t b = 0; b < PER_GROUP; b++) \
+				ws->best_cost[g * PER_GROUP + b] = 1000; \
+			for (uint32_t k = 0; k <= CANDIDATES && (k == 0 || ws->candidate[g][k]); k++) { \
+				uint64_t m = differ_##isa(q, referred(q, ws->candidate[g][k])), t = nonzero_bytes(m); \
+				for (uint32_t b = 0; b < PER_GROUP; b++) { \
+					uint64_t part = PER_GROUP == 1 ? ~0ull : 0xffffffffull << 32 * b; \
+					uint32_t *cost = &ws->best_cost[g * PER_GROUP + b], c = count_##isa(m & part) + count_##isa(t & part); \
+					ws->best_index[g * PER_GROUP + b] = (uint32_t)select_le(*cost, c, \
+						ws->best_index[g * PER_GROUP + b], k); \
+					best[b] = select_le(*cost, c, best[b], m & part); \
+					*cost = (uint32_t)select_le(*cost, c, *cost, c); \
+				} \
+			} \
+			ws->best_mask[g] = best[0] | best[PER_GROUP - 1]; \
+		} \
+	}
+
+#endif

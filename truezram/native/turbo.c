@@ -1,0 +1,63 @@
+/* turbo.c - the codec `turbo`: block reference with 64-byte blocks (bref.h), the fastest one. */
+#define BREF_BLOCK 64
+#define CANDIDATES 3			/* distances tried per group, beside zero and the last ones used */
+#define FROM_FRONT 2			/* of them, those of the first samples; the rest are of the last */
+#define SAMPLE_MASK 3			/* a position is sampled when these bits of its hash are 0 */
+
+#include "bref.h"
+#include "variants.h"
+
+#if defined(TZ_X86)
+#define TZ_SUFFIX avx512
+#define TZ_TARGET TZ_TARGET_AVX512
+#include "bref_avx512.h"
+#include "bref_template.h"
+#endif
+
+#define TZ_SUFFIX portable
+#define TZ_TARGET TZ_TARGET_PORTABLE
+#include "bref_portable.h"
+#include "bref_template.h"
+
+static size_t workspace_size(int level, const char **why)
+{
+	(void)level;
+	(void)why;
+	return (sizeof(struct bref_workspace) + 63) & ~(size_t)63;
+}
+
+static int workspace_init(void *workspace, size_t size, int level, const char **why)
+{
+	if (size < workspace_size(level, why)) {
+		*why = "turbo: the workspace is smaller than workspace_size() says";
+		return -1;
+	}
+	memset(workspace, 0, sizeof(struct bref_workspace));
+	return 0;
+}
+
+#define FUNCTIONS(isa) \
+	static size_t compress_##isa(void *workspace, const uint8_t *page, uint8_t *dst) \
+	{ \
+		return bref_compress_##isa(workspace, page, dst); \
+	} \
+	static int decompress_##isa(void *workspace, const uint8_t *src, size_t n, uint8_t *out) \
+	{ \
+		(void)workspace; \
+		return bref_decompress_##isa(src, n, out); \
+	}
+#define VARIANT(isa, suffix) \
+	{ "turbo", TZ_KIND_TURBO, isa, 0, 0, 0, workspace_size, workspace_init, compress_##suffix, decompress_##suffix }
+
+#if defined(TZ_X86)
+FUNCTIONS(avx512)
+#endif
+FUNCTIONS(portable)
+
+const struct tz_codec tz_turbo_variants[] = {
+#if defined(TZ_X86)
+	VARIANT(TZ_ISA_AVX512, avx512),
+#endif
+	VARIANT(TZ_ISA_PORTABLE, portable),
+	{ 0 },
+};
