@@ -106,7 +106,7 @@ def real(tmp_path: Path) -> Callable[..., Bench]:
     def make(**options: Any) -> Bench:
         found = next(a.result for a in recorded().answers if a.call == "capabilities")
         # As if by root on a machine with ublk, so that everything is offered.
-        options.setdefault("capabilities", replace(decode(Capabilities, found), ublk=True, root=True))
+        options.setdefault("capabilities", replace(decode(Capabilities, found), ublk=True, root=True, persist_why=""))
         return Bench(tmp_path, recorded(), **options)
 
     return make
