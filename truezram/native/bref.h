@@ -17,7 +17,6 @@
 #define BLOCKS (GROUPS * PER_GROUP)
 #define WORD_MASKS 64			/* bytes of the section: one bit per 8-byte word */
 #define TRAILER (WORD_MASKS + BLOCKS / 8 + 2)
-#define COUNT_MASK 0x3ff		/* of the last two bytes: the number of byte masks; above it the mode */
 
 #define TABLE_BITS 11
 #define CHAINS 4			/* parts of the page whose blocks are chosen side by side */

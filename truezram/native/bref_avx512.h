@@ -1,6 +1,5 @@
 /* bref_avx512.h - primitives of bref_template.h with AVX-512 (VBMI2, BITALG, VPOPCNTDQ) and GFNI, BMI2. */
 
-#define BREF_NAME(name) name##_avx512
 #define FN static inline __attribute__((always_inline)) TZ_TARGET_AVX512
 
 /* 8-byte mask arithmetic. */
@@ -171,13 +170,13 @@ FN void choose_candidates_avx512(struct bref_workspace *ws, const uint8_t *page)
 		const uint8_t *q = page + g * 64;
 		__m512i v = _mm512_loadu_si512(q);
 		ws->mask[0][g] = _mm512_test_epi8_mask(v, v);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
 		for (uint32_t k = 1; k <= CANDIDATES; k++)
 			ws->mask[k][g] = _mm512_cmpneq_epi8_mask(v, _mm512_loadu_si512(referred(q, ws->candidate[g][k])));
 	}
 	for (uint32_t g = 0; g < GROUPS; g += 8) {
 		__m512i best = _mm512_setzero_si512(), cost = _mm512_set1_epi32(0x7fffffff), index = best;
-#pragma GCC unroll 8
+#pragma GCC unroll 16
 		for (uint32_t k = 0; k <= CANDIDATES; k++) {
 			__m512i m = _mm512_load_si512(ws->mask[k] + g), c;
 			__m512i words = _mm512_maskz_mov_epi8(_mm512_test_epi8_mask(m, m), one);

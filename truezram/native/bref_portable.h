@@ -52,7 +52,7 @@ FN void pack_literals_portable(uint8_t *to, const uint8_t *q, uint64_t mask)
 
 FN void unpack_block_portable(uint8_t *to, const uint8_t *from, const uint8_t *literals, uint64_t mask)
 {
-	uint8_t block[BREF_BLOCK];	/* `from` may be `to` less than a store's width away for no reader but the compiler */
+	uint8_t block[BREF_BLOCK];
 
 	memcpy(block, from, BREF_BLOCK);
 	for (; mask; mask &= mask - 1)
@@ -80,7 +80,6 @@ FN void unpack_refs_portable(uint16_t *to, const uint8_t *from, uint32_t n)
 	}
 }
 
-#include "bref_scalar.h"
 SCALAR_SEARCH(portable)
 
 #undef FN

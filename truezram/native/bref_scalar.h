@@ -1,31 +1,31 @@
-/* bref_scalar.h - the search of the instruction sets without gather and compress: a table walked position by position.
+/* bref_scalar.h - the search for the instruction sets without gather and compress: a table walked word by word.
  *
- * Only multiples of four are sampled, and zero words left out. A copy shifted by something else is found by the other
- * eighth or so of its words... see SCALAR_SEARCH's positions below.
+ * Only positions that are multiples of four are looked up and noted: on such CPUs choosing positions by their content
+ * costs more than it finds. A chosen distance is therefore a multiple of four; the format does not ask for that.
  */
 #ifndef TZ_BREF_SCALAR_H
 #define TZ_BREF_SCALAR_H
 
-/* Candidates of one group, distinct neighbours only, as many as there is room for. */
+#define SCALAR_CANDIDATES 4	/* every comparison counts here */
+
+/* Candidates of one group, no two neighbours equal, in the order found. Without branches: hits come at random. */
 TZ_INLINE void scalar_group_candidates(struct bref_workspace *ws, const uint8_t *page, uint32_t g)
 {
-	uint32_t *list = ws->candidate[g], n = 1, generation = ws->generation << 12;
+	uint32_t list[18] = { 0 }, n = 0, generation = ws->generation << 12;
 
-	memset(list, 0, (CANDIDATES + 2) * sizeof(*list));
 	for (uint32_t at = g * 64; at < g * 64 + 64; at += 4) {
 		uint32_t product = tz_load32(page + at) * 2654435761u, slot = product >> (32 - TABLE_BITS);
 		uint32_t entry = (product << 12 & 0xffff0000) | generation | at, found = ws->table[slot], d = entry - found;
+		uint32_t other = (entry ^ found) >> 12, multiple = multiples[d & 63];
 
 		ws->table[slot] = entry;
-		if (((entry ^ found) >> 12) || d == 0)
-			continue;
-		d = d < 64 ? multiples[d] : d;
-		if (d > g * 64 || d == list[n - 1])
-			continue;
-		list[n] = d;
-		n += n < CANDIDATES;
+		d = (uint32_t)select_le(64, d, d, multiple);
+		/* The element that is not kept lies beyond the end and is overwritten or cleared. */
+		list[n + 1] = d;
+		n += (other == 0) & (d <= g * 64) & (d != list[n]);
 	}
-	list[CANDIDATES + 1] = 0;
+	for (uint32_t k = 1; k <= SCALAR_CANDIDATES; k++)
+		ws->candidate[g][k] = k <= n ? list[k] : 0;
 }
 
 /* The functions find_candidates_ISA and choose_candidates_ISA, from differ_ISA and count_ISA. */
@@ -42,7 +42,7 @@ TZ_INLINE void scalar_group_candidates(struct bref_workspace *ws, const uint8_t 
 			uint64_t best[PER_GROUP] = { 0 }; \
 			for (uint32_t b = 0; b < PER_GROUP; b++) \
 				ws->best_cost[g * PER_GROUP + b] = 1000; \
-			for (uint32_t k = 0; k <= CANDIDATES && (k == 0 || ws->candidate[g][k]); k++) { \
+			for (uint32_t k = 0; k <= SCALAR_CANDIDATES; k++) { \
 				uint64_t m = differ_##isa(q, referred(q, ws->candidate[g][k])), t = nonzero_bytes(m); \
 				for (uint32_t b = 0; b < PER_GROUP; b++) { \
 					uint64_t part = PER_GROUP == 1 ? ~0ull : 0xffffffffull << 32 * b; \

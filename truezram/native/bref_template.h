@@ -25,7 +25,7 @@ FN_INLINE void P(encode_group)(struct bref_workspace *ws, const uint8_t *page, u
 	for (unsigned b = 0; b < PER_GROUP; b++) {
 		const uint64_t part = PER_GROUP == 1 ? ~0ull : 0xffffffffull << 32 * b;
 		uint32_t block = g * PER_GROUP + b, ref, own = ws->candidate[g][ws->best_index[block]];
-		uint32_t cost = 2 * ws->best_cost[block] + NEW_COST;
+		uint32_t cost = 2 * ws->best_cost[block] + (own == c->last ? 0 : NEW_COST);
 		uint32_t cost0 = 2 * (P(count)(m0 & part) + P(count)(t0 & part));
 		uint32_t cost1 = 2 * (P(count)(m1 & part) + P(count)(t1 & part)) + NEW_COST;
 		uint64_t chosen = best;

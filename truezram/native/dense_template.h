@@ -376,19 +376,23 @@ DN_NOINLINE int DN(read_symbols)(const uint8_t *src, const uint32_t length[DN_ST
 	return wrong ? -1 : 0;
 }
 
+typedef uint8_t DN(pairs) __attribute__((vector_size(16)));
+typedef uint16_t DN(halves) __attribute__((vector_size(32)));
+
 DN_FN int DN(decompress)(void *workspace, const uint8_t *src, size_t n, uint8_t *out)
 {
 	struct dn_decoder *d = &((struct dn_workspace *)workspace)->dec;
 	uint32_t tables = 0, counts, lengths = 0, length[DN_STREAMS];
 	unsigned __int128 widths;
 
-	if (n < DN_HEAD || n >= TZ_PAGE_SIZE)
+	if (n < DN_HEAD + DN_FLAGS || n >= TZ_PAGE_SIZE)
 		return -1;
+	/* From a copy with room behind it, where wrong objects may lead; the header, which is whole, from the source. */
 	memcpy(d->src, src, n);
-	memcpy(&tables, d->src, 2);
-	memcpy(&counts, d->src + 2, 4);
-	memcpy(&lengths, d->src + 6, 2);
-	memcpy(&widths, d->src + DN_HEAD, 16);
+	memcpy(&tables, src, 2);
+	memcpy(&counts, src + 2, 4);
+	memcpy(&lengths, src + 6, 2);
+	memcpy(&widths, src + DN_HEAD, 16);
 	unsigned literals = counts & 0x1fff, masks = counts >> 13 & 0x3ff, changes = counts >> 23;
 	unsigned width = lengths >> 10, kinds = (changes + 1) / 2;
 	if (literals > TZ_PAGE_SIZE || masks > DN_WORDS || changes > DN_BLOCKS || width > 10)
@@ -411,9 +415,14 @@ DN_FN int DN(decompress)(void *workspace, const uint8_t *src, size_t n, uint8_t 
 	};
 	for (unsigned i = 0; i < 2 << DN_MAX_BITS; i += 64)
 		__builtin_prefetch((const uint8_t *)table[DN_L] + i);
-	for (unsigned i = 0; i < kinds; i++) {
-		d->kinds[2 * i] = kind[i] & 15;
-		d->kinds[2 * i + 1] = kind[i] >> 4;
+	for (unsigned i = 0; i < DN_BLOCKS / 2; i += 16) { /* always all: a fixed number, no branch */
+		DN(pairs) pairs;
+		DN(halves) halves;
+
+		memcpy(&pairs, kind + i, sizeof(pairs));
+		halves = __builtin_convertvector(pairs, DN(halves));
+		halves = (halves | halves << 4) & 0x0f0f;
+		memcpy(d->kinds + 2 * i, &halves, sizeof(halves));
 	}
 	memcpy(d->flags, flags, DN_FLAGS);
 	if (DN(op_read_refs)(d, d->src + used, n - used, changes) ||

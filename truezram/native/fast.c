@@ -1,18 +1,30 @@
 /* fast.c - the codec `fast`: block reference with 32-byte blocks (bref.h), or byte-LZ where that is smaller. */
 #define BREF_BLOCK 32
-#define CANDIDATES 7			/* distances tried per group, beside zero and the last ones used */
-#define FROM_FRONT 4			/* of them, those of the first samples; the rest are of the last */
+#define CANDIDATES 12			/* distances tried per group, beside zero and the last ones used */
+#define FROM_FRONT 7			/* of them, those of the first samples; the rest are of the last */
 #define SAMPLE_MASK 3			/* a position is sampled when these bits of its hash are 0 */
 
 #define LZ4_WORKSPACE (16384 + 64)	/* lz4.c's; its workspace_init() would refuse less */
 
 #include "bref.h"
+#include "bref_scalar.h"
+#include "bref_tables.h"
 #include "variants.h"
 
 #if defined(TZ_X86)
 #define TZ_SUFFIX avx512
 #define TZ_TARGET TZ_TARGET_AVX512
 #include "bref_avx512.h"
+#include "bref_template.h"
+
+#define TZ_SUFFIX avx2
+#define TZ_TARGET TZ_TARGET_AVX2
+#include "bref_avx2.h"
+#include "bref_template.h"
+#elif defined(TZ_ARM64)
+#define TZ_SUFFIX neon
+#define TZ_TARGET TZ_TARGET_NEON
+#include "bref_neon.h"
 #include "bref_template.h"
 #endif
 
@@ -48,7 +60,7 @@ static int workspace_init(void *workspace, size_t size, int level, const char **
 #define MODE_LZ 0x80
 
 /* Pages that block reference leaves larger than this are given to the byte-LZ too, and the smaller object is taken. */
-#define TRY_LZ 1700
+#define TRY_LZ 2000
 
 /* The LZ4 codec's variant of this instruction set. */
 TZ_INLINE const struct tz_codec *lz4_variant(enum tz_isa isa)
@@ -92,12 +104,18 @@ TZ_INLINE size_t try_lz(struct fast_workspace *ws, enum tz_isa isa, const uint8_
 
 #if defined(TZ_X86)
 FUNCTIONS(TZ_ISA_AVX512, avx512)
+FUNCTIONS(TZ_ISA_AVX2, avx2)
+#elif defined(TZ_ARM64)
+FUNCTIONS(TZ_ISA_NEON, neon)
 #endif
 FUNCTIONS(TZ_ISA_PORTABLE, portable)
 
 const struct tz_codec tz_fast_variants[] = {
 #if defined(TZ_X86)
 	VARIANT(TZ_ISA_AVX512, avx512),
+	VARIANT(TZ_ISA_AVX2, avx2),
+#elif defined(TZ_ARM64)
+	VARIANT(TZ_ISA_NEON, neon),
 #endif
 	VARIANT(TZ_ISA_PORTABLE, portable),
 	{ 0 },

@@ -16,7 +16,7 @@
  * reserve at its target: it populates ahead of need (queue threads that find less than 3/4 of the target wake it) and punches out
  * what is left over. With the reserve empty an allocation tries free slots of larger classes, then fails at once.
  *
- * Slots that overwriting and discarding leave free in many slabs are packed once a second where that saves whole slabs
+ * Slots that overwriting and discarding leave free in many slabs are packed now and then where that saves whole slabs
  * (compaction): the sparsest slabs of a class are taken out of use, the store finds their objects through the page table and moves them,
  * and the empty slabs go the usual way.
  *
@@ -42,8 +42,11 @@
 
 #define BATCH 16u		/* slabs populated by one system call */
 #define RETRY_MS 10		/* after the kernel refused memory */
-#define IDLE_MS 1000
+#define IDLE_MS 250
+#define COMPACT_MS 1000
 #define STACK_SIZE (64u << 10)
+#define EMPTIED_MOST (2u << 20)	/* bytes in use at which a device counts as emptied, at most */
+#define EMPTIED_RESERVE 2u	/* slabs it keeps at least */
 #define COMPACT_LEAST (1u << 20)	/* bytes to be saved before compaction is worth its while */
 
 enum slab_state { SLAB_UNPOPULATED = 0, SLAB_RESERVE = 1, SLAB_CLASS = 2, SLAB_EVACUATING = 3 };
@@ -222,7 +225,7 @@ uint64_t tz_pool_alloc(struct tz_pool *p, unsigned size, int *err)
 		if (__atomic_load_n(&p->classes[i].partial, __ATOMIC_RELAXED) != TZ_NO_SLAB)
 			offset = alloc_in_class(p, i, 0);
 	if (!offset)
-		*err = at_limit(p, TZ_SLAB_SIZE) || atomic_load(&p->starved) ? -ENOSPC : -EAGAIN;
+		*err = at_limit(p, TZ_SLAB_SIZE) ? -ENOSPC : -EAGAIN;
 	return offset;
 }
 
@@ -358,16 +361,19 @@ void tz_pool_evacuate_end(struct tz_pool *p)
 		__ATOMIC_RELAXED);
 }
 
-/* At most once a second, in the slab thread: takes free slots that add up to slabs and gives the slabs back. */
+/* At most once in COMPACT_MS, in the slab thread: takes free slots that add up to slabs and gives the slabs back. */
 static void compact_if_wasteful(struct tz_pool *p)
 {
 	struct timespec t;
 
 	clock_gettime(CLOCK_MONOTONIC, &t);
 	uint64_t now = (uint64_t)t.tv_sec * 1000u + (uint64_t)t.tv_nsec / 1000000u;
-	if (!p->compact || now - p->compacted_ms < IDLE_MS || !is_wasteful(p))
+	if (!p->compact)
 		return;
-	p->compact(p->compact_arg);
+	int pass = now - p->compacted_ms >= COMPACT_MS && is_wasteful(p);
+	p->compact(p->compact_arg, pass);
+	if (!pass)
+		return;
 	clock_gettime(CLOCK_MONOTONIC, &t);
 	p->compacted_ms = (uint64_t)t.tv_sec * 1000u + (uint64_t)t.tv_nsec / 1000000u;
 }
@@ -425,15 +431,9 @@ static int refill(struct tz_pool *p)
 		if (have >= target || atomic_load(&p->stop))
 			break;
 		int rc = populate_some(p, target - have);
-		if (rc < 0) {
-			if (at_limit(p, TZ_SLAB_SIZE))
-				break;
-			atomic_store(&p->starved, rc);
-			return rc;
-		}
-		atomic_store(&p->starved, 0);
+		if (rc < 0)
+			return at_limit(p, TZ_SLAB_SIZE) ? 0 : rc;
 	}
-	atomic_store(&p->starved, 0);
 	return 0;
 }
 
@@ -473,6 +473,21 @@ static void sleep_until_woken(struct tz_pool *p, unsigned ms)
 	tz_futex(&p->wake, FUTEX_WAIT_PRIVATE, 0, &t);
 }
 
+/* A device that has been emptied keeps no more than an 1/25 of what it once held, table included; one that is new or in
+ * use keeps the full reserve. */
+static uint32_t target_now(const struct tz_pool *p)
+{
+	uint64_t table = p->stats->table_bytes, peak = p->stats->mem_used_max;
+	uint64_t reserve = (uint64_t)atomic_load(&p->reserve_count) * TZ_SLAB_SIZE;
+	uint64_t in_use = atomic_load(&p->used_bytes) - table - reserve;
+	uint32_t full = atomic_load(&p->reserve_full);
+
+	if (peak < table + 2ull * full * TZ_SLAB_SIZE || in_use > EMPTIED_MOST || in_use > peak / 50)
+		return full;
+	uint64_t keep = peak / 25 > table + in_use ? (peak / 25 - table - in_use) / TZ_SLAB_SIZE : 0;
+	return keep < EMPTIED_RESERVE ? EMPTIED_RESERVE : keep < full ? (uint32_t)keep : full;
+}
+
 static void *slab_thread(void *arg)
 {
 	struct tz_pool *p = arg;
@@ -482,9 +497,11 @@ static void *slab_thread(void *arg)
 	while (!atomic_load(&p->stop)) {
 		atomic_store(&p->wake, 0);
 		pthread_mutex_lock(&p->grow_lock);
-		uint32_t target = atomic_load(&p->reserve_target);
+		uint32_t target = target_now(p);
 		uint32_t have = atomic_load(&p->reserve_count);
 		int rc = 0;
+		atomic_store(&p->reserve_target, target);
+		p->stats->reserve_target = (uint64_t)target * TZ_SLAB_SIZE;
 		if (have > target + slack(target) || (have && at_limit(p, 0)))
 			punch_surplus(p, target);
 		else
@@ -540,7 +557,8 @@ int tz_pool_set_limit(struct tz_pool *p, uint64_t bytes, char *why, size_t why_s
 	if (rc < 0)
 		return rc;
 	atomic_store(&p->mem_limit, bytes);
-	atomic_store(&p->reserve_target, target_for(p->arena->head->disksize, bytes));
+	atomic_store(&p->reserve_full, target_for(p->arena->head->disksize, bytes));
+	atomic_store(&p->reserve_target, atomic_load(&p->reserve_full));
 	p->stats->reserve_target = (uint64_t)atomic_load(&p->reserve_target) * TZ_SLAB_SIZE;
 	wake_slab_thread(p);
 	return 0;

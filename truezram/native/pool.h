@@ -43,7 +43,8 @@ struct tz_pool {
 	tz_lock reserve_lock;
 	uint32_t reserve;			/* list of populated, unused slabs */
 	_Atomic uint32_t reserve_count;
-	_Atomic uint32_t reserve_target;	/* slabs the slab thread keeps there */
+	_Atomic uint32_t reserve_target;	/* slabs the slab thread keeps there now (pool.c: target_now) */
+	_Atomic uint32_t reserve_full;		/* and while the device is in use */
 
 	/* the slab thread and tz_pool_trim, under grow_lock */
 	pthread_mutex_t grow_lock;
@@ -52,10 +53,9 @@ struct tz_pool {
 
 	_Atomic uint64_t used_bytes;		/* of the arena, populated */
 	_Atomic uint64_t mem_limit;		/* 0 = none */
-	_Atomic int starved;			/* negative errno of the last failed populate, 0 = none */
 	_Atomic uint32_t wake, stop;		/* futex words of the slab thread */
-	/* compaction: called by the slab thread when slots are wasted; set before anything is allocated */
-	void (*compact)(void *arg);
+	/* compaction: called by the slab thread in every turn, `pass` when slots are wasted */
+	void (*compact)(void *arg, int pass);
 	void *compact_arg;
 	uint64_t compacted_ms;			/* when it last ran */
 	uint32_t evacuating[TZ_EVACUATE_MAX];	/* slabs being emptied in this pass */
@@ -70,7 +70,7 @@ int tz_pool_create(struct tz_pool *pool, struct tz_arena *arena, struct tz_stats
 void tz_pool_destroy(struct tz_pool *pool);
 
 /* A slot for `size` bytes (1 .. 4096): its offset in the arena, 16-byte aligned (4096-aligned for size > TZ_POOL_HUGE). 0 with
- * *err: -ENOSPC (mem_limit, or the kernel has no memory), -EAGAIN (the slab thread is about to bring some). */
+ * *err: -ENOSPC (mem_limit), -EAGAIN (the slab thread is at work on more). */
 uint64_t tz_pool_alloc(struct tz_pool *pool, unsigned size, int *err);
 void tz_pool_free(struct tz_pool *pool, uint64_t offset);
 

@@ -13,7 +13,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#define RETRY_NS 2000000000ull
+#define RETRY_NS 30000000000ull	/* well below the 120 s of a hung task */
 #define IDLE_NS 100000000		/* a look at `stop` now and then; a request rings the doorbell */
 
 int tz_local_server_create(struct tz_local_server *s, unsigned queues, unsigned depth, uint64_t nr_pages, char *why, size_t why_size)

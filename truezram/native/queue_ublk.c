@@ -22,7 +22,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#define RETRY_NS 2000000000ull
+#define RETRY_NS 30000000000ull	/* well below the 120 s of a hung task */
 #define RETRY_WAIT_NS 2000000ull
 #define BATCH 64
 

@@ -426,13 +426,15 @@ static int move(struct tz_store_thread *t, uint64_t page)
 	return rc;
 }
 
-/* One pass, called by the pool's slab thread: one look through the page table. */
-static void compact(void *arg)
+/* Called by the pool's slab thread. One pass is one look through the page table; between passes, what was still being read
+ * at the end of the last one is freed. */
+static void compact(void *arg, int pass)
 {
 	struct tz_store *s = arg;
 	struct tz_store_thread *t = &s->threads[s->nr_threads];
 
-	if (!tz_pool_evacuate_begin(&s->pool))
+	free_set_aside(t);
+	if (!pass || !tz_pool_evacuate_begin(&s->pool))
 		return;
 	for (uint64_t page = 0; page < s->nr_pages; page++) {
 		uint64_t entry = atomic_load_explicit(&s->arena.table[page], memory_order_relaxed);
@@ -440,11 +442,7 @@ static void compact(void *arg)
 		if (has_object(entry) && tz_pool_is_evacuating(&s->pool, entry_offset(entry)))
 			move(t, page);
 	}
-	for (unsigned i = 0; t->nr_set_aside && i < 100; i++) {
-		struct timespec pause = { 0, 100000 };
-		nanosleep(&pause, NULL);
-		free_set_aside(t);
-	}
+	free_set_aside(t);
 	tz_pool_evacuate_end(&s->pool);
 }
 

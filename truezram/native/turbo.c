@@ -1,16 +1,28 @@
 /* turbo.c - the codec `turbo`: block reference with 64-byte blocks (bref.h), the fastest one. */
 #define BREF_BLOCK 64
-#define CANDIDATES 3			/* distances tried per group, beside zero and the last ones used */
-#define FROM_FRONT 2			/* of them, those of the first samples; the rest are of the last */
+#define CANDIDATES 7			/* distances tried per group, beside zero and the last ones used */
+#define FROM_FRONT 4			/* of them, those of the first samples; the rest are of the last */
 #define SAMPLE_MASK 3			/* a position is sampled when these bits of its hash are 0 */
 
 #include "bref.h"
+#include "bref_scalar.h"
+#include "bref_tables.h"
 #include "variants.h"
 
 #if defined(TZ_X86)
 #define TZ_SUFFIX avx512
 #define TZ_TARGET TZ_TARGET_AVX512
 #include "bref_avx512.h"
+#include "bref_template.h"
+
+#define TZ_SUFFIX avx2
+#define TZ_TARGET TZ_TARGET_AVX2
+#include "bref_avx2.h"
+#include "bref_template.h"
+#elif defined(TZ_ARM64)
+#define TZ_SUFFIX neon
+#define TZ_TARGET TZ_TARGET_NEON
+#include "bref_neon.h"
 #include "bref_template.h"
 #endif
 
@@ -51,12 +63,18 @@ static int workspace_init(void *workspace, size_t size, int level, const char **
 
 #if defined(TZ_X86)
 FUNCTIONS(avx512)
+FUNCTIONS(avx2)
+#elif defined(TZ_ARM64)
+FUNCTIONS(neon)
 #endif
 FUNCTIONS(portable)
 
 const struct tz_codec tz_turbo_variants[] = {
 #if defined(TZ_X86)
 	VARIANT(TZ_ISA_AVX512, avx512),
+	VARIANT(TZ_ISA_AVX2, avx2),
+#elif defined(TZ_ARM64)
+	VARIANT(TZ_ISA_NEON, neon),
 #endif
 	VARIANT(TZ_ISA_PORTABLE, portable),
 	{ 0 },
