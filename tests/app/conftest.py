@@ -69,7 +69,7 @@ class Bench:
     def play(self, count: int = 1) -> None:
         """Lets the app take in the next snapshots."""
         for _ in range(count):
-            self.app.take(self.engine.snapshot())
+            self.app.take(self.app.engine.snapshot())
 
     def before(self, count: int, *keys: str) -> Callable[[Pilot[Any]], Any]:
         """For snap_compare's run_before: plays `count` snapshots, then presses keys."""
