@@ -16,6 +16,7 @@ import pytest
 from conftest import FakeServer, wait_until
 
 import truezram
+from truezram.codec import default_algorithm
 from truezram.engine import cli, errors, procfs, verbs
 from truezram.engine.client import Mounts, _unescape
 from truezram.engine.errors import TruezramError, UsageError
@@ -67,7 +68,7 @@ def test_a_life_in_json(fake: FakeServer, capsys: pytest.CaptureFixture[str]) ->
         "transport": "local",
         "id": 5,
         "disksize": 1 << 30,
-        "algorithm": "lz4",
+        "algorithm": default_algorithm(),
         "mem_limit": 0,
         "swap": False,
         "priority": None,
