@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-sys.path[:0] = [str(ROOT / "tests" / "app"), str(ROOT)]
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
 os.environ["TZ"] = "UTC"
 time.tzset()
 
-import simulate  # noqa: E402
-from fake_engine import FakeEngine  # noqa: E402
+from app import simulate  # noqa: E402
+from app.fake_engine import FakeEngine  # noqa: E402
 
 from truezram.app.app import TruezramApp  # noqa: E402
 from truezram.app.config import Config  # noqa: E402
@@ -49,7 +49,7 @@ async def shot(folder: Path, name: str, size: tuple[int, int], theme: str, real:
     """One picture."""
     recording = load(REAL)
     found = next(a.result for a in recording.answers if a.call == "capabilities")
-    capabilities = replace(decode(Capabilities, found), ublk=True, root=True)
+    capabilities = replace(decode(Capabilities, found), ublk=True, root=True, persist_why="")
     if not real:
         snapshots = tuple(simulate.snapshots(8, 120))
         recording = Recording(Header("simulated"), snapshots, recording.answers)

@@ -69,7 +69,7 @@ class Bench:
     def play(self, count: int = 1) -> None:
         """Lets the app take in the next snapshots."""
         for _ in range(count):
-            self.app.take(self.engine.snapshot())
+            self.app.take(self.app.engine.snapshot())
 
     def before(self, count: int, *keys: str) -> Callable[[Pilot[Any]], Any]:
         """For snap_compare's run_before: plays `count` snapshots, then presses keys."""
@@ -106,7 +106,7 @@ def real(tmp_path: Path) -> Callable[..., Bench]:
     def make(**options: Any) -> Bench:
         found = next(a.result for a in recorded().answers if a.call == "capabilities")
         # As if by root on a machine with ublk, so that everything is offered.
-        options.setdefault("capabilities", replace(decode(Capabilities, found), ublk=True, root=True))
+        options.setdefault("capabilities", replace(decode(Capabilities, found), ublk=True, root=True, persist_why=""))
         return Bench(tmp_path, recorded(), **options)
 
     return make

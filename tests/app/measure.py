@@ -23,13 +23,13 @@ from fcntl import ioctl
 from pathlib import Path
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))
+sys.path.insert(0, str(HERE.parent))
 SECONDS = 40
 
 
 def recording(folder: Path, hz: int = 4, seconds: int = SECONDS + 30) -> Path:
     """Eight simulated devices."""
-    import simulate
+    from app import simulate
 
     path = folder / "eight.jsonl"
     simulate.write(path, simulate.snapshots(8, seconds, hz=hz), "eight devices")
@@ -148,9 +148,8 @@ def keys(folder: Path) -> None:
 
 def soak(folder: Path) -> None:
     """An hour at accelerated clock."""
-    import simulate
-    from fake_engine import FakeEngine
-
+    from app import simulate
+    from app.fake_engine import FakeEngine
     from truezram.app.app import TruezramApp
     from truezram.app.config import Config
     from truezram.app.replay import shift

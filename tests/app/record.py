@@ -25,7 +25,7 @@ from truezram.engine.removal import remove_entry
 
 SECONDS = 100
 MIB = 1 << 20
-DEVICES = (("lz4", 192 * MIB, 0), ("zstd:1", 128 * MIB, 64 * MIB), ("dense", 96 * MIB, 0))
+DEVICES = (("fast", 192 * MIB, 0), ("zstd:1", 128 * MIB, 64 * MIB), ("dense", 96 * MIB, 0))
 
 
 def main(folder: Path) -> None:

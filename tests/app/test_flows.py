@@ -103,6 +103,23 @@ class TestCreate:
             await pilot.pause()
             assert "--algorithm zstd:-3 --swap --priority 100" in text_of(screen, "#command")
 
+    async def test_at_every_start_is_the_verb_persist_and_names_its_id(self, bench: Make) -> None:
+        b = bench(1)
+        async with b.app.run_test(size=SMALL) as pilot:
+            b.play(2)
+            await pilot.press("c")
+            await pilot.pause()
+            screen = b.app.screen
+            screen.query_one("#persist", Checkbox).value = True
+            await pilot.pause()
+            command = text_of(screen, "#command")
+            assert command.startswith("$ sudo truezram --no-tui persist add --size")
+            assert "--id 1" in command
+            assert command.endswith("--now")
+            screen.query_one("#transport", Select).value = "local"
+            await pilot.pause()
+            assert "persist" not in text_of(screen, "#command")
+
     async def test_without_ublk_or_root_only_local_is_offered(self, bench: Make) -> None:
         can = Capabilities(ublk=False, ublk_why="modprobe ublk_drv", root=False)
         b = bench(1, capabilities=can)
@@ -367,6 +384,26 @@ class TestFooterAndHelp:
             await pilot.press("n")
             await pilot.pause()
             assert isinstance(b.app.screen, CreateScreen)
+
+
+class TestColumns:
+    async def test_ticked_columns_are_shown_and_kept(self, bench: Make) -> None:
+        b = bench(2)
+        async with b.app.run_test(size=SMALL) as pilot:
+            b.play(2)
+            await pilot.pause()
+            await pilot.press("o", "j", "space", "j", "space", "enter")
+            await pilot.pause()
+            assert b.app.config.columns == ("disksize", "data")
+            b.play()
+            await pilot.pause()
+            table = b.app.screen.query_one(DeviceTable)
+            assert [column.key for column in table._columns] == ["name", "disksize", "data"]
+            await pilot.press("o", "r")
+            await pilot.pause()
+            b.play()
+            await pilot.pause()
+            assert len(table._columns) > 8
 
 
 class TestView:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import NOW, SMALL, WIDE, Bench, settle
 from textual.pilot import Pilot
 from textual.widgets import Input, Select, Static
 
@@ -32,6 +31,8 @@ from truezram.app.widgets.histogram import squeeze
 from truezram.app.widgets.page_map import PageMapView, region_kinds
 from truezram.app.widgets.still import StillChart
 from truezram.engine.errors import Failed, PermissionDenied
+
+from .conftest import NOW, SMALL, WIDE, Bench, settle
 
 Make = Callable[..., Bench]
 

@@ -63,6 +63,7 @@ class TruezramApp(App[int]):
 
     TITLE = "truezram"
     CSS_PATH = "app.tcss"
+    DEFAULT_MODE = "dashboard"
     MODES: ClassVar[dict[str, str | Callable[[], Screen[Any]]]] = {
         "dashboard": _page("dashboard", "DashboardPage"),
         "device": _page("device", "DevicePage"),
@@ -156,7 +157,6 @@ class TruezramApp(App[int]):
 
     def on_mount(self) -> None:
         """The first page, then the reader."""
-        self.switch_mode("dashboard")
         for problem in self._problems:
             self.report("warning", problem)
         if self._read:
@@ -607,7 +607,10 @@ class TruezramApp(App[int]):
             self.register_theme(found)
         if start:
             self._problems += self._themes.problems
-            self.theme = self.pick_theme()
+            # Set before the style sheet is parsed for the first time: a change afterwards would parse it all again.
+            self.set_reactive(App.theme, self.pick_theme())
+            self.stylesheet.set_variables(self.get_css_variables())
+            self._refresh_truecolor_filter(self.ansi_theme)
 
     def _reload_themes(self) -> None:
         """Live reload: takes in what changed in the theme folders."""

@@ -17,7 +17,13 @@ def _line(*words: str, root: bool = False) -> str:
 
 def create(spec: CreateSpec) -> str:
     """``sudo truezram --no-tui create --size 8G --algorithm zstd:3 --swap --priority 100``."""
-    words = ["create", "--size", format_exact(spec.size), "--algorithm", spec.algorithm]
+    words = [
+        *(("persist", "add") if spec.persist else ("create",)),
+        "--size",
+        format_exact(spec.size),
+        "--algorithm",
+        spec.algorithm,
+    ]
     if spec.mem_limit:
         words += ["--mem-limit", format_exact(spec.mem_limit)]
     for option, value in (("--id", spec.id), ("--queues", spec.queues), ("--queue-depth", spec.queue_depth)):
@@ -29,6 +35,8 @@ def create(spec: CreateSpec) -> str:
         words.append("--swap")
         if spec.priority is not None:
             words += ["--priority", str(spec.priority)]
+    if spec.persist:
+        words.append("--now")
     return _line(*words, root=spec.transport == "ublk")
 
 

@@ -7,6 +7,7 @@ reader keeps one. What is not needed for the first snapshot is imported when it 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ from truezram.app.source import (
     Algorithm,
     AlgorithmEstimate,
     BenchResult,
+    BenchRow,
     Capabilities,
     Change,
     Check,
@@ -26,7 +28,6 @@ from truezram.app.source import (
     Tunable,
 )
 from truezram.engine.client import Client
-from truezram.engine.errors import Unsupported
 from truezram.engine.model import Snapshot
 from truezram.engine.units import format_exact
 
@@ -66,6 +67,7 @@ class RealEngine:
         from truezram.engine.algorithms import algorithms, default_algorithm
         from truezram.engine.device import CONTROL, MAX_QUEUE_DEPTH
         from truezram.engine.doctor import examine
+        from truezram.engine.systemd import RUNNING
 
         root = os.geteuid() == 0
         bad = [check for check in examine().checks if check.state == "fail" and check.name != "root"]
@@ -77,6 +79,7 @@ class RealEngine:
         ]
         known.sort(key=lambda a: a.name != default_algorithm())
         return Capabilities(
+            persist_why="" if RUNNING.is_dir() else "this machine was not started by systemd",
             ublk=ublk,
             ublk_why=why,
             root=root,
@@ -90,7 +93,6 @@ class RealEngine:
         """The server says when it is ready; until then there is no measure of how far it is."""
         from truezram.engine.device import CreateOptions, create
 
-        progress(None, "starting its server")
         options = CreateOptions(
             spec.size,
             spec.algorithm,
@@ -102,6 +104,12 @@ class RealEngine:
             spec.swap,
             spec.priority,
         )
+        if spec.persist:
+            from truezram.engine import systemd
+
+            progress(None, "writing and starting its unit")
+            return f"ublkb{systemd.add(options, start=True).id}"
+        progress(None, "starting its server")
         return create(options).name
 
     def remove(self, name: str, force: bool, progress: Progress) -> None:
@@ -203,8 +211,40 @@ class RealEngine:
         return _estimate(scope, by, found)
 
     def benchmark(self, seconds: float, progress: Progress) -> BenchResult:
-        """Not in this build yet."""
-        raise Unsupported("cannot run the benchmark", "this build has no engine.benchmark")
+        """On a sample of the memory of running processes; rows as rounds are done."""
+        from truezram.engine import benchmark
+
+        began, last = time.time(), None
+
+        def report(step: Any) -> None:
+            nonlocal last
+            progress(step.fraction, step.text)
+            if step.report is not None and step.report is not last:
+                last = step.report
+                for row in _rows(last):
+                    progress(step.fraction, step.text, row)
+
+        found = benchmark.run(seconds=seconds, progress=report, cancelled=lambda: progress.cancelled)
+        host = found.host
+        machine = " ".join(str(host[key]) for key in ("cpu", "isa", "kernel") if host.get(key))
+        notes = (f"{found.disturbed * 100:.0f}% of the timings were disturbed",) if found.disturbed > 0.2 else ()
+        return BenchResult(began, machine, time.time() - began, tuple(_rows(found)), notes)
+
+
+def _rows(report: Any) -> list[BenchRow]:
+    several = len(report.inputs) > 1
+    return [
+        BenchRow(
+            r.algorithm if r.implementation == "truezram" else f"{r.implementation} {r.algorithm}".strip(),
+            r.input,
+            r.ratio,
+            r.compress.median * 1e6,
+            r.decompress.median * 1e6,
+            r.implementation == "truezram",
+        )
+        for r in report.results
+        if several or r.input != "total"
+    ]
 
 
 def _estimate(scope: Scope, by: str, found: Any) -> Estimate:

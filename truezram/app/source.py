@@ -68,6 +68,8 @@ class Capabilities:
     """Why not, and the remedy, in one line."""
     root: bool = True
     algorithms: tuple[Algorithm, ...] = (Algorithm("lz4"), Algorithm("zstd", -7, 19, 3))
+    persist_why: str = ""
+    """Why devices cannot be made at every start; empty when they can."""
     max_queues: int = 64
     max_queue_depth: int = 4096
     max_local_depth: int = 64
@@ -89,6 +91,8 @@ class CreateSpec:
     transport: str = "ublk"
     swap: bool = False
     priority: int | None = None
+    persist: bool = False
+    """Made by a systemd unit, now and at every start of the machine; needs an id."""
 
 
 @dataclass(frozen=True, slots=True)

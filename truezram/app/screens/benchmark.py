@@ -127,7 +127,8 @@ class BenchmarkPage(Page):
     def _show(self) -> None:
         run = self.shown
         rows = self.coming if self.running else list(run.rows) if run else []
-        fastest = max((row.compress_rate for row in rows), default=1.0)
+        # Copying, which compresses nothing, is no measure for the others.
+        fastest = max((row.compress_rate for row in rows if row.ratio > 1.0), default=1.0)
         self.query_one(Grid).glyph_set = self.tz.view.glyphs
         items = []
         for number, row in enumerate(rows):
@@ -189,11 +190,11 @@ class BenchmarkPage(Page):
 
     def _draw(self, chart: StillChart, rows: list[BenchRow]) -> None:
         corpus = rows[0].corpus if rows else ""
-        some = [row for row in rows if row.corpus == corpus]
+        some = [row for row in rows if row.corpus == corpus and row.ratio > 1.0]
         if some:
             mib = 1 << 20
             chart.groups(
-                [row.codec for row in some],
+                [row.codec if row.ours else f"={row.codec.split()[-1]}" for row in some],
                 [
                     ("compress MiB/s", [row.compress_rate / mib for row in some]),
                     ("decompress MiB/s", [row.decompress_rate / mib for row in some]),

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.screen import ModalScreen
-from textual.widgets import Label, SelectionList
-from textual.widgets.selection_list import Selection
+from textual.widgets import Label
 
 from truezram.app.columns import COLUMNS
 from truezram.app.widgets.chrome import Footer
+from truezram.app.widgets.grid import Grid, Head, Item
 
 
 class ColumnsScreen(ModalScreen[tuple[str, ...] | None]):
@@ -22,36 +23,44 @@ class ColumnsScreen(ModalScreen[tuple[str, ...] | None]):
         "Space ticks a column. With none ticked the table shows as many as fit, the most telling first."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "dismiss(None)", "Cancel", id="columns.cancel"),
-        Binding("enter", "done", "Use these", key_display="Enter", id="columns.done", priority=True),
+        Binding("space", "tick", "Tick", id="columns.tick"),
+        Binding("enter", "done", "Use these", key_display="Enter", id="columns.done"),
         Binding("r", "reset", "As many as fit", id="columns.reset"),
-        Binding("j", "move(1)", "Down", show=False),
-        Binding("k", "move(-1)", "Up", show=False),
+        Binding("escape", "dismiss(None)", "Cancel", id="columns.cancel"),
     ]
 
     def __init__(self, chosen: tuple[str, ...]) -> None:
         super().__init__()
-        self._chosen = chosen
+        self.chosen = set(chosen)
 
     def compose(self) -> ComposeResult:
         """A list to tick."""
         with Vertical(id="dialog"):
-            yield Label("Columns: Space ticks, Enter uses them, r: as many as fit", id="heading")
-            yield SelectionList(
-                *(Selection(f"{c.title:<11}{c.about}", c.key, c.key in self._chosen) for c in COLUMNS), compact=True
-            )
+            yield Label("Columns of the table", id="heading")
+            heads = [Head("", 3, left=True), Head("COLUMN", 10, left=True), Head("ABOUT", 20, left=True, grow=True)]
+            yield Grid(heads, id="columns")
         yield Footer()
+
+    def on_mount(self) -> None:
+        """Ready to tick."""
+        self._show()
+        self.query_one(Grid).focus()
+
+    def _show(self) -> None:
+        self.query_one(Grid).show(
+            [Item(c.key, ("[x]" if c.key in self.chosen else "[ ]", c.title, c.about)) for c in COLUMNS]
+        )
+
+    @on(Grid.Chosen)
+    def action_tick(self) -> None:
+        """Ticks the column under the cursor, or takes its tick away."""
+        self.chosen ^= {self.query_one(Grid).cursor}
+        self._show()
 
     def action_done(self) -> None:
         """Uses what is ticked."""
-        ticked = set(self.query_one(SelectionList).selected)
-        self.dismiss(tuple(c.key for c in COLUMNS if c.key in ticked))
+        self.dismiss(tuple(c.key for c in COLUMNS if c.key in self.chosen))
 
     def action_reset(self) -> None:
         """As many as fit."""
         self.dismiss(())
-
-    def action_move(self, step: int) -> None:
-        """Moves the cursor."""
-        selection = self.query_one(SelectionList)
-        selection.action_cursor_down() if step > 0 else selection.action_cursor_up()

@@ -14,6 +14,7 @@ from textual.widgets import Button, Checkbox, Input, Label, Static
 
 from truezram.app import commandline
 from truezram.app.widgets.chrome import Footer
+from truezram.app.widgets.tick import Tick
 from truezram.engine.model import DeviceSnapshot, MachineSnapshot
 from truezram.engine.units import format_size
 
@@ -71,7 +72,7 @@ class RemoveScreen(ModalScreen[bool | None]):
             yield Static(Text("\n".join(self.lines)), id="what")
             if self.refused:
                 yield Static(Text(f"It will be refused: {self.refused}."), id="refused")
-                yield Checkbox("force: do it; its users get I/O errors", id="force", compact=True)
+                yield Tick("force: do it; its users get I/O errors", id="force", compact=True)
             if in_use(self.device):
                 yield Label(f"Type {self.device.name} to remove it:")
                 yield Input(id="name", compact=True, placeholder=self.device.name)

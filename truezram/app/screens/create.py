@@ -16,6 +16,7 @@ from textual.widgets import Button, Checkbox, Input, Label, Select, Static
 from truezram.app import commandline, plan
 from truezram.app.source import Algorithm, CreateSpec
 from truezram.app.widgets.chrome import Footer
+from truezram.app.widgets.tick import Tick
 from truezram.engine.errors import TruezramError, UsageError
 from truezram.engine.units import format_exact, format_size, parse_size
 
@@ -73,8 +74,8 @@ class CreateScreen(ModalScreen[CreateSpec | None]):
         options = [(a.name, a.name) for a in usable]
         first = name if any(a.name == name for a in usable) else (usable[0].name if usable else "")
         size = size or plan.presets(self.tz.memory or 1 << 30)[1][1]
-        transports = [("ublk: a device in /dev", "ublk")] if can.ublk and can.root else []
-        transports.append(("local: in a process, to try it", "local"))
+        transports = [("ublk: in /dev", "ublk")] if can.ublk and can.root else []
+        transports.append(("local: in a process", "local"))
         with VerticalScroll(id="dialog"):
             yield Label("Create a device", id="heading")
             with Horizontal(classes="field"):
@@ -94,9 +95,10 @@ class CreateScreen(ModalScreen[CreateSpec | None]):
             with Horizontal(classes="field"):
                 yield Label("Transport")
                 yield Select(transports, value=transports[0][1], allow_blank=False, id="transport", compact=True)
+                yield Tick("at every start", False, id="persist", compact=True, disabled=bool(can.persist_why))
             with Horizontal(classes="field"):
                 yield Label("Swap")
-                yield Checkbox("use it as swap", False, id="swap", compact=True, disabled=transports[0][1] != "ublk")
+                yield Tick("use it as swap", False, id="swap", compact=True, disabled=transports[0][1] != "ublk")
                 yield Label("priority", classes="second")
                 yield Input("100", id="priority", compact=True, classes="short", disabled=True)
                 yield Static(id="priority-note", classes="note")
@@ -180,6 +182,9 @@ class CreateScreen(ModalScreen[CreateSpec | None]):
         swap_box.disabled = transport != "ublk"
         swap = swap_box.value and transport == "ublk"
         self.query_one("#priority").disabled = not swap
+        persist_box = self.query_one("#persist", Checkbox)
+        persist_box.disabled = transport != "ublk" or bool(can.persist_why)
+        persist = persist_box.value and not persist_box.disabled
         priority: int | None = None
         try:
             priority = whole(self._field("priority"), "the priority", 0, 32767) if swap else None
@@ -197,9 +202,18 @@ class CreateScreen(ModalScreen[CreateSpec | None]):
         except UsageError as error:
             self._checked("queues", UsageError(f"{error.what}: {error.remedy.lower()}"))
             good = False
+        if persist and number is None:
+            # A unit names its device; the preview must show which.
+            number = self._free_number()
         name = algorithm.name if level is None else f"{algorithm.name}:{level}"
-        self.spec = CreateSpec(size, name, limit, number, queues, depth, transport, swap, priority) if good else None
+        self.spec = (
+            CreateSpec(size, name, limit, number, queues, depth, transport, swap, priority, persist) if good else None
+        )
         self._preview()
+
+    def _free_number(self) -> int:
+        taken = set(self.tz.history.devices)
+        return next(number for number in range(len(taken) + 1) if f"ublkb{number}" not in taken)
 
     def _presets_hint(self) -> str:
         presets = plan.presets(self.tz.memory or 1 << 30)

@@ -296,8 +296,9 @@ class DeviceTable(LineWidget, can_focus=True):
             "write": self._sum([row.rates.write for row in self.shown]),
         }
         total = sum(row.device.mem_used_total for row in self.shown)
-        if total:
-            values["ratio"] = f"{sum(row.device.orig_data_size for row in self.shown) / total:.2f}"
+        data = sum(row.device.orig_data_size for row in self.shown)
+        if total and data:
+            values["ratio"] = f"{data / total:.2f}"
         if len(self.shown) > room:
             values["state"] = f"{self._top + 1}-{min(self._top + room, len(self.shown))}/{len(self.shown)}"
         elif self.filter:

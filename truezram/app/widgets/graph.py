@@ -223,7 +223,7 @@ class Graph(LineWidget):
         two_sided = any(trace.place == "down" for trace in self.traces)
         for trace in self.traces:
             values = self.data()[self.traces.index(trace)][0]
-            mark = {"up": "▲", "down": "▼"}.get(trace.place, "") if two_sided else ""
+            mark = {"up": "▲", "down": "▼"}.get(trace.place, "") if two_sided and self.view.glyphs != "ascii" else ""
             text = f"{trace.label}{mark} {self.write(values[-1] if values else NAN)}".strip()
             if used + 2 + len(text) > width:
                 break
