@@ -13,7 +13,10 @@ HOG = MEMORY * 3 // 2
 # the process some room.
 SWAP = 640
 # What is left of the process for swapoff to bring back.
-KEPT = MEMORY // 8
+KEPT = MEMORY // 12
+# The guest's root is a virtiofs, which allocates in the midst of reclaim (virtio_fs_send_forget), as 7.2's swap code does
+# (swap_cluster_alloc_table): with the 2 MiB that the kernel keeps by default both warn now and then, whatever the swap is.
+MIN_FREE = 12288
 
 # One shell holds the hog from start to end; the file `ask` carries a command, `told` its answer.
 START = f"""
@@ -38,6 +41,8 @@ def test_swap_under_pressure(guest: Guest, product: Product) -> None:
     swaps = product.strict("tail -n +2 /proc/swaps").out.split()
     assert swaps[0] == path
     assert swaps[4] == "100"
+    product.run("truezram tune apply")
+    product.strict(f"echo {MIN_FREE} >/proc/sys/vm/min_free_kbytes")
     product.strict(START)
     assert ask(product, "fill")["bad"] == "0"
     used = int(product.strict("tail -n +2 /proc/swaps").out.split()[3]) * 1024

@@ -27,6 +27,7 @@
 
 #include <errno.h>
 #include <limits.h>
+#include <sched.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -40,8 +41,8 @@
 #define MLOCK_ONFAULT 1
 #endif
 
-#define BATCH 16u		/* slabs populated by one system call */
-#define RETRY_MS 10		/* after the kernel refused memory */
+#define BATCH 4u		/* slabs populated by one system call: what it got is in reserve before it asks for more */
+#define RETRY_MS 2		/* after the kernel refused memory */
 #define IDLE_MS 250
 #define COMPACT_MS 1000
 #define STACK_SIZE (64u << 10)
@@ -488,12 +489,23 @@ static uint32_t target_now(const struct tz_pool *p)
 	return keep < EMPTIED_RESERVE ? EMPTIED_RESERVE : keep < full ? (uint32_t)keep : full;
 }
 
+/* Lowest real-time priority: the reserve is refilled before queue threads use up the rest, and the kernel lets a real-time
+ * thread go below the watermark at which others wait for memory. Nothing made by it inherits that. Without the right to
+ * (a local device) it is a thread like others. */
+static void be_first(int first)
+{
+	struct sched_param param = { .sched_priority = first };
+
+	sched_setscheduler(0, first ? SCHED_FIFO | SCHED_RESET_ON_FORK : SCHED_OTHER, &param);
+}
+
 static void *slab_thread(void *arg)
 {
 	struct tz_pool *p = arg;
 
 	prctl(PR_SET_NAME, "tz-slabs");
 	prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0);	/* its allocations must not wait for I/O that waits for it */
+	be_first(1);
 	while (!atomic_load(&p->stop)) {
 		atomic_store(&p->wake, 0);
 		pthread_mutex_lock(&p->grow_lock);
@@ -506,8 +518,11 @@ static void *slab_thread(void *arg)
 			punch_surplus(p, target);
 		else
 			rc = refill(p);
-		if (rc == 0)
+		if (rc == 0) {
+			be_first(0);	/* moving objects can wait for anybody */
 			compact_if_wasteful(p);
+			be_first(1);
+		}
 		pthread_mutex_unlock(&p->grow_lock);
 		sleep_until_woken(p, rc < 0 ? RETRY_MS : IDLE_MS);
 	}

@@ -30,11 +30,11 @@ uint64_t tz_now_ns(void)
 
 /* ---- serving ---- */
 
-static int serve_pages(struct tz_queue *q, const struct tz_io *io, uint8_t *data)
+static int serve_pages(struct tz_queue *q, struct tz_io *io, uint8_t *data)
 {
 	int write = io->op == UBLK_IO_OP_WRITE;
 
-	for (uint32_t i = 0; i < io->nr_pages; i++) {
+	for (uint32_t i = io->done; i < io->nr_pages; io->done = ++i) {
 		if (i + 1 < io->nr_pages) {
 			if (write)
 				tz_store_prefetch_entry(q->store, io->page + i + 1);
@@ -49,7 +49,7 @@ static int serve_pages(struct tz_queue *q, const struct tz_io *io, uint8_t *data
 	return 0;
 }
 
-int tz_queue_serve(struct tz_queue *q, const struct tz_io *io, uint8_t *data)
+int tz_queue_serve(struct tz_queue *q, struct tz_io *io, uint8_t *data)
 {
 	if (io->op != UBLK_IO_OP_FLUSH && (io->page > q->nr_pages || io->nr_pages > q->nr_pages - io->page))
 		return -EINVAL;

@@ -18,9 +18,10 @@ enum tz_queue_state { TZ_QUEUE_STARTING = 0, TZ_QUEUE_SERVING = 1, TZ_QUEUE_ENDE
 
 struct tz_io {			/* one request */
 	unsigned op;		/* UBLK_IO_OP_* */
-	int swap;		/* a swap write: fails at once where another would wait for memory */
+	int swap;		/* a swap write: waits for memory only as long as completed writes may bring some */
 	uint64_t page;
 	uint32_t nr_pages;
+	uint32_t done;		/* pages served: after -EAGAIN it goes on from there */
 };
 
 struct tz_queue {
@@ -54,7 +55,7 @@ uint64_t tz_now_ns(void);	/* CLOCK_MONOTONIC */
 
 /* Serves one request against the store; data holds or receives nr_pages pages. 0, -EAGAIN (a write waits for the slab thread: try again), or
  * negative errno. Counters and latency are the caller's to add with tz_queue_count once it is answered. */
-int tz_queue_serve(struct tz_queue *q, const struct tz_io *io, uint8_t *data);
+int tz_queue_serve(struct tz_queue *q, struct tz_io *io, uint8_t *data);
 void tz_queue_count(struct tz_queue *q, const struct tz_io *io, int result, uint64_t latency_ns);
 
 #endif

@@ -82,6 +82,7 @@ static int local_op(uint32_t op, unsigned *out)
 /* Serves one submitted slot; waits for the slab thread where a write must (there is no swap behind this transport). */
 static int serve_slot(struct tz_queue *q, const struct tz_ring_slot *slot, struct tz_io *io, uint8_t *shared)
 {
+	io->done = 0;
 	io->page = __atomic_load_n(&slot->page, __ATOMIC_RELAXED);
 	io->nr_pages = __atomic_load_n(&slot->nr_pages, __ATOMIC_RELAXED);
 	int rc = local_op(__atomic_load_n(&slot->op, __ATOMIC_RELAXED), &io->op);

@@ -8,8 +8,9 @@
  * every tag has a buffer of its own, whose address goes with the fetch.
  *
  * A write that finds the slab reserve empty while memory is still to be had is put aside and tried again after the other
- * requests, for RETRY_NS at most; a swap write is failed at once instead, because the memory that it waits for may be
- * what it is to free (the kernel keeps the page and tries another).
+ * requests, from the page it had come to, for RETRY_NS at most. A swap write waits no longer than SWAP_RETRY_NS: the pages
+ * that writes before it have freed reach the slab thread within that time, or it waits for what it is itself to free, and
+ * must fail (the kernel keeps the page and tries another).
  *
  * The end: STOP_DEV completes every outstanding command with -ENODEV; the thread leaves when none is outstanding.
  */
@@ -23,7 +24,8 @@
 #include <unistd.h>
 
 #define RETRY_NS 30000000000ull	/* well below the 120 s of a hung task */
-#define RETRY_WAIT_NS 2000000ull
+#define SWAP_RETRY_NS 200000000ull
+#define RETRY_WAIT_NS 1000000ull
 #define BATCH 64
 
 struct ublk_queue {
@@ -36,7 +38,7 @@ struct ublk_queue {
 	unsigned outstanding;
 	int stopping;
 	unsigned nr_waiting;
-	struct waiting { uint16_t tag; uint64_t since; } *waiting;
+	struct waiting { uint16_t tag; uint32_t done; uint64_t since; } *waiting;
 };
 
 static int queue_command(struct ublk_queue *u, uint32_t op, unsigned tag, int result)
@@ -81,7 +83,7 @@ static int copy_data(struct ublk_queue *u, unsigned tag, const struct tz_io *io,
 }
 
 /* Serves one request. The result for the kernel, or -EAGAIN. */
-static int serve(struct ublk_queue *u, unsigned tag, const struct tz_io *io)
+static int serve(struct ublk_queue *u, unsigned tag, struct tz_io *io)
 {
 	uint8_t *data = u->buffers ? u->buffers + (size_t)tag * TZ_UBLK_MAX_IO : u->q->data;
 	size_t len = (size_t)io->nr_pages * TZ_PAGE_SIZE;
@@ -95,8 +97,6 @@ static int serve(struct ublk_queue *u, unsigned tag, const struct tz_io *io)
 		rc = tz_queue_serve(u->q, io, data);
 	if (rc == 0 && io->op == UBLK_IO_OP_READ)
 		rc = copy_data(u, tag, io, data, 1);
-	if (rc == -EAGAIN && io->swap)
-		rc = -ENOSPC;
 	return rc < 0 ? rc : moves ? (int)len : 0;
 }
 
@@ -112,23 +112,28 @@ static void handle(struct ublk_queue *u, unsigned tag, uint64_t since)
 	int rc = serve(u, tag, &io);
 
 	if (rc == -EAGAIN) {
-		u->waiting[u->nr_waiting++] = (struct waiting){ (uint16_t)tag, since };
+		u->waiting[u->nr_waiting++] = (struct waiting){ (uint16_t)tag, io.done, since };
 		__atomic_store_n(&u->q->stats->deferred_writes, u->q->stats->deferred_writes + 1, __ATOMIC_RELAXED);
 		return;
 	}
 	answer(u, tag, &io, rc, since);
 }
 
-/* Tries again what waits for memory. */
+/* Tries again what waits for memory, in order: when one still finds none, those after it are not tried. */
 static void retry_waiting(struct ublk_queue *u)
 {
 	unsigned kept = 0, n = u->nr_waiting;
+	uint64_t now = tz_now_ns();
+	int starved = 0;
 
 	for (unsigned i = 0; i < n; i++) {
 		struct waiting w = u->waiting[i];
 		struct tz_io io = io_of(u, w.tag);
-		int rc = serve(u, w.tag, &io);
-		if (rc == -EAGAIN && (u->stopping || tz_now_ns() - w.since > RETRY_NS))
+		io.done = w.done;
+		int rc = starved ? -EAGAIN : serve(u, w.tag, &io);
+		starved |= rc == -EAGAIN;
+		w.done = io.done;
+		if (rc == -EAGAIN && (u->stopping || now - w.since > (io.swap ? SWAP_RETRY_NS : RETRY_NS)))
 			rc = -ENOSPC;
 		if (rc == -EAGAIN)
 			u->waiting[kept++] = w;
