@@ -52,9 +52,8 @@ programs only, which is what a dictionary that comes with a product could be.
 | sqlite | 0.968x | 0.966x |
 | total | 0.990x | 0.967x |
 
-At level 3 it is less still (0.980x and 0.960x). The reason: with a dictionary, libzstd prepares its search for the dictionary's
-content and takes shorter matches in the page for it, and a page of memory repeats itself more than it repeats others. A
-device with a dictionary would be slower, larger by the dictionary and its tables, and keep its pages no smaller.
+At level 3 it is less still (0.980x and 0.960x in total). A device with a dictionary would be larger by the dictionary and
+its tables, and keep its pages no smaller. `dense` is where static tables do pay.
 """
 
 
