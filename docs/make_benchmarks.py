@@ -52,8 +52,8 @@ programs only, which is what a dictionary that comes with a product could be.
 | sqlite | 0.968x | 0.966x |
 | total | 0.990x | 0.967x |
 
-At level 3 it is less still (0.980x and 0.960x in total). A device with a dictionary would be larger by the dictionary and
-its tables, and keep its pages no smaller. `dense` is where static tables do pay.
+At level 3 it is less still (0.980x and 0.960x in total). A device with a dictionary would be larger by the dictionary
+and its tables, and keep its pages no smaller. `dense` is where static tables do pay.
 """
 
 
