@@ -136,7 +136,7 @@ def test_nothing_is_faulted_in_or_written(child: Child, scan: bool) -> None:
     assert minor_faults(child.pid) == faults
 
 
-@pytest.mark.skipif(not procfs.swaps(), reason="needs swap: run it in a machine that has some")
+@pytest.mark.needs_swap
 @SCANS
 def test_swapped_pages_stay_swapped(scan: bool) -> None:
     process, pageout = start(2000, 0, 0)
