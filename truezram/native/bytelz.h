@@ -21,6 +21,16 @@
 #define LZ_TRAILER 4			/* 12 bits number of tokens, 12 bits number of distances, 8 bits mode */
 #define LZ_MAX_TOKENS 4095
 
+/* What the first looks at a page say: lz_strange_ISA() of every eighth 64 bytes, and whether the page is text, which
+ * means hardly a byte that text has not. */
+#define LZ_LOOKS 512
+#define LZ_TEXT 128
+
+struct lz_look {
+	uint32_t strange;	/* of 512 bytes: neither zeros nor what text has */
+	int is_text;
+};
+
 /* The object's last byte; what block reference has there is at most 2. */
 #define MODE_LZ 0x80			/* literals of 8 bits */
 #define MODE_LZ7 0x81			/* of 7 bits, 8 in 7 bytes */
@@ -118,6 +128,16 @@ TZ_INLINE uint32_t lz_equal_behind_plain(const uint8_t *a, const uint8_t *b)
 	return differ ? 8 + (uint32_t)__builtin_clzll(differ) / 8 : 16;
 }
 
+/* Of 64 bytes the number of zeros << 16 | the number of others that text hardly has: control characters, above 127. */
+TZ_INLINE uint32_t lz_strange_plain(const uint8_t *p)
+{
+	uint32_t n = 0;
+
+	for (uint32_t i = 0; i < 64; i++)
+		n += p[i] ? (int8_t)p[i] < '\t' : 1 << 16;
+	return n;
+}
+
 /* Whether any of n bytes is above 127. The next 63 are zeros. */
 TZ_INLINE int lz_any_high_plain(const uint8_t *p, uint32_t n)
 {
@@ -166,6 +186,7 @@ TZ_INLINE uint32_t lz_get12(const uint8_t *from, uint32_t i)
 TZ_INLINE int lz_expand_plain(const struct lz_sections *s, uint8_t *page)
 {
 	uint32_t at = 0, literals = 0, k = 0, wrong = 0;
+	uint8_t piece[LZ_COPY];
 
 	for (uint32_t i = 0; i < s->n_tokens; i++) {
 		uint32_t low = s->tokens[i] & 15, code = s->tokens[i] >> 4, named = code != 0, length = lz_length[code], d;
@@ -179,7 +200,9 @@ TZ_INLINE int lz_expand_plain(const struct lz_sections *s, uint8_t *page)
 		d = named ? lz_get12(s->distances, k) : 0;
 		k += named;
 		wrong |= (d > at) | (d - 1 < length - 1 && d);
-		memcpy(page + at, d && d <= at ? page + at - d : page - LZ_FRONT, LZ_COPY);
+		/* By way of a buffer: what is behind the piece may overlap with it. */
+		memcpy(piece, d && d <= at ? page + at - d : page - LZ_FRONT, LZ_COPY);
+		memcpy(page + at, piece, LZ_COPY);
 		at += length;
 	}
 	return wrong || at != TZ_PAGE_SIZE || k != s->n_distances ? -1 : (int)literals;
@@ -198,6 +221,10 @@ TZ_INLINE int lz_expand_plain(const struct lz_sections *s, uint8_t *page)
 	TZ_INLINE uint32_t lz_equal_behind_##isa(const uint8_t *a, const uint8_t *b) \
 	{ \
 		return lz_equal_behind_plain(a, b); \
+	} \
+	TZ_INLINE uint32_t lz_strange_##isa(const uint8_t *p) \
+	{ \
+		return lz_strange_plain(p); \
 	} \
 	TZ_INLINE int lz_any_high_##isa(const uint8_t *p, uint32_t n) \
 	{ \

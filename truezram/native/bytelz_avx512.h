@@ -28,12 +28,6 @@ FN uint32_t lz_zeros_avx512(const uint8_t *page, uint32_t at)
 	}
 }
 
-FN uint32_t lz_equal_behind_avx512(const uint8_t *a, const uint8_t *b)
-{
-	return _lzcnt_u32(_mm256_cmpneq_epi8_mask(_mm256_loadu_si256((const __m256i *)(a - 32)),
-		_mm256_loadu_si256((const __m256i *)(b - 32))));
-}
-
 FN int lz_any_high_avx512(const uint8_t *p, uint32_t n)
 {
 	__m512i any = _mm512_setzero_si512();
@@ -41,6 +35,15 @@ FN int lz_any_high_avx512(const uint8_t *p, uint32_t n)
 	for (uint32_t i = 0; i < n; i += 64)
 		any = _mm512_or_si512(any, _mm512_loadu_si512(p + i));
 	return _mm512_movepi8_mask(any) != 0;
+}
+
+/* Of 64 bytes the number of zeros << 16 | the number of others that text hardly has: control characters, above 127. */
+FN uint32_t lz_strange_avx512(const uint8_t *p)
+{
+	const __m512i v = _mm512_loadu_si512(p);
+	uint64_t strange = _mm512_cmplt_epi8_mask(v, _mm512_set1_epi8('\t')), zeros = _mm512_testn_epi8_mask(v, v);
+
+	return (uint32_t)(_mm_popcnt_u64(zeros) << 16 | _mm_popcnt_u64(strange ^ zeros));
 }
 
 /* 64 bytes to 56: two fields of 7 bits are brought together, then two of 14, two of 28, then 7 of 8 bytes. */
@@ -228,9 +231,11 @@ FN uint32_t lz_matches_avx512(struct lz_workspace *ws)
 		uint32_t end, start;
 
 		__asm__("test %1, %1\n\tcmovz %2, %0" : "+r"(from) : "r"(d), "r"(ws->page + 64) : "cc");
-		differ = _mm512_cmpneq_epi8_mask(_mm512_loadu_si512(q), _mm512_loadu_si512(from));
+		/* 16 bytes before and 48 from there on. */
+		differ = _mm512_cmpneq_epi8_mask(_mm512_loadu_si512(q - 16), _mm512_loadu_si512(from - 16));
+		start = at - (uint32_t)_lzcnt_u32((uint32_t)differ << 16 | 0x8000);
+		differ >>= 16;
 		end = at + (uint32_t)_tzcnt_u64(differ);
-		start = at - lz_equal_behind_avx512(q, from);
 		if (TZ_UNLIKELY(!differ))
 			end = at + (d ? lz_equal_avx512(page, at, at - d) : lz_zeros_avx512(page, at));
 		end = end < TZ_PAGE_SIZE ? end : TZ_PAGE_SIZE;

@@ -162,6 +162,31 @@ static TZ_TARGET TZ_NOINLINE size_t P(lz_compress)(struct lz_workspace *ws, cons
 	return (size_t)(op + LZ_TRAILER - dst);
 }
 
+/* Most of what is not text shows in the first few looks. */
+FN_INLINE struct lz_look P(lz_look)(const uint8_t *page)
+{
+	uint32_t n = 0, strange;
+
+	for (uint32_t i = 0; i < TZ_PAGE_SIZE; i += LZ_LOOKS)
+		n += P(lz_strange)(page + i);
+	strange = n & 0xffff;
+	if (TZ_LIKELY((n >> 16) + strange > LZ_TEXT / 4))
+		return (struct lz_look){ strange, 0 };
+	n = 0;
+	for (uint32_t i = 0; i < TZ_PAGE_SIZE; i += 64)
+		n += P(lz_strange)(page + i);
+	return (struct lz_look){ strange, (n >> 16) + (n & 0xffff) <= LZ_TEXT };
+}
+
+/* Whether byte-LZ may make an object smaller than the n bytes (0: none) that block reference did. */
+FN_INLINE int P(lz_may_win)(struct lz_look look, size_t n)
+{
+	n = n ? n : TZ_PAGE_SIZE;
+	if (look.strange < LZ_LOOKS / 6)
+		return n > 1500;
+	return n > 2700 && (n < 3950 || look.strange < LZ_LOOKS / 2);
+}
+
 /* An object whose last byte is MODE_LZ or MODE_LZ7. */
 static TZ_TARGET int P(lz_decompress)(const uint8_t *src, size_t n, uint8_t *out)
 {

@@ -63,15 +63,23 @@ static int workspace_init(void *workspace, size_t size, int level, const char **
 	return 0;
 }
 
-/* Pages that block reference leaves larger than this are given to the byte-LZ too, and the smaller object is taken. */
-#define TRY_LZ 2000
+/* Text goes to the byte-LZ at once. What becomes smaller than this repeats itself in a way that block reference may
+ * be good at. */
+#define PLAIN_TEXT 1400
 
-#define FUNCTIONS(isa) \
-	static size_t compress_##isa(void *workspace, const uint8_t *page, uint8_t *dst) \
+#define FUNCTIONS(isa, target) \
+	static target size_t compress_##isa(void *workspace, const uint8_t *page, uint8_t *dst) \
 	{ \
 		struct fast_workspace *ws = workspace; \
-		size_t n = bref_compress_##isa(&ws->bref, page, dst), lz; \
-		if (TZ_LIKELY(n && n <= TRY_LZ)) \
+		struct lz_look look = lz_look_##isa(page); \
+		size_t n, lz; \
+		if (look.is_text) { \
+			n = lz_compress_##isa(&ws->lz, page, dst, TZ_PAGE_SIZE); \
+			if (n >= PLAIN_TEXT) \
+				return n; \
+		} \
+		n = bref_compress_##isa(&ws->bref, page, dst); \
+		if (TZ_LIKELY(!lz_may_win_##isa(look, n))) \
 			return n; \
 		lz = lz_compress_##isa(&ws->lz, page, ws->object, n ? n : TZ_PAGE_SIZE); \
 		if (!lz) \
@@ -90,12 +98,12 @@ static int workspace_init(void *workspace, size_t size, int level, const char **
 	{ "fast", TZ_KIND_FAST, isa, 0, 0, 0, workspace_size, workspace_init, compress_##suffix, decompress_##suffix }
 
 #if defined(TZ_X86)
-FUNCTIONS(avx512)
-FUNCTIONS(avx2)
+FUNCTIONS(avx512, TZ_TARGET_AVX512)
+FUNCTIONS(avx2, TZ_TARGET_AVX2)
 #elif defined(TZ_ARM64)
-FUNCTIONS(neon)
+FUNCTIONS(neon, TZ_TARGET_NEON)
 #endif
-FUNCTIONS(portable)
+FUNCTIONS(portable, TZ_TARGET_PORTABLE)
 
 const struct tz_codec tz_fast_variants[] = {
 #if defined(TZ_X86)
