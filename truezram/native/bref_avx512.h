@@ -87,7 +87,7 @@ FN uint32_t sample_group_avx512(struct bref_workspace *ws, const uint8_t *q, uin
 		15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
 	const __m512i dwords = _mm512_set4_epi32(0x0c0c0c0c, 0x08080808, 0x04040404, 0);
 	uint64_t rest = last ? ~0ull >> 3 : ~0ull;
-	__m512i x0 = _mm512_loadu_si512(q), x1, x2, x3, next, s, index, words, product, tag;
+	__m512i x0 = _mm512_loadu_si512(q), x1, x2, x3, next, s, index, words, product;
 	uint32_t count;
 
 	if (last) {
@@ -101,21 +101,19 @@ FN uint32_t sample_group_avx512(struct bref_workspace *ws, const uint8_t *q, uin
 		x3 = _mm512_loadu_si512(q + 3);
 		next = _mm512_zextsi128_si512(_mm_loadu_si128((const __m128i *)(q + 64)));
 	}
-	s = _mm512_ternarylogic_epi64(_mm512_gf2p8affine_epi64_epi8(x0, m0, 1), _mm512_gf2p8affine_epi64_epi8(x1, m1, 0),
+	s = _mm512_ternarylogic_epi64(_mm512_gf2p8affine_epi64_epi8(x0, m0, 255), _mm512_gf2p8affine_epi64_epi8(x1, m1, 0),
 		_mm512_gf2p8affine_epi64_epi8(x2, m2, 0), 0x96);
 	s = _mm512_xor_si512(s, _mm512_gf2p8affine_epi64_epi8(x3, m3, 0));
-	rest &= _mm512_testn_epi8_mask(s, _mm512_set1_epi8(SAMPLE_MASK));
+	rest &= _mm512_cmplt_epu8_mask(s, _mm512_set1_epi8(SAMPLE_RATE));
 	count = (uint32_t)_mm_popcnt_u64(rest);
 	count = count < 16 ? count : 16;
 	index = _mm512_cvtepu8_epi32(_mm512_castsi512_si128(_mm512_maskz_compress_epi8(rest, iota)));
 	words = _mm512_permutex2var_epi8(x0, _mm512_add_epi8(_mm512_shuffle_epi8(index, dwords),
 		_mm512_set1_epi32(0x03020100)), next);
 	product = _mm512_mullo_epi32(words, _mm512_set1_epi32((int)2654435761u));
-	_mm256_storeu_si256((__m256i *)(ws->slot + n),
-		_mm512_cvtepi32_epi16(_mm512_srli_epi32(product, 32 - TABLE_BITS)));
-	tag = _mm512_and_si512(_mm512_slli_epi32(product, 12), _mm512_set1_epi32((int)0xffff0000));
-	_mm512_storeu_si512(ws->entry + n, _mm512_ternarylogic_epi32(tag, index,
-		_mm512_set1_epi32((int)(ws->generation << 12 | at)), 0xfe));
+	/* Tag: the product's upper 16 bits, of which the upper ones are the slot as well. */
+	index = _mm512_or_si512(index, _mm512_set1_epi32((int)(ws->generation << 12 | at)));
+	_mm512_storeu_si512(ws->entry + n, _mm512_ternarylogic_epi32(product, index, _mm512_set1_epi32(0xffff), 0xd8));
 	return n + count;
 }
 
@@ -126,7 +124,7 @@ FN void group_candidates_avx512(struct bref_workspace *ws, const uint8_t *page, 
 	const __m512i front = _mm512_setr_epi32(0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14);
 	const __m512i back = _mm512_sub_epi32(front, _mm512_set1_epi32(CANDIDATES));
 	__m512i entry = _mm512_loadu_si512(ws->entry + n), found = _mm512_loadu_si512(ws->found + n);
-	__m512i differ = _mm512_xor_si512(entry, found), d = _mm512_sub_epi32(entry, found), shifted, packed, order;
+	__m512i differ = _mm512_xor_si512(entry, found), d = _mm512_sub_epi32(entry, found), packed, order;
 	__mmask16 valid = (__mmask16)_bzhi_u32(0xffff, count), small = _mm512_cmplt_epu32_mask(d,
 		_mm512_set1_epi32(BREF_BLOCK));
 
@@ -135,10 +133,9 @@ FN void group_candidates_avx512(struct bref_workspace *ws, const uint8_t *page, 
 	d = _mm512_mask_mov_epi32(d, small, _mm512_maskz_permutexvar_epi8(0x1111111111111111ull, d,
 		_mm512_load_si512(multiples)));
 	valid = _mm512_mask_cmple_epu32_mask(valid, d, _mm512_set1_epi32((int)(group * 64)));
+	d = _mm512_maskz_mov_epi32(valid, d);
+	valid = _mm512_mask_cmpneq_epi32_mask(valid, d, _mm512_alignr_epi32(d, _mm512_setzero_si512(), 15));
 	packed = _mm512_maskz_compress_epi32(valid, d);
-	shifted = _mm512_alignr_epi32(packed, _mm512_setzero_si512(), 15);
-	valid = _mm512_cmpneq_epi32_mask(packed, shifted);
-	packed = _mm512_maskz_compress_epi32(valid, packed);
 	/* Of a long list the first FROM_FRONT and the last ones. */
 	count = (uint32_t)_mm_popcnt_u32(valid);
 	count = count < CANDIDATES ? CANDIDATES : count;
@@ -155,6 +152,22 @@ FN void group_candidates_avx512(struct bref_workspace *ws, const uint8_t *page, 
 	}
 }
 
+/* What the table held for each of n samples, which take its place. Two at a time, for the stores are what it waits for. */
+FN void look_up_avx512(struct bref_workspace *ws, uint32_t n)
+{
+	for (uint32_t i = 0; i < n; i += 2) {
+		uint64_t two = tz_load64(ws->entry + i), found;
+		uint32_t *entry = &ws->table[(uint32_t)two >> (32 - TABLE_BITS)];
+
+		found = *entry;
+		*entry = (uint32_t)two;
+		entry = &ws->table[two >> (64 - TABLE_BITS)];
+		found |= (uint64_t)*entry << 32;
+		*entry = (uint32_t)(two >> 32);
+		tz_store64(ws->found + i, found);
+	}
+}
+
 FN void find_candidates_avx512(struct bref_workspace *ws, const uint8_t *page)
 {
 	uint32_t first[GROUPS + 1], n = 0;
@@ -164,14 +177,13 @@ FN void find_candidates_avx512(struct bref_workspace *ws, const uint8_t *page)
 		n = sample_group_avx512(ws, page + g * 64, g * 64, n, g == GROUPS - 1);
 	}
 	first[GROUPS] = n;
-	memset(ws->slot + n, 0, 4 * sizeof(*ws->slot));
-	memset(ws->entry + n, 0, 4 * sizeof(*ws->entry));
-	look_up_all(ws, n);
+	ws->entry[n] = 0;
+	look_up_avx512(ws, n);
 	for (uint32_t g = 0; g < GROUPS; g++)
 		group_candidates_avx512(ws, page, g, first[g], first[g + 1] - first[g]);
 }
 
-/* The cheapest candidate of every block: cost * 16 + index, and its mask. Masks first, then 64 bytes of them at once. */
+/* The cheapest candidate of every block: cost * 16 + index. Masks first, then 64 bytes of them at once. */
 FN void choose_candidates_avx512(struct bref_workspace *ws, const uint8_t *page)
 {
 	const __m512i one = _mm512_set1_epi8(1);
@@ -184,25 +196,19 @@ FN void choose_candidates_avx512(struct bref_workspace *ws, const uint8_t *page)
 			ws->mask[k][g] = _mm512_cmpneq_epi8_mask(v, _mm512_loadu_si512((const void *)(uintptr_t)ws->from[g][k]));
 	}
 	for (uint32_t g = 0; g < GROUPS; g += 8) {
-		__m512i best = _mm512_setzero_si512(), cost = _mm512_set1_epi32(0x7fffffff);
+		__m512i best = _mm512_set1_epi32(0x7fffffff);
 #pragma GCC unroll 16
 		for (uint32_t k = 0; k <= CANDIDATES; k++) {
-			__m512i m = _mm512_load_si512(ws->mask[k] + g), c;
-			__m512i words = _mm512_maskz_mov_epi8(_mm512_test_epi8_mask(m, m), one);
+			__m512i m = _mm512_load_si512(ws->mask[k] + g), words = _mm512_min_epu8(m, one), c;
 #if BREF_BLOCK == 64
 			c = _mm512_add_epi64(_mm512_popcnt_epi64(m), _mm512_popcnt_epi64(words));
-			c = _mm512_add_epi64(_mm512_slli_epi64(c, 4), _mm512_set1_epi64(k));
-			best = _mm512_mask_mov_epi64(best, _mm512_cmplt_epu64_mask(c, cost), m);
-			cost = _mm512_min_epu64(cost, c);
+			best = _mm512_min_epu64(best, _mm512_add_epi64(_mm512_slli_epi64(c, 4), _mm512_set1_epi64(k)));
 #else
 			c = _mm512_add_epi32(_mm512_popcnt_epi32(m), _mm512_popcnt_epi32(words));
-			c = _mm512_add_epi32(_mm512_slli_epi32(c, 4), _mm512_set1_epi32((int)k));
-			best = _mm512_mask_mov_epi32(best, _mm512_cmplt_epu32_mask(c, cost), m);
-			cost = _mm512_min_epu32(cost, c);
+			best = _mm512_min_epu32(best, _mm512_add_epi32(_mm512_slli_epi32(c, 4), _mm512_set1_epi32((int)k)));
 #endif
 		}
-		_mm512_store_si512(ws->best + g, cost);
-		_mm512_store_si512(ws->best_mask + g, best);
+		_mm512_store_si512(ws->best + g, best);
 	}
 }
 
@@ -235,13 +241,13 @@ FN void settle_avx512(struct bref_workspace *ws, const uint8_t *page)
 			const uint8_t *q = page + g * 64;
 			const uint64_t best = ws->best[g], low = PER_GROUP == 1 ? ~0ull : 0xffffffff;
 			uint64_t same = differ_avx512(q, referred(q, last[c])), words = nonzero_bytes(same);
-			uint64_t mask = ws->best_mask[g] & low, ref;
+			uint64_t mask = ws->mask[best & 15][g] & low, ref;
 
 			ref = keep_or_name_avx512(&mask, same & low, count_avx512(same & low) + count_avx512(words & low),
 				(uint32_t)best, last[c], candidates);
 			ws->block_refs[g * PER_GROUP] = (uint16_t)ref;
 #if BREF_BLOCK == 32
-			uint64_t high = ws->best_mask[g] >> 32;
+			uint64_t high = ws->mask[best >> 32 & 15][g] >> 32;
 
 			ref = keep_or_name_avx512(&high, same >> 32, count_avx512(same >> 32) + count_avx512(words >> 32),
 				(uint32_t)(best >> 32), last[c], candidates);

@@ -2,7 +2,7 @@
 #define BREF_BLOCK 32
 #define CANDIDATES 12			/* distances tried per group, beside zero and the last ones used */
 #define FROM_FRONT 7			/* of them, those of the first samples; the rest are of the last */
-#define SAMPLE_MASK 3			/* a position is sampled when these bits of its hash are 0 */
+#define SAMPLE_RATE 64			/* of 256 positions with any content, so many are sampled */
 
 #include "bref.h"
 #include "bref_scalar.h"
