@@ -40,6 +40,9 @@ struct bref_workspace {
 	_Alignas(64) uint32_t candidate[GROUPS][16];	/* [0] = 0, then distances; the unused are 0 */
 	_Alignas(64) uint64_t mask[CANDIDATES + 1][GROUPS];	/* bytes that differ, by candidate */
 	_Alignas(64) uint64_t best_mask[GROUPS];
+	/* AVX-512 only: addresses of the candidates, cost and index of the best per block, what all blocks refer to. */
+	_Alignas(64) uint64_t from[GROUPS][16], best[GROUPS];
+	uint16_t before_first[32], block_refs[BLOCKS];
 	_Alignas(64) uint32_t best_cost[BLOCKS], best_index[BLOCKS];
 	_Alignas(64) uint8_t literals[CHAINS][GROUPS / CHAINS * 64 + 64], masks[CHAINS][CHAIN_GROUPS * 8 + 64];
 	uint16_t refs[CHAINS][CHAIN_GROUPS * PER_GROUP + 8];

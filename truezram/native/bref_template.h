@@ -3,6 +3,7 @@
 #define P(name) TZ_CONCAT(name, TZ_SUFFIX)
 #define FN_INLINE static inline __attribute__((always_inline)) TZ_TARGET
 
+#if !defined(BREF_ENCODE_PAGE)
 /* What one chain carries from block to block. */
 struct P(chain) {
 	uint32_t last, before;		/* the last reference, and the last that was another one */
@@ -108,11 +109,10 @@ FN_INLINE size_t P(put_object)(struct bref_workspace *ws, const struct P(chain) 
 	return (size_t)(op + 2 - dst);
 }
 
-static TZ_TARGET size_t P(bref_compress)(struct bref_workspace *ws, const uint8_t *page, uint8_t *dst)
+FN_INLINE size_t P(encode_page)(struct bref_workspace *ws, const uint8_t *page, uint8_t *dst)
 {
 	struct P(chain) chain[CHAINS];
 
-	next_generation(ws);
 	P(find_candidates)(ws, page);
 	P(choose_candidates)(ws, page);
 	for (unsigned k = 0; k < CHAINS; k++)
@@ -123,6 +123,13 @@ static TZ_TARGET size_t P(bref_compress)(struct bref_workspace *ws, const uint8_
 			P(encode_group)(ws, page, k, i, &chain[k]);
 	}
 	return P(put_object)(ws, chain, dst);
+}
+#endif
+
+static TZ_TARGET size_t P(bref_compress)(struct bref_workspace *ws, const uint8_t *page, uint8_t *dst)
+{
+	next_generation(ws);
+	return P(encode_page)(ws, page, dst);
 }
 
 /* All reads of more than a section's bytes end within the trailer, so within the object; that is why it stands last. */
@@ -175,5 +182,6 @@ static TZ_TARGET int P(bref_decompress)(const uint8_t *src, size_t n, uint8_t *o
 
 #undef P
 #undef FN_INLINE
+#undef BREF_ENCODE_PAGE
 #undef TZ_SUFFIX
 #undef TZ_TARGET
