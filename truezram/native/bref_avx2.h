@@ -31,12 +31,23 @@ FN uint64_t differ_avx2(const uint8_t *a, const uint8_t *b)
 	return ~((uint64_t)(uint32_t)_mm256_movemask_epi8(high) << 32 | (uint32_t)_mm256_movemask_epi8(low));
 }
 
+/* For 8 mask bits the numbers of those that are set, one a byte. */
+static const uint64_t set_bits_avx2[256] __attribute__((aligned(64))) = ALL(PACK);
+
+/* 16 bytes at a time: the shuffles of two words side by side, each word then stored where it belongs. */
 FN void pack_literals_avx2(uint8_t *to, const uint8_t *q, uint64_t mask)
 {
-#pragma GCC unroll 8
-	for (unsigned i = 0; i < 64; i += 8, mask >>= 8) {
-		tz_store64(to, _pext_u64(tz_load64(q + i), _pdep_u64(mask, ONES) * 255));
-		to += _mm_popcnt_u32((uint8_t)mask);
+	const __m128i second = _mm_set_epi64x(8 * ONES, 0);
+
+#pragma GCC unroll 4
+	for (unsigned i = 0; i < 64; i += 16, mask >>= 16) {
+		__m128i how = _mm_set_epi64x((long long)set_bits_avx2[(mask >> 8) & 0xff],
+			(long long)set_bits_avx2[mask & 0xff]);
+		__m128i v = _mm_shuffle_epi8(_mm_loadu_si128((const __m128i *)(q + i)), _mm_add_epi8(how, second));
+
+		_mm_storel_epi64((__m128i *)to, v);
+		_mm_storeh_pd((double *)(to + _mm_popcnt_u32((uint8_t)mask)), _mm_castsi128_pd(v));
+		to += _mm_popcnt_u32((uint16_t)mask);
 	}
 }
 
@@ -81,9 +92,6 @@ FN void unpack_refs_avx2(uint16_t *to, const uint8_t *from, uint32_t n)
 /* The search, in phases that each do one thing for the whole page, so that nothing waits for a result just made. */
 
 #define TRIED_AVX2 (CANDIDATES < 6 ? CANDIDATES : 6)	/* more cost time and find little among samples so coarse */
-
-/* For 8 mask bits the numbers of those that are set, one a byte. */
-static const uint64_t set_bits_avx2[256] __attribute__((aligned(64))) = ALL(PACK);
 
 /* Every fourth position is a sample: what it looks up and notes (look_up_all). */
 FN void take_samples_avx2(struct bref_workspace *ws, const uint8_t *page)
@@ -172,7 +180,7 @@ FN __m256i costs_avx2(__m256i mask)
 #endif
 }
 
-/* The cheapest candidate of every block: its index, its cost, its mask. Masks first, then those of four groups at once. */
+/* The cheapest candidate of every block: its index, cost and mask. All the masks first, then four groups at once. */
 FN void choose_candidates_avx2(struct bref_workspace *ws, const uint8_t *page)
 {
 	for (uint32_t g = 0; g < GROUPS; g++) {
