@@ -14,8 +14,9 @@ HOG = MEMORY * 3 // 2
 SWAP = 640
 # What is left of the process for swapoff to bring back.
 KEPT = MEMORY // 12
-# The guest's root is a virtiofs, which allocates in the midst of reclaim (virtio_fs_send_forget), as 7.2's swap code does
-# (swap_cluster_alloc_table): with the 2 MiB that the kernel keeps by default both warn now and then, whatever the swap is.
+# KiB. The guest's root is a virtiofs, which allocates in the midst of reclaim (virtio_fs_send_forget), as 7.2's swap
+# code does (swap_cluster_alloc_table): with the 2 MiB that the kernel keeps here by default both warn now and then,
+# whatever the swap is.
 MIN_FREE = 12288
 
 # One shell holds the hog from start to end; the file `ask` carries a command, `told` its answer.

@@ -27,6 +27,9 @@ compressors = {(name, isa): truezram.Compressor(name, isa=isa) for name, isa in 
 
 each_variant = pytest.mark.parametrize(("name", "isa"), VARIANTS)
 each_name = pytest.mark.parametrize("name", NAMES)
+# `auto` decides by the clock.
+each_steady_variant = pytest.mark.parametrize(("name", "isa"), [pair for pair in VARIANTS if pair[0] != "auto"])
+each_steady_name = pytest.mark.parametrize("name", [name for name in NAMES if name != "auto"])
 
 
 def test_every_codec_has_a_variant_and_the_best_is_chosen() -> None:
@@ -58,7 +61,7 @@ def test_round_trip_by_all_variants(name: str, isa: str, page: bytes) -> None:
         assert compressors[name, other].decompress(blob) == page
 
 
-@each_variant
+@each_steady_variant
 def test_same_page_same_object(name: str, isa: str) -> None:
     """What a page becomes does not depend on the pages before it."""
     samples = sample(60, seed=7)
@@ -66,6 +69,24 @@ def test_same_page_same_object(name: str, isa: str) -> None:
     used = truezram.Compressor(name, isa=isa)
     for _ in range(3):
         assert [used.compress(page) for page in samples] == fresh
+
+
+@pytest.mark.parametrize("isa", [isa for name, isa in VARIANTS if name == "auto"])
+def test_auto_is_fast_or_dense(isa: str) -> None:
+    """An object is one of the two and its kind; with all the time there is it is never longer than fast's."""
+    fast, dense = truezram.Compressor("fast", isa=isa), truezram.Compressor("dense", isa=isa)
+    auto, kinds = truezram.Compressor("auto:100", isa=isa), set()
+    for page in sample(300, seed=8):
+        blob = auto.compress(page)
+        if len(blob) == PAGE:
+            continue
+        kinds.add(blob[-1])
+        made = {8: fast, 9: dense}[blob[-1]].compress(page)
+        assert blob[:-1] == made
+        assert len(made) <= len(fast.compress(page))
+    assert kinds == {8, 9}
+    with pytest.raises(truezram.CorruptError):
+        auto.decompress(fast.compress(bytes(PAGE)) + b"\x05")
 
 
 @each_variant
@@ -128,7 +149,7 @@ def test_cut_objects_are_errors(name: str) -> None:
                 compressor.decompress(blob[:cut])
 
 
-@each_name
+@each_steady_name
 def test_batches_equal_single_calls(name: str) -> None:
     samples = sample(200, seed=11)
     compressor = truezram.Compressor(name)
@@ -147,7 +168,7 @@ def test_batch_of_none(name: str) -> None:
     assert bytes(compressor.decompress_pages(batch.data, batch.offsets)) == b""
 
 
-@each_name
+@each_steady_name
 def test_batch_into_a_given_buffer(name: str) -> None:
     samples = b"".join(sample(50, seed=12))
     compressor = truezram.Compressor(name)

@@ -38,6 +38,7 @@ enum tz_kind {
 	TZ_KIND_FAST = 8,	/* block reference, 32-byte blocks, or byte-LZ, format 1 */
 	TZ_KIND_DENSE = 9,	/* fine blocks and static entropy tables, format 1 */
 	TZ_KIND_ZSTD_DICT = 10,	/* as ZSTD, with the device's dictionary */
+	TZ_KIND_AUTO = 11,	/* never stored: an object of FAST or DENSE, then a byte with that number (auto.c) */
 	TZ_KINDS = 32
 };
 

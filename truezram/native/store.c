@@ -27,6 +27,7 @@
 #include "store.h"
 #include "arena.h"
 #include "pool.h"
+#include "variants.h"
 
 #include <errno.h>
 #include <stdatomic.h>
@@ -263,14 +264,18 @@ static unsigned encode(struct tz_store_thread *t, const uint8_t *data, unsigned 
 	uint64_t start = timed ? now_ns() : 0;
 	size_t n = set->encoder->compress(set->encoder_workspace, data, t->object);
 
+	*kind = set->encoder->kind;
+	if (n && *kind == TZ_KIND_AUTO)
+		*kind = t->object[--n];
 	if (n + CRC_SIZE > TZ_POOL_HUGE)
 		n = 0;
+	if (!n)
+		*kind = TZ_KIND_RAW;
 	if (timed) {
 		bump(&t->stats->compress_ns, (int64_t)(now_ns() - start));
 		bump(&t->stats->compress_bytes_in, TZ_PAGE_SIZE);
 		bump(&t->stats->compress_bytes_out, (int64_t)(n ? n : TZ_PAGE_SIZE));
 	}
-	*kind = n ? set->encoder->kind : TZ_KIND_RAW;
 	return (unsigned)n;
 }
 
@@ -304,6 +309,14 @@ void tz_store_discard(struct tz_store_thread *t, uint64_t page)
 	publish(t, page, 0, &t->stats->pages_discarded);
 }
 
+/* What the codec of this kind works in; objects of FAST and DENSE may have been made by `auto`. */
+static void *workspace_for(const struct codec_set *set, unsigned kind)
+{
+	void *own = set->by_kind[kind].memory, *of_auto = set->by_kind[TZ_KIND_AUTO].memory;
+
+	return own || !of_auto ? own : tz_auto_part(of_auto, kind);
+}
+
 static int decode(struct tz_store_thread *t, uint64_t page, uint64_t entry, uint8_t *out)
 {
 	const uint8_t *object = t->store->arena.base + entry_offset(entry);
@@ -331,7 +344,7 @@ static int decode(struct tz_store_thread *t, uint64_t page, uint64_t entry, uint
 		return -EIO;
 	int timed = ++t->ticks % CLOCK_EVERY == 0;
 	uint64_t start = timed ? now_ns() : 0;
-	int rc = codec->decompress(t->inside_set->by_kind[kind].memory, object, n, out);
+	int rc = codec->decompress(workspace_for(t->inside_set, kind), object, n, out);
 	if (timed) {
 		bump(&t->stats->decompress_ns, (int64_t)(now_ns() - start));
 		bump(&t->stats->decompress_bytes_out, TZ_PAGE_SIZE);

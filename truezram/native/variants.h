@@ -13,7 +13,11 @@
 	CODEC(turbo) \
 	CODEC(dense) \
 	CODEC(lz4) \
-	CODEC(zstd)
+	CODEC(zstd) \
+	CODEC(auto)
+
+/* The part of a workspace of `auto` that decodes objects of this kind; NULL: none does. */
+void *tz_auto_part(void *workspace, unsigned kind);
 
 #define TZ_DECLARE_VARIANTS(name) extern const struct tz_codec tz_##name##_variants[];
 TZ_CODEC_LIST(TZ_DECLARE_VARIANTS)

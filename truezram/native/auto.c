@@ -1,0 +1,194 @@
+/* auto.c - the algorithm `auto`: `fast` at once; `dense` instead where `fast` does poorly and there is time for it.
+ *
+ * An object of `auto` is the object of one of the two, then a byte that says which (enum tz_kind). The store takes the byte
+ * off and keeps the object under its own kind, so that a device's pages can be told apart and are decoded directly; a
+ * library's user keeps it, so that a blob says what it is.
+ *
+ * The level is the budget: the time that dense may take, in per cent of the time that passes beside it on the thread that
+ * calls. It accrues as time goes by, at most BURST_NS ahead, so that a page in a burst is held up little, while a device
+ * that is written now and then packs nearly as tightly as dense does. A busy one goes, at 25, at 0.8 of fast's speed.
+ *
+ * What "poorly" means follows from the budget: the size from which pages are worth dense's time rises whenever one
+ * finds nothing left to spend and falls while there is plenty, so that time goes where most is to be saved. Pages that fast cannot shrink
+ * at all are tried more and more rarely as long as dense fails on them too.
+ */
+#include "cpu.h"
+#include "variants.h"
+
+#include <time.h>
+
+#define PERCENT_DEFAULT 25
+#define BURST_NS 50000
+#define POOR_LEAST 512u
+#define POOR_MOST 2560u
+#define POOR_STEP 32u
+#define RARELY 64u	/* of pages that do not shrink, every so many-th is tried at least */
+
+struct auto_workspace {
+	const struct tz_codec *fast, *dense;
+	void *fast_workspace, *dense_workspace;
+	int64_t credit_ns;		/* what dense may take now */
+	uint64_t seen_ns;		/* up to when it has been earned */
+	unsigned percent;
+	uint32_t poor;			/* objects of fast longer than this are worth a try */
+	uint32_t hopeless, skipped;	/* pages to skip after one that dense could not shrink either; skipped so far */
+	uint8_t other[TZ_DST_SIZE];
+};
+
+static size_t round64(size_t n)
+{
+	return (n + 63) & ~(size_t)63;
+}
+
+static uint64_t now_ns(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+static size_t workspace_size(int level, const char **why)
+{
+	size_t fast = tz_codec_by_name("fast")->workspace_size(0, why);
+	size_t dense = tz_codec_by_name("dense")->workspace_size(0, why);
+
+	(void)level;
+	return round64(sizeof(struct auto_workspace)) + round64(fast) + round64(dense);
+}
+
+static int init(void *workspace, size_t size, int level, const char **why, enum tz_isa isa)
+{
+	struct auto_workspace *w = workspace;
+
+	if (level < 1 || level > 100 || size < workspace_size(level, why)) {
+		*why = level < 1 || level > 100 ? "auto: the level is a share of time, 1 to 100 per cent"
+			: "auto: the workspace is smaller than workspace_size() says";
+		return -1;
+	}
+	memset(w, 0, sizeof *w);
+	w->fast = tz_codec_variant("fast", isa);
+	w->dense = tz_codec_variant("dense", isa);
+	if (!w->fast || !w->dense) {
+		*why = "auto: this CPU does not run that variant of fast and dense";
+		return -1;
+	}
+	size_t fast_size = w->fast->workspace_size(0, why);
+	w->fast_workspace = (uint8_t *)workspace + round64(sizeof *w);
+	w->dense_workspace = (uint8_t *)w->fast_workspace + round64(fast_size);
+	w->percent = (unsigned)level;
+	w->poor = POOR_LEAST;
+	w->seen_ns = now_ns();
+	w->credit_ns = BURST_NS;
+	if (w->fast->workspace_init(w->fast_workspace, fast_size, 0, why) < 0)
+		return -1;
+	return w->dense->workspace_init(w->dense_workspace, w->dense->workspace_size(0, why), 0, why);
+}
+
+/* Whether a page that fast left at n bytes (0: did not shrink) is worth a try. */
+static int is_worth_it(struct auto_workspace *w, size_t n)
+{
+	if (n)
+		return n > w->poor;
+	if (w->skipped < w->hopeless) {
+		w->skipped++;
+		return 0;
+	}
+	w->skipped = 0;
+	return 1;
+}
+
+/* Adds what has been earned, and says whether there is something to spend; moves the mark of what is poor. */
+static int may_spend(struct auto_workspace *w, uint64_t now)
+{
+	w->credit_ns += (int64_t)((now - w->seen_ns) * w->percent / 100);
+	w->seen_ns = now;
+	if (w->credit_ns >= BURST_NS) {
+		w->credit_ns = BURST_NS;
+		w->poor -= w->poor > POOR_LEAST ? POOR_STEP : 0;
+	}
+	if (w->credit_ns > 0)
+		return 1;
+	w->poor += w->poor < POOR_MOST ? POOR_STEP : 0;
+	return 0;
+}
+
+/* Puts dense's object in place of fast's n bytes (0: none) in dst, if it is shorter and there is time to make it. */
+static size_t try_dense(struct auto_workspace *w, const uint8_t *page, uint8_t *dst, size_t n, unsigned *kind)
+{
+	uint64_t start = now_ns();
+
+	if (!may_spend(w, start))
+		return n;
+	size_t m = w->dense->compress(w->dense_workspace, page, w->other);
+	w->seen_ns = now_ns();	/* what it took itself earns nothing */
+	w->credit_ns -= (int64_t)(w->seen_ns - start);
+	if (!n)
+		w->hopeless = m ? 0 : w->hopeless < RARELY ? 2 * w->hopeless + 1 : RARELY;
+	if (!m || (n && m >= n))
+		return n;
+	memcpy(dst, w->other, m);
+	*kind = TZ_KIND_DENSE;
+	return m;
+}
+
+static size_t compress(void *workspace, const uint8_t *page, uint8_t *dst)
+{
+	struct auto_workspace *w = workspace;
+	unsigned kind = TZ_KIND_FAST;
+	size_t n = w->fast->compress(w->fast_workspace, page, dst);
+
+	if (is_worth_it(w, n))
+		n = try_dense(w, page, dst, n, &kind);
+	if (n == 0 || n + 1 >= TZ_PAGE_SIZE)
+		return 0;
+	dst[n] = (uint8_t)kind;
+	return n + 1;
+}
+
+static int decompress(void *workspace, const uint8_t *src, size_t n, uint8_t *out)
+{
+	struct auto_workspace *w = workspace;
+
+	if (n < 2)
+		return -1;
+	if (src[n - 1] == TZ_KIND_FAST)
+		return w->fast->decompress(w->fast_workspace, src, n - 1, out);
+	if (src[n - 1] == TZ_KIND_DENSE)
+		return w->dense->decompress(w->dense_workspace, src, n - 1, out);
+	return -1;
+}
+
+void *tz_auto_part(void *workspace, unsigned kind)
+{
+	struct auto_workspace *w = workspace;
+
+	return kind == TZ_KIND_FAST ? w->fast_workspace : kind == TZ_KIND_DENSE ? w->dense_workspace : NULL;
+}
+
+#define INIT(name, isa) \
+	static int init_##name(void *workspace, size_t size, int level, const char **why) \
+	{ \
+		return init(workspace, size, level, why, isa); \
+	}
+#define VARIANT(name, isa) \
+	{ "auto", TZ_KIND_AUTO, isa, 1, 100, PERCENT_DEFAULT, workspace_size, init_##name, compress, decompress }
+
+#if defined(TZ_X86)
+INIT(avx512, TZ_ISA_AVX512)
+INIT(avx2, TZ_ISA_AVX2)
+#elif defined(TZ_ARM64)
+INIT(neon, TZ_ISA_NEON)
+#endif
+INIT(portable, TZ_ISA_PORTABLE)
+
+const struct tz_codec tz_auto_variants[] = {
+#if defined(TZ_X86)
+	VARIANT(avx512, TZ_ISA_AVX512),
+	VARIANT(avx2, TZ_ISA_AVX2),
+#elif defined(TZ_ARM64)
+	VARIANT(neon, TZ_ISA_NEON),
+#endif
+	VARIANT(portable, TZ_ISA_PORTABLE),
+	{ 0 },
+};
