@@ -19,6 +19,7 @@ from truezram.app import config as configuration
 from truezram.app import glyphs
 from truezram.app.appearance import Appearance
 from truezram.app.commands import commands
+from truezram.app.picture import portable
 from truezram.app.screens.page import PAGES, Page
 from truezram.app.source import CreateSpec, Engine
 from truezram.app.widgets.graph import ZOOMS
@@ -203,7 +204,7 @@ class TruezramApp(Appearance):
         """Asks what to export, and writes it."""
         from truezram.app.screens.export_dialog import ExportScreen
 
-        picture = self.export_screenshot()
+        picture = portable(self.export_screenshot())
         self.push_screen(ExportScreen(picture))
 
     def action_chart(self) -> None:
