@@ -24,6 +24,7 @@ from app.fake_engine import FakeEngine  # noqa: E402
 
 from truezram.app.app import TruezramApp  # noqa: E402
 from truezram.app.config import Config  # noqa: E402
+from truezram.app.picture import portable  # noqa: E402
 from truezram.app.source import Capabilities  # noqa: E402
 from truezram.engine.recording import Header, Recording, decode, load  # noqa: E402
 
@@ -36,6 +37,7 @@ SHOTS: tuple[tuple[str, tuple[int, int], str, bool, tuple[str, ...]], ...] = (
     ("device", (100, 32), "dark", True, ("2",)),
     ("create", SMALL, "dark", True, ("c",)),
     ("whatif", SMALL, "dark", True, ("3", "r")),
+    ("benchmark", (100, 32), "dark", True, ("5", "r")),
     ("tune", SMALL, "dark", True, ("4",)),
     ("doctor", SMALL, "dark", True, ("6",)),
     ("light", SMALL, "light", True, ()),
@@ -68,7 +70,7 @@ async def shot(folder: Path, name: str, size: tuple[int, int], theme: str, real:
             await done(app, pilot)
         app.take(engine.snapshot())
         await done(app, pilot)
-        (folder / f"{name}.svg").write_text(app.export_screenshot(title="truezram"))
+        (folder / f"{name}.svg").write_text(portable(app.export_screenshot(title="truezram")))
 
 
 async def done(app: TruezramApp, pilot: Any) -> None:

@@ -549,7 +549,7 @@ async def test_the_reader_reads_and_quitting_stops_nothing(bench: Make) -> None:
 
 
 async def test_a_hanging_engine_does_not_hold_up_the_app(bench: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("truezram.app.app.STALE", 0.3)
+    monkeypatch.setattr("truezram.app.core.STALE", 0.3)
     b = bench(1)
     b.app._read = True
     async with b.app.run_test(size=SMALL) as pilot:

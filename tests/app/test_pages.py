@@ -552,3 +552,21 @@ async def test_what_is_recorded_replays_the_same(bench: Make, tmp_path: Path) ->
     assert seen == list(b.engine.recording.snapshots[:12])
     assert replay.over
     assert "replay" in replay.capabilities().replay
+
+
+async def test_a_bar_keeps_its_colours_under_the_cursor(real: Callable[..., Bench]) -> None:
+    """Drawn on the cursor's background it would be read the wrong way round."""
+    b = real()
+    async with b.app.run_test(size=(100, 32)) as pilot:
+        await pilot.press("5", "r")
+        await settle(pilot, lambda: not b.app.jobs.jobs, 20)
+        grid = b.app.screen.query_one("#rows", Grid)
+        assert grid.has_focus
+        row, cursor = grid.style("grid--row"), grid.style("grid--cursor")
+        lines = grid.build(grid.size.width, grid.size.height)
+        first = [(segment.text.strip(), segment.style) for segment in lines[1]]
+        assert ("fast", cursor) in first
+        assert [style for text, style in first if text.startswith("█")] == [row]
+        # Copying compresses nothing and is no measure: it has no bar.
+        copying = next(line for line in lines if any("memcpy" in segment.text for segment in line))
+        assert not any("█" in segment.text for segment in copying)

@@ -1,49 +1,31 @@
-"""The app: holds an engine, takes in its snapshots, and shows pages of them.
+"""The app's surface: its screens, keys and actions, on top of `Appearance` (appearance.py) and `Core` (core.py).
 
-A reader thread posts frozen snapshots (reader.py); `take` puts them into the history and the event log and lets the
-page that is shown draw what changed. Every other engine call goes through `Jobs` (work.py), on a thread of its own
-with a timeout. The app owns no device: quitting, or a hang-up, stops nothing.
+The app owns no device: quitting, or a hang-up, stops nothing.
 """
 
 from __future__ import annotations
 
-import os
-import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
-from textual.app import App, SystemCommand
+from textual.app import SystemCommand
 from textual.binding import Binding, BindingType
-from textual.filter import LineFilter
 from textual.screen import Screen
-from textual.theme import Theme
 from textual.widget import Widget
 
 from truezram.app import config as configuration
-from truezram.app import glyphs, theme
-from truezram.app.columns import Row
+from truezram.app import glyphs
+from truezram.app.appearance import Appearance
 from truezram.app.commands import commands
-from truezram.app.config import Config
-from truezram.app.eventlog import Detector, Event, EventLog
-from truezram.app.messages import SnapshotArrived
-from truezram.app.reader import Reader
-from truezram.app.recorded import Recorded
-from truezram.app.sanity import emptied, implausible
+from truezram.app.picture import portable
 from truezram.app.screens.page import PAGES, Page
-from truezram.app.series import History
-from truezram.app.source import Cancelled, Capabilities, CreateSpec, Engine, Progress
-from truezram.app.widgets.graph import ZOOMS, View
-from truezram.app.work import Jobs, TimedOut
-from truezram.engine.errors import TruezramError
-from truezram.engine.model import Snapshot
-from truezram.engine.recording import Recorder
+from truezram.app.source import CreateSpec, Engine
+from truezram.app.widgets.graph import ZOOMS
 
-T = TypeVar("T")
-STALE = 3.0
-"""Seconds beyond the refresh interval after which figures are called old."""
 STOP_TIMEOUT = 60.0
+"""Seconds that removing a device may take: swapoff reads everything back."""
 
 
 def _page(module: str, name: str) -> Callable[[], Screen[Any]]:
@@ -58,7 +40,7 @@ def _page(module: str, name: str) -> Callable[[], Screen[Any]]:
     return make
 
 
-class TruezramApp(App[int]):
+class TruezramApp(Appearance):
     """See the module's text."""
 
     TITLE = "truezram"
@@ -97,262 +79,16 @@ class TruezramApp(App[int]):
     ENABLE_COMMAND_PALETTE = True
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (78, "-normal"), (140, "-wide")]  # noqa: RUF012
     VERTICAL_BREAKPOINTS = [(0, "-short"), (23, "-medium"), (44, "-tall")]  # noqa: RUF012
-
-    def __init__(
-        self,
-        engine: Engine,
-        *,
-        config: Config | None = None,
-        environ: Mapping[str, str] = os.environ,
-        problems: Iterable[str] = (),
-        read: bool = True,
-        recorder: Recorder | None = None,
-        clock: Callable[[], float] = time.time,
-        state: Path | None = None,
-        theme_folders: tuple[Path, ...] | None = None,
-        config_path: Path | None = None,
-    ) -> None:
-        """`read`: start the reader (tests call `take` themselves). `state`: folder for the event log, None for none.
-        `problems` with the settings are shown once. `clock` gives CLOCK_REALTIME."""
-        self.environ = environ
-        self.no_colour = "NO_COLOR" in environ
-        self._ascii = glyphs.AsciiFilter()
-        self._themes = theme.ThemeSet({}, {})
-        super().__init__()
-        self.engine: Engine = Recorded(engine, recorder) if recorder else engine
-        self.config = config or Config()
-        self.config_path = config_path
-        self.clock = clock
-        self.history = History()
-        self.log_path = state / "events.jsonl" if state else None
-        self.events = EventLog(self.log_path)
-        self.detector = Detector()
-        self.view = View(glyphs.choose(self.config.glyphs, environ), pages=self.config.units == "pages")
-        self.jobs = Jobs(self._jobs_changed)
-        self.capabilities = Capabilities(ublk=False, root=False)
-        self.selected = ""
-        self.trouble: dict[str, str] = {}
-        """Device → what is wrong with it that its snapshots do not say."""
-        self._problems = list(problems)
-        self._read = read
-        self._reader: Reader | None = None
-        self._arrived: float | None = None
-        self._why = ""
-        self._theme_folders = theme_folders or (theme.shipped_folder(), theme.user_folder(environ))
-        self._load_themes(start=True)
+    def __init__(self, engine: Engine, **options: Any) -> None:
+        """Takes what `Core` and `Appearance` take."""
+        super().__init__(engine, **options)
         if self.config.keys:
             self.set_keymap(dict(self.config.keys))
-
-    # ---- start and end
 
     @property
     def pages(self) -> list[tuple[str, str, str]]:
         """The screens that there are: mode, name, short name."""
         return [page for page in PAGES if page[0] in self.MODES]
-
-    @property
-    def interval(self) -> float:
-        """Seconds between refreshes."""
-        return configuration.refresh_interval(self.config, self.environ)
-
-    def on_mount(self) -> None:
-        """The first page, then the reader."""
-        for problem in self._problems:
-            self.report("warning", problem)
-        if self._read:
-            self._reader = Reader(self.engine, self.interval, self._deliver)
-            self._reader.start()
-            self.set_interval(1.0, self._look_around)
-            self.set_interval(2.0, self._reload_themes)
-            self.refresh_capabilities()
-
-    def _deliver(self, snapshot: Snapshot | None, why: str) -> None:
-        self.post_message(SnapshotArrived(snapshot, why))
-
-    def on_unmount(self) -> None:
-        """Ends the reader; devices go on."""
-        if self._reader:
-            self._reader.stop()
-        if isinstance(self.engine, Recorded):
-            self.engine.close()
-
-    def refresh_capabilities(self) -> None:
-        """Asks what can be done here."""
-
-        def known(capabilities: Capabilities) -> None:
-            self.capabilities = capabilities
-            self._chrome()
-
-        self.work("look at the machine", lambda _: self.engine.capabilities(), done=known, quiet=True)
-
-    # ---- snapshots
-
-    def on_snapshot_arrived(self, message: SnapshotArrived) -> None:
-        """Takes in what the reader brought."""
-        try:
-            if message.snapshot is None:
-                if message.why != self._why:
-                    self.report("error", f"no figures: {message.why}")
-                self._why = message.why
-            else:
-                self.take(message.snapshot)
-        finally:
-            if self._reader:
-                self._reader.taken()
-
-    def take(self, snapshot: Snapshot) -> None:
-        """One snapshot: history, events, and what the page that is shown draws of it."""
-        if self._why:
-            self.report("info", "figures again")
-        self._why = ""
-        self._arrived = time.monotonic()
-        if isinstance(self.engine, Recorded) and self.engine.problem:
-            self.report("error", f"the recording ends here: {self.engine.problem}")
-            self.engine.problem = ""
-        devices = []
-        for device in snapshot.devices:
-            why = implausible(device)
-            devices.append(emptied(device, why) if why else device)
-        snapshot = Snapshot(snapshot.machine, tuple(devices))
-        sampled = self.history.add(snapshot, self.interval)
-        for event in self.detector.feed(snapshot, self.clock()):
-            self.log_event(event)
-        self.trouble = {name: why for name, why in self.trouble.items() if name in self.history.devices}
-        if self.selected not in self.history.devices:
-            self.selected = snapshot.devices[0].name if snapshot.devices else ""
-        page = self.page
-        if page is not None:
-            page.tick(sampled)
-            if page is self.screen:
-                page.update_chrome()
-
-    @property
-    def page(self) -> Page | None:
-        """The page that is shown, under whatever dialogs; None before the first one is up."""
-        stack = self._screen_stacks.get(self.current_mode, [])
-        first = stack[0] if stack else None
-        return first if isinstance(first, Page) and first.is_mounted else None
-
-    def rows(self) -> list[Row]:
-        """The table's rows."""
-        latest = self.history.latest
-        if latest is None:
-            return []
-        known, trouble, pages = self.history.devices, self.trouble, self.view.pages
-        return [Row(d, known.get(d.name), trouble.get(d.name, ""), pages) for d in latest.devices]
-
-    @property
-    def memory(self) -> int:
-        """The machine's memory in bytes; 0 before the first snapshot."""
-        return self.history.latest.machine.mem_total if self.history.latest else 0
-
-    # ---- what stands around the pages
-
-    def right_text(self) -> str:
-        """The right end of the top bar."""
-        latest = self.history.latest
-        return f"Linux {latest.machine.kernel}" if latest and latest.machine.kernel else "truezram"
-
-    def notice(self) -> list[tuple[str, str]]:
-        """The one line that says what the user must know; empty when there is nothing."""
-        age = time.monotonic() - self._arrived if self._arrived is not None and self._read else 0.0
-        if self._why:
-            return [("no figures: ", "line--bad"), (self._why, "")]
-        if age > self.interval + STALE:
-            return [("the engine does not answer: ", "line--bad"), (f"these figures are {age:.0f} s old", "")]
-        can = self.capabilities
-        if can.replay:
-            return [("replay: ", "line--warn"), (can.replay.removeprefix("replay of "), "")]
-        if self._arrived is None:
-            return [("reading…", "line--muted")]
-        if not can.ublk:
-            why = can.ublk_why or "the kernel has none"
-            return [
-                ("no ublk here: ", "line--warn"),
-                ("c makes a local device, inside a process. ", ""),
-                (why, "line--muted"),
-            ]
-        if not can.root:
-            return [
-                ("not root: ", "line--warn"),
-                ("c makes a local device, inside a process; sudo truezram makes real ones", ""),
-            ]
-        return []
-
-    def _look_around(self) -> None:
-        """Every second: old figures, jobs that have become long."""
-        self._chrome()
-
-    def _chrome(self) -> None:
-        page = self.page
-        if page is not None:
-            page.update_chrome()
-
-    def _jobs_changed(self) -> None:
-        page = self.page
-        if page is not None:
-            page.update_jobs()
-            self.screen.refresh_bindings()
-
-    def log_event(self, event: Event) -> None:
-        self.events.add(event)
-        if event.level != "info" and self.is_running:
-            title = event.device or "truezram"
-            self.notify(
-                event.text, title=title, severity="error" if event.level == "error" else "warning", markup=False
-            )
-
-    def report(self, level: str, text: str, device: str = "") -> None:
-        """Something that the user should see now and find in the log later; "info" goes to the log only."""
-        self.log_event(Event(self.clock(), level, text, device))
-
-    # ---- engine calls
-
-    def work(
-        self,
-        title: str,
-        call: Callable[[Progress], T],
-        *,
-        done: Callable[[T], None] | None = None,
-        failed: Callable[[str], None] | None = None,
-        device: str = "",
-        timeout: float = 10.0,
-        partial: Callable[[object], None] | None = None,
-        quiet: bool = False,
-    ) -> None:
-        """Runs an engine call in the background. Its errors go to the log, to a toast, and to `failed`; a device that
-        does not answer is marked on its row. With `quiet` only errors are logged."""
-
-        async def run() -> None:
-            try:
-                result = await self.jobs.run(call, title, device=device, timeout=timeout, partial=partial)
-            except Cancelled:
-                self.report("info", f"{title}: cancelled", device)
-                if failed:
-                    failed("cancelled")
-                return
-            except Exception as error:
-                # Whatever an engine throws is its own trouble: it is shown, and the rest goes on.
-                known = isinstance(error, TruezramError)
-                why = str(error) if known else f"{title}: {type(error).__name__}: {error}"
-                if device and isinstance(error, TimedOut):
-                    self.trouble[device] = why
-                self.report("error", why, device)
-                if failed:
-                    failed(why)
-                return
-            if device:
-                self.trouble.pop(device, None)
-            if not quiet:
-                self.report("info", f"{title}: done", device)
-            if done:
-                done(result)
-
-        self.run_worker(run(), exit_on_error=False, group=title)
-
-    def action_cancel_job(self) -> None:
-        """Cancels the newest job."""
-        self.jobs.cancel_last()
 
     # ---- devices
 
@@ -468,7 +204,7 @@ class TruezramApp(App[int]):
         """Asks what to export, and writes it."""
         from truezram.app.screens.export_dialog import ExportScreen
 
-        picture = self.export_screenshot()
+        picture = portable(self.export_screenshot())
         self.push_screen(ExportScreen(picture))
 
     def action_chart(self) -> None:
@@ -570,62 +306,6 @@ class TruezramApp(App[int]):
         self._redraw()
         self.refresh(repaint=True)
         self.screen.refresh(layout=True)
-
-    def get_line_filters(self) -> list[LineFilter]:
-        """Plain ASCII where the terminal needs it."""
-        filters = list(super().get_line_filters())
-        if self.view.glyphs == "ascii":
-            filters.append(self._ascii)
-        return filters
-
-    def get_theme(self, theme_name: str) -> Theme | None:
-        """A theme by name. Textual asks at every line it draws, and would merge all themes each time."""
-        return self._themes.themes.get(theme_name) or super().get_theme(theme_name)
-
-    def get_theme_variable_defaults(self) -> dict[str, str]:
-        """Values for our own variables, for the time before our themes are loaded."""
-        return theme.DEFAULT_VARIABLES
-
-    def pick_theme(self) -> str:
-        """The theme to use: the user's choice, else what suits the terminal."""
-        wanted = self.config.theme
-        if not wanted:
-            colours = self.console.color_system
-            wanted = "no-colour" if self.no_colour else "ansi" if colours == "standard" else "dark"
-        if wanted not in self._themes.themes:
-            self._problems.append(f"there is no theme {wanted!r}")
-            wanted = "dark" if "dark" in self._themes.themes else "textual-dark"
-        return wanted
-
-    def theme_titles(self) -> dict[str, str]:
-        """Name → title of the themes that can be used."""
-        return dict(self._themes.titles)
-
-    def _load_themes(self, start: bool = False) -> None:
-        self._themes = theme.load(self._theme_folders)
-        for found in self._themes.themes.values():
-            self.register_theme(found)
-        if start:
-            self._problems += self._themes.problems
-            # Set before the style sheet is parsed for the first time: a change afterwards would parse it all again.
-            self.set_reactive(App.theme, self.pick_theme())
-            self.stylesheet.set_variables(self.get_css_variables())
-            self._refresh_truecolor_filter(self.ansi_theme)
-
-    def _reload_themes(self) -> None:
-        """Live reload: takes in what changed in the theme folders."""
-        if theme.stamp(self._theme_folders) == self._themes.stamp:
-            return
-        before = self._themes
-        self._load_themes()
-        for problem in self._themes.problems:
-            if problem not in before.problems:
-                self.report("warning", problem)
-        current = self.theme
-        if current in self._themes.themes and before.themes.get(current) != self._themes.themes[current]:
-            self._invalidate_css()
-            self.call_next(self.refresh_css, animate=False)
-            self.report("info", f"theme {current} reloaded")
 
 
 def main(record: Path | None = None, replay: Path | None = None) -> int:

@@ -103,7 +103,7 @@ class BenchmarkPage(Page):
                 Head("OUT/s", 6),
                 Head("AGAINST", 7, rank=1),
                 Head("MARKED", 7, rank=3),
-                Head("", 4, left=True, grow=True, rank=2),
+                Head("IN/s, drawn", 4, left=True, grow=True, rank=2),
             ],
             empty="r runs the benchmark; it takes about 20 s and keeps its result.",
             sortable=True,
@@ -142,7 +142,7 @@ class BenchmarkPage(Page):
                 short_size(row.decompress_rate),
                 "-" if against is None else f"{against:.2f}x",
                 "-" if before is None else f"{before:.2f}x",
-                row.compress_rate / fastest,
+                row.compress_rate / fastest if row.ratio > 1.0 else "",
             )
             style = "muted" if not row.ours else "bad" if against is not None and against < 1 else ""
             order = (

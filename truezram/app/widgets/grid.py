@@ -243,13 +243,19 @@ class Grid(LineWidget, can_focus=True):
         return cell if isinstance(cell, str) else glyphs.bar(cell, width, self.glyph_set)
 
     def _row(self, item: Item, width: int) -> Line:
-        style = self.style(f"grid--{item.style}" if item.style else "grid--row")
+        own = style = self.style(f"grid--{item.style}" if item.style else "grid--row")
         if item.key == self.cursor:
             style = self.style("grid--cursor" if self.has_focus else "grid--cursor-blurred")
-        cells = [
-            pad(self._cell(item.cells[column], cells), cells, self.heads[column].left) for column, cells in self._shown
-        ]
-        return [Segment(pad(" ".join(cells), width, True), style)]
+        line: Line = []
+        used = 0
+        for column, cells in self._shown:
+            cell = item.cells[column]
+            text = (" " if used else "") + pad(self._cell(cell, cells), cells, self.heads[column].left)
+            # A bar on the cursor's background would be read the wrong way round.
+            line.append(Segment(text, style if isinstance(cell, str) else own))
+            used += cell_len(text)
+        line.append(Segment(" " * max(width - used, 0), line[-1].style if line else style))
+        return line
 
 
 class TextBlock(LineWidget):

@@ -1,0 +1,284 @@
+"""The app below its surface: holds the engine, takes in its snapshots, calls it, and knows what is wrong.
+
+A reader thread posts frozen snapshots (reader.py); `take` puts them into the history and the event log and lets the
+page that is shown draw what changed. Every other engine call goes through `Jobs` (work.py), on a thread of its own
+with a timeout. `Appearance` (appearance.py) adds themes to this, `TruezramApp` (app.py) screens, keys and actions.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+from textual.app import App
+
+from truezram.app import config as configuration
+from truezram.app import glyphs
+from truezram.app.columns import Row
+from truezram.app.config import Config
+from truezram.app.eventlog import Detector, Event, EventLog
+from truezram.app.messages import SnapshotArrived
+from truezram.app.reader import Reader
+from truezram.app.recorded import Recorded
+from truezram.app.sanity import emptied, implausible
+from truezram.app.screens.page import Page
+from truezram.app.series import History
+from truezram.app.source import Cancelled, Capabilities, Engine, Progress
+from truezram.app.widgets.graph import View
+from truezram.app.work import Jobs, TimedOut
+from truezram.engine.errors import TruezramError
+from truezram.engine.model import Snapshot
+from truezram.engine.recording import Recorder
+
+T = TypeVar("T")
+STALE = 3.0
+"""Seconds beyond the refresh interval after which figures are called old."""
+
+
+class Core(App[int]):
+    """See the module's text."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        config: Config | None = None,
+        environ: Mapping[str, str] = os.environ,
+        problems: Iterable[str] = (),
+        read: bool = True,
+        recorder: Recorder | None = None,
+        clock: Callable[[], float] = time.time,
+        state: Path | None = None,
+        config_path: Path | None = None,
+    ) -> None:
+        """`read`: start the reader (tests call `take` themselves). `state`: folder for the event log, None for none.
+        `problems` with the settings are shown once. `clock` gives CLOCK_REALTIME."""
+        self.environ = environ
+        super().__init__()
+        self.engine: Engine = Recorded(engine, recorder) if recorder else engine
+        self.config = config or Config()
+        self.config_path = config_path
+        self.clock = clock
+        self.history = History()
+        self.log_path = state / "events.jsonl" if state else None
+        self.events = EventLog(self.log_path)
+        self.detector = Detector()
+        self.view = View(glyphs.choose(self.config.glyphs, environ), pages=self.config.units == "pages")
+        self.jobs = Jobs(self._jobs_changed)
+        self.capabilities = Capabilities(ublk=False, root=False)
+        self.selected = ""
+        self.trouble: dict[str, str] = {}
+        """Device → what is wrong with it that its snapshots do not say."""
+        self._problems = list(problems)
+        self._read = read
+        self._reader: Reader | None = None
+        self._arrived: float | None = None
+        self._why = ""
+
+    # ---- start and end
+
+    @property
+    def interval(self) -> float:
+        """Seconds between refreshes."""
+        return configuration.refresh_interval(self.config, self.environ)
+
+    def on_mount(self) -> None:
+        """Says what is wrong with the settings, then starts the reader."""
+        for problem in self._problems:
+            self.report("warning", problem)
+        if self._read:
+            self._reader = Reader(self.engine, self.interval, self._deliver)
+            self._reader.start()
+            self.set_interval(1.0, self._look_around)
+            self.refresh_capabilities()
+
+    def _deliver(self, snapshot: Snapshot | None, why: str) -> None:
+        self.post_message(SnapshotArrived(snapshot, why))
+
+    def on_unmount(self) -> None:
+        """Ends the reader; devices go on."""
+        if self._reader:
+            self._reader.stop()
+        if isinstance(self.engine, Recorded):
+            self.engine.close()
+
+    def refresh_capabilities(self) -> None:
+        """Asks what can be done here."""
+
+        def known(capabilities: Capabilities) -> None:
+            self.capabilities = capabilities
+            self._chrome()
+
+        self.work("look at the machine", lambda _: self.engine.capabilities(), done=known, quiet=True)
+
+    # ---- snapshots
+
+    def on_snapshot_arrived(self, message: SnapshotArrived) -> None:
+        """Takes in what the reader brought."""
+        try:
+            if message.snapshot is None:
+                if message.why != self._why:
+                    self.report("error", f"no figures: {message.why}")
+                self._why = message.why
+            else:
+                self.take(message.snapshot)
+        finally:
+            if self._reader:
+                self._reader.taken()
+
+    def take(self, snapshot: Snapshot) -> None:
+        """One snapshot: history, events, and what the page that is shown draws of it."""
+        if self._why:
+            self.report("info", "figures again")
+        self._why = ""
+        self._arrived = time.monotonic()
+        if isinstance(self.engine, Recorded) and self.engine.problem:
+            self.report("error", f"the recording ends here: {self.engine.problem}")
+            self.engine.problem = ""
+        devices = []
+        for device in snapshot.devices:
+            why = implausible(device)
+            devices.append(emptied(device, why) if why else device)
+        snapshot = Snapshot(snapshot.machine, tuple(devices))
+        sampled = self.history.add(snapshot, self.interval)
+        for event in self.detector.feed(snapshot, self.clock()):
+            self.log_event(event)
+        self.trouble = {name: why for name, why in self.trouble.items() if name in self.history.devices}
+        if self.selected not in self.history.devices:
+            self.selected = snapshot.devices[0].name if snapshot.devices else ""
+        page = self.page
+        if page is not None:
+            page.tick(sampled)
+            if page is self.screen:
+                page.update_chrome()
+
+    @property
+    def page(self) -> Page | None:
+        """The page that is shown, under whatever dialogs; None before the first one is up."""
+        stack = self._screen_stacks.get(self.current_mode, [])
+        first = stack[0] if stack else None
+        return first if isinstance(first, Page) and first.is_mounted else None
+
+    def rows(self) -> list[Row]:
+        """The table's rows."""
+        latest = self.history.latest
+        if latest is None:
+            return []
+        known, trouble, pages = self.history.devices, self.trouble, self.view.pages
+        return [Row(d, known.get(d.name), trouble.get(d.name, ""), pages) for d in latest.devices]
+
+    @property
+    def memory(self) -> int:
+        """The machine's memory in bytes; 0 before the first snapshot."""
+        return self.history.latest.machine.mem_total if self.history.latest else 0
+
+    # ---- what stands around the pages
+
+    def right_text(self) -> str:
+        """The right end of the top bar."""
+        latest = self.history.latest
+        return f"Linux {latest.machine.kernel}" if latest and latest.machine.kernel else "truezram"
+
+    def notice(self) -> list[tuple[str, str]]:
+        """The one line that says what the user must know; empty when there is nothing."""
+        age = time.monotonic() - self._arrived if self._arrived is not None and self._read else 0.0
+        if self._why:
+            return [("no figures: ", "line--bad"), (self._why, "")]
+        if age > self.interval + STALE:
+            return [("the engine does not answer: ", "line--bad"), (f"these figures are {age:.0f} s old", "")]
+        can = self.capabilities
+        if can.replay:
+            return [("replay: ", "line--warn"), (can.replay.removeprefix("replay of "), "")]
+        if self._arrived is None:
+            return [("reading…", "line--muted")]
+        if not can.ublk:
+            why = can.ublk_why or "the kernel has none"
+            return [
+                ("no ublk here: ", "line--warn"),
+                ("c makes a local device, inside a process. ", ""),
+                (why, "line--muted"),
+            ]
+        if not can.root:
+            return [
+                ("not root: ", "line--warn"),
+                ("c makes a local device, inside a process; sudo truezram makes real ones", ""),
+            ]
+        return []
+
+    def _look_around(self) -> None:
+        """Every second: old figures, jobs that have become long."""
+        self._chrome()
+
+    def _chrome(self) -> None:
+        page = self.page
+        if page is not None:
+            page.update_chrome()
+
+    def _jobs_changed(self) -> None:
+        page = self.page
+        if page is not None:
+            page.update_jobs()
+            self.screen.refresh_bindings()
+
+    def log_event(self, event: Event) -> None:
+        self.events.add(event)
+        if event.level != "info" and self.is_running:
+            title = event.device or "truezram"
+            self.notify(
+                event.text, title=title, severity="error" if event.level == "error" else "warning", markup=False
+            )
+
+    def report(self, level: str, text: str, device: str = "") -> None:
+        """Something that the user should see now and find in the log later; "info" goes to the log only."""
+        self.log_event(Event(self.clock(), level, text, device))
+
+    # ---- engine calls
+
+    def work(
+        self,
+        title: str,
+        call: Callable[[Progress], T],
+        *,
+        done: Callable[[T], None] | None = None,
+        failed: Callable[[str], None] | None = None,
+        device: str = "",
+        timeout: float = 10.0,
+        partial: Callable[[object], None] | None = None,
+        quiet: bool = False,
+    ) -> None:
+        """Runs an engine call in the background. Its errors go to the log, to a toast, and to `failed`; a device that
+        does not answer is marked on its row. With `quiet` only errors are logged."""
+
+        async def run() -> None:
+            try:
+                result = await self.jobs.run(call, title, device=device, timeout=timeout, partial=partial)
+            except Cancelled:
+                self.report("info", f"{title}: cancelled", device)
+                if failed:
+                    failed("cancelled")
+                return
+            except Exception as error:
+                # Whatever an engine throws is its own trouble: it is shown, and the rest goes on.
+                known = isinstance(error, TruezramError)
+                why = str(error) if known else f"{title}: {type(error).__name__}: {error}"
+                if device and isinstance(error, TimedOut):
+                    self.trouble[device] = why
+                self.report("error", why, device)
+                if failed:
+                    failed(why)
+                return
+            if device:
+                self.trouble.pop(device, None)
+            if not quiet:
+                self.report("info", f"{title}: done", device)
+            if done:
+                done(result)
+
+        self.run_worker(run(), exit_on_error=False, group=title)
+
+    def action_cancel_job(self) -> None:
+        """Cancels the newest job."""
+        self.jobs.cancel_last()
