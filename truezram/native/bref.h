@@ -49,6 +49,13 @@ struct bref_workspace {
 	uint8_t word_masks[WORD_MASKS];
 };
 
+/* Where a decoder finds what; sizes are checked against each other by the one who uses them. */
+struct bref_sections {
+	const uint8_t *literals, *masks, *refs, *word_masks;
+	uint32_t n_literals, n_masks, n_refs;
+	uint64_t is_new[PER_GROUP];
+};
+
 /* What a zero reference reads. */
 static const uint8_t zeros[64] __attribute__((aligned(64)));
 

@@ -8,24 +8,6 @@ FN uint32_t count_avx512(uint64_t v)
 	return (uint32_t)_mm_popcnt_u64(v);
 }
 
-/* One bit for each 0x80 of t. */
-FN uint32_t gather_high_avx512(uint64_t t)
-{
-	return (uint32_t)_pext_u64(t, HIGH1);
-}
-
-/* The bytes of v where t has 0x80, moved together. */
-FN uint64_t pack_bytes_avx512(uint64_t v, uint64_t t)
-{
-	return _pext_u64(v, (t << 1) - (t >> 7));
-}
-
-/* The reverse: the first bytes of v go where the 8 bits of w are set. */
-FN uint64_t spread_bytes_avx512(uint64_t v, uint32_t w)
-{
-	return _pdep_u64(v, _pdep_u64(w, ONES) * 255);
-}
-
 FN uint64_t differ_avx512(const uint8_t *a, const uint8_t *b)
 {
 	return _mm512_cmpneq_epi8_mask(_mm512_loadu_si512(a), _mm512_loadu_si512(b));
@@ -37,42 +19,128 @@ FN void pack_literals_avx512(uint8_t *to, const uint8_t *q, uint64_t mask)
 	_mm512_storeu_si512(to, _mm512_maskz_compress_epi8(mask, _mm512_loadu_si512(q)));
 }
 
-/* One block: the bytes at `from`, those of the mask replaced by literals; reads BREF_BLOCK literals at most. */
-FN void unpack_block_avx512(uint8_t *to, const uint8_t *from, const uint8_t *literals, uint64_t mask)
-{
-#if BREF_BLOCK == 64
-	_mm512_storeu_si512(to, _mm512_mask_expand_epi8(_mm512_loadu_si512(from), mask, _mm512_loadu_si512(literals)));
-#else
-	__m256i old = _mm256_loadu_si256((const __m256i *)from), lit = _mm256_loadu_si256((const __m256i *)literals);
-	_mm256_storeu_si256((__m256i *)to, _mm256_mask_expand_epi8(old, (__mmask32)mask, lit));
-#endif
-}
-
-FN uint32_t count_bytes_avx512(const uint8_t *p, uint32_t n)
-{
-	__m512i sum = _mm512_setzero_si512();
-	uint32_t i = 0;
-
-	for (; i + 64 <= n; i += 64)
-		sum = _mm512_add_epi64(sum, _mm512_popcnt_epi64(_mm512_loadu_si512(p + i)));
-	sum = _mm512_add_epi64(sum, _mm512_popcnt_epi64(_mm512_maskz_loadu_epi8(_bzhi_u64(~0ull, n - i), p + i)));
-	return (uint32_t)_mm512_reduce_add_epi64(sum);
-}
-
-/* 12-bit numbers to 16 bits. Reads 64 bytes past the last 48 in use at most, writes whole vectors. */
-FN void unpack_refs_avx512(uint16_t *to, const uint8_t *from, uint32_t n)
+/* 12-bit numbers to 16 bits: those of the first `bytes` bytes, the others are 0. Reads no more than that. */
+FN __m512i unpack_refs_avx512(const uint8_t *from, uint32_t bytes)
 {
 	const __m512i triples = _mm512_set_epi8(
 		47, 46, 46, 45, 44, 43, 43, 42, 41, 40, 40, 39, 38, 37, 37, 36, 35, 34, 34, 33, 32, 31, 31, 30, 29, 28, 28, 27,
 		26, 25, 25, 24, 23, 22, 22, 21, 20, 19, 19, 18, 17, 16, 16, 15, 14, 13, 13, 12, 11, 10, 10, 9, 8, 7, 7, 6, 5, 4,
 		4, 3, 2, 1, 1, 0);
+	__m512i v = _mm512_maskz_loadu_epi8(_bzhi_u64(~0ull, bytes < 48 ? bytes : 48), from);
 
-	for (uint32_t i = 0; i < n; i += 32) {
-		__m512i v = _mm512_permutexvar_epi8(triples, _mm512_loadu_si512(from + i / 2 * 3));
-		v = _mm512_mask_srli_epi16(v, 0xaaaaaaaa, v, 4);
-		_mm512_storeu_si512(to + i, _mm512_and_si512(v, _mm512_set1_epi16(0xfff)));
-	}
+	v = _mm512_permutexvar_epi8(triples, v);
+	v = _mm512_mask_srli_epi16(v, 0xaaaaaaaa, v, 4);
+	return _mm512_and_si512(v, _mm512_set1_epi16(0xfff));
 }
+
+/* Per byte i the number of set bits among bits 0 .. i. */
+FN __m512i ranks_avx512(uint64_t bits)
+{
+	const __m512i byte_of = _mm512_set_epi64(0x0707070707070707, 0x0606060606060606, 0x0505050505050505,
+		0x0404040404040404, 0x0303030303030303, 0x0202020202020202, 0x0101010101010101, 0);
+	const __m512i up_to = _mm512_set1_epi64((long long)0xff7f3f1f0f070301ull);
+	__m512i v = _mm512_set1_epi64((long long)bits);
+	uint64_t per_byte = (uint64_t)_mm_cvtsi128_si64(_mm_popcnt_epi8(_mm512_castsi512_si128(v)));
+	__m512i below = _mm512_set1_epi64((long long)(per_byte * (ONES << 8)));
+
+	v = _mm512_popcnt_epi8(_mm512_and_si512(_mm512_shuffle_epi8(v, byte_of), up_to));
+	return _mm512_add_epi8(v, _mm512_shuffle_epi8(below, byte_of));
+}
+
+/* The distance of every block. Returns which are not allowed, 0 when all are. */
+FN uint32_t block_refs_avx512(const struct bref_sections *s, uint16_t *block_refs)
+{
+	const __m512i lane = _mm512_set_epi16(31, 30, 29, 28, 27, 26, 25, 24, 23, 22, 21, 20, 19, 18, 17, 16, 15, 14, 13, 12,
+		11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+	_Alignas(64) uint16_t refs[32 + BLOCKS + 64];
+	const uint32_t bytes = (3 * s->n_refs + 1) / 2;
+	uint32_t used = 31;		/* a zero stands before the first */
+	__mmask32 bad = 0;
+
+	_mm512_store_si512(refs, _mm512_setzero_si512());
+#pragma GCC unroll 4
+	for (uint32_t i = 0; i < BLOCKS / 32; i++)
+		_mm512_store_si512(refs + 32 + 32 * i, unpack_refs_avx512(s->refs + 48 * i, bytes > 48 * i ? bytes - 48 * i : 0));
+#pragma GCC unroll 2
+	for (uint32_t h = 0; h < PER_GROUP; h++) {
+		const uint32_t first = s->is_new[h] & 1;
+		const uint16_t *from = refs + used + first;
+		__m512i low = _mm512_loadu_si512(from), high = _mm512_loadu_si512(from + 32);
+		__m512i rank = _mm512_sub_epi8(ranks_avx512(s->is_new[h]), _mm512_set1_epi8((char)first));
+
+#pragma GCC unroll 2
+		for (uint32_t i = 0; i < 2; i++) {
+			__m256i part = i ? _mm512_extracti64x4_epi64(rank, 1) : _mm512_castsi512_si256(rank);
+			__m512i d = _mm512_permutex2var_epi16(low, _mm512_cvtepu8_epi16(part), high);
+			__m512i at = _mm512_mullo_epi16(_mm512_add_epi16(lane, _mm512_set1_epi16((short)(64 * h + 32 * i))),
+				_mm512_set1_epi16(BREF_BLOCK));
+
+			bad |= _mm512_cmpgt_epu16_mask(d, at) | _mm512_cmplt_epu16_mask(_mm512_sub_epi16(d, _mm512_set1_epi16(1)),
+				_mm512_set1_epi16(BREF_BLOCK - 1));
+			_mm512_store_si512(block_refs + 64 * h + 32 * i, d);
+		}
+		used += count_avx512(s->is_new[h]);
+	}
+	return bad;
+}
+
+/* Everything that can be known about all blocks first, many at a time; then the blocks, each a copy and an expansion. Stands for
+ * the template's decoder. */
+FN int decode_page_avx512(struct bref_sections *s, uint8_t *out)
+{
+	_Alignas(64) uint16_t block_refs[BLOCKS];
+	_Alignas(64) uint64_t mask[GROUPS], literals[GROUPS];
+	_Alignas(64) const uint8_t *from[BLOCKS];
+	__m512i total = _mm512_setzero_si512();
+	const uint8_t *masks = s->masks, *literal = s->literals;
+	uint32_t n_masks = 0;
+
+#pragma GCC unroll 8
+	for (uint32_t i = 0; i < 8; i++)
+		n_masks += count_avx512(tz_load64(s->word_masks + 8 * i));
+	if (TZ_UNLIKELY(n_masks != s->n_masks || block_refs_avx512(s, block_refs)))
+		return -1;
+#pragma GCC unroll 8
+	for (uint32_t i = 0; i < 8; i++) {
+		uint64_t words = tz_load64(s->word_masks + 8 * i);
+		__m512i v = _mm512_maskz_expand_epi8(words, _mm512_loadu_si512(masks));
+
+		masks += count_avx512(words);
+		_mm512_store_si512(mask + 8 * i, v);
+		v = PER_GROUP == 1 ? _mm512_popcnt_epi64(v) : _mm512_popcnt_epi32(v);
+		_mm512_store_si512(literals + 8 * i, v);
+		total = _mm512_add_epi32(total, v);
+	}
+	if (TZ_UNLIKELY((uint32_t)_mm512_reduce_add_epi32(total) != s->n_literals))
+		return -1;
+	for (uint32_t i = 0; i < BLOCKS; i += 8) {
+		const __m512i step = _mm512_set_epi64(7 * BREF_BLOCK, 6 * BREF_BLOCK, 5 * BREF_BLOCK, 4 * BREF_BLOCK, 3 * BREF_BLOCK,
+			2 * BREF_BLOCK, BREF_BLOCK, 0);
+		__m512i d = _mm512_cvtepu16_epi64(_mm_load_si128((const __m128i *)(block_refs + i)));
+		__m512i at = _mm512_add_epi64(_mm512_set1_epi64((long long)(uintptr_t)(out + i * BREF_BLOCK)), step);
+
+		_mm512_store_si512(from + i, _mm512_mask_sub_epi64(_mm512_set1_epi64((long long)(uintptr_t)zeros),
+			_mm512_test_epi64_mask(d, d), at, d));
+	}
+#pragma GCC unroll 4
+	for (uint32_t i = 0; i < BLOCKS; i++, out += BREF_BLOCK) {
+#if BREF_BLOCK == 64
+		__m512i v = _mm512_loadu_si512(from[i]);
+
+		v = _mm512_mask_expand_epi8(v, mask[i], _mm512_loadu_si512(literal));
+		_mm512_storeu_si512(out, v);
+		literal += literals[i];
+#else
+		__m256i v = _mm256_loadu_si256((const __m256i *)from[i]);
+
+		v = _mm256_mask_expand_epi8(v, ((const uint32_t *)mask)[i], _mm256_loadu_si256((const __m256i *)literal));
+		_mm256_storeu_si256((__m256i *)out, v);
+		literal += ((const uint32_t *)literals)[i];
+#endif
+	}
+	return 0;
+}
+#define BREF_DECODE_PAGE
 
 /* Samples of one group, appended at `n`: positions chosen by a linear hash of the four bytes there, 1 in 4 of them, so
  * that copies of the same content are sampled at the same places. */

@@ -36,6 +36,7 @@ struct lz_look {
 #define MODE_LZ7 0x81			/* of 7 bits, 8 in 7 bytes */
 
 #define LZ_HASH_BITS 12
+#define LZ_TAGGED_BITS 11
 
 #define LZ_STEP 256			/* positions that are looked up together */
 
@@ -47,11 +48,10 @@ struct lz_match {
 struct lz_workspace {
 	union {
 		uint16_t table[1 << LZ_HASH_BITS];	/* base + position; what is not above base is of an earlier page */
-		_Alignas(64) uint32_t tagged[1 << LZ_HASH_BITS];	/* tag 16, generation 4, position 12 bits, as in bref.h */
+		_Alignas(64) uint32_t tagged[1 << LZ_TAGGED_BITS];	/* tag 18 (its upper bits: the slot), generation 2, position 12 bits */
 	};
 	uint32_t base;
 	_Alignas(64) uint32_t entry[LZ_STEP], found[LZ_STEP];
-	uint16_t slot[LZ_STEP];
 	uint32_t candidate[TZ_PAGE_SIZE + 64];		/* position, distance << 16 */
 	struct lz_match match[TZ_PAGE_SIZE / LZ_MIN_MATCH + 1];
 	uint16_t distances[TZ_PAGE_SIZE / LZ_MIN_MATCH + 64];

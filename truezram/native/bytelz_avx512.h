@@ -180,20 +180,20 @@ FN uint32_t lz_candidates_avx512(struct lz_workspace *ws)
 
 			product = _mm512_mullo_epi32(v, _mm512_set1_epi32((int)2654435761u));
 			zero[i / 16] = _mm512_testn_epi32_mask(v, v);
-			_mm256_storeu_si256((__m256i *)(ws->slot + i),
-				_mm512_cvtepi32_epi16(_mm512_srli_epi32(product, 32 - LZ_HASH_BITS)));
 			v = _mm512_or_si512(generation, _mm512_add_epi32(lane, _mm512_set1_epi32((int)(at + i))));
-			product = _mm512_slli_epi32(product, 12);
-			_mm512_store_si512(ws->entry + i, _mm512_ternarylogic_epi32(product, v, _mm512_set1_epi32(0xffff), 0xd8));
+			_mm512_store_si512(ws->entry + i, _mm512_ternarylogic_epi32(product, v, _mm512_set1_epi32(0x3fff), 0xd8));
 		}
-		for (uint32_t i = 0; i < LZ_STEP; i += 4) {
-			uint64_t slots = tz_load64(ws->slot + i);
-#pragma GCC unroll 4
-			for (uint32_t j = 0; j < 4; j++, slots >>= 16) {
-				uint32_t *entry = &ws->tagged[slots & 0xffff], old = *entry;
-				*entry = ws->entry[i + j];
-				ws->found[i + j] = old;
-			}
+#pragma GCC unroll 2
+		for (uint32_t i = 0; i < LZ_STEP; i += 2) {
+			uint64_t two = tz_load64(ws->entry + i), found;
+			uint32_t *entry = &ws->tagged[(uint32_t)two >> (32 - LZ_TAGGED_BITS)];
+
+			found = *entry;
+			*entry = (uint32_t)two;
+			entry = &ws->tagged[two >> (64 - LZ_TAGGED_BITS)];
+			found |= (uint64_t)*entry << 32;
+			*entry = (uint32_t)(two >> 32);
+			tz_store64(ws->found + i, found);
 		}
 #pragma GCC unroll 2
 		for (uint32_t i = 0; i < LZ_STEP; i += 16) {
@@ -219,7 +219,7 @@ FN uint32_t lz_matches_avx512(struct lz_workspace *ws)
 	uint64_t reached = 0, n = 0;
 	uint32_t candidates;
 
-	if (!(ws->base = (ws->base + 1) & 15)) {
+	if (!(ws->base = (ws->base + 1) & 3)) {
 		memset(ws->tagged, 0, sizeof(ws->tagged));
 		ws->base = 1;
 	}
