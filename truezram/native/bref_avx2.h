@@ -46,7 +46,7 @@ FN void pack_literals_avx2(uint8_t *to, const uint8_t *q, uint64_t mask)
 		__m128i v = _mm_shuffle_epi8(_mm_loadu_si128((const __m128i *)(q + i)), _mm_add_epi8(how, second));
 
 		_mm_storel_epi64((__m128i *)to, v);
-		_mm_storeh_pd((double *)(to + _mm_popcnt_u32((uint8_t)mask)), _mm_castsi128_pd(v));
+		tz_store64(to + _mm_popcnt_u32((uint8_t)mask), (uint64_t)_mm_extract_epi64(v, 1));
 		to += _mm_popcnt_u32((uint16_t)mask);
 	}
 }
