@@ -32,7 +32,8 @@ JSON = """
 
 With `--json` a verb prints one document and nothing else on standard output; an error is a document too,
 `truezram.error/1`, with `what`, `why`, `remedy` and `exit_code`, and the text goes to standard error as always. The
-number behind the slash rises when a field is renamed, removed or changes its meaning, not when one is added. Sizes are in bytes.
+number behind the slash rises when a field is renamed, removed or changes its meaning, not when one is added. Sizes
+are in bytes.
 
 | Verb | Schema |
 |---|---|
