@@ -183,7 +183,7 @@ FN_INLINE int P(lz_may_win)(struct lz_look look, size_t n)
 {
 	n = n ? n : TZ_PAGE_SIZE;
 	if (look.strange < LZ_LOOKS / 6)
-		return n > 1500;
+		return n > 1800;
 	return n > 2700 && (n < 3950 || look.strange < LZ_LOOKS / 2);
 }
 
