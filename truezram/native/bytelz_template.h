@@ -133,7 +133,7 @@ static TZ_TARGET TZ_NOINLINE size_t P(lz_compress)(struct lz_workspace *ws, cons
 	uint8_t *op = dst;
 	int any;
 
-	memcpy(ws->page + LZ_FRONT, page, TZ_PAGE_SIZE);
+	P(lz_store)(ws->page + LZ_FRONT, page, TZ_PAGE_SIZE);
 	anchor = P(lz_parse)(ws, &w);
 	for (uint32_t n = P(lz_put_literals)(&w, ws->page + LZ_FRONT + anchor, TZ_PAGE_SIZE - anchor); n;) {
 		uint32_t run = n < 4 ? 1 : n & ~1u;
@@ -183,7 +183,7 @@ FN_INLINE int P(lz_may_win)(struct lz_look look, size_t n)
 {
 	n = n ? n : TZ_PAGE_SIZE;
 	if (look.strange < LZ_LOOKS / 6)
-		return n > 1500;
+		return n > 1800;
 	return n > 2700 && (n < 3950 || look.strange < LZ_LOOKS / 2);
 }
 
@@ -224,7 +224,7 @@ static TZ_TARGET int P(lz_decompress)(const uint8_t *src, size_t n, uint8_t *out
 	used = P(lz_expand)(&s, page + LZ_FRONT);
 	if (used < 0 || (trailer >> 24 == MODE_LZ7 ? (7 * (uint32_t)used + 7) / 8 : (uint32_t)used) != s.stored)
 		return -1;
-	memcpy(out, page + LZ_FRONT, TZ_PAGE_SIZE);
+	P(lz_store)(out, page + LZ_FRONT, TZ_PAGE_SIZE);
 	return 0;
 }
 
