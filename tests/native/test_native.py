@@ -16,8 +16,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SANITIZE = "-Db_sanitize=address,undefined"
-# gcc's ASan with detect_stack_use_after_return puts variables of 64-byte alignment at addresses that are not multiples of
-# 64 (gcc bug 110027), so only clang's, in the fuzzer, looks for that.
+# gcc's ASan with detect_stack_use_after_return puts variables of 64-byte alignment at other addresses (gcc bug 110027),
+# so only clang's, in the fuzzer, looks for that.
 SANITIZER_ENV = {
     "ASAN_OPTIONS": "abort_on_error=1",
     "UBSAN_OPTIONS": "halt_on_error=1:abort_on_error=1:print_stacktrace=1",
