@@ -84,8 +84,8 @@ FN uint32_t block_refs_avx512(const struct bref_sections *s, uint16_t *block_ref
 	return bad;
 }
 
-/* Everything that can be known about all blocks first, many at a time; then the blocks, each a copy and an expansion. Stands for
- * the template's decoder. */
+/* Everything that can be known about all blocks first, many at a time; then the blocks, each a copy and an expansion.
+ * Stands for the template's decoder. */
 FN int decode_page_avx512(struct bref_sections *s, uint8_t *out)
 {
 	_Alignas(64) uint16_t block_refs[BLOCKS];
@@ -220,7 +220,7 @@ FN void group_candidates_avx512(struct bref_workspace *ws, const uint8_t *page, 
 	}
 }
 
-/* What the table held for each of n samples, which take its place. Two at a time, for the stores are what it waits for. */
+/* What the table held for each of n samples, which take its place. Two at a time: stores are what it waits for. */
 FN void look_up_avx512(struct bref_workspace *ws, uint32_t n)
 {
 	for (uint32_t i = 0; i < n; i += 2) {
@@ -280,7 +280,7 @@ FN void choose_candidates_avx512(struct bref_workspace *ws, const uint8_t *page)
 	}
 }
 
-/* Gives a block the reference `last` with its mask and cost (of 16 units), or its own if that is cheaper. Returns the reference. */
+/* Gives a block the reference `last` with its mask and cost (times 16), or its own if that is cheaper. Returns which. */
 FN uint32_t keep_or_name_avx512(uint64_t *mask, uint64_t same, uint32_t same_cost, uint32_t own, uint32_t own_cost,
 	uint32_t last)
 {
