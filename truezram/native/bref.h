@@ -3,7 +3,8 @@
  * The page is cut into blocks of BREF_BLOCK bytes (defined by turbo.c and fast.c). A block is stored as the distance back
  * to earlier content of the page (0 = zero bytes) and the bytes that differ from it. There is no branch that depends on
  * the data, which is where the speed comes from. docs/formats.md describes the object; bref_template.h holds the
- * algorithm, bref_x86.h, bref_neon.h and bref_scalar.h the instruction sets' primitives.
+ * algorithm, bref_avx512.h, bref_avx2.h, bref_neon.h, bref_portable.h and bref_scalar.h the instruction sets' primitives;
+ * bref_avx512.h has an encoder and a decoder of its own in place of the template's, which make and read the same objects.
  *
  * Everything is done in groups of 64 bytes: one block of 64 or two of 32.
  */
@@ -36,7 +37,6 @@ struct bref_workspace {
 	uint32_t table[1 << TABLE_BITS];
 	uint32_t generation;
 	uint32_t entry[MAX_SAMPLES + 64], found[MAX_SAMPLES + 64];
-	uint16_t slot[MAX_SAMPLES + 64];
 	_Alignas(64) uint32_t candidate[GROUPS][16];	/* [0] = 0, then distances; the unused are 0 */
 	_Alignas(64) uint64_t mask[CANDIDATES + 1][GROUPS];	/* bytes that differ, by candidate */
 	_Alignas(64) uint64_t best_mask[GROUPS];
@@ -106,19 +106,6 @@ TZ_INLINE uint32_t next_generation(struct bref_workspace *ws)
 		ws->generation = 1;
 	}
 	return ws->generation;
-}
-
-/* The table itself, one sample after the other: found[i] = what the slot held, which then holds entry[i]. */
-TZ_INLINE void look_up_all(struct bref_workspace *ws, uint32_t n)
-{
-	uint32_t *table = ws->table;
-
-	for (uint32_t i = 0; i < n; i += 4)	/* up to three past the end, which name slot 0 and an old generation */
-		for (uint32_t j = i; j < i + 4; j++) {
-			uint32_t slot = ws->slot[j], old = table[slot];
-			table[slot] = ws->entry[j];
-			ws->found[j] = old;
-		}
 }
 
 #endif

@@ -84,8 +84,8 @@ FN uint32_t block_refs_avx512(const struct bref_sections *s, uint16_t *block_ref
 	return bad;
 }
 
-/* Everything that can be known about all blocks first, many at a time; then the blocks, each a copy and an expansion. Stands for
- * the template's decoder. */
+/* Everything that can be known about all blocks first, many at a time; then the blocks, each a copy and an expansion.
+ * Stands for the template's decoder. */
 FN int decode_page_avx512(struct bref_sections *s, uint8_t *out)
 {
 	_Alignas(64) uint16_t block_refs[BLOCKS];
@@ -220,7 +220,7 @@ FN void group_candidates_avx512(struct bref_workspace *ws, const uint8_t *page, 
 	}
 }
 
-/* What the table held for each of n samples, which take its place. Two at a time, for the stores are what it waits for. */
+/* What the table held for each of n samples, which take its place. Two at a time: stores are what it waits for. */
 FN void look_up_avx512(struct bref_workspace *ws, uint32_t n)
 {
 	for (uint32_t i = 0; i < n; i += 2) {
@@ -280,15 +280,15 @@ FN void choose_candidates_avx512(struct bref_workspace *ws, const uint8_t *page)
 	}
 }
 
-/* Gives a block the reference before it, unless its own saves more than naming it costs. Returns the reference. */
-FN uint32_t keep_or_name_avx512(uint64_t *mask, uint64_t same, uint32_t same_cost, uint32_t best, uint32_t last,
-	const uint32_t *candidates)
+/* Gives a block the reference `last` with its mask and cost (times 16), or its own if that is cheaper. Returns which. */
+FN uint32_t keep_or_name_avx512(uint64_t *mask, uint64_t same, uint32_t same_cost, uint32_t own, uint32_t own_cost,
+	uint32_t last)
 {
-	uint64_t ref = candidates[best & 15], own = *mask;
+	uint64_t ref = own, chosen = *mask;
 
-	__asm__("cmp %3, %2\n\tcmovbe %4, %0\n\tcmovbe %5, %1" : "+&r"(ref), "+&r"(own)
-		: "r"(same_cost << 4), "r"(best + (NEW_COST << 3)), "r"((uint64_t)last), "r"(same) : "cc");
-	*mask = own;
+	__asm__("cmp %3, %2\n\tcmovbe %4, %0\n\tcmovbe %5, %1" : "+&r"(ref), "+&r"(chosen)
+		: "r"(same_cost), "r"(own_cost), "r"((uint64_t)last), "r"(same) : "cc");
+	*mask = chosen;
 	return (uint32_t)ref;
 }
 
@@ -311,14 +311,17 @@ FN void settle_avx512(struct bref_workspace *ws, const uint8_t *page)
 			uint64_t same = differ_avx512(q, referred(q, last[c])), words = nonzero_bytes(same);
 			uint64_t mask = ws->mask[best & 15][g] & low, ref;
 
-			ref = keep_or_name_avx512(&mask, same & low, count_avx512(same & low) + count_avx512(words & low),
-				(uint32_t)best, last[c], candidates);
+			ref = keep_or_name_avx512(&mask, same & low, (count_avx512(same & low) + count_avx512(words & low)) << 4,
+				candidates[best & 15], (uint32_t)best + (NEW_COST << 3), last[c]);
 			ws->block_refs[g * PER_GROUP] = (uint16_t)ref;
 #if BREF_BLOCK == 32
 			uint64_t high = ws->mask[best >> 32 & 15][g] >> 32;
+			uint32_t own = candidates[best >> 32 & 15], cost = (count_avx512(same >> 32) + count_avx512(words >> 32)) << 4;
 
-			ref = keep_or_name_avx512(&high, same >> 32, count_avx512(same >> 32) + count_avx512(words >> 32),
-				(uint32_t)(best >> 32), last[c], candidates);
+			/* To stay with the reference of the group before costs something when the first block left it. */
+			cost += (ref != last[c]) * (NEW_COST << 3);
+			ref = keep_or_name_avx512(&high, same >> 32, cost, own, (uint32_t)(best >> 32) + (own != ref) * (NEW_COST << 3),
+				last[c]);
 			ws->block_refs[g * PER_GROUP + 1] = (uint16_t)ref;
 			mask |= high << 32;
 #endif

@@ -48,7 +48,7 @@ struct lz_match {
 struct lz_workspace {
 	union {
 		uint16_t table[1 << LZ_HASH_BITS];	/* base + position; what is not above base is of an earlier page */
-		_Alignas(64) uint32_t tagged[1 << LZ_TAGGED_BITS];	/* tag 18 (its upper bits: the slot), generation 2, position 12 bits */
+		_Alignas(64) uint32_t tagged[1 << LZ_TAGGED_BITS];	/* tag 18, generation 2, position 12 bits */
 	};
 	uint32_t base;
 	_Alignas(64) uint32_t entry[LZ_STEP], found[LZ_STEP];
@@ -60,9 +60,13 @@ struct lz_workspace {
 };
 
 /* Length of a match's piece by its code; code 0 is no match. */
-static const uint8_t lz_length[16] __attribute__((aligned(16))) = { 0, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 16, 20, 24, 32 };
+static const uint8_t lz_length[16] __attribute__((aligned(16))) = {
+	0, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 16, 20, 24, 32
+};
 /* Literals of a token without a match, by what is the number of literals otherwise. */
-static const uint8_t lz_run[16] __attribute__((aligned(16))) = { 1, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30, 32 };
+static const uint8_t lz_run[16] __attribute__((aligned(16))) = {
+	1, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30, 32
+};
 /* The largest code whose length is not above this. */
 static const uint8_t lz_code[33] = { 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 11, 12, 12, 12, 12, 13, 13, 13, 13,
 	14, 14, 14, 14, 14, 14, 14, 14, 15 };

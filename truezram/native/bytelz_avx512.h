@@ -160,7 +160,8 @@ FN int lz_expand_avx512(const struct lz_sections *s, uint8_t *page)
 	return wrong || at != TZ_PAGE_SIZE || k != s->n_distances ? -1 : (int)literals;
 }
 
-/* Of each run of positions that the same distance was found for, the first: position, distance << 16. Returns how many. */
+/* Of each run of positions that the same distance was found for, the first: position, distance << 16. Returns the
+ * number of them. */
 FN uint32_t lz_candidates_avx512(struct lz_workspace *ws)
 {
 	const uint8_t *page = ws->page + LZ_FRONT;

@@ -9,7 +9,7 @@ struct P(lz_writer) {
 	uint16_t *distances;
 };
 
-/* Literals from `from` on: to the stream, and the tokens of all but what the next one can hold with a match; returns that. */
+/* Literals from `from` on: to the stream, and the tokens of all but what one with a match can hold; returns that. */
 FN_INLINE uint32_t P(lz_put_literals)(struct P(lz_writer) *w, const uint8_t *from, uint32_t n)
 {
 	memcpy(w->literals, from, LZ_COPY);
@@ -30,8 +30,8 @@ FN_INLINE uint32_t P(lz_put_literals)(struct P(lz_writer) *w, const uint8_t *fro
 
 /* The match of page[at .. end) at distance d, after as many literals as the token can hold. Returns where it ends: up to
  * 3 bytes may be left over. *anchor is the first byte that no token stands for. */
-FN_INLINE uint32_t P(lz_put_match)(struct P(lz_writer) *w, const uint8_t *page, uint32_t literals, uint32_t at, uint32_t end,
-	uint32_t d, uint32_t *anchor)
+FN_INLINE uint32_t P(lz_put_match)(struct P(lz_writer) *w, const uint8_t *page, uint32_t literals, uint32_t at,
+	uint32_t end, uint32_t d, uint32_t *anchor)
 {
 	const uint32_t start = at;
 
@@ -63,7 +63,7 @@ FN_INLINE uint32_t P(lz_put_match)(struct P(lz_writer) *w, const uint8_t *page, 
 }
 
 #if defined(LZ_MATCHES)
-/* The streams of the page in ws->page, from matches found all at once beforehand. Returns the first byte not in them. */
+/* The streams of the page in ws->page, from matches found beforehand. Returns the first byte that is not in them. */
 FN_INLINE uint32_t P(lz_parse)(struct lz_workspace *ws, struct P(lz_writer) *w)
 {
 	const uint8_t *page = ws->page + LZ_FRONT;
@@ -126,7 +126,8 @@ FN_INLINE uint8_t *P(lz_store)(uint8_t *to, const uint8_t *from, uint32_t n)
 }
 
 /* The page's object to dst, if it is shorter than `limit` (at most 4096). Returns its length, or 0. */
-static TZ_TARGET TZ_NOINLINE size_t P(lz_compress)(struct lz_workspace *ws, const uint8_t *page, uint8_t *dst, size_t limit)
+static TZ_TARGET TZ_NOINLINE size_t P(lz_compress)(struct lz_workspace *ws, const uint8_t *page, uint8_t *dst,
+	size_t limit)
 {
 	struct P(lz_writer) w = { ws->literals, ws->tokens, ws->distances };
 	uint32_t n_literals, n_tokens, n_distances, stored, anchor;
