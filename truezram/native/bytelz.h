@@ -63,9 +63,10 @@ struct lz_workspace {
 static const uint8_t lz_length[16] __attribute__((aligned(16))) = {
 	0, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 16, 20, 24, 32
 };
-/* Literals of a token without a match, by what is the number of literals otherwise. */
-static const uint8_t lz_run[16] __attribute__((aligned(16))) = {
-	1, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30, 32
+/* Number of literals by a token's lower half: without a match, with one. */
+static const uint8_t lz_runs[2][16] __attribute__((aligned(16))) = {
+	{ 1, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30, 32 },
+	{ 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15 }
 };
 /* The largest code whose length is not above this. */
 static const uint8_t lz_code[33] = { 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 11, 12, 12, 12, 12, 13, 13, 13, 13,
@@ -193,19 +194,23 @@ TZ_INLINE int lz_expand_plain(const struct lz_sections *s, uint8_t *page)
 	uint8_t piece[LZ_COPY];
 
 	for (uint32_t i = 0; i < s->n_tokens; i++) {
-		uint32_t low = s->tokens[i] & 15, code = s->tokens[i] >> 4, named = code != 0, length = lz_length[code], d;
+		const uint32_t token = s->tokens[i], code = token >> 4, named = code != 0, length = lz_length[code];
+		const uint32_t run = lz_runs[named][token & 15];
+		uint32_t d, there;
 
 		memcpy(page + at, s->literals + literals, LZ_COPY);
-		low = named ? low : lz_run[low];
-		literals += low;
-		at += low;
+		literals += run;
+		at += run;
 		if (TZ_UNLIKELY(k + named > s->n_distances || at + length > TZ_PAGE_SIZE || literals > s->n_literals))
 			return -1;
-		d = named ? lz_get12(s->distances, k) : 0;
+		/* Where no distance is left, what is read is the tokens. */
+		d = lz_get12(s->distances, k) & (0 - named);
 		k += named;
-		wrong |= (d > at) | (d - 1 < length - 1 && d);
+		wrong |= (d > at) | (d - 1 < length - named);
+		/* Zeros for 0 and for what is wrong, after which the object is refused. */
+		there = 0 - (uint32_t)(d - 1 < at);
 		/* By way of a buffer: what is behind the piece may overlap with it. */
-		memcpy(piece, d && d <= at ? page + at - d : page - LZ_FRONT, LZ_COPY);
+		memcpy(piece, page + (int32_t)(((at - d) & there) | ((uint32_t)-LZ_FRONT & ~there)), LZ_COPY);
 		memcpy(page + at, piece, LZ_COPY);
 		at += length;
 	}

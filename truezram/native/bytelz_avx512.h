@@ -110,7 +110,7 @@ FN __m512i lz_sums(__m512i v)
 FN int lz_expand_avx512(const struct lz_sections *s, uint8_t *page)
 {
 	const __m512i lengths = _mm512_broadcast_i32x4(_mm_load_si128((const __m128i *)lz_length));
-	const __m512i runs = _mm512_broadcast_i32x4(_mm_load_si128((const __m128i *)lz_run));
+	const __m512i runs = _mm512_broadcast_i32x4(_mm_load_si128((const __m128i *)lz_runs[0]));
 	_Alignas(64) uint16_t distances[TZ_PAGE_SIZE / LZ_MIN_MATCH + 32];
 	_Alignas(64) uint16_t to[32], literal[32], match[32];
 	_Alignas(64) int16_t from[32];
