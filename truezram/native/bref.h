@@ -37,6 +37,7 @@ struct bref_workspace {
 	uint32_t table[1 << TABLE_BITS];
 	uint32_t generation;
 	uint32_t entry[MAX_SAMPLES + 64], found[MAX_SAMPLES + 64];
+	uint16_t slot[MAX_SAMPLES + 64];
 	_Alignas(64) uint32_t candidate[GROUPS][16];	/* [0] = 0, then distances; the unused are 0 */
 	_Alignas(64) uint64_t mask[CANDIDATES + 1][GROUPS];	/* bytes that differ, by candidate */
 	_Alignas(64) uint64_t best_mask[GROUPS];
@@ -106,6 +107,19 @@ TZ_INLINE uint32_t next_generation(struct bref_workspace *ws)
 		ws->generation = 1;
 	}
 	return ws->generation;
+}
+
+/* The table itself, one sample after the other: found[i] = what the slot held, which then holds entry[i]. */
+TZ_INLINE void look_up_all(struct bref_workspace *ws, uint32_t n)
+{
+	uint32_t *table = ws->table;
+
+	for (uint32_t i = 0; i < n; i += 4)	/* up to three past the end, which name slot 0 and an old generation */
+		for (uint32_t j = i; j < i + 4; j++) {
+			uint32_t slot = ws->slot[j], old = table[slot];
+			table[slot] = ws->entry[j];
+			ws->found[j] = old;
+		}
 }
 
 #endif
