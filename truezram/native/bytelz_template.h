@@ -180,7 +180,8 @@ FN_INLINE struct lz_look P(lz_look)(const uint8_t *page)
 }
 
 /* Whether byte-LZ may make an object smaller than the n bytes (0: none) that block reference did. The limits are those of
- * many programs' pages; without AVX-512 block reference finds less, so that it loses more often. */
+ * many programs' pages. Without AVX-512 byte-LZ takes as long as LZ4, both ways, and only pages that block reference hardly
+ * shrinks are worth that: from 2000 bytes on, the total would be 5 % smaller at two thirds of the speed. */
 FN_INLINE int P(lz_may_win)(struct lz_look look, size_t n)
 {
 	n = n ? n : TZ_PAGE_SIZE;
@@ -189,7 +190,7 @@ FN_INLINE int P(lz_may_win)(struct lz_look look, size_t n)
 		return n > 1800;
 	return n > 2700 && (n < 3950 || look.strange < LZ_LOOKS / 2);
 #else
-	return n > 2000 && (n < 3950 || look.strange < LZ_LOOKS / 2);
+	return n > 3600 && (n < 3950 || look.strange < LZ_LOOKS / 2);
 #endif
 }
 

@@ -20,7 +20,7 @@
 
 #define TZ_SUFFIX avx2
 #define TZ_TARGET TZ_TARGET_AVX2
-LZ_PLAIN(avx2)
+#include "bytelz_avx2.h"
 #include "bytelz_template.h"
 #include "bref_avx2.h"
 #include "bref_template.h"
