@@ -26,7 +26,7 @@ from truezram.app.recorded import Recorded
 from truezram.app.sanity import emptied, implausible
 from truezram.app.screens.page import Page
 from truezram.app.series import History
-from truezram.app.source import Cancelled, Capabilities, Engine, Progress
+from truezram.app.source import Cancelled, Capabilities, Engine, Estimate, Progress
 from truezram.app.widgets.graph import View
 from truezram.app.work import Jobs, TimedOut
 from truezram.engine.errors import TruezramError
@@ -70,6 +70,9 @@ class Core(App[int]):
         self.jobs = Jobs(self._jobs_changed)
         self.capabilities = Capabilities(ublk=False, root=False)
         self.selected = ""
+        self.measured: Estimate | None = None
+        """What the memory of this machine's processes compresses to, once something has measured it."""
+        self.measuring = False
         self.trouble: dict[str, str] = {}
         """Device → what is wrong with it that its snapshots do not say."""
         self._problems = list(problems)
@@ -248,9 +251,11 @@ class Core(App[int]):
         timeout: float = 10.0,
         partial: Callable[[object], None] | None = None,
         quiet: bool = False,
+        optional: bool = False,
     ) -> None:
         """Runs an engine call in the background. Its errors go to the log, to a toast, and to `failed`; a device that
-        does not answer is marked on its row. With `quiet` only errors are logged."""
+        does not answer is marked on its row. With `quiet` only errors are logged; errors of what is `optional`
+        only go to the log."""
 
         async def run() -> None:
             try:
@@ -266,7 +271,7 @@ class Core(App[int]):
                 why = str(error) if known else f"{title}: {type(error).__name__}: {error}"
                 if device and isinstance(error, TimedOut):
                     self.trouble[device] = why
-                self.report("error", why, device)
+                self.report("info" if optional else "error", why, device)
                 if failed:
                     failed(why)
                 return

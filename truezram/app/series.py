@@ -107,6 +107,10 @@ def queue_rates(new: QueueSnapshot, old: QueueSnapshot, seconds: float) -> tuple
     )
 
 
+LATELY = 15
+"""Seconds; a device that did not grow in the last of them is not growing."""
+
+
 class DeviceSeries:
     """The graphs' data of one device."""
 
@@ -179,10 +183,15 @@ class DeviceSeries:
         device = self.latest
         if device is None or device.state != "live":
             return None
-        pairs = [(device.disksize - device.orig_data_size, self.growth("logical"))]
+        pairs = [("logical", device.disksize - device.orig_data_size)]
         if device.mem_limit:
-            pairs.append((device.mem_limit - device.mem_used_total, self.growth("resident")))
-        times = [max(room, 0) / growth for room, growth in pairs if growth and growth > 0]
+            pairs.append(("resident", device.mem_limit - device.mem_used_total))
+        times = []
+        for metric, room in pairs:
+            growth, lately = self.growth(metric), self.growth(metric, LATELY)
+            # What grew earlier in the minute and has stopped does not go on like this.
+            if growth and lately and growth > 0 and lately > 0:
+                times.append(max(room, 0) / growth)
         return min(times) if times else None
 
 

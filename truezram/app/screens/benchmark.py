@@ -18,8 +18,8 @@ from truezram.app import commandline
 from truezram.app.format import short_size
 from truezram.app.screens.page import Page
 from truezram.app.source import BenchResult, BenchRow
+from truezram.app.widgets.barchart import BarChart, Bars
 from truezram.app.widgets.grid import Grid, Head, Item, TextBlock
-from truezram.app.widgets.still import StillChart
 from truezram.engine.recording import decode
 
 SECONDS = 20.0
@@ -109,7 +109,7 @@ class BenchmarkPage(Page):
             sortable=True,
             id="rows",
         )
-        yield StillChart(id="chart")
+        yield BarChart(id="chart")
 
     def on_mount(self) -> None:
         """The kept runs."""
@@ -152,7 +152,7 @@ class BenchmarkPage(Page):
             items.append(Item(f"{number}/{row.codec}/{row.corpus}", cells, style, order))
         self.query_one(Grid).show(items)
         self.query_one("#summary", TextBlock).show(self._summary)
-        chart = self.query_one(StillChart)
+        chart = self.query_one(BarChart)
         if chart.display:
             self._draw(chart, rows)
         self.refresh_bindings()
@@ -188,20 +188,18 @@ class BenchmarkPage(Page):
             line.append(("  compared with the marked run" if self.marked is not run else "  marked", "plain"))
         return [line, *([(note, "warn")] for note in run.notes)]
 
-    def _draw(self, chart: StillChart, rows: list[BenchRow]) -> None:
+    def _draw(self, chart: BarChart, rows: list[BenchRow]) -> None:
         corpus = rows[0].corpus if rows else ""
         some = [row for row in rows if row.corpus == corpus and row.ratio > 1.0]
-        if some:
-            mib = 1 << 20
-            chart.groups(
-                [row.codec if row.ours else f"={row.codec.split()[-1]}" for row in some],
-                [
-                    ("compress MiB/s", [row.compress_rate / mib for row in some]),
-                    ("decompress MiB/s", [row.decompress_rate / mib for row in some]),
-                ],
-                f"speed on {corpus}",
-                self.tz,
-            )
+        chart.show(
+            f"bytes a second on {corpus}" if some else "nothing measured yet",
+            [row.codec if row.ours else f"= {row.codec}" for row in some],
+            [
+                Bars("in", [r.compress_rate for r in some], [short_size(r.compress_rate) for r in some]),
+                Bars("out", [r.decompress_rate for r in some], [short_size(r.decompress_rate) for r in some]),
+            ],
+            self.tz.view.glyphs,
+        )
 
     # ---- what the user does
 
@@ -255,7 +253,7 @@ class BenchmarkPage(Page):
 
     def action_chart(self) -> None:
         """The rows, or a chart of them."""
-        chart, grid = self.query_one(StillChart), self.query_one(Grid)
+        chart, grid = self.query_one(BarChart), self.query_one(Grid)
         chart.display = not chart.display
         grid.display = not chart.display
         if not chart.display:

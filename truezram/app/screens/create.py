@@ -3,7 +3,7 @@ left."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from rich.text import Text
 from textual import on
@@ -14,7 +14,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Button, Checkbox, Input, Label, Select, Static
 
 from truezram.app import commandline, plan
-from truezram.app.source import Algorithm, CreateSpec
+from truezram.app.source import Algorithm, CreateSpec, Estimate, Scope
 from truezram.app.widgets.chrome import Footer
 from truezram.app.widgets.tick import Tick
 from truezram.engine.errors import TruezramError, UsageError
@@ -95,7 +95,7 @@ class CreateScreen(ModalScreen[CreateSpec | None]):
             with Horizontal(classes="field"):
                 yield Label("Transport")
                 yield Select(transports, value=transports[0][1], allow_blank=False, id="transport", compact=True)
-                yield Tick("at every start", False, id="persist", compact=True, disabled=bool(can.persist_why))
+                yield Tick("every start", False, id="persist", compact=True, disabled=bool(can.persist_why))
             with Horizontal(classes="field"):
                 yield Label("Swap")
                 yield Tick("use it as swap", False, id="swap", compact=True, disabled=transports[0][1] != "ublk")
@@ -123,6 +123,67 @@ class CreateScreen(ModalScreen[CreateSpec | None]):
         """The size is what one starts with."""
         self.query_one("#size", Input).focus()
         self.check()
+        if self.tz.measured is not None:
+            self._measured(self.tz.measured)
+        elif not self.tz.measuring:
+            self._measure()
+
+    # ---- what this machine's memory compresses to
+
+    def _measure(self) -> None:
+        """Once a session, in the background: the dialog can be used meanwhile, and left."""
+        app = self.tz
+        app.measuring = True
+
+        def done(found: Estimate) -> None:
+            app.measuring = False
+            app.measured = found
+            if self.is_attached:
+                self._measured(found)
+
+        def failed(why: str) -> None:
+            app.measuring = False
+            if self.is_attached:
+                self.check()
+
+        app.work(
+            "measure memory",
+            lambda progress: app.engine.estimate(Scope(), "process", progress),
+            done=done,
+            failed=failed,
+            timeout=60,
+            quiet=True,
+            optional=True,
+        )
+
+    def _measured(self, found: Estimate) -> None:
+        """Ratio and time to compress and decompress a page beside the algorithms' names."""
+        by_name = {a.algorithm.partition(":")[0]: a for a in found.total.algorithms}
+        select = self.query_one("#algorithm", Select)
+        chosen = select.value
+        options = []
+        for algorithm in (a for a in self.tz.capabilities.algorithms if not a.unavailable):
+            a = by_name.get(algorithm.name)
+            text = f"{algorithm.name:<6}"
+            if a is not None:
+                text += f"{a.ratio:.2f}×"
+                if a.compress_us is not None and a.decompress_us is not None:
+                    text += f" {a.compress_us:.1f}+{a.decompress_us:.1f} µs"
+            options.append((text, algorithm.name))
+        select.set_options(options)
+        select.value = chosen
+        # Select shows the old text for as long as the value is the same.
+        current: Any = select.query("SelectCurrent").first()
+        current.update(next((text for text, name in options if name == chosen), str(chosen)))
+        self.check()
+
+    def _ratio(self) -> float | None:
+        """The measured ratio of the chosen algorithm; None when it is not known, or for another level."""
+        found, algorithm = self.tz.measured, self._algorithm()
+        if found is None or self._field("level").strip() not in ("", str(algorithm.level_default)):
+            return None
+        names = (algorithm.name, f"{algorithm.name}:{algorithm.level_default}")
+        return next((a.ratio for a in found.total.algorithms if a.algorithm in names), None)
 
     # ---- checking
 
@@ -235,13 +296,18 @@ class CreateScreen(ModalScreen[CreateSpec | None]):
         snapshot = self.tz.history.latest
         available = snapshot.machine.mem_available if snapshot else 0
         lines = [f"{'ratio':<6}{'holds':>7}{'takes':>8}{'left: disk':>12}{'gain: swap':>12}"]
-        for ratio in plan.RATIOS:
+        measured = self._ratio()
+        for ratio in (*plan.RATIOS, *((measured,) if measured else ())):
             o = plan.outcome(spec.size, spec.mem_limit, ratio, available)
-            label = f"{ratio:g}×"
+            label = f"{ratio:g}×" if ratio in plan.RATIOS else f"{ratio:.2f}×"
             lines.append(
                 f"{label:<6}{format_size(o.holds):>7}{format_size(o.resident):>8}{format_size(o.left):>12}"
                 f"{format_size(o.gained):>12}"
             )
+        if measured:
+            lines[-1] += "  measured"
+        elif self.tz.measuring:
+            lines.append("measuring what this machine's memory compresses to…")
         text = Text().append(lines[0], "bold")
         for line in lines[1:]:
             text.append("\n" + line)

@@ -74,8 +74,8 @@ class SettingsPage(Page):
                     yield Static(id=f"{name}-note", classes="note")
         yield Grid(
             [
-                Head("KEY", 12, left=True),
-                Head("DOES", 20, left=True, grow=True),
+                Head("KEY", 20, left=True),
+                Head("DOES", 16, left=True, grow=True),
                 Head("NAME IN config.toml", 22, left=True, rank=1),
             ],
             id="keys",

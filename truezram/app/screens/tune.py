@@ -175,7 +175,7 @@ class TunePage(Page):
         yield Grid(
             [
                 Head("WHERE", 8, left=True),
-                Head("SETTING", 18, left=True),
+                Head("SETTING", 22, left=True),
                 Head("CURRENT", 14, left=True, rank=1),
                 Head("SUGGESTED", 14, left=True, grow=True, rank=1),
             ],

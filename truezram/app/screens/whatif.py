@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from rich.cells import cell_len
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -14,8 +15,8 @@ from truezram.app import commandline
 from truezram.app.format import short_size
 from truezram.app.screens.page import Page
 from truezram.app.source import AlgorithmEstimate, Estimate, ProcessEstimate, Scope
+from truezram.app.widgets.barchart import BarChart, Bars
 from truezram.app.widgets.grid import Grid, Head, Item, TextBlock
-from truezram.app.widgets.still import StillChart
 
 SCOPES = (("all processes", "all"), ("one user's", "user"), ("a cgroup's", "cgroup"), ("one process (pid)", "pid"))
 GROUPS = (("by process", "process"), ("by user", "user"), ("by cgroup", "cgroup"))
@@ -76,7 +77,7 @@ class WhatIfPage(Page):
             id="algorithms",
         )
         yield Grid([], empty="", sortable=True, id="groups")
-        yield StillChart(id="chart")
+        yield BarChart(id="chart")
 
     def on_mount(self) -> None:
         """Keys go to the algorithms; the chart is hidden until asked for."""
@@ -133,6 +134,8 @@ class WhatIfPage(Page):
     def _done(self, found: Estimate) -> None:
         self.running = False
         self.estimate = found
+        if found.scope.kind == "all":
+            self.tz.measured = found
         best = max(found.total.algorithms, key=lambda a: a.gained, default=None)
         self.tz.report("info", f"what if: {best.ratio:.2f} with {best.algorithm}" if best else "what if: nothing found")
         self._show()
@@ -159,7 +162,7 @@ class WhatIfPage(Page):
         heads += [Head(name.upper(), max(5, len(name)), rank=1 + index // 3) for index, name in enumerate(names)]
         heads += [Head("GAINS", 6), Head("RAW", 4, rank=1)]
         self.query_one("#groups", Grid).show([self._group(g, found, names) for g in found.processes], heads)
-        chart = self.query_one(StillChart)
+        chart = self.query_one(BarChart)
         if chart.display:
             self._draw_chart(chart)
         self.refresh_bindings()
@@ -177,9 +180,13 @@ class WhatIfPage(Page):
         line.append((f"  {total.sampled} pages sampled{same}, {found.seconds:.1f} s", "muted"))
         if self.running or not found.complete:
             line.append(("  not complete", "warn"))
+        lines = [line]
         if found.skipped:
-            line.append((f"  {found.skipped} left out: {found.skipped_why}", "warn"))
-        return [line]
+            note = f"  {found.skipped} left out: {found.skipped_why}"
+            if sum(cell_len(text) for text, _ in line) + cell_len(note) > width:
+                lines.append([])
+            lines[-1].append((note if lines[-1] else note.lstrip(), "warn"))
+        return lines
 
     @staticmethod
     def _algorithm(a: AlgorithmEstimate, found: Estimate) -> Item:
@@ -220,22 +227,25 @@ class WhatIfPage(Page):
 
     def action_chart(self) -> None:
         """The processes, or the chart."""
-        chart, groups = self.query_one(StillChart), self.query_one("#groups", Grid)
+        chart, groups = self.query_one(BarChart), self.query_one("#groups", Grid)
         chart.display = not chart.display
         groups.display = not chart.display
         if chart.display:
             self._draw_chart(chart)
 
-    def _draw_chart(self, chart: StillChart) -> None:
+    def _draw_chart(self, chart: BarChart) -> None:
         found = self.estimate
         if found is None:
             return
-        rows = [(a.algorithm, a.ratio, a.compress_us or 0.0) for a in found.total.algorithms]
-        chart.bars(
-            [name for name, _, _ in rows],
-            [ratio for _, ratio, _ in rows],
-            "ratio of all this memory, by algorithm",
-            self.tz,
+        rows = found.total.algorithms
+        chart.show(
+            "ratio, and time to compress a page, by algorithm",
+            [a.algorithm for a in rows],
+            [
+                Bars("ratio", [a.ratio for a in rows], [f"{a.ratio:.2f}" for a in rows]),
+                Bars("µs", [a.compress_us or 0.0 for a in rows], [_us(a.compress_us) for a in rows]),
+            ],
+            self.tz.view.glyphs,
         )
 
     # ---- from here to Create

@@ -274,11 +274,19 @@ class TextBlock(LineWidget):
     def __init__(self, *, id: str | None = None, classes: str | None = None) -> None:
         super().__init__(id=id, classes=classes)
         self.make: Callable[[int], list[list[tuple[str, str]]]] = lambda width: []
+        self._many = 1
 
     def show(self, make: Callable[[int], list[list[tuple[str, str]]]]) -> None:
         """`make(width)` gives the lines, each a list of (text, "plain" | "heading" | ...)."""
         self.make = make
+        if self.size.width and len(make(self.size.width)) != self._many:
+            self.refresh(layout=True)
         self.rebuild()
+
+    def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
+        """As many lines as there are, where the height is auto."""
+        self._many = len(self.make(width))
+        return max(self._many, 1)
 
     def build(self, width: int, height: int) -> list[Line]:
         """The lines, cut to the width."""

@@ -1,4 +1,4 @@
-"""Charts that stand still, drawn by plotext: what-if, benchmark, and a graph that is paused.
+"""Charts that stand still, drawn by plotext: the graphs of a device at a moment.
 
 plotext is slow (46 ms a frame at 80x24) and only for what is drawn once; what is live is `Graph`. It is imported when
 the first chart is drawn.
@@ -38,32 +38,6 @@ class StillChart(Static):
         self._draw: Callable[[Any], None] | None = None
         self._tz: TruezramApp | None = None
 
-    def bars(self, names: Sequence[str], values: Sequence[float], title: str, app: TruezramApp) -> None:
-        """One horizontal bar per name."""
-
-        def draw(plot: Any) -> None:
-            # plotext draws from the bottom up.
-            labels = [f"{name} {value:.2f}" for name, value in zip(names, values, strict=True)]
-            plot.bar(labels[::-1], list(values)[::-1], orientation="horizontal", width=0.4,
-                     marker=self.marker(app), color=colour(app, 2))  # fmt: skip
-            plot.title(title)
-
-        self._show(draw, app)
-
-    def groups(
-        self, names: Sequence[str], series: Sequence[tuple[str, Sequence[float]]], title: str, app: TruezramApp
-    ) -> None:
-        """Several bars per name, one of each series."""
-
-        def draw(plot: Any) -> None:
-            plot.multiple_bar(
-                list(names), [list(values) for _, values in series], labels=[label for label, _ in series],
-                marker=self.marker(app), color=[colour(app, number) for number in range(len(series))],
-            )  # fmt: skip
-            plot.title(title)
-
-        self._show(draw, app)
-
     def lines(
         self,
         series: Sequence[tuple[str, Sequence[float], Sequence[float]]],
@@ -84,11 +58,6 @@ class StillChart(Static):
                 plot.yscale("log")
 
         self._show(draw, app)
-
-    @staticmethod
-    def marker(app: TruezramApp) -> str:
-        """What bars are filled with."""
-        return "#" if app.view.glyphs == "ascii" else "█"
 
     def _show(self, draw: Callable[[Any], None], app: TruezramApp) -> None:
         self._draw, self._tz = draw, app
