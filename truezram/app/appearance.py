@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from textual.app import App
-from textual.filter import LineFilter
+from textual.filter import LineFilter, Monochrome, NoColor
 from textual.theme import Theme
 
 from truezram.app import glyphs, theme
@@ -41,8 +41,11 @@ class Appearance(Core):
             self.set_interval(2.0, self._reload_themes)
 
     def get_line_filters(self) -> list[LineFilter]:
-        """Plain ASCII where the terminal needs it."""
+        """Plain ASCII where the terminal needs it; with NO_COLOR no colours."""
         filters = list(super().get_line_filters())
+        if self.no_colour and self.current_theme.ansi:
+            # Textual chose its filter before our theme was set, and that one makes the terminal's own colours black.
+            filters = [NoColor() if isinstance(found, Monochrome) else found for found in filters]
         if self.view.glyphs == "ascii":
             filters.append(self._ascii)
         return filters

@@ -157,7 +157,7 @@ class CreateScreen(ModalScreen[CreateSpec | None]):
         )
 
     def _measured(self, found: Estimate) -> None:
-        """Ratio and time to compress and decompress a page beside the algorithms' names."""
+        """Ratio and time to compress a page beside the algorithms' names."""
         by_name = {a.algorithm.partition(":")[0]: a for a in found.total.algorithms}
         select = self.query_one("#algorithm", Select)
         chosen = select.value
@@ -167,8 +167,8 @@ class CreateScreen(ModalScreen[CreateSpec | None]):
             text = f"{algorithm.name:<6}"
             if a is not None:
                 text += f"{a.ratio:.2f}×"
-                if a.compress_us is not None and a.decompress_us is not None:
-                    text += f" {a.compress_us:.1f}+{a.decompress_us:.1f} µs"
+                if a.compress_us is not None:
+                    text += f" {a.compress_us:.1f} µs"
             options.append((text, algorithm.name))
         select.set_options(options)
         select.value = chosen

@@ -1,0 +1,83 @@
+"""The app as a terminal gets it: in a pseudo-terminal, with the environment of poor terminals."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import select
+import signal
+import struct
+import sys
+import termios
+import time
+from fcntl import ioctl
+from pathlib import Path
+
+import pytest
+
+RECORDING = Path(__file__).parent / "recordings" / "local.jsonl.gz"
+COLOUR = re.compile(rb"\x1b\[([0-9;]*)m")
+
+
+def drawn(size: tuple[int, int], until: bytes, tmp_path: Path, **environ: str) -> tuple[bytes, int]:
+    """(what the app wrote until it had written `until`, its exit code after q)."""
+    code = "import sys; from truezram.engine.cli import main; sys.exit(main(sys.argv[1:]))"
+    base = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8", "TERM": "xterm-256color", "XDG_CONFIG_HOME": str(tmp_path)}
+    pid, terminal = pty.fork()
+    if pid == 0:
+        time.sleep(0.1)  # until the size is set
+        os.execve(sys.executable, [sys.executable, "-c", code, "--replay", str(RECORDING)], base | environ)
+    ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", size[1], size[0], 0, 0))
+    out, end, asked = b"", time.monotonic() + 30, False
+    try:
+        while time.monotonic() < end:
+            if select.select([terminal], [], [], 0.2)[0]:
+                try:
+                    out += os.read(terminal, 1 << 16)
+                except OSError:
+                    break
+            if until in out and not asked:
+                os.write(terminal, b"q")
+                asked = True
+        assert asked, f"{until!r} was not drawn: {out[-300:]!r}"
+        return out, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    finally:
+        os.close(terminal)
+        if not asked:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+
+
+def colours(out: bytes) -> set[int]:
+    """The numbers in the sequences that set how text looks."""
+    return {int(number or 0) for found in COLOUR.findall(out) for number in found.split(b";")}
+
+
+@pytest.mark.parametrize("environ", [{}, {"COLORTERM": "truecolor"}], ids=["256", "true"])
+def test_no_color_is_without_any(tmp_path: Path, environ: dict[str, str]) -> None:
+    """Bold, reverse and the terminal's own two colours; what is drawn in black on black cannot be read."""
+    out, code = drawn((80, 24), b"local2", tmp_path, NO_COLOR="1", **environ)
+    assert code == 0
+    found = colours(out)
+    assert found <= {0, 1, 2, 3, 4, 7, 39, 49}
+    assert 7 in found, "the cursor can be seen"
+
+
+def test_the_linux_console_gets_ascii_and_16_colours(tmp_path: Path) -> None:
+    out, code = drawn((80, 24), b"local2", tmp_path, TERM="linux")
+    assert code == 0
+    assert re.sub(rb"[\x00-\x7f]", b"", out) == b""
+    found = colours(out)
+    assert found <= {*range(8), *range(30, 38), 39, *range(40, 48), 49, *range(90, 98), *range(100, 108)}
+    assert len(found & {*range(31, 38), *range(91, 98)}) >= 5
+
+
+@pytest.mark.parametrize("size", [(60, 20), (80, 24), (200, 60)])
+def test_it_draws_within_the_terminal(tmp_path: Path, size: tuple[int, int]) -> None:
+    out, code = drawn(size, b"local2", tmp_path)
+    assert code == 0
+    places = [(int(x), int(y)) for y, x in re.findall(rb"\x1b\[(\d+);(\d+)H", out)]
+    assert places
+    assert max(x for x, _ in places) <= size[0]
+    assert max(y for _, y in places) == size[1]
