@@ -8,6 +8,7 @@ import re
 import select
 import signal
 import struct
+import subprocess
 import sys
 import termios
 import time
@@ -81,3 +82,37 @@ def test_it_draws_within_the_terminal(tmp_path: Path, size: tuple[int, int]) -> 
     assert places
     assert max(x for x, _ in places) <= size[0]
     assert max(y for _, y in places) == size[1]
+
+
+def test_in_a_browser(tmp_path: Path) -> None:
+    """As textual-serve runs it: through pipes, with Textual's driver for the web; packets of kind, length, data."""
+    code = "import sys; from truezram.engine.cli import main; sys.exit(main(sys.argv[1:]))"
+    environ = {
+        "PATH": os.environ["PATH"],
+        "LANG": "C.UTF-8",
+        "XDG_CONFIG_HOME": str(tmp_path),
+        "TEXTUAL_DRIVER": "textual.drivers.web_driver:WebDriver",
+        "TEXTUAL_COLOR_SYSTEM": "truecolor",
+        "COLUMNS": "80",
+        "ROWS": "24",
+    }
+    command = [sys.executable, "-c", code, "--replay", str(RECORDING)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        out, end = b"", time.monotonic() + 30
+        try:
+            while b"local2" not in out and time.monotonic() < end:
+                assert select.select([process.stdout], [], [], 30)[0]
+                got = os.read(process.stdout.fileno(), 1 << 16)
+                assert got, out[-300:]
+                out += got
+            assert out.startswith(b"__GANGLION__\n")
+            assert b"local2" in out
+            process.stdin.write(b"D" + struct.pack(">I", 1) + b"q")
+            process.stdin.flush()
+            while os.read(process.stdout.fileno(), 1 << 16):
+                assert time.monotonic() < end
+            assert process.wait(10) == 0
+        finally:
+            process.kill()

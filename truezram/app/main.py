@@ -45,7 +45,7 @@ def run(record: Path | None = None, replay: Path | None = None) -> int:
     )
     # A hang-up (ssh gone, terminal closed) ends the app like a quit; devices are served by processes of their own.
     signal.signal(signal.SIGHUP, lambda *_: app.exit(0))
-    if sys.__stderr__ is not None and not sys.__stderr__.isatty():
+    if sys.__stderr__ is not None and not sys.__stderr__.isatty() and sys.stdout.isatty():
         # Textual draws on stderr: when that goes elsewhere (2>log), the screen is where stdout is.
         sys.__stderr__ = sys.__stdout__  # type: ignore[misc]
     return app.run() or 0

@@ -109,17 +109,22 @@ def _wanted(argv: Sequence[str]) -> str | None:
     return None
 
 
+def has_screen() -> bool:
+    """Whether the app can be shown: on a terminal, or in a browser, where textual-serve reads it through a pipe."""
+    return sys.stdout.isatty() or os.environ.get("TEXTUAL_DRIVER", "").endswith(":WebDriver")
+
+
 def run(argv: Sequence[str]) -> int:
     """Parses and runs. Raises `TruezramError`."""
     args = build_parser(_wanted(argv)).parse_args(argv)
     if args.verb is None:
         if args.record or args.replay:
-            if args.no_tui or args.json or not sys.stdout.isatty():
+            if args.no_tui or args.json or not has_screen():
                 raise UsageError(
                     "cannot record or replay", "that is for the app, which needs a terminal", "Leave it out"
                 )
             return run_app(args.record, args.replay)
-        if not args.no_tui and not args.json and sys.stdout.isatty():
+        if not args.no_tui and not args.json and has_screen():
             return run_app()
         args = build_parser("list").parse_args([*argv, "list"])
     if args.record or args.replay:
