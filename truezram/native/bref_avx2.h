@@ -91,23 +91,41 @@ FN void unpack_refs_avx2(uint16_t *to, const uint8_t *from, uint32_t n)
 
 /* The search, in phases that each do one thing for the whole page, so that nothing waits for a result just made. */
 
-#define TRIED_AVX2 (CANDIDATES < 6 ? CANDIDATES : 6)	/* more cost time and find little among samples so coarse */
+#define SAMPLES_AVX2 (TZ_PAGE_SIZE / 4)
+#define TRIED_AVX2 (CANDIDATES < 6 ? CANDIDATES : 6)	/* more cost more than they find */
 
-/* Every fourth position is a sample: what it looks up and notes (look_up_all). */
+/* Samples: in each four positions the one whose four bytes have the largest hash, so that a copy is mostly sampled where
+ * its source is, wherever they lie, and the samples' number is fixed. Zeros are no sample. An entry of the table is tag 15,
+ * generation 4, zero 1, position 12 bits: two of one page and tag differ by less than 4096, any others by more. */
 FN void take_samples_avx2(struct bref_workspace *ws, const uint8_t *page)
 {
-	const __m256i multiplier = _mm256_set1_epi32((int)2654435761u), step = _mm256_set1_epi32(32);
+	const __m256i factors = _mm256_set1_epi32(0x3b8f6dc5), multiplier = _mm256_set1_epi32((int)2654435761u);
+	const __m256i step = _mm256_set1_epi32(32), three = _mm256_set1_epi32(3);
 	__m256i place = _mm256_add_epi32(_mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28),
-		_mm256_set1_epi32((int)(ws->generation << 12)));
+		_mm256_set1_epi32((int)(ws->generation << 13)));
+	uint8_t end[96] = { 0 };	/* the page's last 64 bytes and what is read behind them */
 
-	for (uint32_t i = 0; i < TZ_PAGE_SIZE / 4; i += 16) {
+	memcpy(end, page + TZ_PAGE_SIZE - 64, 64);
+	for (uint32_t i = 0; i < SAMPLES_AVX2; i += 16) {
+		const uint8_t *q = i < SAMPLES_AVX2 - 16 ? page + 4 * i : end;
 		__m256i product[2], slots;
 
-		for (uint32_t k = 0; k < 2; k++) {
-			__m256i tag;
-			product[k] = _mm256_mullo_epi32(_mm256_loadu_si256((const __m256i *)(page + 4 * i + 32 * k)), multiplier);
-			tag = _mm256_and_si256(_mm256_slli_epi32(product[k], 12), _mm256_set1_epi32((int)0xffff0000));
-			_mm256_storeu_si256((__m256i *)(ws->entry + i + 8 * k), _mm256_or_si256(tag, place));
+		for (uint32_t k = 0; k < 2; k++, q += 32) {
+			__m256i best = _mm256_slli_epi32(_mm256_madd_epi16(_mm256_loadu_si256((const __m256i *)q), factors), 8);
+			__m256i hash, entry;
+
+#pragma GCC unroll 3
+			for (int j = 1; j < 4; j++) {	/* the low bits say which */
+				hash = _mm256_madd_epi16(_mm256_loadu_si256((const __m256i *)(q + j)), factors);
+				hash = _mm256_or_si256(_mm256_slli_epi32(hash, 8), _mm256_set1_epi32(j));
+				best = _mm256_max_epi32(best, hash);
+			}
+			hash = _mm256_srli_epi32(best, 2);
+			product[k] = _mm256_mullo_epi32(hash, multiplier);
+			entry = _mm256_and_si256(_mm256_slli_epi32(product[k], 13), _mm256_set1_epi32((int)0xfffe0000));
+			entry = _mm256_or_si256(entry, _mm256_or_si256(place, _mm256_and_si256(best, three)));
+			entry = _mm256_andnot_si256(_mm256_cmpeq_epi32(hash, _mm256_setzero_si256()), entry);
+			_mm256_storeu_si256((__m256i *)(ws->entry + i + 8 * k), entry);
 			place = _mm256_add_epi32(place, step);
 		}
 		slots = _mm256_packus_epi32(_mm256_srli_epi32(product[0], 32 - TABLE_BITS),
@@ -116,42 +134,48 @@ FN void take_samples_avx2(struct bref_workspace *ws, const uint8_t *page)
 	}
 }
 
-/* 16-bit numbers moved together: those whose bits are set in `keep`. */
-FN __m128i pack_words_avx2(__m128i words, uint32_t keep)
+/* found[i] = how far back the slot's entry lies, or a number above 4095 or 0 where it is of something else. */
+FN void look_up_avx2(struct bref_workspace *ws)
 {
-	__m128i how = _mm_cvtepu8_epi16(_mm_loadl_epi64((const __m128i *)(set_bits_avx2 + keep)));
+#pragma GCC unroll 4
+	for (uint32_t i = 0; i < SAMPLES_AVX2; i++) {
+		uint32_t slot = ws->slot[i], entry = ws->entry[i];
 
-	how = _mm_add_epi16(_mm_mullo_epi16(how, _mm_set1_epi16(0x0202)), _mm_set1_epi16(0x0100));
-	return _mm_shuffle_epi8(words, how);
+		ws->found[i] = entry - ws->table[slot];
+		ws->table[slot] = entry;
+	}
 }
 
-/* The distances that the 16 samples of group g found, no two neighbours equal, then zeros: writes 32 at `list`. */
+/* A distance below a block's size, times this by its number of fours, is a block's size or more. */
+#define FACTOR_4(d) ((d) < BREF_BLOCK ? (BREF_BLOCK + (d) - 1) / ((d) + !(d)) : 1)
+
+/* The distances that the 16 samples of group g found, no neighbours equal, then zeros: writes 32 at `list`. */
 FN void list_distances_avx2(const struct bref_workspace *ws, uint32_t g, uint16_t *list)
 {
-	const __m256i larger = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, MULTIPLE(4), MULTIPLE(8), MULTIPLE(12),
-		MULTIPLE(16), MULTIPLE(20), MULTIPLE(24), MULTIPLE(28), MULTIPLE(32), MULTIPLE(36), MULTIPLE(40),
-		MULTIPLE(44), MULTIPLE(48), MULTIPLE(52), MULTIPLE(56), MULTIPLE(60)));
-	__m256i distance[2], d, order, before, none;
+	const __m256i factors = _mm256_broadcastsi128_si256(_mm_setr_epi8(BREF_BLOCK, FACTOR_4(4), FACTOR_4(8),
+		FACTOR_4(12), FACTOR_4(16), FACTOR_4(20), FACTOR_4(24), FACTOR_4(28), FACTOR_4(32), FACTOR_4(36), FACTOR_4(40),
+		FACTOR_4(44), FACTOR_4(48), FACTOR_4(52), FACTOR_4(56), 1));
+	const __m256i *found = (const __m256i *)(ws->found + 16 * g);
+	const __m256i most = _mm256_set1_epi16((short)(g * 64));
+	__m256i d = _mm256_packus_epi32(_mm256_loadu_si256(found), _mm256_loadu_si256(found + 1)), by, how, none;
 	uint32_t keep, n;
 
-	for (uint32_t k = 0; k < 2; k++) {
-		__m256i entry = _mm256_loadu_si256((const __m256i *)(ws->entry + 16 * g + 8 * k));
-		__m256i found = _mm256_loadu_si256((const __m256i *)(ws->found + 16 * g + 8 * k));
-		/* Same tag and generation: the difference of the entries is that of the positions. */
-		__m256i same = _mm256_cmpeq_epi32(_mm256_srli_epi32(_mm256_xor_si256(entry, found), 12),
-			_mm256_setzero_si256());
-		distance[k] = _mm256_and_si256(_mm256_sub_epi32(entry, found), same);
-	}
-	d = _mm256_permute4x64_epi64(_mm256_packus_epi32(distance[0], distance[1]), 0xd8);
-	order = _mm256_or_si256(_mm256_srli_epi16(d, 2), _mm256_set1_epi16((short)0x8000));
-	d = _mm256_blendv_epi8(d, _mm256_shuffle_epi8(larger, order), _mm256_cmpgt_epi16(_mm256_set1_epi16(64), d));
-	d = _mm256_andnot_si256(_mm256_cmpgt_epi16(d, _mm256_set1_epi16((short)(g * 64))), d);
-	before = _mm256_alignr_epi8(d, _mm256_permute2x128_si256(d, d, 0x08), 14);
-	none = _mm256_or_si256(_mm256_cmpeq_epi16(d, before), _mm256_cmpeq_epi16(d, _mm256_setzero_si256()));
+	d = _mm256_permute4x64_epi64(d, 0xd8);
+	d = _mm256_and_si256(d, _mm256_cmpeq_epi16(d, _mm256_min_epu16(d, most)));
+	by = _mm256_min_epu16(_mm256_srli_epi16(d, 2), _mm256_set1_epi16(15));
+	by = _mm256_shuffle_epi8(factors, _mm256_or_si256(by, _mm256_set1_epi16((short)0x8000)));
+	d = _mm256_mullo_epi16(d, by);
+	none = _mm256_or_si256(_mm256_cmpgt_epi16(_mm256_set1_epi16(BREF_BLOCK), d), _mm256_cmpgt_epi16(d, most));
+	none = _mm256_or_si256(none, _mm256_cmpeq_epi16(d, _mm256_alignr_epi8(d, _mm256_permute2x128_si256(d, d, 0x08), 14)));
 	keep = ~(uint32_t)_mm256_movemask_epi8(_mm256_packs_epi16(none, none));
+	/* Moved together by the numbers of those kept, in each half by itself. */
+	how = _mm256_cvtepu8_epi16(_mm_set_epi64x((long long)set_bits_avx2[keep >> 16 & 0xff],
+		(long long)set_bits_avx2[keep & 0xff]));
+	how = _mm256_add_epi16(_mm256_mullo_epi16(how, _mm256_set1_epi16(0x0202)), _mm256_set1_epi16(0x0100));
+	d = _mm256_shuffle_epi8(d, how);
 	n = count_avx2(keep & 0xff);
-	_mm_storeu_si128((__m128i *)list, pack_words_avx2(_mm256_castsi256_si128(d), keep & 0xff));
-	_mm_storeu_si128((__m128i *)(list + n), pack_words_avx2(_mm256_extracti128_si256(d, 1), keep >> 16 & 0xff));
+	_mm_storeu_si128((__m128i *)list, _mm256_castsi256_si128(d));
+	_mm_storeu_si128((__m128i *)(list + n), _mm256_extracti128_si256(d, 1));
 	_mm256_storeu_si256((__m256i *)(list + n + count_avx2(keep >> 16 & 0xff)), _mm256_setzero_si256());
 }
 
@@ -159,7 +183,7 @@ FN void list_distances_avx2(const struct bref_workspace *ws, uint32_t g, uint16_
 FN void find_candidates_avx2(struct bref_workspace *ws, const uint8_t *page)
 {
 	take_samples_avx2(ws, page);
-	look_up_all(ws, TZ_PAGE_SIZE / 4);
+	look_up_avx2(ws);
 	for (uint32_t g = 0; g < GROUPS; g++)
 		list_distances_avx2(ws, g, ws->slot + 16 * g);
 }
@@ -221,5 +245,7 @@ FN void choose_candidates_avx2(struct bref_workspace *ws, const uint8_t *page)
 	}
 }
 
+#undef FACTOR_4
+#undef SAMPLES_AVX2
 #undef TRIED_AVX2
 #undef FN
