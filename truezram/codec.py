@@ -61,9 +61,9 @@ def algorithms() -> tuple[Algorithm, ...]:
 
 
 def default_algorithm() -> str:
-    """The algorithm to use when none is named: ``fast`` where this CPU has AVX-512, else ``lz4``."""
+    """The algorithm to use when none is named: ``fast`` where this CPU has AVX-512 or AVX2, else ``lz4``."""
     fast = lib.tz_codec_by_name(b"fast")
-    return "fast" if fast != ffi.NULL and ISAS[fast.isa] == "avx512" else "lz4"
+    return "fast" if fast != ffi.NULL and ISAS[fast.isa] in ("avx512", "avx2") else "lz4"
 
 
 @dataclass(frozen=True, slots=True)

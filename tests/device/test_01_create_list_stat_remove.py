@@ -48,3 +48,16 @@ def test_create_list_stat_remove(product: Product) -> None:
     product.strict(f'test "$(head -c 2M {path} | tr -d "\\0" | wc -c)" = 0; pagetool fill "$POOL" {path} 500; {check}')
     product.remove(again)
     assert product.json("list")["devices"] == []
+
+
+def test_the_server_is_small_and_its_slab_thread_comes_first(product: Product) -> None:
+    """At most 4 MiB beside the store (docs/server.md); the thread that fills the reserve has real-time priority."""
+    path = product.create("--size 1G --queues 1")
+    told = product.strict(
+        "cd /proc/$(pgrep truezramd)\n"
+        "awk '/^(RssAnon|RssFile):/ { kib += $2 } END { print kib }' status\n"
+        "for task in task/*; do read -r name <$task/comm; [ $name != tz-slabs ] || cut -d' ' -f40,41 $task/stat; done"
+    ).out.split()
+    assert 1024 < int(told[0]) <= 4096, f"{told[0]} KiB"
+    assert told[1:] == ["1", "1"], "priority 1 of SCHED_FIFO"
+    product.remove(path)

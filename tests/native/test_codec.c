@@ -93,6 +93,43 @@ static void damage(const struct variant *v, const uint8_t *page)
 	CHECK(decompress(v, bad, 0, 1, &out) == -1, "%s: accepts an object of no bytes", v->codec->name);
 }
 
+/* The byte-LZ object that docs/formats.md gives as an example, and what makes it invalid. */
+static void byte_lz_example(const struct variant *v)
+{
+	enum { LITERALS = 2, DISTANCES = 194, TOKENS = 130, LENGTH = LITERALS + DISTANCES + TOKENS + 4 };
+	static const struct { size_t at; uint8_t value; } wrong[] = {
+		{ LITERALS, 1 },			/* first distance: less than the 32 bytes copied */
+		{ LITERALS, 40 },			/* before the page's start */
+		{ LITERALS + DISTANCES, 0xf2 },		/* takes a literal too many */
+		{ LITERALS + DISTANCES, 0xe1 },		/* page too short */
+		{ LENGTH - 5, 0x10 },			/* last token: one distance and 4 bytes too many */
+		{ LENGTH - 4, 131 },			/* number of tokens, and so their place */
+		{ LENGTH - 2, 9 },			/* number of distances */
+		{ LENGTH - 1, 0x82 },			/* no such mode */
+		{ LENGTH - 1, 0x81 },			/* literals of 7 bits: two bytes hold two, so this is valid, but another page */
+	};
+	uint8_t object[LENGTH] = { 'a', 'b' }, page[TZ_PAGE_SIZE] = { 'a' }, *out;
+
+	page[TZ_PAGE_SIZE - 1] = 'b';
+	memset(object + LITERALS + DISTANCES, 0xf0, TOKENS);
+	object[LITERALS + DISTANCES] = 0xf1;
+	object[LENGTH - 7] = 0xe0;
+	object[LENGTH - 6] = 0x30;
+	object[LENGTH - 5] = 0;
+	tz_store32(object + LENGTH - 4, TOKENS | 129u << 12 | 0x80u << 24);
+	CHECK(!decompress(v, object, LENGTH, 1, &out) && !memcmp(out, page, TZ_PAGE_SIZE), "example of byte-LZ, %s",
+		tz_isa_name(v->codec->isa));
+	for (size_t i = 0; i < sizeof(wrong) / sizeof(*wrong); i++) {
+		uint8_t before = object[wrong[i].at];
+		int refused;
+
+		object[wrong[i].at] = wrong[i].value;
+		refused = decompress(v, object, LENGTH, 1, &out) == -1;
+		CHECK(refused == (wrong[i].value != 0x81), "byte-LZ, wrong object %zu, %s", i, tz_isa_name(v->codec->isa));
+		object[wrong[i].at] = before;
+	}
+}
+
 static size_t open_all(struct variant *all)
 {
 	size_t n = 0;
@@ -139,6 +176,9 @@ int main(int argc, char **argv)
 	src_memory = guarded_new(2 * TZ_PAGE_SIZE);
 	check_table();
 	n = open_all(all);
+	for (size_t k = 0; k < n; k++)
+		if (all[k].codec->kind == TZ_KIND_FAST)
+			byte_lz_example(&all[k]);
 	for (unsigned i = 0; i < pages; i++) {
 		uint8_t *page = page_memory.map;
 		make_page(page, i);

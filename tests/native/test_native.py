@@ -16,8 +16,10 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SANITIZE = "-Db_sanitize=address,undefined"
+# gcc's ASan with detect_stack_use_after_return puts variables of 64-byte alignment at other addresses (gcc bug 110027),
+# so only clang's, in the fuzzer, looks for that.
 SANITIZER_ENV = {
-    "ASAN_OPTIONS": "abort_on_error=1:detect_stack_use_after_return=1",
+    "ASAN_OPTIONS": "abort_on_error=1",
     "UBSAN_OPTIONS": "halt_on_error=1:abort_on_error=1:print_stacktrace=1",
 }
 FUZZERS = sorted(path.stem.removeprefix("fuzz_") for path in Path(__file__).parent.glob("fuzz_*.c"))
@@ -119,7 +121,7 @@ def test_fuzz(fuzz_build: Path, name: str, tmp_path: Path) -> None:
         f"-artifact_prefix={tmp_path}/",
         corpus,
         seeds,
-        env=SANITIZER_ENV,
+        env={**SANITIZER_ENV, "ASAN_OPTIONS": SANITIZER_ENV["ASAN_OPTIONS"] + ":detect_stack_use_after_return=1"},
         timeout=int(seconds) + 300,
     )
     runs = re.search(r"stat::number_of_executed_units:\s+(\d+)", output)

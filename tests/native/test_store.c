@@ -232,7 +232,7 @@ static void test_damage(const char *algorithm)
 {
 	struct device d = make_device(64, 1, 0, algorithm);
 	struct tz_store_thread *t = tz_store_thread(d.store, 0);
-	struct tz_arena_head *head = tz_store_arena_base(d.store);
+	struct tz_arena_head *head = (void *)tz_store_arena(d.store).from;
 	uint64_t *table = (uint64_t *)((char *)head + head->table_offset);
 	uint8_t page[4096] __attribute__((aligned(8))), out[4096];
 

@@ -15,11 +15,43 @@ from pathlib import Path
 
 import pytest
 
-from truezram.engine import server
+from truezram.engine import procfs, server
 from truezram.engine.client import Entry
 from truezram.engine.device import CreateOptions, create
 
+NOBODY = 65534
 FAKE = Path(__file__).with_name("fake_server.py")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "needs_swap: left to tests/device/test_14_sampling_swapped.py without swap here")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Takes out what the device tests run in a guest that swaps, where this machine does not."""
+    if not procfs.swaps():
+        away = [item for item in items if item.get_closest_marker("needs_swap")]
+        config.hook.pytest_deselected(items=away)
+        items[:] = [item for item in items if item not in away]
+
+
+@pytest.fixture
+def ordinary_user(tmp_path: Path) -> Iterator[None]:
+    """The test runs as an ordinary user, who owns what is in `tmp_path` so far, when root runs the tests."""
+    if os.geteuid() != 0:
+        yield
+        return
+    above = [path for path in (tmp_path, *tmp_path.parents) if not path.stat().st_mode & 1]
+    modes = [path.stat().st_mode for path in above]
+    for path in (tmp_path, *tmp_path.rglob("*")):
+        os.chown(path, NOBODY, -1, follow_symlinks=False)
+    for path, mode in zip(above, modes, strict=True):
+        path.chmod(mode | 0o011)
+    os.seteuid(NOBODY)
+    yield
+    os.seteuid(0)
+    for path, mode in zip(above, modes, strict=True):
+        path.chmod(mode)
 
 
 @pytest.fixture

@@ -68,6 +68,7 @@ def test_a_life_in_json(fake: FakeServer, capsys: pytest.CaptureFixture[str]) ->
         "transport": "local",
         "id": 5,
         "disksize": 1 << 30,
+        "warnings": [],
         "algorithm": default_algorithm(),
         "mem_limit": 0,
         "swap": False,

@@ -15,7 +15,7 @@ from conftest import LOCAL, FakeServer, kill_server, make, servers, wait_until
 
 from truezram.engine import control, device, removal, server, swap
 from truezram.engine.client import Client, Entry, candidates
-from truezram.engine.device import CreateOptions, check_options, create, parse_settings, set_values
+from truezram.engine.device import CreateOptions, check_options, create, parse_settings, set_values, warnings_of
 from truezram.engine.errors import Busy, Failed, NotFound, PermissionDenied, TruezramError, Unsupported, UsageError
 
 
@@ -53,6 +53,21 @@ def test_the_server_is_a_session_of_its_own_without_our_files(fake: FakeServer) 
 
     # Once it has closed the pipe of its message there is none.
     wait_until(lambda: not pipes())
+
+
+@pytest.mark.parametrize(
+    ("options", "count"),
+    [
+        (CreateOptions(9 << 30, swap=True), 1),
+        (CreateOptions(8 << 30, swap=True), 0),
+        (CreateOptions(9 << 30, swap=True, mem_limit=4 << 30), 0),
+        (CreateOptions(9 << 30), 0),
+    ],
+)
+def test_swap_larger_than_memory_without_a_limit_is_warned_of(options: CreateOptions, count: int) -> None:
+    warnings = warnings_of(options, "ublkb0", 8 << 30)
+    assert len(warnings) == count
+    assert all("truezram set ublkb0 mem_limit=4G" in warning for warning in warnings)
 
 
 def test_command_preview_gives_the_same_options() -> None:

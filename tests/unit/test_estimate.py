@@ -11,8 +11,10 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from conftest import wait_until
 from hypothesis import given
 from hypothesis import strategies as st
 from pagegen import PAGE, counters, noise, pointers, records, text
@@ -267,6 +269,7 @@ def test_counting_all_pages_gives_the_truth(child: int) -> None:
 def test_two_processes_by_process_and_by_user(child: int) -> None:
     other = subprocess.Popen(["sleep", "60"])
     try:
+        wait_until(lambda: "(sleep) S" in Path(f"/proc/{other.pid}/stat").read_text())
         scope = Scope("pid", f"{child},{other.pid}")
         result = estimate.estimate(scope, ["lz4"], limit=1000)
         assert [group.pid for group in result.groups] == [child, other.pid]

@@ -11,8 +11,10 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
+from conftest import wait_until
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -61,6 +63,8 @@ def start(tagged: int, same: int, absent: int) -> tuple[subprocess.Popen[bytes],
     assert process.stdout is not None
     addresses = [int(word) for word in process.stdout.readline().split()]
     assert len(addresses) == 3
+    # It has done what it does once it waits for the end of its input.
+    wait_until(lambda: Path(f"/proc/{process.pid}/stat").read_bytes().rsplit(b")", 1)[1].split()[0] == b"S")
     return process, Child(process.pid, addresses[0], addresses[1], addresses[2], (tagged, same, absent))
 
 
@@ -136,7 +140,7 @@ def test_nothing_is_faulted_in_or_written(child: Child, scan: bool) -> None:
     assert minor_faults(child.pid) == faults
 
 
-@pytest.mark.skipif(not procfs.swaps(), reason="needs swap: run it in a machine that has some")
+@pytest.mark.needs_swap
 @SCANS
 def test_swapped_pages_stay_swapped(scan: bool) -> None:
     process, pageout = start(2000, 0, 0)

@@ -202,8 +202,7 @@ def test_a_value_the_kernel_does_not_take_is_noticed(root: Path, journal: Journa
         tune._write(tune._setting("swappiness", root), "10", root)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anything")
-def test_not_permitted(root: Path, journal: Journal) -> None:
+def test_not_permitted(root: Path, journal: Journal, ordinary_user: None) -> None:
     (root / VALUES["swappiness"][0]).chmod(0o444)
     with pytest.raises(PermissionDenied):
         tune.apply(["swappiness=1"], root, journal)

@@ -37,6 +37,7 @@ SUMMARIES = {
     "turbo": "fastest",
     "fast": "fast and smaller than lz4",
     "dense": "small and quick to read back",
+    "auto": "fast; dense where there is time for it",
 }
 
 

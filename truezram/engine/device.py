@@ -71,6 +71,8 @@ class Created:
     entry: Entry
     options: CreateOptions
     """With what was left open filled in: algorithm, and priority of a swap device."""
+    warnings: tuple[str, ...] = ()
+    """What may go wrong later with these options, and what to do about it."""
 
     @property
     def name(self) -> str:
@@ -145,7 +147,19 @@ def create(options: CreateOptions) -> Created:
     except BaseException:
         _undo(entry)
         raise
-    return Created(entry, options)
+    return Created(entry, options, tuple(warnings_of(options, entry.name, procfs.machine().mem_total)))
+
+
+def warnings_of(options: CreateOptions, name: str, memory: int) -> list[str]:
+    """What a user may not expect of a device with these options on a machine with so many bytes of memory."""
+    if not options.swap or options.mem_limit or options.size <= memory:
+        return []
+    limit = format_exact(memory // 2 >> 20 << 20)
+    return [
+        f"{name} has no memory limit, and its size of {format_size(options.size)} is more than this machine's"
+        f" {format_size(memory)}: swapped pages that compress badly could take all of it."
+        f" Set one: truezram set {name} mem_limit={limit}"
+    ]
 
 
 def _undo(entry: Entry) -> None:

@@ -3,7 +3,8 @@
  * The page is cut into blocks of BREF_BLOCK bytes (defined by turbo.c and fast.c). A block is stored as the distance back
  * to earlier content of the page (0 = zero bytes) and the bytes that differ from it. There is no branch that depends on
  * the data, which is where the speed comes from. docs/formats.md describes the object; bref_template.h holds the
- * algorithm, bref_x86.h, bref_neon.h and bref_scalar.h the instruction sets' primitives.
+ * algorithm, bref_avx512.h, bref_avx2.h, bref_neon.h, bref_portable.h and bref_scalar.h the instruction sets' primitives;
+ * bref_avx512.h has an encoder and a decoder of its own in place of the template's, which make and read the same objects.
  *
  * Everything is done in groups of 64 bytes: one block of 64 or two of 32.
  */
@@ -40,10 +41,20 @@ struct bref_workspace {
 	_Alignas(64) uint32_t candidate[GROUPS][16];	/* [0] = 0, then distances; the unused are 0 */
 	_Alignas(64) uint64_t mask[CANDIDATES + 1][GROUPS];	/* bytes that differ, by candidate */
 	_Alignas(64) uint64_t best_mask[GROUPS];
+	/* AVX-512 only: addresses of the candidates, cost and index of the best per block, what all blocks refer to. */
+	_Alignas(64) uint64_t from[GROUPS][16], best[GROUPS];
+	uint16_t before_first[32], block_refs[BLOCKS];
 	_Alignas(64) uint32_t best_cost[BLOCKS], best_index[BLOCKS];
 	_Alignas(64) uint8_t literals[CHAINS][GROUPS / CHAINS * 64 + 64], masks[CHAINS][CHAIN_GROUPS * 8 + 64];
 	uint16_t refs[CHAINS][CHAIN_GROUPS * PER_GROUP + 8];
 	uint8_t word_masks[WORD_MASKS];
+};
+
+/* Where a decoder finds what; sizes are checked against each other by the one who uses them. */
+struct bref_sections {
+	const uint8_t *literals, *masks, *refs, *word_masks;
+	uint32_t n_literals, n_masks, n_refs;
+	uint64_t is_new[PER_GROUP];
 };
 
 /* What a zero reference reads. */

@@ -31,12 +31,23 @@ FN uint64_t differ_avx2(const uint8_t *a, const uint8_t *b)
 	return ~((uint64_t)(uint32_t)_mm256_movemask_epi8(high) << 32 | (uint32_t)_mm256_movemask_epi8(low));
 }
 
+/* For 8 mask bits the numbers of those that are set, one a byte. */
+static const uint64_t set_bits_avx2[256] __attribute__((aligned(64))) = ALL(PACK);
+
+/* 16 bytes at a time: the shuffles of two words side by side, each word then stored where it belongs. */
 FN void pack_literals_avx2(uint8_t *to, const uint8_t *q, uint64_t mask)
 {
-#pragma GCC unroll 8
-	for (unsigned i = 0; i < 64; i += 8, mask >>= 8) {
-		tz_store64(to, _pext_u64(tz_load64(q + i), _pdep_u64(mask, ONES) * 255));
-		to += _mm_popcnt_u32((uint8_t)mask);
+	const __m128i second = _mm_set_epi64x(8 * ONES, 0);
+
+#pragma GCC unroll 4
+	for (unsigned i = 0; i < 64; i += 16, mask >>= 16) {
+		__m128i how = _mm_set_epi64x((long long)set_bits_avx2[(mask >> 8) & 0xff],
+			(long long)set_bits_avx2[mask & 0xff]);
+		__m128i v = _mm_shuffle_epi8(_mm_loadu_si128((const __m128i *)(q + i)), _mm_add_epi8(how, second));
+
+		_mm_storel_epi64((__m128i *)to, v);
+		tz_store64(to + _mm_popcnt_u32((uint8_t)mask), (uint64_t)_mm_extract_epi64(v, 1));
+		to += _mm_popcnt_u32((uint16_t)mask);
 	}
 }
 
@@ -78,6 +89,163 @@ FN void unpack_refs_avx2(uint16_t *to, const uint8_t *from, uint32_t n)
 		tz_store64(to + i, _pdep_u64(tz_load64(from), 0x0fff0fff0fff0fffull));
 }
 
-SCALAR_SEARCH(avx2)
+/* The search, in phases that each do one thing for the whole page, so that nothing waits for a result just made. */
 
+#define SAMPLES_AVX2 (TZ_PAGE_SIZE / 4)
+#define TRIED_AVX2 (CANDIDATES < 6 ? CANDIDATES : 6)	/* more cost more than they find */
+
+/* Samples: in each four positions the one whose four bytes have the largest hash, so that a copy is mostly sampled where
+ * its source is, wherever they lie, and the samples' number is fixed. Zeros are no sample. An entry of the table is tag 15,
+ * generation 4, zero 1, position 12 bits: two of one page and tag differ by less than 4096, any others by more. */
+FN void take_samples_avx2(struct bref_workspace *ws, const uint8_t *page)
+{
+	const __m256i factors = _mm256_set1_epi32(0x3b8f6dc5), multiplier = _mm256_set1_epi32((int)2654435761u);
+	const __m256i step = _mm256_set1_epi32(32), three = _mm256_set1_epi32(3);
+	__m256i place = _mm256_add_epi32(_mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28),
+		_mm256_set1_epi32((int)(ws->generation << 13)));
+	uint8_t end[96] = { 0 };	/* the page's last 64 bytes and what is read behind them */
+
+	memcpy(end, page + TZ_PAGE_SIZE - 64, 64);
+	for (uint32_t i = 0; i < SAMPLES_AVX2; i += 16) {
+		const uint8_t *q = i < SAMPLES_AVX2 - 16 ? page + 4 * i : end;
+		__m256i product[2], slots;
+
+		for (uint32_t k = 0; k < 2; k++, q += 32) {
+			__m256i best = _mm256_slli_epi32(_mm256_madd_epi16(_mm256_loadu_si256((const __m256i *)q), factors), 8);
+			__m256i hash, entry;
+
+#pragma GCC unroll 3
+			for (int j = 1; j < 4; j++) {	/* the low bits say which */
+				hash = _mm256_madd_epi16(_mm256_loadu_si256((const __m256i *)(q + j)), factors);
+				hash = _mm256_or_si256(_mm256_slli_epi32(hash, 8), _mm256_set1_epi32(j));
+				best = _mm256_max_epi32(best, hash);
+			}
+			hash = _mm256_srli_epi32(best, 2);
+			product[k] = _mm256_mullo_epi32(hash, multiplier);
+			entry = _mm256_and_si256(_mm256_slli_epi32(product[k], 13), _mm256_set1_epi32((int)0xfffe0000));
+			entry = _mm256_or_si256(entry, _mm256_or_si256(place, _mm256_and_si256(best, three)));
+			entry = _mm256_andnot_si256(_mm256_cmpeq_epi32(hash, _mm256_setzero_si256()), entry);
+			_mm256_storeu_si256((__m256i *)(ws->entry + i + 8 * k), entry);
+			place = _mm256_add_epi32(place, step);
+		}
+		slots = _mm256_packus_epi32(_mm256_srli_epi32(product[0], 32 - TABLE_BITS),
+			_mm256_srli_epi32(product[1], 32 - TABLE_BITS));
+		_mm256_storeu_si256((__m256i *)(ws->slot + i), _mm256_permute4x64_epi64(slots, 0xd8));
+	}
+}
+
+/* found[i] = how far back the slot's entry lies, or a number above 4095 or 0 where it is of something else. */
+FN void look_up_avx2(struct bref_workspace *ws)
+{
+#pragma GCC unroll 4
+	for (uint32_t i = 0; i < SAMPLES_AVX2; i++) {
+		uint32_t slot = ws->slot[i], entry = ws->entry[i];
+
+		ws->found[i] = entry - ws->table[slot];
+		ws->table[slot] = entry;
+	}
+}
+
+/* A distance below a block's size, times this by its number of fours, is a block's size or more. */
+#define FACTOR_4(d) ((d) < BREF_BLOCK ? (BREF_BLOCK + (d) - 1) / ((d) + !(d)) : 1)
+
+/* The distances that the 16 samples of group g found, no neighbours equal, then zeros: writes 32 at `list`. */
+FN void list_distances_avx2(const struct bref_workspace *ws, uint32_t g, uint16_t *list)
+{
+	const __m256i factors = _mm256_broadcastsi128_si256(_mm_setr_epi8(BREF_BLOCK, FACTOR_4(4), FACTOR_4(8),
+		FACTOR_4(12), FACTOR_4(16), FACTOR_4(20), FACTOR_4(24), FACTOR_4(28), FACTOR_4(32), FACTOR_4(36), FACTOR_4(40),
+		FACTOR_4(44), FACTOR_4(48), FACTOR_4(52), FACTOR_4(56), 1));
+	const __m256i *found = (const __m256i *)(ws->found + 16 * g);
+	const __m256i most = _mm256_set1_epi16((short)(g * 64));
+	__m256i d = _mm256_packus_epi32(_mm256_loadu_si256(found), _mm256_loadu_si256(found + 1)), by, how, none;
+	uint32_t keep, n;
+
+	d = _mm256_permute4x64_epi64(d, 0xd8);
+	d = _mm256_and_si256(d, _mm256_cmpeq_epi16(d, _mm256_min_epu16(d, most)));
+	by = _mm256_min_epu16(_mm256_srli_epi16(d, 2), _mm256_set1_epi16(15));
+	by = _mm256_shuffle_epi8(factors, _mm256_or_si256(by, _mm256_set1_epi16((short)0x8000)));
+	d = _mm256_mullo_epi16(d, by);
+	none = _mm256_or_si256(_mm256_cmpgt_epi16(_mm256_set1_epi16(BREF_BLOCK), d), _mm256_cmpgt_epi16(d, most));
+	none = _mm256_or_si256(none, _mm256_cmpeq_epi16(d, _mm256_alignr_epi8(d, _mm256_permute2x128_si256(d, d, 0x08), 14)));
+	keep = ~(uint32_t)_mm256_movemask_epi8(_mm256_packs_epi16(none, none));
+	/* Moved together by the numbers of those kept, in each half by itself. */
+	how = _mm256_cvtepu8_epi16(_mm_set_epi64x((long long)set_bits_avx2[keep >> 16 & 0xff],
+		(long long)set_bits_avx2[keep & 0xff]));
+	how = _mm256_add_epi16(_mm256_mullo_epi16(how, _mm256_set1_epi16(0x0202)), _mm256_set1_epi16(0x0100));
+	d = _mm256_shuffle_epi8(d, how);
+	n = count_avx2(keep & 0xff);
+	_mm_storeu_si128((__m128i *)list, _mm256_castsi256_si128(d));
+	_mm_storeu_si128((__m128i *)(list + n), _mm256_extracti128_si256(d, 1));
+	_mm256_storeu_si256((__m256i *)(list + n + count_avx2(keep >> 16 & 0xff)), _mm256_setzero_si256());
+}
+
+/* Leaves 16 distances of each group where the slots stood. */
+FN void find_candidates_avx2(struct bref_workspace *ws, const uint8_t *page)
+{
+	take_samples_avx2(ws, page);
+	look_up_avx2(ws);
+	for (uint32_t g = 0; g < GROUPS; g++)
+		list_distances_avx2(ws, g, ws->slot + 16 * g);
+}
+
+/* Cost of the masks of four groups, a number for each block: bytes that differ and 8-byte words that do. */
+FN __m256i costs_avx2(__m256i mask)
+{
+	const __m256i low = _mm256_set1_epi8(15);
+	const __m256i bits = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4));
+	__m256i sum = _mm256_add_epi8(_mm256_shuffle_epi8(bits, _mm256_and_si256(mask, low)),
+		_mm256_shuffle_epi8(bits, _mm256_and_si256(_mm256_srli_epi16(mask, 4), low)));
+
+	sum = _mm256_add_epi8(sum, _mm256_min_epu8(mask, _mm256_set1_epi8(1)));
+#if BREF_BLOCK == 64
+	return _mm256_sad_epu8(sum, _mm256_setzero_si256());
+#else
+	return _mm256_madd_epi16(_mm256_maddubs_epi16(sum, _mm256_set1_epi8(1)), _mm256_set1_epi16(1));
+#endif
+}
+
+/* The cheapest candidate of every block: its index, cost and mask. All the masks first, then four groups at once. */
+FN void choose_candidates_avx2(struct bref_workspace *ws, const uint8_t *page)
+{
+	for (uint32_t g = 0; g < GROUPS; g++) {
+		const uint8_t *q = page + g * 64;
+
+		ws->candidate[g][0] = 0;
+		ws->mask[0][g] = differ_avx2(q, zeros);
+#pragma GCC unroll 16
+		for (uint32_t k = 1; k <= TRIED_AVX2; k++) {
+			uint32_t distance = ws->slot[16 * g + k - 1];
+			ws->candidate[g][k] = distance;
+			ws->mask[k][g] = differ_avx2(q, referred(q, distance));
+		}
+	}
+	for (uint32_t g = 0; g < GROUPS; g += 4) {
+		__m256i best = _mm256_load_si256((const __m256i *)(ws->mask[0] + g)), cost = costs_avx2(best);
+		__m256i index = _mm256_setzero_si256();
+
+#pragma GCC unroll 16
+		for (uint32_t k = 1; k <= TRIED_AVX2; k++) {
+			__m256i m = _mm256_load_si256((const __m256i *)(ws->mask[k] + g)), c = costs_avx2(m), less;
+
+			less = BREF_BLOCK == 64 ? _mm256_cmpgt_epi64(cost, c) : _mm256_cmpgt_epi32(cost, c);
+			cost = _mm256_blendv_epi8(cost, c, less);
+			best = _mm256_blendv_epi8(best, m, less);
+			index = _mm256_blendv_epi8(index, _mm256_set1_epi32((int)k), less);
+		}
+		_mm256_store_si256((__m256i *)(ws->best_mask + g), best);
+#if BREF_BLOCK == 64
+		cost = _mm256_permutevar8x32_epi32(cost, _mm256_setr_epi32(0, 2, 4, 6, 0, 2, 4, 6));
+		index = _mm256_permutevar8x32_epi32(index, _mm256_setr_epi32(0, 2, 4, 6, 0, 2, 4, 6));
+		_mm_store_si128((__m128i *)(ws->best_cost + g), _mm256_castsi256_si128(cost));
+		_mm_store_si128((__m128i *)(ws->best_index + g), _mm256_castsi256_si128(index));
+#else
+		_mm256_store_si256((__m256i *)(ws->best_cost + 2 * g), cost);
+		_mm256_store_si256((__m256i *)(ws->best_index + 2 * g), index);
+#endif
+	}
+}
+
+#undef FACTOR_4
+#undef SAMPLES_AVX2
+#undef TRIED_AVX2
 #undef FN

@@ -8,24 +8,6 @@ FN uint32_t count_avx512(uint64_t v)
 	return (uint32_t)_mm_popcnt_u64(v);
 }
 
-/* One bit for each 0x80 of t. */
-FN uint32_t gather_high_avx512(uint64_t t)
-{
-	return (uint32_t)_pext_u64(t, HIGH1);
-}
-
-/* The bytes of v where t has 0x80, moved together. */
-FN uint64_t pack_bytes_avx512(uint64_t v, uint64_t t)
-{
-	return _pext_u64(v, (t << 1) - (t >> 7));
-}
-
-/* The reverse: the first bytes of v go where the 8 bits of w are set. */
-FN uint64_t spread_bytes_avx512(uint64_t v, uint32_t w)
-{
-	return _pdep_u64(v, _pdep_u64(w, ONES) * 255);
-}
-
 FN uint64_t differ_avx512(const uint8_t *a, const uint8_t *b)
 {
 	return _mm512_cmpneq_epi8_mask(_mm512_loadu_si512(a), _mm512_loadu_si512(b));
@@ -37,42 +19,128 @@ FN void pack_literals_avx512(uint8_t *to, const uint8_t *q, uint64_t mask)
 	_mm512_storeu_si512(to, _mm512_maskz_compress_epi8(mask, _mm512_loadu_si512(q)));
 }
 
-/* One block: the bytes at `from`, those of the mask replaced by literals; reads BREF_BLOCK literals at most. */
-FN void unpack_block_avx512(uint8_t *to, const uint8_t *from, const uint8_t *literals, uint64_t mask)
-{
-#if BREF_BLOCK == 64
-	_mm512_storeu_si512(to, _mm512_mask_expand_epi8(_mm512_loadu_si512(from), mask, _mm512_loadu_si512(literals)));
-#else
-	__m256i old = _mm256_loadu_si256((const __m256i *)from), lit = _mm256_loadu_si256((const __m256i *)literals);
-	_mm256_storeu_si256((__m256i *)to, _mm256_mask_expand_epi8(old, (__mmask32)mask, lit));
-#endif
-}
-
-FN uint32_t count_bytes_avx512(const uint8_t *p, uint32_t n)
-{
-	__m512i sum = _mm512_setzero_si512();
-	uint32_t i = 0;
-
-	for (; i + 64 <= n; i += 64)
-		sum = _mm512_add_epi64(sum, _mm512_popcnt_epi64(_mm512_loadu_si512(p + i)));
-	sum = _mm512_add_epi64(sum, _mm512_popcnt_epi64(_mm512_maskz_loadu_epi8(_bzhi_u64(~0ull, n - i), p + i)));
-	return (uint32_t)_mm512_reduce_add_epi64(sum);
-}
-
-/* 12-bit numbers to 16 bits. Reads 64 bytes past the last 48 in use at most, writes whole vectors. */
-FN void unpack_refs_avx512(uint16_t *to, const uint8_t *from, uint32_t n)
+/* 12-bit numbers to 16 bits: those of the first `bytes` bytes, the others are 0. Reads no more than that. */
+FN __m512i unpack_refs_avx512(const uint8_t *from, uint32_t bytes)
 {
 	const __m512i triples = _mm512_set_epi8(
 		47, 46, 46, 45, 44, 43, 43, 42, 41, 40, 40, 39, 38, 37, 37, 36, 35, 34, 34, 33, 32, 31, 31, 30, 29, 28, 28, 27,
 		26, 25, 25, 24, 23, 22, 22, 21, 20, 19, 19, 18, 17, 16, 16, 15, 14, 13, 13, 12, 11, 10, 10, 9, 8, 7, 7, 6, 5, 4,
 		4, 3, 2, 1, 1, 0);
+	__m512i v = _mm512_maskz_loadu_epi8(_bzhi_u64(~0ull, bytes < 48 ? bytes : 48), from);
 
-	for (uint32_t i = 0; i < n; i += 32) {
-		__m512i v = _mm512_permutexvar_epi8(triples, _mm512_loadu_si512(from + i / 2 * 3));
-		v = _mm512_mask_srli_epi16(v, 0xaaaaaaaa, v, 4);
-		_mm512_storeu_si512(to + i, _mm512_and_si512(v, _mm512_set1_epi16(0xfff)));
-	}
+	v = _mm512_permutexvar_epi8(triples, v);
+	v = _mm512_mask_srli_epi16(v, 0xaaaaaaaa, v, 4);
+	return _mm512_and_si512(v, _mm512_set1_epi16(0xfff));
 }
+
+/* Per byte i the number of set bits among bits 0 .. i. */
+FN __m512i ranks_avx512(uint64_t bits)
+{
+	const __m512i byte_of = _mm512_set_epi64(0x0707070707070707, 0x0606060606060606, 0x0505050505050505,
+		0x0404040404040404, 0x0303030303030303, 0x0202020202020202, 0x0101010101010101, 0);
+	const __m512i up_to = _mm512_set1_epi64((long long)0xff7f3f1f0f070301ull);
+	__m512i v = _mm512_set1_epi64((long long)bits);
+	uint64_t per_byte = (uint64_t)_mm_cvtsi128_si64(_mm_popcnt_epi8(_mm512_castsi512_si128(v)));
+	__m512i below = _mm512_set1_epi64((long long)(per_byte * (ONES << 8)));
+
+	v = _mm512_popcnt_epi8(_mm512_and_si512(_mm512_shuffle_epi8(v, byte_of), up_to));
+	return _mm512_add_epi8(v, _mm512_shuffle_epi8(below, byte_of));
+}
+
+/* The distance of every block. Returns which are not allowed, 0 when all are. */
+FN uint32_t block_refs_avx512(const struct bref_sections *s, uint16_t *block_refs)
+{
+	const __m512i lane = _mm512_set_epi16(31, 30, 29, 28, 27, 26, 25, 24, 23, 22, 21, 20, 19, 18, 17, 16, 15, 14, 13, 12,
+		11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+	_Alignas(64) uint16_t refs[32 + BLOCKS + 64];
+	const uint32_t bytes = (3 * s->n_refs + 1) / 2;
+	uint32_t used = 31;		/* a zero stands before the first */
+	__mmask32 bad = 0;
+
+	_mm512_store_si512(refs, _mm512_setzero_si512());
+#pragma GCC unroll 4
+	for (uint32_t i = 0; i < BLOCKS / 32; i++)
+		_mm512_store_si512(refs + 32 + 32 * i, unpack_refs_avx512(s->refs + 48 * i, bytes > 48 * i ? bytes - 48 * i : 0));
+#pragma GCC unroll 2
+	for (uint32_t h = 0; h < PER_GROUP; h++) {
+		const uint32_t first = s->is_new[h] & 1;
+		const uint16_t *from = refs + used + first;
+		__m512i low = _mm512_loadu_si512(from), high = _mm512_loadu_si512(from + 32);
+		__m512i rank = _mm512_sub_epi8(ranks_avx512(s->is_new[h]), _mm512_set1_epi8((char)first));
+
+#pragma GCC unroll 2
+		for (uint32_t i = 0; i < 2; i++) {
+			__m256i part = i ? _mm512_extracti64x4_epi64(rank, 1) : _mm512_castsi512_si256(rank);
+			__m512i d = _mm512_permutex2var_epi16(low, _mm512_cvtepu8_epi16(part), high);
+			__m512i at = _mm512_mullo_epi16(_mm512_add_epi16(lane, _mm512_set1_epi16((short)(64 * h + 32 * i))),
+				_mm512_set1_epi16(BREF_BLOCK));
+
+			bad |= _mm512_cmpgt_epu16_mask(d, at) | _mm512_cmplt_epu16_mask(_mm512_sub_epi16(d, _mm512_set1_epi16(1)),
+				_mm512_set1_epi16(BREF_BLOCK - 1));
+			_mm512_store_si512(block_refs + 64 * h + 32 * i, d);
+		}
+		used += count_avx512(s->is_new[h]);
+	}
+	return bad;
+}
+
+/* Everything that can be known about all blocks first, many at a time; then the blocks, each a copy and an expansion.
+ * Stands for the template's decoder. */
+FN int decode_page_avx512(struct bref_sections *s, uint8_t *out)
+{
+	_Alignas(64) uint16_t block_refs[BLOCKS];
+	_Alignas(64) uint64_t mask[GROUPS], literals[GROUPS];
+	_Alignas(64) const uint8_t *from[BLOCKS];
+	__m512i total = _mm512_setzero_si512();
+	const uint8_t *masks = s->masks, *literal = s->literals;
+	uint32_t n_masks = 0;
+
+#pragma GCC unroll 8
+	for (uint32_t i = 0; i < 8; i++)
+		n_masks += count_avx512(tz_load64(s->word_masks + 8 * i));
+	if (TZ_UNLIKELY(n_masks != s->n_masks || block_refs_avx512(s, block_refs)))
+		return -1;
+#pragma GCC unroll 8
+	for (uint32_t i = 0; i < 8; i++) {
+		uint64_t words = tz_load64(s->word_masks + 8 * i);
+		__m512i v = _mm512_maskz_expand_epi8(words, _mm512_loadu_si512(masks));
+
+		masks += count_avx512(words);
+		_mm512_store_si512(mask + 8 * i, v);
+		v = PER_GROUP == 1 ? _mm512_popcnt_epi64(v) : _mm512_popcnt_epi32(v);
+		_mm512_store_si512(literals + 8 * i, v);
+		total = _mm512_add_epi32(total, v);
+	}
+	if (TZ_UNLIKELY((uint32_t)_mm512_reduce_add_epi32(total) != s->n_literals))
+		return -1;
+	for (uint32_t i = 0; i < BLOCKS; i += 8) {
+		const __m512i step = _mm512_set_epi64(7 * BREF_BLOCK, 6 * BREF_BLOCK, 5 * BREF_BLOCK, 4 * BREF_BLOCK, 3 * BREF_BLOCK,
+			2 * BREF_BLOCK, BREF_BLOCK, 0);
+		__m512i d = _mm512_cvtepu16_epi64(_mm_load_si128((const __m128i *)(block_refs + i)));
+		__m512i at = _mm512_add_epi64(_mm512_set1_epi64((long long)(uintptr_t)(out + i * BREF_BLOCK)), step);
+
+		_mm512_store_si512(from + i, _mm512_mask_sub_epi64(_mm512_set1_epi64((long long)(uintptr_t)zeros),
+			_mm512_test_epi64_mask(d, d), at, d));
+	}
+#pragma GCC unroll 4
+	for (uint32_t i = 0; i < BLOCKS; i++, out += BREF_BLOCK) {
+#if BREF_BLOCK == 64
+		__m512i v = _mm512_loadu_si512(from[i]);
+
+		v = _mm512_mask_expand_epi8(v, mask[i], _mm512_loadu_si512(literal));
+		_mm512_storeu_si512(out, v);
+		literal += literals[i];
+#else
+		__m256i v = _mm256_loadu_si256((const __m256i *)from[i]);
+
+		v = _mm256_mask_expand_epi8(v, ((const uint32_t *)mask)[i], _mm256_loadu_si256((const __m256i *)literal));
+		_mm256_storeu_si256((__m256i *)out, v);
+		literal += ((const uint32_t *)literals)[i];
+#endif
+	}
+	return 0;
+}
+#define BREF_DECODE_PAGE
 
 /* Samples of one group, appended at `n`: positions chosen by a linear hash of the four bytes there, 1 in 4 of them, so
  * that copies of the same content are sampled at the same places. */
@@ -87,7 +155,7 @@ FN uint32_t sample_group_avx512(struct bref_workspace *ws, const uint8_t *q, uin
 		15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
 	const __m512i dwords = _mm512_set4_epi32(0x0c0c0c0c, 0x08080808, 0x04040404, 0);
 	uint64_t rest = last ? ~0ull >> 3 : ~0ull;
-	__m512i x0 = _mm512_loadu_si512(q), x1, x2, x3, next, s, index, words, product, tag;
+	__m512i x0 = _mm512_loadu_si512(q), x1, x2, x3, next, s, index, words, product;
 	uint32_t count;
 
 	if (last) {
@@ -101,31 +169,30 @@ FN uint32_t sample_group_avx512(struct bref_workspace *ws, const uint8_t *q, uin
 		x3 = _mm512_loadu_si512(q + 3);
 		next = _mm512_zextsi128_si512(_mm_loadu_si128((const __m128i *)(q + 64)));
 	}
-	s = _mm512_ternarylogic_epi64(_mm512_gf2p8affine_epi64_epi8(x0, m0, 1), _mm512_gf2p8affine_epi64_epi8(x1, m1, 0),
+	s = _mm512_ternarylogic_epi64(_mm512_gf2p8affine_epi64_epi8(x0, m0, 255), _mm512_gf2p8affine_epi64_epi8(x1, m1, 0),
 		_mm512_gf2p8affine_epi64_epi8(x2, m2, 0), 0x96);
 	s = _mm512_xor_si512(s, _mm512_gf2p8affine_epi64_epi8(x3, m3, 0));
-	rest &= _mm512_testn_epi8_mask(s, _mm512_set1_epi8(SAMPLE_MASK));
+	rest &= _mm512_cmplt_epu8_mask(s, _mm512_set1_epi8(SAMPLE_RATE));
 	count = (uint32_t)_mm_popcnt_u64(rest);
 	count = count < 16 ? count : 16;
 	index = _mm512_cvtepu8_epi32(_mm512_castsi512_si128(_mm512_maskz_compress_epi8(rest, iota)));
 	words = _mm512_permutex2var_epi8(x0, _mm512_add_epi8(_mm512_shuffle_epi8(index, dwords),
 		_mm512_set1_epi32(0x03020100)), next);
 	product = _mm512_mullo_epi32(words, _mm512_set1_epi32((int)2654435761u));
-	_mm256_storeu_si256((__m256i *)(ws->slot + n),
-		_mm512_cvtepi32_epi16(_mm512_srli_epi32(product, 32 - TABLE_BITS)));
-	tag = _mm512_and_si512(_mm512_slli_epi32(product, 12), _mm512_set1_epi32((int)0xffff0000));
-	_mm512_storeu_si512(ws->entry + n, _mm512_ternarylogic_epi32(tag, index,
-		_mm512_set1_epi32((int)(ws->generation << 12 | at)), 0xfe));
+	/* Tag: the product's upper 16 bits, of which the upper ones are the slot as well. */
+	index = _mm512_or_si512(index, _mm512_set1_epi32((int)(ws->generation << 12 | at)));
+	_mm512_storeu_si512(ws->entry + n, _mm512_ternarylogic_epi32(product, index, _mm512_set1_epi32(0xffff), 0xd8));
 	return n + count;
 }
 
 /* Candidate distances of one group from its samples [n, n + count). */
-FN void group_candidates_avx512(struct bref_workspace *ws, uint32_t group, uint32_t n, uint32_t count)
+FN void group_candidates_avx512(struct bref_workspace *ws, const uint8_t *page, uint32_t group, uint32_t n,
+	uint32_t count)
 {
 	const __m512i front = _mm512_setr_epi32(0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14);
 	const __m512i back = _mm512_sub_epi32(front, _mm512_set1_epi32(CANDIDATES));
 	__m512i entry = _mm512_loadu_si512(ws->entry + n), found = _mm512_loadu_si512(ws->found + n);
-	__m512i differ = _mm512_xor_si512(entry, found), d = _mm512_sub_epi32(entry, found), shifted, packed, order;
+	__m512i differ = _mm512_xor_si512(entry, found), d = _mm512_sub_epi32(entry, found), packed, order;
 	__mmask16 valid = (__mmask16)_bzhi_u32(0xffff, count), small = _mm512_cmplt_epu32_mask(d,
 		_mm512_set1_epi32(BREF_BLOCK));
 
@@ -134,15 +201,39 @@ FN void group_candidates_avx512(struct bref_workspace *ws, uint32_t group, uint3
 	d = _mm512_mask_mov_epi32(d, small, _mm512_maskz_permutexvar_epi8(0x1111111111111111ull, d,
 		_mm512_load_si512(multiples)));
 	valid = _mm512_mask_cmple_epu32_mask(valid, d, _mm512_set1_epi32((int)(group * 64)));
+	d = _mm512_maskz_mov_epi32(valid, d);
+	valid = _mm512_mask_cmpneq_epi32_mask(valid, d, _mm512_alignr_epi32(d, _mm512_setzero_si512(), 15));
 	packed = _mm512_maskz_compress_epi32(valid, d);
-	shifted = _mm512_alignr_epi32(packed, _mm512_setzero_si512(), 15);
-	valid = _mm512_cmpneq_epi32_mask(packed, shifted);
-	packed = _mm512_maskz_compress_epi32(valid, packed);
 	/* Of a long list the first FROM_FRONT and the last ones. */
 	count = (uint32_t)_mm_popcnt_u32(valid);
 	count = count < CANDIDATES ? CANDIDATES : count;
 	order = _mm512_mask_add_epi32(front, (0xffff << (FROM_FRONT + 1)) & 0xffff, back, _mm512_set1_epi32((int)count));
-	_mm512_store_si512(ws->candidate[group], _mm512_maskz_permutexvar_epi32((2 << CANDIDATES) - 2, order, packed));
+	packed = _mm512_maskz_permutexvar_epi32((2 << CANDIDATES) - 2, order, packed);
+	_mm512_store_si512(ws->candidate[group], packed);
+	/* And where they point to, so that the comparisons need not work it out one by one. */
+#pragma GCC unroll 2
+	for (uint32_t k = 0; k <= CANDIDATES; k += 8) {
+		const __m512i at = _mm512_set1_epi64((long long)(uintptr_t)(page + group * 64));
+		d = _mm512_cvtepu32_epi64(k ? _mm512_extracti64x4_epi64(packed, 1) : _mm512_castsi512_si256(packed));
+		_mm512_store_si512(ws->from[group] + k, _mm512_mask_sub_epi64(_mm512_set1_epi64((long long)(uintptr_t)zeros),
+			_mm512_test_epi64_mask(d, d), at, d));
+	}
+}
+
+/* What the table held for each of n samples, which take its place. Two at a time: stores are what it waits for. */
+FN void look_up_avx512(struct bref_workspace *ws, uint32_t n)
+{
+	for (uint32_t i = 0; i < n; i += 2) {
+		uint64_t two = tz_load64(ws->entry + i), found;
+		uint32_t *entry = &ws->table[(uint32_t)two >> (32 - TABLE_BITS)];
+
+		found = *entry;
+		*entry = (uint32_t)two;
+		entry = &ws->table[two >> (64 - TABLE_BITS)];
+		found |= (uint64_t)*entry << 32;
+		*entry = (uint32_t)(two >> 32);
+		tz_store64(ws->found + i, found);
+	}
 }
 
 FN void find_candidates_avx512(struct bref_workspace *ws, const uint8_t *page)
@@ -154,53 +245,165 @@ FN void find_candidates_avx512(struct bref_workspace *ws, const uint8_t *page)
 		n = sample_group_avx512(ws, page + g * 64, g * 64, n, g == GROUPS - 1);
 	}
 	first[GROUPS] = n;
-	memset(ws->slot + n, 0, 4 * sizeof(*ws->slot));
-	memset(ws->entry + n, 0, 4 * sizeof(*ws->entry));
-	look_up_all(ws, n);
+	ws->entry[n] = 0;
+	look_up_avx512(ws, n);
 	for (uint32_t g = 0; g < GROUPS; g++)
-		group_candidates_avx512(ws, g, first[g], first[g + 1] - first[g]);
+		group_candidates_avx512(ws, page, g, first[g], first[g + 1] - first[g]);
 }
 
-/* The cheapest candidate of every block: its index, its cost, its mask. Masks first, then 64 bytes of them at once. */
+/* The cheapest candidate of every block: cost * 16 + index. Masks first, then 64 bytes of them at once. */
 FN void choose_candidates_avx512(struct bref_workspace *ws, const uint8_t *page)
 {
 	const __m512i one = _mm512_set1_epi8(1);
 
 	for (uint32_t g = 0; g < GROUPS; g++) {
-		const uint8_t *q = page + g * 64;
-		__m512i v = _mm512_loadu_si512(q);
+		__m512i v = _mm512_loadu_si512(page + g * 64);
 		ws->mask[0][g] = _mm512_test_epi8_mask(v, v);
 #pragma GCC unroll 16
 		for (uint32_t k = 1; k <= CANDIDATES; k++)
-			ws->mask[k][g] = _mm512_cmpneq_epi8_mask(v, _mm512_loadu_si512(referred(q, ws->candidate[g][k])));
+			ws->mask[k][g] = _mm512_cmpneq_epi8_mask(v, _mm512_loadu_si512((const void *)(uintptr_t)ws->from[g][k]));
 	}
 	for (uint32_t g = 0; g < GROUPS; g += 8) {
-		__m512i best = _mm512_setzero_si512(), cost = _mm512_set1_epi32(0x7fffffff), index = best;
+		__m512i best = _mm512_set1_epi32(0x7fffffff);
 #pragma GCC unroll 16
 		for (uint32_t k = 0; k <= CANDIDATES; k++) {
-			__m512i m = _mm512_load_si512(ws->mask[k] + g), c;
-			__m512i words = _mm512_maskz_mov_epi8(_mm512_test_epi8_mask(m, m), one);
+			__m512i m = _mm512_load_si512(ws->mask[k] + g), words = _mm512_min_epu8(m, one), c;
 #if BREF_BLOCK == 64
 			c = _mm512_add_epi64(_mm512_popcnt_epi64(m), _mm512_popcnt_epi64(words));
-			__mmask8 less = _mm512_cmplt_epu64_mask(c, cost);
-			cost = _mm512_mask_mov_epi64(cost, less, c);
-			best = _mm512_mask_mov_epi64(best, less, m);
-			index = _mm512_mask_mov_epi64(index, less, _mm512_set1_epi64(k));
-		}
-		_mm256_store_si256((__m256i *)(ws->best_cost + g), _mm512_cvtepi64_epi32(cost));
-		_mm256_store_si256((__m256i *)(ws->best_index + g), _mm512_cvtepi64_epi32(index));
+			best = _mm512_min_epu64(best, _mm512_add_epi64(_mm512_slli_epi64(c, 4), _mm512_set1_epi64(k)));
 #else
 			c = _mm512_add_epi32(_mm512_popcnt_epi32(m), _mm512_popcnt_epi32(words));
-			__mmask16 less = _mm512_cmplt_epu32_mask(c, cost);
-			cost = _mm512_mask_mov_epi32(cost, less, c);
-			best = _mm512_mask_mov_epi32(best, less, m);
-			index = _mm512_mask_mov_epi32(index, less, _mm512_set1_epi32((int)k));
-		}
-		_mm512_store_si512(ws->best_cost + 2 * g, cost);
-		_mm512_store_si512(ws->best_index + 2 * g, index);
+			best = _mm512_min_epu32(best, _mm512_add_epi32(_mm512_slli_epi32(c, 4), _mm512_set1_epi32((int)k)));
 #endif
-		_mm512_store_si512(ws->best_mask + g, best);
+		}
+		_mm512_store_si512(ws->best + g, best);
 	}
 }
+
+/* Gives a block the reference `last` with its mask and cost (times 16), or its own if that is cheaper. Returns which. */
+FN uint32_t keep_or_name_avx512(uint64_t *mask, uint64_t same, uint32_t same_cost, uint32_t own, uint32_t own_cost,
+	uint32_t last)
+{
+	uint64_t ref = own, chosen = *mask;
+
+	__asm__("cmp %3, %2\n\tcmovbe %4, %0\n\tcmovbe %5, %1" : "+&r"(ref), "+&r"(chosen)
+		: "r"(same_cost), "r"(own_cost), "r"((uint64_t)last), "r"(same) : "cc");
+	*mask = chosen;
+	return (uint32_t)ref;
+}
+
+/* References and masks of all blocks. A block waits for the one before it, so the page is several chains side by side, each
+ * of which begins with a guess. */
+FN void settle_avx512(struct bref_workspace *ws, const uint8_t *page)
+{
+	uint32_t last[CHAINS] = { 0 };
+
+	for (uint32_t c = 1; c < CHAINS; c++) {
+		uint32_t g = c * CHAIN_GROUPS - 1;
+		last[c] = ws->candidate[g][ws->best[g] >> (PER_GROUP - 1) * 32 & 15];
+	}
+	for (uint32_t i = 0; i < CHAIN_GROUPS; i++) {
+#pragma GCC unroll 4
+		for (uint32_t c = 0; c < CHAINS; c++) {
+			const uint32_t g = i + c * CHAIN_GROUPS, *candidates = ws->candidate[g];
+			const uint8_t *q = page + g * 64;
+			const uint64_t best = ws->best[g], low = PER_GROUP == 1 ? ~0ull : 0xffffffff;
+			uint64_t same = differ_avx512(q, referred(q, last[c])), words = nonzero_bytes(same);
+			uint64_t mask = ws->mask[best & 15][g] & low, ref;
+
+			ref = keep_or_name_avx512(&mask, same & low, (count_avx512(same & low) + count_avx512(words & low)) << 4,
+				candidates[best & 15], (uint32_t)best + (NEW_COST << 3), last[c]);
+			ws->block_refs[g * PER_GROUP] = (uint16_t)ref;
+#if BREF_BLOCK == 32
+			uint64_t high = ws->mask[best >> 32 & 15][g] >> 32;
+			uint32_t own = candidates[best >> 32 & 15], cost = (count_avx512(same >> 32) + count_avx512(words >> 32)) << 4;
+
+			/* To stay with the reference of the group before costs something when the first block left it. */
+			cost += (ref != last[c]) * (NEW_COST << 3);
+			ref = keep_or_name_avx512(&high, same >> 32, cost, own, (uint32_t)(best >> 32) + (own != ref) * (NEW_COST << 3),
+				last[c]);
+			ws->block_refs[g * PER_GROUP + 1] = (uint16_t)ref;
+			mask |= high << 32;
+#endif
+			last[c] = (uint32_t)ref;
+			ws->best_mask[g] = mask;
+		}
+	}
+}
+
+/* 12 bits of each, from the lowest bit on. Writes up to 64 bytes too many. */
+FN void pack_refs_avx512(uint8_t *to, const uint16_t *refs, uint32_t n)
+{
+	const __m512i three = _mm512_set_epi8(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 62, 61, 60, 58, 57, 56, 54, 53,
+		52, 50, 49, 48, 46, 45, 44, 42, 41, 40, 38, 37, 36, 34, 33, 32, 30, 29, 28, 26, 25, 24, 22, 21, 20, 18, 17, 16, 14,
+		13, 12, 10, 9, 8, 6, 5, 4, 2, 1, 0);
+
+	for (uint32_t i = 0; i < n; i += 32) {
+		__m512i v = _mm512_madd_epi16(_mm512_loadu_si512(refs + i), _mm512_set1_epi32(4096 << 16 | 1));
+		_mm512_storeu_si512(to + i / 2 * 3, _mm512_permutexvar_epi8(three, v));
+	}
+}
+
+/* From the masks and references of all blocks to the object. Returns its length, or 0. */
+FN size_t put_page_avx512(struct bref_workspace *ws, const uint8_t *page, uint8_t *dst)
+{
+	uint8_t masks[8 * GROUPS + 64];
+	uint16_t refs[BLOCKS + 32];
+	uint64_t word_masks[8], is_new[PER_GROUP];
+	__m512i total = _mm512_setzero_si512();
+	uint32_t n_masks = 0, n_refs = 0, n_literals;
+	uint8_t *op = dst;
+
+	for (uint32_t i = 0; i < 8; i++) {
+		__m512i m = _mm512_load_si512(ws->best_mask + 8 * i);
+
+		word_masks[i] = _mm512_test_epi8_mask(m, m);
+		total = _mm512_add_epi64(total, _mm512_popcnt_epi64(m));
+		_mm512_storeu_si512(masks + n_masks, _mm512_maskz_compress_epi8(word_masks[i], m));
+		n_masks += count_avx512(word_masks[i]);
+	}
+	for (uint32_t i = 0; i < PER_GROUP; i++) {
+		is_new[i] = 0;
+#pragma GCC unroll 2
+		for (uint32_t j = 0; j < 64; j += 32) {
+			const uint16_t *at = ws->block_refs + 64 * i + j;	/* what is before the first is 0 */
+			__m512i v = _mm512_loadu_si512(at);
+			__mmask32 other = _mm512_cmpneq_epi16_mask(v, _mm512_loadu_si512(at - 1));
+
+			_mm512_storeu_si512(refs + n_refs, _mm512_maskz_compress_epi16(other, v));
+			n_refs += count_avx512(other);
+			is_new[i] |= (uint64_t)other << j;
+		}
+	}
+	refs[n_refs] = 0;
+	n_literals = (uint32_t)_mm512_reduce_add_epi64(total);
+	if (n_literals + n_masks + (n_refs * 3 + 1) / 2 + TRAILER >= TZ_PAGE_SIZE)
+		return 0;
+#pragma GCC unroll 4
+	for (uint32_t g = 0; g < GROUPS; g++) {
+		pack_literals_avx512(op, page + g * 64, ws->best_mask[g]);
+		op += count_avx512(ws->best_mask[g]);
+	}
+	for (uint32_t i = 0; i < n_masks; i += 64)
+		memcpy(op + i, masks + i, 64);
+	op += n_masks;
+	pack_refs_avx512(op, refs, n_refs);
+	op += (n_refs * 3 + 1) / 2;
+	memcpy(op, word_masks, WORD_MASKS);
+	memcpy(op + WORD_MASKS, is_new, BLOCKS / 8);
+	op += WORD_MASKS + BLOCKS / 8;
+	tz_store16(op, (uint16_t)n_masks);
+	return (size_t)(op + 2 - dst);
+}
+
+/* Stands for the template's encoder. */
+FN size_t encode_page_avx512(struct bref_workspace *ws, const uint8_t *page, uint8_t *dst)
+{
+	find_candidates_avx512(ws, page);
+	choose_candidates_avx512(ws, page);
+	settle_avx512(ws, page);
+	return put_page_avx512(ws, page, dst);
+}
+#define BREF_ENCODE_PAGE
 
 #undef FN

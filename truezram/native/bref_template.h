@@ -3,6 +3,7 @@
 #define P(name) TZ_CONCAT(name, TZ_SUFFIX)
 #define FN_INLINE static inline __attribute__((always_inline)) TZ_TARGET
 
+#if !defined(BREF_ENCODE_PAGE)
 /* What one chain carries from block to block. */
 struct P(chain) {
 	uint32_t last, before;		/* the last reference, and the last that was another one */
@@ -108,11 +109,10 @@ FN_INLINE size_t P(put_object)(struct bref_workspace *ws, const struct P(chain) 
 	return (size_t)(op + 2 - dst);
 }
 
-static TZ_TARGET size_t P(bref_compress)(struct bref_workspace *ws, const uint8_t *page, uint8_t *dst)
+FN_INLINE size_t P(encode_page)(struct bref_workspace *ws, const uint8_t *page, uint8_t *dst)
 {
 	struct P(chain) chain[CHAINS];
 
-	next_generation(ws);
 	P(find_candidates)(ws, page);
 	P(choose_candidates)(ws, page);
 	for (unsigned k = 0; k < CHAINS; k++)
@@ -124,40 +124,35 @@ static TZ_TARGET size_t P(bref_compress)(struct bref_workspace *ws, const uint8_
 	}
 	return P(put_object)(ws, chain, dst);
 }
+#endif
 
-/* All reads of more than a section's bytes end within the trailer, so within the object; that is why it stands last. */
-static TZ_TARGET int P(bref_decompress)(const uint8_t *src, size_t n, uint8_t *out)
+static TZ_TARGET size_t P(bref_compress)(struct bref_workspace *ws, const uint8_t *page, uint8_t *dst)
 {
-	const uint8_t *word_masks, *new_bits, *masks, *literals = src;
-	uint32_t n_masks, n_refs = 0, bad = 0;
-	uint64_t is_new[PER_GROUP];
+	next_generation(ws);
+	return P(encode_page)(ws, page, dst);
+}
+
+#if !defined(BREF_DECODE_PAGE)
+/* The page, block by block. */
+FN_INLINE int P(decode_page)(struct bref_sections *s, uint8_t *out)
+{
+	const uint8_t *masks = s->masks, *literals = s->literals;
 	uint16_t refs[BLOCKS + 64];
 	const uint16_t *ref = refs;
+	uint32_t bad = 0;
 
-	if (n < TRAILER || n >= TZ_PAGE_SIZE)
-		return -1;
-	n_masks = tz_load16(src + n - 2);
-	new_bits = src + n - 2 - BLOCKS / 8;
-	word_masks = new_bits - WORD_MASKS;
-	for (unsigned k = 0; k < PER_GROUP; k++) {
-		is_new[k] = tz_load64(new_bits + 8 * k);
-		n_refs += P(count)(is_new[k]);
-	}
-	if (n_masks > 8 * GROUPS || n - TRAILER < (n_refs * 3 + 1) / 2 + n_masks)
-		return -1;
-	masks = word_masks - (n_refs * 3 + 1) / 2 - n_masks;
-	if (P(count_bytes)(word_masks, WORD_MASKS) != n_masks || P(count_bytes)(masks, n_masks) != masks - src)
+	if (P(count_bytes)(s->word_masks, WORD_MASKS) != s->n_masks || P(count_bytes)(masks, s->n_masks) != s->n_literals)
 		return -1;
 	refs[0] = 0;
-	P(unpack_refs)(refs + 1, masks + n_masks, n_refs);
+	P(unpack_refs)(refs + 1, s->refs, s->n_refs);
 	for (uint32_t g = 0; g < GROUPS; g++) {
-		uint32_t words = word_masks[g];
+		uint32_t words = s->word_masks[g];
 		uint64_t mask = P(spread_bytes)(tz_load64(masks), words);
 
 		masks += P(count)(words);
 		for (uint32_t b = 0; b < PER_GROUP; b++) {
 			const uint32_t at = g * 64 + b * BREF_BLOCK;
-			uint64_t part = PER_GROUP == 1 ? mask : (uint32_t)(mask >> 32 * b), *bits = &is_new[g * PER_GROUP / 64];
+			uint64_t part = PER_GROUP == 1 ? mask : (uint32_t)(mask >> 32 * b), *bits = &s->is_new[g * PER_GROUP / 64];
 			uint32_t distance;
 
 			ref += *bits & 1;
@@ -172,8 +167,33 @@ static TZ_TARGET int P(bref_decompress)(const uint8_t *src, size_t n, uint8_t *o
 	}
 	return bad ? -1 : 0;
 }
+#endif
+
+/* All reads of more than a section's bytes end within the trailer, so within the object; that is why it stands last. */
+static TZ_TARGET int P(bref_decompress)(const uint8_t *src, size_t n, uint8_t *out)
+{
+	struct bref_sections s = { .literals = src };
+	const uint8_t *end;
+
+	if (n < TRAILER || n >= TZ_PAGE_SIZE)
+		return -1;
+	end = s.word_masks = src + n - TRAILER;
+	for (unsigned k = 0; k < PER_GROUP; k++) {
+		s.is_new[k] = tz_load64(end + WORD_MASKS + 8 * k);
+		s.n_refs += P(count)(s.is_new[k]);
+	}
+	s.n_masks = tz_load16(end + WORD_MASKS + BLOCKS / 8);
+	if (s.n_masks > 8 * GROUPS || n - TRAILER < (s.n_refs * 3 + 1) / 2 + s.n_masks)
+		return -1;
+	s.refs = end - (s.n_refs * 3 + 1) / 2;
+	s.masks = s.refs - s.n_masks;
+	s.n_literals = (uint32_t)(s.masks - src);
+	return P(decode_page)(&s, out);
+}
 
 #undef P
 #undef FN_INLINE
+#undef BREF_ENCODE_PAGE
+#undef BREF_DECODE_PAGE
 #undef TZ_SUFFIX
 #undef TZ_TARGET

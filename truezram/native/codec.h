@@ -68,6 +68,11 @@ const struct tz_codec *tz_codec_by_kind(unsigned kind);
 /* A particular variant, for tests and benchmarks: NULL when not compiled in or not runnable on this CPU. */
 const struct tz_codec *tz_codec_variant(const char *name, enum tz_isa isa);
 
+/* Memory that is locked as it is touched, page-aligned: what the server leaves out when it locks all of its own. */
+struct tz_range { uintptr_t from, to; };
+/* dense.c: its tables, made when the first workspace of it is. */
+struct tz_range tz_dense_table_range(void);
+
 /* cpu.c: the best set this CPU, its OS and TRUEZRAM_DISABLE_CPU (comma list of avx512, avx2, neon) allow. Read once. */
 enum tz_isa tz_cpu_isa(void);
 const char *tz_isa_name(enum tz_isa isa);

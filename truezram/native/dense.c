@@ -20,7 +20,14 @@ const uint8_t tz_dense_kind_shift[16] = { 3, 3, 0, 0 };
 const uint8_t tz_dense_kind_back[16] = { 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 0 };
 const uint16_t tz_dense_recent[DN_RECENT] = { 256, 192, 160, 128, 112, 96, 80, 48, 64, 32, 16 };
 
-struct dn_tables tz_dense_tables __attribute__((aligned(64)));
+struct dn_tables tz_dense_tables __attribute__((aligned(4096)));
+
+struct tz_range tz_dense_table_range(void)
+{
+	uintptr_t from = (uintptr_t)&tz_dense_tables;
+
+	return (struct tz_range){ from, (from + sizeof tz_dense_tables) & ~(uintptr_t)4095 };
+}
 
 /* Canonical codes: by length, then by symbol; sent first bit first, so kept bit-reversed. */
 static void make_table(unsigned class, unsigned number)

@@ -560,8 +560,8 @@ static int check_limit(const struct tz_pool *p, uint64_t limit, char *why, size_
 
 	if (limit == 0 || limit >= least)
 		return 0;
-	snprintf(why, why_size, "mem_limit %llu is too small: the page table of this disk and 1 MiB of slabs take %llu bytes",
-		(unsigned long long)limit, (unsigned long long)least);
+	snprintf(why, why_size, "mem_limit %.1fM is too small: the page table of this disk and 1 MiB of slabs take %.1fM",
+		(double)limit / (1 << 20), (double)least / (1 << 20));
 	return -EINVAL;
 }
 

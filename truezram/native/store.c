@@ -729,7 +729,17 @@ void tz_store_page_map(struct tz_store *s, uint64_t first, uint64_t pages, unsig
 	}
 }
 
-void *tz_store_arena_base(struct tz_store *s)
+static struct tz_range range(const void *base, uint64_t size)
 {
-	return s->arena.base;
+	return (struct tz_range){ (uintptr_t)base, ((uintptr_t)base + size + TZ_PAGE_SIZE - 1) & -(uintptr_t)TZ_PAGE_SIZE };
+}
+
+struct tz_range tz_store_arena(const struct tz_store *s)
+{
+	return range(s->arena.base, s->arena.size);
+}
+
+struct tz_range tz_store_slab_metadata(const struct tz_store *s)
+{
+	return range(s->pool.slabs, s->pool.slabs_len);
 }

@@ -55,8 +55,9 @@ int tz_store_set_mem_limit(struct tz_store *store, uint64_t bytes, char *why, si
 uint64_t tz_store_trim(struct tz_store *store);
 void tz_store_page_map(struct tz_store *store, uint64_t first, uint64_t pages, unsigned regions,
 	uint32_t (*out)[TZ_MAP_KINDS]);
-/* Where the arena is mapped: what the server leaves out when it locks its own memory. */
-void *tz_store_arena_base(struct tz_store *store);
+/* Where the arena is mapped, and what the pool knows of its slabs. */
+struct tz_range tz_store_arena(const struct tz_store *store);
+struct tz_range tz_store_slab_metadata(const struct tz_store *store);
 
 /* "NAME[:LEVEL]" -> codec and level; NULL with why (unknown name, level out of range, zstd library missing). */
 const struct tz_codec *tz_parse_algorithm(const char *text, int *level, char *why, size_t why_size);

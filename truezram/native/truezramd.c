@@ -20,6 +20,7 @@
 #include <fcntl.h>
 #include <getopt.h>
 #include <inttypes.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -28,6 +29,7 @@
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -244,25 +246,52 @@ static int start_queues(struct tz_server *s, const struct options *o)
 	return 0;
 }
 
-/* Locks what is mapped now, but for the arena, which is locked or on noswap tmpfs by itself. Also brings in all code. */
-static int lock_process(const void *arena)
+/* Locks from..to but for the lazy ranges in it, which are in order of their addresses. */
+static int lock_range(uintptr_t from, uintptr_t to, const struct tz_range *lazy, unsigned n)
 {
+	int failed = 0;
+
+	for (unsigned i = 0; i <= n; i++) {
+		uintptr_t end = i < n && lazy[i].from < to ? lazy[i].from : to;
+		if (end > from && mlock((void *)from, end - from) < 0 && errno != ENOMEM)
+			failed = 1;
+		if (i < n && lazy[i].to > from)
+			from = lazy[i].to;
+	}
+	return failed;
+}
+
+static int by_address(const void *a, const void *b)
+{
+	uintptr_t x = ((const struct tz_range *)a)->from, y = ((const struct tz_range *)b)->from;
+
+	return x < y ? -1 : x > y;
+}
+
+/* Locks what is mapped now, which also brings in all code. Not the arena, which is locked or on noswap tmpfs by itself, and not
+ * what is locked as it is touched: slab metadata and the tables of codecs that are not in use. */
+static int lock_process(struct tz_store *store)
+{
+	struct tz_range tables = tz_dense_table_range();
+	struct tz_range lazy[3] = { tz_store_arena(store), tz_store_slab_metadata(store), tables };
 	FILE *f = fopen("/proc/self/maps", "re");
 	char line[512];
 	int failed = 0;
 
 	if (!f)
 		return -errno;
+	qsort(lazy, 3, sizeof lazy[0], by_address);
+	syscall(SYS_mlock2, tables.from, tables.to - tables.from, MLOCK_ONFAULT);
 	while (fgets(line, sizeof line, f)) {
 		unsigned long from, to;
 		char perms[8];
-		if (sscanf(line, "%lx-%lx %7s", &from, &to, perms) != 3 || (const void *)from == arena || perms[0] != 'r')
+		if (sscanf(line, "%lx-%lx %7s", &from, &to, perms) != 3 || perms[0] != 'r')
 			continue;
 		if (strstr(line, "[vvar") || strstr(line, "[vsyscall]") || strstr(line, "io_uring") || strstr(line, "/dev/ublkc"))
 			continue;	/* the kernel's own pages, always there */
-		if (strstr(line, "[stack]") || to - from > (256u << 20))
-			continue;	/* the control thread's stack; slab metadata, locked as it is touched */
-		failed |= mlock((void *)from, to - from) < 0 && errno != ENOMEM ? 1 : 0;
+		if (strstr(line, "[stack]"))
+			continue;	/* the control thread's */
+		failed |= lock_range(from, to, lazy, 3);
 	}
 	fclose(f);
 	return failed ? -EPERM : 0;
@@ -315,7 +344,7 @@ static int make_device(struct tz_server *s, const struct options *o)
 	rc = ublk ? take_ublk(s, o) : take_local(s, o);
 	if (rc < 0 || (rc = make_store(s, o)) < 0 || (rc = start_queues(s, o)) < 0)
 		return rc;
-	rc = lock_process(tz_store_arena_base(s->store));
+	rc = lock_process(s->store);
 	if (rc < 0 && ublk) {
 		snprintf(s->why, sizeof s->why, "cannot lock the server's memory (needs CAP_IPC_LOCK or a higher RLIMIT_MEMLOCK)");
 		return rc;
@@ -420,6 +449,9 @@ int main(int argc, char **argv)
 
 	if (parse(argc, argv, &o) < 0)
 		return 2;
+#ifdef __GLIBC__
+	mallopt(M_ARENA_MAX, 1);	/* threads allocate once, at their start: no arena of 132 KiB for each */
+#endif
 	server.end_fd = server.registry.lock_fd = server.registry.socket_fd = -1;
 	/* Signals come through a signalfd (control.c); the threads inherit the mask. A broken pipe is an error code. */
 	sigfillset(&all);

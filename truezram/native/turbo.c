@@ -2,7 +2,7 @@
 #define BREF_BLOCK 64
 #define CANDIDATES 7			/* distances tried per group, beside zero and the last ones used */
 #define FROM_FRONT 4			/* of them, those of the first samples; the rest are of the last */
-#define SAMPLE_MASK 3			/* a position is sampled when these bits of its hash are 0 */
+#define SAMPLE_RATE 48			/* of 256 positions with any content, so many are sampled */
 
 #include "bref.h"
 #include "bref_scalar.h"

@@ -297,7 +297,7 @@ def facts(device: DeviceSnapshot) -> Parts:
         ("peak", (short_size(device.mem_used_max), "plain")),
     ]
     if not kernel:
-        rows += [("locked", yes(device.memory_locked)), ("survives death", yes(device.noswap_tmpfs))]
+        rows += [("locked", yes(device.memory_locked)), ("noswap tmpfs", yes(device.noswap_tmpfs))]
     if device.transport == "ublk" and not kernel:
         rows.append(("swap-safe", yes(device.io_flusher)))
     return [[("settings and figures", "heading")], *([(f"{name:<15}", "muted"), value] for name, value in rows)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 from truezram.engine.errors import UsageError
 from truezram.engine.output import print_json
@@ -78,8 +79,11 @@ def run(args: argparse.Namespace) -> int:
             "mem_limit": made.options.mem_limit,
             "swap": made.options.swap,
             "priority": made.options.priority,
+            "warnings": list(made.warnings),
         }
         print_json(NAME, body)
     else:
         print(made.path)
+        for warning in made.warnings:
+            print(f"truezram: warning: {warning}", file=sys.stderr)
     return 0

@@ -1,0 +1,256 @@
+/* bytelz_avx512.h - primitives of bytelz_template.h with AVX-512 (VBMI2). */
+
+#define FN static inline __attribute__((always_inline)) TZ_TARGET_AVX512
+
+FN uint32_t lz_equal_avx512(const uint8_t *page, uint32_t at, uint32_t from)
+{
+	for (uint32_t n = 0; ; n += 32) {
+		uint32_t differ = _mm256_cmpneq_epi8_mask(_mm256_loadu_si256((const __m256i *)(page + at + n)),
+			_mm256_loadu_si256((const __m256i *)(page + from + n)));
+
+		if (TZ_LIKELY(differ))
+			return n + _tzcnt_u32(differ);
+		if (at + n >= TZ_PAGE_SIZE)
+			return n;
+	}
+}
+
+FN uint32_t lz_zeros_avx512(const uint8_t *page, uint32_t at)
+{
+	for (uint32_t n = 0; ; n += 32) {
+		__m256i v = _mm256_loadu_si256((const __m256i *)(page + at + n));
+		uint32_t set = _mm256_test_epi8_mask(v, v);
+
+		if (set)
+			return n + _tzcnt_u32(set);
+		if (at + n >= TZ_PAGE_SIZE)
+			return n;
+	}
+}
+
+FN int lz_any_high_avx512(const uint8_t *p, uint32_t n)
+{
+	__m512i any = _mm512_setzero_si512();
+
+	for (uint32_t i = 0; i < n; i += 64)
+		any = _mm512_or_si512(any, _mm512_loadu_si512(p + i));
+	return _mm512_movepi8_mask(any) != 0;
+}
+
+/* Of 64 bytes the number of zeros << 16 | the number of others that text hardly has: control characters, above 127. */
+FN uint32_t lz_strange_avx512(const uint8_t *p)
+{
+	const __m512i v = _mm512_loadu_si512(p);
+	uint64_t strange = _mm512_cmplt_epi8_mask(v, _mm512_set1_epi8('\t')), zeros = _mm512_testn_epi8_mask(v, v);
+
+	return (uint32_t)(_mm_popcnt_u64(zeros) << 16 | _mm_popcnt_u64(strange ^ zeros));
+}
+
+/* 64 bytes to 56: two fields of 7 bits are brought together, then two of 14, two of 28, then 7 of 8 bytes. */
+FN void lz_pack7_avx512(uint8_t *to, const uint8_t *from, uint32_t n)
+{
+	const __m512i seven = _mm512_setr_epi64(0x0806050403020100, 0x11100e0d0c0b0a09, 0x1a19181615141312,
+		0x232221201e1d1c1b, 0x2c2b2a2928262524, 0x3534333231302e2d,
+		0x3e3d3c3b3a393836, 0x0000000000000000);
+
+	for (uint32_t i = 0; i < n; i += 64, to += 56) {
+		__m512i v = _mm512_maddubs_epi16(_mm512_set1_epi16((short)0x8001), _mm512_loadu_si512(from + i));
+
+		v = _mm512_madd_epi16(v, _mm512_set1_epi32(0x40000001));
+		v = _mm512_ternarylogic_epi64(v, _mm512_srli_epi64(v, 4), _mm512_set1_epi64(0xfffffff), 0xe4);
+		_mm512_storeu_si512(to, _mm512_permutexvar_epi8(seven, v));
+	}
+}
+
+/* The reverse: seven bytes to each word, and eight fields of them. */
+FN void lz_read7_avx512(uint8_t *to, const uint8_t *from, uint32_t stored)
+{
+	const __m512i words = _mm512_setr_epi64(0x0006050403020100, 0x000d0c0b0a090807, 0x0014131211100f0e,
+		0x001b1a1918171615, 0x002221201f1e1d1c, 0x0029282726252423,
+		0x00302f2e2d2c2b2a, 0x0037363534333231);
+	const __m512i fields = _mm512_set1_epi64(0x312a231c150e0700);
+
+	for (uint32_t i = 0; i < stored + 28; i += 56, to += 64) {
+		uint32_t left = i < stored ? stored - i : 0;
+		__m512i v = _mm512_maskz_loadu_epi8(_bzhi_u64(~0ull, left < 64 ? left : 64), from + i);
+
+		v = _mm512_multishift_epi64_epi8(fields, _mm512_permutexvar_epi8(words, v));
+		_mm512_storeu_si512(to, _mm512_and_si512(v, _mm512_set1_epi8(0x7f)));
+	}
+}
+
+/* 32 numbers of 12 bits, of which the first `left` are there. */
+FN __m512i lz_get12s(const uint8_t *from, uint32_t left)
+{
+	const __m512i pairs = _mm512_set_epi8(
+		47, 46, 46, 45, 44, 43, 43, 42, 41, 40, 40, 39, 38, 37, 37, 36, 35, 34, 34, 33, 32, 31, 31, 30, 29, 28, 28, 27,
+		26, 25, 25, 24, 23, 22, 22, 21, 20, 19, 19, 18, 17, 16, 16, 15, 14, 13, 13, 12, 11, 10, 10, 9, 8, 7, 7, 6, 5, 4,
+		4, 3, 2, 1, 1, 0);
+	uint32_t bytes = left < 32 ? (3 * left + 1) / 2 : 48;
+	__m512i v = _mm512_permutexvar_epi8(pairs, _mm512_maskz_loadu_epi8(_bzhi_u64(~0ull, bytes), from));
+
+	v = _mm512_mask_srli_epi16(v, 0xaaaaaaaa, v, 4);
+	return _mm512_and_si512(v, _mm512_set1_epi16(0xfff));
+}
+
+/* Sums of the lanes up to each, itself included. */
+FN __m512i lz_sums(__m512i v)
+{
+	const __m512i lane = _mm512_set_epi16(31, 30, 29, 28, 27, 26, 25, 24, 23, 22, 21, 20, 19, 18, 17, 16, 15, 14, 13, 12,
+		11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+
+#pragma GCC unroll 5
+	for (int step = 1; step < 32; step *= 2)
+		v = _mm512_add_epi16(v, _mm512_maskz_permutexvar_epi16(~0u << step,
+			_mm512_sub_epi16(lane, _mm512_set1_epi16((short)step)), v));
+	return v;
+}
+
+/* 32 tokens a turn: their places first, all at once, then their copies. */
+FN int lz_expand_avx512(const struct lz_sections *s, uint8_t *page)
+{
+	const __m512i lengths = _mm512_broadcast_i32x4(_mm_load_si128((const __m128i *)lz_length));
+	const __m512i runs = _mm512_broadcast_i32x4(_mm_load_si128((const __m128i *)lz_runs[0]));
+	_Alignas(64) uint16_t distances[TZ_PAGE_SIZE / LZ_MIN_MATCH + 32];
+	_Alignas(64) uint16_t to[32], literal[32], match[32];
+	_Alignas(64) int16_t from[32];
+	uint32_t k = 0, at = 0, literals = 0;
+	__mmask32 wrong = 0;
+
+	if (s->n_distances > TZ_PAGE_SIZE / LZ_MIN_MATCH)
+		return -1;
+	for (uint32_t i = 0; i < s->n_distances; i += 32)
+		_mm512_store_si512(distances + i, lz_get12s(s->distances + i / 2 * 3, s->n_distances - i));
+	for (uint32_t i = 0; i < s->n_tokens; i += 32) {
+		const uint32_t left = s->n_tokens - i, n = left < 32 ? left : 32;
+		const __mmask32 there = _bzhi_u32(~0u, n);
+		__m512i token = _mm512_cvtepu8_epi16(_mm256_maskz_loadu_epi8(there, s->tokens + i));
+		__m512i code = _mm512_srli_epi16(token, 4), run = _mm512_and_si512(token, _mm512_set1_epi16(15));
+		__m512i length = _mm512_maskz_shuffle_epi8(0x5555555555555555, lengths, code), start, run_end, end, d;
+		const __mmask32 named = _mm512_test_epi16_mask(code, code);
+
+		run = _mm512_mask_shuffle_epi8(run, _pdep_u64(there & ~named, 0x5555555555555555), runs, run);
+		if (TZ_UNLIKELY(k + (uint32_t)_mm_popcnt_u32(named) > s->n_distances))
+			return -1;
+		d = _mm512_maskz_expand_epi16(named, _mm512_loadu_si512(distances + k));
+		k += (uint32_t)_mm_popcnt_u32(named);
+		run_end = lz_sums(run);
+		end = _mm512_add_epi16(_mm512_add_epi16(run_end, lz_sums(length)), _mm512_set1_epi16((short)at));
+		run_end = _mm512_add_epi16(run_end, _mm512_set1_epi16((short)literals));
+		start = _mm512_sub_epi16(end, length);
+		_mm512_store_si512(literal, _mm512_sub_epi16(run_end, run));
+		_mm512_store_si512(to, _mm512_sub_epi16(start, run));
+		_mm512_store_si512(match, start);
+		wrong |= _mm512_cmpgt_epu16_mask(d, start) |
+			_mm512_mask_cmplt_epu16_mask(_mm512_test_epi16_mask(d, d), d, length);
+		/* Zeros; so are what the wrong ones get, after which the object is refused. */
+		_mm512_store_si512(from, _mm512_mask_sub_epi16(_mm512_set1_epi16(-LZ_FRONT),
+			_mm512_test_epi16_mask(d, d) & ~wrong, start, d));
+		at = (uint16_t)_mm_extract_epi16(_mm512_extracti32x4_epi32(end, 3), 7);
+		literals = (uint16_t)_mm_extract_epi16(_mm512_extracti32x4_epi32(run_end, 3), 7);
+		if (TZ_UNLIKELY(at > TZ_PAGE_SIZE || literals > s->n_literals))
+			return -1;
+		for (uint32_t j = 0; j < n; j++) {
+			__m256i v = _mm256_loadu_si256((const __m256i *)(s->literals + literal[j]));
+			_mm256_storeu_si256((__m256i *)(page + to[j]), v);
+			v = _mm256_loadu_si256((const __m256i *)(page + from[j]));
+			_mm256_storeu_si256((__m256i *)(page + match[j]), v);
+		}
+	}
+	return wrong || at != TZ_PAGE_SIZE || k != s->n_distances ? -1 : (int)literals;
+}
+
+/* Of each run of positions that the same distance was found for, the first: position, distance << 16. Returns the
+ * number of them. */
+FN uint32_t lz_candidates_avx512(struct lz_workspace *ws)
+{
+	const uint8_t *page = ws->page + LZ_FRONT;
+	const __m512i lane = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+	const __m512i words = _mm512_add_epi32(_mm512_mullo_epi32(lane, _mm512_set1_epi32(0x01010101)),
+		_mm512_set1_epi32(0x03020100));
+	const __m512i generation = _mm512_set1_epi32((int)ws->base << 12);
+	__m512i before = _mm512_setzero_si512();
+	uint32_t n = 0;
+
+	for (uint32_t at = 0; at < TZ_PAGE_SIZE; at += LZ_STEP) {
+		__mmask16 zero[LZ_STEP / 16];
+
+#pragma GCC unroll 2
+		for (uint32_t i = 0; i < LZ_STEP; i += 16) {
+			__m512i v = _mm512_permutexvar_epi8(words, _mm512_loadu_si512(page + at + i)), product;
+
+			product = _mm512_mullo_epi32(v, _mm512_set1_epi32((int)2654435761u));
+			zero[i / 16] = _mm512_testn_epi32_mask(v, v);
+			v = _mm512_or_si512(generation, _mm512_add_epi32(lane, _mm512_set1_epi32((int)(at + i))));
+			_mm512_store_si512(ws->entry + i, _mm512_ternarylogic_epi32(product, v, _mm512_set1_epi32(0x3fff), 0xd8));
+		}
+#pragma GCC unroll 2
+		for (uint32_t i = 0; i < LZ_STEP; i += 2) {
+			uint64_t two = tz_load64(ws->entry + i), found;
+			uint32_t *entry = &ws->tagged[(uint32_t)two >> (32 - LZ_TAGGED_BITS)];
+
+			found = *entry;
+			*entry = (uint32_t)two;
+			entry = &ws->tagged[two >> (64 - LZ_TAGGED_BITS)];
+			found |= (uint64_t)*entry << 32;
+			*entry = (uint32_t)(two >> 32);
+			tz_store64(ws->found + i, found);
+		}
+#pragma GCC unroll 2
+		for (uint32_t i = 0; i < LZ_STEP; i += 16) {
+			__m512i entry = _mm512_load_si512(ws->entry + i), found = _mm512_load_si512(ws->found + i), d;
+			__mmask16 ok = _mm512_testn_epi32_mask(_mm512_xor_si512(entry, found), _mm512_set1_epi32((int)0xfffff000));
+
+			d = _mm512_maskz_sub_epi32(ok, entry, found);
+			d = _mm512_mask_mov_epi32(d, zero[i / 16], _mm512_set1_epi32(TZ_PAGE_SIZE));
+			ok = _mm512_test_epi32_mask(d, d) & _mm512_cmpneq_epi32_mask(d, _mm512_alignr_epi32(d, before, 15));
+			before = d;
+			d = _mm512_or_si512(_mm512_slli_epi32(d, 16), _mm512_add_epi32(lane, _mm512_set1_epi32((int)(at + i))));
+			_mm512_storeu_si512(ws->candidate + n, _mm512_maskz_compress_epi32(ok, d));
+			n += (uint32_t)_mm_popcnt_u32(ok);
+		}
+	}
+	return n;
+}
+
+/* Matches, in the order of the page, without a branch for what overlaps or is too short. Returns how many. */
+FN uint32_t lz_matches_avx512(struct lz_workspace *ws)
+{
+	const uint8_t *page = ws->page + LZ_FRONT;
+	uint64_t reached = 0, n = 0;
+	uint32_t candidates;
+
+	if (!(ws->base = (ws->base + 1) & 3)) {
+		memset(ws->tagged, 0, sizeof(ws->tagged));
+		ws->base = 1;
+	}
+	candidates = lz_candidates_avx512(ws);
+	for (uint32_t i = 0; i < candidates; i++) {
+		const uint32_t at = ws->candidate[i] & 0xffff, d = ws->candidate[i] >> 16 & 0xfff;
+		const uint8_t *q = page + at, *from = q - d;
+		uint64_t differ, next, more;
+		uint32_t end, start;
+
+		__asm__("test %1, %1\n\tcmovz %2, %0" : "+r"(from) : "r"(d), "r"(ws->page + 64) : "cc");
+		/* 16 bytes before and 48 from there on. */
+		differ = _mm512_cmpneq_epi8_mask(_mm512_loadu_si512(q - 16), _mm512_loadu_si512(from - 16));
+		start = at - (uint32_t)_lzcnt_u32((uint32_t)differ << 16 | 0x8000);
+		differ >>= 16;
+		end = at + (uint32_t)_tzcnt_u64(differ);
+		if (TZ_UNLIKELY(!differ))
+			end = at + (d ? lz_equal_avx512(page, at, at - d) : lz_zeros_avx512(page, at));
+		end = end < TZ_PAGE_SIZE ? end : TZ_PAGE_SIZE;
+		/* Not back to where the page has no byte at that distance, nor into the match before. */
+		start = (int32_t)start < (int32_t)d ? d : start;
+		start = start < reached ? (uint32_t)reached : start;
+		ws->match[n] = (struct lz_match){ (uint16_t)start, (uint16_t)end, (uint16_t)d };
+		next = end;
+		more = n + 1;
+		__asm__("cmp %3, %2\n\tcmovbe %4, %0\n\tcmovbe %5, %1" : "+&r"(reached), "+&r"(n)
+			: "r"(start + LZ_MIN_MATCH), "r"(end), "r"(next), "r"(more) : "cc");
+	}
+	return (uint32_t)n;
+}
+#define LZ_MATCHES lz_matches_avx512
+
+#undef FN
