@@ -64,7 +64,7 @@ def remove_entry(entry: Entry, force: bool = False, progress: Progress | None = 
         _refuse_dead_swap(entry, what)
     swapped_back = 0 if dead else _swapoff(entry, what, force, progress)
     users = holders(entry)
-    deadline = time.monotonic() + 1.0
+    deadline = time.monotonic() + 2.0
     # udev looks at a device whenever somebody closed it after writing: give it a moment.
     while users and time.monotonic() < deadline and not any(user.lasting for user in users):
         time.sleep(0.05)

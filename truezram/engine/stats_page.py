@@ -139,6 +139,7 @@ class StatsPage:
             head = self._sum.head
             if result == 0 or not is_running(head.pid, head.pid_start):
                 return
+            time.sleep(0.005)
 
     def snapshot(
         self, swap: tuple[int, int] | None = None, mountpoints: tuple[str, ...] = (), queues: bool = True
