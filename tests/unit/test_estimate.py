@@ -104,7 +104,7 @@ def test_cost_is_what_a_device_takes(algorithm: str, monkeypatch: pytest.MonkeyP
     measured = estimate._measure([bench], source(len(pages)), [memoryview(page) for page in pages], lambda: None)
     expected = sum(measured.by_algorithm[algorithm].costs) - len(pages) * ENTRY
     taken = sum(item.objects * 65536 / item.objects_per_slab for item in snapshot.classes)
-    # Not to the byte: with its reserve used up by a burst of writes, the pool takes slots of larger classes, the more so
+    # Not to the byte: with its reserve used up by a burst of writes, the pool takes slots of larger classes, more so
     # on a busy machine.
     assert taken == pytest.approx(expected, rel=0.03)
     assert snapshot.huge_pages == measured.by_algorithm[algorithm].raw > 0
