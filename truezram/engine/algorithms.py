@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from functools import cache
 
 from truezram._native import ffi, lib
+from truezram.codec import ISAS
 from truezram.codec import default_algorithm as default_algorithm
 from truezram.engine.errors import Unsupported, UsageError
-from truezram.engine.stats_page import ISAS
 
 
 @dataclass(frozen=True, slots=True)

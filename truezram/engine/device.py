@@ -119,7 +119,8 @@ def create(options: CreateOptions) -> Created:
     """Makes a device and returns when it can be used. Raises `TruezramError`; nothing is then left of it."""
     options = check_options(options)
     assert options.algorithm is not None
-    _check_memory(options.size)
+    machine = procfs.machine()
+    _check_memory(options.size, machine.mem_available)
     if options.swap:
         for name in ("mkswap", "swapoff"):
             swap.tool(name)
@@ -147,7 +148,7 @@ def create(options: CreateOptions) -> Created:
     except BaseException:
         _undo(entry)
         raise
-    return Created(entry, options, tuple(warnings_of(options, entry.name, procfs.machine().mem_total)))
+    return Created(entry, options, tuple(warnings_of(options, entry.name, machine.mem_total)))
 
 
 def warnings_of(options: CreateOptions, name: str, memory: int) -> list[str]:
@@ -170,10 +171,9 @@ def _undo(entry: Entry) -> None:
         remove_entry(entry, force=True)
 
 
-def _check_memory(size: int) -> None:
+def _check_memory(size: int, available: int) -> None:
     """The page table is resident from the start: refuse what cannot hold even that."""
     table = size // PAGE * _TABLE_ENTRY
-    available = procfs.machine().mem_available
     if table > available:
         raise Failed(
             f"cannot create a device of {format_size(size)}",

@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from truezram._native import ffi, lib
+from truezram.codec import ISAS
 from truezram.engine.control import printable
 from truezram.engine.model import KINDS, DeviceSnapshot, QueueSnapshot, SizeClass
 
 PAGE = 4096
 STATES = ("starting", "live", "stopping", "stopped", "failed")
 TRANSPORTS = ("ublk", "local")
-ISAS = ("portable", "avx2", "avx512", "neon")
 RETRIES = 5
 """Reads (of some 15 ms each) of a page that keeps changing before its last copy is taken."""
 MAX_FILE = 16 << 20

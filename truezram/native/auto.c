@@ -166,29 +166,17 @@ void *tz_auto_part(void *workspace, unsigned kind)
 	return kind == TZ_KIND_FAST ? w->fast_workspace : kind == TZ_KIND_DENSE ? w->dense_workspace : NULL;
 }
 
-#define INIT(name, isa) \
-	static int init_##name(void *workspace, size_t size, int level, const char **why) \
+#define INIT(isa, suffix) \
+	static int init_##suffix(void *workspace, size_t size, int level, const char **why) \
 	{ \
-		return init(workspace, size, level, why, isa); \
+		return init(workspace, size, level, why, TZ_ISA_##isa); \
 	}
-#define VARIANT(name, isa) \
-	{ "auto", TZ_KIND_AUTO, isa, 1, 100, PERCENT_DEFAULT, workspace_size, init_##name, compress, decompress }
+TZ_EACH_ISA(INIT)
 
-#if defined(TZ_X86)
-INIT(avx512, TZ_ISA_AVX512)
-INIT(avx2, TZ_ISA_AVX2)
-#elif defined(TZ_ARM64)
-INIT(neon, TZ_ISA_NEON)
-#endif
-INIT(portable, TZ_ISA_PORTABLE)
+#define VARIANT(isa, suffix) \
+	{ "auto", TZ_KIND_AUTO, TZ_ISA_##isa, 1, 100, PERCENT_DEFAULT, workspace_size, init_##suffix, compress, decompress },
 
 const struct tz_codec tz_auto_variants[] = {
-#if defined(TZ_X86)
-	VARIANT(avx512, TZ_ISA_AVX512),
-	VARIANT(avx2, TZ_ISA_AVX2),
-#elif defined(TZ_ARM64)
-	VARIANT(neon, TZ_ISA_NEON),
-#endif
-	VARIANT(portable, TZ_ISA_PORTABLE),
+	TZ_EACH_ISA(VARIANT)
 	{ 0 },
 };

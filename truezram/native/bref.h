@@ -109,17 +109,4 @@ TZ_INLINE uint32_t next_generation(struct bref_workspace *ws)
 	return ws->generation;
 }
 
-/* The table itself, one sample after the other: found[i] = what the slot held, which then holds entry[i]. */
-TZ_INLINE void look_up_all(struct bref_workspace *ws, uint32_t n)
-{
-	uint32_t *table = ws->table;
-
-	for (uint32_t i = 0; i < n; i += 4)	/* up to three past the end, which name slot 0 and an old generation */
-		for (uint32_t j = i; j < i + 4; j++) {
-			uint32_t slot = ws->slot[j], old = table[slot];
-			table[slot] = ws->entry[j];
-			ws->found[j] = old;
-		}
-}
-
 #endif

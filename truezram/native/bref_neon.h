@@ -7,11 +7,7 @@ FN uint32_t count_neon(uint64_t v)
 	return vaddv_u8(vcnt_u8(vcreate_u8(v)));
 }
 
-/* One bit for each 0x80 of t: the multiplication brings bit 8 i + 7 to bit 56 + i. */
-FN uint32_t gather_high_neon(uint64_t t)
-{
-	return (uint32_t)(((t >> 7) * 0x0102040810204080ull) >> 56);
-}
+SCALAR_WORDS(neon)
 
 FN uint64_t pack_bytes_neon(uint64_t v, uint64_t t)
 {
@@ -54,26 +50,6 @@ FN void unpack_block_neon(uint8_t *to, const uint8_t *from, const uint8_t *liter
 	}
 	for (unsigned i = 0; i < BREF_BLOCK / 8; i++)
 		vst1_u8(to + 8 * i, done[i]);
-}
-
-FN uint32_t count_bytes_neon(const uint8_t *p, uint32_t n)
-{
-	uint32_t sum = 0, i = 0;
-
-	for (; i + 8 <= n; i += 8)
-		sum += count_neon(tz_load64(p + i));
-	for (; i < n; i++)
-		sum += count_neon(p[i]);
-	return sum;
-}
-
-FN void unpack_refs_neon(uint16_t *to, const uint8_t *from, uint32_t n)
-{
-	for (uint32_t i = 0; i < n; i += 2, from += 3) {
-		uint32_t pair = tz_load32(from);
-		to[i] = pair & 0xfff;
-		to[i + 1] = (pair >> 12) & 0xfff;
-	}
 }
 
 SCALAR_SEARCH(neon)

@@ -9,11 +9,7 @@ FN uint32_t count_portable(uint64_t v)
 	return (uint32_t)((((v + (v >> 4)) & 0x0f0f0f0f0f0f0f0full) * ONES) >> 56);
 }
 
-/* One bit for each 0x80 of t: the multiplication brings bit 8 i + 7 to bit 56 + i. */
-FN uint32_t gather_high_portable(uint64_t t)
-{
-	return (uint32_t)(((t >> 7) * 0x0102040810204080ull) >> 56);
-}
+SCALAR_WORDS(portable)
 
 FN uint64_t pack_bytes_portable(uint64_t v, uint64_t t)
 {
@@ -58,26 +54,6 @@ FN void unpack_block_portable(uint8_t *to, const uint8_t *from, const uint8_t *l
 	for (; mask; mask &= mask - 1)
 		block[__builtin_ctzll(mask)] = *literals++;
 	memcpy(to, block, BREF_BLOCK);
-}
-
-FN uint32_t count_bytes_portable(const uint8_t *p, uint32_t n)
-{
-	uint32_t sum = 0, i = 0;
-
-	for (; i + 8 <= n; i += 8)
-		sum += count_portable(tz_load64(p + i));
-	for (; i < n; i++)
-		sum += count_portable(p[i]);
-	return sum;
-}
-
-FN void unpack_refs_portable(uint16_t *to, const uint8_t *from, uint32_t n)
-{
-	for (uint32_t i = 0; i < n; i += 2, from += 3) {
-		uint32_t pair = tz_load32(from);
-		to[i] = pair & 0xfff;
-		to[i + 1] = (pair >> 12) & 0xfff;
-	}
 }
 
 SCALAR_SEARCH(portable)

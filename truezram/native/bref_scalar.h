@@ -1,4 +1,4 @@
-/* bref_scalar.h - the search for the instruction sets without gather and compress: a table walked word by word.
+/* bref_scalar.h - what NEON and plain C share: some words' arithmetic, and the search, a table walked word by word.
  *
  * Only positions that are multiples of four are looked up and noted: on such CPUs choosing positions by their content
  * costs more than it finds. A chosen distance is therefore a multiple of four; the format does not ask for that.
@@ -27,6 +27,31 @@ TZ_INLINE void scalar_group_candidates(struct bref_workspace *ws, const uint8_t 
 	for (uint32_t k = 1; k <= SCALAR_CANDIDATES; k++)
 		ws->candidate[g][k] = k <= n ? list[k] : 0;
 }
+
+/* The functions gather_high_ISA (one bit for each 0x80 of t: the multiplication brings bit 8 i + 7 to bit 56 + i),
+ * count_bytes_ISA and unpack_refs_ISA, from count_ISA. */
+#define SCALAR_WORDS(isa) \
+	FN uint32_t gather_high_##isa(uint64_t t) \
+	{ \
+		return (uint32_t)(((t >> 7) * 0x0102040810204080ull) >> 56); \
+	} \
+	FN uint32_t count_bytes_##isa(const uint8_t *p, uint32_t n) \
+	{ \
+		uint32_t sum = 0, i = 0; \
+		for (; i + 8 <= n; i += 8) \
+			sum += count_##isa(tz_load64(p + i)); \
+		for (; i < n; i++) \
+			sum += count_##isa(p[i]); \
+		return sum; \
+	} \
+	FN void unpack_refs_##isa(uint16_t *to, const uint8_t *from, uint32_t n) \
+	{ \
+		for (uint32_t i = 0; i < n; i += 2, from += 3) { \
+			uint32_t pair = tz_load32(from); \
+			to[i] = pair & 0xfff; \
+			to[i + 1] = (pair >> 12) & 0xfff; \
+		} \
+	}
 
 /* The functions find_candidates_ISA and choose_candidates_ISA, from differ_ISA and count_ISA. */
 #define SCALAR_SEARCH(isa) \

@@ -218,6 +218,20 @@ TZ_INLINE int lz_expand_plain(const struct lz_sections *s, uint8_t *page)
 }
 
 /* The functions of the template from these. */
+#define LZ_PLAIN_STREAMS(isa) \
+	TZ_INLINE void lz_pack7_##isa(uint8_t *to, const uint8_t *from, uint32_t n) \
+	{ \
+		lz_pack7_plain(to, from, n); \
+	} \
+	TZ_INLINE void lz_read7_##isa(uint8_t *to, const uint8_t *from, uint32_t stored) \
+	{ \
+		lz_read7_plain(to, from, stored); \
+	} \
+	TZ_INLINE int lz_expand_##isa(const struct lz_sections *s, uint8_t *page) \
+	{ \
+		return lz_expand_plain(s, page); \
+	}
+
 #define LZ_PLAIN(isa) \
 	TZ_INLINE uint32_t lz_equal_##isa(const uint8_t *page, uint32_t at, uint32_t from) \
 	{ \
@@ -239,17 +253,6 @@ TZ_INLINE int lz_expand_plain(const struct lz_sections *s, uint8_t *page)
 	{ \
 		return lz_any_high_plain(p, n); \
 	} \
-	TZ_INLINE void lz_pack7_##isa(uint8_t *to, const uint8_t *from, uint32_t n) \
-	{ \
-		lz_pack7_plain(to, from, n); \
-	} \
-	TZ_INLINE void lz_read7_##isa(uint8_t *to, const uint8_t *from, uint32_t stored) \
-	{ \
-		lz_read7_plain(to, from, stored); \
-	} \
-	TZ_INLINE int lz_expand_##isa(const struct lz_sections *s, uint8_t *page) \
-	{ \
-		return lz_expand_plain(s, page); \
-	}
+	LZ_PLAIN_STREAMS(isa)
 
 #endif

@@ -60,19 +60,6 @@ FN int lz_any_high_avx2(const uint8_t *p, uint32_t n)
 	return _mm256_movemask_epi8(any) != 0;
 }
 
-FN void lz_pack7_avx2(uint8_t *to, const uint8_t *from, uint32_t n)
-{
-	lz_pack7_plain(to, from, n);
-}
-
-FN void lz_read7_avx2(uint8_t *to, const uint8_t *from, uint32_t stored)
-{
-	lz_read7_plain(to, from, stored);
-}
-
-FN int lz_expand_avx2(const struct lz_sections *s, uint8_t *page)
-{
-	return lz_expand_plain(s, page);
-}
+LZ_PLAIN_STREAMS(avx2)
 
 #undef FN

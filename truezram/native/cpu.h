@@ -30,6 +30,15 @@
 #endif
 #define TZ_TARGET_PORTABLE
 
+/* X(ISA, suffix) for each instruction set that a codec is compiled for, best first: TZ_ISA_ISA, TZ_TARGET_ISA, name_suffix. */
+#if defined(TZ_X86)
+#define TZ_EACH_ISA(X) X(AVX512, avx512) X(AVX2, avx2) X(PORTABLE, portable)
+#elif defined(TZ_ARM64)
+#define TZ_EACH_ISA(X) X(NEON, neon) X(PORTABLE, portable)
+#else
+#define TZ_EACH_ISA(X) X(PORTABLE, portable)
+#endif
+
 #if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "truezram stores its objects little-endian and runs on little-endian machines only"
 #endif

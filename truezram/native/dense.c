@@ -167,16 +167,10 @@ static inline __attribute__((always_inline)) const uint16_t *select_table(int le
 #include "dense_template.h"
 #endif
 
-#define VARIANT(isa, name)                                                                                             \
-	{ "dense", TZ_KIND_DENSE, isa, 0, 0, 0, workspace_size, workspace_init, name##_compress, name##_decompress }
+#define VARIANT(isa, name) \
+	{ "dense", TZ_KIND_DENSE, TZ_ISA_##isa, 0, 0, 0, workspace_size, workspace_init, name##_compress, name##_decompress },
 
 const struct tz_codec tz_dense_variants[] = {
-#if defined(TZ_X86)
-	VARIANT(TZ_ISA_AVX512, avx512),
-	VARIANT(TZ_ISA_AVX2, avx2),
-#elif defined(TZ_ARM64)
-	VARIANT(TZ_ISA_NEON, neon),
-#endif
-	VARIANT(TZ_ISA_PORTABLE, portable),
+	TZ_EACH_ISA(VARIANT)
 	{ .name = NULL },
 };

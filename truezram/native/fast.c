@@ -67,51 +67,40 @@ static int workspace_init(void *workspace, size_t size, int level, const char **
  * be good at. */
 #define PLAIN_TEXT 1400
 
-#define FUNCTIONS(isa, target) \
-	static target size_t compress_##isa(void *workspace, const uint8_t *page, uint8_t *dst) \
+#define FUNCTIONS(isa, suffix) \
+	static TZ_TARGET_##isa size_t compress_##suffix(void *workspace, const uint8_t *page, uint8_t *dst) \
 	{ \
 		struct fast_workspace *ws = workspace; \
-		struct lz_look look = lz_look_##isa(page); \
+		struct lz_look look = lz_look_##suffix(page); \
 		size_t n, lz; \
 		if (look.is_text) { \
-			n = lz_compress_##isa(&ws->lz, page, dst, TZ_PAGE_SIZE); \
+			n = lz_compress_##suffix(&ws->lz, page, dst, TZ_PAGE_SIZE); \
 			if (n >= PLAIN_TEXT) \
 				return n; \
 		} \
-		n = bref_compress_##isa(&ws->bref, page, dst); \
-		if (TZ_LIKELY(!lz_may_win_##isa(look, n))) \
+		n = bref_compress_##suffix(&ws->bref, page, dst); \
+		if (TZ_LIKELY(!lz_may_win_##suffix(look, n))) \
 			return n; \
-		lz = lz_compress_##isa(&ws->lz, page, ws->object, n ? n : TZ_PAGE_SIZE); \
+		lz = lz_compress_##suffix(&ws->lz, page, ws->object, n ? n : TZ_PAGE_SIZE); \
 		if (!lz) \
 			return n; \
 		memcpy(dst, ws->object, lz); \
 		return lz; \
 	} \
-	static int decompress_##isa(void *workspace, const uint8_t *src, size_t n, uint8_t *out) \
+	static int decompress_##suffix(void *workspace, const uint8_t *src, size_t n, uint8_t *out) \
 	{ \
 		(void)workspace; \
 		if (n && src[n - 1] >= MODE_LZ) \
-			return lz_decompress_##isa(src, n, out); \
-		return bref_decompress_##isa(src, n, out); \
+			return lz_decompress_##suffix(src, n, out); \
+		return bref_decompress_##suffix(src, n, out); \
 	}
 #define VARIANT(isa, suffix) \
-	{ "fast", TZ_KIND_FAST, isa, 0, 0, 0, workspace_size, workspace_init, compress_##suffix, decompress_##suffix }
+	{ "fast", TZ_KIND_FAST, TZ_ISA_##isa, 0, 0, 0, workspace_size, workspace_init, compress_##suffix, \
+		decompress_##suffix },
 
-#if defined(TZ_X86)
-FUNCTIONS(avx512, TZ_TARGET_AVX512)
-FUNCTIONS(avx2, TZ_TARGET_AVX2)
-#elif defined(TZ_ARM64)
-FUNCTIONS(neon, TZ_TARGET_NEON)
-#endif
-FUNCTIONS(portable, TZ_TARGET_PORTABLE)
+TZ_EACH_ISA(FUNCTIONS)
 
 const struct tz_codec tz_fast_variants[] = {
-#if defined(TZ_X86)
-	VARIANT(TZ_ISA_AVX512, avx512),
-	VARIANT(TZ_ISA_AVX2, avx2),
-#elif defined(TZ_ARM64)
-	VARIANT(TZ_ISA_NEON, neon),
-#endif
-	VARIANT(TZ_ISA_PORTABLE, portable),
+	TZ_EACH_ISA(VARIANT)
 	{ 0 },
 };

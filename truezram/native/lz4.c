@@ -213,15 +213,10 @@ static int workspace_init(void *workspace, size_t size, int level, const char **
 }
 
 #define VARIANT(isa, suffix) \
-	{ "lz4", TZ_KIND_LZ4, isa, 0, 0, 0, workspace_size, workspace_init, compress_##suffix, decompress_##suffix }
+	{ "lz4", TZ_KIND_LZ4, TZ_ISA_##isa, 0, 0, 0, workspace_size, workspace_init, compress_##suffix, \
+		decompress_##suffix },
 
 const struct tz_codec tz_lz4_variants[] = {
-#if defined(TZ_X86)
-	VARIANT(TZ_ISA_AVX512, avx512),
-	VARIANT(TZ_ISA_AVX2, avx2),
-#elif defined(TZ_ARM64)
-	VARIANT(TZ_ISA_NEON, neon),
-#endif
-	VARIANT(TZ_ISA_PORTABLE, portable),
+	TZ_EACH_ISA(VARIANT)
 	{ 0 },
 };

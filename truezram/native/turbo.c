@@ -48,34 +48,23 @@ static int workspace_init(void *workspace, size_t size, int level, const char **
 	return 0;
 }
 
-#define FUNCTIONS(isa) \
-	static size_t compress_##isa(void *workspace, const uint8_t *page, uint8_t *dst) \
+#define FUNCTIONS(isa, suffix) \
+	static size_t compress_##suffix(void *workspace, const uint8_t *page, uint8_t *dst) \
 	{ \
-		return bref_compress_##isa(workspace, page, dst); \
+		return bref_compress_##suffix(workspace, page, dst); \
 	} \
-	static int decompress_##isa(void *workspace, const uint8_t *src, size_t n, uint8_t *out) \
+	static int decompress_##suffix(void *workspace, const uint8_t *src, size_t n, uint8_t *out) \
 	{ \
 		(void)workspace; \
-		return bref_decompress_##isa(src, n, out); \
+		return bref_decompress_##suffix(src, n, out); \
 	}
 #define VARIANT(isa, suffix) \
-	{ "turbo", TZ_KIND_TURBO, isa, 0, 0, 0, workspace_size, workspace_init, compress_##suffix, decompress_##suffix }
+	{ "turbo", TZ_KIND_TURBO, TZ_ISA_##isa, 0, 0, 0, workspace_size, workspace_init, compress_##suffix, \
+		decompress_##suffix },
 
-#if defined(TZ_X86)
-FUNCTIONS(avx512)
-FUNCTIONS(avx2)
-#elif defined(TZ_ARM64)
-FUNCTIONS(neon)
-#endif
-FUNCTIONS(portable)
+TZ_EACH_ISA(FUNCTIONS)
 
 const struct tz_codec tz_turbo_variants[] = {
-#if defined(TZ_X86)
-	VARIANT(TZ_ISA_AVX512, avx512),
-	VARIANT(TZ_ISA_AVX2, avx2),
-#elif defined(TZ_ARM64)
-	VARIANT(TZ_ISA_NEON, neon),
-#endif
-	VARIANT(TZ_ISA_PORTABLE, portable),
+	TZ_EACH_ISA(VARIANT)
 	{ 0 },
 };

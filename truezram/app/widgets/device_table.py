@@ -13,7 +13,8 @@ from textual.message import Message
 from truezram.app import columns
 from truezram.app.columns import Column, Row
 from truezram.app.format import short_size
-from truezram.app.widgets.lines import Line, LineWidget, clip
+from truezram.app.widgets.lines import Line, clip
+from truezram.app.widgets.rows import RowsWidget
 
 
 def matches(row: Row, words: list[str]) -> bool:
@@ -48,7 +49,7 @@ def _number(text: str) -> float | None:
         return None
 
 
-class DeviceTable(LineWidget, can_focus=True):
+class DeviceTable(RowsWidget, can_focus=True):
     """All devices, one a line, with a header that sorts when it is clicked and a line of totals."""
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {
@@ -91,12 +92,10 @@ class DeviceTable(LineWidget, can_focus=True):
         super().__init__(id=id)
         self.rows: list[Row] = []
         self.shown: list[Row] = []
-        self.cursor = ""
         self.filter = ""
         self.sort = "name"
         self.descending = False
         self.wanted: tuple[str, ...] = ()
-        self._top = 0
         self._columns: list[Column] = []
 
     # ---- data
@@ -133,9 +132,14 @@ class DeviceTable(LineWidget, can_focus=True):
             self.cursor = ""
 
     @property
-    def index(self) -> int:
-        """The cursor's line among the rows shown; -1 when its device is not among them."""
-        return next((i for i, row in enumerate(self.shown) if row.device.name == self.cursor), -1)
+    def row_count(self) -> int:
+        return len(self.shown)
+
+    def key_of(self, index: int) -> str:
+        return self.shown[index].device.name
+
+    def moved(self, key: str) -> Message:
+        return self.Moved(key)
 
     @property
     def current(self) -> Row | None:
@@ -143,19 +147,7 @@ class DeviceTable(LineWidget, can_focus=True):
         index = self.index
         return self.shown[index] if index >= 0 else None
 
-    def _move_to(self, index: int) -> None:
-        name = self.shown[index].device.name
-        if name != self.cursor:
-            self.cursor = name
-            self.post_message(self.Moved(name))
-
     # ---- actions
-
-    def action_cursor(self, step: int) -> None:
-        """Moves the cursor."""
-        if self.shown:
-            self._move_to(max(0, min(len(self.shown) - 1, self.index + step)))
-            self.rebuild()
 
     def action_open(self) -> None:
         """Opens the device under the cursor."""
@@ -209,24 +201,6 @@ class DeviceTable(LineWidget, can_focus=True):
             if event.chain == 2:
                 self.action_open()
 
-    def on_mouse_scroll_down(self, event: events.MouseScrollDown) -> None:
-        """The wheel moves the cursor."""
-        self.action_cursor(1)
-        event.stop()
-
-    def on_mouse_scroll_up(self, event: events.MouseScrollUp) -> None:
-        """The wheel moves the cursor."""
-        self.action_cursor(-1)
-        event.stop()
-
-    def on_focus(self) -> None:
-        """The cursor shows where keys go."""
-        self.rebuild()
-
-    def on_blur(self) -> None:
-        """The cursor shows where keys go."""
-        self.rebuild()
-
     # ---- drawing
 
     def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
@@ -237,9 +211,7 @@ class DeviceTable(LineWidget, can_focus=True):
         """Header, the rows around the cursor, totals."""
         self._columns = columns.fitting(width, self.wanted)
         room = max(height - 2, 1)
-        index = max(self.index, 0)
-        self._top = max(0, min(self._top, len(self.shown) - room))
-        self._top = min(max(self._top, index - room + 1), index)
+        self._follow(room)
         lines = [self._header(width)]
         for row in self.shown[self._top : self._top + room]:
             lines.append(self._row(row, width))

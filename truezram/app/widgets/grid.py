@@ -16,6 +16,7 @@ from textual.message import Message
 
 from truezram.app import glyphs
 from truezram.app.widgets.lines import Line, LineWidget, clip
+from truezram.app.widgets.rows import RowsWidget
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def pad(text: str, width: int, left: bool) -> str:
     return text + room if left else room + text
 
 
-class Grid(LineWidget, can_focus=True):
+class Grid(RowsWidget, can_focus=True):
     """Rows with a cursor; a click on a heading sorts where `sortable`."""
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {
@@ -107,10 +108,8 @@ class Grid(LineWidget, can_focus=True):
         self.glyph_set = "braille"
         """What bars are drawn with; screens with bars set it."""
         self.items: list[Item] = []
-        self.cursor = ""
         self.sort: int | None = None
         self.descending = True
-        self._top = 0
         self._shown: list[tuple[int, int]] = []
 
     def show(self, items: Sequence[Item], heads: Sequence[Head] | None = None) -> None:
@@ -132,25 +131,18 @@ class Grid(LineWidget, can_focus=True):
         return sorted(items, key=lambda item: item.order[column] if item.order else 0, reverse=self.descending)
 
     @property
-    def index(self) -> int:
-        """The cursor's row; -1 when its key is not there."""
-        return next((i for i, item in enumerate(self.items) if item.key == self.cursor), -1)
+    def row_count(self) -> int:
+        return len(self.items)
 
-    def _move_to(self, index: int) -> None:
-        key = self.items[index].key
-        if key != self.cursor:
-            self.cursor = key
-            self.post_message(self.Moved(self, key))
+    def key_of(self, index: int) -> str:
+        return self.items[index].key
+
+    def moved(self, key: str) -> Message:
+        return self.Moved(self, key)
 
     def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
         """Heading and all rows, for tables whose height is auto."""
         return max(len(self.items), 1) + 1
-
-    def action_cursor(self, step: int) -> None:
-        """Moves the cursor."""
-        if self.items:
-            self._move_to(max(0, min(len(self.items) - 1, self.index + step)))
-            self.rebuild()
 
     def choose(self) -> None:
         """Says that the row was chosen."""
@@ -184,24 +176,6 @@ class Grid(LineWidget, can_focus=True):
             if event.chain == 2:
                 self.choose()
 
-    def on_mouse_scroll_down(self, event: events.MouseScrollDown) -> None:
-        """The wheel moves the cursor."""
-        self.action_cursor(1)
-        event.stop()
-
-    def on_mouse_scroll_up(self, event: events.MouseScrollUp) -> None:
-        """The wheel moves the cursor."""
-        self.action_cursor(-1)
-        event.stop()
-
-    def on_focus(self) -> None:
-        """The cursor shows where keys go."""
-        self.rebuild()
-
-    def on_blur(self) -> None:
-        """The cursor shows where keys go."""
-        self.rebuild()
-
     def _fit(self, width: int) -> list[tuple[int, int]]:
         """(column, width) of those shown."""
         chosen: list[int] = []
@@ -219,9 +193,7 @@ class Grid(LineWidget, can_focus=True):
         """Heading and the rows around the cursor."""
         self._shown = self._fit(width)
         room = max(height - 1, 1)
-        index = max(self.index, 0)
-        self._top = max(0, min(self._top, len(self.items) - room))
-        self._top = min(max(self._top, index - room + 1), index)
+        self._follow(room)
         titles = []
         for column, cells in self._shown:
             mark = ("▼" if self.descending else "▲") if self.sort == column else ""
