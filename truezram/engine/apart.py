@@ -20,7 +20,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from typing import IO, Any
+from typing import Any
 
 from truezram.engine.errors import Failed, TruezramError
 
@@ -37,7 +37,7 @@ def run(name: str, report: Report, **options: Any) -> Any:
         assert child.stdout is not None
         while True:
             try:
-                kind, *values = pickle.load(child.stdout)  # noqa: S301 (our own child's)
+                kind, *values = pickle.load(child.stdout)
             except (EOFError, OSError, pickle.UnpicklingError) as error:
                 raise Failed(f"the {name} ended without a result", _last_words(child, log)) from error
             if kind == "result":
@@ -47,7 +47,7 @@ def run(name: str, report: Report, **options: Any) -> Any:
             report(*values)
 
 
-class _started:  # noqa: N801 (a context manager)
+class _started:
     """The child and its standard error; at the end there is no child any more."""
 
     def __init__(self, name: str, options: dict[str, Any]) -> None:
@@ -134,11 +134,12 @@ def _give_way() -> None:
         file.write(str(_NICE))
 
 
-def _end_with(source: IO[bytes]) -> None:
-    """Ends this process when `source` does, wherever it is."""
+def _end_with_input() -> None:
+    """Ends this process when its standard input does, wherever it is."""
 
     def watch() -> None:
-        while source.read(1):
+        # Not through sys.stdin, whose lock Python wants at its end.
+        while os.read(0, 1):
             pass
         os._exit(0)
 
@@ -152,8 +153,8 @@ def main(name: str) -> int:
     # Nothing else may write into the channel.
     channel = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    options = pickle.load(sys.stdin.buffer)  # noqa: S301 (our own parent's)
-    _end_with(sys.stdin.buffer)
+    options = pickle.load(sys.stdin.buffer)
+    _end_with_input()
 
     def send(*message: Any) -> None:
         pickle.dump(message, channel)

@@ -1,0 +1,68 @@
+"""Computations in a process of their own: results, progress, errors, and no process left behind."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from truezram.engine import apart
+from truezram.engine.errors import Failed, NotFound, PermissionDenied, UsageError
+from truezram.engine.estimate import Estimate
+
+
+def children() -> list[int]:
+    found = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    return [int(pid) for pid in found]
+
+
+def ignore(fraction: float | None, text: str, partial: Any) -> None:
+    pass
+
+
+def test_an_estimate_is_made_with_the_lowest_priority_and_its_process_goes() -> None:
+    seen: list[int] = []
+    before = set(children())
+
+    def report(fraction: float | None, text: str, partial: Any) -> None:
+        for pid in set(children()) - before:
+            seen.append(os.getpriority(os.PRIO_PROCESS, pid))
+
+    try:
+        found = apart.run("estimate", report, kind="pid", value=str(os.getpid()), by="process")
+    except PermissionDenied:
+        pytest.skip("a child may not read its parent's memory here (kernel.yama.ptrace_scope)")
+    assert isinstance(found, Estimate)
+    assert found.total.bytes > 0
+    assert seen
+    assert set(seen) == {19}
+    assert set(children()) <= before
+
+
+def test_errors_arrive_as_they_were_raised() -> None:
+    with pytest.raises(NotFound):
+        apart.run("estimate", ignore, kind="pid", value="4194999", by="process")
+    with pytest.raises(UsageError, match="unknown grouping"):
+        apart.run("estimate", ignore, kind="all", value="", by="colour")
+
+
+def test_what_report_raises_ends_the_process() -> None:
+    class Enough(Exception):
+        pass
+
+    def report(fraction: float | None, text: str, partial: Any) -> None:
+        raise Enough
+
+    before, began = children(), time.monotonic()
+    with pytest.raises(Enough):
+        apart.run("benchmark", report, seconds=60.0)
+    assert time.monotonic() - began < 30
+    assert children() == before
+
+
+def test_a_process_that_dies_is_told_of() -> None:
+    with pytest.raises(Failed, match="unexpected keyword"):
+        apart.run("benchmark", ignore, minutes=1)
