@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from textual.app import ComposeResult
 from textual.containers import Container, Horizontal, Vertical
 
@@ -74,12 +72,10 @@ class Cards(Container):
             # Cards draw once they have a size; by then there may be newer figures.
             self.call_after_refresh(self._fill)
         elif sampled:
-            self.call_later(self._fill)
+            self._fill()
 
-    async def _fill(self) -> None:
-        """Draws the cards one by one. Between two of them whatever came in has its turn: all at once would hold up a
-        key for the time of eight."""
+    def _fill(self) -> None:
+        """Draws the cards."""
         for card, row in zip(tuple(self._cards), self._rows, strict=False):
             if card.is_mounted:
                 card.show(row, self._memory)
-            await asyncio.sleep(0)
