@@ -4,7 +4,8 @@
  * to earlier content of the page (0 = zero bytes) and the bytes that differ from it. There is no branch that depends on
  * the data, which is where the speed comes from. docs/formats.md describes the object; bref_template.h holds the
  * algorithm, bref_avx512.h, bref_avx2.h, bref_neon.h, bref_portable.h and bref_scalar.h the instruction sets' primitives;
- * bref_avx512.h has an encoder and a decoder of its own in place of the template's, which make and read the same objects.
+ * bref_avx512.h has an encoder and a decoder of its own in place of the template's, bref_avx2.h a decoder; they make and
+ * read the same objects.
  *
  * Everything is done in groups of 64 bytes: one block of 64 or two of 32.
  */

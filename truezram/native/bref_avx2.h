@@ -17,11 +17,6 @@ FN uint64_t pack_bytes_avx2(uint64_t v, uint64_t t)
 	return _pext_u64(v, (t << 1) - (t >> 7));
 }
 
-FN uint64_t spread_bytes_avx2(uint64_t v, uint32_t w)
-{
-	return _pdep_u64(v, _pdep_u64(w, ONES) * 255);
-}
-
 FN uint64_t differ_avx2(const uint8_t *a, const uint8_t *b)
 {
 	__m256i low = _mm256_cmpeq_epi8(_mm256_loadu_si256((const __m256i *)a), _mm256_loadu_si256((const __m256i *)b));
@@ -51,43 +46,156 @@ FN void pack_literals_avx2(uint8_t *to, const uint8_t *q, uint64_t mask)
 	}
 }
 
-/* 16 bytes at a time: the shuffles of two words side by side, the second's shifted by what the first one takes. */
-FN void unpack_block_avx2(uint8_t *to, const uint8_t *from, const uint8_t *literals, uint64_t mask)
-{
-	static const uint8_t shift[9][8] = { { 0 }, { 1, 1, 1, 1, 1, 1, 1, 1 }, { 2, 2, 2, 2, 2, 2, 2, 2 },
-		{ 3, 3, 3, 3, 3, 3, 3, 3 }, { 4, 4, 4, 4, 4, 4, 4, 4 }, { 5, 5, 5, 5, 5, 5, 5, 5 }, { 6, 6, 6, 6, 6, 6, 6, 6 },
-		{ 7, 7, 7, 7, 7, 7, 7, 7 }, { 8, 8, 8, 8, 8, 8, 8, 8 } };
-	__m128i done[BREF_BLOCK / 16];
-
-#pragma GCC unroll 4
-	for (unsigned i = 0; i < BREF_BLOCK / 16; i++, mask >>= 16) {
-		uint64_t high = expand_shuffle[(mask >> 8) & 0xff] + tz_load64(shift[_mm_popcnt_u32((uint8_t)mask)]);
-		__m128i how = _mm_set_epi64x((long long)high, (long long)expand_shuffle[mask & 0xff]);
-		__m128i bytes = _mm_shuffle_epi8(_mm_loadu_si128((const __m128i *)literals), how);
-
-		done[i] = _mm_blendv_epi8(bytes, _mm_loadu_si128((const __m128i *)(from + 16 * i)), how);
-		literals += _mm_popcnt_u32((uint16_t)mask);
-	}
-#pragma GCC unroll 4
-	for (unsigned i = 0; i < BREF_BLOCK / 16; i++)
-		_mm_storeu_si128((__m128i *)(to + 16 * i), done[i]);
-}
-
-FN uint32_t count_bytes_avx2(const uint8_t *p, uint32_t n)
-{
-	uint32_t sum = 0, i = 0;
-
-	for (; i + 8 <= n; i += 8)
-		sum += count_avx2(tz_load64(p + i));
-	/* What follows in the object makes a whole word readable. */
-	return n % 8 ? sum + count_avx2(_bzhi_u64(tz_load64(p + i), n % 8 * 8)) : sum;
-}
-
+/* 16 numbers of 12 bits a turn, from n on whatever follows. */
 FN void unpack_refs_avx2(uint16_t *to, const uint8_t *from, uint32_t n)
 {
-	for (uint32_t i = 0; i < n; i += 4, from += 6)
-		tz_store64(to + i, _pdep_u64(tz_load64(from), 0x0fff0fff0fff0fffull));
+	const __m256i pairs = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 1, 2, 3, 4, 4, 5, 6, 7, 7, 8, 9, 10, 10, 11));
+
+	for (uint32_t i = 0; i < n; i += 16, from += 24) {
+		__m256i v = _mm256_loadu2_m128i((const __m128i *)(from + 12), (const __m128i *)from);
+
+		v = _mm256_shuffle_epi8(v, pairs);
+		v = _mm256_blend_epi16(_mm256_and_si256(v, _mm256_set1_epi16(0xfff)), _mm256_srli_epi16(v, 4), 0xaa);
+		_mm256_storeu_si256((__m256i *)(to + i), v);
+	}
 }
+
+/* By four bits of "new reference": which of five references, the first of which was the last one used, four blocks take. */
+#define TAKES(bits) { 2 * BELOW(bits, 1), 2 * BELOW(bits, 1) + 1, 2 * BELOW(bits, 2), 2 * BELOW(bits, 2) + 1, \
+	2 * BELOW(bits, 3), 2 * BELOW(bits, 3) + 1, 2 * BELOW(bits, 4), 2 * BELOW(bits, 4) + 1 }
+
+/* Where what every block refers to lies. Returns -1 when a distance is not allowed. */
+FN int find_referred_avx2(const struct bref_sections *s, const uint8_t *out, uint64_t *from)
+{
+	static const uint8_t takes[16][8] = { TAKES(0), TAKES(1), TAKES(2), TAKES(3), TAKES(4), TAKES(5), TAKES(6), TAKES(7),
+		TAKES(8), TAKES(9), TAKES(10), TAKES(11), TAKES(12), TAKES(13), TAKES(14), TAKES(15) };
+	const __m256i zero = _mm256_setzero_si256(), least = _mm256_set1_epi16(BREF_BLOCK);
+	const __m256i zeros_at = _mm256_set1_epi64x((long long)(uintptr_t)zeros);
+	const __m256i step = _mm256_set1_epi64x(4 * BREF_BLOCK);
+	__m256i at = _mm256_add_epi64(_mm256_set1_epi64x((long long)(uintptr_t)out),
+		_mm256_setr_epi64x(0, BREF_BLOCK, 2 * BREF_BLOCK, 3 * BREF_BLOCK));
+	__m256i most = _mm256_mullo_epi16(_mm256_setr_epi16(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15), least);
+	__m256i bad = zero;
+	uint16_t refs[16 + BLOCKS], distances[BLOCKS];
+	const uint16_t *ref = refs;
+
+	refs[0] = 0;
+	unpack_refs_avx2(refs + 1, s->refs, s->n_refs);
+	for (uint32_t i = 0; i < BLOCKS; i += 16) {
+		uint64_t is_new = s->is_new[i / 64] >> (i & 63);
+
+#pragma GCC unroll 4
+		for (uint32_t j = 0; j < 16; j += 4, is_new >>= 4) {
+			__m128i d = _mm_shuffle_epi8(_mm_loadu_si128((const __m128i *)ref),
+				_mm_loadl_epi64((const __m128i *)takes[is_new & 15]));
+			__m256i wide = _mm256_cvtepu16_epi64(d);
+
+			_mm_storel_epi64((__m128i *)(distances + i + j), d);
+			_mm256_store_si256((__m256i *)(from + i + j), _mm256_blendv_epi8(_mm256_sub_epi64(at, wide), zeros_at,
+				_mm256_cmpeq_epi64(wide, zero)));
+			ref += count_avx2(is_new & 15);
+			at = _mm256_add_epi64(at, step);
+		}
+	}
+	for (uint32_t i = 0; i < BLOCKS; i += 16) {
+		__m256i d = _mm256_loadu_si256((const __m256i *)(distances + i));
+
+		bad = _mm256_or_si256(bad, _mm256_subs_epu16(d, most));
+		bad = _mm256_or_si256(bad, _mm256_andnot_si256(_mm256_cmpeq_epi16(d, zero), _mm256_cmpgt_epi16(least, d)));
+		most = _mm256_add_epi16(most, _mm256_set1_epi16(16 * BREF_BLOCK));
+	}
+	return _mm256_testz_si256(bad, bad) ? 0 : -1;
+}
+
+/* Number of bits of each byte. */
+FN __m256i count_bits_avx2(__m256i v)
+{
+	const __m256i low = _mm256_set1_epi8(15);
+	const __m256i bits = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4));
+
+	return _mm256_add_epi8(_mm256_shuffle_epi8(bits, _mm256_and_si256(v, low)),
+		_mm256_shuffle_epi8(bits, _mm256_and_si256(_mm256_srli_epi16(v, 4), low)));
+}
+
+FN __m128i load_two_avx2(const void *low, const void *high)
+{
+	return _mm_castps_si128(_mm_loadh_pi(_mm_castsi128_ps(_mm_loadl_epi64((const __m128i *)low)), (const __m64 *)high));
+}
+
+/* The byte mask of every word, where in its group's literals the word's begin, and how many the group has. Returns the sum. */
+FN uint32_t spread_masks_avx2(const struct bref_sections *s, uint8_t *mask, uint8_t *before, uint64_t *literals)
+{
+	const uint8_t *masks = s->masks;
+	__m256i total = _mm256_setzero_si256();
+
+	for (uint32_t g = 0; g < GROUPS; g += 4) {
+		__m128i half[2];
+		__m256i v, sum;
+
+#pragma GCC unroll 2
+		for (uint32_t k = 0; k < 2; k++) {
+			const uint32_t first = s->word_masks[g + 2 * k], second = s->word_masks[g + 2 * k + 1];
+			__m128i how = load_two_avx2(expand_shuffle + first, expand_shuffle + second);
+
+			half[k] = load_two_avx2(masks, masks + count_avx2(first));
+			masks += count_avx2(first | second << 8);
+			half[k] = _mm_shuffle_epi8(half[k], _mm_add_epi8(how, _mm_set_epi64x(8 * ONES, 0)));
+		}
+		v = _mm256_set_m128i(half[1], half[0]);
+		_mm256_store_si256((__m256i *)(mask + 8 * g), v);
+		sum = count_bits_avx2(v);
+		sum = _mm256_add_epi8(sum, _mm256_slli_epi64(sum, 8));
+		sum = _mm256_add_epi8(sum, _mm256_slli_epi64(sum, 16));
+		sum = _mm256_add_epi8(sum, _mm256_slli_epi64(sum, 32));
+		_mm256_store_si256((__m256i *)(before + 8 * g), _mm256_slli_epi64(sum, 8));
+		sum = _mm256_srli_epi64(sum, 56);
+		_mm256_store_si256((__m256i *)(literals + g), sum);
+		total = _mm256_add_epi64(total, sum);
+	}
+	return (uint32_t)(_mm256_extract_epi64(total, 0) + _mm256_extract_epi64(total, 1) + _mm256_extract_epi64(total, 2) +
+		_mm256_extract_epi64(total, 3));
+}
+
+/* 32 bytes: those at `from`, but by the masks of their four words literals, of which each word's begin at `before`. */
+FN __m256i expand_avx2(const uint8_t *from, const uint8_t *literals, const uint8_t *mask, const uint8_t *before)
+{
+	__m256i how = _mm256_set_m128i(load_two_avx2(expand_shuffle + mask[2], expand_shuffle + mask[3]),
+		load_two_avx2(expand_shuffle + mask[0], expand_shuffle + mask[1]));
+	__m256i v = _mm256_set_m128i(load_two_avx2(literals + before[2], literals + before[3]),
+		load_two_avx2(literals + before[0], literals + before[1]));
+
+	how = _mm256_add_epi8(how, _mm256_setr_epi64x(0, 8 * ONES, 0, 8 * ONES));
+	return _mm256_blendv_epi8(_mm256_shuffle_epi8(v, how), _mm256_loadu_si256((const __m256i *)from), how);
+}
+
+/* Everything that can be known about all blocks first, many at a time; then the blocks. Stands for the template's decoder.
+ * All reads beyond what is meant are of 32 bytes or less, and the trailer is longer. */
+FN int decode_page_avx2(struct bref_sections *s, uint8_t *out)
+{
+	_Alignas(32) uint8_t mask[8 * GROUPS], before[8 * GROUPS];
+	_Alignas(32) uint64_t n_literals[GROUPS], from[BLOCKS];
+	const uint8_t *literals = s->literals;
+	uint32_t n_masks = 0;
+
+	for (uint32_t i = 0; i < WORD_MASKS; i += 8)
+		n_masks += count_avx2(tz_load64(s->word_masks + i));
+	if (n_masks != s->n_masks || spread_masks_avx2(s, mask, before, n_literals) != s->n_literals ||
+			find_referred_avx2(s, out, from))
+		return -1;
+	for (uint32_t g = 0; g < GROUPS; g++) {
+#pragma GCC unroll 2
+		for (uint32_t k = 0; k < 64; k += 32) {
+			const uint32_t word = 8 * g + k / 8;
+			const uint8_t *there = (const uint8_t *)(uintptr_t)from[g * PER_GROUP + k / BREF_BLOCK] + k % BREF_BLOCK;
+			__m256i v = expand_avx2(there, literals, mask + word, before + word);
+
+			_mm256_storeu_si256((__m256i *)(out + 64 * g + k), v);
+		}
+		literals += n_literals[g];
+	}
+	return 0;
+}
+#define BREF_DECODE_PAGE
 
 /* The search, in phases that each do one thing for the whole page, so that nothing waits for a result just made. */
 
@@ -191,12 +299,8 @@ FN void find_candidates_avx2(struct bref_workspace *ws, const uint8_t *page)
 /* Cost of the masks of four groups, a number for each block: bytes that differ and 8-byte words that do. */
 FN __m256i costs_avx2(__m256i mask)
 {
-	const __m256i low = _mm256_set1_epi8(15);
-	const __m256i bits = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4));
-	__m256i sum = _mm256_add_epi8(_mm256_shuffle_epi8(bits, _mm256_and_si256(mask, low)),
-		_mm256_shuffle_epi8(bits, _mm256_and_si256(_mm256_srli_epi16(mask, 4), low)));
+	const __m256i sum = _mm256_add_epi8(count_bits_avx2(mask), _mm256_min_epu8(mask, _mm256_set1_epi8(1)));
 
-	sum = _mm256_add_epi8(sum, _mm256_min_epu8(mask, _mm256_set1_epi8(1)));
 #if BREF_BLOCK == 64
 	return _mm256_sad_epu8(sum, _mm256_setzero_si256());
 #else
