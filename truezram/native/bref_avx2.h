@@ -1,11 +1,7 @@
 /* bref_avx2.h - primitives of bref_template.h with AVX2 and BMI2. */
+#include "words_avx2.h"
 
 #define FN static inline __attribute__((always_inline)) TZ_TARGET_AVX2
-
-FN uint32_t count_avx2(uint64_t v)
-{
-	return (uint32_t)_mm_popcnt_u64(v);
-}
 
 FN uint32_t gather_high_avx2(uint64_t t)
 {
@@ -46,20 +42,6 @@ FN void pack_literals_avx2(uint8_t *to, const uint8_t *q, uint64_t mask)
 	}
 }
 
-/* 16 numbers of 12 bits a turn, from n on whatever follows. */
-FN void unpack_refs_avx2(uint16_t *to, const uint8_t *from, uint32_t n)
-{
-	const __m256i pairs = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 1, 2, 3, 4, 4, 5, 6, 7, 7, 8, 9, 10, 10, 11));
-
-	for (uint32_t i = 0; i < n; i += 16, from += 24) {
-		__m256i v = _mm256_loadu2_m128i((const __m128i *)(from + 12), (const __m128i *)from);
-
-		v = _mm256_shuffle_epi8(v, pairs);
-		v = _mm256_blend_epi16(_mm256_and_si256(v, _mm256_set1_epi16(0xfff)), _mm256_srli_epi16(v, 4), 0xaa);
-		_mm256_storeu_si256((__m256i *)(to + i), v);
-	}
-}
-
 /* By four bits of "new reference": which of five references, the first of which was the last one used, four blocks take. */
 #define TAKES(bits) { 2 * BELOW(bits, 1), 2 * BELOW(bits, 1) + 1, 2 * BELOW(bits, 2), 2 * BELOW(bits, 2) + 1, \
 	2 * BELOW(bits, 3), 2 * BELOW(bits, 3) + 1, 2 * BELOW(bits, 4), 2 * BELOW(bits, 4) + 1 }
@@ -80,7 +62,7 @@ FN int find_referred_avx2(const struct bref_sections *s, const uint8_t *out, uin
 	const uint16_t *ref = refs;
 
 	refs[0] = 0;
-	unpack_refs_avx2(refs + 1, s->refs, s->n_refs);
+	unpack12_avx2(refs + 1, s->refs, s->n_refs);
 	for (uint32_t i = 0; i < BLOCKS; i += 16) {
 		uint64_t is_new = s->is_new[i / 64] >> (i & 63);
 

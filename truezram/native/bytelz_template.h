@@ -210,7 +210,7 @@ static TZ_TARGET int P(lz_decompress)(const uint8_t *src, size_t n, uint8_t *out
 	s.n_tokens = trailer & 0xfff;
 	s.n_distances = trailer >> 12 & 0xfff;
 	rest = s.n_tokens + (3 * s.n_distances + 1) / 2 + LZ_TRAILER;
-	if (rest > n)
+	if (rest > n || s.n_tokens < LZ_MIN_TOKENS)
 		return -1;
 	s.tokens = src + n - LZ_TRAILER - s.n_tokens;
 	s.distances = src + n - rest;
@@ -221,10 +221,6 @@ static TZ_TARGET int P(lz_decompress)(const uint8_t *src, size_t n, uint8_t *out
 			return -1;
 		s.n_literals = 8 * s.stored / 7;
 		P(lz_read7)(literals, src, s.stored);
-		s.literals = literals;
-	} else if (rest < LZ_COPY) {
-		memcpy(literals, src, s.stored);
-		memset(literals + s.stored, 0, LZ_COPY);
 		s.literals = literals;
 	}
 	memset(page, 0, LZ_FRONT);
