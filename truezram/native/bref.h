@@ -4,7 +4,8 @@
  * to earlier content of the page (0 = zero bytes) and the bytes that differ from it. There is no branch that depends on
  * the data, which is where the speed comes from. docs/formats.md describes the object; bref_template.h holds the
  * algorithm, bref_avx512.h, bref_avx2.h, bref_neon.h, bref_portable.h and bref_scalar.h the instruction sets' primitives;
- * bref_avx512.h has an encoder and a decoder of its own in place of the template's, which make and read the same objects.
+ * bref_avx512.h and bref_avx2.h have encoders and decoders of their own in place of the template's, which make and read the
+ * same objects.
  *
  * Everything is done in groups of 64 bytes: one block of 64 or two of 32.
  */
@@ -42,7 +43,7 @@ struct bref_workspace {
 	_Alignas(64) uint32_t candidate[GROUPS][16];	/* [0] = 0, then distances; the unused are 0 */
 	_Alignas(64) uint64_t mask[CANDIDATES + 1][GROUPS];	/* bytes that differ, by candidate */
 	_Alignas(64) uint64_t best_mask[GROUPS];
-	/* AVX-512 only: addresses of the candidates, cost and index of the best per block, what all blocks refer to. */
+	/* AVX only: addresses of the candidates (AVX-512), cost and index of the best per block, what all blocks refer to. */
 	_Alignas(64) uint64_t from[GROUPS][8], best[GROUPS];
 	uint16_t before_first[32], block_refs[BLOCKS];
 	_Alignas(64) uint32_t best_cost[BLOCKS], best_index[BLOCKS];

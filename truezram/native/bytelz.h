@@ -21,6 +21,7 @@
 #define LZ_MAX_LITERALS 15		/* of a token with a match */
 #define LZ_TRAILER 4			/* 12 bits number of tokens, 12 bits number of distances, 8 bits mode */
 #define LZ_MAX_TOKENS 4095
+#define LZ_MIN_TOKENS 88		/* as a token makes 47 bytes at most; so that much follows the literals */
 
 /* What the first looks at a page say: lz_strange_ISA() of every eighth 64 bytes, and whether the page is text, which
  * means hardly a byte that text has not. */
