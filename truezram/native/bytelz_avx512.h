@@ -230,8 +230,8 @@ FN void lz_compare_avx512(struct lz_workspace *ws, const uint32_t *candidate, ui
 {
 #pragma GCC unroll 4
 	for (uint32_t i = 0; i < n; i++)
-		ws->reach[i] = _mm512_cmpneq_epi8_mask(_mm512_loadu_si512(ws->page - 16 + (uint16_t)candidate[i]),
-			_mm512_loadu_si512(ws->page - 16 + (candidate[i] >> 16)));
+		ws->reach[i] = _mm512_cmpneq_epi8_mask(_mm512_loadu_si512(ws->page + ((uint16_t)candidate[i] - 16)),
+			_mm512_loadu_si512(ws->page + ((candidate[i] >> 16) - 16)));
 	for (uint32_t i = 0; i < n; i += 8) {
 		const __m512i differ = _mm512_load_si512(ws->reach + i);
 		__m512i at = _mm512_cvtepu32_epi64(_mm256_loadu_si256((const __m256i *)(candidate + i)));
