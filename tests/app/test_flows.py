@@ -52,6 +52,26 @@ class TestCreate:
             await pilot.pause()
             assert [row.device.name for row in b.app.screen.query_one(DeviceTable).shown] == ["ublkb0", "ublkb1"]
 
+    async def test_arrows_walk_through_all_fields(self, bench: Make) -> None:
+        b = bench(1)
+        async with b.app.run_test(size=SMALL) as pilot:
+            b.play(3)
+            await pilot.press("c")
+            await pilot.pause()
+            screen = b.app.screen
+            walked = []
+            for _ in range(5):
+                await pilot.press("down")
+                await pilot.pause()
+                assert not any(select.expanded for select in screen.query(Select))
+                walked.append(screen.focused.id if screen.focused else "")
+            assert walked[:3] == ["algorithm", "limit", "transport"]
+            await pilot.press("up", "up", "up", "up")
+            assert screen.focused is screen.query_one("#algorithm")
+            await pilot.press("enter")
+            await pilot.pause()
+            assert screen.query_one("#algorithm", Select).expanded
+
     @pytest.mark.parametrize(
         ("field", "text", "reason"),
         [
@@ -233,6 +253,51 @@ class TestRemove:
             await pilot.press("d")
             await pilot.pause()
             assert "swapoff needs" in text_of(b.app.screen, "#refused")
+
+    async def test_the_question_follows_what_happens_while_it_is_open(self, bench: Make) -> None:
+        b = bench(1)
+        first = b.engine.recording.snapshots[0]
+        device = replace(first.devices[0], swap_used=first.machine.mem_available * 2)
+        async with b.app.run_test(size=SMALL) as pilot:
+            b.app.take(replace(first, devices=(device,)))
+            await pilot.pause()
+            await pilot.press("d")
+            await pilot.pause()
+            screen = b.app.screen
+            assert "be killed" in str(screen.query_one("#force", Checkbox).label)
+            screen.query_one("#name", Input).value = device.name
+            await pilot.pause()
+            assert screen.query_one("#remove", Button).disabled
+            b.app.take(replace(first, devices=(replace(device, swap_used=4096),)))
+            await settle(pilot, lambda: not screen.query_one("#refused").display)
+            assert not screen.query_one("#force").display
+            assert "4K" in text_of(screen, "#what")
+            assert not screen.query_one("#remove", Button).disabled
+            b.app.take(replace(first, devices=(replace(device, swap_priority=None, mountpoints=("/mnt",)),)))
+            await settle(pilot, lambda: "/mnt" in text_of(screen, "#refused"))
+            assert "I/O errors" in str(screen.query_one("#force", Checkbox).label)
+
+    async def test_a_dead_server_and_one_that_hangs_are_said(self, bench: Make) -> None:
+        b = bench(1)
+        first = b.engine.recording.snapshots[0]
+        device = replace(first.devices[0], swap_priority=None, mountpoints=(), state="dead")
+        async with b.app.run_test(size=SMALL) as pilot:
+            b.app.take(replace(first, devices=(device,)))
+            await pilot.pause()
+            await pilot.press("d")
+            await pilot.pause()
+            assert "lost already" in text_of(b.app.screen, "#what")
+            await pilot.press("escape")
+            b.app.take(replace(first, devices=(replace(device, state="live"),)))
+            b.app.trouble[device.name] = "no answer in 5 s"
+            await pilot.press("d")
+            await pilot.pause()
+            screen = b.app.screen
+            assert "did not answer" in text_of(screen, "#what")
+            assert not screen.query_one("#remove", Button).disabled
+            screen.query_one("#force", Checkbox).value = True
+            await pilot.pause()
+            assert "--force" in text_of(screen, "#command")
 
     async def test_the_kernels_own_zram_is_not_ours_to_remove(self, bench: Make) -> None:
         b = bench(1)

@@ -79,6 +79,7 @@ class TruezramApp(Appearance):
     ENABLE_COMMAND_PALETTE = True
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (78, "-normal"), (140, "-wide")]  # noqa: RUF012
     VERTICAL_BREAKPOINTS = [(0, "-short"), (23, "-medium"), (44, "-tall")]  # noqa: RUF012
+
     def __init__(self, engine: Engine, **options: Any) -> None:
         """Takes what `Core` and `Appearance` take."""
         super().__init__(engine, **options)
@@ -135,7 +136,7 @@ class TruezramApp(Appearance):
                     timeout=STOP_TIMEOUT,
                 )
 
-        self.push_screen(RemoveScreen(device, latest.machine), answered)
+        self.push_screen(RemoveScreen(device, latest.machine, device.name in self.trouble), answered)
 
     def removable(self) -> bool:
         """Whether there is a device of ours under the cursor."""

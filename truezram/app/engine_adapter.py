@@ -228,7 +228,11 @@ class RealEngine:
         found = benchmark.run(seconds=seconds, progress=report, cancelled=lambda: progress.cancelled)
         host = found.host
         machine = " ".join(str(host[key]) for key in ("cpu", "isa", "kernel") if host.get(key))
-        notes = (f"{found.disturbed * 100:.0f}% of the timings were disturbed",) if found.disturbed > 0.2 else ()
+        notes: tuple[str, ...] = ()
+        if found.disturbed > 0.2:
+            notes += (f"{found.disturbed * 100:.0f}% of the timings were disturbed",)
+        if not any(result.implementation == "zram" for result in found.results):
+            notes += ("kernel zram is measured as root, with its module loaded",)
         return BenchResult(began, machine, time.time() - began, tuple(_rows(found)), notes)
 
 

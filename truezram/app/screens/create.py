@@ -15,6 +15,7 @@ from textual.widgets import Button, Checkbox, Input, Label, Select, Static
 
 from truezram.app import commandline, plan
 from truezram.app.source import Algorithm, CreateSpec, Estimate, Scope
+from truezram.app.widgets.choice import Choice
 from truezram.app.widgets.chrome import Footer
 from truezram.app.widgets.tick import Tick
 from truezram.engine.errors import TruezramError, UsageError
@@ -84,7 +85,7 @@ class CreateScreen(ModalScreen[CreateSpec | None]):
                 yield Static(id="size-note", classes="note")
             with Horizontal(classes="field"):
                 yield Label("Algorithm")
-                yield Select(options, value=first, allow_blank=False, id="algorithm", compact=True)
+                yield Choice(options, value=first, allow_blank=False, id="algorithm", compact=True)
                 yield Label("level", classes="second")
                 yield Input(level, id="level", compact=True, classes="short")
                 yield Static(id="level-note", classes="note")
@@ -94,7 +95,7 @@ class CreateScreen(ModalScreen[CreateSpec | None]):
                 yield Static(id="limit-note", classes="note")
             with Horizontal(classes="field"):
                 yield Label("Transport")
-                yield Select(transports, value=transports[0][1], allow_blank=False, id="transport", compact=True)
+                yield Choice(transports, value=transports[0][1], allow_blank=False, id="transport", compact=True)
                 yield Tick("every start", False, id="persist", compact=True, disabled=bool(can.persist_why))
             with Horizontal(classes="field"):
                 yield Label("Swap")
