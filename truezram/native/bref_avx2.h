@@ -12,10 +12,7 @@ FN uint64_t differ_avx2(const uint8_t *a, const uint8_t *b)
 	return ~((uint64_t)(uint32_t)_mm256_movemask_epi8(high) << 32 | (uint32_t)_mm256_movemask_epi8(low));
 }
 
-/* For 8 mask bits the numbers of those that are set, one a byte. */
-static const uint64_t set_bits_avx2[256] __attribute__((aligned(64))) = ALL(PACK);
-
-/* By four bits of "new reference": which of five references, the first of which was the last one used, four blocks take. */
+/* By four bits of "new reference": which of five references, the first of which was used last, four blocks take. */
 #define TAKES(bits) { 2 * BELOW(bits, 1), 2 * BELOW(bits, 1) + 1, 2 * BELOW(bits, 2), 2 * BELOW(bits, 2) + 1, \
 	2 * BELOW(bits, 3), 2 * BELOW(bits, 3) + 1, 2 * BELOW(bits, 4), 2 * BELOW(bits, 4) + 1 }
 
@@ -72,8 +69,8 @@ FN __m256i count_bits_avx2(__m256i v)
 		_mm256_shuffle_epi8(bits, _mm256_and_si256(_mm256_srli_epi16(v, 4), low)));
 }
 
-/* Of the byte masks of four groups: where in its group's literals each word's begin, and how many each group has. Returns
- * the sum. */
+/* Of the byte masks of four groups: where in its group's literals each word's begin, and how many each group has.
+ * Returns the sum. */
 FN uint32_t count_literals_avx2(__m256i mask, uint8_t *before, uint64_t *literals)
 {
 	__m256i sum = count_bits_avx2(mask);
@@ -94,7 +91,8 @@ FN __m128i load_two_avx2(const void *low, const void *high)
 	return _mm_castps_si128(_mm_loadh_pi(_mm_castsi128_ps(_mm_loadl_epi64((const __m128i *)low)), (const __m64 *)high));
 }
 
-/* The byte mask of every word, where in its group's literals the word's begin, and how many the group has. Returns the sum. */
+/* The byte mask of every word, where in its group's literals the word's begin, and how many the group has. Returns the
+ * sum. */
 FN uint32_t spread_masks_avx2(const struct bref_sections *s, uint8_t *mask, uint8_t *before, uint64_t *literals)
 {
 	const uint8_t *masks = s->masks;
@@ -132,8 +130,8 @@ FN __m256i expand_avx2(const uint8_t *from, const uint8_t *literals, const uint8
 	return _mm256_blendv_epi8(_mm256_shuffle_epi8(v, how), _mm256_loadu_si256((const __m256i *)from), how);
 }
 
-/* Everything that can be known about all blocks first, many at a time; then the blocks. Stands for the template's decoder.
- * All reads beyond what is meant are of 32 bytes or less, and the trailer is longer. */
+/* Everything that can be known about all blocks first, many at a time; then the blocks. Stands for the template's
+ * decoder. All reads beyond what is meant are of 32 bytes or less, and the trailer is longer. */
 FN int decode_page_avx2(struct bref_sections *s, uint8_t *out)
 {
 	_Alignas(32) uint8_t mask[8 * GROUPS], before[8 * GROUPS];
@@ -183,8 +181,8 @@ FN __m256i largest_hashes_avx2(const uint8_t *q)
 }
 
 /* Samples: in each eight positions the one with the largest hash, so that a copy is mostly sampled where its source is,
- * wherever they lie, and the samples' number is fixed. Zeros are no sample. An entry of the table is tag 15, generation 4,
- * zero 1, position 12 bits: two of one page and tag differ by less than 4096, any others by more. */
+ * wherever they lie, and the samples' number is fixed. Zeros are no sample. An entry of the table is tag 15, generation
+ * 4, zero 1, position 12 bits: two of one page and tag differ by less than 4096, any others by more. */
 FN void take_samples_avx2(struct bref_workspace *ws, const uint8_t *page)
 {
 	const __m256i multiplier = _mm256_set1_epi32((int)2654435761u), seven = _mm256_set1_epi32(7);
@@ -231,8 +229,8 @@ FN void look_up_avx2(struct bref_workspace *ws)
 /* A distance below a block's size, times this by its number of fours, is a block's size or more. */
 #define FACTOR_4(d) ((d) < BREF_BLOCK ? (BREF_BLOCK + (d) - 1) / ((d) + !(d)) : 1)
 
-/* Of groups g and g + 1: zero, and the distances that the samples found, up to seven, no neighbours equal. The places left
- * over hold any of the list. */
+/* Of groups g and g + 1: zero, and the distances that the samples found, up to seven, no neighbours equal. The places
+ * left over hold any of the list. */
 FN void list_distances_avx2(const struct bref_workspace *ws, uint32_t g, uint16_t *list)
 {
 	const __m256i factors = _mm256_broadcastsi128_si256(_mm_setr_epi8(BREF_BLOCK, FACTOR_4(4), FACTOR_4(8),
@@ -280,8 +278,8 @@ FN __m256i costs_avx2(__m256i mask)
 #endif
 }
 
-/* The cheapest candidate of every block: cost * 16 + index. All the masks first (of the bytes that are equal), then four
- * groups at once. */
+/* The cheapest candidate of every block: cost * 16 + index. All the masks first (of the bytes that are equal), then
+ * four groups at once. */
 FN void choose_candidates_avx2(struct bref_workspace *ws, const uint8_t *page)
 {
 	for (uint32_t g = 0; g < GROUPS; g++) {
@@ -311,7 +309,7 @@ FN void choose_candidates_avx2(struct bref_workspace *ws, const uint8_t *page)
 	}
 }
 
-/* Gives a block the reference `last` with its mask and cost (times 16), or its own if that is cheaper. Returns which. */
+/* Gives a block the reference `last` with its mask and cost (times 16), or its own if that is cheaper. Says which. */
 FN uint32_t keep_or_name_avx2(uint64_t *mask, uint64_t same, uint32_t same_cost, uint32_t own, uint32_t own_cost,
 	uint32_t last)
 {
@@ -323,8 +321,8 @@ FN uint32_t keep_or_name_avx2(uint64_t *mask, uint64_t same, uint32_t same_cost,
 	return (uint32_t)ref;
 }
 
-/* References and masks of all blocks. A block waits for the one before it, so the page is several chains side by side, each
- * of which begins with a guess. */
+/* References and masks of all blocks. A block waits for the one before it, so the page is several chains side by side,
+ * each of which begins with a guess. */
 FN void settle_avx2(struct bref_workspace *ws, const uint8_t *page)
 {
 	uint32_t last[CHAINS] = { 0 };
@@ -389,7 +387,8 @@ FN uint32_t put_refs_avx2(const struct bref_workspace *ws, uint16_t *refs, uint8
 /* 12 bits of each, from the lowest bit on. Writes up to 32 bytes too many. */
 FN void pack12_avx2(uint8_t *to, const uint16_t *from, uint32_t n)
 {
-	const __m256i three = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 2, 4, 5, 6, 8, 9, 10, 12, 13, 14, -1, -1, -1, -1));
+	const __m256i three = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 2, 4, 5, 6, 8, 9, 10, 12, 13, 14,
+		-1, -1, -1, -1));
 
 	for (uint32_t i = 0; i < n; i += 16, to += 24) {
 		__m256i v = _mm256_madd_epi16(_mm256_loadu_si256((const __m256i *)(from + i)), _mm256_set1_epi32(4096 << 16 | 1));
@@ -450,7 +449,8 @@ FN size_t put_page_avx2(struct bref_workspace *ws, const uint8_t *page, uint8_t 
 	uint32_t n_literals = 0;
 
 	for (uint32_t g = 0; g < GROUPS; g += 4)
-		n_literals += count_literals_avx2(_mm256_load_si256((const __m256i *)(ws->best_mask + g)), before + 8 * g, literals + g);
+		n_literals += count_literals_avx2(_mm256_load_si256((const __m256i *)(ws->best_mask + g)), before + 8 * g,
+			literals + g);
 	if (n_literals + n_masks + (n_refs * 3 + 1) / 2 + TRAILER >= TZ_PAGE_SIZE)
 		return 0;
 	op = put_literals_avx2(op, page, (const uint8_t *)ws->best_mask, before, literals);

@@ -9,8 +9,8 @@
 #define WINDOWS 8		/* of eight positions, in a group */
 #define SAMPLE_FACTOR 0x9e3779b1u
 
-/* Candidates of one group from its windows' largest hashes, no two neighbours equal, in the order found. Without branches:
- * hits come at random. */
+/* Candidates of one group from its windows' largest hashes, no two neighbours equal, in the order found. Without
+ * branches: hits come at random. */
 TZ_INLINE void scalar_group_candidates(struct bref_workspace *ws, const uint32_t *largest, uint32_t g)
 {
 	uint32_t list[WINDOWS + 2] = { 0 }, n = 0;

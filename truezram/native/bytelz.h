@@ -47,7 +47,7 @@ struct lz_match {
 	uint16_t start, end, distance, unused;	/* distance 0: zeros */
 };
 
-/* Each variant uses one of the two tables; the other costs nothing but addresses. */
+/* Plain C uses the first of the two tables, AVX the second. */
 struct lz_workspace {
 	union {
 		uint16_t table[1 << LZ_HASH_BITS];	/* base + position; what is not above base is of an earlier page */

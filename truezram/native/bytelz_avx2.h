@@ -64,7 +64,8 @@ FN int lz_any_high_avx2(const uint8_t *p, uint32_t n)
 /* 64 bytes to 56: two fields of 7 bits are brought together, then two of 14, two of 28, then 7 of 8 bytes. */
 FN void lz_pack7_avx2(uint8_t *to, const uint8_t *from, uint32_t n)
 {
-	const __m256i seven = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 2, 3, 4, 5, 6, 8, 9, 10, 11, 12, 13, 14, -1, -1));
+	const __m256i seven = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 2, 3, 4, 5, 6, 8, 9, 10, 11, 12, 13, 14,
+		-1, -1));
 	const __m256i low = _mm256_set1_epi64x(0xfffffff);
 
 	for (uint32_t i = 0; i < n; i += 32, to += 28) {
@@ -205,5 +206,143 @@ FN int lz_expand_avx2(const struct lz_sections *s, uint8_t *page)
 		return -1;
 	return _mm256_cvtsi256_si32(literals) & 0xffff;
 }
+
+/* The lanes whose bits are set, moved together. */
+FN __m256i lz_together_avx2(__m256i v, uint32_t lanes)
+{
+	return _mm256_permutevar8x32_epi32(v, _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(set_bits_avx2 + lanes))));
+}
+
+FN uint32_t lz_lanes_avx2(__m256i mask)
+{
+	return (uint32_t)_mm256_movemask_ps(_mm256_castsi256_ps(mask));
+}
+
+/* The positions that are looked up, of LZ_STEP from `at` on: three in four by their content's hash, so that a copy is
+ * looked up where its source was, and the first of zeros. Returns their number. */
+FN uint32_t lz_samples_avx2(struct lz_workspace *ws, uint32_t at, uint32_t *last_zero)
+{
+	const uint8_t *page = ws->page + LZ_FRONT;
+	const __m256i words = _mm256_setr_epi8(0, 1, 2, 3, 1, 2, 3, 4, 2, 3, 4, 5, 3, 4, 5, 6, 4, 5, 6, 7, 5, 6, 7, 8,
+		6, 7, 8, 9, 7, 8, 9, 10);
+	const __m256i zero = _mm256_setzero_si256(), low = _mm256_set1_epi32(0x3fff);
+	__m256i place = _mm256_add_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7),
+		_mm256_set1_epi32((int)(ws->base << 12 | at)));
+	uint32_t n = 0;
+
+#pragma GCC unroll 2
+	for (uint32_t i = at; i < at + LZ_STEP; i += 8) {
+		__m256i v = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(page + i))), product;
+		uint32_t zeros, take;
+
+		v = _mm256_shuffle_epi8(v, words);
+		product = _mm256_mullo_epi32(v, _mm256_set1_epi32((int)2654435761u));
+		zeros = lz_lanes_avx2(_mm256_cmpeq_epi32(v, zero));
+		take = lz_lanes_avx2(_mm256_cmpgt_epi32(_mm256_and_si256(product, _mm256_set1_epi32(3 << 14)), zero));
+		take |= zeros & ~(zeros << 1 | *last_zero);
+		*last_zero = zeros >> 7;
+		v = lz_together_avx2(_mm256_or_si256(_mm256_andnot_si256(low, product), place), take);
+		_mm256_storeu_si256((__m256i *)(ws->entry + n), v);
+		n += count_avx2(take);
+		place = _mm256_add_epi32(place, _mm256_set1_epi32(8));
+	}
+	_mm256_storeu_si256((__m256i *)(ws->entry + n), zero);
+	return n;
+}
+
+/* What the table held for each of n entries (an even number), which take its place. */
+FN void lz_look_up_avx2(struct lz_workspace *ws, uint32_t n)
+{
+#pragma GCC unroll 2
+	for (uint32_t i = 0; i < n; i += 2) {
+		const uint64_t two = tz_load64(ws->entry + i);
+		uint32_t *slot = &ws->tagged[(uint32_t)two >> (32 - LZ_TAGGED_BITS)];
+
+		ws->found[i] = *slot;
+		*slot = (uint32_t)two;
+		slot = &ws->tagged[two >> (64 - LZ_TAGGED_BITS)];
+		ws->found[i + 1] = *slot;
+		*slot = (uint32_t)(two >> 32);
+	}
+}
+
+/* Of each run of samples that the same distance was found for, the first. Returns the number of them. */
+FN uint32_t lz_candidates_avx2(struct lz_workspace *ws)
+{
+	const __m256i none = _mm256_setzero_si256(), up = _mm256_setr_epi32(7, 0, 1, 2, 3, 4, 5, 6);
+	__m256i before = none;
+	uint32_t n = 0, last_zero = 0;
+
+	for (uint32_t at = 0; at < TZ_PAGE_SIZE; at += LZ_STEP) {
+		const uint32_t samples = lz_samples_avx2(ws, at, &last_zero);
+
+		lz_look_up_avx2(ws, (samples + 1) & ~1u);
+#pragma GCC unroll 2
+		for (uint32_t i = 0; i < samples; i += 8) {
+			__m256i entry = _mm256_load_si256((const __m256i *)(ws->entry + i)), d, rotated, useless;
+			__m256i found = _mm256_load_si256((const __m256i *)(ws->found + i)), pair = _mm256_xor_si256(entry, found);
+			/* Or what has a tag like theirs; the comparison will show. */
+			const __m256i zero = _mm256_cmpeq_epi32(_mm256_srli_epi32(entry, 14), none);
+			uint32_t keep;
+
+			d = _mm256_and_si256(_mm256_sub_epi32(entry, found), _mm256_cmpeq_epi32(_mm256_srli_epi32(pair, 12), none));
+			d = _mm256_blendv_epi8(d, _mm256_set1_epi32(TZ_PAGE_SIZE), zero);
+			rotated = _mm256_permutevar8x32_epi32(d, up);
+			useless = _mm256_cmpeq_epi32(d, _mm256_blend_epi32(rotated, before, 1));
+			before = rotated;
+			keep = ~lz_lanes_avx2(_mm256_or_si256(useless, _mm256_cmpeq_epi32(d, none)));
+			keep &= _bzhi_u32(0xff, samples - i < 8 ? samples - i : 8);
+			entry = _mm256_and_si256(entry, _mm256_set1_epi32(0xfff));
+			entry = _mm256_add_epi32(entry, _mm256_set1_epi32(LZ_FRONT));
+			d = _mm256_blendv_epi8(_mm256_sub_epi32(entry, d), _mm256_set1_epi32(LZ_ZEROS), zero);
+			d = _mm256_or_si256(entry, _mm256_slli_epi32(d, 16));
+			_mm256_storeu_si256((__m256i *)(ws->candidate + n), lz_together_avx2(d, keep));
+			n += count_avx2(keep);
+		}
+	}
+	return n;
+}
+
+FN uint64_t lz_equal_32_avx2(const uint8_t *a, const uint8_t *b)
+{
+	return (uint32_t)_mm256_movemask_epi8(_mm256_cmpeq_epi8(_mm256_loadu_si256((const __m256i *)a),
+		_mm256_loadu_si256((const __m256i *)b)));
+}
+
+/* Matches, in the order of the page, without a branch for what overlaps or is too short. Returns how many. */
+FN uint32_t lz_matches_avx2(struct lz_workspace *ws)
+{
+	uint64_t reached = 0, n = 0;
+	uint32_t candidates;
+
+	if (!(ws->base = (ws->base + 1) & 3)) {
+		memset(ws->tagged, 0, sizeof(ws->tagged));
+		ws->base = 1;
+	}
+	candidates = lz_candidates_avx2(ws);
+	for (uint32_t i = 0; i < candidates; i++) {
+		const uint32_t place = ws->candidate[i] & 0xffff, from = ws->candidate[i] >> 16;
+		const uint32_t d = from == LZ_ZEROS ? 0 : place - from, at = place - LZ_FRONT;
+		/* 16 bytes before the position and 48 from there on. */
+		const uint8_t *a = ws->page + (place - 16), *b = ws->page + (from - 16);
+		const uint64_t differ = ~(lz_equal_32_avx2(a, b) | lz_equal_32_avx2(a + 32, b + 32) << 32);
+		const int32_t back = (int32_t)(at - (uint32_t)_lzcnt_u64(differ << 48 | 1ull << 47));
+		uint64_t end = at + (uint32_t)_tzcnt_u64(differ >> 16 | 1ull << 48), more = n + 1, start, m;
+
+		if (TZ_UNLIKELY(!(differ >> 16)))
+			end += d ? lz_equal_avx2(ws->page + LZ_FRONT, (uint32_t)end, (uint32_t)end - d)
+				: lz_zeros_avx2(ws->page + LZ_FRONT, (uint32_t)end);
+		end = end < TZ_PAGE_SIZE ? end : TZ_PAGE_SIZE;
+		/* Not back to where the page has no byte at that distance, nor into the match before. */
+		start = (uint32_t)(back < (int32_t)d ? (int32_t)d : back);
+		start = start < reached ? reached : start;
+		m = start | end << 16 | (uint64_t)d << 32;
+		memcpy(&ws->match[n], &m, sizeof(m));
+		__asm__("cmp %3, %2\n\tcmovbe %4, %0\n\tcmovbe %5, %1" : "+&r"(reached), "+&r"(n)
+			: "r"(start + LZ_MIN_MATCH), "r"(end), "r"(end), "r"(more) : "cc");
+	}
+	return (uint32_t)n;
+}
+#define LZ_MATCHES lz_matches_avx2
 
 #undef FN

@@ -180,19 +180,13 @@ FN_INLINE struct lz_look P(lz_look)(const uint8_t *page)
 }
 
 /* Whether byte-LZ may make an object smaller than the n bytes (0: none) that block reference did. The limits are those of
- * many programs' pages; without AVX-512, where byte-LZ takes three times as long as block reference, a little higher. */
+ * many programs' pages. */
 FN_INLINE int P(lz_may_win)(struct lz_look look, size_t n)
 {
-#if defined(LZ_MATCHES)
-	const size_t low = 1800, high = 2700;
-#else
-	const size_t low = 2000, high = 2900;
-#endif
-
 	n = n ? n : TZ_PAGE_SIZE;
 	if (look.strange < LZ_LOOKS / 6)
-		return n > low;
-	return n > high && (n < 3950 || look.strange < LZ_LOOKS / 2);
+		return n > 1800;
+	return n > 2700 && (n < 3950 || look.strange < LZ_LOOKS / 2);
 }
 
 /* An object whose last byte is MODE_LZ or MODE_LZ7. */

@@ -2,6 +2,9 @@
 #ifndef TZ_WORDS_AVX2_H
 #define TZ_WORDS_AVX2_H
 
+/* For 8 mask bits the numbers of those that are set, one a byte. */
+static const uint64_t set_bits_avx2[256] __attribute__((aligned(64))) = ALL(PACK);
+
 static inline __attribute__((always_inline)) TZ_TARGET_AVX2 uint32_t count_avx2(uint64_t v)
 {
 	return (uint32_t)_mm_popcnt_u64(v);
