@@ -48,18 +48,20 @@ Beside liblz4, AVX-512, total of all pages. "Reached" is read off the first tabl
 | lz4 | 1.00x: reached in total, missed by under 1 % on sqlite | 1.0x: reached, within noise | 1.1x: reached |
 | fast without AVX-512 | | 1.0x: reached | 1.8x: reached |
 
-Where the time of `fast`'s encoder goes (AVX-512, about 2.2 µs a page; 2.5x would be 1.75): block reference takes 1.35 µs of
-every page but the plain text: choosing the positions to sample 0.22 µs, looking them up 0.25, candidates 0.2, comparing and
-choosing 0.33, settling on references 0.3, packing 0.1. One page in six goes to byte-LZ as well or instead: text, code, the
-least regular parts of databases. That takes 5 to 6 µs, which is 0.85 µs of the mean: choosing positions 0.5 µs, looking them up
-1.2, finding candidates 0.6, comparing 1.0, choosing 1.0, writing the streams 0.9. The lookups are bound by stores (one a cycle),
-the comparisons by loads (two that cross a cache line each), the choice by its chain of five cycles a candidate.
+Where the time of `fast`'s encoder goes (AVX-512, about 2.2 µs a page; 2.5x would be 1.75): block reference takes 1.35
+µs of every page but the plain text: choosing the positions to sample 0.22 µs, looking them up 0.25, candidates 0.2,
+comparing and choosing 0.33, settling on references 0.3, packing 0.1. One page in six goes to byte-LZ as well or
+instead: text, code, the least regular parts of databases. That takes 5 to 6 µs, which is 0.85 µs of the mean:
+choosing positions 0.5 µs, looking them up 1.2, finding candidates 0.6, comparing 1.0, choosing 1.0, writing the
+streams 0.9. The lookups are bound by stores (one a cycle), the comparisons by loads (two that cross a cache line
+each), the choice by its chain of five cycles a candidate.
 
-Tried without gain for byte-LZ: every second position instead of three in four (10 % faster, but in total below 1.20x); noting only
-every second one looked up; leaving out candidates that end no later than the one before; a table twice as large. For block
-reference: a sample in each four positions (ratio 1 % better, 0.35 µs more); more candidates (none found); eight chains
-instead of four; shuffles instead of loads that cross cache lines; clang instead of gcc. For `lz4`: finding a match's beginning with one
-comparison instead of byte by byte (10 % slower: what is predicted well costs nothing), two searches a turn.
+Tried without gain for byte-LZ: every second position instead of three in four (10 % faster, but in total below
+1.20x); noting only every second one looked up; leaving out candidates that end no later than the one before; a table
+twice as large. For block reference: a sample in each four positions (ratio 1 % better, 0.35 µs more); more candidates
+(none found); eight chains instead of four; shuffles instead of loads that cross cache lines; clang instead of gcc.
+For `lz4`: finding a match's beginning with one comparison instead of byte by byte (10 % slower: what is predicted
+well costs nothing), two searches a turn.
 
 ## Measured and not built: zstd with a trained dictionary
 

@@ -195,6 +195,10 @@ class TestCommandLine:
             " --swap --priority 100"
         )
 
+    def test_create_with_a_filesystem(self) -> None:
+        spec = CreateSpec(8 * GIB, fs="ext4", mount="/mnt/a b")
+        assert commandline.create(spec).endswith("--algorithm lz4 --fs ext4 --mount '/mnt/a b'")
+
     def test_names_are_quoted(self) -> None:
         assert shlex.split(commandline.remove("x; rm -rf /"))[-1] == "x; rm -rf /"
 

@@ -35,6 +35,9 @@ def create(spec: CreateSpec) -> str:
         words.append("--swap")
         if spec.priority is not None:
             words += ["--priority", str(spec.priority)]
+    for option, folder in (("--fs", spec.fs), ("--mount", spec.mount)):
+        if folder is not None:
+            words += [option, folder]
     if spec.persist:
         words.append("--now")
     return _line(*words, root=spec.transport == "ublk")

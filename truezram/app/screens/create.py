@@ -98,11 +98,15 @@ class CreateScreen(ModalScreen[CreateSpec | None]):
                 yield Choice(transports, value=transports[0][1], allow_blank=False, id="transport", compact=True)
                 yield Tick("every start", False, id="persist", compact=True, disabled=bool(can.persist_why))
             with Horizontal(classes="field"):
-                yield Label("Swap")
-                yield Tick("use it as swap", False, id="swap", compact=True, disabled=transports[0][1] != "ublk")
-                yield Label("priority", classes="second")
+                yield Label("Use")
+                uses = [("plain disk", "disk"), ("swap", "swap"), *((fs, fs) for fs in can.filesystems)]
+                yield Choice(
+                    uses, value="disk", allow_blank=False, id="use", compact=True, disabled=transports[0][1] != "ublk"
+                )
+                yield Label("priority", id="use-more", classes="second")
                 yield Input("100", id="priority", compact=True, classes="short", disabled=True)
-                yield Static(id="priority-note", classes="note")
+                yield Input(placeholder="not mounted", id="mount", compact=True)
+                yield Static(id="use-note", classes="note")
             with Horizontal(classes="field"):
                 yield Label("Queues")
                 yield Input(placeholder="auto", id="queues", compact=True, classes="short")
@@ -240,19 +244,21 @@ class CreateScreen(ModalScreen[CreateSpec | None]):
             self._checked("level", error)
             good = False
         transport = str(self.query_one("#transport", Select).value)
-        swap_box = self.query_one("#swap", Checkbox)
-        swap_box.disabled = transport != "ublk"
-        swap = swap_box.value and transport == "ublk"
-        self.query_one("#priority").disabled = not swap
+        use, fs = self._use(transport)
+        swap = use == "swap"
         persist_box = self.query_one("#persist", Checkbox)
         persist_box.disabled = transport != "ublk" or bool(can.persist_why)
         persist = persist_box.value and not persist_box.disabled
         priority: int | None = None
+        mount: str | None = None
         try:
-            priority = whole(self._field("priority"), "the priority", 0, 32767) if swap else None
-            self._note("priority", "higher is used first" if swap else "" if transport == "ublk" else "needs ublk")
+            if swap:
+                priority = whole(self._field("priority"), "the priority", 0, 32767)
+            elif fs is not None:
+                mount = plan.check_mount(fs, size, self._field("mount"))
+            self._note("use", "higher is used first" if swap else "" if transport == "ublk" else "needs ublk")
         except UsageError as error:
-            self._checked("priority", error)
+            self._checked("use", error)
             good = False
         queues = depth = number = None
         try:
@@ -269,9 +275,23 @@ class CreateScreen(ModalScreen[CreateSpec | None]):
             number = self._free_number()
         name = algorithm.name if level is None else f"{algorithm.name}:{level}"
         self.spec = (
-            CreateSpec(size, name, limit, number, queues, depth, transport, swap, priority, persist) if good else None
+            CreateSpec(size, name, limit, number, queues, depth, transport, swap, priority, persist, fs, mount)
+            if good
+            else None
         )
         self._preview()
+
+    def _use(self, transport: str) -> tuple[str, str | None]:
+        """What the device is to be used as, and the filesystem then; shows what belongs to it."""
+        choice = self.query_one("#use", Select)
+        choice.disabled = transport != "ublk"
+        use = "disk" if choice.disabled else str(choice.value)
+        fs = use if use not in ("disk", "swap") else None
+        self.query_one("#use-more", Label).update("mount on" if fs else "priority")
+        self.query_one("#mount").display = fs is not None
+        priority = self.query_one("#priority")
+        priority.display, priority.disabled = fs is None, use != "swap"
+        return use, fs
 
     def _free_number(self) -> int:
         taken = set(self.tz.history.devices)
