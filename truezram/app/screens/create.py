@@ -55,9 +55,10 @@ class CreateScreen(ModalScreen[CreateSpec | None]):
         Binding("down", "app.focus_next", "Next field", show=False),
     ]
 
-    def __init__(self, *, size: int = 0, algorithm: str = "", mem_limit: int = 0) -> None:
+    def __init__(self, *, size: int = 0, algorithm: str = "", mem_limit: int = 0, swap: bool = False) -> None:
         super().__init__()
         self._start = (size, algorithm, mem_limit)
+        self._swap = swap
         self.spec: CreateSpec | None = None
         self._preset = -1
 
@@ -99,7 +100,8 @@ class CreateScreen(ModalScreen[CreateSpec | None]):
                 yield Tick("every start", False, id="persist", compact=True, disabled=bool(can.persist_why))
             with Horizontal(classes="field"):
                 yield Label("Swap")
-                yield Tick("use it as swap", False, id="swap", compact=True, disabled=transports[0][1] != "ublk")
+                ublk = transports[0][1] == "ublk"
+                yield Tick("use it as swap", self._swap and ublk, id="swap", compact=True, disabled=not ublk)
                 yield Label("priority", classes="second")
                 yield Input("100", id="priority", compact=True, classes="short", disabled=True)
                 yield Static(id="priority-note", classes="note")
