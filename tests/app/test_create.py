@@ -39,6 +39,14 @@ class TestCreate:
             await pilot.pause()
             assert [row.device.name for row in b.app.screen.query_one(DeviceTable).shown] == ["ublkb0", "ublkb1"]
 
+    async def test_what_comes_from_what_if_is_swap(self, bench: Make) -> None:
+        b = bench(1)
+        async with b.app.run_test(size=SMALL) as pilot:
+            b.play(3)
+            b.app.create_from(1 << 30, "lz4", 1 << 29, swap=True)
+            await pilot.pause()
+            assert "--swap --priority 100" in text_of(b.app.screen, "#command")
+
     async def test_arrows_walk_through_all_fields(self, bench: Make) -> None:
         b = bench(1)
         async with b.app.run_test(size=SMALL) as pilot:

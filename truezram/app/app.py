@@ -97,7 +97,7 @@ class TruezramApp(Appearance):
         """Asks for a new device and makes it."""
         self.create_from()
 
-    def create_from(self, size: int = 0, algorithm: str = "", mem_limit: int = 0) -> None:
+    def create_from(self, size: int = 0, algorithm: str = "", mem_limit: int = 0, swap: bool = False) -> None:
         """Opens the create dialog with these values."""
         from truezram.app.screens.create import CreateScreen
 
@@ -115,7 +115,7 @@ class TruezramApp(Appearance):
                     quiet=True,
                 )
 
-        self.push_screen(CreateScreen(size=size, algorithm=algorithm, mem_limit=mem_limit), answered)
+        self.push_screen(CreateScreen(size=size, algorithm=algorithm, mem_limit=mem_limit, swap=swap), answered)
 
     def action_remove(self) -> None:
         """Asks, then removes the device under the cursor."""

@@ -55,9 +55,10 @@ class CreateScreen(ModalScreen[CreateSpec | None]):
         Binding("down", "app.focus_next", "Next field", show=False),
     ]
 
-    def __init__(self, *, size: int = 0, algorithm: str = "", mem_limit: int = 0) -> None:
+    def __init__(self, *, size: int = 0, algorithm: str = "", mem_limit: int = 0, swap: bool = False) -> None:
         super().__init__()
         self._start = (size, algorithm, mem_limit)
+        self._swap = swap
         self.spec: CreateSpec | None = None
         self._preset = -1
 
@@ -99,10 +100,10 @@ class CreateScreen(ModalScreen[CreateSpec | None]):
                 yield Tick("every start", False, id="persist", compact=True, disabled=bool(can.persist_why))
             with Horizontal(classes="field"):
                 yield Label("Use")
+                ublk = transports[0][1] == "ublk"
                 uses = [("plain disk", "disk"), ("swap", "swap"), *((fs, fs) for fs in can.filesystems)]
-                yield Choice(
-                    uses, value="disk", allow_blank=False, id="use", compact=True, disabled=transports[0][1] != "ublk"
-                )
+                first = "swap" if self._swap and ublk else "disk"
+                yield Choice(uses, value=first, allow_blank=False, id="use", compact=True, disabled=not ublk)
                 yield Label("priority", id="use-more", classes="second")
                 yield Input("100", id="priority", compact=True, classes="short", disabled=True)
                 yield Input(placeholder="not mounted", id="mount", compact=True)
