@@ -215,6 +215,8 @@ class TestTable:
             table = b.app.screen.query_one(DeviceTable)
             await pilot.click(table, offset=(14, 0))
             assert (table.sort, table.descending) == ("disksize", True)
+            await pilot.pause()
+            assert "▼DISKSIZE" in table._strips[0].text  # its title fills the column: the mark stands beside it
             await pilot.click(table, offset=(5, 2))
             assert table.cursor == table.shown[1].device.name
 
