@@ -197,39 +197,27 @@ class RealEngine:
         undo([f"#{change_id}"])
 
     def estimate(self, scope: Scope, by: str, progress: Progress) -> Estimate:
-        """Read-only sampling; partial results on the way."""
-        from truezram.engine import estimate as engine
+        """Read-only sampling, in a process of its own; partial results on the way."""
+        from truezram.engine import apart
 
-        def report(fraction: float, text: str) -> None:
-            progress(fraction, text)
+        def report(fraction: float | None, text: str, found: Any) -> None:
+            progress(fraction, text, _estimate(scope, by, found) if found is not None else None)
 
-        def partial(found: Any) -> None:
-            progress(None, "measuring", _estimate(scope, by, found))
-
-        found = engine.estimate(
-            engine.Scope(scope.kind, scope.value),
-            by=by,
-            progress=report,
-            partial=partial,
-            cancel=lambda: progress.cancelled,
-        )
+        found = apart.run("estimate", report, kind=scope.kind, value=scope.value, by=by)
         return _estimate(scope, by, found)
 
     def benchmark(self, seconds: float, progress: Progress) -> BenchResult:
-        """On a sample of the memory of running processes; rows as rounds are done."""
-        from truezram.engine import benchmark
+        """On a sample of the memory of running processes, in a process of its own; rows as rounds are done."""
+        from truezram.engine import apart
 
-        began, last = time.time(), None
+        began = time.time()
 
-        def report(step: Any) -> None:
-            nonlocal last
-            progress(step.fraction, step.text)
-            if step.report is not None and step.report is not last:
-                last = step.report
-                for row in _rows(last):
-                    progress(step.fraction, step.text, row)
+        def report(fraction: float | None, text: str, found: Any) -> None:
+            progress(fraction, text)
+            for row in _rows(found) if found is not None else ():
+                progress(fraction, text, row)
 
-        found = benchmark.run(seconds=seconds, progress=report, cancelled=lambda: progress.cancelled)
+        found = apart.run("benchmark", report, seconds=seconds)
         host = found.host
         machine = " ".join(str(host[key]) for key in ("cpu", "isa", "kernel") if host.get(key))
         notes: tuple[str, ...] = ()

@@ -6,6 +6,7 @@ its own that a snapshot could have told it.
 
 from __future__ import annotations
 
+import gc
 from typing import TYPE_CHECKING, ClassVar, cast
 
 from textual.app import ComposeResult
@@ -26,6 +27,9 @@ PAGES: tuple[tuple[str, str, str], ...] = (
     ("log", "Log", "Log"),
     ("settings", "Settings", "Set"),
 )
+
+SETTLED = 2.0
+"""Seconds after which a page has made what it is made of."""
 
 
 class Page(Screen[None]):
@@ -64,6 +68,8 @@ class Page(Screen[None]):
     def on_mount(self) -> None:
         """The first figures."""
         self.call_after_refresh(self.on_screen_resume)
+        # What a page is made of stays; looking through it for garbage again and again would hold up keys for 0.1 s.
+        self.set_timer(SETTLED, gc.freeze)
 
     def update_chrome(self) -> None:
         """Notice, jobs, and the right end of the top bar."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from textual.app import ComposeResult
 from textual.containers import Container, Horizontal, Vertical
 
@@ -28,10 +30,8 @@ class Card(Vertical):
             yield Graph("ratio", self.view, classes="ratio")
             yield Graph("cpu", self.view, title="server cpu", classes="cpu")
 
-    def show(self, row: Row, memory: int, sampled: bool) -> None:
-        """Shows a device; its graphs only when there is a new sample."""
-        if not sampled:
-            return
+    def show(self, row: Row, memory: int) -> None:
+        """Shows a device."""
         self.query_one(Bars).show(row, memory)
         if row.series is None:
             return
@@ -54,10 +54,12 @@ class Cards(Container):
         self.view = view
         self._cards: list[Card] = []
         self._rows: list[Row] = []
+        self._memory = 0
 
     def show(self, rows: list[Row], memory: int, sampled: bool) -> None:
         """Shows these devices; cards come and go with them."""
         rows = self._rows = rows[:MOST]
+        self._memory = memory
         if len(rows) != len(self._cards):
             while len(self._cards) > len(rows):
                 self._cards.pop().remove()
@@ -70,11 +72,14 @@ class Cards(Container):
             self.styles.grid_size_columns = across
             self.styles.grid_size_rows = max(1, -(-count // across))
             # Cards draw once they have a size; by then there may be newer figures.
-            self.call_after_refresh(self._fill, memory)
-            return
-        self._fill(memory, sampled)
+            self.call_after_refresh(self._fill)
+        elif sampled:
+            self.call_later(self._fill)
 
-    def _fill(self, memory: int, sampled: bool = True) -> None:
-        for card, row in zip(self._cards, self._rows, strict=False):
+    async def _fill(self) -> None:
+        """Draws the cards one by one. Between two of them whatever came in has its turn: all at once would hold up a
+        key for the time of eight."""
+        for card, row in zip(tuple(self._cards), self._rows, strict=False):
             if card.is_mounted:
-                card.show(row, memory, sampled)
+                card.show(row, self._memory)
+            await asyncio.sleep(0)

@@ -265,7 +265,9 @@ class TextBlock(LineWidget):
     def show(self, make: Callable[[int], list[list[tuple[str, str]]]]) -> None:
         """`make(width)` gives the lines, each a list of (text, "plain" | "heading" | ...)."""
         self.make = make
-        if self.size.width and len(make(self.size.width)) != self._many:
+        height = self.styles.height
+        # Laying out a large screen takes longer than drawing it: only when that can change anything.
+        if height is not None and height.is_auto and self.size.width and len(make(self.size.width)) != self._many:
             self.refresh(layout=True)
         self.rebuild()
 

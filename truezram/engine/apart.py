@@ -1,0 +1,173 @@
+"""Long computations in a process of their own, of the lowest priority: the benchmark and the estimate behind the app.
+
+In the app's own process a thread that computes would hold the interpreter's lock whenever the scheduler takes its CPU
+away, and the app would wait for a thread that waits for a CPU. The child speaks pickled messages over its standard
+output (it is our own program, run by the same user); it ends when its standard input does, so it never outlives the
+app, however that ends. Its session is its own: the kernel's autogroups share the CPUs between sessions first, and only
+then between the processes of one by their nice values.
+
+The child sends ``("progress", fraction, text, partial)`` as it comes, then ``("result", value)`` or ``("error",
+exception)``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from typing import IO, Any
+
+from truezram.engine.errors import Failed, TruezramError
+
+Report = Callable[[float | None, str, Any], None]
+"""Called with (fraction 0…1 or None, what is being done, a result so far or None). What it raises ends the call."""
+_NICE = 19
+_STOP_TIMEOUT = 5.0
+
+
+def run(name: str, report: Report, **options: Any) -> Any:
+    """Runs one of `CALLS` in a process of its own and returns its result. Raises what that raised, what `report`
+    raised, or `Failed` when the process ended without an answer."""
+    with _started(name, options) as (child, log):
+        assert child.stdout is not None
+        while True:
+            try:
+                kind, *values = pickle.load(child.stdout)  # noqa: S301 (our own child's)
+            except (EOFError, OSError, pickle.UnpicklingError) as error:
+                raise Failed(f"the {name} ended without a result", _last_words(child, log)) from error
+            if kind == "result":
+                return values[0]
+            if kind == "error":
+                raise values[0]
+            report(*values)
+
+
+class _started:  # noqa: N801 (a context manager)
+    """The child and its standard error; at the end there is no child any more."""
+
+    def __init__(self, name: str, options: dict[str, Any]) -> None:
+        self.log = os.memfd_create(f"truezram-{name}", os.MFD_CLOEXEC)
+        try:
+            # -P: without the current folder, which may be a source tree.
+            self.child = subprocess.Popen(
+                [sys.executable, "-P", "-m", "truezram.engine.apart", name],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self.log,
+                start_new_session=True,
+            )
+        except OSError as error:
+            os.close(self.log)
+            raise Failed(f"cannot start the {name}", error.strerror or str(error)) from error
+        self.options = options
+
+    def __enter__(self) -> tuple[subprocess.Popen[bytes], int]:
+        assert self.child.stdin is not None
+        with contextlib.suppress(OSError):  # it has died: reading its answer says so
+            pickle.dump(self.options, self.child.stdin)
+            self.child.stdin.flush()
+        return self.child, self.log
+
+    def __exit__(self, *exception: object) -> None:
+        assert self.child.stdin is not None
+        assert self.child.stdout is not None
+        self.child.kill()  # it has nothing to put in order
+        self.child.wait()
+        with contextlib.suppress(OSError):
+            self.child.stdin.close()
+        self.child.stdout.close()
+        os.close(self.log)
+
+
+def _last_words(child: subprocess.Popen[bytes], log: int) -> str:
+    """Why the child ended, from its standard error or its exit code."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        child.wait(_STOP_TIMEOUT)
+    said = os.pread(log, 4096, max(0, os.fstat(log).st_size - 4096)).decode(errors="replace").strip()
+    if said:
+        return said.splitlines()[-1]
+    code = child.returncode
+    return f"it was killed by {signal.Signals(-code).name}" if code and code < 0 else f"it ended with {code}"
+
+
+# ---- in the child ----
+
+
+def _benchmark(tell: Report, *, seconds: float) -> Any:
+    from truezram.engine import benchmark
+
+    told = None
+
+    def progress(step: benchmark.Progress) -> None:
+        nonlocal told
+        fresh = step.report is not told
+        told = step.report
+        tell(step.fraction, step.text, step.report if fresh else None)
+
+    return benchmark.run(seconds=seconds, progress=progress)
+
+
+def _estimate(tell: Report, *, kind: str, value: str, by: str) -> Any:
+    from truezram.engine import estimate
+
+    return estimate.estimate(
+        estimate.Scope(kind, value),
+        by=by,
+        progress=lambda fraction, text: tell(fraction, text, None),
+        partial=lambda found: tell(None, "measuring", found),
+    )
+
+
+CALLS: dict[str, Callable[..., Any]] = {"benchmark": _benchmark, "estimate": _estimate}
+"""What can be called, with their options: ``benchmark(seconds)``, ``estimate(kind, value, by)``."""
+
+
+def _give_way() -> None:
+    """The lowest priority, within the session and between sessions (where the kernel has autogroups)."""
+    os.setpriority(os.PRIO_PROCESS, 0, _NICE)
+    with contextlib.suppress(OSError), open("/proc/self/autogroup", "w") as file:  # noqa: PTH123
+        file.write(str(_NICE))
+
+
+def _end_with(source: IO[bytes]) -> None:
+    """Ends this process when `source` does, wherever it is."""
+
+    def watch() -> None:
+        while source.read(1):
+            pass
+        os._exit(0)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def main(name: str) -> int:
+    """The child's side."""
+    _give_way()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Nothing else may write into the channel.
+    channel = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    options = pickle.load(sys.stdin.buffer)  # noqa: S301 (our own parent's)
+    _end_with(sys.stdin.buffer)
+
+    def send(*message: Any) -> None:
+        pickle.dump(message, channel)
+        channel.flush()
+
+    try:
+        result = CALLS[name](lambda *step: send("progress", *step), **options)
+        send("result", result)
+    except TruezramError as error:
+        send("error", error)
+    except BrokenPipeError:
+        return 0
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1]))
