@@ -19,6 +19,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import IO, Any
 
@@ -37,7 +38,7 @@ def run(name: str, report: Report, **options: Any) -> Any:
         assert child.stdout is not None
         while True:
             try:
-                kind, *values = pickle.load(child.stdout)  # noqa: S301 (our own child's)
+                kind, *values = pickle.load(child.stdout)
             except (EOFError, OSError, pickle.UnpicklingError) as error:
                 raise Failed(f"the {name} ended without a result", _last_words(child, log)) from error
             if kind == "result":
@@ -47,7 +48,7 @@ def run(name: str, report: Report, **options: Any) -> Any:
             report(*values)
 
 
-class _started:  # noqa: N801 (a context manager)
+class _started:
     """The child and its standard error; at the end there is no child any more."""
 
     def __init__(self, name: str, options: dict[str, Any]) -> None:
@@ -76,11 +77,15 @@ class _started:  # noqa: N801 (a context manager)
     def __exit__(self, *exception: object) -> None:
         assert self.child.stdin is not None
         assert self.child.stdout is not None
-        self.child.kill()  # it has nothing to put in order
-        self.child.wait()
+        # It sees that it is not wanted any more and puts in order what it has made (a zram device, for one).
+        self.child.stdout.close()
         with contextlib.suppress(OSError):
             self.child.stdin.close()
-        self.child.stdout.close()
+        try:
+            self.child.wait(_STOP_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            self.child.kill()
+            self.child.wait()
         os.close(self.log)
 
 
@@ -98,7 +103,7 @@ def _last_words(child: subprocess.Popen[bytes], log: int) -> str:
 # ---- in the child ----
 
 
-def _benchmark(tell: Report, *, seconds: float) -> Any:
+def _benchmark(tell: Report, cancelled: Callable[[], bool], *, seconds: float) -> Any:
     from truezram.engine import benchmark
 
     told = None
@@ -109,10 +114,10 @@ def _benchmark(tell: Report, *, seconds: float) -> Any:
         told = step.report
         tell(step.fraction, step.text, step.report if fresh else None)
 
-    return benchmark.run(seconds=seconds, progress=progress)
+    return benchmark.run(seconds=seconds, progress=progress, cancelled=cancelled)
 
 
-def _estimate(tell: Report, *, kind: str, value: str, by: str) -> Any:
+def _estimate(tell: Report, cancelled: Callable[[], bool], *, kind: str, value: str, by: str) -> Any:
     from truezram.engine import estimate
 
     return estimate.estimate(
@@ -120,6 +125,7 @@ def _estimate(tell: Report, *, kind: str, value: str, by: str) -> Any:
         by=by,
         progress=lambda fraction, text: tell(fraction, text, None),
         partial=lambda found: tell(None, "measuring", found),
+        cancel=cancelled,
     )
 
 
@@ -134,15 +140,19 @@ def _give_way() -> None:
         file.write(str(_NICE))
 
 
-def _end_with(source: IO[bytes]) -> None:
-    """Ends this process when `source` does, wherever it is."""
+def _end_with(source: IO[bytes]) -> Callable[[], bool]:
+    """Returns what says that `source` has ended. This process ends soon after that, wherever it is."""
+    ended = threading.Event()
 
     def watch() -> None:
         while source.read(1):
             pass
-        os._exit(0)
+        ended.set()
+        time.sleep(_STOP_TIMEOUT)
+        os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+    return ended.is_set
 
 
 def main(name: str) -> int:
@@ -152,15 +162,15 @@ def main(name: str) -> int:
     # Nothing else may write into the channel.
     channel = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    options = pickle.load(sys.stdin.buffer)  # noqa: S301 (our own parent's)
-    _end_with(sys.stdin.buffer)
+    options = pickle.load(sys.stdin.buffer)
+    cancelled = _end_with(sys.stdin.buffer)
 
     def send(*message: Any) -> None:
         pickle.dump(message, channel)
         channel.flush()
 
     try:
-        result = CALLS[name](lambda *step: send("progress", *step), **options)
+        result = CALLS[name](lambda *step: send("progress", *step), cancelled, **options)
         send("result", result)
     except TruezramError as error:
         send("error", error)
