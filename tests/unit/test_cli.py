@@ -73,6 +73,8 @@ def test_a_life_in_json(fake: FakeServer, capsys: pytest.CaptureFixture[str]) ->
         "mem_limit": 0,
         "swap": False,
         "priority": None,
+        "fs": None,
+        "mount": None,
     }
     for argv in (["list", "--json"], ["--json", "list"], ["--json"], ["--no-tui", "--json", "list"]):
         code, found = call_json(capsys, *argv)
