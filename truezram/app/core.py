@@ -7,6 +7,7 @@ with a timeout. `Appearance` (appearance.py) adds themes to this, `TruezramApp` 
 
 from __future__ import annotations
 
+import gc
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -212,8 +213,12 @@ class Core(App[int]):
         return []
 
     def _look_around(self) -> None:
-        """Every second: old figures, jobs that have become long."""
+        """Every second: old figures, jobs that have become long, and Textual's garbage."""
         self._chrome()
+        if gc.get_freeze_count():
+            # Every strip that was drawn is a cycle. A second's are looked through in some 5 ms, those of half a minute
+            # in 100, which a key would have to wait for.
+            gc.collect()
 
     def _chrome(self) -> None:
         page = self.page

@@ -21,7 +21,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import IO, Any
+from typing import Any
 
 from truezram.engine.errors import Failed, TruezramError
 
@@ -140,12 +140,13 @@ def _give_way() -> None:
         file.write(str(_NICE))
 
 
-def _end_with(source: IO[bytes]) -> Callable[[], bool]:
-    """Returns what says that `source` has ended. This process ends soon after that, wherever it is."""
+def _end_with_input() -> Callable[[], bool]:
+    """Returns what says that standard input has ended. This process ends soon after that, wherever it is."""
     ended = threading.Event()
 
     def watch() -> None:
-        while source.read(1):
+        # Not through sys.stdin, whose lock Python wants at its end.
+        while os.read(0, 1):
             pass
         ended.set()
         time.sleep(_STOP_TIMEOUT)
@@ -163,7 +164,7 @@ def main(name: str) -> int:
     channel = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     options = pickle.load(sys.stdin.buffer)
-    cancelled = _end_with(sys.stdin.buffer)
+    cancelled = _end_with_input()
 
     def send(*message: Any) -> None:
         pickle.dump(message, channel)
