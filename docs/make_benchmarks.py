@@ -42,21 +42,26 @@ Beside liblz4, AVX-512, total of all pages. "Reached" is read off the first tabl
 
 | codec | ratio | compression | decompression |
 |---|---|---|---|
-| turbo | 1.00x: reached | 3.5x: not reached | 6x: reached |
+| turbo | 1.00x: reached | 3.5x: reached | 6x: reached |
 | fast | 1.20x, no program's pages below 1.00x: reached | 2.5x: not reached | 3.5x: reached |
 | dense | 1.04x of zstd:1: reached | 2x of zstd:1: reached | 4x of zstd:1: reached |
 | lz4 | 1.00x: reached in total, missed by under 1 % on sqlite | 1.0x: reached, within noise | 1.1x: reached |
-| fast without AVX-512 | | 1.0x: reached | 1.8x: 2 to 5 % short |
+| fast without AVX-512 | | 1.0x: reached | 1.8x: reached |
 
-Where the time of `fast`'s encoder goes, estimated from a profile, for a page that block reference takes (about 2.2 µs):
-choosing the positions to sample 0.35 µs, looking them up in the table 0.45, reading the candidates 0.5, comparing and
-choosing 0.6, settling on references 0.25, packing 0.2. Pages that byte-LZ tries take about 7 µs more: text, code and
-the least regular parts of databases. 2.5x would be about 1.7 µs a page, those included.
+Where the time of `fast`'s encoder goes (AVX-512, about 2.2 µs a page; 2.5x would be 1.75): block reference takes 1.35
+µs of every page but the plain text: choosing the positions to sample 0.22 µs, looking them up 0.25, candidates 0.2,
+comparing and choosing 0.33, settling on references 0.3, packing 0.1. One page in six goes to byte-LZ as well or
+instead: text, code, the least regular parts of databases. That takes 5 to 6 µs, which is 0.85 µs of the mean:
+choosing positions 0.5 µs, looking them up 1.2, finding candidates 0.6, comparing 1.0, choosing 1.0, writing the
+streams 0.9. The lookups are bound by stores (one a cycle), the comparisons by loads (two that cross a cache line
+each), the choice by its chain of five cycles a candidate.
 
-Tried without gain: sampling every second position in byte-LZ (10 to 17 % faster, 3.5 % larger on C source); looking up
-only the second position of a run (up to 18 % faster, 2 % larger); clang instead of gcc; 256-bit code for the
-candidates; smaller chunks of the search; always trying the reference before the last (0.5 % smaller, 0.3 µs more).
-byte-LZ's decoder takes about 10 cycles a token, most of which it waits for bytes that it stored a moment before.
+Tried without gain for byte-LZ: every second position instead of three in four (10 % faster, but in total below
+1.20x); noting only every second one looked up; leaving out candidates that end no later than the one before; a table
+twice as large. For block reference: a sample in each four positions (ratio 1 % better, 0.35 µs more); more candidates
+(none found); eight chains instead of four; shuffles instead of loads that cross cache lines; clang instead of gcc.
+For `lz4`: finding a match's beginning with one comparison instead of byte by byte (10 % slower: what is predicted
+well costs nothing), two searches a turn.
 
 ## Measured and not built: zstd with a trained dictionary
 

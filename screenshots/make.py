@@ -25,38 +25,51 @@ from app.fake_engine import FakeEngine  # noqa: E402
 from truezram.app.app import TruezramApp  # noqa: E402
 from truezram.app.config import Config  # noqa: E402
 from truezram.app.picture import portable  # noqa: E402
-from truezram.app.source import Capabilities  # noqa: E402
+from truezram.app.replay import Replay  # noqa: E402
+from truezram.app.source import Capabilities, Change, Tunable  # noqa: E402
 from truezram.engine.recording import Header, Recording, decode, load  # noqa: E402
 
-REAL = ROOT / "tests" / "app" / "recordings" / "local.jsonl.gz"
+RECORDINGS = ROOT / "tests" / "app" / "recordings"
 SMALL, WIDE = (80, 24), (200, 60)
-SHOTS: tuple[tuple[str, tuple[int, int], str, bool, tuple[str, ...]], ...] = (
-    ("dashboard", SMALL, "dark", True, ()),
-    ("wide", WIDE, "dark", True, ()),
-    ("many", WIDE, "dark", False, ()),
-    ("device", (100, 32), "dark", True, ("2",)),
-    ("create", SMALL, "dark", True, ("c",)),
-    ("whatif", SMALL, "dark", True, ("3", "r")),
-    ("benchmark", (100, 32), "dark", True, ("5", "r")),
-    ("tune", SMALL, "dark", True, ("4",)),
-    ("doctor", SMALL, "dark", True, ("6",)),
-    ("light", SMALL, "light", True, ()),
-    ("high-contrast", SMALL, "high-contrast", True, ()),
-    ("colour-blind", SMALL, "colour-blind", True, ()),
-    ("no-colour", SMALL, "no-colour", True, ()),
+SHOTS: tuple[tuple[str, tuple[int, int], str, str, tuple[str, ...]], ...] = (
+    ("dashboard", SMALL, "dark", "local", ()),
+    ("wide", WIDE, "dark", "local", ()),
+    ("many", WIDE, "dark", "", ()),
+    ("device", (100, 32), "dark", "local", ("2",)),
+    ("create", SMALL, "dark", "local", ("c",)),
+    ("whatif", SMALL, "dark", "local", ("3", "r")),
+    ("benchmark", (100, 32), "dark", "local", ("5", "r")),
+    ("tune", SMALL, "dark", "swap", ("4", "down", "down")),
+    ("doctor", SMALL, "dark", "local", ("6",)),
+    ("light", SMALL, "light", "local", ()),
+    ("high-contrast", SMALL, "high-contrast", "local", ()),
+    ("colour-blind", SMALL, "colour-blind", "local", ()),
+    ("no-colour", SMALL, "no-colour", "local", ()),
 )
 
 
-async def shot(folder: Path, name: str, size: tuple[int, int], theme: str, real: bool, keys: tuple[str, ...]) -> None:
-    """One picture."""
-    recording = load(REAL)
+class Played(FakeEngine):
+    """Settings and their journal, too, are those of the machine that was recorded."""
+
+    def tunables(self) -> tuple[Tunable, ...]:
+        """As recorded."""
+        return Replay.tunables(self)
+
+    def journal(self) -> tuple[Change, ...]:
+        """As recorded."""
+        return Replay.journal(self)
+
+
+async def shot(folder: Path, name: str, size: tuple[int, int], theme: str, played: str, keys: tuple[str, ...]) -> None:
+    """One picture; `played` is the recording, empty for the simulated devices."""
+    recording = load(RECORDINGS / f"{played or 'local'}.jsonl.gz")
     found = next(a.result for a in recording.answers if a.call == "capabilities")
     capabilities = replace(decode(Capabilities, found), ublk=True, root=True, persist_why="")
-    if not real:
+    if not played:
         snapshots = tuple(simulate.snapshots(8, 120))
         recording = Recording(Header("simulated"), snapshots, recording.answers)
         capabilities = replace(capabilities, replay="eight simulated devices")
-    engine = FakeEngine(recording, capabilities)
+    engine = Played(recording, capabilities)
     environ = {"LANG": "C.UTF-8", "TERM": "xterm-256color", "XDG_CONFIG_HOME": "/nonexistent"}
     app = TruezramApp(engine, config=Config(theme=theme), environ=environ, read=False, clock=lambda: 1_790_000_000.0)
     app.capabilities = capabilities

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from textual.pilot import Pilot
-from textual.widgets import Input
+from textual.widgets import Input, Static
 
 from truezram.app.app import TruezramApp
 from truezram.app.config import Config
@@ -123,3 +123,9 @@ async def settle(pilot: Pilot[Any], until: Callable[[], bool], seconds: float = 
 
 def pytest_configure(config: pytest.Config) -> None:
     os.environ.pop("NO_COLOR", None)
+
+
+def text_of(screen: object, selector: str) -> str:
+    """What a Static shows."""
+    widget = screen.query_one(selector, Static)  # type: ignore[attr-defined]
+    return str(widget.render())

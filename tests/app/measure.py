@@ -179,6 +179,7 @@ def keys(folder: Path) -> None:
     told("keys: key to paint", times)
     terminal.end()
 
+
 def busy(folder: Path) -> None:
     """Key to paint with everything at once."""
     variables = {"TRUEZRAM_RUN_DIR": str(folder / "run"), "XDG_STATE_HOME": str(folder / "state")}

@@ -7,151 +7,22 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from textual.widgets import Button, Checkbox, Input, Select, Static
+from textual.widgets import Button, Checkbox, Input
 
 from truezram.app.screens.confirm import RemoveScreen
 from truezram.app.screens.create import CreateScreen
-from truezram.app.source import Capabilities, CreateSpec
+from truezram.app.source import Capabilities
 from truezram.app.widgets.chrome import Footer, JobBar
 from truezram.app.widgets.device_table import DeviceTable
 from truezram.app.widgets.graph import Graph
-from truezram.engine.errors import Failed
 
-from .conftest import NARROW, SMALL, WIDE, Bench, settle
+from .conftest import NARROW, SMALL, WIDE, Bench, settle, text_of
 
 Make = Callable[..., Bench]
 
 
-def text_of(screen: object, selector: str) -> str:
-    widget = screen.query_one(selector, Static)  # type: ignore[attr-defined]
-    return str(widget.render())
-
-
 def footer(b: Bench) -> list[str]:
     return [item[3] for item in b.app.screen.query_one(Footer).items()]
-
-
-class TestCreate:
-    async def test_by_keys_only(self, bench: Make) -> None:
-        b = bench(1)
-        async with b.app.run_test(size=SMALL) as pilot:
-            b.play(3)
-            await pilot.press("c")
-            await pilot.pause()
-            screen = b.app.screen
-            assert isinstance(screen, CreateScreen)
-            size = screen.query_one("#size", Input)
-            assert size.has_focus
-            await pilot.press(*"4G")
-            await pilot.pause()
-            assert "--size 4G" in text_of(screen, "#command")
-            await pilot.press("ctrl+s")
-            await settle(pilot, lambda: ("create", CreateSpec(4 << 30, "lz4")) in b.engine.calls)
-            await settle(pilot, lambda: b.app.selected == "ublkb1")
-            b.play()
-            await pilot.pause()
-            assert [row.device.name for row in b.app.screen.query_one(DeviceTable).shown] == ["ublkb0", "ublkb1"]
-
-    @pytest.mark.parametrize(
-        ("field", "text", "reason"),
-        [
-            ("size", "0", "It is zero"),
-            ("size", "-4G", "It is negative"),
-            ("size", "junk", "It is not a number"),
-            ("size", "9P", "It is more than"),
-            ("size", "1.0001K", "It is not a whole number of bytes"),
-            ("size", "4097", "It is not a multiple"),
-            ("size", "", "It is empty"),
-            ("limit", "lots", "It is not a number"),
-            ("queues", "0", "Queues is out of range"),
-            ("depth", "x", "Depth is no whole number"),
-        ],
-    )
-    async def test_what_is_wrong_stands_beside_the_field(self, bench: Make, field: str, text: str, reason: str) -> None:
-        b = bench(1)
-        async with b.app.run_test(size=SMALL) as pilot:
-            b.play(2)
-            await pilot.press("c")
-            await pilot.pause()
-            screen = b.app.screen
-            screen.query_one(f"#{field}", Input).value = text
-            await pilot.pause()
-            note = "queues" if field == "depth" else field
-            assert reason in text_of(screen, f"#{note}-note")
-            assert screen.query_one(f"#{note}-note").has_class("bad")
-            assert screen.query_one("#create", Button).disabled
-            await pilot.press("ctrl+s")
-            await pilot.pause()
-            assert b.app.screen is screen
-            assert not [call for call in b.engine.calls if call[0] == "create"]
-
-    async def test_level_and_swap(self, bench: Make) -> None:
-        b = bench(1)
-        async with b.app.run_test(size=SMALL) as pilot:
-            b.play(2)
-            await pilot.press("c")
-            await pilot.pause()
-            screen = b.app.screen
-            assert screen.query_one("#level").disabled
-            screen.query_one("#algorithm", Select).value = "zstd"
-            screen.query_one("#swap", Checkbox).value = True
-            await pilot.pause()
-            screen.query_one("#level", Input).value = "25"
-            await pilot.pause()
-            assert "out of range" in text_of(screen, "#level-note").lower()
-            screen.query_one("#level", Input).value = "-3"
-            await pilot.pause()
-            assert "--algorithm zstd:-3 --swap --priority 100" in text_of(screen, "#command")
-
-    async def test_at_every_start_is_the_verb_persist_and_names_its_id(self, bench: Make) -> None:
-        b = bench(1)
-        async with b.app.run_test(size=SMALL) as pilot:
-            b.play(2)
-            await pilot.press("c")
-            await pilot.pause()
-            screen = b.app.screen
-            screen.query_one("#persist", Checkbox).value = True
-            await pilot.pause()
-            command = text_of(screen, "#command")
-            assert command.startswith("$ sudo truezram --no-tui persist add --size")
-            assert "--id 1" in command
-            assert command.endswith("--now")
-            screen.query_one("#transport", Select).value = "local"
-            await pilot.pause()
-            assert "persist" not in text_of(screen, "#command")
-
-    async def test_without_ublk_or_root_only_local_is_offered(self, bench: Make) -> None:
-        can = Capabilities(ublk=False, ublk_why="modprobe ublk_drv", root=False)
-        b = bench(1, capabilities=can)
-        async with b.app.run_test(size=SMALL) as pilot:
-            b.play(2)
-            await pilot.press("c")
-            await pilot.pause()
-            screen = b.app.screen
-            assert screen.query_one("#transport", Select).value == "local"
-            assert screen.query_one("#swap").disabled
-            assert text_of(screen, "#command").startswith("$ truezram --no-tui create")
-
-    async def test_a_refusal_is_shown_and_nothing_else_happens(self, bench: Make) -> None:
-        b = bench(1)
-        b.engine.script["create"] = Failed("cannot create", "the id is in use")
-        async with b.app.run_test(size=SMALL) as pilot:
-            b.play(2)
-            await pilot.press("c")
-            await pilot.pause()
-            await pilot.press("ctrl+s")
-            await settle(pilot, lambda: any("the id is in use" in e.text for e in b.app.events.events))
-            b.play()
-            assert b.app.is_running
-
-    async def test_escape_makes_nothing(self, bench: Make) -> None:
-        b = bench(1)
-        async with b.app.run_test(size=SMALL) as pilot:
-            b.play(2)
-            await pilot.press("c", "escape")
-            await pilot.pause()
-            assert not b.app.in_dialog
-            assert not [call for call in b.engine.calls if call[0] == "create"]
 
 
 class TestRemove:
@@ -234,6 +105,51 @@ class TestRemove:
             await pilot.pause()
             assert "swapoff needs" in text_of(b.app.screen, "#refused")
 
+    async def test_the_question_follows_what_happens_while_it_is_open(self, bench: Make) -> None:
+        b = bench(1)
+        first = b.engine.recording.snapshots[0]
+        device = replace(first.devices[0], swap_used=first.machine.mem_available * 2)
+        async with b.app.run_test(size=SMALL) as pilot:
+            b.app.take(replace(first, devices=(device,)))
+            await pilot.pause()
+            await pilot.press("d")
+            await pilot.pause()
+            screen = b.app.screen
+            assert "be killed" in str(screen.query_one("#force", Checkbox).label)
+            screen.query_one("#name", Input).value = device.name
+            await pilot.pause()
+            assert screen.query_one("#remove", Button).disabled
+            b.app.take(replace(first, devices=(replace(device, swap_used=4096),)))
+            await settle(pilot, lambda: not screen.query_one("#refused").display)
+            assert not screen.query_one("#force").display
+            assert "4K" in text_of(screen, "#what")
+            assert not screen.query_one("#remove", Button).disabled
+            b.app.take(replace(first, devices=(replace(device, swap_priority=None, mountpoints=("/mnt",)),)))
+            await settle(pilot, lambda: "/mnt" in text_of(screen, "#refused"))
+            assert "I/O errors" in str(screen.query_one("#force", Checkbox).label)
+
+    async def test_a_dead_server_and_one_that_hangs_are_said(self, bench: Make) -> None:
+        b = bench(1)
+        first = b.engine.recording.snapshots[0]
+        device = replace(first.devices[0], swap_priority=None, mountpoints=(), state="dead")
+        async with b.app.run_test(size=SMALL) as pilot:
+            b.app.take(replace(first, devices=(device,)))
+            await pilot.pause()
+            await pilot.press("d")
+            await pilot.pause()
+            assert "lost already" in text_of(b.app.screen, "#what")
+            await pilot.press("escape")
+            b.app.take(replace(first, devices=(replace(device, state="live"),)))
+            b.app.trouble[device.name] = "no answer in 5 s"
+            await pilot.press("d")
+            await pilot.pause()
+            screen = b.app.screen
+            assert "did not answer" in text_of(screen, "#what")
+            assert not screen.query_one("#remove", Button).disabled
+            screen.query_one("#force", Checkbox).value = True
+            await pilot.pause()
+            assert "--force" in text_of(screen, "#command")
+
     async def test_the_kernels_own_zram_is_not_ours_to_remove(self, bench: Make) -> None:
         b = bench(1)
         first = b.engine.recording.snapshots[0]
@@ -299,6 +215,8 @@ class TestTable:
             table = b.app.screen.query_one(DeviceTable)
             await pilot.click(table, offset=(14, 0))
             assert (table.sort, table.descending) == ("disksize", True)
+            await pilot.pause()
+            assert "▼DISKSIZE" in table._strips[0].text  # its title fills the column: the mark stands beside it
             await pilot.click(table, offset=(5, 2))
             assert table.cursor == table.shown[1].device.name
 

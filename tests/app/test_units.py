@@ -16,6 +16,7 @@ from truezram.app import commandline, config, glyphs, plan, series
 from truezram.app.columns import COLUMNS, Row, fitting
 from truezram.app.eventlog import Detector, Event, EventLog
 from truezram.app.format import short_ns, short_size
+from truezram.app.replay import Replay
 from truezram.app.sanity import implausible
 from truezram.app.series import History
 from truezram.app.source import CreateSpec
@@ -195,6 +196,10 @@ class TestCommandLine:
             " --swap --priority 100"
         )
 
+    def test_create_with_a_filesystem(self) -> None:
+        spec = CreateSpec(8 * GIB, fs="ext4", mount="/mnt/a b")
+        assert commandline.create(spec).endswith("--algorithm lz4 --fs ext4 --mount '/mnt/a b'")
+
     def test_names_are_quoted(self) -> None:
         assert shlex.split(commandline.remove("x; rm -rf /"))[-1] == "x; rm -rf /"
 
@@ -269,6 +274,16 @@ class TestRecording:
             assert got.snapshots == simulated(3)[:20]
             assert got.header == Header("recorded", "note", 5.0)
             assert got.answers[0].call == "doctor"
+
+    def test_fewer_regions_than_recorded_lose_no_page(self) -> None:
+        path = Path(__file__).parent / "recordings" / "swap.jsonl.gz"
+        replay = Replay(load(path))
+        whole = replay.page_map("ublkb0", 0, 131072, 4096)
+        assert len(whole.regions) == 1024
+        few = replay.page_map("ublkb0", 0, 131072, 300)
+        assert len(few.regions) == 256
+        assert sum(map(sum, few.regions)) == sum(map(sum, whole.regions)) == 131072
+        assert {sum(region) for region in few.regions} == {512}
 
     def test_cut_short_is_good_up_to_there(self, tmp_path: Path) -> None:
         path = tmp_path / "cut.jsonl"

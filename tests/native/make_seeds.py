@@ -30,16 +30,20 @@ def seed_pages() -> dict[str, bytes]:
 
 def main() -> None:
     target = HERE / "seeds_codec"
+    pages = seed_pages()
     for name in sys.argv[1:] or [a.name for a in truezram.algorithms()]:
         compressor = truezram.Compressor(name)
         kind = lib.tz_codec_by_name(name.encode()).kind
         for old in target.glob(f"{name}-*"):
             old.unlink()
-        for label, page in seed_pages().items():
+        for label, page in pages.items():
             (target / f"{name}-{label}").write_bytes(bytes([kind, 0]) + compressor.compress(page))
         for isa in range(4):
             start = random.Random(isa).randbytes(40) + b"some text, some text" * 3 + bytes(50)
             (target / f"{name}-page{isa}").write_bytes(bytes([kind | 128, isa]) + start)
+            # Not text alone, or byte-LZ would have it without block reference.
+            text = pages["text"][:1500] + random.Random(isa).randbytes(200)
+            (target / f"{name}-words{isa}").write_bytes(bytes([kind | 128, isa]) + text)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -66,3 +67,15 @@ def test_what_report_raises_ends_the_process() -> None:
 def test_a_process_that_dies_is_told_of() -> None:
     with pytest.raises(Failed, match="unexpected keyword"):
         apart.run("benchmark", ignore, minutes=1)
+
+
+def test_a_process_that_is_killed_is_told_of() -> None:
+    before = set(children())
+
+    def report(fraction: float | None, text: str, partial: Any) -> None:
+        for pid in set(children()) - before:
+            os.kill(pid, signal.SIGKILL)
+
+    with pytest.raises(Failed, match=r"benchmark ended without a result.*SIGKILL"):
+        apart.run("benchmark", report, seconds=60.0)
+    assert set(children()) <= before

@@ -73,6 +73,8 @@ def test_a_life_in_json(fake: FakeServer, capsys: pytest.CaptureFixture[str]) ->
         "mem_limit": 0,
         "swap": False,
         "priority": None,
+        "fs": None,
+        "mount": None,
     }
     for argv in (["list", "--json"], ["--json", "list"], ["--json"], ["--no-tui", "--json", "list"]):
         code, found = call_json(capsys, *argv)
@@ -268,14 +270,18 @@ def test_with_a_terminal_it_is_the_app(fake: FakeServer, tmp_path: Path) -> None
         "app.run = lambda record, replay: print('the app', record, replay) or 7;"
         "sys.modules['truezram.app.main'] = app; from truezram.engine.cli import main; sys.exit(main(sys.argv[1:]))"
     )
-    for argv, text, exit_code in (
-        ([], b"the app None None", 7),
-        (["--record", "/tmp/x"], b"the app /tmp/x None", 7),
-        (["--no-tui"], b"No compressed", 0),
-        (["list"], b"No comp", 0),
+    for term, argv, text, exit_code in (
+        ("xterm", [], b"the app None None", 7),
+        ("xterm", ["--record", "/tmp/x"], b"the app /tmp/x None", 7),
+        ("xterm", ["--no-tui"], b"No compressed", 0),
+        ("xterm", ["list"], b"No comp", 0),
+        # A terminal that cannot place text.
+        ("dumb", [], b"No compressed", 0),
+        ("dumb", ["--record", "/tmp/x"], b"needs a terminal", 2),
     ):
         leader, follower = pty.openpty()
-        process = subprocess.Popen([sys.executable, "-P", "-c", code, *argv], stdout=follower, stderr=follower)
+        env = {**os.environ, "TERM": term}
+        process = subprocess.Popen([sys.executable, "-P", "-c", code, *argv], stdout=follower, stderr=follower, env=env)
         os.close(follower)
         assert process.wait(30) == exit_code
         assert text in os.read(leader, 4096)

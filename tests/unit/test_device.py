@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import LOCAL, FakeServer, kill_server, make, servers, wait_until
 
-from truezram.engine import control, device, removal, server, swap
+from truezram.engine import control, device, filesystem, removal, server, swap
 from truezram.engine.client import Client, Entry, candidates
 from truezram.engine.device import CreateOptions, check_options, create, parse_settings, set_values, warnings_of
 from truezram.engine.errors import Busy, Failed, NotFound, PermissionDenied, TruezramError, Unsupported, UsageError
@@ -304,6 +304,12 @@ def test_set_on_a_dead_device(fake: FakeServer) -> None:
         ({"priority": 5}, "priority"),
         ({"swap": True, "transport": "ublk", "priority": 32768}, "priority"),
         ({"swap": True, "transport": "ublk", "priority": -1}, "priority"),
+        ({"fs": "ext4"}, "local"),
+        ({"fs": "ext4", "swap": True, "transport": "ublk"}, "swap and hold a filesystem"),
+        ({"fs": "ntfs", "transport": "ublk"}, "does not know"),
+        ({"fs": "xfs", "transport": "ublk", "size": 299 << 20}, "xfs needs 300"),
+        ({"mount": "/mnt"}, "for a filesystem"),
+        ({"fs": "ext4", "mount": "/a\nb", "transport": "ublk"}, "control character"),
         ({"algorithm": "gzip"}, "there is no"),
         ({"algorithm": ""}, "no name"),
     ],
@@ -442,6 +448,48 @@ def test_create_with_swap_undoes_everything_when_it_fails(
         make(transport="ublk", swap=True)
     assert not list(run_dir.glob("*.stats"))
     assert not servers(run_dir)
+
+
+def test_create_with_a_filesystem_undoes_everything_when_it_cannot_be_mounted(
+    fake: FakeServer, run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device, "need_ublk", lambda: None)
+    monkeypatch.setattr(swap, "node_ready", lambda path: None)
+    log = tmp_path / "said"
+    for name, end in (("mkfs.ext4", "exit 0"), ("umount", "exit 0"), ("mount", "echo mount: not today >&2; exit 32")):
+        script = tmp_path / name
+        script.write_text(f'#!/bin/sh\necho "{name} $*" >>{log}\n{end}\n')
+        script.chmod(0o755)
+    monkeypatch.setattr(filesystem, "tool", lambda name, *words: str(tmp_path / name))
+    with pytest.raises(Failed, match="mount: not today"):
+        make(transport="ublk", fs="ext4", mount=str(tmp_path))
+    said = [line for line in log.read_text().splitlines() if line.startswith(("mkfs", "mount -t", "umount"))]
+    assert [line.split()[0] for line in said] == ["mkfs.ext4", "mount"]
+    assert said[1].startswith("mount -t ext4 -o discard,noatime ")
+    assert not list(run_dir.glob("*.stats"))
+    assert not servers(run_dir)
+
+
+@pytest.mark.parametrize(("missing", "package"), [("mkfs.ext4", "e2fsprogs"), ("mount", "mount")])
+def test_create_with_a_filesystem_needs_its_tools_first(
+    fake: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str, package: str
+) -> None:
+    monkeypatch.setattr(swap.shutil, "which", lambda name, path: None if name == missing else f"/sbin/{name}")
+    with pytest.raises(Unsupported, match=missing) as caught:
+        make(transport="ublk", fs="ext4", mount=str(tmp_path))
+    assert package in caught.value.remedy
+    assert fake.told == []
+
+
+def test_who_keeps_a_filesystem_busy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = tmp_path / "umount"
+    script.write_text("#!/bin/sh\necho umount: target is busy >&2\nexit 32\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(filesystem, "tool", lambda name, *words: str(tmp_path / name))
+    folder = tmp_path / "mounted"
+    folder.mkdir()
+    with (folder / "file").open("w"), pytest.raises(Busy, match=f"pid {os.getpid()}"):
+        filesystem.unmount(str(folder))
 
 
 def test_create_with_swap_needs_its_tools_first(fake: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:

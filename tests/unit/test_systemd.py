@@ -71,6 +71,14 @@ def test_unit_of_a_swap_device() -> None:
     assert not any(line.startswith("After=") and ("local-fs" in line or ".mount" in line) for line in lines)
 
 
+def test_unit_of_a_mounted_filesystem() -> None:
+    lines = systemd.unit_text(CreateOptions(1 << 30, id=1, fs="ext4", mount="/srv/fast disk")).splitlines()
+    (start,) = (line for line in lines if line.startswith("ExecStart="))
+    assert start.endswith('--id 1 --fs ext4 --mount "/srv/fast disk"')
+    assert any(line.startswith("ExecStop=") and line.endswith("remove --umount ublkb1") for line in lines)
+    assert any(line.startswith("RequiresMountsFor=") and line.endswith(" /srv") for line in lines)
+
+
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not installed")
 @pytest.mark.parametrize("options", [SWAP, CreateOptions(1 << 30, id=0), CreateOptions(4096, id=12, queues=2)])
 def test_systemd_has_nothing_to_say_against_it(tmp_path: Path, options: CreateOptions) -> None:
@@ -142,7 +150,7 @@ def test_without_now_the_device_is_left_alone(machine: Path) -> None:
 def test_a_device_that_cannot_be_removed_stays_persistent(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     unit = systemd.add(SWAP, start=True)
 
-    def refuse(name: str) -> None:
+    def refuse(name: str, unmount: bool) -> None:
         raise Busy(f"cannot remove {name}", "it is mounted on /mnt")
 
     monkeypatch.setattr(systemd, "_remove_device", refuse)

@@ -79,6 +79,7 @@ class TruezramApp(Appearance):
     ENABLE_COMMAND_PALETTE = True
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (78, "-normal"), (140, "-wide")]  # noqa: RUF012
     VERTICAL_BREAKPOINTS = [(0, "-short"), (23, "-medium"), (44, "-tall")]  # noqa: RUF012
+
     def __init__(self, engine: Engine, **options: Any) -> None:
         """Takes what `Core` and `Appearance` take."""
         super().__init__(engine, **options)
@@ -96,7 +97,7 @@ class TruezramApp(Appearance):
         """Asks for a new device and makes it."""
         self.create_from()
 
-    def create_from(self, size: int = 0, algorithm: str = "", mem_limit: int = 0) -> None:
+    def create_from(self, size: int = 0, algorithm: str = "", mem_limit: int = 0, swap: bool = False) -> None:
         """Opens the create dialog with these values."""
         from truezram.app.screens.create import CreateScreen
 
@@ -114,7 +115,7 @@ class TruezramApp(Appearance):
                     quiet=True,
                 )
 
-        self.push_screen(CreateScreen(size=size, algorithm=algorithm, mem_limit=mem_limit), answered)
+        self.push_screen(CreateScreen(size=size, algorithm=algorithm, mem_limit=mem_limit, swap=swap), answered)
 
     def action_remove(self) -> None:
         """Asks, then removes the device under the cursor."""
@@ -135,7 +136,7 @@ class TruezramApp(Appearance):
                     timeout=STOP_TIMEOUT,
                 )
 
-        self.push_screen(RemoveScreen(device, latest.machine), answered)
+        self.push_screen(RemoveScreen(device, latest.machine, device.name in self.trouble), answered)
 
     def removable(self) -> bool:
         """Whether there is a device of ours under the cursor."""

@@ -35,6 +35,9 @@ def create(spec: CreateSpec) -> str:
         words.append("--swap")
         if spec.priority is not None:
             words += ["--priority", str(spec.priority)]
+    for option, folder in (("--fs", spec.fs), ("--mount", spec.mount)):
+        if folder is not None:
+            words += [option, folder]
     if spec.persist:
         words.append("--now")
     return _line(*words, root=spec.transport == "ublk")
@@ -66,9 +69,9 @@ def estimate(scope: Scope, by: str = "process") -> str:
     return _line("estimate", *whose, *(("--by", by) if by != "process" else ()))
 
 
-def benchmark(seconds: float) -> str:
-    """``truezram --no-tui benchmark codec --seconds 20``."""
-    return _line("benchmark", "codec", "--seconds", f"{seconds:g}")
+def benchmark(seconds: float, root: bool = False) -> str:
+    """``truezram --no-tui benchmark codec --seconds 20``; only as root is kernel zram measured."""
+    return _line("benchmark", "codec", "--seconds", f"{seconds:g}", root=root)
 
 
 def doctor() -> str:

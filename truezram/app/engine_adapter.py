@@ -65,6 +65,7 @@ class RealEngine:
     def capabilities(self) -> Capabilities:
         """From the doctor's decisive checks and the C library's table of codecs."""
         from truezram._native import lib
+        from truezram.engine import filesystem
         from truezram.engine.algorithms import algorithms, default_algorithm
         from truezram.engine.device import CONTROL, MAX_QUEUE_DEPTH
         from truezram.engine.doctor import examine
@@ -88,6 +89,7 @@ class RealEngine:
             max_queues=min(lib.TZ_MAX_QUEUES, os.cpu_count() or 1),
             max_queue_depth=MAX_QUEUE_DEPTH["ublk"],
             max_local_depth=MAX_QUEUE_DEPTH["local"],
+            filesystems=filesystem.available(),
         )
 
     def create(self, spec: CreateSpec, progress: Progress) -> str:
@@ -104,6 +106,8 @@ class RealEngine:
             spec.transport,
             spec.swap,
             spec.priority,
+            spec.fs,
+            spec.mount,
         )
         if spec.persist:
             from truezram.engine import systemd
@@ -216,7 +220,11 @@ class RealEngine:
         found = apart.run("benchmark", report, seconds=seconds)
         host = found.host
         machine = " ".join(str(host[key]) for key in ("cpu", "isa", "kernel") if host.get(key))
-        notes = (f"{found.disturbed * 100:.0f}% of the timings were disturbed",) if found.disturbed > 0.2 else ()
+        notes: tuple[str, ...] = ()
+        if found.disturbed > 0.2:
+            notes += (f"{found.disturbed * 100:.0f}% of the timings were disturbed",)
+        if not any(result.implementation == "zram" for result in found.results):
+            notes += ("kernel zram is measured as root, with its module loaded",)
         return BenchResult(began, machine, time.time() - began, tuple(_rows(found)), notes)
 
 

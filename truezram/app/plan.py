@@ -7,8 +7,11 @@ assumed.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from truezram.app.source import CreateSpec
+from truezram.engine import filesystem
+from truezram.engine.errors import UsageError
 from truezram.engine.model import MachineSnapshot
 from truezram.engine.units import MAX_SIZE, PAGE, format_size, parse_disksize, parse_size
 
@@ -75,6 +78,15 @@ def check_limit(text: str, size: int) -> tuple[int, str]:
     if size and limit > size + size // 8:
         return limit, "more than the device can ever need"
     return limit, ""
+
+
+def check_mount(fs: str, size: int, text: str) -> str | None:
+    """The folder to mount a filesystem on, None when it is not to be mounted. Raises `UsageError`."""
+    folder = str(Path(text.strip()).expanduser()) if text.strip() else None
+    where = filesystem.check(fs, size, folder)
+    if where is not None and not Path(where).is_dir():
+        raise UsageError(f"cannot mount it on {where}", "there is no such folder", "Make it first")
+    return where
 
 
 def unsafe(spec: CreateSpec, machine: MachineSnapshot) -> str:

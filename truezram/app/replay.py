@@ -111,14 +111,18 @@ class Replay:
         self.refuse("set")
 
     def page_map(self, name: str, first_page: int, pages: int, regions: int) -> PageMap:
-        """The recorded regions that begin in these pages, or else the one that holds them: it has no finer ones."""
+        """The recorded regions that begin in these pages, so many put together that there are no more than `regions`;
+        or else the one that holds them: it has no finer ones."""
         found = self.answered("page_map", PageMap, {"name": name})
         count = len(found.regions)
         starts = [found.first_page + found.pages * index // count for index in range(count)]
         inside = [index for index, start in enumerate(starts) if first_page <= start < first_page + pages]
         if not inside:
             inside = [max((index for index, start in enumerate(starts) if start <= first_page), default=0)]
-        return PageMap(first_page, pages, tuple(found.regions[index] for index in inside))
+        step = -(-len(inside) // max(regions, 1))
+        groups = [inside[index : index + step] for index in range(0, len(inside), step)]
+        together = (tuple(map(sum, zip(*(found.regions[i] for i in group), strict=True))) for group in groups)
+        return PageMap(first_page, pages, tuple(together))
 
     def doctor(self) -> tuple[Check, ...]:
         """As recorded."""

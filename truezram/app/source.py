@@ -74,6 +74,8 @@ class Capabilities:
     max_queue_depth: int = 4096
     max_local_depth: int = 64
     """The same for local devices."""
+    filesystems: tuple[str, ...] = ("ext4",)
+    """Those that can be made."""
     replay: str = ""
     """Set when these are recorded figures: where they come from."""
 
@@ -93,6 +95,10 @@ class CreateSpec:
     priority: int | None = None
     persist: bool = False
     """Made by a systemd unit, now and at every start of the machine; needs an id."""
+    fs: str | None = None
+    """A filesystem to make on it."""
+    mount: str | None = None
+    """The folder to mount that on."""
 
 
 @dataclass(frozen=True, slots=True)

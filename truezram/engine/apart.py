@@ -19,6 +19,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -76,11 +77,15 @@ class _started:
     def __exit__(self, *exception: object) -> None:
         assert self.child.stdin is not None
         assert self.child.stdout is not None
-        self.child.kill()  # it has nothing to put in order
-        self.child.wait()
+        # It sees that it is not wanted any more and puts in order what it has made (a zram device, for one).
+        self.child.stdout.close()
         with contextlib.suppress(OSError):
             self.child.stdin.close()
-        self.child.stdout.close()
+        try:
+            self.child.wait(_STOP_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            self.child.kill()
+            self.child.wait()
         os.close(self.log)
 
 
@@ -98,7 +103,7 @@ def _last_words(child: subprocess.Popen[bytes], log: int) -> str:
 # ---- in the child ----
 
 
-def _benchmark(tell: Report, *, seconds: float) -> Any:
+def _benchmark(tell: Report, cancelled: Callable[[], bool], *, seconds: float) -> Any:
     from truezram.engine import benchmark
 
     told = None
@@ -109,10 +114,10 @@ def _benchmark(tell: Report, *, seconds: float) -> Any:
         told = step.report
         tell(step.fraction, step.text, step.report if fresh else None)
 
-    return benchmark.run(seconds=seconds, progress=progress)
+    return benchmark.run(seconds=seconds, progress=progress, cancelled=cancelled)
 
 
-def _estimate(tell: Report, *, kind: str, value: str, by: str) -> Any:
+def _estimate(tell: Report, cancelled: Callable[[], bool], *, kind: str, value: str, by: str) -> Any:
     from truezram.engine import estimate
 
     return estimate.estimate(
@@ -120,6 +125,7 @@ def _estimate(tell: Report, *, kind: str, value: str, by: str) -> Any:
         by=by,
         progress=lambda fraction, text: tell(fraction, text, None),
         partial=lambda found: tell(None, "measuring", found),
+        cancel=cancelled,
     )
 
 
@@ -134,16 +140,20 @@ def _give_way() -> None:
         file.write(str(_NICE))
 
 
-def _end_with_input() -> None:
-    """Ends this process when its standard input does, wherever it is."""
+def _end_with_input() -> Callable[[], bool]:
+    """Returns what says that standard input has ended. This process ends soon after that, wherever it is."""
+    ended = threading.Event()
 
     def watch() -> None:
         # Not through sys.stdin, whose lock Python wants at its end.
         while os.read(0, 1):
             pass
-        os._exit(0)
+        ended.set()
+        time.sleep(_STOP_TIMEOUT)
+        os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+    return ended.is_set
 
 
 def main(name: str) -> int:
@@ -154,14 +164,14 @@ def main(name: str) -> int:
     channel = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     options = pickle.load(sys.stdin.buffer)
-    _end_with_input()
+    cancelled = _end_with_input()
 
     def send(*message: Any) -> None:
         pickle.dump(message, channel)
         channel.flush()
 
     try:
-        result = CALLS[name](lambda *step: send("progress", *step), **options)
+        result = CALLS[name](lambda *step: send("progress", *step), cancelled, **options)
         send("result", result)
     except TruezramError as error:
         send("error", error)

@@ -1,4 +1,5 @@
-"""What our codecs are measured against: liblz4, libzstd and memcpy, called from C at addresses that are found here.
+"""What our codecs are measured against: liblz4, libzstd and memcpy, called from C at addresses that are found here,
+and kernel zram (zram_bench.py).
 
 liblz4 is the one that the ``lz4`` package brings (its extension exports it, or is linked with the system's), libzstd
 the one of the ``zstandard`` package (its cffi module knows the addresses), else the system's. libzstd is given the
@@ -9,11 +10,13 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from truezram._native import ffi, lib
+from truezram.engine import zram_bench
 from truezram.engine.errors import Unsupported, UsageError
 
 Find = Callable[[str], int]
@@ -56,6 +59,9 @@ _KINDS = {
 }
 NAMES = tuple(_KINDS)
 DEFAULT = ("liblz4", "libzstd:1", "memcpy")
+KERNEL = "zram"
+"""The baseline that is a device (zram_bench.py): ``zram[:COMPRESSOR]``."""
+_KERNEL_DEFAULT = "lz4"
 
 
 def _parse(text: str) -> tuple[str, int]:
@@ -63,7 +69,8 @@ def _parse(text: str) -> tuple[str, int]:
     kind = _KINDS.get(name)
     bad = f"invalid baseline {text[:40]!r}"
     if kind is None:
-        raise UsageError(bad, f"there is no {name!r}" if name else "it has no name", f"Choose from {', '.join(NAMES)}")
+        why = f"there is no {name!r}" if name else "it has no name"
+        raise UsageError(bad, why, f"Choose from {', '.join((*NAMES, KERNEL))}")
     if not colon:
         return name, kind.default
     if not kind.levels:
@@ -77,18 +84,45 @@ def _parse(text: str) -> tuple[str, int]:
     return name, int(level_text)
 
 
+def _parts(texts: Sequence[str]) -> list[str]:
+    return [part.strip() for text in texts for part in text.split(",")]
+
+
+def _is_kernel(part: str) -> bool:
+    return part.partition(":")[0] == KERNEL
+
+
 def parse(texts: Sequence[str]) -> list[tuple[str, int]]:
-    """(name, level) of each baseline in comma-separated lists such as ``liblz4:8,memcpy``; none twice.
+    """(name, level) of each library in comma-separated lists such as ``liblz4:8,memcpy,zram``; none twice.
 
     Raises `UsageError`: unknown name, bad level, an empty list.
     """
-    found: list[tuple[str, int]] = []
-    for text in texts:
-        for part in text.split(","):
-            item = _parse(part)
-            if item not in found:
-                found.append(item)
-    return found
+    return list(dict.fromkeys(_parse(part) for part in _parts(texts) if not _is_kernel(part)))
+
+
+def parse_kernel(texts: Sequence[str]) -> list[str]:
+    """The compressors of kernel zram in such lists; none twice. Raises `UsageError` for what is no name of one."""
+    found = []
+    for part in filter(_is_kernel, _parts(texts)):
+        _, colon, name = part.partition(":")
+        name = name if colon else _KERNEL_DEFAULT
+        if not re.fullmatch(r"[a-z0-9_-]{1,32}", name):
+            raise UsageError(
+                f"invalid baseline {part[:40]!r}", f"{name[:20]!r} names no compressor", "Write zram:lz4 or zram:zstd"
+            )
+        found.append(name)
+    return list(dict.fromkeys(found))
+
+
+def kernel_first(texts: Sequence[str]) -> bool:
+    """Whether the first of them, which is what figures are compared with, is kernel zram."""
+    return _is_kernel(_parts(texts)[0])
+
+
+def default() -> tuple[str, ...]:
+    """What is measured against when nobody says otherwise: `DEFAULT`, and kernel zram where a device can be made."""
+    known = zram_bench.compressors()
+    return (*DEFAULT, *(f"{KERNEL}:{name}" for name in ("lz4", "zstd") if name in known))
 
 
 def open_baseline(name: str, level: int) -> Subject:

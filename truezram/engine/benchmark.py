@@ -1,4 +1,5 @@
-"""Measures page codecs on this machine: ours and, beside them in the same process, liblz4, libzstd and memcpy.
+"""Measures page codecs on this machine: ours and, beside them in the same process, liblz4, libzstd and memcpy,
+and kernel zram after them (zram_bench.py).
 
 What is timed is C calling C (native/bench.c). Pages are worked on in groups of 64: every codec does one group before
 any goes on to the next, in an order that rotates, so that a change of the processor's clock or a noisy neighbour meets
@@ -18,7 +19,7 @@ import random
 import time
 from array import array
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -26,7 +27,7 @@ from typing import Any
 import truezram
 from truezram._native import ffi, lib
 from truezram.codec import ISAS, make_workspace
-from truezram.engine import baselines, page_files, procfs
+from truezram.engine import baselines, page_files, procfs, zram_bench
 from truezram.engine.algorithms import algorithms as known_algorithms
 from truezram.engine.algorithms import canonical, parse_algorithm
 from truezram.engine.baselines import Subject
@@ -84,7 +85,7 @@ class Result:
 
     algorithm: str
     implementation: str
-    """``truezram``, ``liblz4``, ``libzstd`` or ``libc``."""
+    """``truezram``, ``liblz4``, ``libzstd``, ``libc`` or ``zram``."""
     isa: str | None
     """Of our code; None for others'."""
     input: str
@@ -228,16 +229,19 @@ def open_subjects(
     algorithms: Sequence[str] = (), against: Sequence[str] = baselines.DEFAULT
 ) -> tuple[list[Subject], tuple[str, str]]:
     """What to measure: our `algorithms` (``NAME[:LEVEL]``; without any, all that can run here), then the baselines of
-    `against`, the first of which is the one to compare with (second value: its implementation and algorithm).
+    `against`, the first of which is the one to compare with (second value: its implementation and algorithm). Kernel
+    zram, which is no code to call, is not among them (`zram_bench.add`).
 
     Raises `UsageError` for a name or level that does not exist, `Unsupported` for a library that is missing.
     """
     named = list(dict.fromkeys(map(canonical, algorithms)))
     named = named or [item.name for item in known_algorithms() if not item.unavailable]
-    chosen = baselines.parse(against)
-    others = [baselines.open_baseline(name, level) for name, level in chosen]
-    first = others[0]
-    return [*map(open_algorithm, named), *others], (first.implementation, first.algorithm)
+    others = [baselines.open_baseline(name, level) for name, level in baselines.parse(against)]
+    kernel = baselines.parse_kernel(against)
+    subjects = [*map(open_algorithm, named), *others]
+    if baselines.kernel_first(against):
+        return subjects, (baselines.KERNEL, kernel[0])
+    return subjects, (others[0].implementation, others[0].algorithm)
 
 
 def host() -> dict[str, str | int | float]:
@@ -452,7 +456,7 @@ def _check(rounds: int, seconds: float | None, cold: bool) -> None:
 def run(
     pages: Sequence[str | Path] = (),
     algorithms: Sequence[str] = (),
-    against: Sequence[str] = baselines.DEFAULT,
+    against: Sequence[str] | None = None,
     *,
     rounds: int = DEFAULT_ROUNDS,
     seconds: float | None = None,
@@ -461,18 +465,34 @@ def run(
     cancelled: Callable[[], bool] | None = None,
 ) -> Report:
     """`truezram benchmark codec`: measures `algorithms` (without any: all) against `against` (the first one is what
-    figures are compared with) on the files and folders `pages` (without any: a sample of the memory of running
-    processes). Raises what `open_subjects`, `read_inputs`, `sample_inputs` and `measure` raise."""
+    figures are compared with; None: `baselines.default()`) on the files and folders `pages` (without any: a sample of
+    the memory of running processes). Raises what `open_subjects`, `read_inputs`, `sample_inputs`, `measure` and
+    `zram_bench.add` raise."""
     _check(rounds, seconds, cold)
+    against = baselines.default() if against is None else against
     subjects, baseline = open_subjects(algorithms, against)
+    kernel = baselines.parse_kernel(against)
+    zram_bench.check(kernel)
     inputs = read_inputs(pages) if pages else sample_inputs(progress=progress, cancelled=cancelled)
-    return measure(
+    tell = progress
+    if progress is not None and kernel:
+
+        def tell(step: Progress) -> None:
+            progress(replace(step, fraction=step.fraction * zram_bench.SHARE))
+
+    found = measure(
         inputs,
         subjects,
         baseline,
         rounds=rounds,
         seconds=seconds,
         cold=cold,
-        progress=progress,
+        progress=tell,
         cancelled=cancelled,
     )
+    if not kernel:
+        return found
+    whole = zram_bench.add(found, inputs, kernel, progress, cancelled)
+    if whole is None:
+        raise _was_cancelled()
+    return whole

@@ -22,6 +22,7 @@ from typing import NoReturn, Protocol, cast
 import truezram
 from truezram.engine import errors, verbs
 from truezram.engine.errors import Failed, TruezramError, UsageError
+from truezram.engine.output import has_screen
 
 ORDER = ("create", "list", "stat", "set", "remove", "demo", "doctor", "estimate", "benchmark")
 """Verbs in the order of --help; others follow by name."""
@@ -107,11 +108,6 @@ def _wanted(argv: Sequence[str]) -> str | None:
             continue
         return word if word in verb_names() else None
     return None
-
-
-def has_screen() -> bool:
-    """Whether the app can be shown: on a terminal, or in a browser, where textual-serve reads it through a pipe."""
-    return sys.stdout.isatty() or os.environ.get("TEXTUAL_DRIVER", "").endswith(":WebDriver")
 
 
 def run(argv: Sequence[str]) -> int:

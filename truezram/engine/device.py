@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from truezram._native import lib
-from truezram.engine import config, procfs, server, swap
+from truezram.engine import config, filesystem, procfs, server, swap
 from truezram.engine.algorithms import canonical, default_algorithm
 from truezram.engine.client import Client, Entry
 from truezram.engine.errors import Busy, Failed, PermissionDenied, TruezramError, Unsupported, UsageError
@@ -43,6 +43,10 @@ class CreateOptions:
     transport: str = "ublk"
     swap: bool = False
     priority: int | None = None
+    fs: str | None = None
+    """A filesystem to make on it: one of `filesystem.KINDS`."""
+    mount: str | None = None
+    """The folder to mount that on."""
 
     def command(self) -> str:
         """The command line that does the same."""
@@ -61,6 +65,9 @@ class CreateOptions:
             words.append("--swap")
         if self.priority is not None:
             words += ["--priority", str(self.priority)]
+        for option, value in (("--fs", self.fs), ("--mount", self.mount)):
+            if value is not None:
+                words += [option, value]
         return shlex.join(words)
 
 
@@ -110,9 +117,23 @@ def check_options(options: CreateOptions) -> CreateOptions:
         raise UsageError(bad, "a local device is no block device and cannot be swap", "Use --transport ublk for --swap")
     if options.priority is not None and not options.swap:
         raise UsageError(bad, "a priority is for swap only", "Add --swap, or leave --priority out")
+    mount = _check_filesystem(options, bad)
     algorithm = canonical(options.algorithm if options.algorithm is not None else default_algorithm())
     priority = (swap.DEFAULT_PRIORITY if options.priority is None else options.priority) if options.swap else None
-    return replace(options, algorithm=algorithm, priority=priority)
+    return replace(options, algorithm=algorithm, priority=priority, mount=mount)
+
+
+def _check_filesystem(options: CreateOptions, what: str) -> str | None:
+    """The folder to mount on, absolute. Raises `UsageError`."""
+    if options.fs is None:
+        if options.mount is not None:
+            raise UsageError(what, "--mount is for a filesystem", "Add --fs ext4, or leave --mount out")
+        return None
+    if options.swap:
+        raise UsageError(what, "it cannot be swap and hold a filesystem", "Leave --swap or --fs out")
+    if options.transport == "local":
+        raise UsageError(what, "a local device is no block device", "Use --transport ublk for --fs")
+    return filesystem.check(options.fs, options.size, options.mount)
 
 
 def create(options: CreateOptions) -> Created:
@@ -124,6 +145,8 @@ def create(options: CreateOptions) -> Created:
     if options.swap:
         for name in ("mkswap", "swapoff"):
             swap.tool(name)
+    if options.fs is not None:
+        filesystem.need(options.fs, options.mount)
     config.server_path()
     if options.transport == "ublk":
         need_ublk()
@@ -145,6 +168,10 @@ def create(options: CreateOptions) -> Created:
             swap.node_ready(entry.path)
         if options.swap and options.priority is not None:
             swap.enable(entry.path, options.priority)
+        if options.fs is not None:
+            filesystem.make(entry.path, options.fs)
+            if options.mount is not None:
+                filesystem.mount(entry.path, options.fs, options.mount)
     except BaseException:
         _undo(entry)
         raise
@@ -168,7 +195,7 @@ def _undo(entry: Entry) -> None:
     from truezram.engine.removal import remove_entry
 
     with contextlib.suppress(TruezramError):
-        remove_entry(entry, force=True)
+        remove_entry(entry, force=True, unmount=True)
 
 
 def _check_memory(size: int, available: int) -> None:

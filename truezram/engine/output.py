@@ -55,6 +55,13 @@ def terminal_width() -> int | None:
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
+def has_screen() -> bool:
+    """Whether the app can be shown: on a terminal that can place text (TERM=dumb says that it cannot), or in a browser,
+    where textual-serve reads it through a pipe."""
+    terminal = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+    return terminal or os.environ.get("TEXTUAL_DRIVER", "").endswith(":WebDriver")
+
+
 class ProgressLine:
     """One line on the terminal's stderr that is written over; silent when stderr is no terminal."""
 

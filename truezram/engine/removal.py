@@ -2,8 +2,9 @@
 
 What `remove` refuses without ``force``, and what ``force`` then does:
 
-- A filesystem on it is mounted, a process has it open, or another block device stands on it: refused, with the holder's
-  name. Forced: the device is stopped all the same; its users get I/O errors from then on, and the data is lost.
+- A filesystem on it is mounted (and was not to be unmounted first), a process has it open, or another block device
+  stands on it: refused, with the holder's name. Forced: the device is stopped all the same; its users get I/O errors
+  from then on, and the data is lost.
 - It is swap, and what is swapped out does not fit into the memory that is available: refused, with the figures. Forced:
   swapoff is tried all the same, which may bring the OOM killer in. A device that is still swap is never stopped,
   forced or not: every process with a page on it would die, init too.
@@ -22,7 +23,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from truezram.engine import server, swap
+from truezram.engine import filesystem, server, swap
 from truezram.engine.client import Client, Entry, Mounts
 from truezram.engine.control import STOP_TIMEOUT, NoAnswer, Op, request
 from truezram.engine.errors import Busy, Failed, PermissionDenied
@@ -54,8 +55,9 @@ def remove(client: Client, name: str, force: bool = False, progress: Progress | 
     return remove_entry(client.resolve(name), force, progress)
 
 
-def remove_entry(entry: Entry, force: bool = False, progress: Progress | None = None) -> Removed:
-    """As `remove`, for an entry of the registry."""
+def remove_entry(entry: Entry, force: bool = False, progress: Progress | None = None, unmount: bool = False) -> Removed:
+    """As `remove`, for an entry of the registry. `unmount`: what is mounted of it is unmounted first; `Busy` when that
+    is in use."""
     what = f"cannot remove {entry.name}"
     if not os.access(entry.directory, os.W_OK):
         raise PermissionDenied(what, "it belongs to another user", "Run it as that user, or with sudo")
@@ -63,6 +65,8 @@ def remove_entry(entry: Entry, force: bool = False, progress: Progress | None = 
     if dead:
         _refuse_dead_swap(entry, what)
     swapped_back = 0 if dead else _swapoff(entry, what, force, progress)
+    if unmount:
+        _unmount(entry)
     users = holders(entry)
     deadline = time.monotonic() + 2.0
     # udev looks at a device whenever somebody closed it after writing: give it a moment.
@@ -101,6 +105,21 @@ def what_force_breaks(entry: Entry) -> tuple[str, ...]:
     return tuple(out)
 
 
+def _mount_points(entry: Entry) -> list[str]:
+    mounts = Mounts()
+    try:
+        return list(mounts.of(entry.path))
+    finally:
+        mounts.close()
+
+
+def _unmount(entry: Entry) -> None:
+    """Everywhere it is mounted, the last mount first. Raises `Busy`, `Failed`."""
+    if entry.transport == "ublk":
+        for point in reversed(_mount_points(entry)):
+            filesystem.unmount(point)
+
+
 # --- who uses it
 
 
@@ -119,12 +138,8 @@ def holders(entry: Entry) -> list[Holder]:
     if entry.transport != "ublk" or not Path(entry.path).exists():
         return []
     found: list[Holder] = []
-    mounts = Mounts()
-    try:
-        for point in mounts.of(entry.path):
-            found.append(Holder(f"it is mounted on {point}", True, f"umount {point}"))
-    finally:
-        mounts.close()
+    for point in _mount_points(entry):
+        found.append(Holder(f"it is mounted on {point}", True, f"umount {point} (or use --umount)"))
     block = Path("/sys/class/block") / entry.name
     with contextlib.suppress(OSError):
         for holder in (block / "holders").iterdir():

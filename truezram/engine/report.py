@@ -120,6 +120,8 @@ def _about(report: Report) -> list[str]:
     versions = dict.fromkeys(f"{r.implementation} {r.version}" for r in report.results if r.version)
     if versions:
         lines.append(f"Baselines: {', '.join(versions)}.")
+    if any(r.implementation == "zram" for r in report.results):
+        lines.append("zram was measured last, as a device: requests of 256 KiB, which the block layer brings to it.")
     if report.disturbed > 0.05:
         lines.append(
             f"{report.disturbed:.0%} of the timings were disturbed by other work and are less exact: repeat it on a"

@@ -35,12 +35,12 @@ Progress = Callable[[int, int], None]
 """Called with (bytes brought back, bytes in all)."""
 
 
-def tool(name: str) -> str:
-    """The path of a system program. Raises `Unsupported` where it is not installed."""
+def tool(name: str, package: str = "util-linux", otherwise: str = "leave --swap out") -> str:
+    """The path of a system program, of that package of Debian's. Raises `Unsupported` where it is not installed."""
     path = os.environ.get("PATH", os.defpath) + ":/usr/local/sbin:/usr/sbin:/sbin"
     found = shutil.which(name, path=path)
     if not found:
-        remedy = "Install util-linux (Debian: apt install mount util-linux), or leave --swap out"
+        remedy = f"Install {package} (Debian: apt install {package}), or {otherwise}"
         raise Unsupported(f"cannot run {name}", "it is not installed", remedy)
     return found
 

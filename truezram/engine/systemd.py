@@ -101,6 +101,8 @@ def unit_text(options: CreateOptions) -> str:
     """The unit file for a device; `options` has an id. Raises `UsageError`."""
     options = _check(options)
     mounts = [str(Path(sys.executable).parent), str(Path(truezram.__file__).parent)]
+    if options.mount is not None:
+        mounts.append(str(Path(options.mount).parent))
     create = shlex.split(options.command())[1:]
     wanted = "swap.target" if options.swap else "local-fs.target"
     before = ["umount.target", wanted, *([f"dev-ublkb{options.id}.swap"] if options.swap else [])]
@@ -111,7 +113,7 @@ def unit_text(options: CreateOptions) -> str:
         mounts=_quote(dict.fromkeys(mounts)),  # type: ignore[arg-type]
         before=" ".join(before),
         start=_quote([*_python(), *create]),
-        stop=_quote([*_python(), "remove", f"ublkb{options.id}"]),
+        stop=_quote([*_python(), "remove", *(["--umount"] if options.mount is not None else []), f"ublkb{options.id}"]),
         wanted=wanted,
     )
 
@@ -233,14 +235,14 @@ def _forget(unit: Unit) -> None:
     _systemctl("reset-failed", unit.name, check=False)
 
 
-def _remove_device(name: str) -> None:
-    """Removes the device if it is there."""
+def _remove_device(name: str, unmount: bool) -> None:
+    """Removes the device if it is there. `unmount`: what its unit mounted is unmounted first."""
     with Client() as client:
         try:
             entry = client.resolve(name)
         except NotFound:
             return
-    remove_entry(entry)
+    remove_entry(entry, unmount=unmount)
 
 
 def remove(number: int, stop: bool = False) -> Unit:
@@ -256,7 +258,7 @@ def remove(number: int, stop: bool = False) -> Unit:
     _need_systemd()
     if stop:
         # Not left to the unit: this says what stands in the way, and works when the unit has failed to stop before.
-        _remove_device(f"ublkb{number}")
+        _remove_device(f"ublkb{number}", "--mount" in shlex.split(unit.command))
         _systemctl("stop", unit.name, check=False)
     _forget(unit)
     return unit

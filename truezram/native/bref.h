@@ -4,7 +4,8 @@
  * to earlier content of the page (0 = zero bytes) and the bytes that differ from it. There is no branch that depends on
  * the data, which is where the speed comes from. docs/formats.md describes the object; bref_template.h holds the
  * algorithm, bref_avx512.h, bref_avx2.h, bref_neon.h, bref_portable.h and bref_scalar.h the instruction sets' primitives;
- * bref_avx512.h has an encoder and a decoder of its own in place of the template's, which make and read the same objects.
+ * bref_avx512.h and bref_avx2.h have encoders and decoders of their own in place of the template's, which make and read the
+ * same objects.
  *
  * Everything is done in groups of 64 bytes: one block of 64 or two of 32.
  */
@@ -36,13 +37,14 @@
 struct bref_workspace {
 	uint32_t table[1 << TABLE_BITS];
 	uint32_t generation;
-	uint32_t entry[MAX_SAMPLES + 64], found[MAX_SAMPLES + 64];
+	_Alignas(64) uint32_t entry[MAX_SAMPLES + 64];
+	_Alignas(64) uint32_t found[MAX_SAMPLES + 64];
 	uint16_t slot[MAX_SAMPLES + 64];
 	_Alignas(64) uint32_t candidate[GROUPS][16];	/* [0] = 0, then distances; the unused are 0 */
 	_Alignas(64) uint64_t mask[CANDIDATES + 1][GROUPS];	/* bytes that differ, by candidate */
 	_Alignas(64) uint64_t best_mask[GROUPS];
-	/* AVX-512 only: addresses of the candidates, cost and index of the best per block, what all blocks refer to. */
-	_Alignas(64) uint64_t from[GROUPS][16], best[GROUPS];
+	/* AVX only: addresses of the candidates (AVX-512), cost and index of the best per block, what all blocks refer to. */
+	_Alignas(64) uint64_t from[GROUPS][8], best[GROUPS];
 	uint16_t before_first[32], block_refs[BLOCKS];
 	_Alignas(64) uint32_t best_cost[BLOCKS], best_index[BLOCKS];
 	_Alignas(64) uint8_t literals[CHAINS][GROUPS / CHAINS * 64 + 64], masks[CHAINS][CHAIN_GROUPS * 8 + 64];
@@ -108,5 +110,30 @@ TZ_INLINE uint32_t next_generation(struct bref_workspace *ws)
 	}
 	return ws->generation;
 }
+
+#if defined(TZ_X86)
+/* What the table held for each of n entries (a multiple of 4), which take its place. Four at a time: stores are what it
+ * waits for. */
+static inline __attribute__((always_inline)) TZ_TARGET_AVX512 void look_up_avx512(uint32_t *table,
+	uint32_t bits, const uint32_t *entries, uint32_t *found, uint32_t n)
+{
+#pragma GCC unroll 2
+	for (uint32_t i = 0; i < n; i += 4) {
+		const uint64_t a = tz_load64(entries + i), b = tz_load64(entries + i + 2);
+		uint32_t *slot[4] = { table + ((uint32_t)a >> (32 - bits)), table + (a >> (64 - bits)),
+			table + ((uint32_t)b >> (32 - bits)), table + (b >> (64 - bits)) };
+		__m128i v = _mm_cvtsi32_si128((int)*slot[0]);
+
+		*slot[0] = (uint32_t)a;
+		v = _mm_insert_epi32(v, (int)*slot[1], 1);
+		*slot[1] = (uint32_t)(a >> 32);
+		v = _mm_insert_epi32(v, (int)*slot[2], 2);
+		*slot[2] = (uint32_t)b;
+		v = _mm_insert_epi32(v, (int)*slot[3], 3);
+		*slot[3] = (uint32_t)(b >> 32);
+		_mm_store_si128((__m128i *)(found + i), v);
+	}
+}
+#endif
 
 #endif

@@ -1,4 +1,4 @@
-/* bref_avx512.h - primitives of bref_template.h with AVX-512 (VBMI2, BITALG, VPOPCNTDQ) and GFNI, BMI2. */
+/* bref_avx512.h - primitives of bref_template.h with AVX-512 (VBMI2, VNNI, BITALG, VPOPCNTDQ) and BMI2. */
 
 #define FN static inline __attribute__((always_inline)) TZ_TARGET_AVX512
 
@@ -142,113 +142,87 @@ FN int decode_page_avx512(struct bref_sections *s, uint8_t *out)
 }
 #define BREF_DECODE_PAGE
 
-/* Samples of one group, appended at `n`: positions chosen by a linear hash of the four bytes there, 1 in 4 of them, so
- * that copies of the same content are sampled at the same places. */
-FN uint32_t sample_group_avx512(struct bref_workspace *ws, const uint8_t *q, uint32_t at, uint32_t n, int last)
-{
-	const __m512i m0 = _mm512_set1_epi64((long long)0x9b5c3f21d4e68a77ull);
-	const __m512i m1 = _mm512_set1_epi64(0x5d2e9147c3b86af1ll);
-	const __m512i m2 = _mm512_set1_epi64((long long)0xe37a1c5b94d20f68ull);
-	const __m512i m3 = _mm512_set1_epi64(0x36c9a55a781ee187ll);
-	const __m512i iota = _mm512_set_epi8(63, 62, 61, 60, 59, 58, 57, 56, 55, 54, 53, 52, 51, 50, 49, 48, 47, 46, 45, 44,
-		43, 42, 41, 40, 39, 38, 37, 36, 35, 34, 33, 32, 31, 30, 29, 28, 27, 26, 25, 24, 23, 22, 21, 20, 19, 18, 17, 16,
-		15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
-	const __m512i dwords = _mm512_set4_epi32(0x0c0c0c0c, 0x08080808, 0x04040404, 0);
-	uint64_t rest = last ? ~0ull >> 3 : ~0ull;
-	__m512i x0 = _mm512_loadu_si512(q), x1, x2, x3, next, s, index, words, product;
-	uint32_t count;
+/* The search, in phases that each do one thing for the whole page. */
 
-	if (last) {
-		x1 = _mm512_maskz_loadu_epi8(~0ull >> 1, q + 1);
-		x2 = _mm512_maskz_loadu_epi8(~0ull >> 2, q + 2);
-		x3 = _mm512_maskz_loadu_epi8(~0ull >> 3, q + 3);
-		next = _mm512_setzero_si512();
-	} else {
-		x1 = _mm512_loadu_si512(q + 1);
-		x2 = _mm512_loadu_si512(q + 2);
-		x3 = _mm512_loadu_si512(q + 3);
-		next = _mm512_zextsi128_si512(_mm_loadu_si128((const __m128i *)(q + 64)));
-	}
-	s = _mm512_ternarylogic_epi64(_mm512_gf2p8affine_epi64_epi8(x0, m0, 255), _mm512_gf2p8affine_epi64_epi8(x1, m1, 0),
-		_mm512_gf2p8affine_epi64_epi8(x2, m2, 0), 0x96);
-	s = _mm512_xor_si512(s, _mm512_gf2p8affine_epi64_epi8(x3, m3, 0));
-	rest &= _mm512_cmplt_epu8_mask(s, _mm512_set1_epi8(SAMPLE_RATE));
-	count = (uint32_t)_mm_popcnt_u64(rest);
-	count = count < 16 ? count : 16;
-	index = _mm512_cvtepu8_epi32(_mm512_castsi512_si128(_mm512_maskz_compress_epi8(rest, iota)));
-	words = _mm512_permutex2var_epi8(x0, _mm512_add_epi8(_mm512_shuffle_epi8(index, dwords),
-		_mm512_set1_epi32(0x03020100)), next);
-	product = _mm512_mullo_epi32(words, _mm512_set1_epi32((int)2654435761u));
-	/* Tag: the product's upper 16 bits, of which the upper ones are the slot as well. */
-	index = _mm512_or_si512(index, _mm512_set1_epi32((int)(ws->generation << 12 | at)));
-	_mm512_storeu_si512(ws->entry + n, _mm512_ternarylogic_epi32(product, index, _mm512_set1_epi32(0xffff), 0xd8));
-	return n + count;
+#define SAMPLES_AVX512 (TZ_PAGE_SIZE / 8)
+#define TRIED_AVX512 (BREF_BLOCK == 64 ? 4 : 6)	/* distances; more cost more than they find */
+
+/* Of each eight positions of 64 bytes the largest hash of the four bytes there, the position in its low 3 bits. x[j] are
+ * the bytes from position j on. The factors are multiples of 8, of the pairs tried those with the best ratios. */
+FN __m256i largest_hashes_avx512(__m512i x0, __m512i x1, __m512i x2, __m512i x3)
+{
+	const __m512i factors = _mm512_set1_epi32(0x0050b158);
+	__m512i h0 = _mm512_dpwssd_epi32(_mm512_set1_epi64(4ll << 32), x0, factors);
+	__m512i h1 = _mm512_dpwssd_epi32(_mm512_set1_epi64(5ll << 32 | 1), x1, factors);
+	__m512i h2 = _mm512_dpwssd_epi32(_mm512_set1_epi64(6ll << 32 | 2), x2, factors);
+	__m512i h3 = _mm512_dpwssd_epi32(_mm512_set1_epi64(7ll << 32 | 3), x3, factors);
+
+	h0 = _mm512_max_epu32(_mm512_max_epu32(h0, h1), _mm512_max_epu32(h2, h3));
+	return _mm512_cvtepi64_epi32(_mm512_max_epu32(h0, _mm512_srli_epi64(h0, 32)));
 }
 
-/* Candidate distances of one group from its samples [n, n + count). */
-FN void group_candidates_avx512(struct bref_workspace *ws, const uint8_t *page, uint32_t group, uint32_t n,
-	uint32_t count)
+/* Samples: in each eight positions the one with the largest hash, so that a copy is mostly sampled where its source is,
+ * wherever they lie, and the samples' number is fixed. Zeros are no sample; an entry 0 stands for them. */
+FN void take_samples_avx512(struct bref_workspace *ws, const uint8_t *page)
 {
-	const __m512i front = _mm512_setr_epi32(0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14);
-	const __m512i back = _mm512_sub_epi32(front, _mm512_set1_epi32(CANDIDATES));
-	__m512i entry = _mm512_loadu_si512(ws->entry + n), found = _mm512_loadu_si512(ws->found + n);
-	__m512i differ = _mm512_xor_si512(entry, found), d = _mm512_sub_epi32(entry, found), packed, order;
-	__mmask16 valid = (__mmask16)_bzhi_u32(0xffff, count), small = _mm512_cmplt_epu32_mask(d,
-		_mm512_set1_epi32(BREF_BLOCK));
+	const __m512i place = _mm512_setr_epi32(0, 8, 16, 24, 32, 40, 48, 56, 64, 72, 80, 88, 96, 104, 112, 120);
+
+	for (uint32_t g = 0; g < GROUPS; g += 2) {
+		const uint8_t *q = page + g * 64;
+		const uint64_t more = g == GROUPS - 2 ? 0 : ~0ull;	/* nothing is read behind the page */
+		__m256i low = largest_hashes_avx512(_mm512_loadu_si512(q), _mm512_loadu_si512(q + 1), _mm512_loadu_si512(q + 2),
+			_mm512_loadu_si512(q + 3));
+		__m256i high = largest_hashes_avx512(_mm512_loadu_si512(q + 64), _mm512_maskz_loadu_epi8(more | ~0ull >> 1, q + 65),
+			_mm512_maskz_loadu_epi8(more | ~0ull >> 2, q + 66), _mm512_maskz_loadu_epi8(more | ~0ull >> 3, q + 67));
+		__m512i best = _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1), product, entry;
+		__mmask16 some = _mm512_test_epi32_mask(best, _mm512_set1_epi32(~7));
+
+		product = _mm512_mullo_epi32(_mm512_srli_epi32(best, 3), _mm512_set1_epi32((int)2654435761u));
+		entry = _mm512_add_epi32(place, _mm512_set1_epi32((int)(ws->generation << 12 | g * 64)));
+		entry = _mm512_or_si512(entry, _mm512_and_si512(best, _mm512_set1_epi32(7)));
+		/* Tag: the product's upper 16 bits, of which the upper ones are the slot as well. */
+		entry = _mm512_maskz_ternarylogic_epi32(some, product, entry, _mm512_set1_epi32(0xffff), 0xd8);
+		_mm512_store_si512(ws->entry + 8 * g, entry);
+	}
+}
+
+/* Candidate distances of groups g and g + 1, and where they point to, so that the comparisons need not work it out. */
+FN void two_groups_candidates_avx512(struct bref_workspace *ws, const uint8_t *page, uint32_t g)
+{
+	const __m512i entry = _mm512_load_si512(ws->entry + 8 * g), found = _mm512_load_si512(ws->found + 8 * g);
+	const __m512i most = _mm512_inserti64x4(_mm512_set1_epi32((int)(g * 64)), _mm256_set1_epi32((int)(g * 64 + 64)), 1);
+	__m512i d = _mm512_sub_epi32(entry, found);
+	__mmask16 valid, small = _mm512_cmplt_epu32_mask(d, _mm512_set1_epi32(BREF_BLOCK));
 
 	/* Same tag and generation: the difference of the entries is that of the positions. */
-	valid = _mm512_mask_testn_epi32_mask(valid, differ, _mm512_set1_epi32((int)0xfffff000));
+	valid = _mm512_testn_epi32_mask(_mm512_xor_si512(entry, found), _mm512_set1_epi32((int)0xfffff000));
 	d = _mm512_mask_mov_epi32(d, small, _mm512_maskz_permutexvar_epi8(0x1111111111111111ull, d,
 		_mm512_load_si512(multiples)));
-	valid = _mm512_mask_cmple_epu32_mask(valid, d, _mm512_set1_epi32((int)(group * 64)));
+	valid = _mm512_mask_cmple_epu32_mask(valid, d, most);
 	d = _mm512_maskz_mov_epi32(valid, d);
-	valid = _mm512_mask_cmpneq_epi32_mask(valid, d, _mm512_alignr_epi32(d, _mm512_setzero_si512(), 15));
-	packed = _mm512_maskz_compress_epi32(valid, d);
-	/* Of a long list the first FROM_FRONT and the last ones. */
-	count = (uint32_t)_mm_popcnt_u32(valid);
-	count = count < CANDIDATES ? CANDIDATES : count;
-	order = _mm512_mask_add_epi32(front, (0xffff << (FROM_FRONT + 1)) & 0xffff, back, _mm512_set1_epi32((int)count));
-	packed = _mm512_maskz_permutexvar_epi32((2 << CANDIDATES) - 2, order, packed);
-	_mm512_store_si512(ws->candidate[group], packed);
-	/* And where they point to, so that the comparisons need not work it out one by one. */
+	valid = _mm512_mask_test_epi32_mask(valid, d, d);
+	/* Not the same twice running, in one group. */
+	valid &= _mm512_cmpneq_epi32_mask(d, _mm512_alignr_epi32(d, _mm512_setzero_si512(), 15)) | 1 << 8;
 #pragma GCC unroll 2
-	for (uint32_t k = 0; k <= CANDIDATES; k += 8) {
-		const __m512i at = _mm512_set1_epi64((long long)(uintptr_t)(page + group * 64));
-		d = _mm512_cvtepu32_epi64(k ? _mm512_extracti64x4_epi64(packed, 1) : _mm512_castsi512_si256(packed));
-		_mm512_store_si512(ws->from[group] + k, _mm512_mask_sub_epi64(_mm512_set1_epi64((long long)(uintptr_t)zeros),
-			_mm512_test_epi64_mask(d, d), at, d));
-	}
-}
+	for (uint32_t k = 0; k < 2; k++) {
+		const __m512i at = _mm512_set1_epi64((long long)(uintptr_t)(page + (g + k) * 64));
+		__m256i own = k ? _mm512_extracti64x4_epi64(d, 1) : _mm512_castsi512_si256(d);
+		__m512i wide;
 
-/* What the table held for each of n samples, which take its place. Two at a time: stores are what it waits for. */
-FN void look_up_avx512(struct bref_workspace *ws, uint32_t n)
-{
-	for (uint32_t i = 0; i < n; i += 2) {
-		uint64_t two = tz_load64(ws->entry + i), found;
-		uint32_t *entry = &ws->table[(uint32_t)two >> (32 - TABLE_BITS)];
-
-		found = *entry;
-		*entry = (uint32_t)two;
-		entry = &ws->table[two >> (64 - TABLE_BITS)];
-		found |= (uint64_t)*entry << 32;
-		*entry = (uint32_t)(two >> 32);
-		tz_store64(ws->found + i, found);
+		own = _mm256_maskz_compress_epi32((__mmask8)(valid >> 8 * k), own);
+		_mm256_storeu_si256((__m256i *)(ws->candidate[g + k] + 1), own);
+		wide = _mm512_cvtepu32_epi64(own);
+		_mm512_store_si512(ws->from[g + k], _mm512_mask_sub_epi64(_mm512_set1_epi64((long long)(uintptr_t)zeros),
+			_mm512_test_epi64_mask(wide, wide), at, wide));
 	}
 }
 
 FN void find_candidates_avx512(struct bref_workspace *ws, const uint8_t *page)
 {
-	uint32_t first[GROUPS + 1], n = 0;
-
-	for (uint32_t g = 0; g < GROUPS; g++) {
-		first[g] = n;
-		n = sample_group_avx512(ws, page + g * 64, g * 64, n, g == GROUPS - 1);
-	}
-	first[GROUPS] = n;
-	ws->entry[n] = 0;
-	look_up_avx512(ws, n);
-	for (uint32_t g = 0; g < GROUPS; g++)
-		group_candidates_avx512(ws, page, g, first[g], first[g + 1] - first[g]);
+	take_samples_avx512(ws, page);
+	look_up_avx512(ws->table, TABLE_BITS, ws->entry, ws->found, SAMPLES_AVX512);
+	for (uint32_t g = 0; g < GROUPS; g += 2)
+		two_groups_candidates_avx512(ws, page, g);
 }
 
 /* The cheapest candidate of every block: cost * 16 + index. Masks first, then 64 bytes of them at once. */
@@ -260,13 +234,13 @@ FN void choose_candidates_avx512(struct bref_workspace *ws, const uint8_t *page)
 		__m512i v = _mm512_loadu_si512(page + g * 64);
 		ws->mask[0][g] = _mm512_test_epi8_mask(v, v);
 #pragma GCC unroll 16
-		for (uint32_t k = 1; k <= CANDIDATES; k++)
-			ws->mask[k][g] = _mm512_cmpneq_epi8_mask(v, _mm512_loadu_si512((const void *)(uintptr_t)ws->from[g][k]));
+		for (uint32_t k = 1; k <= TRIED_AVX512; k++)
+			ws->mask[k][g] = _mm512_cmpneq_epi8_mask(v, _mm512_loadu_si512((const void *)(uintptr_t)ws->from[g][k - 1]));
 	}
 	for (uint32_t g = 0; g < GROUPS; g += 8) {
 		__m512i best = _mm512_set1_epi32(0x7fffffff);
 #pragma GCC unroll 16
-		for (uint32_t k = 0; k <= CANDIDATES; k++) {
+		for (uint32_t k = 0; k <= TRIED_AVX512; k++) {
 			__m512i m = _mm512_load_si512(ws->mask[k] + g), words = _mm512_min_epu8(m, one), c;
 #if BREF_BLOCK == 64
 			c = _mm512_add_epi64(_mm512_popcnt_epi64(m), _mm512_popcnt_epi64(words));
@@ -406,4 +380,6 @@ FN size_t encode_page_avx512(struct bref_workspace *ws, const uint8_t *page, uin
 }
 #define BREF_ENCODE_PAGE
 
+#undef SAMPLES_AVX512
+#undef TRIED_AVX512
 #undef FN

@@ -52,6 +52,29 @@ FN void unpack_block_neon(uint8_t *to, const uint8_t *from, const uint8_t *liter
 		vst1_u8(to + 8 * i, done[i]);
 }
 
+/* The largest hashes of 64 positions, as largest_hashes_portable; 67 bytes are read. */
+FN void largest_hashes_neon(const uint8_t *q, uint32_t *largest)
+{
+	static const uint32_t places[4] = { 0, 4, 0, 4 };
+
+	for (uint32_t w = 0; w < WINDOWS; w += 4, q += 32) {
+		uint32x4_t best[2];
+
+		for (uint32_t k = 0; k < 2; k++) {
+			uint32x4_t place = vld1q_u32(places);
+
+			best[k] = vdupq_n_u32(0);
+			for (uint32_t j = 0; j < 4; j++) {
+				uint32x4_t hash = vmulq_n_u32(vreinterpretq_u32_u8(vld1q_u8(q + 16 * k + j)), SAMPLE_FACTOR);
+
+				best[k] = vmaxq_u32(best[k], vbslq_u32(vdupq_n_u32(7), place, hash));
+				place = vaddq_u32(place, vdupq_n_u32(1));
+			}
+		}
+		vst1q_u32(largest + w, vpmaxq_u32(best[0], best[1]));
+	}
+}
+
 SCALAR_SEARCH(neon)
 
 #undef FN

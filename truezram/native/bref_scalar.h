@@ -1,31 +1,49 @@
-/* bref_scalar.h - what NEON and plain C share: some words' arithmetic, and the search, a table walked word by word.
+/* bref_scalar.h - what NEON and plain C share: some words' arithmetic, and the search, one table.
  *
- * Only positions that are multiples of four are looked up and noted: on such CPUs choosing positions by their content
- * costs more than it finds. A chosen distance is therefore a multiple of four; the format does not ask for that.
+ * Samples are as those of bref_avx2.h: in each eight positions the one with the largest hash.
  */
 #ifndef TZ_BREF_SCALAR_H
 #define TZ_BREF_SCALAR_H
 
 #define SCALAR_CANDIDATES 4	/* every comparison counts here */
+#define WINDOWS 8		/* of eight positions, in a group */
+#define SAMPLE_FACTOR 0x9e3779b1u
 
-/* Candidates of one group, no two neighbours equal, in the order found. Without branches: hits come at random. */
-TZ_INLINE void scalar_group_candidates(struct bref_workspace *ws, const uint8_t *page, uint32_t g)
+/* Candidates of one group from its windows' largest hashes, no two neighbours equal, in the order found. Without
+ * branches: hits come at random. */
+TZ_INLINE void scalar_group_candidates(struct bref_workspace *ws, const uint32_t *largest, uint32_t g)
 {
-	uint32_t list[18] = { 0 }, n = 0, generation = ws->generation << 12;
+	uint32_t list[WINDOWS + 2] = { 0 }, n = 0;
 
-	for (uint32_t at = g * 64; at < g * 64 + 64; at += 4) {
-		uint32_t product = tz_load32(page + at) * 2654435761u, slot = product >> (32 - TABLE_BITS);
-		uint32_t entry = (product << 12 & 0xffff0000) | generation | at, found = ws->table[slot], d = entry - found;
-		uint32_t other = (entry ^ found) >> 12, multiple = multiples[d & 63];
+	for (uint32_t w = 0; w < WINDOWS; w++) {
+		/* An entry: tag 16, generation 4, position 12 bits; the hash's low 3 bits are the position in the window. */
+		uint32_t hash = largest[w] >> 3, product = hash * 2654435761u, slot = product >> (32 - TABLE_BITS);
+		uint32_t entry = (product << 12 & 0xffff0000) | ws->generation << 12 | (g * 64 + 8 * w + (largest[w] & 7));
+		uint32_t found = ws->table[slot], d = entry - found, other = (entry ^ found) >> 12, multiple = multiples[d & 63];
 
 		ws->table[slot] = entry;
 		d = (uint32_t)select_le(64, d, d, multiple);
 		/* The element that is not kept lies beyond the end and is overwritten or cleared. */
 		list[n + 1] = d;
-		n += (other == 0) & (d <= g * 64) & (d != list[n]);
+		n += (other == 0) & (hash != 0) & (d <= g * 64) & (d != list[n]);
 	}
 	for (uint32_t k = 1; k <= SCALAR_CANDIDATES; k++)
 		ws->candidate[g][k] = k <= n ? list[k] : 0;
+}
+
+/* The largest hashes of 64 positions; 67 bytes are read. */
+TZ_INLINE void largest_hashes_portable(const uint8_t *q, uint32_t *largest)
+{
+	for (uint32_t w = 0; w < WINDOWS; w++, q += 8) {
+		uint32_t best = 0;
+
+#pragma GCC unroll 8
+		for (uint32_t j = 0; j < 8; j++) {
+			uint32_t hash = (tz_load32(q + j) * SAMPLE_FACTOR & ~7u) | j;
+			best = hash > best ? hash : best;
+		}
+		largest[w] = best;
+	}
 }
 
 /* The functions gather_high_ISA (one bit for each 0x80 of t: the multiplication brings bit 8 i + 7 to bit 56 + i),
@@ -53,12 +71,17 @@ TZ_INLINE void scalar_group_candidates(struct bref_workspace *ws, const uint8_t 
 		} \
 	}
 
-/* The functions find_candidates_ISA and choose_candidates_ISA, from differ_ISA and count_ISA. */
+/* The functions find_candidates_ISA and choose_candidates_ISA, from largest_hashes_ISA, differ_ISA and count_ISA. */
 #define SCALAR_SEARCH(isa) \
 	FN void find_candidates_##isa(struct bref_workspace *ws, const uint8_t *page) \
 	{ \
-		for (uint32_t g = 0; g < GROUPS; g++) \
-			scalar_group_candidates(ws, page, g); \
+		uint8_t end[128] = { 0 };	/* the page's last 64 bytes and what is read behind them */ \
+		uint32_t largest[WINDOWS]; \
+		memcpy(end, page + TZ_PAGE_SIZE - 64, 64); \
+		for (uint32_t g = 0; g < GROUPS; g++) { \
+			largest_hashes_##isa(g < GROUPS - 1 ? page + g * 64 : end, largest); \
+			scalar_group_candidates(ws, largest, g); \
+		} \
 	} \
 	FN void choose_candidates_##isa(struct bref_workspace *ws, const uint8_t *page) \
 	{ \

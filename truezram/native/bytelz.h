@@ -15,11 +15,13 @@
 
 #define LZ_FRONT 128			/* zeros before the page in the working copy */
 #define LZ_BACK 64			/* room behind it */
+#define LZ_ZEROS 64			/* where in the zeros before the page those for comparisons begin */
 #define LZ_COPY 32			/* bytes of a copy; no piece is longer */
 #define LZ_MIN_MATCH 4
 #define LZ_MAX_LITERALS 15		/* of a token with a match */
 #define LZ_TRAILER 4			/* 12 bits number of tokens, 12 bits number of distances, 8 bits mode */
 #define LZ_MAX_TOKENS 4095
+#define LZ_MIN_TOKENS 88		/* as a token makes 47 bytes at most; so that much follows the literals */
 
 /* What the first looks at a page say: lz_strange_ISA() of every eighth 64 bytes, and whether the page is text, which
  * means hardly a byte that text has not. */
@@ -38,21 +40,25 @@ struct lz_look {
 #define LZ_HASH_BITS 12
 #define LZ_TAGGED_BITS 11
 
-#define LZ_STEP 256			/* positions that are looked up together */
+#define LZ_STEP 1024			/* positions that are looked up together */
+#define LZ_REACH 256			/* what is found there and compared together */
 
 struct lz_match {
-	uint16_t start, end, distance;	/* distance 0: zeros */
+	uint16_t start, end, distance, unused;	/* distance 0: zeros */
 };
 
-/* Each variant uses one of the two tables; the other costs nothing but addresses. */
+/* Plain C uses the first of the two tables, AVX the second. */
 struct lz_workspace {
 	union {
 		uint16_t table[1 << LZ_HASH_BITS];	/* base + position; what is not above base is of an earlier page */
 		_Alignas(64) uint32_t tagged[1 << LZ_TAGGED_BITS];	/* tag 18, generation 2, position 12 bits */
 	};
 	uint32_t base;
-	_Alignas(64) uint32_t entry[LZ_STEP], found[LZ_STEP];
-	uint32_t candidate[TZ_PAGE_SIZE + 64];		/* position, distance << 16 */
+	_Alignas(64) uint32_t entry[LZ_STEP + 64];
+	_Alignas(64) uint32_t found[LZ_STEP + 64];
+	_Alignas(64) uint64_t reach[LZ_REACH];
+	/* Position and, << 16, where its like is, from LZ_FRONT before the page on; LZ_ZEROS for zeros. */
+	uint32_t candidate[TZ_PAGE_SIZE + 64];
 	struct lz_match match[TZ_PAGE_SIZE / LZ_MIN_MATCH + 1];
 	uint16_t distances[TZ_PAGE_SIZE / LZ_MIN_MATCH + 64];
 	uint8_t tokens[TZ_PAGE_SIZE + 64], literals[TZ_PAGE_SIZE + 64];

@@ -1,4 +1,4 @@
-/* bytelz_avx512.h - primitives of bytelz_template.h with AVX-512 (VBMI2). */
+/* bytelz_avx512.h - primitives of bytelz_template.h with AVX-512 (VBMI2). bref.h has look_up_avx512(). */
 
 #define FN static inline __attribute__((always_inline)) TZ_TARGET_AVX512
 
@@ -160,52 +160,61 @@ FN int lz_expand_avx512(const struct lz_sections *s, uint8_t *page)
 	return wrong || at != TZ_PAGE_SIZE || k != s->n_distances ? -1 : (int)literals;
 }
 
-/* Of each run of positions that the same distance was found for, the first: position, distance << 16. Returns the
- * number of them. */
-FN uint32_t lz_candidates_avx512(struct lz_workspace *ws)
+/* The positions that are looked up, of LZ_STEP from `at` on: three in four by their content's hash, so that a copy is
+ * looked up where its source was, and the first of zeros. Returns their number. */
+FN uint32_t lz_samples_avx512(struct lz_workspace *ws, uint32_t at, uint32_t *last_zero)
 {
 	const uint8_t *page = ws->page + LZ_FRONT;
 	const __m512i lane = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
 	const __m512i words = _mm512_add_epi32(_mm512_mullo_epi32(lane, _mm512_set1_epi32(0x01010101)),
 		_mm512_set1_epi32(0x03020100));
 	const __m512i generation = _mm512_set1_epi32((int)ws->base << 12);
-	__m512i before = _mm512_setzero_si512();
 	uint32_t n = 0;
 
+#pragma GCC unroll 2
+	for (uint32_t i = at; i < at + LZ_STEP; i += 16) {
+		__m512i v = _mm512_permutexvar_epi8(words, _mm512_loadu_si512(page + i)), product;
+		uint32_t zero = _mm512_testn_epi32_mask(v, v), take;
+
+		product = _mm512_mullo_epi32(v, _mm512_set1_epi32((int)2654435761u));
+		take = _mm512_test_epi32_mask(product, _mm512_set1_epi32(3 << 14)) | (zero & ~(zero << 1 | *last_zero));
+		*last_zero = zero >> 15;
+		v = _mm512_or_si512(generation, _mm512_add_epi32(lane, _mm512_set1_epi32((int)i)));
+		v = _mm512_ternarylogic_epi32(product, v, _mm512_set1_epi32(0x3fff), 0xd8);
+		_mm512_storeu_si512(ws->entry + n, _mm512_maskz_compress_epi32((__mmask16)take, v));
+		n += (uint32_t)_mm_popcnt_u32(take);
+	}
+	_mm512_storeu_si512(ws->entry + n, _mm512_setzero_si512());
+	return n;
+}
+
+/* Of each run of samples that the same distance was found for, the first. Returns the number of them. */
+FN uint32_t lz_candidates_avx512(struct lz_workspace *ws)
+{
+	__m512i before = _mm512_setzero_si512();
+	uint32_t n = 0, last_zero = 0;
+
 	for (uint32_t at = 0; at < TZ_PAGE_SIZE; at += LZ_STEP) {
-		__mmask16 zero[LZ_STEP / 16];
+		const uint32_t samples = lz_samples_avx512(ws, at, &last_zero);
 
+		look_up_avx512(ws->tagged, LZ_TAGGED_BITS, ws->entry, ws->found, (samples + 3) & ~3u);
 #pragma GCC unroll 2
-		for (uint32_t i = 0; i < LZ_STEP; i += 16) {
-			__m512i v = _mm512_permutexvar_epi8(words, _mm512_loadu_si512(page + at + i)), product;
-
-			product = _mm512_mullo_epi32(v, _mm512_set1_epi32((int)2654435761u));
-			zero[i / 16] = _mm512_testn_epi32_mask(v, v);
-			v = _mm512_or_si512(generation, _mm512_add_epi32(lane, _mm512_set1_epi32((int)(at + i))));
-			_mm512_store_si512(ws->entry + i, _mm512_ternarylogic_epi32(product, v, _mm512_set1_epi32(0x3fff), 0xd8));
-		}
-#pragma GCC unroll 2
-		for (uint32_t i = 0; i < LZ_STEP; i += 2) {
-			uint64_t two = tz_load64(ws->entry + i), found;
-			uint32_t *entry = &ws->tagged[(uint32_t)two >> (32 - LZ_TAGGED_BITS)];
-
-			found = *entry;
-			*entry = (uint32_t)two;
-			entry = &ws->tagged[two >> (64 - LZ_TAGGED_BITS)];
-			found |= (uint64_t)*entry << 32;
-			*entry = (uint32_t)(two >> 32);
-			tz_store64(ws->found + i, found);
-		}
-#pragma GCC unroll 2
-		for (uint32_t i = 0; i < LZ_STEP; i += 16) {
+		for (uint32_t i = 0; i < samples; i += 16) {
 			__m512i entry = _mm512_load_si512(ws->entry + i), found = _mm512_load_si512(ws->found + i), d;
 			__mmask16 ok = _mm512_testn_epi32_mask(_mm512_xor_si512(entry, found), _mm512_set1_epi32((int)0xfffff000));
+			/* Or what has a tag like theirs; the comparison will show. */
+			const __mmask16 zero = _mm512_testn_epi32_mask(entry, _mm512_set1_epi32(~0x3fff));
 
 			d = _mm512_maskz_sub_epi32(ok, entry, found);
-			d = _mm512_mask_mov_epi32(d, zero[i / 16], _mm512_set1_epi32(TZ_PAGE_SIZE));
-			ok = _mm512_test_epi32_mask(d, d) & _mm512_cmpneq_epi32_mask(d, _mm512_alignr_epi32(d, before, 15));
+			d = _mm512_mask_mov_epi32(d, zero, _mm512_set1_epi32(TZ_PAGE_SIZE));
+			ok = (__mmask16)_bzhi_u32(0xffff, samples - i < 16 ? samples - i : 16);
+			ok = _mm512_mask_test_epi32_mask(ok, d, d);
+			ok = _mm512_mask_cmpneq_epi32_mask(ok, d, _mm512_alignr_epi32(d, before, 15));
 			before = d;
-			d = _mm512_or_si512(_mm512_slli_epi32(d, 16), _mm512_add_epi32(lane, _mm512_set1_epi32((int)(at + i))));
+			entry = _mm512_and_si512(entry, _mm512_set1_epi32(0xfff));
+			entry = _mm512_add_epi32(entry, _mm512_set1_epi32(LZ_FRONT));
+			d = _mm512_mask_mov_epi32(_mm512_sub_epi32(entry, d), zero, _mm512_set1_epi32(LZ_ZEROS));
+			d = _mm512_or_si512(entry, _mm512_slli_epi32(d, 16));
 			_mm512_storeu_si512(ws->candidate + n, _mm512_maskz_compress_epi32(ok, d));
 			n += (uint32_t)_mm_popcnt_u32(ok);
 		}
@@ -213,10 +222,49 @@ FN uint32_t lz_candidates_avx512(struct lz_workspace *ws)
 	return n;
 }
 
+#define LZ_FURTHER (1ull << 63)		/* the match goes on behind its end */
+
+/* ws->reach[] for n candidates: start | end << 16 | distance << 32 of the match, up to 16 bytes before the position and
+ * 48 from there on, and whether it may be longer. */
+FN void lz_compare_avx512(struct lz_workspace *ws, const uint32_t *candidate, uint32_t n)
+{
+#pragma GCC unroll 4
+	for (uint32_t i = 0; i < n; i++)
+		ws->reach[i] = _mm512_cmpneq_epi8_mask(_mm512_loadu_si512(ws->page + ((uint16_t)candidate[i] - 16)),
+			_mm512_loadu_si512(ws->page + ((candidate[i] >> 16) - 16)));
+	for (uint32_t i = 0; i < n; i += 8) {
+		const __m512i differ = _mm512_load_si512(ws->reach + i);
+		__m512i at = _mm512_cvtepu32_epi64(_mm256_loadu_si256((const __m256i *)(candidate + i)));
+		__m512i from = _mm512_srli_epi64(at, 16), v, d, forth;
+
+		at = _mm512_and_si512(at, _mm512_set1_epi64(0xffff));
+		d = _mm512_maskz_sub_epi64(_mm512_cmpneq_epi64_mask(from, _mm512_set1_epi64(LZ_ZEROS)), at, from);
+		at = _mm512_sub_epi64(at, _mm512_set1_epi64(LZ_FRONT));
+		/* Not back to where the page has no byte at that distance. */
+		v = _mm512_lzcnt_epi64(_mm512_or_si512(_mm512_slli_epi64(differ, 48), _mm512_set1_epi64(1ll << 47)));
+		v = _mm512_max_epi64(_mm512_sub_epi64(at, v), d);
+		/* The number of zeros below the lowest one. */
+		forth = _mm512_or_si512(_mm512_srli_epi64(differ, 16), _mm512_set1_epi64(1ll << 48));
+		forth = _mm512_andnot_si512(forth, _mm512_sub_epi64(forth, _mm512_set1_epi64(1)));
+		forth = _mm512_popcnt_epi64(forth);
+		v = _mm512_mask_or_epi64(v, _mm512_cmpeq_epi64_mask(forth, _mm512_set1_epi64(48)), v,
+			_mm512_set1_epi64((long long)LZ_FURTHER));
+		forth = _mm512_min_epi64(_mm512_add_epi64(at, forth), _mm512_set1_epi64(TZ_PAGE_SIZE));
+		v = _mm512_or_si512(v, _mm512_slli_epi64(forth, 16));
+		_mm512_store_si512(ws->reach + i, _mm512_or_si512(v, _mm512_slli_epi64(d, 32)));
+	}
+}
+
+/* Where a match that reaches to `end` at this distance does end. */
+FN uint32_t lz_end_avx512(const uint8_t *page, uint32_t end, uint32_t distance)
+{
+	end += distance ? lz_equal_avx512(page, end, end - distance) : lz_zeros_avx512(page, end);
+	return end < TZ_PAGE_SIZE ? end : TZ_PAGE_SIZE;
+}
+
 /* Matches, in the order of the page, without a branch for what overlaps or is too short. Returns how many. */
 FN uint32_t lz_matches_avx512(struct lz_workspace *ws)
 {
-	const uint8_t *page = ws->page + LZ_FRONT;
 	uint64_t reached = 0, n = 0;
 	uint32_t candidates;
 
@@ -225,32 +273,30 @@ FN uint32_t lz_matches_avx512(struct lz_workspace *ws)
 		ws->base = 1;
 	}
 	candidates = lz_candidates_avx512(ws);
-	for (uint32_t i = 0; i < candidates; i++) {
-		const uint32_t at = ws->candidate[i] & 0xffff, d = ws->candidate[i] >> 16 & 0xfff;
-		const uint8_t *q = page + at, *from = q - d;
-		uint64_t differ, next, more;
-		uint32_t end, start;
+	for (uint32_t first = 0; first < candidates; first += LZ_REACH) {
+		const uint32_t here = candidates - first < LZ_REACH ? candidates - first : LZ_REACH;
 
-		__asm__("test %1, %1\n\tcmovz %2, %0" : "+r"(from) : "r"(d), "r"(ws->page + 64) : "cc");
-		/* 16 bytes before and 48 from there on. */
-		differ = _mm512_cmpneq_epi8_mask(_mm512_loadu_si512(q - 16), _mm512_loadu_si512(from - 16));
-		start = at - (uint32_t)_lzcnt_u32((uint32_t)differ << 16 | 0x8000);
-		differ >>= 16;
-		end = at + (uint32_t)_tzcnt_u64(differ);
-		if (TZ_UNLIKELY(!differ))
-			end = at + (d ? lz_equal_avx512(page, at, at - d) : lz_zeros_avx512(page, at));
-		end = end < TZ_PAGE_SIZE ? end : TZ_PAGE_SIZE;
-		/* Not back to where the page has no byte at that distance, nor into the match before. */
-		start = (int32_t)start < (int32_t)d ? d : start;
-		start = start < reached ? (uint32_t)reached : start;
-		ws->match[n] = (struct lz_match){ (uint16_t)start, (uint16_t)end, (uint16_t)d };
-		next = end;
-		more = n + 1;
-		__asm__("cmp %3, %2\n\tcmovbe %4, %0\n\tcmovbe %5, %1" : "+&r"(reached), "+&r"(n)
-			: "r"(start + LZ_MIN_MATCH), "r"(end), "r"(next), "r"(more) : "cc");
+		lz_compare_avx512(ws, ws->candidate + first, here);
+		for (uint32_t i = 0; i < here; i++) {
+			uint64_t m = ws->reach[i], start = (uint16_t)m, end = m >> 16 & 0xffff, more = n + 1;
+
+			if (TZ_UNLIKELY(m & LZ_FURTHER)) {
+				const uint64_t d = m >> 32 & 0xffff;
+
+				end = lz_end_avx512(ws->page + LZ_FRONT, (uint32_t)end, (uint32_t)d);
+				m = d << 32 | end << 16;
+			}
+			/* Not into the match before. */
+			start = start < reached ? reached : start;
+			m = (m & ~0xffffull) | start;
+			memcpy(&ws->match[n], &m, sizeof(m));
+			__asm__("cmp %3, %2\n\tcmovbe %4, %0\n\tcmovbe %5, %1" : "+&r"(reached), "+&r"(n)
+				: "r"(start + LZ_MIN_MATCH), "r"(end), "r"(end), "r"(more) : "cc");
+		}
 	}
 	return (uint32_t)n;
 }
+#undef LZ_FURTHER
 #define LZ_MATCHES lz_matches_avx512
 
 #undef FN

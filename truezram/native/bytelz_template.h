@@ -180,18 +180,13 @@ FN_INLINE struct lz_look P(lz_look)(const uint8_t *page)
 }
 
 /* Whether byte-LZ may make an object smaller than the n bytes (0: none) that block reference did. The limits are those of
- * many programs' pages. Without AVX-512 byte-LZ takes as long as LZ4, both ways, and only pages that block reference hardly
- * shrinks are worth that: from 2000 bytes on, the total would be 5 % smaller at two thirds of the speed. */
+ * many programs' pages. */
 FN_INLINE int P(lz_may_win)(struct lz_look look, size_t n)
 {
 	n = n ? n : TZ_PAGE_SIZE;
-#if defined(LZ_MATCHES)
 	if (look.strange < LZ_LOOKS / 6)
 		return n > 1800;
 	return n > 2700 && (n < 3950 || look.strange < LZ_LOOKS / 2);
-#else
-	return n > 3600 && (n < 3950 || look.strange < LZ_LOOKS / 2);
-#endif
 }
 
 /* An object whose last byte is MODE_LZ or MODE_LZ7. */
@@ -210,7 +205,7 @@ static TZ_TARGET int P(lz_decompress)(const uint8_t *src, size_t n, uint8_t *out
 	s.n_tokens = trailer & 0xfff;
 	s.n_distances = trailer >> 12 & 0xfff;
 	rest = s.n_tokens + (3 * s.n_distances + 1) / 2 + LZ_TRAILER;
-	if (rest > n)
+	if (rest > n || s.n_tokens < LZ_MIN_TOKENS)
 		return -1;
 	s.tokens = src + n - LZ_TRAILER - s.n_tokens;
 	s.distances = src + n - rest;
@@ -221,10 +216,6 @@ static TZ_TARGET int P(lz_decompress)(const uint8_t *src, size_t n, uint8_t *out
 			return -1;
 		s.n_literals = 8 * s.stored / 7;
 		P(lz_read7)(literals, src, s.stored);
-		s.literals = literals;
-	} else if (rest < LZ_COPY) {
-		memcpy(literals, src, s.stored);
-		memset(literals + s.stored, 0, LZ_COPY);
 		s.literals = literals;
 	}
 	memset(page, 0, LZ_FRONT);

@@ -56,8 +56,8 @@ static unsigned detect(void)
 	/* POPCNT AVX; AVX2 BMI1 BMI2; LZCNT; XMM and YMM state */
 	if (HAS(c, 23, 28) && HAS(b7, 5, 3, 8) && HAS(ext, 5) && (saved & 0x06) == 0x06)
 		f |= TZ_CPU_AVX2;
-	/* F DQ CD BW VL; VBMI VBMI2 GFNI BITALG VPOPCNTDQ; opmask and ZMM state */
-	if ((f & TZ_CPU_AVX2) && HAS(b7, 16, 17, 28, 30, 31) && HAS(c7, 1, 6, 8, 12, 14) && (saved & 0xe6) == 0xe6)
+	/* F DQ CD BW VL; VBMI VBMI2 GFNI VNNI BITALG VPOPCNTDQ; opmask and ZMM state */
+	if ((f & TZ_CPU_AVX2) && HAS(b7, 16, 17, 28, 30, 31) && HAS(c7, 1, 6, 8, 11, 12, 14) && (saved & 0xe6) == 0xe6)
 		f |= TZ_CPU_AVX512;
 	if ((f & TZ_CPU_AVX512) && (f & TZ_CPU_CRC) && HAS(c7, 10))
 		f |= TZ_CPU_VPCLMUL;

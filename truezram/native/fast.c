@@ -1,8 +1,6 @@
 /* fast.c - the codec `fast`: block reference with 32-byte blocks (bref.h), or byte-LZ where that is smaller. */
 #define BREF_BLOCK 32
-#define CANDIDATES 10			/* distances tried per group, beside zero and the last ones used */
-#define FROM_FRONT 6			/* of them, those of the first samples; the rest are of the last */
-#define SAMPLE_RATE 64			/* of 256 positions with any content, so many are sampled */
+#define CANDIDATES 6			/* at most, distances tried per group, beside zero and the last ones used */
 
 #include "bref.h"
 #include "bref_scalar.h"

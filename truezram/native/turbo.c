@@ -1,8 +1,6 @@
 /* turbo.c - the codec `turbo`: block reference with 64-byte blocks (bref.h), the fastest one. */
 #define BREF_BLOCK 64
-#define CANDIDATES 7			/* distances tried per group, beside zero and the last ones used */
-#define FROM_FRONT 4			/* of them, those of the first samples; the rest are of the last */
-#define SAMPLE_RATE 48			/* of 256 positions with any content, so many are sampled */
+#define CANDIDATES 6			/* at most, distances tried per group, beside zero and the last ones used */
 
 #include "bref.h"
 #include "bref_scalar.h"

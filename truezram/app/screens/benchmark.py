@@ -91,7 +91,8 @@ class BenchmarkPage(Page):
 
     def content(self) -> ComposeResult:
         """Head, rows, chart."""
-        yield Static(f"Codecs on this machine  $ {commandline.benchmark(SECONDS)}", classes="pagehead", markup=False)
+        command = commandline.benchmark(SECONDS, self.tz.capabilities.root)
+        yield Static(f"Codecs on this machine  $ {command}", classes="pagehead", markup=False)
         yield TextBlock(id="summary")
         yield Grid(
             [

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, cast
 
 from rich.text import Text
 from textual import on
@@ -18,13 +19,28 @@ from truezram.app.widgets.tick import Tick
 from truezram.engine.model import DeviceSnapshot, MachineSnapshot
 from truezram.engine.units import format_size
 
+if TYPE_CHECKING:
+    from truezram.app.app import TruezramApp
 
-def consequences(device: DeviceSnapshot, machine: MachineSnapshot) -> tuple[list[str], str]:
-    """What removing the device does, line by line, and why it will be refused ("" when it will not)."""
-    lines = [
-        f"Its data, {format_size(device.orig_data_size)} in {format_size(device.mem_used_total)} of memory,"
-        " is gone for good."
-    ]
+
+@dataclass(frozen=True, slots=True)
+class Consequences:
+    """What removing a device does."""
+
+    lines: list[str]
+    refused: str = ""
+    """Why it will be refused; empty when it will not."""
+    force: str = ""
+    """What force means then."""
+
+
+def consequences(device: DeviceSnapshot, machine: MachineSnapshot, hangs: bool = False) -> Consequences:
+    """What removing the device does, as things are now. `hangs`: its server did not answer."""
+    held, taken = format_size(device.orig_data_size), format_size(device.mem_used_total)
+    if device.state == "dead":
+        lines = [f"Its server is dead: the {held} that it held are lost already."]
+    else:
+        lines = [f"Its data, {held} in {taken} of memory, is gone for good."]
     if device.swap_priority is not None:
         fits = device.swap_used <= machine.mem_available - device.swap_used // 16
         lines.append(f"It is swap: {format_size(device.swap_used)} are first read back into memory (swapoff).")
@@ -32,15 +48,18 @@ def consequences(device: DeviceSnapshot, machine: MachineSnapshot) -> tuple[list
             f"{format_size(machine.mem_available)} of memory are free" + (", enough." if fits else ", NOT enough.")
         )
         if not fits:
-            return (
-                lines,
-                f"swapoff needs {format_size(device.swap_used)} and {format_size(machine.mem_available)} are free",
-            )
+            needed, free = format_size(device.swap_used), format_size(machine.mem_available)
+            why = f"swapoff needs {needed} and {free} are free"
+            return Consequences(lines, why, "force: swapoff all the same; programs may be killed for want of memory")
     if device.mountpoints:
         mounts = ", ".join(device.mountpoints)
         lines.append(f"It is mounted on {mounts}.")
-        return lines, f"it is mounted on {mounts}: unmount it first"
-    return lines, ""
+        why = f"it is mounted on {mounts}: unmount it first"
+        return Consequences(lines, why, "force: do it; its users get I/O errors")
+    if hangs:
+        lines.append("Its server did not answer of late; asked to end, it may not do so either.")
+        return Consequences(lines, "", "force: end the server if it does not listen")
+    return Consequences(lines)
 
 
 def in_use(device: DeviceSnapshot) -> bool:
@@ -52,30 +71,33 @@ class RemoveScreen(ModalScreen[bool | None]):
     """Returns True to remove with force, False to remove, None to leave it."""
 
     GUIDE: ClassVar[str] = (
-        "Cancel has the focus. A device in use asks for its name. What would be refused is said before, and the box for"
-        " force says what is lost when it is done all the same."
+        "Cancel has the focus. A device in use asks for its name. What would be refused is said before, as things are"
+        " now, and the box for force says what is lost when it is done all the same."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "cancel", "Cancel", id="remove.cancel"),
         Binding("left,right", "app.focus_next", "Other button", show=False),
     ]
 
-    def __init__(self, device: DeviceSnapshot, machine: MachineSnapshot) -> None:
+    def __init__(self, device: DeviceSnapshot, machine: MachineSnapshot, hangs: bool = False) -> None:
         super().__init__()
         self.device = device
-        self.lines, self.refused = consequences(device, machine)
+        self.now = consequences(device, machine, hangs)
+
+    @property
+    def tz(self) -> TruezramApp:
+        """The app."""
+        return cast("TruezramApp", self.app)
 
     def compose(self) -> ComposeResult:
-        """What happens, the name, the buttons."""
+        """What happens, the name, the buttons. What does not apply now is hidden: it may apply in a second."""
         with Vertical(id="dialog"):
             yield Label(f"Remove {self.device.name}?", id="heading")
-            yield Static(Text("\n".join(self.lines)), id="what")
-            if self.refused:
-                yield Static(Text(f"It will be refused: {self.refused}."), id="refused")
-                yield Tick("force: do it; its users get I/O errors", id="force", compact=True)
-            if in_use(self.device):
-                yield Label(f"Type {self.device.name} to remove it:")
-                yield Input(id="name", compact=True, placeholder=self.device.name)
+            yield Static(id="what")
+            yield Static(id="refused")
+            yield Tick(self.now.force, id="force", compact=True)
+            yield Label(f"Type {self.device.name} to remove it:", id="ask")
+            yield Input(id="name", compact=True, placeholder=self.device.name)
             yield Static(id="command")
             with Horizontal(id="buttons"):
                 yield Button("Cancel", id="cancel", compact=True)
@@ -86,18 +108,34 @@ class RemoveScreen(ModalScreen[bool | None]):
         """The harmless button has the focus."""
         self.query_one("#cancel").focus()
         self.check()
+        self.set_interval(1.0, self._look_again)
+
+    def _look_again(self) -> None:
+        """Memory gets free, devices are unmounted or get into use while the dialog is open."""
+        series, latest = self.tz.history.devices.get(self.device.name), self.tz.history.latest
+        if series is not None and series.latest is not None and latest is not None:
+            self.device = series.latest
+            self.now = consequences(self.device, latest.machine, self.device.name in self.tz.trouble)
+            self.check()
 
     @property
     def force(self) -> bool:
         """Whether the user ticked force."""
-        return bool(self.refused) and self.query_one("#force", Checkbox).value
+        return bool(self.now.force) and self.query_one("#force", Checkbox).value
 
     @on(Input.Changed)
     @on(Checkbox.Changed)
     def check(self) -> None:
         """Remove can be pressed when the name is right and it would not be refused."""
-        named = not in_use(self.device) or self.query_one("#name", Input).value == self.device.name
-        allowed = not self.refused or self.force
+        now, used = self.now, in_use(self.device)
+        self.query_one("#what", Static).update(Text("\n".join(now.lines)))
+        self.query_one("#refused", Static).update(Text(f"It will be refused: {now.refused}."))
+        if now.force:
+            self.query_one("#force", Checkbox).label = now.force
+        for name, shown in (("refused", now.refused), ("force", now.force), ("ask", used), ("name", used)):
+            self.query_one(f"#{name}").display = bool(shown)
+        named = not used or self.query_one("#name", Input).value == self.device.name
+        allowed = not now.refused or self.force
         self.query_one("#remove", Button).disabled = not (named and allowed)
         root = self.device.transport != "local"
         self.query_one("#command", Static).update(Text(f"$ {commandline.remove(self.device.name, self.force, root)}"))

@@ -15,6 +15,7 @@ from textual.widgets import Button, Checkbox, Input, Label, Select, Static
 
 from truezram.app import commandline, plan
 from truezram.app.source import Algorithm, CreateSpec, Estimate, Scope
+from truezram.app.widgets.choice import Choice
 from truezram.app.widgets.chrome import Footer
 from truezram.app.widgets.tick import Tick
 from truezram.engine.errors import TruezramError, UsageError
@@ -54,9 +55,10 @@ class CreateScreen(ModalScreen[CreateSpec | None]):
         Binding("down", "app.focus_next", "Next field", show=False),
     ]
 
-    def __init__(self, *, size: int = 0, algorithm: str = "", mem_limit: int = 0) -> None:
+    def __init__(self, *, size: int = 0, algorithm: str = "", mem_limit: int = 0, swap: bool = False) -> None:
         super().__init__()
         self._start = (size, algorithm, mem_limit)
+        self._swap = swap
         self.spec: CreateSpec | None = None
         self._preset = -1
 
@@ -84,7 +86,7 @@ class CreateScreen(ModalScreen[CreateSpec | None]):
                 yield Static(id="size-note", classes="note")
             with Horizontal(classes="field"):
                 yield Label("Algorithm")
-                yield Select(options, value=first, allow_blank=False, id="algorithm", compact=True)
+                yield Choice(options, value=first, allow_blank=False, id="algorithm", compact=True)
                 yield Label("level", classes="second")
                 yield Input(level, id="level", compact=True, classes="short")
                 yield Static(id="level-note", classes="note")
@@ -94,14 +96,18 @@ class CreateScreen(ModalScreen[CreateSpec | None]):
                 yield Static(id="limit-note", classes="note")
             with Horizontal(classes="field"):
                 yield Label("Transport")
-                yield Select(transports, value=transports[0][1], allow_blank=False, id="transport", compact=True)
+                yield Choice(transports, value=transports[0][1], allow_blank=False, id="transport", compact=True)
                 yield Tick("every start", False, id="persist", compact=True, disabled=bool(can.persist_why))
             with Horizontal(classes="field"):
-                yield Label("Swap")
-                yield Tick("use it as swap", False, id="swap", compact=True, disabled=transports[0][1] != "ublk")
-                yield Label("priority", classes="second")
+                yield Label("Use")
+                ublk = transports[0][1] == "ublk"
+                uses = [("plain disk", "disk"), ("swap", "swap"), *((fs, fs) for fs in can.filesystems)]
+                first = "swap" if self._swap and ublk else "disk"
+                yield Choice(uses, value=first, allow_blank=False, id="use", compact=True, disabled=not ublk)
+                yield Label("priority", id="use-more", classes="second")
                 yield Input("100", id="priority", compact=True, classes="short", disabled=True)
-                yield Static(id="priority-note", classes="note")
+                yield Input(placeholder="not mounted", id="mount", compact=True)
+                yield Static(id="use-note", classes="note")
             with Horizontal(classes="field"):
                 yield Label("Queues")
                 yield Input(placeholder="auto", id="queues", compact=True, classes="short")
@@ -239,19 +245,21 @@ class CreateScreen(ModalScreen[CreateSpec | None]):
             self._checked("level", error)
             good = False
         transport = str(self.query_one("#transport", Select).value)
-        swap_box = self.query_one("#swap", Checkbox)
-        swap_box.disabled = transport != "ublk"
-        swap = swap_box.value and transport == "ublk"
-        self.query_one("#priority").disabled = not swap
+        use, fs = self._use(transport)
+        swap = use == "swap"
         persist_box = self.query_one("#persist", Checkbox)
         persist_box.disabled = transport != "ublk" or bool(can.persist_why)
         persist = persist_box.value and not persist_box.disabled
         priority: int | None = None
+        mount: str | None = None
         try:
-            priority = whole(self._field("priority"), "the priority", 0, 32767) if swap else None
-            self._note("priority", "higher is used first" if swap else "" if transport == "ublk" else "needs ublk")
+            if swap:
+                priority = whole(self._field("priority"), "the priority", 0, 32767)
+            elif fs is not None:
+                mount = plan.check_mount(fs, size, self._field("mount"))
+            self._note("use", "higher is used first" if swap else "" if transport == "ublk" else "needs ublk")
         except UsageError as error:
-            self._checked("priority", error)
+            self._checked("use", error)
             good = False
         queues = depth = number = None
         try:
@@ -268,9 +276,23 @@ class CreateScreen(ModalScreen[CreateSpec | None]):
             number = self._free_number()
         name = algorithm.name if level is None else f"{algorithm.name}:{level}"
         self.spec = (
-            CreateSpec(size, name, limit, number, queues, depth, transport, swap, priority, persist) if good else None
+            CreateSpec(size, name, limit, number, queues, depth, transport, swap, priority, persist, fs, mount)
+            if good
+            else None
         )
         self._preview()
+
+    def _use(self, transport: str) -> tuple[str, str | None]:
+        """What the device is to be used as, and the filesystem then; shows what belongs to it."""
+        choice = self.query_one("#use", Select)
+        choice.disabled = transport != "ublk"
+        use = "disk" if choice.disabled else str(choice.value)
+        fs = use if use not in ("disk", "swap") else None
+        self.query_one("#use-more", Label).update("mount on" if fs else "priority")
+        self.query_one("#mount").display = fs is not None
+        priority = self.query_one("#priority")
+        priority.display, priority.disabled = fs is None, use != "swap"
+        return use, fs
 
     def _free_number(self) -> int:
         taken = set(self.tz.history.devices)

@@ -37,7 +37,7 @@ class WhatIfPage(Page):
         "nothing is brought back from swap. RATIO is memory over what a device would take for it, everything "
         "counted; the range is a 95 % confidence interval. GAINS is the memory that would become free; RAW "
         "the share of pages that do not shrink. µs IN and OUT are per page on one core.\n"
-        "Enter or c on an algorithm opens Create with a size for this memory and that algorithm. v changes "
+        "Enter or c on an algorithm opens Create with a size for this memory and that algorithm, as swap. v changes "
         "between the processes and a chart of ratio against time."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -264,7 +264,7 @@ class WhatIfPage(Page):
         # As large as the memory that was looked at, in whole MiB; the limit is what that needs with a quarter to spare.
         size = max(found.total.bytes // MIB, 1) * MIB
         limit = max(int(size / max(a.ratio_low, 1.0) * 1.25) // MIB, 1) * MIB
-        self.tz.create_from(size, a.algorithm, min(limit, size))
+        self.tz.create_from(size, a.algorithm, min(limit, size), swap=True)
 
     def action_leave(self) -> None:
         """Out of the fields first, then back to the dashboard."""

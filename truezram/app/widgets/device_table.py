@@ -232,12 +232,17 @@ class DeviceTable(RowsWidget, can_focus=True):
         style, chosen = self.style("table--header"), self.style("table--sorted")
         line: Line = []
         for column in self._columns:
-            title = column.title
+            title, gap = column.title, Segment(" " * columns.GAP, style)
             if column.key == self.sort:
                 mark = "▼" if self.descending else "▲"
-                title = title + mark if len(title) < column.width else title[: column.width - 1] + mark
+                if len(title) < column.width:
+                    title += mark
+                elif column.left or not line:
+                    gap = Segment(mark, chosen)
+                else:
+                    line[-1] = Segment(mark, chosen)
             text = f"{title:<{column.width}}" if column.left else f"{title:>{column.width}}"
-            line += [Segment(text, chosen if column.key == self.sort else style), Segment(" " * columns.GAP, style)]
+            line += [Segment(text, chosen if column.key == self.sort else style), gap]
         used = sum(column.width + columns.GAP for column in self._columns)
         line.append(Segment(" " * max(width - used, 0), style))
         return line

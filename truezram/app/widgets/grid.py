@@ -194,15 +194,12 @@ class Grid(RowsWidget, can_focus=True):
         self._shown = self._fit(width)
         room = max(height - 1, 1)
         self._follow(room)
-        titles = []
-        for column, cells in self._shown:
-            mark = ("▼" if self.descending else "▲") if self.sort == column else ""
-            titles.append(pad(self.heads[column].title + mark, cells, self.heads[column].left))
+        titles = self._titles()
         more = len(self.items) - room
-        lines: list[Line] = [[Segment(pad(" ".join(titles), width, True), self.style("grid--header"))]]
+        lines: list[Line] = [[Segment(pad(titles, width, True), self.style("grid--header"))]]
         if more > 0:
             place = f" {self._top + 1}-{self._top + room} of {len(self.items)}"
-            text = " ".join(titles).rstrip()
+            text = titles.rstrip()
             if len(text) + len(place) <= width:
                 lines = [[Segment(pad(text, width - len(place), True) + place, self.style("grid--header"))]]
         if not self.items and self.empty:
@@ -210,6 +207,23 @@ class Grid(RowsWidget, can_focus=True):
         for item in self.items[self._top : self._top + room]:
             lines.append(self._row(item, width))
         return lines
+
+    def _titles(self) -> str:
+        """The heading; the mark of the sorted column takes the gap beside a title that fills its column."""
+        text = ""
+        for column, cells in self._shown:
+            head, gap = self.heads[column], " "
+            title = head.title
+            if self.sort == column:
+                mark = "▼" if self.descending else "▲"
+                if len(title) < cells:
+                    title += mark
+                elif head.left or not text:
+                    gap = mark
+                else:
+                    text = text[:-1] + mark
+            text += pad(title, cells, head.left) + gap
+        return text.rstrip(" ")
 
     def _cell(self, cell: str | float, width: int) -> str:
         return cell if isinstance(cell, str) else glyphs.bar(cell, width, self.glyph_set)

@@ -1,4 +1,4 @@
-"""``truezram benchmark codec``: what the page codecs reach on this machine, beside liblz4, libzstd and memcpy."""
+"""``truezram benchmark codec``: what the page codecs reach on this machine, beside libraries and kernel zram."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from truezram.engine.benchmark import Progress
 
 NAME = "benchmark"
-HELP = "measure the page codecs on this machine, beside liblz4, libzstd and memcpy"
+HELP = "measure the page codecs on this machine, beside liblz4, libzstd, memcpy and kernel zram"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,8 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--against",
         action="append",
         metavar="LIST",
-        help="baselines: liblz4[:ACCELERATION], lz4hc[:LEVEL], libzstd[:LEVEL], memcpy, separated by commas; figures"
-        " are compared with the first (default: liblz4,libzstd:1,memcpy)",
+        help="baselines: liblz4[:ACCELERATION], lz4hc[:LEVEL], libzstd[:LEVEL], memcpy, zram[:COMPRESSOR], separated by"
+        " commas; figures are compared with the first; zram is a device of the kernel's made for it, which needs root"
+        " and the module (default: liblz4,libzstd:1,memcpy, and zram:lz4,zram:zstd where a device can be made)",
     )
     length = codec.add_mutually_exclusive_group()
     length.add_argument("--rounds", type=number, metavar="N", help="rounds over all pages (default: 5)")
@@ -81,7 +82,7 @@ def _speaks_unicode() -> bool:
 
 
 def run(args: argparse.Namespace) -> int:
-    from truezram.engine import baselines, benchmark, report
+    from truezram.engine import benchmark, report
 
     for path in (args.html, args.json_file if args.json_file != "-" else None):
         if path is not None:
@@ -95,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
         found = benchmark.run(
             args.pages,
             args.algorithm,
-            baselines.DEFAULT if args.against is None else args.against,
+            args.against,
             rounds=benchmark.DEFAULT_ROUNDS if args.rounds is None else args.rounds,
             seconds=args.seconds,
             cold=args.cold,

@@ -50,6 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--priority", type=number, metavar="N", help="priority of the swap space, 0 to 32767 (default: 100)"
     )
+    parser.add_argument("--fs", choices=("ext4", "xfs", "btrfs"), help="make this filesystem on it")
+    parser.add_argument("--mount", metavar="DIR", help="mount the filesystem there (with discard and noatime)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -66,6 +68,8 @@ def run(args: argparse.Namespace) -> int:
         transport=args.transport,
         swap=args.swap,
         priority=args.priority,
+        fs=args.fs,
+        mount=args.mount,
     )
     made = create(options)
     if args.json:
@@ -79,6 +83,8 @@ def run(args: argparse.Namespace) -> int:
             "mem_limit": made.options.mem_limit,
             "swap": made.options.swap,
             "priority": made.options.priority,
+            "fs": made.options.fs,
+            "mount": made.options.mount,
             "warnings": list(made.warnings),
         }
         print_json(NAME, body)

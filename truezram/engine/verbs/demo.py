@@ -17,7 +17,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from truezram.engine.errors import Busy, Failed, TruezramError, UsageError
-from truezram.engine.output import ProgressLine, format_table, print_json, terminal_width
+from truezram.engine.output import ProgressLine, format_table, has_screen, print_json, terminal_width
 from truezram.engine.units import format_count, format_rate, format_size, parse_disksize
 from truezram.engine.verbs import list_
 from truezram.engine.verbs.create import number
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     # The device goes with the demo, however that ends: a closed terminal or a kill is an interrupt, too.
     for signum in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(signum, _interrupt)
-    in_app = sys.stdout.isatty() and not args.no_tui and not args.json and args.seconds is None
+    in_app = has_screen() and not args.no_tui and not args.json and args.seconds is None
     entry, why_local = _device(args)
     if why_local and not args.json:
         print(f"Transport `local`, a device for truezram's own programs without a node in /dev: {why_local}")

@@ -45,6 +45,8 @@ def _options(args: argparse.Namespace) -> CreateOptions:
         transport=args.transport,
         swap=args.swap,
         priority=args.priority,
+        fs=args.fs,
+        mount=args.mount,
     )
 
 

@@ -17,6 +17,11 @@ HELP = "remove devices and all that is on them (swapoff first)"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("device", nargs="+", metavar="DEVICE", help="0, ublkb0, /dev/ublkb0, local0")
     parser.add_argument(
+        "--umount",
+        action="store_true",
+        help="unmount a filesystem on it first; the files on it are gone with the device",
+    )
+    parser.add_argument(
         "--force",
         action="store_true",
         help="remove it though it is in use (its users get I/O errors), swapoff though memory may not suffice,"
@@ -46,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
                     line.show(f"{name}: stopping")
 
             try:
-                gone = remove_entry(entry, args.force, progress)
+                gone = remove_entry(entry, args.force, progress, args.umount)
             except TruezramError as error:
                 line.clear()
                 if removed:

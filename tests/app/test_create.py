@@ -1,0 +1,195 @@
+"""The create dialog, by keys: what it checks, what it shows, what it makes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from textual.widgets import Button, Checkbox, Input, Select
+
+from truezram.app.screens.create import CreateScreen
+from truezram.app.source import Capabilities, CreateSpec
+from truezram.app.widgets.device_table import DeviceTable
+from truezram.engine.errors import Failed
+
+from .conftest import SMALL, Bench, settle, text_of
+
+Make = Callable[..., Bench]
+
+
+class TestCreate:
+    async def test_by_keys_only(self, bench: Make) -> None:
+        b = bench(1)
+        async with b.app.run_test(size=SMALL) as pilot:
+            b.play(3)
+            await pilot.press("c")
+            await pilot.pause()
+            screen = b.app.screen
+            assert isinstance(screen, CreateScreen)
+            size = screen.query_one("#size", Input)
+            assert size.has_focus
+            await pilot.press(*"4G")
+            await pilot.pause()
+            assert "--size 4G" in text_of(screen, "#command")
+            await pilot.press("ctrl+s")
+            await settle(pilot, lambda: ("create", CreateSpec(4 << 30, "lz4")) in b.engine.calls)
+            await settle(pilot, lambda: b.app.selected == "ublkb1")
+            b.play()
+            await pilot.pause()
+            assert [row.device.name for row in b.app.screen.query_one(DeviceTable).shown] == ["ublkb0", "ublkb1"]
+
+    async def test_what_comes_from_what_if_is_swap(self, bench: Make) -> None:
+        b = bench(1)
+        async with b.app.run_test(size=SMALL) as pilot:
+            b.play(3)
+            b.app.create_from(1 << 30, "lz4", 1 << 29, swap=True)
+            await pilot.pause()
+            assert "--swap --priority 100" in text_of(b.app.screen, "#command")
+
+    async def test_arrows_walk_through_all_fields(self, bench: Make) -> None:
+        b = bench(1)
+        async with b.app.run_test(size=SMALL) as pilot:
+            b.play(3)
+            await pilot.press("c")
+            await pilot.pause()
+            screen = b.app.screen
+            walked = []
+            for _ in range(5):
+                await pilot.press("down")
+                await pilot.pause()
+                assert not any(select.expanded for select in screen.query(Select))
+                walked.append(screen.focused.id if screen.focused else "")
+            assert walked[:3] == ["algorithm", "limit", "transport"]
+            await pilot.press("up", "up", "up", "up")
+            assert screen.focused is screen.query_one("#algorithm")
+            await pilot.press("enter")
+            await pilot.pause()
+            assert screen.query_one("#algorithm", Select).expanded
+
+    @pytest.mark.parametrize(
+        ("field", "text", "reason"),
+        [
+            ("size", "0", "It is zero"),
+            ("size", "-4G", "It is negative"),
+            ("size", "junk", "It is not a number"),
+            ("size", "9P", "It is more than"),
+            ("size", "1.0001K", "It is not a whole number of bytes"),
+            ("size", "4097", "It is not a multiple"),
+            ("size", "", "It is empty"),
+            ("limit", "lots", "It is not a number"),
+            ("queues", "0", "Queues is out of range"),
+            ("depth", "x", "Depth is no whole number"),
+        ],
+    )
+    async def test_what_is_wrong_stands_beside_the_field(self, bench: Make, field: str, text: str, reason: str) -> None:
+        b = bench(1)
+        async with b.app.run_test(size=SMALL) as pilot:
+            b.play(2)
+            await pilot.press("c")
+            await pilot.pause()
+            screen = b.app.screen
+            screen.query_one(f"#{field}", Input).value = text
+            await pilot.pause()
+            note = "queues" if field == "depth" else field
+            assert reason in text_of(screen, f"#{note}-note")
+            assert screen.query_one(f"#{note}-note").has_class("bad")
+            assert screen.query_one("#create", Button).disabled
+            await pilot.press("ctrl+s")
+            await pilot.pause()
+            assert b.app.screen is screen
+            assert not [call for call in b.engine.calls if call[0] == "create"]
+
+    async def test_level_and_swap(self, bench: Make) -> None:
+        b = bench(1)
+        async with b.app.run_test(size=SMALL) as pilot:
+            b.play(2)
+            await pilot.press("c")
+            await pilot.pause()
+            screen = b.app.screen
+            assert screen.query_one("#level").disabled
+            screen.query_one("#algorithm", Select).value = "zstd"
+            screen.query_one("#use", Select).value = "swap"
+            await pilot.pause()
+            screen.query_one("#level", Input).value = "25"
+            await pilot.pause()
+            assert "out of range" in text_of(screen, "#level-note").lower()
+            screen.query_one("#level", Input).value = "-3"
+            await pilot.pause()
+            assert "--algorithm zstd:-3 --swap --priority 100" in text_of(screen, "#command")
+
+    async def test_a_filesystem_mounted(self, bench: Make, tmp_path: Path) -> None:
+        b = bench(1)
+        async with b.app.run_test(size=SMALL) as pilot:
+            b.play(2)
+            await pilot.press("c")
+            await pilot.pause()
+            screen = b.app.screen
+            screen.query_one("#size", Input).value = "1G"
+            screen.query_one("#use", Select).value = "ext4"
+            await pilot.pause()
+            assert text_of(screen, "#command").endswith("--fs ext4")
+            screen.query_one("#mount", Input).value = str(tmp_path / "missing")
+            await pilot.pause()
+            assert "no such folder" in text_of(screen, "#use-note")
+            assert screen.query_one("#create", Button).disabled
+            screen.query_one("#mount", Input).value = str(tmp_path)
+            await pilot.pause()
+            assert f"--fs ext4 --mount {tmp_path}" in text_of(screen, "#command").replace("\n", "")
+            screen.query_one("#size", Input).value = "4K"
+            await pilot.pause()
+            assert "Ext4 needs" in text_of(screen, "#use-note")
+            screen.query_one("#size", Input).value = "1G"
+            await pilot.press("ctrl+s")
+            made = CreateSpec(1 << 30, "lz4", fs="ext4", mount=str(tmp_path))
+            await settle(pilot, lambda: ("create", made) in b.engine.calls)
+
+    async def test_at_every_start_is_the_verb_persist_and_names_its_id(self, bench: Make) -> None:
+        b = bench(1)
+        async with b.app.run_test(size=SMALL) as pilot:
+            b.play(2)
+            await pilot.press("c")
+            await pilot.pause()
+            screen = b.app.screen
+            screen.query_one("#persist", Checkbox).value = True
+            await pilot.pause()
+            command = text_of(screen, "#command")
+            assert command.startswith("$ sudo truezram --no-tui persist add --size")
+            assert "--id 1" in command
+            assert command.endswith("--now")
+            screen.query_one("#transport", Select).value = "local"
+            await pilot.pause()
+            assert "persist" not in text_of(screen, "#command")
+
+    async def test_without_ublk_or_root_only_local_is_offered(self, bench: Make) -> None:
+        can = Capabilities(ublk=False, ublk_why="modprobe ublk_drv", root=False)
+        b = bench(1, capabilities=can)
+        async with b.app.run_test(size=SMALL) as pilot:
+            b.play(2)
+            await pilot.press("c")
+            await pilot.pause()
+            screen = b.app.screen
+            assert screen.query_one("#transport", Select).value == "local"
+            assert screen.query_one("#use").disabled
+            assert text_of(screen, "#command").startswith("$ truezram --no-tui create")
+
+    async def test_a_refusal_is_shown_and_nothing_else_happens(self, bench: Make) -> None:
+        b = bench(1)
+        b.engine.script["create"] = Failed("cannot create", "the id is in use")
+        async with b.app.run_test(size=SMALL) as pilot:
+            b.play(2)
+            await pilot.press("c")
+            await pilot.pause()
+            await pilot.press("ctrl+s")
+            await settle(pilot, lambda: any("the id is in use" in e.text for e in b.app.events.events))
+            b.play()
+            assert b.app.is_running
+
+    async def test_escape_makes_nothing(self, bench: Make) -> None:
+        b = bench(1)
+        async with b.app.run_test(size=SMALL) as pilot:
+            b.play(2)
+            await pilot.press("c", "escape")
+            await pilot.pause()
+            assert not b.app.in_dialog
+            assert not [call for call in b.engine.calls if call[0] == "create"]
