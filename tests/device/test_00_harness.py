@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
-from guest import Guest, ScriptError
+from guest import BOOTS, Guest, GuestError, ScriptError
 from product import Product
 
 
@@ -22,6 +24,27 @@ def test_time_limit_ends_a_script_and_its_children(guest: Guest) -> None:
     assert guest.run("pgrep -f '^sleep 7[78]'", status=None).out == ""
     assert "Show Blocked State" in guest.log(guest.mark)
     guest.mark = guest.log_size()
+
+
+def test_a_kernel_that_dies_in_boot_is_booted_again(
+    guest: Guest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But not for ever, and never in silence."""
+    boots: list[int] = []
+
+    def boot(self: Guest, virtiofsd: str) -> None:
+        boots.append(len(boots))
+        if len(boots) < fatal:
+            raise GuestError("the guest died")
+
+    monkeypatch.setattr(Guest, "_boot", boot)
+    fatal = BOOTS
+    with pytest.warns(UserWarning, match="the guest died") as told:
+        Guest(guest.kernel, folder=tmp_path)
+    assert (len(boots), len(told)) == (BOOTS, BOOTS - 1)
+    boots, fatal = [], BOOTS + 1
+    with pytest.warns(UserWarning, match="boot 1"), pytest.raises(GuestError, match="died"):
+        Guest(guest.kernel, folder=tmp_path)
 
 
 def test_nothing_reaches_the_host(guest: Guest, product: Product) -> None:
