@@ -15,6 +15,8 @@ from truezram.app.source import Capabilities
 from truezram.app.widgets.chrome import Footer, JobBar
 from truezram.app.widgets.device_table import DeviceTable
 from truezram.app.widgets.graph import Graph
+from truezram.engine import zram
+from truezram.engine.model import Zswap
 
 from .conftest import NARROW, SMALL, WIDE, Bench, settle, text_of
 
@@ -161,6 +163,27 @@ class TestRemove:
             await pilot.pause()
             assert not b.app.in_dialog
             assert "Remove" not in footer(b)
+
+    async def test_zswap_has_a_row_and_is_not_ours_to_remove(self, bench: Make) -> None:
+        b = bench(1)
+        first = b.engine.recording.snapshots[0]
+        state = Zswap(True, "lzo", 20, stored_pages=5000, pool_bytes=8 << 20)
+        device = zram.zswap(replace(first.machine, zswap=state))
+        assert device is not None
+        async with b.app.run_test(size=SMALL) as pilot:
+            for second in range(3):
+                b.app.take(replace(first, devices=(*first.devices, replace(device, time=device.time + second))))
+            await pilot.pause()
+            table = b.app.screen.query_one(DeviceTable)
+            assert [(row.device.name, row.state) for row in table.shown][-1] == ("zswap", "kernel")
+            await pilot.press("end", "d")
+            await pilot.pause()
+            assert table.cursor == "zswap"
+            assert not b.app.in_dialog
+            assert "Remove" not in footer(b)
+            await pilot.press("2")
+            await pilot.pause()
+            assert "zswap" in "\n".join(str(line.text) for line in b.app.screen._compositor.render_strips())
 
 
 class TestTable:

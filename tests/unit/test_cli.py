@@ -140,6 +140,7 @@ def test_a_life_in_json(fake: FakeServer, capsys: pytest.CaptureFixture[str]) ->
         (["remove"], 2, "required"),
         (["remove", "0"], 1, "no device 0"),
         (["remove", "zram0"], 3, "zramctl"),
+        (["set", "zswap", "mem_limit=1G"], 3, "truezram tune"),
         (["demo", "--threads", "0"], 2, "threads"),
         (["demo", "--seconds", "-1"], 2, "between 0"),
         (["demo", "--seconds", "nan"], 2, "between 0"),

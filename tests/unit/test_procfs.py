@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from truezram.app.sanity import implausible
 from truezram.engine import procfs, zram
-from truezram.engine.model import MachineSnapshot, Pressure, SwapArea
+from truezram.engine.model import MachineSnapshot, Pressure, SwapArea, Zswap
 
 MEMINFO = """MemTotal:       16000000 kB
 MemFree:         1000000 kB
@@ -213,3 +215,29 @@ def test_zram_of_older_kernels_and_vanishing(tmp_path: Path) -> None:
     (device,) = zram.devices(tmp_path)
     assert device.orig_data_size == 0
     assert zram.device("zram7", tmp_path) is None
+
+
+MACHINE = MachineSnapshot(
+    mem_total=8 << 30, swap_total=4 << 30, zswap=Zswap(True, "lzo", 20, stored_pages=1000, pool_bytes=1 << 20)
+)
+
+
+def test_zswap_as_a_device(tmp_path: Path) -> None:
+    write(tmp_path, {"proc/vmstat": "zswpin 7\nnr_free 3\nzswpout 1234\nzswpwb x\n"})
+    device = zram.zswap(MACHINE, tmp_path)
+    assert device is not None
+    assert (device.name, device.kind, device.transport, device.algorithm) == ("zswap", "zswap", "kernel", "lzo")
+    assert (device.disksize, device.mem_limit) == (4 << 30, (8 << 30) // 5)
+    assert (device.orig_data_size, device.mem_used_total) == (4096000, 1 << 20)
+    assert (device.total.pages_read, device.total.pages_written) == (7, 1234)
+    assert implausible(device) == ""
+
+
+def test_zswap_is_no_device_when_it_is_off_and_empty(tmp_path: Path) -> None:
+    assert zram.zswap(replace(MACHINE, zswap=Zswap(False, "lzo", 20, 0, 0)), tmp_path) is None
+    assert zram.zswap(replace(MACHINE, zswap=Zswap()), tmp_path) is None
+    # Switched off, it keeps what it has; and it may hold more than the swap areas that are left.
+    kept = zram.zswap(replace(MACHINE, zswap=Zswap(False, "lzo", 20, 5, 4096), swap_total=0), tmp_path)
+    assert kept is not None
+    assert kept.disksize == kept.orig_data_size == 5 * 4096
+    assert implausible(kept) == ""

@@ -24,7 +24,7 @@ from truezram.engine.model import DeviceSnapshot, Snapshot, SwapArea
 from truezram.engine.stats_page import StatsPage, Unreadable
 
 _ENTRY = re.compile(r"(ublkb|local)(\d{1,7})\.stats")
-_DEVICE = re.compile(r"(?:/dev/)?((?:ublkb|local|zram)\d{1,7})|(local):(\d{1,7})|(\d{1,7})")
+_DEVICE = re.compile(r"(?:/dev/)?((?:ublkb|local|zram)\d{1,7}|zswap)|(local):(\d{1,7})|(\d{1,7})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +164,8 @@ class Client:
         """The machine and every compressed device on it, now. `queues`: with each queue's counters."""
         machine = procfs.machine()
         devices = self.devices(machine.swaps, queues)
-        return Snapshot(machine=machine, devices=(*devices, *zram.devices()))
+        kernel = [*zram.devices(), *filter(None, (zram.zswap(machine),))]
+        return Snapshot(machine=machine, devices=(*devices, *kernel))
 
     def devices(self, swaps: Sequence[SwapArea] = (), queues: bool = True) -> tuple[DeviceSnapshot, ...]:
         """Our own devices only. `swaps`: the lines of /proc/swaps."""
@@ -205,11 +206,13 @@ class Client:
         """The entry that a user means by ``0``, ``ublkb0``, ``/dev/ublkb0``, ``local0`` or ``local:0``.
 
         Raises `NotFound`, `UsageError` for what is no device's name or for a number that two devices have,
-        `Unsupported` for a kernel zram device.
+        `Unsupported` for a kernel zram device and zswap.
         """
         wanted = candidates(text)
         if wanted[0].startswith("zram"):
             raise Unsupported(f"cannot change {wanted[0]}", "it is a device of the kernel's zram", "Use zramctl for it")
+        if wanted[0] == "zswap":
+            raise Unsupported("cannot change zswap here", "it is the kernel's", "See `truezram tune` for its settings")
         entries = self.entries()
         found = [entry for entry in entries if entry.name in wanted]
         if not found:

@@ -59,8 +59,9 @@ class QueueSnapshot:
 class DeviceSnapshot:
     """One device at one instant.
 
-    ``kind`` is "truezram", or "zram" for the kernel's own devices (read-only to us, fields that the kernel does not
-    give are 0). ``state`` is "starting", "live", "stopping", "stopped", "failed", or "dead" (its server is gone),
+    ``kind`` is "truezram", "zram" for the kernel's own devices, or "zswap" for the kernel's zswap as if it were one
+    (both read-only to us, fields that the kernel does not give are 0). ``state`` is "starting", "live", "stopping",
+    "stopped", "failed", "dead" (its server is gone), or
     "unreadable" (its statistics page is not one; ``last_error`` says why).
     """
 

@@ -1,4 +1,5 @@
-"""The kernel's own zram devices, read from sysfs, as the snapshots that the app shows beside ours. Nothing is written.
+"""The kernel's own compressed memory, its zram devices and zswap, read from sysfs and /proc, as the snapshots that the
+app shows beside ours. Nothing is written.
 
 `mm_stat`, `io_stat` and the other files are described in the kernel's Documentation/admin-guide/blockdev/zram.rst.
 Fields that the kernel does not give stay 0; kernels before 4.7 or so give fewer columns, later ones more.
@@ -13,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from truezram.engine import procfs
-from truezram.engine.model import DeviceSnapshot, QueueSnapshot, SwapArea
+from truezram.engine.model import DeviceSnapshot, MachineSnapshot, QueueSnapshot, SwapArea
 
 _SECTOR = 512
 _PAGE = 4096
@@ -112,3 +113,33 @@ def devices(root: Path = procfs.ROOT, areas: Sequence[SwapArea] | None = None) -
         if snapshot is not None:
             found.append(snapshot)
     return found
+
+
+def zswap(machine: MachineSnapshot, root: Path = procfs.ROOT) -> DeviceSnapshot | None:
+    """zswap as if it were a device; None when it is off and empty. Every page in it has a place in a swap area, so that
+    it can hold as much as those can (``disksize``), and its pool takes at most its share of memory (``mem_limit``). Its
+    objects' size and its latencies are not told; pages in and out are those of /proc/vmstat, from boot on."""
+    now = machine.zswap
+    if not now.enabled and not now.stored_pages:
+        return None
+    stored = (now.stored_pages or 0) * _PAGE
+    events = dict.fromkeys(("zswpin", "zswpout"), 0)
+    for line in (procfs.read_text(f"{root}/proc/vmstat") or "").split("\n"):
+        name, _, count = line.partition(" ")
+        if name in events and count.isascii() and count.isdigit():
+            events[name] = int(count)
+    read, written = events["zswpin"], events["zswpout"]
+    return DeviceSnapshot(
+        name="zswap",
+        path="/sys/module/zswap",
+        kind="zswap",
+        transport="kernel",
+        state="live",
+        time=time.monotonic(),
+        algorithm=now.compressor,
+        disksize=max(machine.swap_total, stored),
+        mem_limit=machine.mem_total * now.max_pool_percent // 100,
+        orig_data_size=stored,
+        mem_used_total=now.pool_bytes or 0,
+        total=QueueSnapshot(num_reads=read, num_writes=written, pages_read=read, pages_written=written),
+    )

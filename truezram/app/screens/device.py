@@ -189,7 +189,7 @@ class DevicePage(Page):
     def _ask_for_map(self, device: DeviceSnapshot) -> None:
         view = self.query_one(PageMapView)
         if device.kind != "truezram":
-            view.show(None, "The kernel's zram does not tell.")
+            view.show(None, f"The kernel's {device.kind} does not tell.")
             return
         if device.state != "live":
             view.show(None, f"The device is {device.state}.")

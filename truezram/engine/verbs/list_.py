@@ -1,4 +1,4 @@
-"""``truezram list``: one line per compressed device of this machine, ours and the kernel's zram."""
+"""``truezram list``: one line per compressed device of this machine, ours, the kernel's zram and zswap."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ COLUMNS = (
     Column("STREAMS", right=True, keep=8),
     Column("MOUNTPOINT", keep=4),
 )
-"""zramctl's names where it has one. TYPE is "ublk", "local" (no node in /dev) or "zram" (the kernel's)."""
+"""zramctl's names where it has one. TYPE is "ublk", "local" (no node in /dev), "zram" or "zswap" (the kernel's)."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,7 +50,7 @@ def row(device: DeviceSnapshot) -> list[str]:
 
     return [
         device.name,
-        device.kind if device.kind == "zram" else device.transport,
+        device.transport if device.kind == "truezram" else device.kind,
         device.state,
         device.algorithm or "-",
         size(device.disksize),

@@ -156,8 +156,10 @@ def as_json(device: DeviceSnapshot) -> dict[str, Any]:
 
 def lines(device: DeviceSnapshot) -> list[tuple[str, str]]:
     """(label, value) lines for people."""
-    kind = "kernel zram, read-only to truezram" if device.kind == "zram" else f"transport {device.transport}"
-    if device.transport == "local" and device.kind != "zram":
+    kind = (
+        f"transport {device.transport}" if device.kind == "truezram" else f"kernel {device.kind}, read-only to truezram"
+    )
+    if device.transport == "local" and device.kind == "truezram":
         kind += ": no node in /dev, for truezram's own programs"
     out = [("", f"{device.path}  {device.state}  ({kind})")]
     if device.state != "live" and device.last_error:
@@ -172,7 +174,7 @@ def lines(device: DeviceSnapshot) -> list[tuple[str, str]]:
         text = format_size(value) if is_size else str(value)
         out.append((name, "none" if name == "mem_limit" and not value else text))
     out.append(("ratio", f"{format_ratio(device.ratio)} (objects alone {format_ratio(device.compression_ratio)})"))
-    if device.kind != "zram":
+    if device.kind == "truezram":
         out.append(("table, reserve", f"{format_size(device.table_bytes)}, {format_size(device.reserve_bytes)}"))
         kinds = ", ".join(f"{name} {count}" for name, count in device.kind_pages)
         out.append(("pages by kind", kinds or "none stored"))
@@ -181,7 +183,7 @@ def lines(device: DeviceSnapshot) -> list[tuple[str, str]]:
         if sum(histogram):
             text = f"p50 {format_ns(percentile(histogram, 0.5))}, p99 {format_ns(percentile(histogram, 0.99))}"
             out.append((name, text))
-    if device.kind != "zram":
+    if device.kind == "truezram":
         out.append(("queues", f"{device.nr_queues} of depth {device.queue_depth}"))
         for index, queue in enumerate(device.queues):
             where = f"CPU {queue.cpu}" if queue.cpu is not None else "any CPU"
