@@ -47,6 +47,29 @@ class TestCreate:
             await pilot.pause()
             assert "--swap --priority 100" in text_of(b.app.screen, "#command")
 
+    @pytest.mark.parametrize(
+        ("capabilities", "why"),
+        [
+            (Capabilities(), ""),
+            (Capabilities(persist_why="no systemd here"), "no systemd here"),
+            (Capabilities(ublk=False, persist_why="no systemd here"), "needs ublk"),
+        ],
+    )
+    async def test_why_a_device_cannot_be_made_at_every_start(
+        self, bench: Make, capabilities: Capabilities, why: str
+    ) -> None:
+        b = bench(1, capabilities=capabilities)
+        async with b.app.run_test(size=SMALL) as pilot:
+            b.play(3)
+            await pilot.press("c")
+            await pilot.pause()
+            note = b.app.screen.query_one("#persist-note")
+            assert text_of(b.app.screen, "#persist-note") == why
+            assert b.app.screen.query_one("#persist", Checkbox).disabled == bool(why)
+            assert note.region.height == 1
+            assert note.content_region.width >= len(why)
+            assert b.app.screen.region.contains_region(note.region)
+
     async def test_arrows_walk_through_all_fields(self, bench: Make) -> None:
         b = bench(1)
         async with b.app.run_test(size=SMALL) as pilot:

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 from textual.widgets import Button, Checkbox, Input
 
+from truezram.app.format import short_size
 from truezram.app.screens.confirm import RemoveScreen
 from truezram.app.screens.create import CreateScreen
 from truezram.app.source import Capabilities
@@ -181,9 +182,32 @@ class TestRemove:
             assert table.cursor == "zswap"
             assert not b.app.in_dialog
             assert "Remove" not in footer(b)
+            total = str(table.build(78, len(table.shown) + 2)[-1])
+            assert short_size(first.devices[0].disksize) in total  # zswap's is not added: it is the swap areas'
             await pilot.press("2")
             await pilot.pause()
-            assert "zswap" in "\n".join(str(line.text) for line in b.app.screen._compositor.render_strips())
+            text = "\n".join(str(line.text) for line in b.app.screen._compositor.render_strips())
+            assert "zswap /sys/module/zswap  kernel" in text
+            assert text.count("The kernel's zswap does not tell.") == 3
+
+
+    async def test_a_device_that_the_filter_hides_is_not_removed(self, bench: Make) -> None:
+        b = bench(2)
+        async with b.app.run_test(size=SMALL) as pilot:
+            b.play(2)
+            await pilot.pause()
+            assert "Remove" in footer(b)
+            await pilot.press("slash", *"nothing", "enter")
+            await pilot.pause()
+            assert b.app.screen.query_one(DeviceTable).shown == []
+            assert "Remove" not in footer(b)
+            assert "Open" not in footer(b)
+            await pilot.press("d")
+            await pilot.pause()
+            assert not b.app.in_dialog
+            await pilot.press("escape")
+            await pilot.pause()
+            assert "Remove" in footer(b)
 
 
 class TestTable:

@@ -140,6 +140,9 @@ class TruezramApp(Appearance):
 
     def removable(self) -> bool:
         """Whether there is a device of ours under the cursor."""
+        page = self.page
+        if page is not None and not page.shows(self.selected):
+            return False
         series = self.history.devices.get(self.selected)
         return bool(series and series.latest and series.latest.kind == "truezram")
 

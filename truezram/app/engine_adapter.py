@@ -81,7 +81,7 @@ class RealEngine:
         ]
         known.sort(key=lambda a: a.name != default_algorithm())
         return Capabilities(
-            persist_why="" if RUNNING.is_dir() else "this machine was not started by systemd",
+            persist_why="" if RUNNING.is_dir() else "no systemd here",
             ublk=ublk,
             ublk_why=why,
             root=root,

@@ -98,6 +98,7 @@ class CreateScreen(ModalScreen[CreateSpec | None]):
                 yield Label("Transport")
                 yield Choice(transports, value=transports[0][1], allow_blank=False, id="transport", compact=True)
                 yield Tick("every start", False, id="persist", compact=True, disabled=bool(can.persist_why))
+                yield Static(id="persist-note", classes="note")
             with Horizontal(classes="field"):
                 yield Label("Use")
                 ublk = transports[0][1] == "ublk"
@@ -248,7 +249,9 @@ class CreateScreen(ModalScreen[CreateSpec | None]):
         use, fs = self._use(transport)
         swap = use == "swap"
         persist_box = self.query_one("#persist", Checkbox)
-        persist_box.disabled = transport != "ublk" or bool(can.persist_why)
+        persist_why = "needs ublk" if transport != "ublk" else can.persist_why
+        persist_box.disabled = bool(persist_why)
+        self._note("persist", persist_why)
         persist = persist_box.value and not persist_box.disabled
         priority: int | None = None
         mount: str | None = None

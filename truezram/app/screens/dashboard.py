@@ -95,6 +95,11 @@ class DashboardPage(Page):
         table.wanted = self.tz.config.columns
         table.focus()
 
+    def shows(self, device: str) -> bool:
+        """The one under the table's cursor; the filter may hide it."""
+        row = self.query_one(DeviceTable).current
+        return row is not None and row.device.name == device
+
     # ---- drawing
 
     def tick(self, sampled: bool) -> None:

@@ -118,7 +118,8 @@ class DevicePage(Page):
         trouble = self.tz.trouble.get(device.name, "")
         self.query_one("#title", TextBlock).show(lambda width: _title(device, trouble, self.tz.clock()))
         self.query_one("#facts", TextBlock).show(lambda width: facts(device))
-        self.query_one(SizeHistogram).show(device.size_pages)
+        untold = "" if device.kind == "truezram" else f"The kernel's {device.kind} does not tell."
+        self.query_one(SizeHistogram).show(device.size_pages, untold)
         self._latencies(series, device)
         self._queues(series)
         self._size_classes(device)
@@ -126,6 +127,9 @@ class DevicePage(Page):
 
     def _latencies(self, series: DeviceSeries, device: DeviceSnapshot) -> None:
         total = device.total
+        if device.kind != "truezram":
+            self.query_one(LatencyHistogram).show((), (), "", f"The kernel's {device.kind} does not tell.")
+            return
         if self.since_start or not series.minute:
             reads, writes, span = total.read_lat, total.write_lat, "since it was made"
         else:
@@ -262,9 +266,10 @@ class DevicePage(Page):
 
 
 def _title(device: DeviceSnapshot, trouble: str, now: float) -> Parts:
+    state = device.state if device.kind == "truezram" else "kernel"
     bad = trouble or device.state in ("dead", "failed", "unreadable")
     parts = [(f"{device.name} ", "heading"), (f"{device.path}  ", "muted")]
-    parts.append((trouble or device.state, "bad" if bad else "good"))
+    parts.append((trouble or state, "bad" if bad else "good"))
     if device.last_error and not trouble:
         parts.append((f": {device.last_error}", "bad" if bad else "warn"))
     if use := mountpoint(device):

@@ -57,6 +57,10 @@ class Page(Screen[None]):
         """The page's own widgets."""
         raise NotImplementedError
 
+    def shows(self, device: str) -> bool:
+        """Whether the user can see which device is meant: what is hidden must not be removed."""
+        return True
+
     def tick(self, sampled: bool) -> None:
         """New figures; `sampled` when graphs have something new to draw."""
 

@@ -115,6 +115,7 @@ class DeviceTable(RowsWidget, can_focus=True):
         self.filter = text
         self._arrange()
         self.refresh(layout=True)
+        self.refresh_bindings()
         self.rebuild()
 
     def _arrange(self) -> None:
@@ -156,7 +157,7 @@ class DeviceTable(RowsWidget, can_focus=True):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Nothing is offered for a table without devices."""
-        return bool(self.rows) if action in ("open", "sort", "cursor") else True
+        return bool(self.shown) if action in ("open", "sort", "cursor") else True
 
     def action_sort(self, step: int) -> None:
         """Sorts by the next column shown, or turns the order round."""
@@ -268,7 +269,8 @@ class DeviceTable(RowsWidget, can_focus=True):
             "data": short_size(sum(row.device.orig_data_size for row in self.shown)),
             "compr": short_size(sum(row.device.compr_data_size for row in self.shown)),
             "total": short_size(sum(row.device.mem_used_total for row in self.shown)),
-            "disksize": short_size(sum(row.device.disksize for row in self.shown)),
+            # What zswap holds has its place in swap areas: its size is theirs, counted already where they are devices.
+            "disksize": short_size(sum(row.device.disksize for row in self.shown if row.device.kind != "zswap")),
             "read": self._sum([row.rates.read for row in self.shown]),
             "write": self._sum([row.rates.write for row in self.shown]),
         }
