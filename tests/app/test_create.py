@@ -6,14 +6,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from textual.color import Color
 from textual.widgets import Button, Checkbox, Input, Select
 
+from truezram.app.config import Config
 from truezram.app.screens.create import CreateScreen
 from truezram.app.source import Capabilities, CreateSpec
 from truezram.app.widgets.device_table import DeviceTable
 from truezram.engine.errors import Failed
 
 from .conftest import SMALL, Bench, settle, text_of
+from .test_themes import contrast
 
 Make = Callable[..., Bench]
 
@@ -69,6 +72,20 @@ class TestCreate:
             assert note.region.height == 1
             assert note.content_region.width >= len(why)
             assert b.app.screen.region.contains_region(note.region)
+
+    @pytest.mark.parametrize("theme", ["dark", "light", "high-contrast", "colour-blind"])
+    async def test_what_an_empty_field_means_can_be_read(self, bench: Make, theme: str) -> None:
+        b = bench(1, config=Config(theme=theme))
+        async with b.app.run_test(size=SMALL) as pilot:
+            b.play(3)
+            await pilot.press("c")
+            await pilot.pause()
+            field = b.app.screen.query_one("#limit", Input)
+            style = field.get_component_rich_style("input--placeholder")
+            assert style.color is not None
+            assert style.bgcolor is not None
+            text, ground = (Color.from_rich_color(color) for color in (style.color, style.bgcolor))
+            assert contrast(text.hex6, ground.hex6) >= 4.5
 
     async def test_arrows_walk_through_all_fields(self, bench: Make) -> None:
         b = bench(1)

@@ -9,13 +9,15 @@ from dataclasses import replace
 import pytest
 from textual.widgets import Button, Checkbox, Input
 
+from truezram.app.engine_adapter import _staged
 from truezram.app.format import short_size
 from truezram.app.screens.confirm import RemoveScreen
 from truezram.app.screens.create import CreateScreen
-from truezram.app.source import Capabilities
+from truezram.app.source import Capabilities, Progress
 from truezram.app.widgets.chrome import Footer, JobBar
 from truezram.app.widgets.device_table import DeviceTable
 from truezram.app.widgets.graph import Graph
+from truezram.app.work import Job
 from truezram.engine import zram
 from truezram.engine.model import Zswap
 
@@ -325,6 +327,26 @@ class TestFooterAndHelp:
             await pilot.pause()
             assert not b.app.in_dialog
 
+    @pytest.mark.parametrize(
+        ("words", "screen"),
+        [("create", "CreateScreen"), ("remove", "RemoveScreen"), ("help", "HelpScreen"), ("doctor", "DoctorPage")],
+    )
+    async def test_what_the_palette_offers_while_it_is_open_is_done(self, bench: Make, words: str, screen: str) -> None:
+        b = bench(1)
+        async with b.app.run_test(size=SMALL) as pilot:
+            b.play(2)
+            await pilot.pause()
+            before = {command.title for command in b.app.get_system_commands(b.app.screen)}
+            below = b.app.screen
+            await pilot.press("ctrl+p")
+            await settle(pilot, lambda: type(b.app.screen).__name__ == "CommandPalette")
+            assert {command.title for command in b.app.get_system_commands(below)} == before
+            await pilot.press(*words)
+            await settle(pilot, lambda: b.app.screen.query_one("CommandList").display)
+            await pilot.pause(0.3)
+            await pilot.press("enter")
+            await settle(pilot, lambda: type(b.app.screen).__name__ == screen)
+
     async def test_the_palette_has_every_action(self, bench: Make) -> None:
         b = bench(2)
         async with b.app.run_test(size=SMALL) as pilot:
@@ -463,6 +485,22 @@ class TestTrouble:
             rows = {row.device.name: row.state for row in b.app.screen.query_one(DeviceTable).shown}
             assert rows["ublkb2"] == "no reply"
             b.engine.release.set()
+
+    async def test_a_job_of_unknown_length_shows_its_time(self, bench: Make) -> None:
+        b = bench(1)
+        async with b.app.run_test(size=SMALL) as pilot:
+            bar = b.app.screen.query_one(JobBar)
+            began = time.monotonic()
+            bar.show([Job("remove ublkb0", started=began - 7.2, text="its server ends")], "braille")
+            await pilot.pause()
+            assert "remove ublkb0   7 s its server ends" in "".join(segment.text for segment in bar.build(78, 1)[0])
+
+    def test_removal_says_how_much_came_back(self) -> None:
+        said: list[tuple[float | None, str]] = []
+        report = _staged(Progress(lambda fraction, text, _: said.append((fraction, text))))
+        report("swapoff", 300 << 20, 600 << 20)
+        report("stop", 0, 1)
+        assert said == [(0.5, "swapoff: 300M of 600M back"), (None, "its server ends")]
 
     async def test_a_job_can_be_cancelled(self, bench: Make) -> None:
         b = bench(3)

@@ -40,6 +40,11 @@ def _page(module: str, name: str) -> Callable[[], Screen[Any]]:
     return make
 
 
+def _is_palette(screen: Screen[Any]) -> bool:
+    # By its name: importing it takes time that a start without it need not spend.
+    return type(screen).__name__ == "CommandPalette"
+
+
 class TruezramApp(Appearance):
     """See the module's text."""
 
@@ -182,7 +187,13 @@ class TruezramApp(Appearance):
     @property
     def in_dialog(self) -> bool:
         """Whether a dialog is open."""
-        return not isinstance(self.screen, Page)
+        return not isinstance(self.asked_from, Page)
+
+    @property
+    def asked_from(self) -> Screen[Any]:
+        """The screen that is used: the palette lies over it and offers what can be done on it."""
+        stack = self.screen_stack
+        return next((screen for screen in reversed(stack) if not _is_palette(screen)), stack[-1])
 
     def choose_columns(self) -> None:
         """Opens the choice of columns; it is kept in the settings."""
@@ -278,7 +289,7 @@ class TruezramApp(Appearance):
         if action == "go":
             return bool(parameters) and parameters[0] in self.MODES
         if action == "help":
-            return type(self.screen).__name__ not in ("HelpScreen", "CommandPalette")
+            return type(self.asked_from).__name__ != "HelpScreen"
         return True
 
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:

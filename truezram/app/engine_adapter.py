@@ -29,7 +29,7 @@ from truezram.app.source import (
 )
 from truezram.engine.client import Client
 from truezram.engine.model import Snapshot
-from truezram.engine.units import format_exact
+from truezram.engine.units import format_exact, format_size
 
 SUMMARIES = {
     "lz4": "fast, known everywhere",
@@ -45,7 +45,11 @@ def _staged(progress: Progress) -> Callable[[str, int, int], None]:
     """The engine's progress of removals, (stage, done, total), as ours."""
 
     def report(stage: str, done: int, total: int) -> None:
-        progress(done / total if total else None, stage)
+        if stage == "swapoff":
+            progress(done / total if total else None, f"swapoff: {format_size(done)} of {format_size(total)} back")
+        else:
+            # How long a server takes to end cannot be known.
+            progress(None, "its server ends")
 
     return report
 

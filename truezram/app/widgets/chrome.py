@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -102,7 +103,8 @@ class TextLine(LineWidget):
 
 
 class JobBar(LineWidget):
-    """Calls that take longer than half a second, one a line, with how far they are and how to give up."""
+    """Calls that take longer than half a second, one a line, with how far they are and how to give up.
+    Where that cannot be known, with how long they have taken."""
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {"jobs--text", "jobs--bar", "jobs--track"}
 
@@ -133,7 +135,10 @@ class JobBar(LineWidget):
         for job in jobs:
             hint = " x cancels" if job is jobs[-1] else ""
             text = f" {job.title}  "
-            percent = "" if job.fraction is None else f" {job.fraction * 100:3.0f}%"
+            if job.fraction is None:
+                percent = f" {time.monotonic() - job.started:.0f} s"
+            else:
+                percent = f" {job.fraction * 100:3.0f}%"
             room = 20 if job.fraction is not None and width >= 60 else 0
             line = [Segment(clip(text, width), self.style("jobs--text"))]
             used = cell_len(text)
