@@ -63,8 +63,8 @@ struct bref_sections {
 	uint64_t is_new[PER_GROUP];
 };
 
-/* What a zero reference reads. */
-static const uint8_t zeros[64] __attribute__((aligned(64)));
+/* What a zero reference reads: a block, and the one behind it. */
+static const uint8_t zeros[128] __attribute__((aligned(64)));
 
 /* 0x80 for each byte of v that is not zero. */
 TZ_INLINE uint64_t nonzero_bytes(uint64_t v)

@@ -47,15 +47,41 @@ FN __m512i ranks_avx512(uint64_t bits)
 	return _mm512_add_epi8(v, _mm512_shuffle_epi8(below, byte_of));
 }
 
-/* The distance of every block. Returns which are not allowed, 0 when all are. */
-FN uint32_t block_refs_avx512(const struct bref_sections *s, uint16_t *block_refs)
+/* Where blocks' references lie: what a block refers to begins `offset` bytes into the block at `from` and goes on in the
+ * next. A load across what two stores have just written would wait for both to reach the cache; two loads, each of what
+ * one store wrote, do not. */
+struct bref_sources {
+	_Alignas(64) const uint8_t *from[BLOCKS];
+	_Alignas(64) uint8_t offset[BLOCKS];
+};
+
+/* Of 32 blocks from number `first` on, with distances d. Returns which are not allowed, 0 when all are. */
+FN uint32_t sources_avx512(struct bref_sources *sources, uint32_t first, __m512i d, const uint8_t *out)
 {
 	const __m512i lane = _mm512_set_epi16(31, 30, 29, 28, 27, 26, 25, 24, 23, 22, 21, 20, 19, 18, 17, 16, 15, 14, 13, 12,
 		11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+	const __m512i base = _mm512_set1_epi64((long long)(uintptr_t)out), none = _mm512_set1_epi64((long long)(uintptr_t)zeros);
+	const __m512i at = _mm512_mullo_epi16(_mm512_add_epi16(lane, _mm512_set1_epi16((short)first)),
+		_mm512_set1_epi16(BREF_BLOCK));
+	const __m512i inside = _mm512_set1_epi16(BREF_BLOCK - 1), source = _mm512_sub_epi16(at, d);
+	const __mmask32 some = _mm512_test_epi16_mask(d, d);
+	_Alignas(64) uint16_t block[32];
+
+	_mm256_store_si256((__m256i *)(sources->offset + first), _mm512_cvtepi16_epi8(_mm512_and_si512(source, inside)));
+	_mm512_store_si512(block, _mm512_andnot_si512(inside, source));
+#pragma GCC unroll 4
+	for (uint32_t i = 0; i < 32; i += 8)
+		_mm512_store_si512(sources->from + first + i, _mm512_mask_add_epi64(none, (__mmask8)(some >> i), base,
+			_mm512_cvtepu16_epi64(_mm_load_si128((const __m128i *)(block + i)))));
+	return _mm512_cmpgt_epu16_mask(d, at) | _mm512_cmplt_epu16_mask(_mm512_sub_epi16(d, _mm512_set1_epi16(1)), inside);
+}
+
+/* Where every block's bytes come from. Returns which references are not allowed, 0 when all are. */
+FN uint32_t find_sources_avx512(const struct bref_sections *s, struct bref_sources *sources, const uint8_t *out)
+{
 	_Alignas(64) uint16_t refs[32 + BLOCKS + 64];
 	const uint32_t bytes = (3 * s->n_refs + 1) / 2;
-	uint32_t used = 31;		/* a zero stands before the first */
-	__mmask32 bad = 0;
+	uint32_t used = 31, bad = 0;	/* a zero stands before the first */
 
 	_mm512_store_si512(refs, _mm512_setzero_si512());
 #pragma GCC unroll 4
@@ -71,26 +97,27 @@ FN uint32_t block_refs_avx512(const struct bref_sections *s, uint16_t *block_ref
 #pragma GCC unroll 2
 		for (uint32_t i = 0; i < 2; i++) {
 			__m256i part = i ? _mm512_extracti64x4_epi64(rank, 1) : _mm512_castsi512_si256(rank);
-			__m512i d = _mm512_permutex2var_epi16(low, _mm512_cvtepu8_epi16(part), high);
-			__m512i at = _mm512_mullo_epi16(_mm512_add_epi16(lane, _mm512_set1_epi16((short)(64 * h + 32 * i))),
-				_mm512_set1_epi16(BREF_BLOCK));
 
-			bad |= _mm512_cmpgt_epu16_mask(d, at) | _mm512_cmplt_epu16_mask(_mm512_sub_epi16(d, _mm512_set1_epi16(1)),
-				_mm512_set1_epi16(BREF_BLOCK - 1));
-			_mm512_store_si512(block_refs + 64 * h + 32 * i, d);
+			bad |= sources_avx512(sources, 64 * h + 32 * i, _mm512_permutex2var_epi16(low, _mm512_cvtepu8_epi16(part), high),
+				out);
 		}
 		used += count_avx512(s->is_new[h]);
 	}
 	return bad;
 }
 
-/* Everything that can be known about all blocks first, many at a time; then the blocks, each a copy and an expansion.
+#define LANES_8(n) n, n + 1, n + 2, n + 3, n + 4, n + 5, n + 6, n + 7
+static const uint8_t lanes[64] __attribute__((aligned(64))) = {
+	LANES_8(0), LANES_8(8), LANES_8(16), LANES_8(24), LANES_8(32), LANES_8(40), LANES_8(48), LANES_8(56)
+};
+#undef LANES_8
+
+/* Everything that can be known about all blocks first, many at a time; then the blocks, each a copy with literals put in.
  * Stands for the template's decoder. */
 FN int decode_page_avx512(struct bref_sections *s, uint8_t *out)
 {
-	_Alignas(64) uint16_t block_refs[BLOCKS];
+	struct bref_sources sources;
 	_Alignas(64) uint64_t mask[GROUPS], literals[GROUPS];
-	_Alignas(64) const uint8_t *from[BLOCKS];
 	__m512i total = _mm512_setzero_si512();
 	const uint8_t *masks = s->masks, *literal = s->literals;
 	uint32_t n_masks = 0;
@@ -98,7 +125,7 @@ FN int decode_page_avx512(struct bref_sections *s, uint8_t *out)
 #pragma GCC unroll 8
 	for (uint32_t i = 0; i < 8; i++)
 		n_masks += count_avx512(tz_load64(s->word_masks + 8 * i));
-	if (TZ_UNLIKELY(n_masks != s->n_masks || block_refs_avx512(s, block_refs)))
+	if (TZ_UNLIKELY(n_masks != s->n_masks || find_sources_avx512(s, &sources, out)))
 		return -1;
 #pragma GCC unroll 8
 	for (uint32_t i = 0; i < 8; i++) {
@@ -113,27 +140,25 @@ FN int decode_page_avx512(struct bref_sections *s, uint8_t *out)
 	}
 	if (TZ_UNLIKELY((uint32_t)_mm512_reduce_add_epi32(total) != s->n_literals))
 		return -1;
-	for (uint32_t i = 0; i < BLOCKS; i += 8) {
-		const __m512i step = _mm512_set_epi64(7 * BREF_BLOCK, 6 * BREF_BLOCK, 5 * BREF_BLOCK, 4 * BREF_BLOCK, 3 * BREF_BLOCK,
-			2 * BREF_BLOCK, BREF_BLOCK, 0);
-		__m512i d = _mm512_cvtepu16_epi64(_mm_load_si128((const __m128i *)(block_refs + i)));
-		__m512i at = _mm512_add_epi64(_mm512_set1_epi64((long long)(uintptr_t)(out + i * BREF_BLOCK)), step);
-
-		_mm512_store_si512(from + i, _mm512_mask_sub_epi64(_mm512_set1_epi64((long long)(uintptr_t)zeros),
-			_mm512_test_epi64_mask(d, d), at, d));
-	}
 #pragma GCC unroll 4
 	for (uint32_t i = 0; i < BLOCKS; i++, out += BREF_BLOCK) {
+		const uint8_t *from = sources.from[i];
 #if BREF_BLOCK == 64
-		__m512i v = _mm512_loadu_si512(from[i]);
+		const __m512i which = _mm512_add_epi8(_mm512_load_si512(lanes), _mm512_set1_epi8((char)sources.offset[i]));
+		__m512i v = _mm512_permutex2var_epi8(_mm512_loadu_si512(from), which, _mm512_loadu_si512(from + 64));
 
-		v = _mm512_mask_expand_epi8(v, mask[i], _mm512_loadu_si512(literal));
+		v = _mm512_mask_mov_epi8(v, mask[i], _mm512_maskz_expand_epi8(mask[i], _mm512_loadu_si512(literal)));
 		_mm512_storeu_si512(out, v);
 		literal += literals[i];
 #else
-		__m256i v = _mm256_loadu_si256((const __m256i *)from[i]);
+		const __m256i which = _mm256_add_epi8(_mm256_load_si256((const __m256i *)lanes),
+			_mm256_set1_epi8((char)sources.offset[i]));
+		const __mmask32 differ = ((const uint32_t *)mask)[i];
+		__m256i v = _mm256_permutex2var_epi8(_mm256_loadu_si256((const __m256i *)from), which,
+			_mm256_loadu_si256((const __m256i *)(from + 32)));
 
-		v = _mm256_mask_expand_epi8(v, ((const uint32_t *)mask)[i], _mm256_loadu_si256((const __m256i *)literal));
+		v = _mm256_mask_mov_epi8(v, differ,
+			_mm256_maskz_expand_epi8(differ, _mm256_loadu_si256((const __m256i *)literal)));
 		_mm256_storeu_si256((__m256i *)out, v);
 		literal += ((const uint32_t *)literals)[i];
 #endif

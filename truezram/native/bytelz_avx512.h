@@ -162,7 +162,7 @@ FN int lz_expand_avx512(const struct lz_sections *s, uint8_t *page)
 
 /* Of the odd factors tried, the one whose bit says best which positions to look up: what it leaves out is often enough the
  * same short pieces, blanks and ends of pointers, that find only what is useless. */
-#define LZ_FACTOR 2065693803
+#define LZ_FACTOR ((int)2500850179u)
 #define LZ_TAKEN (1 << 16)
 
 /* The positions that are looked up, of LZ_STEP from `at` on: about half of them by their content's hash, so that a copy is
