@@ -39,11 +39,15 @@ struct bref_workspace {
 	uint32_t generation;
 	_Alignas(64) uint32_t entry[MAX_SAMPLES + 64];
 	_Alignas(64) uint32_t found[MAX_SAMPLES + 64];
-	uint16_t slot[MAX_SAMPLES + 64];
-	_Alignas(64) uint32_t candidate[GROUPS][16];	/* [0] = 0, then distances; the unused are 0 */
+	union {
+		/* [0] = 0, then distances; the unused are 0. */
+		_Alignas(64) uint32_t candidate[GROUPS][16];
+		/* AVX: the samples' slots, in whose place come the groups' distances, of which the first is 0. */
+		uint16_t slot[TZ_PAGE_SIZE / 8], distance[GROUPS][8];
+	};
 	_Alignas(64) uint64_t mask[CANDIDATES + 1][GROUPS];	/* bytes that differ, by candidate */
 	_Alignas(64) uint64_t best_mask[GROUPS];
-	/* AVX only: addresses of the candidates (AVX-512), cost and index of the best per block, what all blocks refer to. */
+	/* AVX only: addresses of the candidates (AVX-512), 16 * cost + index of each block's best, what all blocks refer to. */
 	_Alignas(64) uint64_t from[GROUPS][8], best[GROUPS];
 	uint16_t before_first[32], block_refs[BLOCKS];
 	_Alignas(64) uint32_t best_cost[BLOCKS], best_index[BLOCKS];
@@ -59,8 +63,8 @@ struct bref_sections {
 	uint64_t is_new[PER_GROUP];
 };
 
-/* What a zero reference reads. */
-static const uint8_t zeros[64] __attribute__((aligned(64)));
+/* What a zero reference reads: a block, and the one behind it. */
+static const uint8_t zeros[128] __attribute__((aligned(64)));
 
 /* 0x80 for each byte of v that is not zero. */
 TZ_INLINE uint64_t nonzero_bytes(uint64_t v)
@@ -111,6 +115,13 @@ TZ_INLINE uint32_t next_generation(struct bref_workspace *ws)
 	return ws->generation;
 }
 
+/* n numbers in 12 bits each, from the lowest bit on. Writes up to 64 bytes too many. */
+TZ_INLINE void pack12_plain(uint8_t *to, const uint16_t *from, uint32_t n)
+{
+	for (uint32_t i = 0; i < n; i += 2, to += 3)
+		tz_store32(to, from[i] | (uint32_t)from[i + 1] << 12);
+}
+
 #if defined(TZ_X86)
 /* What the table held for each of n entries (a multiple of 4), which take its place. Four at a time: stores are what it
  * waits for. */
@@ -132,6 +143,19 @@ static inline __attribute__((always_inline)) TZ_TARGET_AVX512 void look_up_avx51
 		v = _mm_insert_epi32(v, (int)*slot[3], 3);
 		*slot[3] = (uint32_t)(b >> 32);
 		_mm_store_si128((__m128i *)(found + i), v);
+	}
+}
+
+static inline __attribute__((always_inline)) TZ_TARGET_AVX512 void pack12_avx512(uint8_t *to, const uint16_t *from,
+	uint32_t n)
+{
+	const __m512i three = _mm512_set_epi8(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 62, 61, 60, 58, 57, 56, 54, 53,
+		52, 50, 49, 48, 46, 45, 44, 42, 41, 40, 38, 37, 36, 34, 33, 32, 30, 29, 28, 26, 25, 24, 22, 21, 20, 18, 17, 16, 14,
+		13, 12, 10, 9, 8, 6, 5, 4, 2, 1, 0);
+
+	for (uint32_t i = 0; i < n; i += 32, to += 48) {
+		__m512i v = _mm512_madd_epi16(_mm512_loadu_si512(from + i), _mm512_set1_epi32(4096 << 16 | 1));
+		_mm512_storeu_si512(to, _mm512_permutexvar_epi8(three, v));
 	}
 }
 #endif

@@ -263,13 +263,13 @@ FN void find_candidates_avx2(struct bref_workspace *ws, const uint8_t *page)
 	take_samples_avx2(ws, page);
 	look_up_avx2(ws);
 	for (uint32_t g = 0; g < GROUPS; g += 2)
-		list_distances_avx2(ws, g, ws->slot + 8 * g);
+		list_distances_avx2(ws, g, ws->distance[g]);
 }
 
-/* Cost of the masks of four groups, a number for each block: bytes that differ and 8-byte words that do. */
+/* The number of bytes that differ in each block of four groups. */
 FN __m256i costs_avx2(__m256i mask)
 {
-	const __m256i sum = _mm256_add_epi8(count_bits_avx2(mask), _mm256_min_epu8(mask, _mm256_set1_epi8(1)));
+	const __m256i sum = count_bits_avx2(mask);
 
 #if BREF_BLOCK == 64
 	return _mm256_sad_epu8(sum, _mm256_setzero_si256());
@@ -278,8 +278,8 @@ FN __m256i costs_avx2(__m256i mask)
 #endif
 }
 
-/* The cheapest candidate of every block: cost * 16 + index. All the masks first (of the bytes that are equal), then
- * four groups at once. */
+/* The cheapest candidate of every block: bytes that differ * 16 + index, and its mask. All the masks first (of the
+ * bytes that are equal), then four groups at once. */
 FN void choose_candidates_avx2(struct bref_workspace *ws, const uint8_t *page)
 {
 	for (uint32_t g = 0; g < GROUPS; g++) {
@@ -288,7 +288,7 @@ FN void choose_candidates_avx2(struct bref_workspace *ws, const uint8_t *page)
 
 #pragma GCC unroll 16
 		for (uint32_t k = 0; k <= TRIED_AVX2; k++) {
-			const __m256i *from = (const __m256i *)(k ? referred(q, ws->slot[8 * g + k]) : zeros);
+			const __m256i *from = (const __m256i *)(k ? referred(q, ws->distance[g][k]) : zeros);
 			uint8_t *mask = (uint8_t *)&ws->mask[k][g];
 
 			tz_store32(mask, (uint32_t)_mm256_movemask_epi8(_mm256_cmpeq_epi8(low, _mm256_loadu_si256(from))));
@@ -296,70 +296,27 @@ FN void choose_candidates_avx2(struct bref_workspace *ws, const uint8_t *page)
 		}
 	}
 	for (uint32_t g = 0; g < GROUPS; g += 4) {
-		__m256i best = _mm256_set1_epi32(0x7fffffff);
+		__m256i best = _mm256_set1_epi32(0x7fffffff), best_mask = _mm256_setzero_si256();
 
 #pragma GCC unroll 16
 		for (uint32_t k = 0; k <= TRIED_AVX2; k++) {
-			__m256i m = _mm256_load_si256((const __m256i *)(ws->mask[k] + g));
-			__m256i c = costs_avx2(_mm256_xor_si256(m, _mm256_set1_epi8(-1)));
+			const __m256i m = _mm256_xor_si256(_mm256_load_si256((const __m256i *)(ws->mask[k] + g)), _mm256_set1_epi8(-1));
+			const __m256i cost = _mm256_slli_epi32(costs_avx2(m), 4);
+#if BREF_BLOCK == 64
+			const __m256i less = _mm256_cmpgt_epi64(best, cost), index = _mm256_set1_epi64x(k);
+#else
+			const __m256i less = _mm256_cmpgt_epi32(best, cost), index = _mm256_set1_epi32((int)k);
+#endif
 
-			best = _mm256_min_epu32(best, _mm256_add_epi32(_mm256_slli_epi32(c, 4), _mm256_set1_epi32((int)k)));
+			best = _mm256_blendv_epi8(best, _mm256_or_si256(cost, index), less);
+			best_mask = _mm256_blendv_epi8(best_mask, m, less);
 		}
 		_mm256_store_si256((__m256i *)(ws->best + g), best);
+		_mm256_store_si256((__m256i *)(ws->best_mask + g), best_mask);
 	}
 }
 
-/* Gives a block the reference `last` with its mask and cost (times 16), or its own if that is cheaper. Says which. */
-FN uint32_t keep_or_name_avx2(uint64_t *mask, uint64_t same, uint32_t same_cost, uint32_t own, uint32_t own_cost,
-	uint32_t last)
-{
-	uint64_t ref = own, chosen = *mask;
-
-	__asm__("cmp %3, %2\n\tcmovbe %4, %0\n\tcmovbe %5, %1" : "+&r"(ref), "+&r"(chosen)
-		: "r"(same_cost), "r"(own_cost), "r"((uint64_t)last), "r"(same) : "cc");
-	*mask = chosen;
-	return (uint32_t)ref;
-}
-
-/* References and masks of all blocks. A block waits for the one before it, so the page is several chains side by side,
- * each of which begins with a guess. */
-FN void settle_avx2(struct bref_workspace *ws, const uint8_t *page)
-{
-	uint32_t last[CHAINS] = { 0 };
-
-	for (uint32_t c = 1; c < CHAINS; c++) {
-		uint32_t g = c * CHAIN_GROUPS - 1;
-		last[c] = ws->slot[8 * g + (ws->best[g] >> (PER_GROUP - 1) * 32 & 15)];
-	}
-	for (uint32_t i = 0; i < CHAIN_GROUPS; i++) {
-#pragma GCC unroll 4
-		for (uint32_t c = 0; c < CHAINS; c++) {
-			const uint32_t g = i + c * CHAIN_GROUPS;
-			const uint16_t *candidates = ws->slot + 8 * g;
-			const uint8_t *q = page + g * 64;
-			const uint64_t best = ws->best[g], low = PER_GROUP == 1 ? ~0ull : 0xffffffff;
-			uint64_t same = differ_avx2(q, referred(q, last[c])), words = nonzero_bytes(same);
-			uint64_t mask = ~ws->mask[best & 15][g] & low, ref;
-
-			ref = keep_or_name_avx2(&mask, same & low, (count_avx2(same & low) + count_avx2(words & low)) << 4,
-				candidates[best & 15], (uint32_t)best + (NEW_COST << 3), last[c]);
-			ws->block_refs[g * PER_GROUP] = (uint16_t)ref;
-#if BREF_BLOCK == 32
-			uint64_t high = ~ws->mask[best >> 32 & 15][g] >> 32;
-			uint32_t own = candidates[best >> 32 & 15], cost = (count_avx2(same >> 32) + count_avx2(words >> 32)) << 4;
-
-			/* To stay with the reference of the group before costs something when the first block left it. */
-			cost += (ref != last[c]) * (NEW_COST << 3);
-			ref = keep_or_name_avx2(&high, same >> 32, cost, own, (uint32_t)(best >> 32) + (own != ref) * (NEW_COST << 3),
-				last[c]);
-			ws->block_refs[g * PER_GROUP + 1] = (uint16_t)ref;
-			mask |= high << 32;
-#endif
-			last[c] = (uint32_t)ref;
-			ws->best_mask[g] = mask;
-		}
-	}
-}
+#include "bref_settle.h"
 
 /* The references that are not those of the block before, and which blocks they are of. Returns how many. */
 FN uint32_t put_refs_avx2(const struct bref_workspace *ws, uint16_t *refs, uint8_t *is_new)
@@ -382,21 +339,6 @@ FN uint32_t put_refs_avx2(const struct bref_workspace *ws, uint16_t *refs, uint8
 	}
 	refs[n] = 0;
 	return n;
-}
-
-/* 12 bits of each, from the lowest bit on. Writes up to 32 bytes too many. */
-FN void pack12_avx2(uint8_t *to, const uint16_t *from, uint32_t n)
-{
-	const __m256i three = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 2, 4, 5, 6, 8, 9, 10, 12, 13, 14,
-		-1, -1, -1, -1));
-
-	for (uint32_t i = 0; i < n; i += 16, to += 24) {
-		__m256i v = _mm256_madd_epi16(_mm256_loadu_si256((const __m256i *)(from + i)), _mm256_set1_epi32(4096 << 16 | 1));
-
-		v = _mm256_shuffle_epi8(v, three);
-		_mm_storeu_si128((__m128i *)to, _mm256_castsi256_si128(v));
-		_mm_storeu_si128((__m128i *)(to + 12), _mm256_extracti128_si256(v, 1));
-	}
 }
 
 /* The masks of words that differ moved together, and which words they are of. Returns their number. */

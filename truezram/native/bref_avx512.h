@@ -47,15 +47,41 @@ FN __m512i ranks_avx512(uint64_t bits)
 	return _mm512_add_epi8(v, _mm512_shuffle_epi8(below, byte_of));
 }
 
-/* The distance of every block. Returns which are not allowed, 0 when all are. */
-FN uint32_t block_refs_avx512(const struct bref_sections *s, uint16_t *block_refs)
+/* Where blocks' references lie: what a block refers to begins `offset` bytes into the block at `from` and goes on in the
+ * next. A load across what two stores have just written would wait for both to reach the cache; two loads, each of what
+ * one store wrote, do not. */
+struct bref_sources {
+	_Alignas(64) const uint8_t *from[BLOCKS];
+	_Alignas(64) uint8_t offset[BLOCKS];
+};
+
+/* Of 32 blocks from number `first` on, with distances d. Returns which are not allowed, 0 when all are. */
+FN uint32_t sources_avx512(struct bref_sources *sources, uint32_t first, __m512i d, const uint8_t *out)
 {
 	const __m512i lane = _mm512_set_epi16(31, 30, 29, 28, 27, 26, 25, 24, 23, 22, 21, 20, 19, 18, 17, 16, 15, 14, 13, 12,
 		11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+	const __m512i base = _mm512_set1_epi64((long long)(uintptr_t)out), none = _mm512_set1_epi64((long long)(uintptr_t)zeros);
+	const __m512i at = _mm512_mullo_epi16(_mm512_add_epi16(lane, _mm512_set1_epi16((short)first)),
+		_mm512_set1_epi16(BREF_BLOCK));
+	const __m512i inside = _mm512_set1_epi16(BREF_BLOCK - 1), source = _mm512_sub_epi16(at, d);
+	const __mmask32 some = _mm512_test_epi16_mask(d, d);
+	_Alignas(64) uint16_t block[32];
+
+	_mm256_store_si256((__m256i *)(sources->offset + first), _mm512_cvtepi16_epi8(_mm512_and_si512(source, inside)));
+	_mm512_store_si512(block, _mm512_andnot_si512(inside, source));
+#pragma GCC unroll 4
+	for (uint32_t i = 0; i < 32; i += 8)
+		_mm512_store_si512(sources->from + first + i, _mm512_mask_add_epi64(none, (__mmask8)(some >> i), base,
+			_mm512_cvtepu16_epi64(_mm_load_si128((const __m128i *)(block + i)))));
+	return _mm512_cmpgt_epu16_mask(d, at) | _mm512_cmplt_epu16_mask(_mm512_sub_epi16(d, _mm512_set1_epi16(1)), inside);
+}
+
+/* Where every block's bytes come from. Returns which references are not allowed, 0 when all are. */
+FN uint32_t find_sources_avx512(const struct bref_sections *s, struct bref_sources *sources, const uint8_t *out)
+{
 	_Alignas(64) uint16_t refs[32 + BLOCKS + 64];
 	const uint32_t bytes = (3 * s->n_refs + 1) / 2;
-	uint32_t used = 31;		/* a zero stands before the first */
-	__mmask32 bad = 0;
+	uint32_t used = 31, bad = 0;	/* a zero stands before the first */
 
 	_mm512_store_si512(refs, _mm512_setzero_si512());
 #pragma GCC unroll 4
@@ -71,26 +97,27 @@ FN uint32_t block_refs_avx512(const struct bref_sections *s, uint16_t *block_ref
 #pragma GCC unroll 2
 		for (uint32_t i = 0; i < 2; i++) {
 			__m256i part = i ? _mm512_extracti64x4_epi64(rank, 1) : _mm512_castsi512_si256(rank);
-			__m512i d = _mm512_permutex2var_epi16(low, _mm512_cvtepu8_epi16(part), high);
-			__m512i at = _mm512_mullo_epi16(_mm512_add_epi16(lane, _mm512_set1_epi16((short)(64 * h + 32 * i))),
-				_mm512_set1_epi16(BREF_BLOCK));
 
-			bad |= _mm512_cmpgt_epu16_mask(d, at) | _mm512_cmplt_epu16_mask(_mm512_sub_epi16(d, _mm512_set1_epi16(1)),
-				_mm512_set1_epi16(BREF_BLOCK - 1));
-			_mm512_store_si512(block_refs + 64 * h + 32 * i, d);
+			bad |= sources_avx512(sources, 64 * h + 32 * i, _mm512_permutex2var_epi16(low, _mm512_cvtepu8_epi16(part), high),
+				out);
 		}
 		used += count_avx512(s->is_new[h]);
 	}
 	return bad;
 }
 
-/* Everything that can be known about all blocks first, many at a time; then the blocks, each a copy and an expansion.
+#define LANES_8(n) n, n + 1, n + 2, n + 3, n + 4, n + 5, n + 6, n + 7
+static const uint8_t lanes[64] __attribute__((aligned(64))) = {
+	LANES_8(0), LANES_8(8), LANES_8(16), LANES_8(24), LANES_8(32), LANES_8(40), LANES_8(48), LANES_8(56)
+};
+#undef LANES_8
+
+/* Everything that can be known about all blocks first, many at a time; then the blocks, each a copy with literals put in.
  * Stands for the template's decoder. */
 FN int decode_page_avx512(struct bref_sections *s, uint8_t *out)
 {
-	_Alignas(64) uint16_t block_refs[BLOCKS];
+	struct bref_sources sources;
 	_Alignas(64) uint64_t mask[GROUPS], literals[GROUPS];
-	_Alignas(64) const uint8_t *from[BLOCKS];
 	__m512i total = _mm512_setzero_si512();
 	const uint8_t *masks = s->masks, *literal = s->literals;
 	uint32_t n_masks = 0;
@@ -98,7 +125,7 @@ FN int decode_page_avx512(struct bref_sections *s, uint8_t *out)
 #pragma GCC unroll 8
 	for (uint32_t i = 0; i < 8; i++)
 		n_masks += count_avx512(tz_load64(s->word_masks + 8 * i));
-	if (TZ_UNLIKELY(n_masks != s->n_masks || block_refs_avx512(s, block_refs)))
+	if (TZ_UNLIKELY(n_masks != s->n_masks || find_sources_avx512(s, &sources, out)))
 		return -1;
 #pragma GCC unroll 8
 	for (uint32_t i = 0; i < 8; i++) {
@@ -113,27 +140,25 @@ FN int decode_page_avx512(struct bref_sections *s, uint8_t *out)
 	}
 	if (TZ_UNLIKELY((uint32_t)_mm512_reduce_add_epi32(total) != s->n_literals))
 		return -1;
-	for (uint32_t i = 0; i < BLOCKS; i += 8) {
-		const __m512i step = _mm512_set_epi64(7 * BREF_BLOCK, 6 * BREF_BLOCK, 5 * BREF_BLOCK, 4 * BREF_BLOCK, 3 * BREF_BLOCK,
-			2 * BREF_BLOCK, BREF_BLOCK, 0);
-		__m512i d = _mm512_cvtepu16_epi64(_mm_load_si128((const __m128i *)(block_refs + i)));
-		__m512i at = _mm512_add_epi64(_mm512_set1_epi64((long long)(uintptr_t)(out + i * BREF_BLOCK)), step);
-
-		_mm512_store_si512(from + i, _mm512_mask_sub_epi64(_mm512_set1_epi64((long long)(uintptr_t)zeros),
-			_mm512_test_epi64_mask(d, d), at, d));
-	}
 #pragma GCC unroll 4
 	for (uint32_t i = 0; i < BLOCKS; i++, out += BREF_BLOCK) {
+		const uint8_t *from = sources.from[i];
 #if BREF_BLOCK == 64
-		__m512i v = _mm512_loadu_si512(from[i]);
+		const __m512i which = _mm512_add_epi8(_mm512_load_si512(lanes), _mm512_set1_epi8((char)sources.offset[i]));
+		__m512i v = _mm512_permutex2var_epi8(_mm512_loadu_si512(from), which, _mm512_loadu_si512(from + 64));
 
-		v = _mm512_mask_expand_epi8(v, mask[i], _mm512_loadu_si512(literal));
+		v = _mm512_mask_mov_epi8(v, mask[i], _mm512_maskz_expand_epi8(mask[i], _mm512_loadu_si512(literal)));
 		_mm512_storeu_si512(out, v);
 		literal += literals[i];
 #else
-		__m256i v = _mm256_loadu_si256((const __m256i *)from[i]);
+		const __m256i which = _mm256_add_epi8(_mm256_load_si256((const __m256i *)lanes),
+			_mm256_set1_epi8((char)sources.offset[i]));
+		const __mmask32 differ = ((const uint32_t *)mask)[i];
+		__m256i v = _mm256_permutex2var_epi8(_mm256_loadu_si256((const __m256i *)from), which,
+			_mm256_loadu_si256((const __m256i *)(from + 32)));
 
-		v = _mm256_mask_expand_epi8(v, ((const uint32_t *)mask)[i], _mm256_loadu_si256((const __m256i *)literal));
+		v = _mm256_mask_mov_epi8(v, differ,
+			_mm256_maskz_expand_epi8(differ, _mm256_loadu_si256((const __m256i *)literal)));
 		_mm256_storeu_si256((__m256i *)out, v);
 		literal += ((const uint32_t *)literals)[i];
 #endif
@@ -145,7 +170,7 @@ FN int decode_page_avx512(struct bref_sections *s, uint8_t *out)
 /* The search, in phases that each do one thing for the whole page. */
 
 #define SAMPLES_AVX512 (TZ_PAGE_SIZE / 8)
-#define TRIED_AVX512 (BREF_BLOCK == 64 ? 4 : 6)	/* distances; more cost more than they find */
+#define TRIED_AVX512 (BREF_BLOCK == 64 ? 4 : 5)	/* distances; more cost more than they find */
 
 /* Of each eight positions of 64 bytes the largest hash of the four bytes there, the position in its low 3 bits. x[j] are
  * the bytes from position j on. The factors are multiples of 8, of the pairs tried those with the best ratios. */
@@ -201,16 +226,17 @@ FN void two_groups_candidates_avx512(struct bref_workspace *ws, const uint8_t *p
 	valid = _mm512_mask_cmple_epu32_mask(valid, d, most);
 	d = _mm512_maskz_mov_epi32(valid, d);
 	valid = _mm512_mask_test_epi32_mask(valid, d, d);
-	/* Not the same twice running, in one group. */
-	valid &= _mm512_cmpneq_epi32_mask(d, _mm512_alignr_epi32(d, _mm512_setzero_si512(), 15)) | 1 << 8;
 #pragma GCC unroll 2
 	for (uint32_t k = 0; k < 2; k++) {
 		const __m512i at = _mm512_set1_epi64((long long)(uintptr_t)(page + (g + k) * 64));
 		__m256i own = k ? _mm512_extracti64x4_epi64(d, 1) : _mm512_castsi512_si256(d);
 		__m512i wide;
 
-		own = _mm256_maskz_compress_epi32((__mmask8)(valid >> 8 * k), own);
-		_mm256_storeu_si256((__m256i *)(ws->candidate[g + k] + 1), own);
+		/* Each distance once. */
+		const __m256i before = _mm256_conflict_epi32(own);
+
+		own = _mm256_maskz_compress_epi32((__mmask8)(valid >> 8 * k) & _mm256_testn_epi32_mask(before, before), own);
+		_mm_store_si128((__m128i *)ws->distance[g + k], _mm_bslli_si128(_mm256_cvtepi32_epi16(own), 2));
 		wide = _mm512_cvtepu32_epi64(own);
 		_mm512_store_si512(ws->from[g + k], _mm512_mask_sub_epi64(_mm512_set1_epi64((long long)(uintptr_t)zeros),
 			_mm512_test_epi64_mask(wide, wide), at, wide));
@@ -225,11 +251,10 @@ FN void find_candidates_avx512(struct bref_workspace *ws, const uint8_t *page)
 		two_groups_candidates_avx512(ws, page, g);
 }
 
-/* The cheapest candidate of every block: cost * 16 + index. Masks first, then 64 bytes of them at once. */
+/* The cheapest candidate of every block: number of bytes that differ * 16 + index, and its mask. All the masks first, then
+ * 64 bytes of them at once. */
 FN void choose_candidates_avx512(struct bref_workspace *ws, const uint8_t *page)
 {
-	const __m512i one = _mm512_set1_epi8(1);
-
 	for (uint32_t g = 0; g < GROUPS; g++) {
 		__m512i v = _mm512_loadu_si512(page + g * 64);
 		ws->mask[0][g] = _mm512_test_epi8_mask(v, v);
@@ -238,85 +263,26 @@ FN void choose_candidates_avx512(struct bref_workspace *ws, const uint8_t *page)
 			ws->mask[k][g] = _mm512_cmpneq_epi8_mask(v, _mm512_loadu_si512((const void *)(uintptr_t)ws->from[g][k - 1]));
 	}
 	for (uint32_t g = 0; g < GROUPS; g += 8) {
-		__m512i best = _mm512_set1_epi32(0x7fffffff);
+		__m512i best = _mm512_set1_epi32(0x7fffffff), best_mask = _mm512_setzero_si512();
 #pragma GCC unroll 16
 		for (uint32_t k = 0; k <= TRIED_AVX512; k++) {
-			__m512i m = _mm512_load_si512(ws->mask[k] + g), words = _mm512_min_epu8(m, one), c;
+			__m512i m = _mm512_load_si512(ws->mask[k] + g), cost;
 #if BREF_BLOCK == 64
-			c = _mm512_add_epi64(_mm512_popcnt_epi64(m), _mm512_popcnt_epi64(words));
-			best = _mm512_min_epu64(best, _mm512_add_epi64(_mm512_slli_epi64(c, 4), _mm512_set1_epi64(k)));
+			cost = _mm512_shldi_epi64(_mm512_popcnt_epi64(m), _mm512_set1_epi64((long long)((uint64_t)k << 60)), 4);
+			best_mask = _mm512_mask_mov_epi64(best_mask, _mm512_cmplt_epu64_mask(cost, best), m);
+			best = _mm512_min_epu64(best, cost);
 #else
-			c = _mm512_add_epi32(_mm512_popcnt_epi32(m), _mm512_popcnt_epi32(words));
-			best = _mm512_min_epu32(best, _mm512_add_epi32(_mm512_slli_epi32(c, 4), _mm512_set1_epi32((int)k)));
+			cost = _mm512_shldi_epi32(_mm512_popcnt_epi32(m), _mm512_set1_epi32((int)(k << 28)), 4);
+			best_mask = _mm512_mask_mov_epi32(best_mask, _mm512_cmplt_epu32_mask(cost, best), m);
+			best = _mm512_min_epu32(best, cost);
 #endif
 		}
 		_mm512_store_si512(ws->best + g, best);
+		_mm512_store_si512(ws->best_mask + g, best_mask);
 	}
 }
 
-/* Gives a block the reference `last` with its mask and cost (times 16), or its own if that is cheaper. Returns which. */
-FN uint32_t keep_or_name_avx512(uint64_t *mask, uint64_t same, uint32_t same_cost, uint32_t own, uint32_t own_cost,
-	uint32_t last)
-{
-	uint64_t ref = own, chosen = *mask;
-
-	__asm__("cmp %3, %2\n\tcmovbe %4, %0\n\tcmovbe %5, %1" : "+&r"(ref), "+&r"(chosen)
-		: "r"(same_cost), "r"(own_cost), "r"((uint64_t)last), "r"(same) : "cc");
-	*mask = chosen;
-	return (uint32_t)ref;
-}
-
-/* References and masks of all blocks. A block waits for the one before it, so the page is several chains side by side, each
- * of which begins with a guess. */
-FN void settle_avx512(struct bref_workspace *ws, const uint8_t *page)
-{
-	uint32_t last[CHAINS] = { 0 };
-
-	for (uint32_t c = 1; c < CHAINS; c++) {
-		uint32_t g = c * CHAIN_GROUPS - 1;
-		last[c] = ws->candidate[g][ws->best[g] >> (PER_GROUP - 1) * 32 & 15];
-	}
-	for (uint32_t i = 0; i < CHAIN_GROUPS; i++) {
-#pragma GCC unroll 4
-		for (uint32_t c = 0; c < CHAINS; c++) {
-			const uint32_t g = i + c * CHAIN_GROUPS, *candidates = ws->candidate[g];
-			const uint8_t *q = page + g * 64;
-			const uint64_t best = ws->best[g], low = PER_GROUP == 1 ? ~0ull : 0xffffffff;
-			uint64_t same = differ_avx512(q, referred(q, last[c])), words = nonzero_bytes(same);
-			uint64_t mask = ws->mask[best & 15][g] & low, ref;
-
-			ref = keep_or_name_avx512(&mask, same & low, (count_avx512(same & low) + count_avx512(words & low)) << 4,
-				candidates[best & 15], (uint32_t)best + (NEW_COST << 3), last[c]);
-			ws->block_refs[g * PER_GROUP] = (uint16_t)ref;
-#if BREF_BLOCK == 32
-			uint64_t high = ws->mask[best >> 32 & 15][g] >> 32;
-			uint32_t own = candidates[best >> 32 & 15], cost = (count_avx512(same >> 32) + count_avx512(words >> 32)) << 4;
-
-			/* To stay with the reference of the group before costs something when the first block left it. */
-			cost += (ref != last[c]) * (NEW_COST << 3);
-			ref = keep_or_name_avx512(&high, same >> 32, cost, own, (uint32_t)(best >> 32) + (own != ref) * (NEW_COST << 3),
-				last[c]);
-			ws->block_refs[g * PER_GROUP + 1] = (uint16_t)ref;
-			mask |= high << 32;
-#endif
-			last[c] = (uint32_t)ref;
-			ws->best_mask[g] = mask;
-		}
-	}
-}
-
-/* 12 bits of each, from the lowest bit on. Writes up to 64 bytes too many. */
-FN void pack_refs_avx512(uint8_t *to, const uint16_t *refs, uint32_t n)
-{
-	const __m512i three = _mm512_set_epi8(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 62, 61, 60, 58, 57, 56, 54, 53,
-		52, 50, 49, 48, 46, 45, 44, 42, 41, 40, 38, 37, 36, 34, 33, 32, 30, 29, 28, 26, 25, 24, 22, 21, 20, 18, 17, 16, 14,
-		13, 12, 10, 9, 8, 6, 5, 4, 2, 1, 0);
-
-	for (uint32_t i = 0; i < n; i += 32) {
-		__m512i v = _mm512_madd_epi16(_mm512_loadu_si512(refs + i), _mm512_set1_epi32(4096 << 16 | 1));
-		_mm512_storeu_si512(to + i / 2 * 3, _mm512_permutexvar_epi8(three, v));
-	}
-}
+#include "bref_settle.h"
 
 /* From the masks and references of all blocks to the object. Returns its length, or 0. */
 FN size_t put_page_avx512(struct bref_workspace *ws, const uint8_t *page, uint8_t *dst)
@@ -361,7 +327,7 @@ FN size_t put_page_avx512(struct bref_workspace *ws, const uint8_t *page, uint8_
 	for (uint32_t i = 0; i < n_masks; i += 64)
 		memcpy(op + i, masks + i, 64);
 	op += n_masks;
-	pack_refs_avx512(op, refs, n_refs);
+	pack12_avx512(op, refs, n_refs);
 	op += (n_refs * 3 + 1) / 2;
 	memcpy(op, word_masks, WORD_MASKS);
 	memcpy(op + WORD_MASKS, is_new, BLOCKS / 8);

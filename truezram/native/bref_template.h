@@ -96,9 +96,8 @@ FN_INLINE size_t P(put_object)(struct bref_workspace *ws, const struct P(chain) 
 		op = P(append)(op, ws->literals[k], (uint32_t)(c[k].literals - ws->literals[k]));
 	for (unsigned k = 0; k < CHAINS; k++)
 		op = P(append)(op, ws->masks[k], (uint32_t)(c[k].masks - ws->masks[k]));
-	for (uint32_t i = 0; i < n_refs; i += 2, op += 3)
-		tz_store32(op, refs[i] | (uint32_t)refs[i + 1] << 12);
-	op -= n_refs & 1;
+	pack12_plain(op, refs, n_refs);
+	op += (n_refs * 3 + 1) / 2;
 	memcpy(op, ws->word_masks, WORD_MASKS);
 	op += WORD_MASKS;
 	for (unsigned k = 0; k < CHAINS; k++) {

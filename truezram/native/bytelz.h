@@ -56,7 +56,8 @@ struct lz_workspace {
 	uint32_t base;
 	_Alignas(64) uint32_t entry[LZ_STEP + 64];
 	_Alignas(64) uint32_t found[LZ_STEP + 64];
-	_Alignas(64) uint64_t reach[LZ_REACH];
+	_Alignas(64) uint32_t differ[LZ_REACH + 16], reach[LZ_REACH + 16], distance[LZ_REACH + 16];
+	uint32_t longer[LZ_REACH + 16];	/* the numbers of those that go on */
 	/* Position and, << 16, where its like is, from LZ_FRONT before the page on; LZ_ZEROS for zeros. */
 	uint32_t candidate[TZ_PAGE_SIZE + 64];
 	struct lz_match match[TZ_PAGE_SIZE / LZ_MIN_MATCH + 1];
@@ -236,6 +237,10 @@ TZ_INLINE int lz_expand_plain(const struct lz_sections *s, uint8_t *page)
 	TZ_INLINE int lz_expand_##isa(const struct lz_sections *s, uint8_t *page) \
 	{ \
 		return lz_expand_plain(s, page); \
+	} \
+	TZ_INLINE void pack12_##isa(uint8_t *to, const uint16_t *from, uint32_t n) \
+	{ \
+		pack12_plain(to, from, n); \
 	}
 
 #define LZ_PLAIN(isa) \

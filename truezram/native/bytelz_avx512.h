@@ -160,7 +160,12 @@ FN int lz_expand_avx512(const struct lz_sections *s, uint8_t *page)
 	return wrong || at != TZ_PAGE_SIZE || k != s->n_distances ? -1 : (int)literals;
 }
 
-/* The positions that are looked up, of LZ_STEP from `at` on: three in four by their content's hash, so that a copy is
+/* Of the odd factors tried, the one whose bit says best which positions to look up: what it leaves out is often enough the
+ * same short pieces, blanks and ends of pointers, that find only what is useless. */
+#define LZ_FACTOR ((int)2500850179u)
+#define LZ_TAKEN (1 << 16)
+
+/* The positions that are looked up, of LZ_STEP from `at` on: about half of them by their content's hash, so that a copy is
  * looked up where its source was, and the first of zeros. Returns their number. */
 FN uint32_t lz_samples_avx512(struct lz_workspace *ws, uint32_t at, uint32_t *last_zero)
 {
@@ -168,7 +173,7 @@ FN uint32_t lz_samples_avx512(struct lz_workspace *ws, uint32_t at, uint32_t *la
 	const __m512i lane = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
 	const __m512i words = _mm512_add_epi32(_mm512_mullo_epi32(lane, _mm512_set1_epi32(0x01010101)),
 		_mm512_set1_epi32(0x03020100));
-	const __m512i generation = _mm512_set1_epi32((int)ws->base << 12);
+	__m512i place = _mm512_add_epi32(lane, _mm512_set1_epi32((int)(ws->base << 12 | at)));
 	uint32_t n = 0;
 
 #pragma GCC unroll 2
@@ -176,11 +181,11 @@ FN uint32_t lz_samples_avx512(struct lz_workspace *ws, uint32_t at, uint32_t *la
 		__m512i v = _mm512_permutexvar_epi8(words, _mm512_loadu_si512(page + i)), product;
 		uint32_t zero = _mm512_testn_epi32_mask(v, v), take;
 
-		product = _mm512_mullo_epi32(v, _mm512_set1_epi32((int)2654435761u));
-		take = _mm512_test_epi32_mask(product, _mm512_set1_epi32(3 << 14)) | (zero & ~(zero << 1 | *last_zero));
+		product = _mm512_mullo_epi32(v, _mm512_set1_epi32(LZ_FACTOR));
+		take = _mm512_test_epi32_mask(product, _mm512_set1_epi32(LZ_TAKEN)) | (zero & ~(zero << 1 | *last_zero));
 		*last_zero = zero >> 15;
-		v = _mm512_or_si512(generation, _mm512_add_epi32(lane, _mm512_set1_epi32((int)i)));
-		v = _mm512_ternarylogic_epi32(product, v, _mm512_set1_epi32(0x3fff), 0xd8);
+		v = _mm512_ternarylogic_epi32(product, place, _mm512_set1_epi32(0x3fff), 0xd8);
+		place = _mm512_add_epi32(place, _mm512_set1_epi32(16));
 		_mm512_storeu_si512(ws->entry + n, _mm512_maskz_compress_epi32((__mmask16)take, v));
 		n += (uint32_t)_mm_popcnt_u32(take);
 	}
@@ -222,37 +227,42 @@ FN uint32_t lz_candidates_avx512(struct lz_workspace *ws)
 	return n;
 }
 
-#define LZ_FURTHER (1ull << 63)		/* the match goes on behind its end */
+#define LZ_FURTHER (1u << 31)		/* the match goes on behind its end */
+#define LZ_BEHIND 4			/* bytes compared before the position */
+#define LZ_AHEAD (32 - LZ_BEHIND)	/* and from there on */
 
-/* ws->reach[] for n candidates: start | end << 16 | distance << 32 of the match, up to 16 bytes before the position and
- * 48 from there on, and whether it may be longer. */
-FN void lz_compare_avx512(struct lz_workspace *ws, const uint32_t *candidate, uint32_t n)
+/* Start | end << 16 of 16 candidates' matches within the bytes compared, and whether they may be longer; 0 for what is too
+ * short. *distance is theirs. */
+FN __m512i lz_reach_avx512(__m512i differ, __m512i candidate, __m512i *distance)
 {
-#pragma GCC unroll 4
-	for (uint32_t i = 0; i < n; i++)
-		ws->reach[i] = _mm512_cmpneq_epi8_mask(_mm512_loadu_si512(ws->page + ((uint16_t)candidate[i] - 16)),
-			_mm512_loadu_si512(ws->page + ((candidate[i] >> 16) - 16)));
-	for (uint32_t i = 0; i < n; i += 8) {
-		const __m512i differ = _mm512_load_si512(ws->reach + i);
-		__m512i at = _mm512_cvtepu32_epi64(_mm256_loadu_si256((const __m256i *)(candidate + i)));
-		__m512i from = _mm512_srli_epi64(at, 16), v, d, forth;
+	__m512i at = _mm512_and_si512(candidate, _mm512_set1_epi32(0xffff)), from = _mm512_srli_epi32(candidate, 16), start, end;
+	__mmask16 further, few;
 
-		at = _mm512_and_si512(at, _mm512_set1_epi64(0xffff));
-		d = _mm512_maskz_sub_epi64(_mm512_cmpneq_epi64_mask(from, _mm512_set1_epi64(LZ_ZEROS)), at, from);
-		at = _mm512_sub_epi64(at, _mm512_set1_epi64(LZ_FRONT));
-		/* Not back to where the page has no byte at that distance. */
-		v = _mm512_lzcnt_epi64(_mm512_or_si512(_mm512_slli_epi64(differ, 48), _mm512_set1_epi64(1ll << 47)));
-		v = _mm512_max_epi64(_mm512_sub_epi64(at, v), d);
-		/* The number of zeros below the lowest one. */
-		forth = _mm512_or_si512(_mm512_srli_epi64(differ, 16), _mm512_set1_epi64(1ll << 48));
-		forth = _mm512_andnot_si512(forth, _mm512_sub_epi64(forth, _mm512_set1_epi64(1)));
-		forth = _mm512_popcnt_epi64(forth);
-		v = _mm512_mask_or_epi64(v, _mm512_cmpeq_epi64_mask(forth, _mm512_set1_epi64(48)), v,
-			_mm512_set1_epi64((long long)LZ_FURTHER));
-		forth = _mm512_min_epi64(_mm512_add_epi64(at, forth), _mm512_set1_epi64(TZ_PAGE_SIZE));
-		v = _mm512_or_si512(v, _mm512_slli_epi64(forth, 16));
-		_mm512_store_si512(ws->reach + i, _mm512_or_si512(v, _mm512_slli_epi64(d, 32)));
-	}
+	*distance = _mm512_maskz_sub_epi32(_mm512_cmpneq_epi32_mask(from, _mm512_set1_epi32(LZ_ZEROS)), at, from);
+	at = _mm512_sub_epi32(at, _mm512_set1_epi32(LZ_FRONT));
+	/* Not back to where the page has no byte at that distance. */
+	start = _mm512_lzcnt_epi32(_mm512_or_si512(_mm512_slli_epi32(differ, 32 - LZ_BEHIND),
+		_mm512_set1_epi32(1 << (31 - LZ_BEHIND))));
+	start = _mm512_max_epi32(_mm512_sub_epi32(at, start), *distance);
+	/* The number of zeros below the lowest one. */
+	end = _mm512_or_si512(_mm512_srli_epi32(differ, LZ_BEHIND), _mm512_set1_epi32(1 << LZ_AHEAD));
+	end = _mm512_popcnt_epi32(_mm512_andnot_si512(end, _mm512_sub_epi32(end, _mm512_set1_epi32(1))));
+	further = _mm512_cmpeq_epi32_mask(end, _mm512_set1_epi32(LZ_AHEAD));
+	end = _mm512_min_epi32(_mm512_add_epi32(at, end), _mm512_set1_epi32(TZ_PAGE_SIZE));
+	few = _mm512_cmplt_epi32_mask(_mm512_sub_epi32(end, start), _mm512_set1_epi32(LZ_MIN_MATCH));
+	end = _mm512_mask_or_epi32(end, further, end, _mm512_set1_epi32(LZ_FURTHER >> 16));
+	return _mm512_maskz_or_epi32((__mmask16)~few, start, _mm512_slli_epi32(end, 16));
+}
+
+/* Which of 16 matches another one makes useless: one that begins no more than two bytes behind its start, which is less
+ * than a token and a distance take, and ends behind its end. */
+FN __mmask16 lz_useless_avx512(__m512i reach, __m512i other)
+{
+	const __m512i starts = _mm512_set1_epi32(0xffff);
+	__m512i latest = _mm512_add_epi32(_mm512_and_si512(reach, starts), _mm512_set1_epi32(2));
+	__mmask16 early = _mm512_cmple_epi32_mask(_mm512_and_si512(other, starts), latest);
+
+	return _mm512_mask_cmpgt_epu32_mask(early, _mm512_and_si512(other, _mm512_set1_epi32(0x7fff0000)), reach);
 }
 
 /* Where a match that reaches to `end` at this distance does end. */
@@ -260,6 +270,47 @@ FN uint32_t lz_end_avx512(const uint8_t *page, uint32_t end, uint32_t distance)
 {
 	end += distance ? lz_equal_avx512(page, end, end - distance) : lz_zeros_avx512(page, end);
 	return end < TZ_PAGE_SIZE ? end : TZ_PAGE_SIZE;
+}
+
+/* ws->reach[] and ws->distance[] of n candidates' matches, without those that one of the next two makes useless. Returns
+ * how many are left. */
+FN uint32_t lz_compare_avx512(struct lz_workspace *ws, const uint32_t *candidate, uint32_t n)
+{
+	__m512i reach = _mm512_setzero_si512(), distance = reach;
+	const __m512i lane = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+	uint32_t left = 0, n_longer = 0;
+
+#pragma GCC unroll 4
+	for (uint32_t i = 0; i < n; i++)
+		ws->differ[i] = _mm256_cmpneq_epi8_mask(
+			_mm256_loadu_si256((const __m256i *)(ws->page + ((uint16_t)candidate[i] - LZ_BEHIND))),
+			_mm256_loadu_si256((const __m256i *)(ws->page + ((candidate[i] >> 16) - LZ_BEHIND))));
+	for (uint32_t i = 0; i < n + 16; i += 16) {
+		__m512i next_distance, next = lz_reach_avx512(_mm512_load_si512(ws->differ + i),
+			_mm512_loadu_si512(candidate + i), &next_distance), kept;
+		__mmask16 longer, keep = _mm512_test_epi32_mask(reach, reach);
+
+		next = _mm512_maskz_mov_epi32((__mmask16)_bzhi_u32(0xffff, n < i ? 0 : n - i < 16 ? n - i : 16), next);
+		keep = (__mmask16)(keep & ~lz_useless_avx512(reach, _mm512_alignr_epi32(next, reach, 1)) &
+			~lz_useless_avx512(reach, _mm512_alignr_epi32(next, reach, 2)));
+		kept = _mm512_maskz_compress_epi32(keep, reach);
+		_mm512_storeu_si512(ws->reach + left, kept);
+		_mm512_storeu_si512(ws->distance + left, _mm512_maskz_compress_epi32(keep, distance));
+		longer = _mm512_movepi32_mask(kept);
+		_mm512_storeu_si512(ws->longer + n_longer, _mm512_maskz_compress_epi32(longer,
+			_mm512_add_epi32(lane, _mm512_set1_epi32((int)left))));
+		n_longer += (uint32_t)_mm_popcnt_u32(longer);
+		left += (uint32_t)_mm_popcnt_u32(keep);
+		reach = next;
+		distance = next_distance;
+	}
+	for (uint32_t i = 0; i < n_longer; i++) {
+		uint32_t *m = &ws->reach[ws->longer[i]], end = *m >> 16 & 0x7fff;
+
+		end = lz_end_avx512(ws->page + LZ_FRONT, end, ws->distance[ws->longer[i]]);
+		*m = (*m & 0xffff) | end << 16;
+	}
+	return left;
 }
 
 /* Matches, in the order of the page, without a branch for what overlaps or is too short. Returns how many. */
@@ -274,29 +325,27 @@ FN uint32_t lz_matches_avx512(struct lz_workspace *ws)
 	}
 	candidates = lz_candidates_avx512(ws);
 	for (uint32_t first = 0; first < candidates; first += LZ_REACH) {
-		const uint32_t here = candidates - first < LZ_REACH ? candidates - first : LZ_REACH;
+		const uint32_t here = lz_compare_avx512(ws, ws->candidate + first,
+			candidates - first < LZ_REACH ? candidates - first : LZ_REACH);
 
-		lz_compare_avx512(ws, ws->candidate + first, here);
 		for (uint32_t i = 0; i < here; i++) {
-			uint64_t m = ws->reach[i], start = (uint16_t)m, end = m >> 16 & 0xffff, more = n + 1;
+			const uint32_t m = ws->reach[i], d = ws->distance[i];
+			uint64_t start = (uint16_t)m, end = m >> 16, more = n + 1;
 
-			if (TZ_UNLIKELY(m & LZ_FURTHER)) {
-				const uint64_t d = m >> 32 & 0xffff;
-
-				end = lz_end_avx512(ws->page + LZ_FRONT, (uint32_t)end, (uint32_t)d);
-				m = d << 32 | end << 16;
-			}
 			/* Not into the match before. */
 			start = start < reached ? reached : start;
-			m = (m & ~0xffffull) | start;
-			memcpy(&ws->match[n], &m, sizeof(m));
-			__asm__("cmp %3, %2\n\tcmovbe %4, %0\n\tcmovbe %5, %1" : "+&r"(reached), "+&r"(n)
-				: "r"(start + LZ_MIN_MATCH), "r"(end), "r"(end), "r"(more) : "cc");
+			start |= end << 16 | (uint64_t)d << 32;
+			memcpy(&ws->match[n], &start, sizeof(start));
+			/* What is left is enough: two cycles from one to the next. */
+			__asm__("cmp %0, %2\n\tcmovge %3, %0\n\tcmovge %4, %1" : "+&r"(reached), "+&r"(n)
+				: "r"(end - LZ_MIN_MATCH), "r"(end), "r"(more) : "cc");
 		}
 	}
 	return (uint32_t)n;
 }
 #undef LZ_FURTHER
+#undef LZ_BEHIND
+#undef LZ_AHEAD
 #define LZ_MATCHES lz_matches_avx512
 
 #undef FN

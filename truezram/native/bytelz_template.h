@@ -155,8 +155,7 @@ static TZ_TARGET TZ_NOINLINE size_t P(lz_compress)(struct lz_workspace *ws, cons
 	else
 		P(lz_pack7)(op, ws->literals, n_literals);
 	op += stored;
-	for (uint32_t i = 0; i < n_distances; i += 2)
-		tz_store32(op + i / 2 * 3, ws->distances[i] | (uint32_t)ws->distances[i + 1] << 12);
+	P(pack12)(op, ws->distances, n_distances);
 	op += (3 * n_distances + 1) / 2;
 	op = P(lz_store)(op, ws->tokens, n_tokens);
 	tz_store32(op, n_tokens | n_distances << 12 | (uint32_t)(any ? MODE_LZ : MODE_LZ7) << 24);
