@@ -38,33 +38,36 @@ acceleration) on the same pages. Absolute speeds are this machine's on that day;
 TAIL = """
 ## What was aimed at, what is missing, and where the time goes
 
-Beside liblz4, AVX-512, total of all pages, warm. Two runs of one day: the tables above, of a machine at rest, and one
-beside other work on the same cores (2026-11-23, 05:35), when liblz4 decompressed 2,655 MB/s instead of 3,587 and
-truezram as fast as above. What holds in one of them only is called between.
+Beside liblz4, AVX-512, total of all pages, warm; liblz4's decompression differs from run to run by a tenth, with what
+else the machine does, and with it every ratio of that column.
 
 | codec | ratio | compression | decompression |
 |---|---|---|---|
-| turbo | 1.00x: reached | 3.5x: reached | 6x: between (4.7x at rest, 6.3x beside other work) |
-| fast | 1.20x, no program's pages below 1.00x: reached | 2.5x: not reached (2.0x) | 3.5x: between (3.0x, 3.7x) |
+| turbo | 1.00x: reached | 3.5x: reached | 6x: missed by 4 % (5.8x) |
+| fast | 1.20x, no program's pages below 1.00x: reached | 2.5x: missed by 3 % (2.4x) | 3.5x: missed by 1 % (3.46x) |
 | dense | 1.04x of zstd:1: reached | 2x of zstd:1: reached | 4x of zstd:1: reached |
-| lz4 | 1.00x: reached in total, missed by under 1 % on sqlite | 1.0x: within 2 % of it | 1.1x: between (1.05x, 1.22x) |
+| lz4 | 1.00x: reached in total, missed by under 1 % on sqlite | 1.0x: missed by 2 % | 1.1x: missed by 2 % (1.08x) |
 | auto | that of fast: reached | 0.8x of fast: reached | |
 | fast without AVX-512 | | 1.0x: reached | 1.8x: reached |
 
-Where the time of `fast`'s encoder goes (AVX-512, about 2.2 µs a page; 2.5x would be 1.75): block reference takes 1.35
-µs of every page but the plain text: choosing the positions to sample 0.22 µs, looking them up 0.25, candidates 0.2,
-comparing and choosing 0.33, settling on references 0.3, packing 0.1. One page in six goes to byte-LZ as well or
-instead: text, code, the least regular parts of databases. That takes 5 to 6 µs, which is 0.85 µs of the mean:
-choosing positions 0.5 µs, looking them up 1.2, finding candidates 0.6, comparing 1.0, choosing 1.0, writing the
-streams 0.9. The lookups are bound by stores (one a cycle), the comparisons by loads (two that cross a cache line
-each), the choice by its chain of five cycles a candidate.
+Where the time of `fast`'s encoder goes (AVX-512, about 1.9 µs a page; 2.5x would be 1.75): block reference takes 1.3 µs
+of every page but the plain text: choosing the positions to sample 0.21 µs, looking them up 0.24, candidates 0.2,
+comparing and choosing 0.26, settling on references 0.27, packing 0.1. One page in six goes to byte-LZ as well or
+instead: text, code, the least regular parts of databases. That takes 3.5 to 4.5 µs, which is 0.65 µs of the mean. The
+lookups are bound by stores (one a cycle), the comparisons by loads.
 
-Tried without gain for byte-LZ: every second position instead of three in four (10 % faster, but in total below
-1.20x); noting only every second one looked up; leaving out candidates that end no later than the one before; a table
-twice as large. For block reference: a sample in each four positions (ratio 1 % better, 0.35 µs more); more candidates
-(none found); eight chains instead of four; shuffles instead of loads that cross cache lines; clang instead of gcc.
-For `lz4`: finding a match's beginning with one comparison instead of byte by byte (10 % slower: what is predicted
-well costs nothing), two searches a turn.
+Tried without gain for byte-LZ: noting only every second position that is looked up; a table twice as large; looking up
+fewer positions at a time; eight lookups a turn instead of four. For block reference: a sample in each four positions
+(ratio 1 % better, 0.35 µs more), of every second position only (ratio 4 % worse); comparing neighbours instead of all
+distances to leave out those that come twice; sampling, looking up and making candidates in turns instead of one after
+the other, so that they overlap (6 % slower); eight chains instead of four; clang instead of gcc. For `lz4`: finding a
+match's beginning with one comparison instead of byte by byte (10 % slower: what is predicted well costs nothing), two
+searches a turn.
+
+The decoders of block reference spent half of their time on loads across what two stores had just written, until every
+load was made one of what a single store wrote (turbo 13 %, `fast` 9 % faster). What is left of that waiting is a fifth
+of turbo's time. To keep the last two blocks in registers for what refers to them was slower. Byte-LZ pages take 40 % of
+`fast`'s decompression: about ten cycles a token, of which a copy's stores and the waiting for them are most.
 
 ## Measured and not built: zstd with a trained dictionary
 
