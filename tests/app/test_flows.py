@@ -192,7 +192,6 @@ class TestRemove:
             assert "zswap /sys/module/zswap  kernel" in text
             assert text.count("The kernel's zswap does not tell.") == 3
 
-
     async def test_a_device_that_the_filter_hides_is_not_removed(self, bench: Make) -> None:
         b = bench(2)
         async with b.app.run_test(size=SMALL) as pilot:
