@@ -10,6 +10,7 @@ from pathlib import Path
 
 from truezram.app import config as configuration
 from truezram.app.source import Engine
+from truezram.app.work import coming_first
 from truezram.engine.recording import Header, Recorder, load
 
 
@@ -48,4 +49,5 @@ def run(record: Path | None = None, replay: Path | None = None) -> int:
     if sys.__stderr__ is not None and not sys.__stderr__.isatty() and sys.stdout.isatty():
         # Textual draws on stderr: when that goes elsewhere (2>log), the screen is where stdout is.
         sys.__stderr__ = sys.__stdout__  # type: ignore[misc]
-    return app.run() or 0
+    with coming_first():
+        return app.run() or 0

@@ -3,16 +3,21 @@
 `Jobs.run` starts a call in a daemon thread of its own and awaits it. A pool would not do: a call that hangs keeps its
 thread, and a handful of those would stop every other call, and the interpreter at exit. When a call outlives its
 timeout it is told to stop (`Progress.cancel`), its thread is left behind, and the caller gets `TimedOut`.
+
+Where it may (root), the app goes before the programs that it watches: it takes little, and must answer when the machine
+is full of work. Its calls do not, and so nothing that they start does.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 from truezram.app.source import Cancelled, Progress
@@ -21,6 +26,42 @@ from truezram.engine.errors import Failed
 T = TypeVar("T")
 SHOW_AFTER = 0.5
 """Seconds after which a job shows its progress."""
+
+FIRST = -10
+"""The nice value of the app's threads and, where the kernel shares CPUs by session, of its session, instead of 0."""
+SESSION = Path("/proc/self/autogroup")
+
+
+def _session(before: int, after: int) -> bool:
+    """Changes the session's nice value, if it is `before`. False when it was not, or cannot be changed."""
+    try:
+        if not SESSION.read_text().endswith(f" nice {before}\n"):
+            return False
+        SESSION.write_text(str(after))
+    except OSError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def coming_first() -> Iterator[None]:
+    """Gives the calling thread and those that it starts precedence, if it may and no nice value was chosen."""
+    with contextlib.suppress(PermissionError):
+        if os.getpriority(os.PRIO_PROCESS, 0) == 0:
+            os.setpriority(os.PRIO_PROCESS, 0, FIRST)
+    changed = os.getpriority(os.PRIO_PROCESS, 0) == FIRST and _session(0, FIRST)
+    try:
+        yield
+    finally:
+        if changed:
+            _session(FIRST, 0)  # it is the terminal's, and goes on
+        _queue_up()
+
+
+def _queue_up() -> None:
+    # 0 means the calling thread to Linux.
+    if os.getpriority(os.PRIO_PROCESS, 0) == FIRST:
+        os.setpriority(os.PRIO_PROCESS, 0, 0)
 
 
 class TimedOut(Failed):
@@ -121,6 +162,7 @@ def _thread(
 ) -> None:
     result: T | None = None
     failure: BaseException | None = None
+    _queue_up()
     try:
         result = call(progress)
     except Exception as error:

@@ -1,0 +1,55 @@
+"""The app's precedence (work.coming_first), in processes of their own, in sessions of their own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from truezram.app.work import FIRST
+
+SCRIPT = """
+import asyncio, json, os, sys
+from truezram.app.work import SESSION, Jobs, coming_first
+
+def now():
+    return os.getpriority(os.PRIO_PROCESS, 0), SESSION.read_text() if SESSION.exists() else ""
+
+os.nice(int(sys.argv[1]))
+before = now()
+with coming_first():
+    inside = now()
+    job = asyncio.run(Jobs(lambda: None).run(lambda progress: os.getpriority(os.PRIO_PROCESS, 0), "a call"))
+print(json.dumps({"before": before, "inside": inside, "job": job, "after": now()}))
+"""
+CAP_SYS_NICE = 23
+
+
+def run(nice: int) -> dict[str, list[object]]:
+    command = [sys.executable, "-c", SCRIPT, str(nice)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, start_new_session=True)
+    result: dict[str, list[object]] = json.loads(done.stdout)
+    return result
+
+
+def may() -> bool:
+    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return bool(int(lines["CapEff"], 16) >> CAP_SYS_NICE & 1)
+
+
+def test_the_app_comes_first_its_calls_do_not() -> None:
+    found = run(0)
+    assert found["before"][0] == 0
+    assert found["inside"][0] == (FIRST if may() else 0)
+    assert found["job"] == 0
+    assert found["after"] == found["before"]
+
+
+@pytest.mark.parametrize("nice", [5, 19])
+def test_a_nice_value_that_was_chosen_is_kept(nice: int) -> None:
+    found = run(nice)
+    assert found["inside"] == found["after"] == found["before"]
+    assert found["job"] == nice
