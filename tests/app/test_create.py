@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from textual.color import Color
+from textual.pilot import Pilot
 from textual.widgets import Button, Checkbox, Input, Select
 
 from truezram.app.config import Config
@@ -21,13 +24,20 @@ from .test_themes import contrast
 Make = Callable[..., Bench]
 
 
+@asynccontextmanager
+async def creating(b: Bench, moments: int) -> AsyncIterator[Pilot[Any]]:
+    """The app after as many snapshots, with the dialog that `c` opens."""
+    async with b.app.run_test(size=SMALL) as pilot:
+        b.play(moments)
+        await pilot.press("c")
+        await pilot.pause()
+        yield pilot
+
+
 class TestCreate:
     async def test_by_keys_only(self, bench: Make) -> None:
         b = bench(1)
-        async with b.app.run_test(size=SMALL) as pilot:
-            b.play(3)
-            await pilot.press("c")
-            await pilot.pause()
+        async with creating(b, 3) as pilot:
             screen = b.app.screen
             assert isinstance(screen, CreateScreen)
             size = screen.query_one("#size", Input)
@@ -62,10 +72,7 @@ class TestCreate:
         self, bench: Make, capabilities: Capabilities, why: str
     ) -> None:
         b = bench(1, capabilities=capabilities)
-        async with b.app.run_test(size=SMALL) as pilot:
-            b.play(3)
-            await pilot.press("c")
-            await pilot.pause()
+        async with creating(b, 3):
             note = b.app.screen.query_one("#persist-note")
             assert text_of(b.app.screen, "#persist-note") == why
             assert b.app.screen.query_one("#persist", Checkbox).disabled == bool(why)
@@ -76,10 +83,7 @@ class TestCreate:
     @pytest.mark.parametrize("theme", ["dark", "light", "high-contrast", "colour-blind"])
     async def test_what_an_empty_field_means_can_be_read(self, bench: Make, theme: str) -> None:
         b = bench(1, config=Config(theme=theme))
-        async with b.app.run_test(size=SMALL) as pilot:
-            b.play(3)
-            await pilot.press("c")
-            await pilot.pause()
+        async with creating(b, 3):
             field = b.app.screen.query_one("#limit", Input)
             style = field.get_component_rich_style("input--placeholder")
             assert style.color is not None
@@ -89,10 +93,7 @@ class TestCreate:
 
     async def test_arrows_walk_through_all_fields(self, bench: Make) -> None:
         b = bench(1)
-        async with b.app.run_test(size=SMALL) as pilot:
-            b.play(3)
-            await pilot.press("c")
-            await pilot.pause()
+        async with creating(b, 3) as pilot:
             screen = b.app.screen
             walked = []
             for _ in range(5):
@@ -124,10 +125,7 @@ class TestCreate:
     )
     async def test_what_is_wrong_stands_beside_the_field(self, bench: Make, field: str, text: str, reason: str) -> None:
         b = bench(1)
-        async with b.app.run_test(size=SMALL) as pilot:
-            b.play(2)
-            await pilot.press("c")
-            await pilot.pause()
+        async with creating(b, 2) as pilot:
             screen = b.app.screen
             screen.query_one(f"#{field}", Input).value = text
             await pilot.pause()
@@ -142,10 +140,7 @@ class TestCreate:
 
     async def test_level_and_swap(self, bench: Make) -> None:
         b = bench(1)
-        async with b.app.run_test(size=SMALL) as pilot:
-            b.play(2)
-            await pilot.press("c")
-            await pilot.pause()
+        async with creating(b, 2) as pilot:
             screen = b.app.screen
             assert screen.query_one("#level").disabled
             screen.query_one("#algorithm", Select).value = "zstd"
@@ -160,10 +155,7 @@ class TestCreate:
 
     async def test_a_filesystem_mounted(self, bench: Make, tmp_path: Path) -> None:
         b = bench(1)
-        async with b.app.run_test(size=SMALL) as pilot:
-            b.play(2)
-            await pilot.press("c")
-            await pilot.pause()
+        async with creating(b, 2) as pilot:
             screen = b.app.screen
             screen.query_one("#size", Input).value = "1G"
             screen.query_one("#use", Select).value = "ext4"
@@ -186,10 +178,7 @@ class TestCreate:
 
     async def test_at_every_start_is_the_verb_persist_and_names_its_id(self, bench: Make) -> None:
         b = bench(1)
-        async with b.app.run_test(size=SMALL) as pilot:
-            b.play(2)
-            await pilot.press("c")
-            await pilot.pause()
+        async with creating(b, 2) as pilot:
             screen = b.app.screen
             screen.query_one("#persist", Checkbox).value = True
             await pilot.pause()
@@ -204,10 +193,7 @@ class TestCreate:
     async def test_without_ublk_or_root_only_local_is_offered(self, bench: Make) -> None:
         can = Capabilities(ublk=False, ublk_why="modprobe ublk_drv", root=False)
         b = bench(1, capabilities=can)
-        async with b.app.run_test(size=SMALL) as pilot:
-            b.play(2)
-            await pilot.press("c")
-            await pilot.pause()
+        async with creating(b, 2):
             screen = b.app.screen
             assert screen.query_one("#transport", Select).value == "local"
             assert screen.query_one("#use").disabled
@@ -216,10 +202,7 @@ class TestCreate:
     async def test_a_refusal_is_shown_and_nothing_else_happens(self, bench: Make) -> None:
         b = bench(1)
         b.engine.script["create"] = Failed("cannot create", "the id is in use")
-        async with b.app.run_test(size=SMALL) as pilot:
-            b.play(2)
-            await pilot.press("c")
-            await pilot.pause()
+        async with creating(b, 2) as pilot:
             await pilot.press("ctrl+s")
             await settle(pilot, lambda: any("the id is in use" in e.text for e in b.app.events.events))
             b.play()

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import replace
+from typing import Any
 
 import pytest
+from textual.pilot import Pilot
 from textual.widgets import Button, Checkbox, Input
 
 from truezram.app.engine_adapter import _staged
@@ -19,7 +22,7 @@ from truezram.app.widgets.device_table import DeviceTable
 from truezram.app.widgets.graph import Graph
 from truezram.app.work import Job
 from truezram.engine import zram
-from truezram.engine.model import Zswap
+from truezram.engine.model import DeviceSnapshot, Zswap
 
 from .conftest import NARROW, SMALL, WIDE, Bench, settle, text_of
 
@@ -28,6 +31,17 @@ Make = Callable[..., Bench]
 
 def footer(b: Bench) -> list[str]:
     return [item[3] for item in b.app.screen.query_one(Footer).items()]
+
+
+@asynccontextmanager
+async def removing(b: Bench, device: DeviceSnapshot) -> AsyncIterator[Pilot[Any]]:
+    """The app with this device alone, and the dialog that `d` opens."""
+    async with b.app.run_test(size=SMALL) as pilot:
+        b.app.take(replace(b.engine.recording.snapshots[0], devices=(device,)))
+        await pilot.pause()
+        await pilot.press("d")
+        await pilot.pause()
+        yield pilot
 
 
 class TestRemove:
@@ -103,22 +117,14 @@ class TestRemove:
         b = bench(1)
         first = b.engine.recording.snapshots[0]
         device = replace(first.devices[0], swap_used=first.machine.mem_available * 2)
-        async with b.app.run_test(size=SMALL) as pilot:
-            b.app.take(replace(first, devices=(device,)))
-            await pilot.pause()
-            await pilot.press("d")
-            await pilot.pause()
+        async with removing(b, device):
             assert "swapoff needs" in text_of(b.app.screen, "#refused")
 
     async def test_the_question_follows_what_happens_while_it_is_open(self, bench: Make) -> None:
         b = bench(1)
         first = b.engine.recording.snapshots[0]
         device = replace(first.devices[0], swap_used=first.machine.mem_available * 2)
-        async with b.app.run_test(size=SMALL) as pilot:
-            b.app.take(replace(first, devices=(device,)))
-            await pilot.pause()
-            await pilot.press("d")
-            await pilot.pause()
+        async with removing(b, device) as pilot:
             screen = b.app.screen
             assert "be killed" in str(screen.query_one("#force", Checkbox).label)
             screen.query_one("#name", Input).value = device.name
@@ -137,11 +143,7 @@ class TestRemove:
         b = bench(1)
         first = b.engine.recording.snapshots[0]
         device = replace(first.devices[0], swap_priority=None, mountpoints=(), state="dead")
-        async with b.app.run_test(size=SMALL) as pilot:
-            b.app.take(replace(first, devices=(device,)))
-            await pilot.pause()
-            await pilot.press("d")
-            await pilot.pause()
+        async with removing(b, device) as pilot:
             assert "lost already" in text_of(b.app.screen, "#what")
             await pilot.press("escape")
             b.app.take(replace(first, devices=(replace(device, state="live"),)))

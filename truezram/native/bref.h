@@ -146,6 +146,20 @@ static inline __attribute__((always_inline)) TZ_TARGET_AVX512 void look_up_avx51
 	}
 }
 
+/* 12-bit numbers to 16 bits: those of the first `bytes` bytes, the others are 0. Reads no more than that. */
+static inline __attribute__((always_inline)) TZ_TARGET_AVX512 __m512i unpack12_avx512(const uint8_t *from, uint32_t bytes)
+{
+	const __m512i triples = _mm512_set_epi8(
+		47, 46, 46, 45, 44, 43, 43, 42, 41, 40, 40, 39, 38, 37, 37, 36, 35, 34, 34, 33, 32, 31, 31, 30, 29, 28, 28, 27,
+		26, 25, 25, 24, 23, 22, 22, 21, 20, 19, 19, 18, 17, 16, 16, 15, 14, 13, 13, 12, 11, 10, 10, 9, 8, 7, 7, 6, 5, 4,
+		4, 3, 2, 1, 1, 0);
+	__m512i v = _mm512_maskz_loadu_epi8(_bzhi_u64(~0ull, bytes < 48 ? bytes : 48), from);
+
+	v = _mm512_permutexvar_epi8(triples, v);
+	v = _mm512_mask_srli_epi16(v, 0xaaaaaaaa, v, 4);
+	return _mm512_and_si512(v, _mm512_set1_epi16(0xfff));
+}
+
 static inline __attribute__((always_inline)) TZ_TARGET_AVX512 void pack12_avx512(uint8_t *to, const uint16_t *from,
 	uint32_t n)
 {

@@ -19,20 +19,6 @@ FN void pack_literals_avx512(uint8_t *to, const uint8_t *q, uint64_t mask)
 	_mm512_storeu_si512(to, _mm512_maskz_compress_epi8(mask, _mm512_loadu_si512(q)));
 }
 
-/* 12-bit numbers to 16 bits: those of the first `bytes` bytes, the others are 0. Reads no more than that. */
-FN __m512i unpack_refs_avx512(const uint8_t *from, uint32_t bytes)
-{
-	const __m512i triples = _mm512_set_epi8(
-		47, 46, 46, 45, 44, 43, 43, 42, 41, 40, 40, 39, 38, 37, 37, 36, 35, 34, 34, 33, 32, 31, 31, 30, 29, 28, 28, 27,
-		26, 25, 25, 24, 23, 22, 22, 21, 20, 19, 19, 18, 17, 16, 16, 15, 14, 13, 13, 12, 11, 10, 10, 9, 8, 7, 7, 6, 5, 4,
-		4, 3, 2, 1, 1, 0);
-	__m512i v = _mm512_maskz_loadu_epi8(_bzhi_u64(~0ull, bytes < 48 ? bytes : 48), from);
-
-	v = _mm512_permutexvar_epi8(triples, v);
-	v = _mm512_mask_srli_epi16(v, 0xaaaaaaaa, v, 4);
-	return _mm512_and_si512(v, _mm512_set1_epi16(0xfff));
-}
-
 /* Per byte i the number of set bits among bits 0 .. i. */
 FN __m512i ranks_avx512(uint64_t bits)
 {
@@ -86,7 +72,7 @@ FN uint32_t find_sources_avx512(const struct bref_sections *s, struct bref_sourc
 	_mm512_store_si512(refs, _mm512_setzero_si512());
 #pragma GCC unroll 4
 	for (uint32_t i = 0; i < BLOCKS / 32; i++)
-		_mm512_store_si512(refs + 32 + 32 * i, unpack_refs_avx512(s->refs + 48 * i, bytes > 48 * i ? bytes - 48 * i : 0));
+		_mm512_store_si512(refs + 32 + 32 * i, unpack12_avx512(s->refs + 48 * i, bytes > 48 * i ? bytes - 48 * i : 0));
 #pragma GCC unroll 2
 	for (uint32_t h = 0; h < PER_GROUP; h++) {
 		const uint32_t first = s->is_new[h] & 1;

@@ -1,4 +1,5 @@
-/* bytelz_avx512.h - primitives of bytelz_template.h with AVX-512 (VBMI2). bref.h has look_up_avx512(). */
+/* bytelz_avx512.h - primitives of bytelz_template.h with AVX-512 (VBMI2). bref.h has look_up_avx512(), pack12_avx512() and
+ * unpack12_avx512(). */
 
 #define FN static inline __attribute__((always_inline)) TZ_TARGET_AVX512
 
@@ -79,20 +80,6 @@ FN void lz_read7_avx512(uint8_t *to, const uint8_t *from, uint32_t stored)
 	}
 }
 
-/* 32 numbers of 12 bits, of which the first `left` are there. */
-FN __m512i lz_get12s(const uint8_t *from, uint32_t left)
-{
-	const __m512i pairs = _mm512_set_epi8(
-		47, 46, 46, 45, 44, 43, 43, 42, 41, 40, 40, 39, 38, 37, 37, 36, 35, 34, 34, 33, 32, 31, 31, 30, 29, 28, 28, 27,
-		26, 25, 25, 24, 23, 22, 22, 21, 20, 19, 19, 18, 17, 16, 16, 15, 14, 13, 13, 12, 11, 10, 10, 9, 8, 7, 7, 6, 5, 4,
-		4, 3, 2, 1, 1, 0);
-	uint32_t bytes = left < 32 ? (3 * left + 1) / 2 : 48;
-	__m512i v = _mm512_permutexvar_epi8(pairs, _mm512_maskz_loadu_epi8(_bzhi_u64(~0ull, bytes), from));
-
-	v = _mm512_mask_srli_epi16(v, 0xaaaaaaaa, v, 4);
-	return _mm512_and_si512(v, _mm512_set1_epi16(0xfff));
-}
-
 /* Sums of the lanes up to each, itself included. */
 FN __m512i lz_sums(__m512i v)
 {
@@ -120,7 +107,7 @@ FN int lz_expand_avx512(const struct lz_sections *s, uint8_t *page)
 	if (s->n_distances > TZ_PAGE_SIZE / LZ_MIN_MATCH)
 		return -1;
 	for (uint32_t i = 0; i < s->n_distances; i += 32)
-		_mm512_store_si512(distances + i, lz_get12s(s->distances + i / 2 * 3, s->n_distances - i));
+		_mm512_store_si512(distances + i, unpack12_avx512(s->distances + i / 2 * 3, (3 * (s->n_distances - i) + 1) / 2));
 	for (uint32_t i = 0; i < s->n_tokens; i += 32) {
 		const uint32_t left = s->n_tokens - i, n = left < 32 ? left : 32;
 		const __mmask32 there = _bzhi_u32(~0u, n);

@@ -118,8 +118,7 @@ class DevicePage(Page):
         trouble = self.tz.trouble.get(device.name, "")
         self.query_one("#title", TextBlock).show(lambda width: _title(device, trouble, self.tz.clock()))
         self.query_one("#facts", TextBlock).show(lambda width: facts(device))
-        untold = "" if device.kind == "truezram" else f"The kernel's {device.kind} does not tell."
-        self.query_one(SizeHistogram).show(device.size_pages, untold)
+        self.query_one(SizeHistogram).show(device.size_pages, _untold(device))
         self._latencies(series, device)
         self._queues(series)
         self._size_classes(device)
@@ -127,8 +126,8 @@ class DevicePage(Page):
 
     def _latencies(self, series: DeviceSeries, device: DeviceSnapshot) -> None:
         total = device.total
-        if device.kind != "truezram":
-            self.query_one(LatencyHistogram).show((), (), "", f"The kernel's {device.kind} does not tell.")
+        if untold := _untold(device):
+            self.query_one(LatencyHistogram).show((), (), "", untold)
             return
         if self.since_start or not series.minute:
             reads, writes, span = total.read_lat, total.write_lat, "since it was made"
@@ -192,8 +191,8 @@ class DevicePage(Page):
 
     def _ask_for_map(self, device: DeviceSnapshot) -> None:
         view = self.query_one(PageMapView)
-        if device.kind != "truezram":
-            view.show(None, f"The kernel's {device.kind} does not tell.")
+        if untold := _untold(device):
+            view.show(None, untold)
             return
         if device.state != "live":
             view.show(None, f"The device is {device.state}.")
@@ -263,6 +262,11 @@ class DevicePage(Page):
         if action in ("span", "edit"):
             return bool(self.tz.history.devices)
         return True
+
+
+def _untold(device: DeviceSnapshot) -> str:
+    """Why there is nothing to show of a device of the kernel's; "" for ours."""
+    return "" if device.kind == "truezram" else f"The kernel's {device.kind} does not tell."
 
 
 def _title(device: DeviceSnapshot, trouble: str, now: float) -> Parts:
