@@ -17,6 +17,7 @@ from textual.widgets import Input, Static
 from truezram.app.app import TruezramApp
 from truezram.app.config import Config
 from truezram.app.source import Capabilities
+from truezram.app.widgets import cards
 from truezram.engine.model import Snapshot
 from truezram.engine.recording import Header, Recording, decode, load
 
@@ -31,6 +32,7 @@ SMALL, WIDE, NARROW = (80, 24), (200, 60), (60, 20)
 def _still(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(Input, "_toggle_cursor", lambda self: None)
     monkeypatch.setattr(TruezramApp, "NOTIFICATION_TIMEOUT", 3600)
+    monkeypatch.setattr(cards, "PAUSE", 0)
     monkeypatch.setenv("TZ", "UTC")
     time.tzset()
     yield

@@ -81,6 +81,7 @@ class Core(App[int]):
         self._reader: Reader | None = None
         self._arrived: float | None = None
         self._why = ""
+        self._settled = False
 
     # ---- start and end
 
@@ -138,6 +139,7 @@ class Core(App[int]):
         if self._why:
             self.report("info", "figures again")
         self._why = ""
+        self._settled = False
         self._arrived = time.monotonic()
         if isinstance(self.engine, Recorded) and self.engine.problem:
             self.report("error", f"the recording ends here: {self.engine.problem}")
@@ -215,10 +217,16 @@ class Core(App[int]):
     def _look_around(self) -> None:
         """Every second: old figures, jobs that have become long, and Textual's garbage."""
         self._chrome()
-        if gc.get_freeze_count():
+        if self._settled:
             # Every strip that was drawn is a cycle. A second's are looked through in some 5 ms, those of half a minute
             # in 100, which a key would have to wait for.
             gc.collect()
+
+    def settled(self) -> None:
+        """A page has made what it is made of, and that stays; looking through it for garbage again and again would hold
+        up keys for 0.1 s."""
+        gc.freeze()
+        self._settled = True
 
     def _chrome(self) -> None:
         page = self.page

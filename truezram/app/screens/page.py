@@ -6,7 +6,6 @@ its own that a snapshot could have told it.
 
 from __future__ import annotations
 
-import gc
 from typing import TYPE_CHECKING, ClassVar, cast
 
 from textual.app import ComposeResult
@@ -72,8 +71,7 @@ class Page(Screen[None]):
     def on_mount(self) -> None:
         """The first figures."""
         self.call_after_refresh(self.on_screen_resume)
-        # What a page is made of stays; looking through it for garbage again and again would hold up keys for 0.1 s.
-        self.set_timer(SETTLED, gc.freeze)
+        self.set_timer(SETTLED, self.tz.settled)
 
     def update_chrome(self) -> None:
         """Notice, jobs, and the right end of the top bar."""

@@ -1,47 +1,62 @@
-"""Several devices side by side, for large terminals: one card each, with its bars and its four graphs."""
+"""Several devices side by side, for large terminals: one card each, with its bars and its four graphs.
+
+The cards of eight devices take some 60 ms to draw, and a key that comes in meanwhile waits for them. So they are drawn
+a few at a time, each few as a frame of its own, round and round.
+"""
 
 from __future__ import annotations
 
 from textual.app import ComposeResult
 from textual.containers import Container, Horizontal, Vertical
+from textual.timer import Timer
 
 from truezram.app.columns import Row
 from truezram.app.widgets.bars import Bars
 from truezram.app.widgets.graph import Graph, Trace, View
+from truezram.app.widgets.lines import Painted
 
 MOST = 8
+AT_ONCE = 2
+PAUSE = 0.04
+"""Seconds from one few to the next: time for a key to be handled and painted; with 0 all are drawn at once."""
 
 
-class Card(Vertical):
+class Pair(Horizontal, Painted):
+    """Two graphs side by side."""
+
+
+class Card(Vertical, Painted):
     """One device."""
 
     def __init__(self, view: View) -> None:
         super().__init__(classes="card")
-        self.view = view
+        self.bars = Bars(view, heading=True)
+        self.throughput = Graph("throughput", view, classes="throughput")
+        self.latency = Graph("latency", view)
+        self.ratio = Graph("ratio", view)
+        self.cpu = Graph("cpu", view, title="server cpu")
 
     def compose(self) -> ComposeResult:
         """Bars, throughput, latency, ratio and CPU."""
-        yield Bars(self.view, heading=True)
-        yield Graph("throughput", self.view, classes="throughput")
-        yield Graph("latency", self.view, classes="latency")
-        with Horizontal():
-            yield Graph("ratio", self.view, classes="ratio")
-            yield Graph("cpu", self.view, title="server cpu", classes="cpu")
+        yield self.bars
+        yield self.throughput
+        yield self.latency
+        yield Pair(self.ratio, self.cpu)
 
     def show(self, row: Row, memory: int) -> None:
         """Shows a device."""
-        self.query_one(Bars).show(row, memory)
+        self.bars.show(row, memory)
         if row.series is None:
             return
         rings = row.series.rings
-        self.query_one(".throughput", Graph).show(
+        self.throughput.show(
             [Trace("read", rings["read"], "graph--read"), Trace("write", rings["write"], "graph--write", "down")]
         )
-        self.query_one(".latency", Graph).show(
+        self.latency.show(
             [Trace("p50", rings["p50"], "graph--p50", "line"), Trace("p99", rings["p99"], "graph--p99", "line")]
         )
-        self.query_one(".ratio", Graph).show([Trace("", rings["ratio"], "graph--ratio")])
-        self.query_one(".cpu", Graph).show([Trace("", rings["cpu"], "graph--cpu")])
+        self.ratio.show([Trace("", rings["ratio"], "graph--ratio")])
+        self.cpu.show([Trace("", rings["cpu"], "graph--cpu")])
 
 
 class Cards(Container):
@@ -53,6 +68,9 @@ class Cards(Container):
         self._cards: list[Card] = []
         self._rows: list[Row] = []
         self._memory = 0
+        self._at = self._due = 0
+        """The card that is drawn next, and how many are to be drawn from there on."""
+        self._timer: Timer | None = None
 
     def show(self, rows: list[Row], memory: int, sampled: bool) -> None:
         """Shows these devices; cards come and go with them."""
@@ -75,7 +93,22 @@ class Cards(Container):
             self._fill()
 
     def _fill(self) -> None:
-        """Draws the cards."""
-        for card, row in zip(tuple(self._cards), self._rows, strict=False):
+        """Begins to draw all cards; where that goes on already, from where it is."""
+        self._due = len(self._cards)
+        if self._timer is None:
+            self._draw()
+
+    def _draw(self) -> None:
+        """Draws the next few cards, and sees to it that the others follow."""
+        self._timer = None
+        self._due = min(self._due, len(self._cards))
+        count = min(self._due, AT_ONCE if PAUSE else MOST)
+        for _ in range(count):
+            self._at %= len(self._cards)
+            card, row = self._cards[self._at], self._rows[self._at]
             if card.is_mounted:
                 card.show(row, self._memory)
+            self._at += 1
+        self._due -= count
+        if self._due:
+            self._timer = self.set_timer(PAUSE, self._draw)

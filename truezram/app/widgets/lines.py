@@ -26,7 +26,29 @@ def clip(text: str, width: int) -> str:
     return text + "…"
 
 
-class LineWidget(Widget):
+class Painted(Widget):
+    """A widget that keeps what it has painted until something about it changes: to paint a few lines of a screen,
+    Textual asks every widget around them for all of its own."""
+
+    _painted: tuple[Region, list[Strip]] | None = None
+
+    def render_lines(self, crop: Region) -> list[Strip]:
+        """See `Widget.render_lines`."""
+        if self._painted is None or self._painted[0] != crop:
+            self._painted = crop, super().render_lines(crop)
+        return self._painted[1]
+
+    def _set_dirty(self, *regions: Region) -> None:
+        self._painted = None
+        super()._set_dirty(*regions)
+
+    def notify_style_update(self) -> None:
+        """Colours changed (theme, focus, class)."""
+        super().notify_style_update()
+        self._painted = None
+
+
+class LineWidget(Painted):
     """A widget made of lines of segments.
 
     Subclasses implement `build`; `rebuild` is called by whoever changed the data. Lines shorter than the widget are
