@@ -84,6 +84,28 @@ def test_it_draws_within_the_terminal(tmp_path: Path, size: tuple[int, int]) -> 
     assert max(y for _, y in places) == size[1]
 
 
+def test_it_ends_with_its_terminal_though_no_signal_tells_it(tmp_path: Path) -> None:
+    """As in a container whose client died: the terminal is not the controlling one."""
+    code = "import sys; from truezram.engine.cli import main; sys.exit(main(sys.argv[1:]))"
+    environ = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8", "TERM": "xterm", "XDG_CONFIG_HOME": str(tmp_path)}
+    command = [sys.executable, "-c", code, "--replay", str(RECORDING)]
+    terminal, theirs = pty.openpty()
+    ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environ, start_new_session=True)
+    os.close(theirs)
+    try:
+        out, end = b"", time.monotonic() + 30
+        while b"local2" not in out and time.monotonic() < end:
+            if select.select([terminal], [], [], 0.2)[0]:
+                out += os.read(terminal, 1 << 16)
+        assert b"local2" in out
+        os.close(terminal)
+        assert process.wait(10) == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
 def test_in_a_browser(tmp_path: Path) -> None:
     """As textual-serve runs it: through pipes, with Textual's driver for the web; packets of kind, length, data."""
     code = "import sys; from truezram.engine.cli import main; sys.exit(main(sys.argv[1:]))"

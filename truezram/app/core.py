@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import os
+import select
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -215,7 +216,10 @@ class Core(App[int]):
         return []
 
     def _look_around(self) -> None:
-        """Every second: old figures, jobs that have become long, and Textual's garbage."""
+        """Every second: is the terminal there, are figures old, have jobs become long; and Textual's garbage."""
+        if _hung_up():
+            self.exit(0)
+            return
         self._chrome()
         if self._settled:
             # Every strip that was drawn is a cycle. A second's are looked through in some 5 ms, those of half a minute
@@ -300,3 +304,11 @@ class Core(App[int]):
     def action_cancel_job(self) -> None:
         """Cancels the newest job."""
         self.jobs.cancel_last()
+
+
+def _hung_up() -> bool:
+    """Whether the other end of the terminal (or of the browser's pipe) is closed. Where that is not the controlling
+    terminal (setsid, a container whose client died) no SIGHUP tells it, and Textual would read its end for ever."""
+    poll = select.poll()
+    poll.register(0, 0)
+    return any(events & select.POLLHUP for _, events in poll.poll(0))
