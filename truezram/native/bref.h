@@ -47,8 +47,12 @@ struct bref_workspace {
 	};
 	_Alignas(64) uint64_t mask[CANDIDATES + 1][GROUPS];	/* bytes that differ, by candidate */
 	_Alignas(64) uint64_t best_mask[GROUPS];
-	/* AVX only: addresses of the candidates (AVX-512), 16 * cost + index of each block's best, what all blocks refer to. */
-	_Alignas(64) uint64_t from[GROUPS][8], best[GROUPS];
+	/* AVX only: addresses of the candidates (AVX-512). Of each block its cheapest candidate's distance and the cost up to
+	 * which it stays with the reference before it instead (of blocks of 64 bytes every second number). What all blocks
+	 * refer to. */
+	_Alignas(64) uint64_t from[GROUPS][8];
+	_Alignas(64) uint32_t limit[2 * GROUPS];
+	_Alignas(64) uint16_t own[BLOCKS];
 	uint16_t before_first[32], block_refs[BLOCKS];
 	_Alignas(64) uint32_t best_cost[BLOCKS], best_index[BLOCKS];
 	_Alignas(64) uint8_t literals[CHAINS][GROUPS / CHAINS * 64 + 64], masks[CHAINS][CHAIN_GROUPS * 8 + 64];

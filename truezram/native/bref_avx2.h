@@ -311,8 +311,12 @@ FN void choose_candidates_avx2(struct bref_workspace *ws, const uint8_t *page)
 			best = _mm256_blendv_epi8(best, _mm256_or_si256(cost, index), less);
 			best_mask = _mm256_blendv_epi8(best_mask, m, less);
 		}
-		_mm256_store_si256((__m256i *)(ws->best + g), best);
 		_mm256_store_si256((__m256i *)(ws->best_mask + g), best_mask);
+		_mm256_store_si256((__m256i *)(ws->limit + 2 * g), best);
+		for (uint32_t b = 0; b < 4 * PER_GROUP; b++)
+			ws->own[g * PER_GROUP + b] = ws->distance[g + b / PER_GROUP][ws->limit[2 * g + b * 2 / PER_GROUP] & 15];
+		best = _mm256_add_epi32(_mm256_srli_epi32(best, 4), _mm256_set1_epi32(1));
+		_mm256_store_si256((__m256i *)(ws->limit + 2 * g), best);
 	}
 }
 
@@ -408,15 +412,13 @@ FN size_t put_page_avx2(struct bref_workspace *ws, const uint8_t *page, uint8_t 
 	return (size_t)(op + 2 - dst);
 }
 
-/* Stands for the template's encoder. */
-FN size_t encode_page_avx2(struct bref_workspace *ws, const uint8_t *page, uint8_t *dst)
+/* Stands for the template's. */
+FN size_t finish_page_avx2(struct bref_workspace *ws, const uint8_t *page, uint8_t *dst)
 {
-	find_candidates_avx2(ws, page);
-	choose_candidates_avx2(ws, page);
 	settle_avx2(ws, page);
 	return put_page_avx2(ws, page, dst);
 }
-#define BREF_ENCODE_PAGE
+#define BREF_FINISH_PAGE
 
 #undef FACTOR_4
 #undef SAMPLES_AVX2

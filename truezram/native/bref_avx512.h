@@ -160,7 +160,7 @@ FN int decode_page_avx512(struct bref_sections *s, uint8_t *out)
 
 /* Of each eight positions of 64 bytes the largest hash of the four bytes there, the position in its low 3 bits. x[j] are
  * the bytes from position j on. The factors are multiples of 8, of the pairs tried those with the best ratios. */
-FN __m256i largest_hashes_avx512(__m512i x0, __m512i x1, __m512i x2, __m512i x3)
+FN __m512i largest_hashes_avx512(__m512i x0, __m512i x1, __m512i x2, __m512i x3)
 {
 	const __m512i factors = _mm512_set1_epi32(0x0050b158);
 	__m512i h0 = _mm512_dpwssd_epi32(_mm512_set1_epi64(4ll << 32), x0, factors);
@@ -168,24 +168,25 @@ FN __m256i largest_hashes_avx512(__m512i x0, __m512i x1, __m512i x2, __m512i x3)
 	__m512i h2 = _mm512_dpwssd_epi32(_mm512_set1_epi64(6ll << 32 | 2), x2, factors);
 	__m512i h3 = _mm512_dpwssd_epi32(_mm512_set1_epi64(7ll << 32 | 3), x3, factors);
 
-	h0 = _mm512_max_epu32(_mm512_max_epu32(h0, h1), _mm512_max_epu32(h2, h3));
-	return _mm512_cvtepi64_epi32(_mm512_max_epu32(h0, _mm512_srli_epi64(h0, 32)));
+	return _mm512_max_epu32(_mm512_max_epu32(h0, h1), _mm512_max_epu32(h2, h3));
 }
 
 /* Samples: in each eight positions the one with the largest hash, so that a copy is mostly sampled where its source is,
  * wherever they lie, and the samples' number is fixed. Zeros are no sample; an entry 0 stands for them. */
 FN void take_samples_avx512(struct bref_workspace *ws, const uint8_t *page)
 {
+	const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
 	const __m512i place = _mm512_setr_epi32(0, 8, 16, 24, 32, 40, 48, 56, 64, 72, 80, 88, 96, 104, 112, 120);
 
 	for (uint32_t g = 0; g < GROUPS; g += 2) {
 		const uint8_t *q = page + g * 64;
 		const uint64_t more = g == GROUPS - 2 ? 0 : ~0ull;	/* nothing is read behind the page */
-		__m256i low = largest_hashes_avx512(_mm512_loadu_si512(q), _mm512_loadu_si512(q + 1), _mm512_loadu_si512(q + 2),
+		__m512i low = largest_hashes_avx512(_mm512_loadu_si512(q), _mm512_loadu_si512(q + 1), _mm512_loadu_si512(q + 2),
 			_mm512_loadu_si512(q + 3));
-		__m256i high = largest_hashes_avx512(_mm512_loadu_si512(q + 64), _mm512_maskz_loadu_epi8(more | ~0ull >> 1, q + 65),
+		__m512i high = largest_hashes_avx512(_mm512_loadu_si512(q + 64), _mm512_maskz_loadu_epi8(more | ~0ull >> 1, q + 65),
 			_mm512_maskz_loadu_epi8(more | ~0ull >> 2, q + 66), _mm512_maskz_loadu_epi8(more | ~0ull >> 3, q + 67));
-		__m512i best = _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1), product, entry;
+		__m512i best = _mm512_max_epu32(_mm512_permutex2var_epi32(low, even, high),
+			_mm512_permutex2var_epi32(low, _mm512_or_si512(even, _mm512_set1_epi32(1)), high)), product, entry;
 		__mmask16 some = _mm512_test_epi32_mask(best, _mm512_set1_epi32(~7));
 
 		product = _mm512_mullo_epi32(_mm512_srli_epi32(best, 3), _mm512_set1_epi32((int)2654435761u));
@@ -248,8 +249,14 @@ FN void choose_candidates_avx512(struct bref_workspace *ws, const uint8_t *page)
 		for (uint32_t k = 1; k <= TRIED_AVX512; k++)
 			ws->mask[k][g] = _mm512_cmpneq_epi8_mask(v, _mm512_loadu_si512((const void *)(uintptr_t)ws->from[g][k - 1]));
 	}
+#if BREF_BLOCK == 64
+	const __m512i seven = _mm512_set1_epi64(7), group = _mm512_setr_epi64(0, 8, 16, 24, 32, 40, 48, 56);
+#else
+	const __m512i seven = _mm512_set1_epi32(7);
+	const __m512i group = _mm512_setr_epi32(0, 0, 8, 8, 16, 16, 24, 24, 32, 32, 40, 40, 48, 48, 56, 56);
+#endif
 	for (uint32_t g = 0; g < GROUPS; g += 8) {
-		__m512i best = _mm512_set1_epi32(0x7fffffff), best_mask = _mm512_setzero_si512();
+		__m512i best = _mm512_set1_epi32(0x7fffffff), best_mask = _mm512_setzero_si512(), own;
 #pragma GCC unroll 16
 		for (uint32_t k = 0; k <= TRIED_AVX512; k++) {
 			__m512i m = _mm512_load_si512(ws->mask[k] + g), cost;
@@ -263,7 +270,17 @@ FN void choose_candidates_avx512(struct bref_workspace *ws, const uint8_t *page)
 			best = _mm512_min_epu32(best, cost);
 #endif
 		}
-		_mm512_store_si512(ws->best + g, best);
+		/* From the index to the distance, whose place among those of eight groups is group and index together. */
+#if BREF_BLOCK == 64
+		own = _mm512_ternarylogic_epi64(best, seven, group, 0xea);
+		own = _mm512_permutex2var_epi16(_mm512_loadu_si512(ws->distance[g]), own, _mm512_loadu_si512(ws->distance[g + 4]));
+		_mm_storeu_si128((__m128i *)(ws->own + g), _mm512_cvtepi64_epi16(own));
+#else
+		own = _mm512_ternarylogic_epi32(best, seven, group, 0xea);
+		own = _mm512_permutex2var_epi16(_mm512_loadu_si512(ws->distance[g]), own, _mm512_loadu_si512(ws->distance[g + 4]));
+		_mm256_store_si256((__m256i *)(ws->own + g * 2), _mm512_cvtepi32_epi16(own));
+#endif
+		_mm512_store_si512(ws->limit + 2 * g, _mm512_add_epi32(_mm512_srli_epi32(best, 4), _mm512_set1_epi32(1)));
 		_mm512_store_si512(ws->best_mask + g, best_mask);
 	}
 }
@@ -322,15 +339,13 @@ FN size_t put_page_avx512(struct bref_workspace *ws, const uint8_t *page, uint8_
 	return (size_t)(op + 2 - dst);
 }
 
-/* Stands for the template's encoder. */
-FN size_t encode_page_avx512(struct bref_workspace *ws, const uint8_t *page, uint8_t *dst)
+/* Stands for the template's. */
+FN size_t finish_page_avx512(struct bref_workspace *ws, const uint8_t *page, uint8_t *dst)
 {
-	find_candidates_avx512(ws, page);
-	choose_candidates_avx512(ws, page);
 	settle_avx512(ws, page);
 	return put_page_avx512(ws, page, dst);
 }
-#define BREF_ENCODE_PAGE
+#define BREF_FINISH_PAGE
 
 #undef SAMPLES_AVX512
 #undef TRIED_AVX512

@@ -3,7 +3,7 @@
 #define P(name) TZ_CONCAT(name, TZ_SUFFIX)
 #define FN_INLINE static inline __attribute__((always_inline)) TZ_TARGET
 
-#if !defined(BREF_ENCODE_PAGE)
+#if !defined(BREF_FINISH_PAGE)
 /* What one chain carries from block to block. */
 struct P(chain) {
 	uint32_t last, before;		/* the last reference, and the last that was another one */
@@ -108,12 +108,10 @@ FN_INLINE size_t P(put_object)(struct bref_workspace *ws, const struct P(chain) 
 	return (size_t)(op + 2 - dst);
 }
 
-FN_INLINE size_t P(encode_page)(struct bref_workspace *ws, const uint8_t *page, uint8_t *dst)
+FN_INLINE size_t P(finish_page)(struct bref_workspace *ws, const uint8_t *page, uint8_t *dst)
 {
 	struct P(chain) chain[CHAINS];
 
-	P(find_candidates)(ws, page);
-	P(choose_candidates)(ws, page);
 	for (unsigned k = 0; k < CHAINS; k++)
 		chain[k] = (struct P(chain)){ .masks = ws->masks[k], .literals = ws->literals[k] };
 	for (uint32_t i = 0; i < CHAIN_GROUPS; i++) {
@@ -125,10 +123,18 @@ FN_INLINE size_t P(encode_page)(struct bref_workspace *ws, const uint8_t *page, 
 }
 #endif
 
-static TZ_TARGET size_t P(bref_compress)(struct bref_workspace *ws, const uint8_t *page, uint8_t *dst)
+/* Finds each block's cheapest candidate. */
+FN_INLINE void P(bref_search)(struct bref_workspace *ws, const uint8_t *page)
 {
 	next_generation(ws);
-	return P(encode_page)(ws, page, dst);
+	P(find_candidates)(ws, page);
+	P(choose_candidates)(ws, page);
+}
+
+FN_INLINE size_t P(bref_compress)(struct bref_workspace *ws, const uint8_t *page, uint8_t *dst)
+{
+	P(bref_search)(ws, page);
+	return P(finish_page)(ws, page, dst);
 }
 
 #if !defined(BREF_DECODE_PAGE)
@@ -192,7 +198,7 @@ static TZ_TARGET int P(bref_decompress)(const uint8_t *src, size_t n, uint8_t *o
 
 #undef P
 #undef FN_INLINE
-#undef BREF_ENCODE_PAGE
+#undef BREF_FINISH_PAGE
 #undef BREF_DECODE_PAGE
 #undef TZ_SUFFIX
 #undef TZ_TARGET

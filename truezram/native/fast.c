@@ -65,25 +65,43 @@ static int workspace_init(void *workspace, size_t size, int level, const char **
  * be good at. */
 #define PLAIN_TEXT 1400
 
+/* What references and masks add to the bytes that differ, at least where byte-LZ may win. */
+#define BREF_OTHERS 400
+
+/* What byte-LZ must save: its objects take three times as long to read. */
+#define LZ_SAVES 192
+
+/* Byte-LZ comes first, in place of the last steps of block reference, where those cannot make it smaller any more. */
 #define FUNCTIONS(isa, suffix) \
 	static TZ_TARGET_##isa size_t compress_##suffix(void *workspace, const uint8_t *page, uint8_t *dst) \
 	{ \
 		struct fast_workspace *ws = workspace; \
-		struct lz_look look = lz_look_##suffix(page); \
-		size_t n, lz; \
-		if (look.is_text) { \
-			n = lz_compress_##suffix(&ws->lz, page, dst, TZ_PAGE_SIZE); \
-			if (n >= PLAIN_TEXT) \
-				return n; \
+		const struct lz_look look = lz_look_##suffix(page); \
+		size_t n = BREF_OTHERS, lz; \
+		if (TZ_LIKELY(!look.is_text)) { \
+			bref_search_##suffix(&ws->bref, page); \
+			for (uint32_t g = 0; g < GROUPS; g++) \
+				n += count_##suffix(ws->bref.best_mask[g]); \
+			if (TZ_LIKELY(!lz_may_win_##suffix(look, n))) { \
+				n = finish_page_##suffix(&ws->bref, page, dst); \
+				if (TZ_LIKELY(!lz_may_win_##suffix(look, n))) \
+					return n; \
+				lz = lz_compress_##suffix(&ws->lz, page, ws->object, n ? n - LZ_SAVES : TZ_PAGE_SIZE); \
+				if (lz) \
+					memcpy(dst, ws->object, lz); \
+				return lz ? lz : n; \
+			} \
 		} \
-		n = bref_compress_##suffix(&ws->bref, page, dst); \
-		if (TZ_LIKELY(!lz_may_win_##suffix(look, n))) \
-			return n; \
-		lz = lz_compress_##suffix(&ws->lz, page, ws->object, n ? n : TZ_PAGE_SIZE); \
-		if (!lz) \
-			return n; \
-		memcpy(dst, ws->object, lz); \
-		return lz; \
+		lz = lz_compress_##suffix(&ws->lz, page, dst, TZ_PAGE_SIZE); \
+		if (look.is_text ? lz >= PLAIN_TEXT : lz && lz + LZ_SAVES <= n) \
+			return lz; \
+		if (look.is_text) \
+			bref_search_##suffix(&ws->bref, page); \
+		n = finish_page_##suffix(&ws->bref, page, ws->object); \
+		if (!n || (lz && lz + LZ_SAVES <= n)) \
+			return lz; \
+		memcpy(dst, ws->object, n); \
+		return n; \
 	} \
 	static int decompress_##suffix(void *workspace, const uint8_t *src, size_t n, uint8_t *out) \
 	{ \

@@ -47,7 +47,7 @@ static int workspace_init(void *workspace, size_t size, int level, const char **
 }
 
 #define FUNCTIONS(isa, suffix) \
-	static size_t compress_##suffix(void *workspace, const uint8_t *page, uint8_t *dst) \
+	static TZ_TARGET_##isa size_t compress_##suffix(void *workspace, const uint8_t *page, uint8_t *dst) \
 	{ \
 		return bref_compress_##suffix(workspace, page, dst); \
 	} \
