@@ -68,7 +68,7 @@ static TZ_TARGET inline unsigned TZ_FN(next_base)(struct lz4_workspace *ws)
 static TZ_TARGET inline unsigned TZ_FN(search)(struct lz4_workspace *ws, unsigned base, const uint8_t *page,
 	unsigned at, unsigned *from)
 {
-	for (unsigned tries = 1 << 6; at <= LAST_START; at += tries++ >> 6) {
+	for (unsigned tries = 1 << 5; at <= LAST_START; at += tries++ >> 5) {
 		uint32_t v;
 
 		*from = look_up(ws, base, page, at, &v);
@@ -113,7 +113,6 @@ static TZ_TARGET size_t TZ_FN(compress)(void *workspace, const uint8_t *page, ui
 				op = TZ_FN(put_length)(op, length - 15);
 			if (at > LAST_START)
 				goto done;
-			look_up(ws, base, page, at - 2, &v);
 			from = look_up(ws, base, page, at, &v);
 		} while (tz_load32(page + from) == v);
 		at++;
