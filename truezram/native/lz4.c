@@ -16,7 +16,7 @@
 #include "cpu.h"
 #include "variants.h"
 
-#define HASH_BITS 13
+#define HASH_BITS 12
 #define END_LITERALS 5		/* the block's last bytes are literals */
 #define LAST_START (TZ_PAGE_SIZE - 12)	/* no match starts later */
 #define MIN_MATCH 4

@@ -68,7 +68,7 @@ static TZ_TARGET inline unsigned TZ_FN(next_base)(struct lz4_workspace *ws)
 static TZ_TARGET inline unsigned TZ_FN(search)(struct lz4_workspace *ws, unsigned base, const uint8_t *page,
 	unsigned at, unsigned *from)
 {
-	for (unsigned tries = 1 << 5; at <= LAST_START; at += tries++ >> 5) {
+	for (unsigned tries = 1 << 6; at <= LAST_START; at += tries++ >> 6) {
 		uint32_t v;
 
 		*from = look_up(ws, base, page, at, &v);
