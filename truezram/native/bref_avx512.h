@@ -156,7 +156,7 @@ FN int decode_page_avx512(struct bref_sections *s, uint8_t *out)
 /* The search, in phases that each do one thing for the whole page. */
 
 #define SAMPLES_AVX512 (TZ_PAGE_SIZE / 8)
-#define TRIED_AVX512 (BREF_BLOCK == 64 ? 4 : 6)	/* distances; more cost more than they find */
+#define TRIED_AVX512 (BREF_BLOCK == 64 ? 4 : 5)	/* distances; more cost more than they find */
 
 /* Of each eight positions of 64 bytes the largest hash of the four bytes there, the position in its low 3 bits. x[j] are
  * the bytes from position j on. The factors are multiples of 8, of the pairs tried those with the best ratios. */

@@ -69,7 +69,7 @@ static int workspace_init(void *workspace, size_t size, int level, const char **
 #define BREF_OTHERS 400
 
 /* What byte-LZ must save: its objects take three times as long to read. */
-#define LZ_SAVES 256
+#define LZ_SAVES 192
 
 /* Byte-LZ comes first, in place of the last steps of block reference, where those cannot make it smaller any more. */
 #define FUNCTIONS(isa, suffix) \
