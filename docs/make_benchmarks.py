@@ -38,36 +38,38 @@ acceleration) on the same pages. Absolute speeds are this machine's on that day;
 TAIL = """
 ## What was aimed at, what is missing, and where the time goes
 
-Beside liblz4, AVX-512, total of all pages, warm; liblz4's decompression differs from run to run by a tenth, with what
-else the machine does, and with it every ratio of that column.
+Beside liblz4, AVX-512, total of all pages, warm. The multiples of speed move by some percent from run to run with what
+else the machine does, those of decompression by a tenth, for liblz4 does; so where there is a range, it is that of four
+runs one after another on a machine at rest, the tables' among them.
 
 | codec | ratio | compression | decompression |
 |---|---|---|---|
-| turbo | 1.00x: reached | 3.5x: reached | 6x: missed by 4 % (5.8x) |
-| fast | 1.20x, no program's pages below 1.00x: reached | 2.5x: missed by 3 % (2.4x) | 3.5x: missed by 1 % (3.46x) |
+| turbo | 1.00x: reached | 3.5x: reached | 6x: 5.8x to 6.9x, once below |
+| fast | 1.20x, no program's pages below 1.00x: reached | 2.5x: 2.3x to 2.5x, reached once | 3.5x: reached |
 | dense | 1.04x of zstd:1: reached | 2x of zstd:1: reached | 4x of zstd:1: reached |
-| lz4 | 1.00x: reached in total, missed by under 1 % on sqlite | 1.0x: missed by 2 % | 1.1x: missed by 2 % (1.08x) |
+| lz4 | 1.00x: reached in total, by 1 % not on three programs | 1.0x: reached | 1.1x: 1.09x to 1.23x |
 | auto | that of fast: reached | 0.8x of fast: reached | |
 | fast without AVX-512 | | 1.0x: reached | 1.8x: reached |
 
-Where the time of `fast`'s encoder goes (AVX-512, about 1.9 µs a page; 2.5x would be 1.75): block reference takes 1.3 µs
-of every page but the plain text: choosing the positions to sample 0.21 µs, looking them up 0.24, candidates 0.2,
-comparing and choosing 0.26, settling on references 0.27, packing 0.1. One page in six goes to byte-LZ as well or
-instead: text, code, the least regular parts of databases. That takes 3.5 to 4.5 µs, which is 0.65 µs of the mean. The
+Where the time of `fast`'s encoder goes (AVX-512, about 1.8 µs a page): block reference takes 1.2 µs of every page but
+the plain text: choosing the positions to sample 0.21 µs, looking them up 0.24, candidates 0.2, comparing and choosing
+0.26, settling on references 0.2, packing 0.1. One page in six goes to byte-LZ as well or instead: text, code, the least
+regular parts of databases. That takes 3.5 to 4.5 µs, of which the positions' choice is 0.6 and looking them up 1. The
 lookups are bound by stores (one a cycle), the comparisons by loads.
 
 Which positions byte-LZ looks up with AVX-512 hangs on a factor, the best of some 12,000 tried by the size of the pages
 of this corpus, those of the tables above and the training pages among them. The median of those tried made byte-LZ
 pages 1.6 % larger. So the ratio of 1.20x, which `fast` reaches by a hair, is in part fitted to these pages; others may
-give less.
+give less. A sixth distance per group would make it 1.203x, and compression 1.5 % slower.
 
 Tried without gain for byte-LZ: noting only every second position that is looked up; a table twice as large; looking up
 fewer positions at a time; eight lookups a turn instead of four. For block reference: a sample in each four positions
 (ratio 1 % better, 0.35 µs more), of every second position only (ratio 4 % worse); comparing neighbours instead of all
 distances to leave out those that come twice; sampling, looking up and making candidates in turns instead of one after
-the other, so that they overlap (6 % slower); eight chains instead of four; clang instead of gcc. For `lz4`: finding a
+the other, so that they overlap (6 % slower); shifting what was loaded instead of loading it at each of four places
+(5 % slower); eight chains instead of four; clang instead of gcc. For `lz4`: finding a
 match's beginning with one comparison instead of byte by byte (10 % slower: what is predicted well costs nothing), two
-searches a turn.
+searches a turn. Byte-LZ with three eighths of the positions looked up instead of half: 3 % faster, ratio 0.9 % less.
 
 The decoders of block reference spent half of their time on loads across what two stores had just written, until each
 load was made one of what a single store wrote (turbo 13 %, `fast` 9 % faster). What is left of that is a quarter of
