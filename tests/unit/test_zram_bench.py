@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -92,6 +93,19 @@ def test_a_device_that_returns_something_else_is_said(device_file: Path, monkeyp
     monkeypatch.setattr(zram_bench, "_pread", lambda descriptor, part, offset: 0)
     with pytest.raises(Failed, match="its device failed"):
         zram_bench.measure("lz4", item.data, item.order, 1)
+
+
+def test_sigterm_leaves_no_device_behind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    removed: list[int] = []
+    (tmp_path / "hot_add").write_text("987654")
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(zram_bench, "CONTROL", tmp_path)
+    monkeypatch.setattr(zram_bench, "_remove", removed.append)
+    with pytest.raises(SystemExit) as ended, zram_bench._fresh():
+        signal.raise_signal(signal.SIGTERM)
+    assert ended.value.code == 143
+    assert removed == [987654]
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 @pytest.mark.skipif(not zram_bench.available(), reason="needs root and the zram module")
