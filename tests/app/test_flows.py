@@ -12,13 +12,11 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import Button, Checkbox, Input
 
-from truezram.app.columns import Row
 from truezram.app.engine_adapter import _staged
 from truezram.app.format import short_size
 from truezram.app.screens.confirm import RemoveScreen
 from truezram.app.screens.create import CreateScreen
 from truezram.app.source import Capabilities, Progress
-from truezram.app.widgets import cards
 from truezram.app.widgets.chrome import Footer, JobBar
 from truezram.app.widgets.device_table import DeviceTable
 from truezram.app.widgets.graph import Graph
@@ -566,44 +564,3 @@ async def test_a_hanging_engine_does_not_hold_up_the_app(bench: Make, monkeypatc
         await pilot.pause()
         assert isinstance(b.app.screen, CreateScreen)
         b.engine.release.set()
-
-
-class TestCards:
-    async def test_a_few_at_a_time_and_all_in_the_end(self, bench: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-        b = bench(8)
-        drawn: list[str] = []
-        show = cards.Card.show
-
-        def watched(card: cards.Card, row: Row, memory: int) -> None:
-            drawn.append(row.device.name)
-            show(card, row, memory)
-
-        async with b.app.run_test(size=WIDE) as pilot:
-            b.play(3)
-            await pilot.pause()
-            monkeypatch.setattr(cards, "PAUSE", 0.05)
-            monkeypatch.setattr(cards.Card, "show", watched)
-            b.play()
-            assert len(drawn) == cards.AT_ONCE
-            await settle(pilot, lambda: len(drawn) == 8)
-            shown = b.app.screen.query_one(DeviceTable).shown
-            assert drawn == [row.device.name for row in shown]
-            # New figures while the last ones are still being drawn: no card waits for ever, none is drawn more often.
-            drawn.clear()
-            b.play(2)
-            await settle(pilot, lambda: len(drawn) >= 8)
-            assert sorted(drawn[:8]) == sorted(row.device.name for row in shown)
-
-    async def test_devices_go_while_their_cards_are_drawn(self, bench: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-        b = bench(8)
-        async with b.app.run_test(size=WIDE) as pilot:
-            b.play(3)
-            await pilot.pause()
-            monkeypatch.setattr(cards, "PAUSE", 0.02)
-            for count in (8, 3, 0, 5):
-                moment = b.app.engine.snapshot()
-                b.app.take(replace(moment, devices=moment.devices[:count]))
-                await pilot.pause(0.03)
-            kept = b.app.screen.query_one(cards.Cards)
-            await settle(pilot, lambda: not kept._due)
-            assert len(kept.query(cards.Card)) == 5

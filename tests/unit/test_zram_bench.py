@@ -101,11 +101,15 @@ def test_sigterm_leaves_no_device_behind(monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(zram_bench, "CONTROL", tmp_path)
     monkeypatch.setattr(zram_bench, "_remove", removed.append)
-    with pytest.raises(SystemExit) as ended, zram_bench._fresh():
-        signal.raise_signal(signal.SIGTERM)
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)  # pytest's workers have a handler of their own
+    try:
+        with pytest.raises(SystemExit) as ended, zram_bench._fresh():
+            signal.raise_signal(signal.SIGTERM)
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGTERM, before)
     assert ended.value.code == 143
     assert removed == [987654]
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 @pytest.mark.skipif(not zram_bench.available(), reason="needs root and the zram module")

@@ -26,14 +26,17 @@ from truezram.app.widgets.grid import TextBlock
 from truezram.engine.units import format_duration
 
 WELCOME = """\
-truezram turns spare processor time into memory: a block device in RAM
-whose pages are stored compressed. It can be swap, or hold a filesystem.
+truezram turns spare processor time into memory:
+a block device in RAM whose pages are stored
+compressed. It can be swap, or hold a filesystem.
 
-  6  Doctor    checks this machine: ublk, root, swap, memory, zswap
-  3  What if   measures what your programs' memory would compress to
-  c  Create    makes a device, with a preview of what it costs and gains
+  6  Doctor   checks this machine: ublk, root, swap
+  3  What if  measures what your programs' memory
+              would compress to
+  c  Create   makes a device, after a preview of it
 
-Quitting the app stops nothing: devices go on without it."""
+Quitting the app stops nothing: devices go on."""
+"""No line is longer than the smallest terminal has room for."""
 
 
 class DashboardPage(Page):

@@ -3,6 +3,7 @@ results."""
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -203,7 +204,9 @@ class Grid(RowsWidget, can_focus=True):
             if len(text) + len(place) <= width:
                 lines = [[Segment(pad(text, width - len(place), True) + place, self.style("grid--header"))]]
         if not self.items and self.empty:
-            lines += [[Segment(clip(part, width), self.style("grid--muted"))] for part in self.empty.split("\n")]
+            muted = self.style("grid--muted")
+            for text in self.empty.split("\n"):
+                lines += [[Segment(part, muted)] for part in textwrap.wrap(text, max(width, 1)) or [""]]
         for item in self.items[self._top : self._top + room]:
             lines.append(self._row(item, width))
         return lines
