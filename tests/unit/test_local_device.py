@@ -196,6 +196,22 @@ def test_a_server_that_dies_under_load_is_noticed() -> None:
         assert client.devices() == ()
 
 
+def test_a_server_that_is_halted_is_told_and_goes_on() -> None:
+    entry = make()
+    pid = server.server_of(entry)
+    assert pid is not None
+    with Client() as client:
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            wait_until(lambda: client.device(entry).state == "halted")
+            with pytest.raises(Failed, match=f"it is halted.*kill -CONT {pid}"):
+                set_values(client, entry, parse_settings(["mem_limit=8M"]))
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        wait_until(lambda: client.device(entry).state == "live")
+        assert set_values(client, entry, parse_settings(["mem_limit=8M"]))
+
+
 def test_sigterm_ends_it_in_order(run_dir: Path) -> None:
     entry = make()
     with LocalDevice(entry) as device:

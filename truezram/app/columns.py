@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from truezram.app.format import short_ns, short_rate, short_size
 from truezram.app.series import DeviceSeries, Rates
-from truezram.engine.model import DeviceSnapshot
+from truezram.engine.model import BAD_STATES, DeviceSnapshot
 from truezram.engine.units import format_count
 
 
@@ -52,7 +52,7 @@ class Row:
     @property
     def bad(self) -> bool:
         """Whether the row needs attention."""
-        return self.state in ("no reply", "dead", "garbage", "failed", "full")
+        return self.state in ("no reply", "garbage", "full", *BAD_STATES)
 
 
 def nearly_full(device: DeviceSnapshot) -> int:
@@ -110,7 +110,8 @@ COLUMNS: tuple[Column, ...] = (
            lambda r: r.rate(r.rates.write), lambda r: _known(r.rates.write)),
     Column("state", "STATE", 8, 1,
            "live; low, full: of its mem_limit; kernel: the kernel's own zram, which this app only watches; dead: its"
-           " server has gone; garbage: its statistics make no sense; no reply: its server does not answer.",
+           " server has gone; halted: its server is (SIGSTOP); garbage: its statistics make no sense; no reply: its"
+           " server does not answer.",
            lambda r: r.state, lambda r: r.state, left=True),
     Column("limit", "MEM-LIMIT", 9, 6, "Most memory that the device may use (mem_limit); - is no limit.",
            lambda r: short_size(r.device.mem_limit) if r.device.mem_limit else "-", lambda r: r.device.mem_limit),

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from truezram.app.columns import nearly_full
-from truezram.engine.model import DeviceSnapshot, Snapshot
+from truezram.engine.model import BAD_STATES, DeviceSnapshot, Snapshot
 from truezram.engine.units import format_size
 
 KEEP = 1000
@@ -76,7 +76,7 @@ class Detector:
 
 
 def _standing(device: DeviceSnapshot) -> Iterator[tuple[str, str]]:
-    if device.state in ("dead", "failed", "unreadable"):
+    if device.state in BAD_STATES:
         yield "error", f"{device.state}: {device.last_error}" if device.last_error else device.state
     elif nearly_full(device):
         yield (
@@ -92,7 +92,7 @@ def _appeared(device: DeviceSnapshot) -> Iterator[tuple[str, str]]:
 
 def _changed(was: DeviceSnapshot, now: DeviceSnapshot) -> Iterator[tuple[str, str]]:
     if now.state != was.state:
-        bad = now.state in ("dead", "failed", "unreadable")
+        bad = now.state in BAD_STATES
         text = f"{was.state} → {now.state}"
         yield ("error" if bad else "info"), f"{text}: {now.last_error}" if now.last_error and bad else text
     elif now.last_error and (now.last_error, now.last_error_time) != (was.last_error, was.last_error_time):

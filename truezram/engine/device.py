@@ -20,6 +20,7 @@ from truezram.engine import config, filesystem, procfs, server, swap
 from truezram.engine.algorithms import canonical, default_algorithm
 from truezram.engine.client import Client, Entry
 from truezram.engine.errors import Busy, Failed, PermissionDenied, TruezramError, Unsupported, UsageError
+from truezram.engine.model import BAD_STATES
 from truezram.engine.units import MAX_SIZE, PAGE, format_exact, format_size, parse_size
 
 TRANSPORTS = ("ublk", "local")
@@ -299,7 +300,9 @@ def set_values(client: Client, entry: Entry, settings: dict[str, str]) -> tuple[
     """Changes settings (from `parse_settings`) of a running device; all or none. Raises `TruezramError`."""
     device = client.device(entry)
     if device.state != "live":
-        remedy = f"Remove it: truezram remove {entry.name}" if device.state in ("dead", "failed", "unreadable") else ""
+        remedy = f"Remove it: truezram remove {entry.name}" if device.state in BAD_STATES else ""
+        if device.state == "halted":
+            remedy = f"Let its server go on: kill -CONT {device.pid}"
         raise Failed(f"cannot change {entry.name}", f"it is {device.state}", remedy)
     before = {"mem_limit": str(device.mem_limit), "algorithm": device.algorithm}
     done: list[Change] = []

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from truezram.engine.model import DeviceSnapshot, Snapshot
+from truezram.engine.model import BAD_STATES, DeviceSnapshot, Snapshot
 from truezram.engine.rates import Rates, rates, same_device
 from truezram.engine.units import format_size
 
@@ -133,13 +133,13 @@ def _changes(before: DeviceSnapshot | None, after: DeviceSnapshot) -> Iterator[E
 
     if before is None:
         if after.state != "live":
-            yield event("error" if after.state in ("dead", "unreadable", "failed") else "info", f"found, {after.state}")
+            yield event("error" if after.state in BAD_STATES else "info", f"found, {after.state}")
         return
     if not same_device(before, after):
         yield event("info", "created anew")
         return
     if before.state != after.state:
-        severity = "error" if after.state in ("dead", "unreadable", "failed") else "info"
+        severity = "error" if after.state in BAD_STATES else "info"
         yield event(severity, f"{before.state} → {after.state}")
     if before.algorithm != after.algorithm:
         yield event("info", f"algorithm {before.algorithm} → {after.algorithm}")

@@ -55,14 +55,18 @@ class QueueSnapshot:
     tid: int | None = None
 
 
+BAD_STATES = ("dead", "failed", "halted", "unreadable")
+"""Of a device: in these it serves nobody, though it should."""
+
+
 @dataclass(frozen=True, slots=True)
 class DeviceSnapshot:
     """One device at one instant.
 
     ``kind`` is "truezram", "zram" for the kernel's own devices, or "zswap" for the kernel's zswap as if it were one
     (both read-only to us, fields that the kernel does not give are 0). ``state`` is "starting", "live", "stopping",
-    "stopped", "failed", "dead" (its server is gone), or
-    "unreadable" (its statistics page is not one; ``last_error`` says why).
+    "stopped", "failed", "dead" (its server is gone), "halted" (its server is, by SIGSTOP: whoever reads or writes
+    waits), or "unreadable" (its statistics page is not one; ``last_error`` says why).
     """
 
     name: str

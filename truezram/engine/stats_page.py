@@ -70,7 +70,10 @@ def process_state(pid: int) -> tuple[str, int]:
 
 def is_running(pid: int, start: int) -> bool:
     """Whether the process `pid` that started at `start` (clock ticks) still runs; a zombie does not."""
-    state, started = process_state(pid)
+    return _runs(*process_state(pid), start)
+
+
+def _runs(state: str, started: int, start: int) -> bool:
     return bool(state) and state not in "ZX" and started == start
 
 
@@ -159,8 +162,11 @@ class StatsPage:
         if name != self.path.stem:
             raise Unreadable(f"its statistics page is that of {name!r}")
         words = _words(self._sum.total)
-        running = is_running(head.pid, head.pid_start)
+        process, started = process_state(head.pid)
+        running = _runs(process, started, head.pid_start)
         state = STATES[head.state] if head.state < len(STATES) else "failed"
+        if state == "live" and process == "T":
+            state = "halted"
         transport = TRANSPORTS[head.transport] if head.transport < len(TRANSPORTS) else "local"
         total = _queue_snapshot(words, None, None)
         kind_pages = words[_KIND_PAGES]

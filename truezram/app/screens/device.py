@@ -19,7 +19,7 @@ from truezram.app.widgets.event_list import EventList
 from truezram.app.widgets.grid import Grid, Head, Item, TextBlock
 from truezram.app.widgets.histogram import LatencyHistogram, SizeHistogram
 from truezram.app.widgets.page_map import PageMapView
-from truezram.engine.model import DeviceSnapshot
+from truezram.engine.model import BAD_STATES, DeviceSnapshot
 from truezram.engine.rates import histogram_difference
 from truezram.engine.units import format_duration
 
@@ -271,7 +271,7 @@ def _untold(device: DeviceSnapshot) -> str:
 
 def _title(device: DeviceSnapshot, trouble: str, now: float) -> Parts:
     state = device.state if device.kind == "truezram" else "kernel"
-    bad = trouble or device.state in ("dead", "failed", "unreadable")
+    bad = trouble or device.state in BAD_STATES
     parts = [(f"{device.name} ", "heading"), (f"{device.path}  ", "muted")]
     parts.append((trouble or state, "bad" if bad else "good"))
     if device.last_error and not trouble:
