@@ -1,4 +1,4 @@
-"""The cards of a large terminal: drawn a few at a time."""
+"""What a key must not wait for: the cards of a large terminal, drawn a few at a time; Python's garbage."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from truezram.app import core
 from truezram.app.columns import Row
 from truezram.app.widgets import cards
 from truezram.app.widgets.device_table import DeviceTable
@@ -55,3 +56,21 @@ class TestCards:
             kept = b.app.screen.query_one(cards.Cards)
             await settle(pilot, lambda: not kept._due)
             assert len(kept.query(cards.Card)) == 5
+
+
+async def test_garbage_is_looked_for_every_second_once_a_page_has_settled(
+    bench: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    monkeypatch.setattr(core.gc, "freeze", lambda: calls.append("freeze"))
+    monkeypatch.setattr(core.gc, "collect", lambda: calls.append("collect"))
+    monkeypatch.setattr(core, "_hung_up", lambda: False)
+    b = bench(2)
+    async with b.app.run_test(size=WIDE):
+        b.app._look_around()
+        assert calls == []
+        b.app.settled()
+        b.play(3)
+        b.app._look_around()
+        b.app._look_around()
+    assert [call for call in calls if call != "freeze"] == ["collect", "collect"]

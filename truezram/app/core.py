@@ -140,7 +140,6 @@ class Core(App[int]):
         if self._why:
             self.report("info", "figures again")
         self._why = ""
-        self._settled = False
         self._arrived = time.monotonic()
         if isinstance(self.engine, Recorded) and self.engine.problem:
             self.report("error", f"the recording ends here: {self.engine.problem}")
