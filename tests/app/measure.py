@@ -6,8 +6,8 @@ on eight real devices (local ones), the first under as much load as two threads 
 runs. soak: an hour of snapshots as fast as they go, memory at both ends. The figures go into docs/app.md; a test would
 be as unreliable as the machine is busy.
 
-Run by root, this script raises its own priority (and nobody else's): it stands for the terminal, and its own delays
-are not the app's.
+Run by root, this script raises its own priority and its session's (and nobody else's): it stands for the terminal, and
+its own delays are not the app's.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ import threading
 import time
 from fcntl import ioctl
 from pathlib import Path
+
+from truezram.app.work import coming_first
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
@@ -257,9 +259,7 @@ def soak(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    if os.geteuid() == 0:
-        os.setpriority(os.PRIO_PROCESS, 0, -10)
     measures = {"load": load, "start": start, "keys": keys, "busy": busy, "soak": soak}
-    with tempfile.TemporaryDirectory() as temporary:
+    with tempfile.TemporaryDirectory() as temporary, coming_first():
         for name in sys.argv[1:] or measures:
             measures[name](Path(temporary))
