@@ -82,7 +82,6 @@ class Core(App[int]):
         self._reader: Reader | None = None
         self._arrived: float | None = None
         self._why = ""
-        self._settled = False
 
     # ---- start and end
 
@@ -215,21 +214,16 @@ class Core(App[int]):
         return []
 
     def _look_around(self) -> None:
-        """Every second: is the terminal there, are figures old, have jobs become long; and Textual's garbage."""
+        """Every second: is the terminal there, are figures old, have jobs become long."""
         if _hung_up():
             self.exit(0)
             return
         self._chrome()
-        if self._settled:
-            # Every strip that was drawn is a cycle. A second's are looked through in some 5 ms, those of half a minute
-            # in 100, which a key would have to wait for.
-            gc.collect()
 
     def settled(self) -> None:
         """A page has made what it is made of, and that stays; looking through it for garbage again and again would hold
         up keys for 0.1 s."""
         gc.freeze()
-        self._settled = True
 
     def _chrome(self) -> None:
         page = self.page

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from rich.cells import cell_len
 from rich.segment import Segment
@@ -26,6 +26,18 @@ def clip(text: str, width: int) -> str:
     return text + "…"
 
 
+class Whole(Strip):
+    """A strip that, when it is cut where it ends, does not keep itself in its own cache as Textual's does: that makes
+    every line that was ever drawn a cycle, which only a garbage collection frees."""
+
+    __slots__ = ()
+
+    def divide(self, cuts: Iterable[int]) -> Sequence[Strip]:
+        """See `Strip.divide`."""
+        cuts = list(cuts)
+        return [self] if cuts == [self.cell_length] else super().divide(cuts)
+
+
 class Painted(Widget):
     """A widget that keeps what it has painted until something about it changes: to paint a few lines of a screen,
     Textual asks every widget around them for all of its own."""
@@ -35,7 +47,10 @@ class Painted(Widget):
     def render_lines(self, crop: Region) -> list[Strip]:
         """See `Widget.render_lines`."""
         if self._painted is None or self._painted[0] != crop:
-            self._painted = crop, super().render_lines(crop)
+            strips = super().render_lines(crop)
+            for strip in strips:
+                strip.__class__ = Whole
+            self._painted = crop, strips
         return self._painted[1]
 
     def _set_dirty(self, *regions: Region) -> None:
