@@ -386,11 +386,11 @@ class TestSettings:
             grid = b.app.screen.query_one("#keys", Grid)
             grid.focus()
             assert grid.cursor == "app.create"
-            await pilot.press("enter", "n")
+            await pilot.press("enter", "i")
             await pilot.pause()
-            assert load(path)[0].keys == {"app.create": "n"}
+            assert load(path)[0].keys == {"app.create": "i"}
             await pilot.press("1")
-            await pilot.press("n")
+            await pilot.press("i")
             await pilot.pause()
             assert isinstance(b.app.screen, CreateScreen)
             await pilot.press("escape", "8")
@@ -399,6 +399,24 @@ class TestSettings:
             await pilot.press("r")
             await pilot.pause()
             assert load(path)[0].keys == {}
+
+    async def test_a_key_that_another_action_has_is_refused(self, bench: Make, tmp_path: Path) -> None:
+        path = tmp_path / "config.toml"
+        b = bench(1, config_path=path)
+        async with b.app.run_test(size=SMALL) as pilot:
+            await start(b, pilot, "8")
+            b.app.screen.query_one("#keys", Grid).focus()
+            for key, holder in (("q", "Quit"), ("n", "Next device"), ("s", "Sort")):
+                await pilot.press("enter", key)
+                await pilot.pause()
+                answer = str(b.app.screen.query_one("#answer", Static).content)
+                assert answer.startswith(f"{key} is the key of: {holder}.")
+                await pilot.press("escape")
+                await pilot.pause()
+            assert not path.exists()
+            await pilot.press("enter", "q", "i")  # another one, in the same dialog
+            await pilot.pause()
+            assert load(path)[0].keys == {"app.create": "i"}
 
     async def test_a_folder_that_cannot_be_written_is_a_message(self, bench: Make, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("")

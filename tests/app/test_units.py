@@ -9,10 +9,12 @@ import shlex
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
-from truezram.app import commandline, config, glyphs, plan, series
+from truezram.app import commandline, config, glyphs, keymap, plan, series
+from truezram.app.app import TruezramApp
 from truezram.app.columns import COLUMNS, Row, fitting
 from truezram.app.eventlog import Detector, Event, EventLog
 from truezram.app.format import short_ns, short_size
@@ -38,6 +40,51 @@ def history(snapshots: tuple[Snapshot, ...], interval: float = 1.0) -> History:
     for snapshot in snapshots:
         out.add(snapshot, interval)
     return out
+
+
+class TestKeymap:
+    BINDINGS: ClassVar = {
+        "app.help": ("question_mark", "Help"),
+        "app.create": ("c,insert", "Create"),
+        "device.next": ("n", "Next device"),
+        "bench.next": ("n", "Next run"),
+        "whatif.create": ("enter,c", "Create with this"),
+        "table.open": ("enter", "Open"),
+        "map.into": ("enter", "Look into"),
+    }
+
+    def holders(self, action: str, keys: str, **own: str) -> list[str]:
+        named = {name.replace("_", "."): value for name, value in own.items()}
+        return list(keymap.holders(self.BINDINGS, named, action, keys))
+
+    def test_who_has_a_key(self) -> None:
+        assert self.holders("app.create", "x") == []
+        assert self.holders("app.create", "n") == ["device.next", "bench.next"]
+        assert self.holders("app.create", "?") == ["app.help"]
+        assert self.holders("map.into", "n, c") == ["app.create", "device.next", "bench.next", "whatif.create"]
+        assert self.holders("device.next", "n") == []  # another screen's, as it comes
+        assert self.holders("device.next", "enter") == ["table.open", "map.into"]
+        assert self.holders("map.into", "enter") == []  # another widget's
+        assert self.holders("app.create", "c") == []  # shared by intention
+        assert self.holders("app.help", "c", app_create="i") == ["whatif.create"]
+
+    def test_what_is_wrong_with_config_toml(self) -> None:
+        def problems(**own: str) -> list[str]:
+            return list(
+                keymap.problems(self.BINDINGS, {"help.close"}, {k.replace("_", "."): v for k, v in own.items()})
+            )
+
+        assert problems(app_create="i", help_close="i", map_into="m") == []
+        assert ['"app.creat"' in line for line in problems(app_creat="i")] == [True]
+        (line,) = problems(app_create="question_mark")
+        assert '"question_mark" for app.create is also a key of app.help (Help)' in line
+        assert len(problems(app_create="i", app_help="i")) == 1
+
+    def test_the_programs_own_keys_are_in_order(self) -> None:
+        bindings = keymap.bindings_of((TruezramApp, *keymap.owners()))
+        own = {name: keys for name, (keys, _) in bindings.items()}
+        assert list(keymap.problems(bindings, set(), own)) == []
+        assert "chart.close" in keymap.of_dialogs()
 
 
 class TestSeries:

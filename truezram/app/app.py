@@ -16,7 +16,7 @@ from textual.screen import Screen
 from textual.widget import Widget
 
 from truezram.app import config as configuration
-from truezram.app import glyphs
+from truezram.app import glyphs, keymap
 from truezram.app.appearance import Appearance
 from truezram.app.commands import commands
 from truezram.app.picture import portable
@@ -90,6 +90,7 @@ class TruezramApp(Appearance):
         super().__init__(engine, **options)
         if self.config.keys:
             self.set_keymap(dict(self.config.keys))
+            self._problems += keymap.problems(self.all_bindings(), keymap.of_dialogs(), self.config.keys)
 
     @property
     def pages(self) -> list[tuple[str, str, str]]:
@@ -232,25 +233,7 @@ class TruezramApp(Appearance):
 
     def all_bindings(self) -> dict[str, tuple[str, str]]:
         """Id → (the program's own keys, what it does) of everything that a key can be chosen for."""
-        from truezram.app.screens.benchmark import BenchmarkPage
-        from truezram.app.screens.dashboard import DashboardPage
-        from truezram.app.screens.device import DevicePage
-        from truezram.app.screens.doctor import DoctorPage
-        from truezram.app.screens.log import LogPage
-        from truezram.app.screens.settings import SettingsPage
-        from truezram.app.screens.tune import TunePage
-        from truezram.app.screens.whatif import WhatIfPage
-        from truezram.app.widgets.device_table import DeviceTable
-        from truezram.app.widgets.grid import Grid
-        from truezram.app.widgets.page_map import PageMapView
-
-        pages = (DashboardPage, DevicePage, WhatIfPage, TunePage, BenchmarkPage, DoctorPage, LogPage, SettingsPage)
-        found: dict[str, tuple[str, str]] = {}
-        for owner in (type(self), DeviceTable, Grid, PageMapView, *pages):
-            for binding in owner.BINDINGS:
-                if isinstance(binding, Binding) and binding.id:
-                    found[binding.id] = (binding.key, binding.description)
-        return found
+        return keymap.bindings_of((type(self), *keymap.owners()))
 
     def action_help(self) -> None:
         """Help for what is shown."""

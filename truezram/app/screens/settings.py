@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar
 
 from textual import events, on
@@ -11,6 +12,7 @@ from textual.containers import Horizontal, Vertical
 from textual.screen import ModalScreen
 from textual.widgets import Label, Select, Static
 
+from truezram.app import keymap
 from truezram.app.config import refresh_interval
 from truezram.app.glyphs import GLYPH_SETS
 from truezram.app.screens.page import Page
@@ -20,23 +22,32 @@ REFRESH = (("as fits", 0.0), ("0.25 s", 0.25), ("0.5 s", 0.5), ("1 s", 1.0), ("2
 
 
 class KeyScreen(ModalScreen[str | None]):
-    """Takes the next key that is pressed. Returns its name, or None for Escape."""
+    """Takes the next key that is pressed and does nothing else here. Returns its name, or None for Escape."""
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, what: str, held_by: Callable[[str], str]) -> None:
+        """`what`: the action's description. `held_by`: the description of the action that has a key already, or ""."""
         super().__init__()
         self.what = what
+        self.held_by = held_by
 
     def compose(self) -> ComposeResult:
         """The question."""
         with Vertical(id="dialog"):
             yield Label(f"Press the key for: {self.what}", id="heading")
-            yield Static("Escape leaves it as it is.")
+            yield Static("Escape leaves it as it is.", id="answer", markup=False)
 
     def on_key(self, event: events.Key) -> None:
         """The answer."""
         event.stop()
         event.prevent_default()
-        self.dismiss(None if event.key == "escape" else event.key)
+        key = None if event.key == "escape" else event.key
+        holder = self.held_by(key) if key else ""
+        if holder:
+            self.query_one("#answer", Static).update(
+                f"{key} is the key of: {holder}. Press another, or Escape and give that one another first."
+            )
+        else:
+            self.dismiss(key)
 
 
 class SettingsPage(Page):
@@ -124,14 +135,17 @@ class SettingsPage(Page):
     def action_rebind(self) -> None:
         """Another key for the action under the cursor."""
         name = self.query_one("#keys", Grid).cursor
-        _, what = self.tz.all_bindings()[name]
+        bindings = self.tz.all_bindings()
+
+        def held_by(key: str) -> str:
+            return next((bindings[other][1] for other in keymap.holders(bindings, self.tz.config.keys, name, key)), "")
 
         def pressed(key: str | None) -> None:
             if key is not None:
                 self.tz.change_config(keys={**self.tz.config.keys, name: key})
                 self._show()
 
-        self.app.push_screen(KeyScreen(what), pressed)
+        self.app.push_screen(KeyScreen(bindings[name][1], held_by), pressed)
 
     def action_reset_key(self) -> None:
         """The program's own key for the action under the cursor."""

@@ -1,0 +1,101 @@
+"""Keys that the user chose for actions: which actions there are, and what else a key already does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from textual.binding import Binding
+from textual.keys import key_to_character
+
+WIDGETS = {"table", "list", "map"}
+"""Scopes (what stands before the dot in an action's name) that have the focus on a screen; they never meet."""
+
+Bindings = Mapping[str, tuple[str, str]]
+"""Action's name → (the program's own keys, what it does)."""
+
+
+def bindings_of(owners: Iterable[type]) -> dict[str, tuple[str, str]]:
+    """All actions of these screens and widgets that a key can be chosen for."""
+    found: dict[str, tuple[str, str]] = {}
+    for owner in owners:
+        for binding in getattr(owner, "BINDINGS", ()):
+            if isinstance(binding, Binding) and binding.id:
+                found[binding.id] = (binding.key, binding.description)
+    return found
+
+
+def owners() -> tuple[type, ...]:
+    """The app's screens and what has the focus on them; imported only when they are asked for."""
+    from truezram.app.screens.benchmark import BenchmarkPage
+    from truezram.app.screens.dashboard import DashboardPage
+    from truezram.app.screens.device import DevicePage
+    from truezram.app.screens.doctor import DoctorPage
+    from truezram.app.screens.log import LogPage
+    from truezram.app.screens.settings import SettingsPage
+    from truezram.app.screens.tune import TunePage
+    from truezram.app.screens.whatif import WhatIfPage
+    from truezram.app.widgets.device_table import DeviceTable
+    from truezram.app.widgets.grid import Grid
+    from truezram.app.widgets.page_map import PageMapView
+
+    pages = (DashboardPage, DevicePage, WhatIfPage, TunePage, BenchmarkPage, DoctorPage, LogPage, SettingsPage)
+    return (DeviceTable, Grid, PageMapView, *pages)
+
+
+def of_dialogs() -> set[str]:
+    """Names of the dialogs' actions: a key can be chosen for them, too, but no screen lists them."""
+    from truezram.app.screens.chart import ChartScreen
+    from truezram.app.screens.columns_dialog import ColumnsScreen
+    from truezram.app.screens.confirm import RemoveScreen
+    from truezram.app.screens.create import CreateScreen
+    from truezram.app.screens.export_dialog import ExportScreen
+    from truezram.app.screens.help import HelpScreen
+    from truezram.app.screens.jump import JumpScreen
+    from truezram.app.screens.tune import EditScreen
+
+    dialogs = (ChartScreen, ColumnsScreen, RemoveScreen, CreateScreen, ExportScreen, HelpScreen, JumpScreen, EditScreen)
+    return set(bindings_of(dialogs))
+
+
+def _keys(text: str) -> set[str]:
+    """ "c,question_mark" → c, ?"""
+    names = (name.strip() for name in text.split(","))
+    return {name if len(name) == 1 else key_to_character(name) or name for name in names}
+
+
+def _meet(one: str, other: str) -> bool:
+    """Whether actions of these scopes can be had at the same time."""
+    if one == other or "app" in (one, other):
+        return True
+    return (one in WIDGETS) != (other in WIDGETS)
+
+
+def holders(bindings: Bindings, own: Mapping[str, str], action: str, keys: str) -> Iterator[str]:
+    """Names of the actions that one of `keys` already belongs to, where `action` is. What the program's own keys share
+    by intention is left out."""
+    wanted, before = _keys(keys), _keys(bindings[action][0])
+    scope = action.partition(".")[0]
+    for name, (default, _) in bindings.items():
+        if name == action or not _meet(scope, name.partition(".")[0]):
+            continue
+        shared = wanted & _keys(own.get(name, default))
+        if shared - (before & _keys(default)):
+            yield name
+
+
+def problems(bindings: Bindings, dialogs: set[str], own: Mapping[str, str]) -> Iterator[str]:
+    """What is wrong with the user's keys `own`. `dialogs`: actions that `bindings` leaves out."""
+    told: set[frozenset[str]] = set()
+    for action, keys in own.items():
+        if action not in bindings:
+            if action not in dialogs:
+                yield f'[keys] in config.toml: no action is called "{action}"; Settings lists their names'
+            continue
+        for holder in holders(bindings, own, action, keys):
+            pair = frozenset((action, holder))
+            if pair not in told:
+                told.add(pair)
+                yield (
+                    f'[keys] in config.toml: "{keys}" for {action} is also a key of {holder} ({bindings[holder][1]});'
+                    " give one of them another"
+                )
