@@ -247,12 +247,16 @@ class TestTable:
             await pilot.pause()
             await pilot.press("slash", *"zstd")
             await pilot.pause()
+            assert footer(b) == ["Keep filter", "Clear filter"]
             table = b.app.screen.query_one(DeviceTable)
             assert [r.device.name for r in table.shown] == ["ublkb1", "ublkb6"]
             await pilot.press("enter")
             assert table.has_focus
             b.play()
             assert len(table.shown) == 2
+            await pilot.pause()
+            assert "Clear filter" in footer(b)
+            assert "Filter" in footer(b)
             await pilot.press("escape")
             await pilot.pause()
             assert len(table.shown) == 8

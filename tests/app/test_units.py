@@ -51,6 +51,7 @@ class TestKeymap:
         "whatif.create": ("enter,c", "Create with this"),
         "table.open": ("enter", "Open"),
         "map.into": ("enter", "Look into"),
+        "map.out": ("backspace,minus", "Back out"),
     }
 
     def holders(self, action: str, keys: str, **own: str) -> list[str]:
@@ -61,6 +62,7 @@ class TestKeymap:
         assert self.holders("app.create", "x") == []
         assert self.holders("app.create", "n") == ["device.next", "bench.next"]
         assert self.holders("app.create", "?") == ["app.help"]
+        assert self.holders("app.create", "minus") == self.holders("app.create", "-") == ["map.out"]
         assert self.holders("map.into", "n, c") == ["app.create", "device.next", "bench.next", "whatif.create"]
         assert self.holders("device.next", "n") == []  # another screen's, as it comes
         assert self.holders("device.next", "enter") == ["table.open", "map.into"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 
 from textual.binding import Binding
-from textual.keys import key_to_character
 
 WIDGETS = {"table", "list", "map"}
 """Scopes (what stands before the dot in an action's name) that have the focus on a screen; they never meet."""
@@ -58,9 +57,8 @@ def of_dialogs() -> set[str]:
 
 
 def _keys(text: str) -> set[str]:
-    """ "c,question_mark" → c, ?"""
-    names = (name.strip() for name in text.split(","))
-    return {name if len(name) == 1 else key_to_character(name) or name for name in names}
+    """The names of keys in `text`: "c,?" → c, question_mark."""
+    return {binding.key for binding in Binding.make_bindings([Binding(text, "")])}
 
 
 def _meet(one: str, other: str) -> bool:

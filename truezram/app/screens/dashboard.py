@@ -39,6 +39,12 @@ Quitting the app stops nothing: devices go on."""
 """No line is longer than the smallest terminal has room for."""
 
 
+class FilterField(Input):
+    """Where the filter is typed. Its Enter is told in the footer."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "submit", "Keep filter", key_display="Enter")]
+
+
 class DashboardPage(Page):
     """The first screen."""
 
@@ -59,7 +65,7 @@ class DashboardPage(Page):
         Binding("a", "all", "All/one", show=False, id="dashboard.all"),
         Binding("m", "memory", "Memory", id="dashboard.memory"),
         Binding("o", "columns", "Columns", show=False, id="dashboard.columns"),
-        Binding("escape", "clear_filter", "Clear filter", show=False, id="dashboard.clear"),
+        Binding("escape", "clear_filter", "Clear filter", id="dashboard.clear"),
     ]
 
     def __init__(self) -> None:
@@ -72,7 +78,7 @@ class DashboardPage(Page):
         view = self.tz.view
         yield TextLine(id="machine")
         yield DeviceTable(id="table")
-        yield Input(placeholder="filter: words, or ratio<2 data>1G", id="filter", compact=True)
+        yield FilterField(placeholder="filter: words, or ratio<2 data>1G", id="filter", compact=True)
         with Vertical(id="focus"):
             yield Bars(view, heading=True, id="bars")
             with Horizontal(id="graphs"):
@@ -295,7 +301,10 @@ class DashboardPage(Page):
         """Only what does something now is offered."""
         if action == "clear_filter":
             return bool(self.query_one("#filter", Input).display) if self.is_mounted else False
-        if action in ("filter", "columns"):
+        if action == "filter":
+            # While one types in it, "/" is a letter like others; Textual knows that of most keys, of this one not.
+            return bool(self.tz.history.devices) and not self.query_one("#filter").has_focus
+        if action == "columns":
             return bool(self.tz.history.devices)
         if action == "all":
             return not self.cards_shown and not self.memory and len(self.tz.history.devices) > 1
