@@ -178,16 +178,25 @@ class TestWhatIf:
         async with b.app.run_test(size=SMALL) as pilot:
             await start(b, pilot, "3")
             screen = b.app.screen
+            assert not screen.query_one("#which").visible
             screen.query_one("#scope", Select).value = "pid"
             await pilot.pause()
+            which = screen.query_one("#which", Input)
+            assert which.has_focus
             assert screen.query_one("#run").disabled
-            screen.query_one("#which", Input).value = "4711"
+            assert text(screen, "#command") == "Which process? Type its number (pid)."
+            await pilot.press("escape", "r")
+            assert which.has_focus
+            await pilot.press(*"4711")
             screen.query_one("#by", Select).value = "user"
             await pilot.pause()
             assert text(screen, "#command") == "$ truezram --no-tui estimate --pid 4711 --by user"
-            screen.query_one("#which", Input).focus()
+            which.focus()
+            b.engine.script["estimate"] = Failed("no process 4711")
             await pilot.press("enter")
             await settle(pilot, lambda: ("estimate", Scope("pid", "4711"), "user") in b.engine.calls)
+            await settle(pilot, lambda: which.has_focus)
+            assert screen.problem == "no process 4711."  # type: ignore[attr-defined]
 
     async def test_chart_and_back(self, real: Make) -> None:
         b = real()

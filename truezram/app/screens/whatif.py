@@ -20,6 +20,13 @@ from truezram.app.widgets.grid import Grid, Head, Item, TextBlock
 
 SCOPES = (("all processes", "all"), ("one user's", "user"), ("a cgroup's", "cgroup"), ("one process (pid)", "pid"))
 GROUPS = (("by process", "process"), ("by user", "user"), ("by cgroup", "cgroup"))
+WHICH = {
+    "all": ("", ""),
+    "user": ("Whose? Type the user's name.", "name"),
+    "cgroup": ("Which cgroup? Type its path below /sys/fs/cgroup.", "/system.slice"),
+    "pid": ("Which process? Type its number (pid).", "4711"),
+}
+"""Scope → what to type, and an example."""
 MIB = 1 << 20
 
 
@@ -57,7 +64,7 @@ class WhatIfPage(Page):
         """The question, the answer in total, the answer by process."""
         with Horizontal(id="question"):
             yield Select(SCOPES, value="all", allow_blank=False, id="scope", compact=True)
-            yield Input(placeholder="which", id="which", compact=True, disabled=True)
+            yield Input(id="which", compact=True, disabled=True)
             yield Select(GROUPS, value="process", allow_blank=False, id="by", compact=True)
             yield Button("Measure", id="run", variant="primary", compact=True)
         yield Static(id="command")
@@ -99,18 +106,27 @@ class WhatIfPage(Page):
         scope = self.scope
         which = self.query_one("#which", Input)
         which.disabled = scope.kind == "all"
-        which.placeholder = {"user": "name", "cgroup": "/system.slice", "pid": "4711"}.get(scope.kind, "which")
+        which.visible = not which.disabled
+        what, which.placeholder = WHICH[scope.kind]
         missing = scope.kind != "all" and not scope.value
         self.query_one("#run", Button).disabled = missing or self.running
         by = str(self.query_one("#by", Select).value)
-        self.query_one("#command", Static).update("" if missing else f"$ {commandline.estimate(scope, by)}")
+        self.query_one("#command", Static).update(what if missing else f"$ {commandline.estimate(scope, by)}")
+
+    @on(Select.Changed, "#scope")
+    def _whose(self) -> None:
+        if self.scope.kind != "all" and self.is_current:
+            self.query_one("#which").focus()
 
     @on(Button.Pressed, "#run")
     @on(Input.Submitted)
     def action_run(self) -> None:
         """Measures."""
         scope, by = self.scope, str(self.query_one("#by", Select).value)
-        if self.running or (scope.kind != "all" and not scope.value):
+        if self.running:
+            return
+        if scope.kind != "all" and not scope.value:
+            self.query_one("#which").focus()
             return
         self.running, self.problem = True, ""
         engine = self.tz.engine
@@ -143,6 +159,8 @@ class WhatIfPage(Page):
     def _failed(self, why: str) -> None:
         self.running, self.problem = False, why
         self._show()
+        if self.scope.kind != "all" and self.is_current:
+            self.query_one("#which").focus()
 
     # ---- the answer
 
