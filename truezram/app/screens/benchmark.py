@@ -54,6 +54,39 @@ def keep_run(path: Path | None, run: BenchResult) -> None:
             file.write(json.dumps(asdict(run)) + "\n")
 
 
+HEADS = [
+    Head("", 1, left=True),
+    Head("CODEC", 14, left=True),
+    Head("CORPUS", 10, left=True, rank=1),
+    Head("RATIO", 5),
+    Head("IN/s", 6),
+    Head("OUT/s", 6),
+    Head("AGAINST", 7, left=True, rank=1),
+    Head("xIN", 6, rank=1),
+    Head("xOUT", 6, rank=1),
+    Head("IN/s BAR", 8, left=True, grow=True, rank=2),
+    Head("MARKED", 6, rank=1),
+]
+
+
+def _against(row: BenchRow, rows: list[BenchRow]) -> BenchRow | None:
+    """The baseline of one of our codecs."""
+    wanted = "libzstd " if row.codec.startswith(("dense", "zstd")) else "liblz4 "
+    rivals = (r for r in rows if not r.ours and r.corpus == row.corpus and r.codec.startswith(wanted))
+    return next(rivals, None) if row.ours else None
+
+
+def _over(row: BenchRow, other: BenchRow | None) -> tuple[float, float]:
+    """How many times as fast as `other`, in and out; 0: unknown."""
+    if other is None or not other.compress_rate or not other.decompress_rate:
+        return 0.0, 0.0
+    return row.compress_rate / other.compress_rate, row.decompress_rate / other.decompress_rate
+
+
+def _times(value: float) -> str:
+    return f"{value:.2f}x" if value else "-"
+
+
 class BenchmarkPage(Page):
     """The rows of a run as they come; with another run beside it for comparison."""
 
@@ -62,8 +95,8 @@ class BenchmarkPage(Page):
     GUIDE = (
         "Compresses and decompresses real pages with every codec, in turns, on one core. Rows marked = are "
         "baselines: liblz4, libzstd, kernel zram. Speeds are bytes of pages a second; same-filled pages are "
-        "left out. AGAINST is this codec's speed over the best baseline of the same corpus whose ratio is at "
-        "least as good: below 1 is a loss.\n"
+        "left out. xIN and xOUT are the two speeds over those of the baseline named before them, liblz4, or "
+        "libzstd for dense and zstd: below 1 is a loss.\n"
         "p and n go through the kept runs; m marks one, which the others are then compared with."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -95,17 +128,7 @@ class BenchmarkPage(Page):
         yield Static(f"Codecs on this machine  $ {command}", classes="pagehead", markup=False)
         yield TextBlock(id="summary")
         yield Grid(
-            [
-                Head("", 1, left=True),
-                Head("CODEC", 14, left=True),
-                Head("CORPUS", 10, left=True, rank=1),
-                Head("RATIO", 5),
-                Head("IN/s", 6),
-                Head("OUT/s", 6),
-                Head("AGAINST", 7, rank=1),
-                Head("MARKED", 7, rank=3),
-                Head("IN/s, drawn", 4, left=True, grow=True, rank=2),
-            ],
+            HEADS[:-1],
             empty="r runs the benchmark; it takes about 20 s and keeps its result.",
             sortable=True,
             id="rows",
@@ -131,9 +154,11 @@ class BenchmarkPage(Page):
         # Copying, which compresses nothing, is no measure for the others.
         fastest = max((row.compress_rate for row in rows if row.ratio > 1.0), default=1.0)
         self.query_one(Grid).glyph_set = self.tz.view.glyphs
+        heads = HEADS if self.marked else HEADS[:-1]
         items = []
         for number, row in enumerate(rows):
-            against, before = self._against(row, rows), self._before(row)
+            against, before = _against(row, rows), self._before(row)
+            times_in, times_out = _over(row, against)
             cells = (
                 " " if row.ours else "=",
                 row.codec,
@@ -141,39 +166,31 @@ class BenchmarkPage(Page):
                 f"{row.ratio:.2f}",
                 short_size(row.compress_rate),
                 short_size(row.decompress_rate),
-                "-" if against is None else f"{against:.2f}x",
-                "-" if before is None else f"{before:.2f}x",
+                against.codec.split()[0] if against else "-",
+                _times(times_in),
+                _times(times_out),
                 row.compress_rate / fastest if row.ratio > 1.0 else "",
+                _times(before),
             )
-            style = "muted" if not row.ours else "bad" if against is not None and against < 1 else ""
+            lost = 0 < min(times_in, times_out) < 1
+            style = "muted" if not row.ours else "bad" if lost else ""
             order = (
-                row.ours, row.codec, row.corpus, row.ratio, row.compress_rate, row.decompress_rate, against or 0.0,
-                before or 0.0, row.compress_rate,
+                row.ours, row.codec, row.corpus, row.ratio, row.compress_rate, row.decompress_rate, cells[6], times_in,
+                times_out, row.compress_rate, before,
             )  # fmt: skip
-            items.append(Item(f"{number}/{row.codec}/{row.corpus}", cells, style, order))
-        self.query_one(Grid).show(items)
+            items.append(Item(f"{number}/{row.codec}/{row.corpus}", cells[: len(heads)], style, order))
+        self.query_one(Grid).show(items, heads)
         self.query_one("#summary", TextBlock).show(self._summary)
         chart = self.query_one(BarChart)
         if chart.display:
             self._draw(chart, rows)
         self.refresh_bindings()
 
-    @staticmethod
-    def _against(row: BenchRow, rows: list[BenchRow]) -> float | None:
-        """Speed over the fastest baseline that compresses at least as well (1 % of slack); None without one."""
-        if not row.ours:
-            return None
-        rivals = [
-            r.compress_rate for r in rows if not r.ours and r.corpus == row.corpus and r.ratio >= row.ratio * 0.99
-        ]
-        return row.compress_rate / max(rivals) if rivals else None
-
-    def _before(self, row: BenchRow) -> float | None:
+    def _before(self, row: BenchRow) -> float:
         """Speed over that in the marked run."""
-        if self.marked is None:
-            return None
-        same = [r for r in self.marked.rows if (r.codec, r.corpus) == (row.codec, row.corpus)]
-        return row.compress_rate / same[0].compress_rate if same and same[0].compress_rate else None
+        marked = self.marked.rows if self.marked else ()
+        same = next((r for r in marked if (r.codec, r.corpus) == (row.codec, row.corpus)), None)
+        return _over(row, same)[0]
 
     def _summary(self, width: int) -> list[list[tuple[str, str]]]:
         run = self.shown
@@ -184,9 +201,10 @@ class BenchmarkPage(Page):
         if run is None:
             return [[("No run is kept.", "muted")]]
         stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(run.time))
-        line = [(f"run {self.place + 1} of {len(self.runs)}  {stamp}  ", "heading"), (run.machine, "muted")]
+        line = [(f"run {self.place + 1} of {len(self.runs)}  {stamp}  ", "heading")]
         if self.marked is not None:
-            line.append(("  compared with the marked run" if self.marked is not run else "  marked", "plain"))
+            line.append(("compared with the marked run  " if self.marked is not run else "marked  ", "plain"))
+        line.append((run.machine, "muted"))
         return [line, *([(note, "warn")] for note in run.notes)]
 
     def _draw(self, chart: BarChart, rows: list[BenchRow]) -> None:
