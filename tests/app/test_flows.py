@@ -126,7 +126,7 @@ class TestRemove:
         device = replace(first.devices[0], swap_used=first.machine.mem_available * 2)
         async with removing(b, device) as pilot:
             screen = b.app.screen
-            assert "be killed" in str(screen.query_one("#force", Checkbox).label)
+            assert "kill programs" in str(screen.query_one("#force", Checkbox).label)
             screen.query_one("#name", Input).value = device.name
             await pilot.pause()
             assert screen.query_one("#remove", Button).disabled

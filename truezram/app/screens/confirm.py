@@ -50,7 +50,7 @@ def consequences(device: DeviceSnapshot, machine: MachineSnapshot, hangs: bool =
         if not fits:
             needed, free = format_size(device.swap_used), format_size(machine.mem_available)
             why = f"swapoff needs {needed} and {free} are free"
-            return Consequences(lines, why, "force: swapoff all the same; programs may be killed for want of memory")
+            return Consequences(lines, why, "force: swapoff all the same; the kernel may kill programs")
     if device.mountpoints:
         mounts = ", ".join(device.mountpoints)
         lines.append(f"It is mounted on {mounts}.")
@@ -129,7 +129,7 @@ class RemoveScreen(ModalScreen[bool | None]):
         """Remove can be pressed when the name is right and it would not be refused."""
         now, used = self.now, in_use(self.device)
         self.query_one("#what", Static).update(Text("\n".join(now.lines)))
-        self.query_one("#refused", Static).update(Text(f"It will be refused: {now.refused}."))
+        self.query_one("#refused", Static).update(Text(f"Without force it is refused: {now.refused}."))
         if now.force:
             self.query_one("#force", Checkbox).label = now.force
         for name, shown in (("refused", now.refused), ("force", now.force), ("ask", used), ("name", used)):
