@@ -147,6 +147,9 @@ class TestSeries:
             ring.add(float(i * 1_000_000))
         got.latest = replace(got.latest, orig_data_size=GIB, disksize=2 * GIB, mem_limit=0)
         assert got.time_to_full() == pytest.approx(GIB / 1_000_000, rel=0.01)
+        got.latest = replace(got.latest, orig_data_size=2 * GIB)
+        assert got.time_to_full() is None  # its state says that it is full
+        got.latest = replace(got.latest, orig_data_size=GIB)
         # It has stopped: it does not go on like this.
         for _ in range(20):
             ring.add(59_000_000.0)

@@ -179,19 +179,21 @@ class DeviceSeries:
         return (values[-1] - values[0]) / (len(values) - 1) if len(values) >= 10 else None
 
     def time_to_full(self) -> float | None:
-        """Seconds until mem_limit (or, without one, disksize) is reached if it goes on like this; None: it does not."""
+        """Seconds until mem_limit or disksize is reached if it goes on like this; None: it does not, or is full."""
         device = self.latest
         if device is None or device.state != "live":
             return None
         pairs = [("logical", device.disksize - device.orig_data_size)]
         if device.mem_limit:
             pairs.append(("resident", device.mem_limit - device.mem_used_total))
+        if any(room <= 0 for _, room in pairs):
+            return None
         times = []
         for metric, room in pairs:
             growth, lately = self.growth(metric), self.growth(metric, LATELY)
             # What grew earlier in the minute and has stopped does not go on like this.
             if growth and lately and growth > 0 and lately > 0:
-                times.append(max(room, 0) / growth)
+                times.append(room / growth)
         return min(times) if times else None
 
 

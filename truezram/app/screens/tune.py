@@ -187,9 +187,9 @@ class TunePage(Page):
             [
                 Head("CHANGE", 6),
                 Head("TIME", 19, left=True, rank=2),
-                Head("SETTING", 16, left=True),
-                Head("WAS", 10, left=True),
-                Head("BECAME", 10, left=True, grow=True),
+                Head("SETTING", 22, left=True),
+                Head("WAS", 8, left=True),
+                Head("BECAME", 8, left=True, grow=True),
                 Head("NOW", 8, left=True),
             ],
             empty="No setting of the machine was changed.",
