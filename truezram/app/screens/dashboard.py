@@ -123,16 +123,17 @@ class DashboardPage(Page):
         table.show(rows)
         self._machine()
         self.query_one("#memory").display = self.memory
-        self.query_one(Cards).display = self.cards_shown and not self.memory
+        cards = self.cards_shown and not self.memory
+        self.query_one(Cards).display = self.query_one("#order").display = cards
         if self.memory:
             self.query_one("#focus").display = False
             self._memory(sampled)
-        elif self.cards_shown:
+        elif cards:
             self.query_one(Cards).show(table.shown or rows, app.memory, sampled)
+            if sampled:
+                self.query_one("#order", TextBlock).show(self._swap_order)
         else:
             self._focus(sampled)
-        if self.cards_shown and sampled:
-            self.query_one("#order", TextBlock).show(self._swap_order)
         self.query_one(EventList).show(app.events.events)
 
     @property
