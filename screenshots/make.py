@@ -1,7 +1,7 @@
 """Makes the pictures of this folder from the real app, playing recordings: ``python screenshots/make.py [FOLDER]``.
 
-What is shown are recordings of real devices (tests/app/recordings), but for `many.svg`, whose eight devices are
-simulated, and which says so in its notice line. Run it after a change to how anything looks, and look at the result.
+What is shown are recordings of real devices (tests/app/recordings). Run it after a change to how anything looks, and
+look at the result.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
 os.environ["TZ"] = "UTC"
 time.tzset()
 
-from app import simulate  # noqa: E402
 from app.fake_engine import FakeEngine  # noqa: E402
 
 from truezram.app.app import TruezramApp  # noqa: E402
@@ -27,14 +26,14 @@ from truezram.app.config import Config  # noqa: E402
 from truezram.app.picture import portable  # noqa: E402
 from truezram.app.replay import Replay  # noqa: E402
 from truezram.app.source import Capabilities, Change, Tunable  # noqa: E402
-from truezram.engine.recording import Header, Recording, decode, load  # noqa: E402
+from truezram.engine.recording import decode, load  # noqa: E402
 
 RECORDINGS = ROOT / "tests" / "app" / "recordings"
 SMALL, WIDE = (80, 24), (200, 60)
 SHOTS: tuple[tuple[str, tuple[int, int], str, str, tuple[str, ...]], ...] = (
     ("dashboard", SMALL, "dark", "local", ()),
     ("wide", WIDE, "dark", "local", ()),
-    ("many", WIDE, "dark", "", ()),
+    ("many", WIDE, "dark", "eight", ()),
     ("device", (100, 32), "dark", "local", ("2",)),
     ("create", SMALL, "dark", "local", ("c",)),
     ("whatif", SMALL, "dark", "local", ("3", "r")),
@@ -61,14 +60,10 @@ class Played(FakeEngine):
 
 
 async def shot(folder: Path, name: str, size: tuple[int, int], theme: str, played: str, keys: tuple[str, ...]) -> None:
-    """One picture; `played` is the recording, empty for the simulated devices."""
-    recording = load(RECORDINGS / f"{played or 'local'}.jsonl.gz")
+    """One picture; `played` is the recording."""
+    recording = load(next(RECORDINGS.glob(f"{played}.jsonl.*")))
     found = next(a.result for a in recording.answers if a.call == "capabilities")
     capabilities = replace(decode(Capabilities, found), ublk=True, root=True, persist_why="")
-    if not played:
-        snapshots = tuple(simulate.snapshots(8, 120))
-        recording = Recording(Header("simulated"), snapshots, recording.answers)
-        capabilities = replace(capabilities, replay="eight simulated devices")
     engine = Played(recording, capabilities)
     environ = {"LANG": "C.UTF-8", "TERM": "xterm-256color", "XDG_CONFIG_HOME": "/nonexistent"}
     app = TruezramApp(engine, config=Config(theme=theme), environ=environ, read=False, clock=lambda: 1_790_000_000.0)

@@ -19,9 +19,8 @@ from truezram.app.config import Config
 from truezram.app.source import Capabilities
 from truezram.app.widgets import cards
 from truezram.engine.model import Snapshot
-from truezram.engine.recording import Header, Recording, decode, load
+from truezram.engine.recording import Recording, decode, load
 
-from . import simulate
 from .fake_engine import FakeEngine
 
 NOW = 1_790_000_000.0
@@ -40,16 +39,30 @@ def _still(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     time.tzset()
 
 
-@cache
-def simulated(devices: int, seconds: int = 120, gap: tuple[int, int] | None = (60, 70)) -> tuple[Snapshot, ...]:
-    """Simulated snapshots, made once."""
-    return tuple(simulate.snapshots(devices, seconds, gap=gap))
+RECORDINGS = Path(__file__).parent / "recordings"
 
 
 @cache
 def recorded() -> Recording:
     """Three real local devices under load, with the real engine's answers (record.py)."""
-    return load(Path(__file__).parent / "recordings" / "local.jsonl.gz")
+    return load(RECORDINGS / "local.jsonl.gz")
+
+
+@cache
+def _eight() -> Recording:
+    return load(RECORDINGS / "eight.jsonl.zst")
+
+
+@cache
+def eight(devices: int = 8, seconds: int = 120, gap: tuple[int, int] | None = (60, 70)) -> tuple[Snapshot, ...]:
+    """What was recorded of eight real ublk devices (record.py), a snapshot a second: the first `devices` of them, the
+    first `seconds`, without the seconds of `gap`."""
+    taken = _eight().snapshots[:seconds]
+    return tuple(
+        replace(snapshot, devices=snapshot.devices[:devices])
+        for second, snapshot in enumerate(taken)
+        if not gap or not gap[0] <= second < gap[1]
+    )
 
 
 class Bench:
@@ -92,10 +105,10 @@ class Bench:
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Callable[..., Bench]:
-    """Makes a `Bench` of simulated devices: ``bench(2, glyphs=...)``."""
+    """Makes a `Bench` of recorded ublk devices: ``bench(2, glyphs=...)``."""
 
     def make(devices: int = 2, seconds: int = 120, **options: Any) -> Bench:
-        made = Recording(Header("simulated", "made up"), simulated(devices, seconds), recorded().answers)
+        made = Recording(_eight().header, eight(devices, seconds), recorded().answers)
         return Bench(tmp_path, made, **options)
 
     return make

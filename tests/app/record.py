@@ -1,6 +1,7 @@
 """Makes the recordings of real devices that tests, screenshots and demos play: ``python tests/app/record.py FOLDER``
-for local devices, and with ``swap`` after FOLDER, as root on a machine of 1 GiB that may swap, for a ublk device in use
-as swap. That one changes vm.swappiness and puts it back.
+for local devices; with ``swap`` after FOLDER, as root on a machine of 1 GiB that may swap, for a ublk device in use
+as swap (it changes vm.swappiness and puts it back); with ``eight``, as root on a machine of 8 GiB without other
+devices, for eight ublk devices, one in use as swap, one mounted on /srv/cache.
 
 The first makes three local devices with different algorithms, puts a load of real pages on them, and records the real
 engine's snapshots and its answers. Needs truezram installed. What the estimate says is limited to
@@ -67,18 +68,24 @@ def main(folder: Path) -> None:
         pids = ",".join(str(pid) for pid in (os.getpid(), *(process.pid for process in load)))
         found = engine.estimate(Scope("pid", pids), "process", Progress())
         recorder.answer("estimate", None, replace(found, scope=Scope()))
+        end(load)
         with contextlib.suppress(TruezramError):
             recorder.answer("benchmark", None, engine.benchmark(10.0, Progress()))
     finally:
         recorder.close()
-        for process in load:
-            assert process.stdin is not None
-            process.stdin.close()
-            process.wait(20)
+        end(load)
         with Client() as client:
             for entry in client.entries():
                 if entry.name in {device.name for device in made}:
                     remove_entry(entry, force=True)
+
+
+def end(load: list[subprocess.Popen[bytes]]) -> None:
+    """Ends what loads the devices."""
+    for process in load:
+        assert process.stdin is not None
+        process.stdin.close()
+        process.wait(20)
 
 
 def page_map(engine: RealEngine, name: str, pages: int) -> PageMap:
@@ -132,5 +139,130 @@ def swap(folder: Path) -> None:
             remove_entry(client.resolve(device.name))
 
 
+# Algorithm, disksize, mem_limit and data, GiB.
+EIGHT = (
+    ("lz4", 8, 0, 1.4),
+    ("zstd:3", 4, 2, 0.6),
+    ("fast", 2, 0, 0.8),
+    ("lz4", 16, 4, 2.2),
+    ("turbo", 1, 0, 0.35),
+    ("dense", 6, 0, 1.0),
+    ("zstd:1", 12, 3, 0.7),
+    ("lz4", 3, 1, 0.9),
+)
+
+LOAD = """
+import glob, math, mmap, os, random, sys, time
+target, data, number = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+rng, size = random.Random(number), 128 << 10
+files = sorted(glob.glob("/usr/lib/x86_64-linux-gnu/*.so*") + glob.glob(os.path.dirname(os.__file__) + "/*.py"))
+rng.shuffle(files)
+pool = bytearray()
+while len(pool) < 48 << 20:
+    with open(files.pop(), "rb") as file:
+        pool += file.read(4 << 20)
+zeros = bytes(4096)
+
+
+def pages(buffer):
+    for start in range(0, len(buffer), 4096):
+        place = rng.randrange(len(pool) // 4096 - 1) * 4096
+        buffer[start : start + 4096] = zeros if rng.random() < 0.11 else pool[place : place + 4096]
+        if buffer[start] or buffer[start + 1]:
+            buffer[start : start + 4] = rng.randbytes(4)
+
+
+if target == "swap":
+    memory = mmap.mmap(-1, data, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    last = [0]
+
+    def out(place):
+        # MADV_PAGEOUT writes; only asked again, once they are written, does the kernel let pages go.
+        memory.madvise(21, place, size)
+        memory.madvise(21, last[0], size)
+        last[0] = place
+
+    def write(place):
+        part = bytearray(size)
+        pages(part)
+        memory[place : place + size] = part
+        out(place)
+
+    def read(place):
+        memory[place]
+        if rng.random() < 0.3:
+            memory.madvise(21, place // size * size, size)
+else:
+    file = os.open(target, os.O_RDWR | os.O_DIRECT | os.O_CREAT)
+    buffer = mmap.mmap(-1, size)
+    some = 4096 << number % 5
+
+    def write(place):
+        pages(buffer)
+        os.pwrite(file, buffer, place)
+
+    def read(place):
+        os.preadv(file, [memoryview(buffer)[:some]], place)
+
+for place in range(0, data - size, size):
+    write(place)
+if target == "swap":
+    time.sleep(5)
+    memory.madvise(21)
+print("filled", flush=True)
+while True:
+    now = time.time()
+    wave = 0.5 + 0.5 * math.sin(now / (11 + 3 * number) + number)
+    burst = 4 if (int(now) + 7 * number) % 31 < 4 else 1
+    for _ in range(int(110 * wave * burst)):
+        read(rng.randrange(data // 4096 - 16) * 4096)
+    for _ in range(int((1.3 - wave) * burst * rng.uniform(0.3, 1.3))):
+        write(rng.randrange(data // size - 1) * size)
+    time.sleep(0.1)
+"""
+"""What is done with each device: filled with pages of libraries and programs' text, then read and written in waves."""
+
+
+def eight(folder: Path) -> None:
+    """Records into ``folder/eight.jsonl.zst``."""
+    gib = 1 << 30
+    engine = RealEngine()
+    loads = []
+    made = []
+    mount = Path("/srv/cache")
+    mount.mkdir(parents=True, exist_ok=True)
+    for number, (algorithm, disksize, limit, data) in enumerate(EIGHT):
+        options = CreateOptions(
+            disksize * gib, algorithm, limit * gib, transport="ublk", queues=1 + number % 2, swap=number == 0
+        )
+        device = create(options)
+        made.append(device)
+        target = "swap" if number == 0 else f"/dev/{device.name}"
+        if number == 1:
+            subprocess.run(["mkfs.ext4", "-q", target], check=True)
+            subprocess.run(["mount", "-o", "discard", target, mount], check=True)
+            target = str(mount / "data")
+        arguments = [sys.executable, "-c", LOAD, target, str(int(data * gib)), str(number)]
+        loads.append(subprocess.Popen(arguments, stdout=subprocess.PIPE))
+    recorder = Recorder(folder / "eight.jsonl.zst", Header("recorded", "eight ublk devices under load", time.time()))
+    try:
+        for load in loads:
+            assert load.stdout is not None
+            load.stdout.readline()
+        recorder.answer("capabilities", None, engine.capabilities())
+        for _ in range(SECONDS + 20):
+            recorder.snapshot(engine.snapshot())
+            time.sleep(1.0 - time.monotonic() % 1.0)
+    finally:
+        recorder.close()
+        for load in loads:
+            load.kill()
+            load.wait(20)
+        subprocess.run(["umount", mount], check=False)
+        with Client() as client:
+            for device in made:
+                remove_entry(client.resolve(device.name))
+
+
 if __name__ == "__main__":
-    (swap if sys.argv[2:] == ["swap"] else main)(Path(sys.argv[1]))
+    {"": main, "swap": swap, "eight": eight}["".join(sys.argv[2:])](Path(sys.argv[1]))

@@ -1,5 +1,5 @@
-"""Makes a recording of SIMULATED devices, for what real ones cannot be made to do on demand (eight at once, gaps, a
-death).
+"""Makes a recording of SIMULATED devices, for measure.py: as many snapshots a second, of as many devices, as it wants.
+Tests, pictures and demos play recordings of real ones (record.py).
 
 Marked as simulated in its header, and shown as such by the app. Deterministic: the same arguments, the same file.
 """

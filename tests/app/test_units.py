@@ -6,6 +6,7 @@ import gzip
 import json
 import math
 import shlex
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -29,13 +30,13 @@ from truezram.engine.model import DeviceSnapshot, Snapshot
 from truezram.engine.rates import latency_floor
 from truezram.engine.recording import Header, Recorder, decode, encode, load
 
-from . import simulate
-from .conftest import simulated
+from .conftest import RECORDINGS, eight
+from .simulate import lat_bin
 
 GIB = 1 << 30
 
 
-def history(snapshots: tuple[Snapshot, ...], interval: float = 1.0) -> History:
+def history(snapshots: Sequence[Snapshot], interval: float = 1.0) -> History:
     out = History()
     for snapshot in snapshots:
         out.add(snapshot, interval)
@@ -89,16 +90,27 @@ class TestKeymap:
         assert "chart.close" in keymap.of_dialogs()
 
 
+def at(snapshot: Snapshot, when: float) -> Snapshot:
+    """The same figures at another time."""
+    devices = tuple(replace(device, time=when) for device in snapshot.devices)
+    return Snapshot(replace(snapshot.machine, time=when), devices)
+
+
+def evenly(seconds: int) -> list[Snapshot]:
+    """One device's snapshots, a second apart exactly."""
+    return [at(snapshot, 1000.0 + second) for second, snapshot in enumerate(eight(1, seconds, None))]
+
+
 class TestSeries:
     def test_bins_are_those_of_the_statistics_page(self) -> None:
         for ns in (0, 63, 64, 511, 512, 575, 576, 1023, 1024, 4096, 123_456, 9_999_999):
-            index = simulate.lat_bin(ns)
+            index = lat_bin(ns)
             assert latency_floor(index) <= ns < latency_floor(index + 1)
 
     def test_quantiles(self) -> None:
         bins = [0] * 200
-        bins[simulate.lat_bin(1000)] = 99
-        bins[simulate.lat_bin(50_000)] = 1
+        bins[lat_bin(1000)] = 99
+        bins[lat_bin(50_000)] = 1
         p50, p99, p100 = series.quantiles(bins, (0.5, 0.99, 1.0))
         assert p50 == pytest.approx(1000, rel=0.13)
         assert p99 == pytest.approx(1000, rel=0.13)
@@ -106,27 +118,30 @@ class TestSeries:
         assert all(math.isnan(v) for v in series.quantiles([0] * 200, (0.5, 0.99)))
 
     def test_rates_come_from_counters(self) -> None:
-        a, b = (s.devices[0] for s in simulated(1)[10:12])
+        a, b = (s.devices[0] for s in eight(1)[10:12])
         rates = series.device_rates(b, a)
-        assert rates.read == (b.total.pages_read - a.total.pages_read) * 4096
-        assert rates.write == (b.total.pages_written - a.total.pages_written) * 4096
+        seconds = b.time - a.time
+        assert b.total.pages_written > a.total.pages_written
+        assert rates.read == pytest.approx((b.total.pages_read - a.total.pages_read) * 4096 / seconds)
+        assert rates.write == pytest.approx((b.total.pages_written - a.total.pages_written) * 4096 / seconds)
 
     def test_a_restarted_device_has_no_rate_over_the_restart(self) -> None:
-        a, b = (s.devices[0] for s in simulated(1)[10:12])
+        a, b = (s.devices[0] for s in eight(1)[10:12])
         assert math.isnan(series.device_rates(replace(b, created=b.created + 1), a).read)
         assert math.isnan(series.device_rates(a, b).read)
 
     def test_missing_seconds_are_a_gap_of_their_length(self) -> None:
-        values = list(history(simulated(1, 120, (60, 70))).devices["ublkb0"].rings["read"].values)
+        there = [s for n, s in enumerate(evenly(120)) if not 60 <= n < 70]
+        values = list(history(there).devices["ublkb0"].rings["read"].values)
         assert sum(math.isnan(v) for v in values) == 10
         assert len(values) == 119
 
     def test_four_snapshots_a_second_are_one_sample(self) -> None:
-        got = history(tuple(simulate.snapshots(1, 20, hz=4)), 0.25)
+        got = history([at(s, s.machine.time + n / 4) for s in evenly(20) for n in range(4)], 0.25)
         assert len(got.devices["ublkb0"].rings["read"].values) == 19
 
     def test_a_slow_refresh_is_no_gap(self) -> None:
-        got = history(simulated(1, 60, None)[::2], 2.0)
+        got = history(evenly(60)[::2], 2.0)
         values = got.devices["ublkb0"].rings["read"].values
         assert len(values) == 58
         assert not any(math.isnan(v) for v in values)
@@ -139,7 +154,7 @@ class TestSeries:
         assert ring.values[0] == 1100.0
 
     def test_time_to_full_follows_the_growth(self) -> None:
-        got = history(simulated(1, 60, None)).devices["ublkb0"]
+        got = history(eight(1, 60, None)).devices["ublkb0"]
         assert got.latest is not None
         ring = got.rings["logical"]
         ring.values.clear()
@@ -258,11 +273,11 @@ class TestCommandLine:
 
 class TestEvents:
     def test_the_first_snapshot_is_how_things_are(self) -> None:
-        assert Detector().feed(simulated(2)[0], 0.0) == []
+        assert Detector().feed(eight(2)[0], 0.0) == []
 
     def test_life_of_a_device(self) -> None:
         detector = Detector()
-        two = simulated(2)[0]
+        two = eight(2)[0]
         one = replace(two, devices=two.devices[:1])
         detector.feed(one, 0.0)
         assert [(e.device, e.text[:8]) for e in detector.feed(two, 1.0)] == [("ublkb1", "appeared")]
@@ -272,7 +287,7 @@ class TestEvents:
 
     def test_full_is_told_before_it_is(self) -> None:
         detector = Detector()
-        base = simulated(1)[0]
+        base = eight(1)[0]
 
         def at(share: float) -> Snapshot:
             device = replace(base.devices[0], mem_limit=GIB, mem_used_total=int(GIB * share))
@@ -286,7 +301,7 @@ class TestEvents:
 
     def test_pressure_is_told_once(self) -> None:
         detector = Detector()
-        base = simulated(1)[0]
+        base = eight(1)[0]
 
         def at(full: float) -> Snapshot:
             machine = replace(base.machine, pressure=replace(base.machine.pressure, memory_full=full))
@@ -315,21 +330,20 @@ class TestEvents:
 
 class TestRecording:
     def test_round_trip(self, tmp_path: Path) -> None:
-        for name in ("plain.jsonl", "packed.jsonl.gz"):
+        for name in ("plain.jsonl", "packed.jsonl.gz", "packed.jsonl.zst"):
             path = tmp_path / name
             recorder = Recorder(path, Header("recorded", "note", 5.0))
-            for snapshot in simulated(3)[:20]:
+            for snapshot in eight(3)[:20]:
                 recorder.snapshot(snapshot)
             recorder.answer("doctor", None, [])
             recorder.close()
             got = load(path)
-            assert got.snapshots == simulated(3)[:20]
+            assert got.snapshots == eight(3)[:20]
             assert got.header == Header("recorded", "note", 5.0)
             assert got.answers[0].call == "doctor"
 
     def test_fewer_regions_than_recorded_lose_no_page(self) -> None:
-        path = Path(__file__).parent / "recordings" / "swap.jsonl.gz"
-        replay = Replay(load(path))
+        replay = Replay(load(RECORDINGS / "swap.jsonl.gz"))
         whole = replay.page_map("ublkb0", 0, 131072, 4096)
         assert len(whole.regions) == 1024
         few = replay.page_map("ublkb0", 0, 131072, 300)
@@ -340,7 +354,7 @@ class TestRecording:
     def test_cut_short_is_good_up_to_there(self, tmp_path: Path) -> None:
         path = tmp_path / "cut.jsonl"
         recorder = Recorder(path, Header("recorded"))
-        for snapshot in simulated(1)[:5]:
+        for snapshot in eight(1)[:5]:
             recorder.snapshot(snapshot)
         recorder.close()
         path.write_bytes(path.read_bytes()[:-40])
@@ -358,23 +372,33 @@ class TestRecording:
 
     def test_a_bad_line_in_the_middle_is_refused(self, tmp_path: Path) -> None:
         path = tmp_path / "bad.jsonl"
-        line = json.dumps({"snapshot": encode(simulated(1)[0])})
+        line = json.dumps({"snapshot": encode(eight(1)[0])})
         path.write_text(f'{{"schema": "truezram.recording/1", "origin": "x"}}\n{line}\noops\n{line}\n')
         with pytest.raises(Failed, match="line 3"):
             load(path)
 
-    def test_a_file_that_is_not_gzip(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("ending", ["gz", "zst"])
+    def test_a_compressed_file_that_is_damaged(self, tmp_path: Path, ending: str) -> None:
+        path = tmp_path / f"some.jsonl.{ending}"
+        recorder = Recorder(path, Header("recorded"))
+        for snapshot in eight(3)[:40]:
+            recorder.snapshot(snapshot)
+        recorder.close()
+        whole = path.read_bytes()
+        for damage in (b"not compressed", whole[:60] + bytes(100) + whole[160:], whole[:10]):
+            path.write_bytes(damage)
+            with pytest.raises(Failed):
+                load(path)
+
+    def test_a_compressed_file_of_something_else(self, tmp_path: Path) -> None:
         path = tmp_path / "bad.jsonl.gz"
-        path.write_text("not gzip")
-        with pytest.raises(Failed):
-            load(path)
         with gzip.open(path, "wt") as file:
             file.write("hello\n")
         with pytest.raises(Failed):
             load(path)
 
     def test_wrong_types_are_refused(self) -> None:
-        data = encode(simulated(1)[0])
+        data = encode(eight(1)[0])
         data["devices"][0]["disksize"] = "8G"
         with pytest.raises(Failed):
             decode(Snapshot, data)
@@ -415,7 +439,7 @@ class TestConfig:
 
 class TestSanity:
     def test_good_figures(self) -> None:
-        for snapshot in simulated(8):
+        for snapshot in eight(8):
             assert [implausible(d) for d in snapshot.devices] == [""] * 8
 
     @pytest.mark.parametrize(
@@ -429,7 +453,7 @@ class TestSanity:
         ],
     )
     def test_garbage(self, change: dict[str, int]) -> None:
-        assert implausible(replace(simulated(1)[5].devices[0], **change))
+        assert implausible(replace(eight(1)[5].devices[0], **change))
 
 
 class TestTable:
@@ -449,9 +473,7 @@ class TestTable:
         assert sum(c.width + 1 for c in fitting(60)) <= 61
 
     def test_filter(self) -> None:
-        row = Row(
-            replace(simulated(1)[5].devices[0], algorithm="zstd:3", mem_used_total=2 * GIB, orig_data_size=6 * GIB)
-        )
+        row = Row(replace(eight(1)[5].devices[0], algorithm="zstd:3", mem_used_total=2 * GIB, orig_data_size=6 * GIB))
         for good in ("zstd", "ublkb0 zstd", "ratio>2", "total<3G total>1G", "algorithm=zstd"):
             assert matches(row, good.split()), good
         for bad in ("lz4", "ratio>4", "data>7G", "zstd lz4"):

@@ -50,4 +50,19 @@ def run(record: Path | None = None, replay: Path | None = None) -> int:
         # Textual draws on stderr: when that goes elsewhere (2>log), the screen is where stdout is.
         sys.__stderr__ = sys.__stdout__  # type: ignore[misc]
     with coming_first():
-        return app.run() or 0
+        code = app.run() or 0
+    _drop_unwritten()
+    return code
+
+
+def _drop_unwritten() -> None:
+    """Where the terminal is gone, what was still to be drawn goes nowhere: Python would try again at its end, and exit
+    with 120."""
+    for stream in (sys.__stdout__, sys.__stderr__):
+        if stream is not None:
+            try:
+                stream.flush()
+            except OSError:
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, stream.fileno())
+                os.close(nowhere)

@@ -2,8 +2,8 @@
 
 The first line is a header, ``{"schema": "truezram.recording/1", "origin": ..., "note": ..., "started": ...}``; every
 other line is either ``{"snapshot": {...}}`` or ``{"answer": {"call": NAME, "args": ..., "result": ...}}``, in the
-order in which they happened. A name that ends in ``.gz`` is compressed. Fields that hold their default are left out,
-and long tuples of mostly zeros (histograms) are written sparsely, so a line costs about a kilobyte per device.
+order in which they happened. A name that ends in ``.gz`` or ``.zst`` is compressed. Fields that hold their default are
+left out, and long tuples of mostly zeros (histograms) are written sparsely: a line costs about a kilobyte per device.
 
 A recording that was cut short (full disk, kill) is good up to its last whole line.
 """
@@ -15,11 +15,12 @@ import gzip
 import json
 import types
 import typing
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any, TypeVar, cast
 
 from truezram.engine.errors import Failed
 from truezram.engine.model import Snapshot
@@ -120,12 +121,26 @@ def _decode(kind: Any, data: Any) -> Any:
     return data
 
 
+COMPRESSED = (".gz", ".zst")
+
+
+def _open(path: Path, mode: str) -> IO[str]:
+    if path.suffix == ".gz":
+        return cast("IO[str]", gzip.open(path, mode))
+    if path.suffix == ".zst":
+        import zstandard  # only who asks for it waits for it
+
+        # From this level on its window holds more than a snapshot, of which the next one repeats most.
+        return cast("IO[str]", zstandard.open(path, mode, cctx=zstandard.ZstdCompressor(level=10)))
+    return path.open(mode)
+
+
 class Recorder:
     """Appends to a recording. Every line is flushed, so that what was seen before a crash is there after it."""
 
     def __init__(self, path: Path, header: Header) -> None:
         try:
-            self._file: IO[str] = gzip.open(path, "wt") if path.suffix == ".gz" else path.open("w")  # noqa: SIM115
+            self._file = _open(path, "wt")
         except OSError as error:
             raise Failed(f"cannot record to {path}", error.strerror or str(error), "Choose another file") from error
         self._path = path
@@ -142,7 +157,7 @@ class Recorder:
     def _line(self, value: Any) -> None:
         try:
             self._file.write(json.dumps(value, separators=(",", ":")) + "\n")
-            if not isinstance(self._file.buffer if hasattr(self._file, "buffer") else None, gzip.GzipFile):
+            if self._path.suffix not in COMPRESSED:  # which a flush after every line would undo
                 self._file.flush()
         except OSError as error:
             raise Failed(f"cannot record to {self._path}", error.strerror or str(error), "Free some space") from error
@@ -162,12 +177,18 @@ class Recording:
 
 
 def _lines(path: Path) -> Iterator[str]:
-    opened: IO[str] = gzip.open(path, "rt") if path.suffix == ".gz" else path.open()  # noqa: SIM115
-    with opened as file:
+    damaged: tuple[type[Exception], ...] = (zlib.error,)
+    if path.suffix == ".zst":
+        import zstandard
+
+        damaged = (zstandard.ZstdError,)
+    with _open(path, "rt") as file:
         try:
             yield from file
         except EOFError:
             return  # a compressed recording that was cut short: what came before is good
+        except damaged as error:
+            raise OSError(str(error)) from error
 
 
 def load(path: Path) -> Recording:
