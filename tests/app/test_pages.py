@@ -3,9 +3,6 @@ mode."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,13 +11,11 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import Input, Select, Static
 
-from truezram.app import export
 from truezram.app.config import Config, load
 from truezram.app.eventlog import Event
 from truezram.app.screens.benchmark import load_runs
 from truezram.app.screens.chart import ChartScreen
 from truezram.app.screens.create import CreateScreen
-from truezram.app.screens.export_dialog import ExportScreen
 from truezram.app.screens.jump import JumpScreen
 from truezram.app.screens.tune import EditScreen
 from truezram.app.source import BenchResult, BenchRow, CreateSpec, Scope, Tunable
@@ -509,55 +504,6 @@ class TestEverywhere:
             await pilot.press("escape")
             await pilot.pause()
             assert not b.app.in_dialog
-
-
-class TestExport:
-    @pytest.mark.parametrize(("row", "suffix"), [(0, "svg"), (1, "csv"), (2, "jsonl"), (3, "html")])
-    async def test_a_file_is_written(self, real: Make, tmp_path: Path, row: int, suffix: str) -> None:
-        b = real()
-        async with b.app.run_test(size=SMALL) as pilot:
-            await start(b, pilot, "1", 30)
-            await pilot.press("E")
-            await pilot.pause()
-            assert isinstance(b.app.screen, ExportScreen)
-            b.app.screen.query_one(Input).value = str(tmp_path)
-            await pilot.press(*["j"] * row, "enter")
-            await pilot.pause()
-            assert not b.app.in_dialog
-            (path,) = tmp_path.glob(f"truezram-*.{suffix}")
-            content = path.read_text()
-            if suffix == "csv":
-                rows = list(csv.DictReader(io.StringIO(content)))
-                assert [r["name"] for r in rows] == ["local0", "local1", "local2"]
-                assert int(rows[0]["data"]) == b.app.history.devices["local0"].latest.orig_data_size  # type: ignore[union-attr]
-            elif suffix == "jsonl":
-                first = json.loads(content.splitlines()[0])
-                assert first["schema"] == "truezram.history/1"
-                assert len(first["samples"]["read"]) == len(b.app.history.devices["local0"].rings["read"].values)
-            else:
-                assert "local0" in content
-
-    async def test_a_folder_that_is_not_there_is_said_and_the_dialog_stays(self, real: Make) -> None:
-        b = real()
-        async with b.app.run_test(size=SMALL) as pilot:
-            await start(b, pilot, "1", 5)
-            await pilot.press("E")
-            await pilot.pause()
-            b.app.screen.query_one(Input).value = "/nonexistent/folder"
-            await pilot.press("enter")
-            await pilot.pause()
-            assert isinstance(b.app.screen, ExportScreen)
-            assert "cannot write" in b.app.events.events[-1].text
-
-    def test_names_do_not_collide(self, tmp_path: Path) -> None:
-        first = export.target(tmp_path, "svg", NOW)
-        first.write_text("")
-        assert export.target(tmp_path, "svg", NOW) != first
-
-    def test_text_in_html_is_escaped(self, bench: Make) -> None:
-        b = bench(1)
-        page = export.to_html(b.app.history, [], [Event(NOW, "info", "<script>alert(1)</script>")], NOW)
-        assert "<script>" not in page
 
 
 async def test_what_is_recorded_replays_the_same(bench: Make, tmp_path: Path) -> None:

@@ -221,7 +221,8 @@ class TruezramApp(Appearance):
         from truezram.app.screens.export_dialog import ExportScreen
 
         picture = portable(self.export_screenshot())
-        self.push_screen(ExportScreen(picture))
+        page = self.page
+        self.push_screen(ExportScreen(picture, page.table() if page else None))
 
     def action_chart(self) -> None:
         """The graphs of the device under the cursor as a large chart that stands still."""

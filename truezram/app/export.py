@@ -1,5 +1,5 @@
 """Exports: the screen as SVG, the devices as CSV, the history as JSON lines, and a report as HTML that needs nothing
-else."""
+else; of a page with a result of its own (a benchmark, an estimate), that result in the same formats."""
 
 from __future__ import annotations
 
@@ -9,14 +9,69 @@ import io
 import json
 import math
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from truezram.app.columns import COLUMNS, Row
 from truezram.app.eventlog import Event
 from truezram.app.series import History
 from truezram.engine.units import format_size
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A page's result: what it is called (one word), what was measured, and lines of the same keys, in plain units."""
+
+    name: str
+    about: str
+    rows: Sequence[Mapping[str, object]]
+
+
+def table_to_csv(table: Table) -> str:
+    """A heading, and a line for each; what is not known is empty."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, list(table.rows[0]) if table.rows else [])
+    writer.writeheader()
+    writer.writerows(table.rows)
+    return out.getvalue()
+
+
+def table_to_json_lines(table: Table) -> str:
+    """A JSON object for each line."""
+    schema = f"truezram.{table.name}-row/1"
+    lines = ({"schema": schema, "about": table.about, "row": dict(row)} for row in table.rows)
+    return "".join(json.dumps(line) + "\n" for line in lines)
+
+
+def table_to_html(table: Table, now: float) -> str:
+    """A report with the table."""
+
+    def cell(value: object) -> str:
+        text = "" if value is None else f"{value:,.4g}" if isinstance(value, float) else str(value)
+        return f"<td>{html.escape(text)}</td>"
+
+    head = "".join(f"<th>{html.escape(key)}</th>" for key in (table.rows[0] if table.rows else ()))
+    body = "".join("<tr>" + "".join(map(cell, row.values())) + "</tr>" for row in table.rows)
+    return _document(
+        f"truezram {table.name}",
+        now,
+        html.escape(table.about),
+        f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>",
+    )
+
+
+def _document(title: str, now: float, about: str, content: str) -> str:
+    stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(now))
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}, {stamp}</title><style>
+body {{ font: 14px/1.4 sans-serif; margin: 2em; color: #1c2030; background: #fff }}
+table {{ border-collapse: collapse }} td, th {{ padding: 2px 8px; text-align: right; border-bottom: 1px solid #ccc }}
+figure {{ margin: 0 0 1em }} svg {{ width: 600px; height: 100px; background: #f1f2f6 }}
+polyline {{ fill: none; stroke: #0069a8; stroke-width: 1.5 }}
+</style></head><body><h1>{html.escape(title)}</h1><p>{stamp}. {about}</p>
+{content}</body></html>
+"""
 
 
 def to_csv(rows: Sequence[Row]) -> str:
@@ -104,18 +159,13 @@ def to_html(history: History, rows: Sequence[Row], events: Iterable[Event], now:
         if machine
         else ""
     )
-    stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(now))
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>truezram, {stamp}</title><style>
-body {{ font: 14px/1.4 sans-serif; margin: 2em; color: #1c2030; background: #fff }}
-table {{ border-collapse: collapse }} td, th {{ padding: 2px 8px; text-align: right; border-bottom: 1px solid #ccc }}
-figure {{ margin: 0 0 1em }} svg {{ width: 600px; height: 100px; background: #f1f2f6 }}
-polyline {{ fill: none; stroke: #0069a8; stroke-width: 1.5 }}
-</style></head><body><h1>truezram</h1><p>{stamp}. {about}</p>
-<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>
-{"".join(charts)}
-<h2>Events</h2><table><tbody>{log}</tbody></table></body></html>
-"""
+    return _document(
+        "truezram",
+        now,
+        about,
+        f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>\n{''.join(charts)}\n"
+        f"<h2>Events</h2><table><tbody>{log}</tbody></table>",
+    )
 
 
 def target(folder: Path, suffix: str, now: float) -> Path:

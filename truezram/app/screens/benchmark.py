@@ -15,6 +15,7 @@ from textual.binding import Binding, BindingType
 from textual.widgets import Static
 
 from truezram.app import commandline
+from truezram.app.export import Table
 from truezram.app.format import short_size
 from truezram.app.screens.page import Page
 from truezram.app.source import BenchResult, BenchRow
@@ -97,7 +98,7 @@ class BenchmarkPage(Page):
         "baselines: liblz4, libzstd, kernel zram. Speeds are bytes of pages a second; same-filled pages are "
         "left out. xIN and xOUT are the two speeds over those of the baseline named before them, liblz4, or "
         "libzstd for dense and zstd: below 1 is a loss.\n"
-        "p and n go through the kept runs; m marks one, which the others are then compared with."
+        "p and n go through the kept runs; m marks one, which the others are then compared with; E exports one."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("r", "run", "Run", id="bench.run"),
@@ -147,6 +148,14 @@ class BenchmarkPage(Page):
     def shown(self) -> BenchResult | None:
         """The run on the screen, when none is under way."""
         return self.runs[self.place] if 0 <= self.place < len(self.runs) else None
+
+    def table(self) -> Table | None:
+        """The run on the screen. Rates are bytes of pages a second."""
+        run = self.shown
+        if run is None or self.running:
+            return None
+        stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(run.time))
+        return Table("benchmark", f"{stamp}, {run.machine}", [asdict(row) for row in run.rows])
 
     def _show(self) -> None:
         run = self.shown

@@ -1,4 +1,4 @@
-"""Choosing what to export; written to the current folder."""
+"""Choosing the format of an export; written to the current folder."""
 
 from __future__ import annotations
 
@@ -25,6 +25,12 @@ FORMATS = (
     ("jsonl", "JSON lines", "devices with the samples of their graphs"),
     ("html", "HTML", "a report: table, graphs, events"),
 )
+OF_A_TABLE = (
+    FORMATS[0],
+    ("csv", "CSV", "what this page has found out, a line each"),
+    ("jsonl", "JSON lines", "the same, an object each"),
+    ("html", "HTML", "a report: the same as a table"),
+)
 
 
 class ExportScreen(ModalScreen[None]):
@@ -36,9 +42,11 @@ class ExportScreen(ModalScreen[None]):
         Binding("escape", "dismiss(None)", "Cancel", id="export.cancel"),
     ]
 
-    def __init__(self, picture: str) -> None:
+    def __init__(self, picture: str, table: export.Table | None) -> None:
+        """`picture`: the screen as SVG. `table`: what the page has found out; without one the devices are exported."""
         super().__init__()
         self.picture = picture
+        self.table = table
 
     @property
     def tz(self) -> TruezramApp:
@@ -48,7 +56,7 @@ class ExportScreen(ModalScreen[None]):
     def compose(self) -> ComposeResult:
         """Formats, folder."""
         with Vertical(id="dialog"):
-            yield Label("Export", id="heading")
+            yield Label(f"Export: {self.table.name}" if self.table else "Export", id="heading")
             yield Grid([Head("FORMAT", 10, left=True), Head("WHAT", 20, left=True, grow=True)], id="formats")
             yield Label("into the folder")
             yield Input(str(Path.cwd()), id="folder", compact=True)
@@ -57,7 +65,8 @@ class ExportScreen(ModalScreen[None]):
     def on_mount(self) -> None:
         """Ready to choose."""
         grid = self.query_one(Grid)
-        grid.show([Item(key, (name, what)) for key, name, what in FORMATS])
+        formats = OF_A_TABLE if self.table else FORMATS
+        grid.show([Item(key, (name, what)) for key, name, what in formats])
         grid.focus()
 
     @on(Grid.Chosen)
@@ -65,13 +74,8 @@ class ExportScreen(ModalScreen[None]):
     def action_write(self) -> None:
         """Writes the format under the cursor."""
         app, chosen = self.tz, self.query_one(Grid).cursor
-        rows, now = app.rows(), app.clock()
-        text = {
-            "svg": lambda: self.picture,
-            "csv": lambda: export.to_csv(rows),
-            "jsonl": lambda: export.to_json_lines(app.history, rows),
-            "html": lambda: export.to_html(app.history, rows, app.events.events, now),
-        }[chosen]()
+        now = app.clock()
+        text = self._text(chosen, now)
         path = export.target(Path(self.query_one(Input).value).expanduser(), chosen, now)
         try:
             path.write_text(text, encoding="utf-8")
@@ -81,3 +85,14 @@ class ExportScreen(ModalScreen[None]):
         app.report("info", f"exported {path}")
         app.notify(str(path), title="exported", markup=False)
         self.dismiss(None)
+
+    def _text(self, chosen: str, now: float) -> str:
+        app, table = self.tz, self.table
+        rows = app.rows()
+        if chosen == "svg":
+            return self.picture
+        if chosen == "csv":
+            return export.table_to_csv(table) if table else export.to_csv(rows)
+        if chosen == "jsonl":
+            return export.table_to_json_lines(table) if table else export.to_json_lines(app.history, rows)
+        return export.table_to_html(table, now) if table else export.to_html(app.history, rows, app.events.events, now)

@@ -15,6 +15,7 @@ from truezram.app.widgets.chrome import Footer, JobBar, TextLine, TopBar
 
 if TYPE_CHECKING:
     from truezram.app.app import TruezramApp
+    from truezram.app.export import Table
 
 PAGES: tuple[tuple[str, str, str], ...] = (
     ("dashboard", "Devices", "Devs"),
@@ -59,6 +60,10 @@ class Page(Screen[None]):
     def shows(self, device: str) -> bool:
         """Whether the user can see which device is meant: what is hidden must not be removed."""
         return True
+
+    def table(self) -> Table | None:
+        """What the page has found out, for an export; None where that is the devices' figures."""
+        return None
 
     def tick(self, sampled: bool) -> None:
         """New figures; `sampled` when graphs have something new to draw."""

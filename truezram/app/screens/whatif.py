@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, replace
 from typing import ClassVar
 
 from rich.cells import cell_len
@@ -12,6 +13,7 @@ from textual.containers import Horizontal
 from textual.widgets import Button, Input, Select, Static
 
 from truezram.app import commandline
+from truezram.app.export import Table
 from truezram.app.format import short_size
 from truezram.app.screens.page import Page
 from truezram.app.source import AlgorithmEstimate, Estimate, ProcessEstimate, Scope
@@ -45,7 +47,7 @@ class WhatIfPage(Page):
         "counted; the range is a 95 % confidence interval. GAINS is the memory that would become free; RAW "
         "the share of pages that do not shrink. µs IN and OUT are per page on one core.\n"
         "Enter or c on an algorithm opens Create with a size for this memory and that algorithm, as swap. v changes "
-        "between the processes and a chart of ratio against time."
+        "between the processes and a chart of ratio against time, E exports what was found."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("r", "run", "Measure", id="whatif.run"),
@@ -163,6 +165,18 @@ class WhatIfPage(Page):
             self.query_one("#which").focus()
 
     # ---- the answer
+
+    def table(self) -> Table | None:
+        """A line for each process (user, cgroup) and algorithm, the total first."""
+        found = self.estimate
+        if found is None:
+            return None
+        rows = []
+        for group in (found.total, *found.processes):
+            about = asdict(replace(group, algorithms=()))
+            del about["algorithms"]
+            rows += [{**about, **asdict(algorithm)} for algorithm in group.algorithms]
+        return Table("estimate", commandline.estimate(found.scope, found.by), rows)
 
     def _show(self) -> None:
         self._asked()
