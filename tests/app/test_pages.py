@@ -22,6 +22,7 @@ from truezram.app.source import BenchResult, BenchRow, CreateSpec, Scope, Tunabl
 from truezram.app.widgets.barchart import BarChart
 from truezram.app.widgets.chrome import Footer
 from truezram.app.widgets.device_table import DeviceTable
+from truezram.app.widgets.graph import Graph
 from truezram.app.widgets.grid import Grid, TextBlock
 from truezram.app.widgets.histogram import squeeze
 from truezram.app.widgets.page_map import PageMapView, region_kinds
@@ -498,12 +499,25 @@ class TestEverywhere:
             await pilot.press("C")
             await pilot.pause()
             assert isinstance(b.app.screen, ChartScreen)
-            for _ in range(4):
+            for _ in range(5):
                 await pilot.press("tab", "minus")
                 await pilot.pause()
             await pilot.press("escape")
             await pilot.pause()
             assert not b.app.in_dialog
+
+
+async def test_the_servers_cpu_has_a_graph_where_there_is_room(real: Make) -> None:
+    b = real()
+    async with b.app.run_test(size=(100, 36)) as pilot:
+        await start(b, pilot, "1", 60)
+        cpu = b.app.screen.query_one("#cpu", Graph)
+        assert cpu.size.height >= 4
+        assert cpu.title == "server cpu"
+        assert any(value == value for value in cpu.traces[0].ring.values)
+        await pilot.resize_terminal(*SMALL)
+        await pilot.pause()
+        assert not cpu.display
 
 
 async def test_what_is_recorded_replays_the_same(bench: Make, tmp_path: Path) -> None:

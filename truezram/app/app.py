@@ -83,7 +83,7 @@ class TruezramApp(Appearance):
     ]
     ENABLE_COMMAND_PALETTE = True
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (78, "-normal"), (140, "-wide")]  # noqa: RUF012
-    VERTICAL_BREAKPOINTS = [(0, "-short"), (23, "-medium"), (44, "-tall")]  # noqa: RUF012
+    VERTICAL_BREAKPOINTS = [(0, "-short"), (23, "-medium"), (32, "-high"), (44, "-tall")]  # noqa: RUF012
 
     def __init__(self, engine: Engine, **options: Any) -> None:
         """Takes what `Core` and `Appearance` take."""

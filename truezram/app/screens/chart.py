@@ -22,6 +22,7 @@ CHARTS: tuple[tuple[str, tuple[str, ...], float, bool], ...] = (
     ("service time, µs", ("read_p50", "read_p99", "write_p50", "write_p99"), 1e3, True),
     ("memory, MiB", ("logical", "resident"), 1 << 20, False),
     ("ratio", ("ratio",), 1.0, False),
+    ("server CPU, %", ("cpu",), 0.01, False),
 )
 
 

@@ -86,6 +86,7 @@ class DashboardPage(Page):
                 with Vertical(id="side"):
                     yield Graph("ratio", view, id="ratio")
                     yield Graph("latency", view, id="latency")
+                    yield Graph("cpu", view, id="cpu")
         yield Cards(view, id="cards")
         yield Static(Text(WELCOME), id="welcome")
         with Horizontal(id="memory"):
@@ -238,12 +239,14 @@ class DashboardPage(Page):
         )
         self.query_one("#ratio", Graph).show([Trace("", ring("ratio"), "graph--ratio")])
         latency = self.query_one("#latency", Graph)
+        cpu = self.query_one("#cpu", Graph)
         if self.all and row.series:
-            latency.title = f"latency {row.device.name}"
+            latency.title, cpu.title = f"latency {row.device.name}", f"server cpu {row.device.name}"
             rings = row.series.rings
         else:
-            latency.title = "latency"
+            latency.title, cpu.title = "latency", "server cpu"
         latency.show([Trace("p50", ring("p50"), "graph--p50", "line"), Trace("p99", ring("p99"), "graph--p99", "line")])
+        cpu.show([Trace("", ring("cpu"), "graph--cpu")])
 
     # ---- what the user does
 
