@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -50,9 +51,9 @@ def main(folder: Path) -> None:
         for second in range(SECONDS):
             if second == 60:
                 # What loads a device pauses: figures fall to nothing, and come back.
-                load[0].send_signal(19)
+                load[0].send_signal(signal.SIGSTOP)
             if second == 72:
-                load[0].send_signal(18)
+                load[0].send_signal(signal.SIGCONT)
             snapshot = engine.snapshot()
             snapshot = replace(snapshot, devices=tuple(d for d in snapshot.devices if d.name in ours))
             recorder.snapshot(replace(snapshot, machine=replace(snapshot.machine, kernel="6.18.44")))
@@ -65,9 +66,13 @@ def main(folder: Path) -> None:
         recorder.answer("doctor", None, tuple(checks))
         recorder.answer("tunables", None, engine.tunables())
         recorder.answer("journal", None, engine.journal())
+        for process in load:
+            process.send_signal(signal.SIGSTOP)  # times of an estimate are those of a machine at rest
         pids = ",".join(str(pid) for pid in (os.getpid(), *(process.pid for process in load)))
         found = engine.estimate(Scope("pid", pids), "process", Progress())
         recorder.answer("estimate", None, replace(found, scope=Scope()))
+        for process in load:
+            process.send_signal(signal.SIGCONT)
         end(load)
         with contextlib.suppress(TruezramError):
             recorder.answer("benchmark", None, engine.benchmark(10.0, Progress()))
