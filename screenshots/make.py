@@ -26,8 +26,10 @@ from truezram.app.config import Config  # noqa: E402
 from truezram.app.picture import portable  # noqa: E402
 from truezram.app.replay import Replay  # noqa: E402
 from truezram.app.source import Capabilities, Change, Tunable  # noqa: E402
+from truezram.app.widgets import cards  # noqa: E402
 from truezram.engine.recording import decode, load  # noqa: E402
 
+cards.PAUSE = 0  # a picture is of one moment
 RECORDINGS = ROOT / "tests" / "app" / "recordings"
 SMALL, WIDE = (80, 24), (200, 60)
 SHOTS: tuple[tuple[str, tuple[int, int], str, str, tuple[str, ...]], ...] = (

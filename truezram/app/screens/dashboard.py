@@ -205,11 +205,9 @@ class DashboardPage(Page):
         cluster = unknown if machine.page_cluster is None else str(machine.page_cluster)
         swappiness = unknown if machine.swappiness is None else str(machine.swappiness)
         lines.append([(f"swappiness {swappiness}  page-cluster {cluster}", "muted")])
-        headroom = [s for s in self.tz.history.devices.values() if s.time_to_full() is not None]
-        for series in headroom[:3]:
-            left, device = series.time_to_full(), series.latest
-            if device is not None and left is not None and left < 86400:
-                lines.append([(f"{device.name} full in {format_duration(left)}", "warn")])
+        times = {name: series.time_to_full() for name, series in self.tz.history.devices.items()}
+        soon = sorted((left, name) for name, left in times.items() if left is not None and left < 86400)
+        lines += [[(f"{name} full in {format_duration(left)}", "warn")] for left, name in soon[:3]]
         return lines
 
     def _focus(self, sampled: bool) -> None:

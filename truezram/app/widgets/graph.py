@@ -284,7 +284,12 @@ class Graph(LineWidget):
         logs = [[math.log10(v) if v == v and v > 0 else NAN for v in values] for values in data]
         marks = self._line_marks(logs, self.traces, plot, rows, base, high)
         lines: list[Line] = []
-        decades = {round((rows - 1) * (high - d) / (high - base)): d for d in range(round(base), round(high) + 1)}
+        step = (high - base) / max(rows - 1, 1)  # decades a row
+        decades = {}
+        for d in range(round(base), round(high) + 1):
+            row = round((high - d) / step)
+            if abs(high - row * step - d) < 0.15:  # a label tells of its row, not of a value between two
+                decades[row] = d
         for row in range(rows):
             label = decade(10.0 ** decades[row]) if row in decades else ""
             grid = ("┄" if row in decades else " ") * plot

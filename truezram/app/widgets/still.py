@@ -76,6 +76,7 @@ class StillChart(Static):
 
         plotext.clear_figure()
         plotext.theme("clear")
+        plotext.limit_size(False, False)  # it would ask stdout for the terminal's, which may be a pipe (browser)
         plotext.plotsize(width, height)
         self._draw(plotext)
         text = plotext.build()
