@@ -17,7 +17,7 @@ KEPT = MEMORY // 12
 # KiB. The guest's root is a virtiofs, which allocates in the midst of reclaim (virtio_fs_send_forget), as 7.2's swap
 # code does (swap_cluster_alloc_table): with the 2 MiB that the kernel keeps here by default both warn now and then,
 # whatever the swap is.
-MIN_FREE = 12288
+MIN_FREE = 16384
 
 # One shell holds the hog from start to end; the file `ask` carries a command, `told` its answer.
 START = f"""
