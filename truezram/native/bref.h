@@ -38,19 +38,19 @@ struct bref_workspace {
 	uint32_t table[1 << TABLE_BITS];
 	uint32_t generation;
 	_Alignas(64) uint32_t entry[MAX_SAMPLES + 64];
-	_Alignas(64) uint32_t found[MAX_SAMPLES + 64];
+	_Alignas(64) uint32_t found[MAX_SAMPLES + 64];	/* AVX2 only */
 	union {
 		/* [0] = 0, then distances; the unused are 0. */
 		_Alignas(64) uint32_t candidate[GROUPS][16];
-		/* AVX: the samples' slots, in whose place come the groups' distances, of which the first is 0. */
+		/* AVX2: the samples' slots, in whose place come the groups' distances, of which the first is 0. */
 		uint16_t slot[TZ_PAGE_SIZE / 8], distance[GROUPS][8];
+		/* AVX-512: where in the page the bytes lie that a group is compared with. */
+		_Alignas(64) uint16_t source[GROUPS][8];
 	};
 	_Alignas(64) uint64_t mask[CANDIDATES + 1][GROUPS];	/* bytes that differ, by candidate */
 	_Alignas(64) uint64_t best_mask[GROUPS];
-	/* AVX only: addresses of the candidates (AVX-512). Of each block its cheapest candidate's distance and the cost up to
-	 * which it stays with the reference before it instead (of blocks of 64 bytes every second number). What all blocks
-	 * refer to. */
-	_Alignas(64) uint64_t from[GROUPS][8];
+	/* AVX only: of each block its cheapest candidate's distance and the cost up to which it stays with the reference
+	 * before it instead (of blocks of 64 bytes every second number). What all blocks refer to. */
 	_Alignas(64) uint32_t limit[2 * GROUPS];
 	_Alignas(64) uint16_t own[BLOCKS];
 	uint16_t before_first[32], block_refs[BLOCKS];
@@ -100,14 +100,13 @@ TZ_INLINE const uint8_t *referred(const uint8_t *at, uint32_t distance)
 #endif
 }
 
-/* The smallest multiple of a distance below 64 that is a block's size or more (0: never asked for). */
-#define MULTIPLE(d) ((d) == 0 ? BREF_BLOCK : (d) >= BREF_BLOCK ? (d) : (BREF_BLOCK + (d) - 1) / ((d) + !(d)) * (d))
-#define MULTIPLES_8(d) MULTIPLE(d), MULTIPLE(d + 1), MULTIPLE(d + 2), MULTIPLE(d + 3), MULTIPLE(d + 4), \
-	MULTIPLE(d + 5), MULTIPLE(d + 6), MULTIPLE(d + 7)
-static const uint8_t multiples[64] __attribute__((aligned(64))) = {
-	MULTIPLES_8(0), MULTIPLES_8(8), MULTIPLES_8(16), MULTIPLES_8(24),
-	MULTIPLES_8(32), MULTIPLES_8(40), MULTIPLES_8(48), MULTIPLES_8(56)
-};
+/* The smallest multiple of each distance below 64 that is `least` or more (0: never asked for). */
+#define MULTIPLE(d, least) ((d) == 0 ? (least) : (d) >= (least) ? (d) : ((least) + (d) - 1) / ((d) + !(d)) * (d))
+#define MULTIPLES_8(d, least) MULTIPLE(d, least), MULTIPLE(d + 1, least), MULTIPLE(d + 2, least), MULTIPLE(d + 3, least), \
+	MULTIPLE(d + 4, least), MULTIPLE(d + 5, least), MULTIPLE(d + 6, least), MULTIPLE(d + 7, least)
+#define MULTIPLES(least) MULTIPLES_8(0, least), MULTIPLES_8(8, least), MULTIPLES_8(16, least), MULTIPLES_8(24, least), \
+	MULTIPLES_8(32, least), MULTIPLES_8(40, least), MULTIPLES_8(48, least), MULTIPLES_8(56, least)
+static const uint8_t multiples[64] __attribute__((aligned(64))) = { MULTIPLES(BREF_BLOCK) };
 
 TZ_INLINE uint32_t next_generation(struct bref_workspace *ws)
 {
@@ -127,27 +126,35 @@ TZ_INLINE void pack12_plain(uint8_t *to, const uint16_t *from, uint32_t n)
 }
 
 #if defined(TZ_X86)
-/* What the table held for each of n entries (a multiple of 4), which take its place. Four at a time: stores are what it
- * waits for. */
-static inline __attribute__((always_inline)) TZ_TARGET_AVX512 void look_up_avx512(uint32_t *table,
-	uint32_t bits, const uint32_t *entries, uint32_t *found, uint32_t n)
+/* What the table held for four entries, which take its place; none of them finds another of the four. Stores are what it
+ * waits for, so what was found is kept in a register. */
+static inline __attribute__((always_inline)) TZ_TARGET_AVX512 __m128i look_up_4_avx512(uint32_t *table, uint32_t bits,
+	const uint32_t *entries)
 {
-#pragma GCC unroll 2
-	for (uint32_t i = 0; i < n; i += 4) {
-		const uint64_t a = tz_load64(entries + i), b = tz_load64(entries + i + 2);
-		uint32_t *slot[4] = { table + ((uint32_t)a >> (32 - bits)), table + (a >> (64 - bits)),
-			table + ((uint32_t)b >> (32 - bits)), table + (b >> (64 - bits)) };
-		__m128i v = _mm_cvtsi32_si128((int)*slot[0]);
+	const uint64_t a = tz_load64(entries), b = tz_load64(entries + 2);
+	uint32_t *slot[4] = { table + ((uint32_t)a >> (32 - bits)), table + (a >> (64 - bits)),
+		table + ((uint32_t)b >> (32 - bits)), table + (b >> (64 - bits)) };
+	__m128i found = _mm_cvtsi32_si128((int)*slot[0]);
 
-		*slot[0] = (uint32_t)a;
-		v = _mm_insert_epi32(v, (int)*slot[1], 1);
-		*slot[1] = (uint32_t)(a >> 32);
-		v = _mm_insert_epi32(v, (int)*slot[2], 2);
-		*slot[2] = (uint32_t)b;
-		v = _mm_insert_epi32(v, (int)*slot[3], 3);
-		*slot[3] = (uint32_t)(b >> 32);
-		_mm_store_si128((__m128i *)(found + i), v);
-	}
+	found = _mm_insert_epi32(found, (int)*slot[1], 1);
+	found = _mm_insert_epi32(found, (int)*slot[2], 2);
+	found = _mm_insert_epi32(found, (int)*slot[3], 3);
+	*slot[0] = (uint32_t)a;
+	*slot[1] = (uint32_t)(a >> 32);
+	*slot[2] = (uint32_t)b;
+	*slot[3] = (uint32_t)(b >> 32);
+	return found;
+}
+
+/* For 16 of them, four after four. */
+static inline __attribute__((always_inline)) TZ_TARGET_AVX512 __m512i look_up_16_avx512(uint32_t *table, uint32_t bits,
+	const uint32_t *entries)
+{
+	__m512i found = _mm512_castsi128_si512(look_up_4_avx512(table, bits, entries));
+
+	found = _mm512_inserti32x4(found, look_up_4_avx512(table, bits, entries + 4), 1);
+	found = _mm512_inserti32x4(found, look_up_4_avx512(table, bits, entries + 8), 2);
+	return _mm512_inserti32x4(found, look_up_4_avx512(table, bits, entries + 12), 3);
 }
 
 /* 12-bit numbers to 16 bits: those of the first `bytes` bytes, the others are 0. Reads no more than that. */

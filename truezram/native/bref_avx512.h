@@ -157,6 +157,17 @@ FN int decode_page_avx512(struct bref_sections *s, uint8_t *out)
 
 #define SAMPLES_AVX512 (TZ_PAGE_SIZE / 8)
 #define TRIED_AVX512 (BREF_BLOCK == 64 ? 4 : 5)	/* distances; more cost more than they find */
+/* As many are tried of every group. Where the samples find fewer, the last of these (or the page's start) stand in for
+ * the rest: records of like lengths lie side by side. Shorter ones find no more, and take longer to read. */
+#define OTHERS_AVX512 1024, 512, 256, 192, 128
+
+#if BREF_BLOCK == 64
+/* What was written last takes long to be read again. So for short distances stand multiples of them, at which what repeats
+ * at a distance does so too: for those below 64 of 192 or more, for those below this the double. (More of them, or all
+ * that for blocks of 32 bytes, cost too much ratio.) */
+#define DOUBLED_AVX512 80
+static const uint8_t far_multiples[64] __attribute__((aligned(64))) = { MULTIPLES(192) };
+#endif
 
 /* Of each eight positions of 64 bytes the largest hash of the four bytes there, the position in its low 3 bits. x[j] are
  * the bytes from position j on. The factors are multiples of 8, of the pairs tried those with the best ratios. */
@@ -198,62 +209,73 @@ FN void take_samples_avx512(struct bref_workspace *ws, const uint8_t *page)
 	}
 }
 
-/* Candidate distances of groups g and g + 1, and where they point to, so that the comparisons need not work it out. */
-FN void two_groups_candidates_avx512(struct bref_workspace *ws, const uint8_t *page, uint32_t g)
+/* Where the candidates of groups g and g + 1 lie. `most` is where the two groups begin, so how far back is possible. */
+FN void two_groups_candidates_avx512(struct bref_workspace *ws, uint32_t g, __m512i most)
 {
-	const __m512i entry = _mm512_load_si512(ws->entry + 8 * g), found = _mm512_load_si512(ws->found + 8 * g);
-	const __m512i most = _mm512_inserti64x4(_mm512_set1_epi32((int)(g * 64)), _mm256_set1_epi32((int)(g * 64 + 64)), 1);
-	__m512i d = _mm512_sub_epi32(entry, found);
-	__mmask16 valid, small = _mm512_cmplt_epu32_mask(d, _mm512_set1_epi32(BREF_BLOCK));
+	const __m512i own_group = _mm512_inserti64x4(_mm512_set1_epi32(0xff), _mm256_set1_epi32(0xff00), 1);
+	const __m256i others = _mm256_broadcastsi128_si256(_mm_setr_epi16(OTHERS_AVX512, 0, 0, 0));
+	const __m512i entry = _mm512_load_si512(ws->entry + 8 * g);
+	const __m256i rest = _mm256_subs_epu16(_mm512_cvtepi32_epi16(most), others);
+	/* Of entries with the same tag and generation, that of the positions; of others, it is more than is possible. */
+	__m512i d = _mm512_sub_epi32(entry, look_up_16_avx512(ws->table, TABLE_BITS, ws->entry + 8 * g));
+	__mmask16 valid = _mm512_cmplt_epu32_mask(_mm512_sub_epi32(d, _mm512_set1_epi32(1)), most);
+	__m256i source;
 
-	/* Same tag and generation: the difference of the entries is that of the positions. */
-	valid = _mm512_testn_epi32_mask(_mm512_xor_si512(entry, found), _mm512_set1_epi32((int)0xfffff000));
-	d = _mm512_mask_mov_epi32(d, small, _mm512_maskz_permutexvar_epi8(0x1111111111111111ull, d,
-		_mm512_load_si512(multiples)));
+#if BREF_BLOCK == 64
+	const __m512i multiple = _mm512_maskz_permutexvar_epi8(0x1111111111111111ull, d, _mm512_load_si512(far_multiples));
+	const __mmask16 below_block = _mm512_cmplt_epu32_mask(d, _mm512_set1_epi32(BREF_BLOCK));
+	d = _mm512_mask_add_epi32(d, _mm512_cmplt_epu32_mask(d, _mm512_set1_epi32(DOUBLED_AVX512)), d, d);
+	d = _mm512_mask_mov_epi32(d, below_block, multiple);
 	valid = _mm512_mask_cmple_epu32_mask(valid, d, most);
 	d = _mm512_maskz_mov_epi32(valid, d);
-	valid = _mm512_mask_test_epi32_mask(valid, d, d);
-#pragma GCC unroll 2
-	for (uint32_t k = 0; k < 2; k++) {
-		const __m512i at = _mm512_set1_epi64((long long)(uintptr_t)(page + (g + k) * 64));
-		__m256i own = k ? _mm512_extracti64x4_epi64(d, 1) : _mm512_castsi512_si256(d);
-		__m512i wide;
-
-		/* Each distance once. */
-		const __m256i before = _mm256_conflict_epi32(own);
-
-		own = _mm256_maskz_compress_epi32((__mmask8)(valid >> 8 * k) & _mm256_testn_epi32_mask(before, before), own);
-		_mm_store_si128((__m128i *)ws->distance[g + k], _mm_bslli_si128(_mm256_cvtepi32_epi16(own), 2));
-		wide = _mm512_cvtepu32_epi64(own);
-		_mm512_store_si512(ws->from[g + k], _mm512_mask_sub_epi64(_mm512_set1_epi64((long long)(uintptr_t)zeros),
-			_mm512_test_epi64_mask(wide, wide), at, wide));
-	}
+#else
+	/* The multiples are not above a distance of 64 or more, by whose lower bits they are read. */
+	d = _mm512_maskz_max_epu32(valid, d, _mm512_maskz_permutexvar_epi8(0x1111111111111111ull, d,
+		_mm512_load_si512(multiples)));
+#endif
+	/* Each distance once. */
+	valid = _mm512_mask_testn_epi32_mask(valid, _mm512_conflict_epi32(d), own_group);
+	source = _mm512_cvtepi32_epi16(_mm512_sub_epi32(most, d));
+	_mm_store_si128((__m128i *)ws->source[g], _mm_mask_compress_epi16(_mm256_castsi256_si128(rest), (__mmask8)valid,
+		_mm256_castsi256_si128(source)));
+	_mm_store_si128((__m128i *)ws->source[g + 1], _mm_mask_compress_epi16(_mm256_extracti128_si256(rest, 1),
+		(__mmask8)(valid >> 8), _mm256_extracti128_si256(source, 1)));
 }
 
 FN void find_candidates_avx512(struct bref_workspace *ws, const uint8_t *page)
 {
+	__m512i most = _mm512_inserti64x4(_mm512_setzero_si512(), _mm256_set1_epi32(64), 1);
+
 	take_samples_avx512(ws, page);
-	look_up_avx512(ws->table, TABLE_BITS, ws->entry, ws->found, SAMPLES_AVX512);
-	for (uint32_t g = 0; g < GROUPS; g += 2)
-		two_groups_candidates_avx512(ws, page, g);
+	for (uint32_t g = 0; g < GROUPS; g += 2) {
+		two_groups_candidates_avx512(ws, g, most);
+		most = _mm512_add_epi32(most, _mm512_set1_epi32(128));
+	}
 }
 
 /* The cheapest candidate of every block: number of bytes that differ * 16 + index, and its mask. All the masks first, then
  * 64 bytes of them at once. */
 FN void choose_candidates_avx512(struct bref_workspace *ws, const uint8_t *page)
 {
-	for (uint32_t g = 0; g < GROUPS; g++) {
+	/* The first group has nothing before it. */
+	ws->mask[0][0] = differ_avx512(page, zeros);
+#pragma GCC unroll 16
+	for (uint32_t k = 1; k <= TRIED_AVX512; k++)
+		ws->mask[k][0] = ~0ull;
+	for (uint32_t g = 1; g < GROUPS; g++) {
 		__m512i v = _mm512_loadu_si512(page + g * 64);
 		ws->mask[0][g] = _mm512_test_epi8_mask(v, v);
 #pragma GCC unroll 16
 		for (uint32_t k = 1; k <= TRIED_AVX512; k++)
-			ws->mask[k][g] = _mm512_cmpneq_epi8_mask(v, _mm512_loadu_si512((const void *)(uintptr_t)ws->from[g][k - 1]));
+			ws->mask[k][g] = _mm512_cmpneq_epi8_mask(v, _mm512_loadu_si512(page + ws->source[g][k - 1]));
 	}
 #if BREF_BLOCK == 64
-	const __m512i seven = _mm512_set1_epi64(7), group = _mm512_setr_epi64(0, 8, 16, 24, 32, 40, 48, 56);
+	const __m512i seven = _mm512_set1_epi64(7), group = _mm512_setr_epi64(-1, 7, 15, 23, 31, 39, 47, 55);
+	__m512i at = _mm512_setr_epi64(0, 64, 128, 192, 256, 320, 384, 448);
 #else
 	const __m512i seven = _mm512_set1_epi32(7);
-	const __m512i group = _mm512_setr_epi32(0, 0, 8, 8, 16, 16, 24, 24, 32, 32, 40, 40, 48, 48, 56, 56);
+	const __m512i group = _mm512_setr_epi32(-1, -1, 7, 7, 15, 15, 23, 23, 31, 31, 39, 39, 47, 47, 55, 55);
+	__m512i at = _mm512_setr_epi32(0, 0, 64, 64, 128, 128, 192, 192, 256, 256, 320, 320, 384, 384, 448, 448);
 #endif
 	for (uint32_t g = 0; g < GROUPS; g += 8) {
 		__m512i best = _mm512_set1_epi32(0x7fffffff), best_mask = _mm512_setzero_si512(), own;
@@ -270,16 +292,20 @@ FN void choose_candidates_avx512(struct bref_workspace *ws, const uint8_t *page)
 			best = _mm512_min_epu32(best, cost);
 #endif
 		}
-		/* From the index to the distance, whose place among those of eight groups is group and index together. */
+		/* From the index to the source, whose place among those of eight groups is group and index together, and from it
+		 * to the distance; that of index 0 is 0. */
 #if BREF_BLOCK == 64
-		own = _mm512_ternarylogic_epi64(best, seven, group, 0xea);
-		own = _mm512_permutex2var_epi16(_mm512_loadu_si512(ws->distance[g]), own, _mm512_loadu_si512(ws->distance[g + 4]));
+		own = _mm512_add_epi64(_mm512_and_si512(best, seven), group);
+		own = _mm512_permutex2var_epi16(_mm512_load_si512(ws->source[g]), own, _mm512_load_si512(ws->source[g + 4]));
+		own = _mm512_maskz_sub_epi64(_mm512_test_epi64_mask(best, seven), at, own);
 		_mm_storeu_si128((__m128i *)(ws->own + g), _mm512_cvtepi64_epi16(own));
 #else
-		own = _mm512_ternarylogic_epi32(best, seven, group, 0xea);
-		own = _mm512_permutex2var_epi16(_mm512_loadu_si512(ws->distance[g]), own, _mm512_loadu_si512(ws->distance[g + 4]));
+		own = _mm512_add_epi32(_mm512_and_si512(best, seven), group);
+		own = _mm512_permutex2var_epi16(_mm512_load_si512(ws->source[g]), own, _mm512_load_si512(ws->source[g + 4]));
+		own = _mm512_maskz_sub_epi32(_mm512_test_epi32_mask(best, seven), at, own);
 		_mm256_store_si256((__m256i *)(ws->own + g * 2), _mm512_cvtepi32_epi16(own));
 #endif
+		at = _mm512_add_epi32(at, _mm512_set1_epi32(8 * 64));
 		_mm512_store_si512(ws->limit + 2 * g, _mm512_add_epi32(_mm512_srli_epi32(best, 4), _mm512_set1_epi32(1)));
 		_mm512_store_si512(ws->best_mask + g, best_mask);
 	}
@@ -349,4 +375,6 @@ FN size_t finish_page_avx512(struct bref_workspace *ws, const uint8_t *page, uin
 
 #undef SAMPLES_AVX512
 #undef TRIED_AVX512
+#undef OTHERS_AVX512
+#undef DOUBLED_AVX512
 #undef FN

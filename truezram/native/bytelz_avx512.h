@@ -1,4 +1,4 @@
-/* bytelz_avx512.h - primitives of bytelz_template.h with AVX-512 (VBMI2). bref.h has look_up_avx512(), pack12_avx512() and
+/* bytelz_avx512.h - primitives of bytelz_template.h with AVX-512 (VBMI2). bref.h has look_up_16_avx512(), pack12_avx512() and
  * unpack12_avx512(). */
 
 #define FN static inline __attribute__((always_inline)) TZ_TARGET_AVX512
@@ -189,10 +189,9 @@ FN uint32_t lz_candidates_avx512(struct lz_workspace *ws)
 	for (uint32_t at = 0; at < TZ_PAGE_SIZE; at += LZ_STEP) {
 		const uint32_t samples = lz_samples_avx512(ws, at, &last_zero);
 
-		look_up_avx512(ws->tagged, LZ_TAGGED_BITS, ws->entry, ws->found, (samples + 3) & ~3u);
-#pragma GCC unroll 2
 		for (uint32_t i = 0; i < samples; i += 16) {
-			__m512i entry = _mm512_load_si512(ws->entry + i), found = _mm512_load_si512(ws->found + i), d;
+			__m512i entry = _mm512_load_si512(ws->entry + i), d;
+			const __m512i found = look_up_16_avx512(ws->tagged, LZ_TAGGED_BITS, ws->entry + i);
 			__mmask16 ok = _mm512_testn_epi32_mask(_mm512_xor_si512(entry, found), _mm512_set1_epi32((int)0xfffff000));
 			/* Or what has a tag like theirs; the comparison will show. */
 			const __mmask16 zero = _mm512_testn_epi32_mask(entry, _mm512_set1_epi32(~0x3fff));

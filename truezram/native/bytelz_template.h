@@ -178,14 +178,14 @@ FN_INLINE struct lz_look P(lz_look)(const uint8_t *page)
 	return (struct lz_look){ strange, (n >> 16) + (n & 0xffff) <= LZ_TEXT };
 }
 
-/* Whether byte-LZ may make an object smaller than the n bytes (0: none) that block reference did. The limits are those of
- * many programs' pages. */
+/* Whether byte-LZ may make an object enough smaller (LZ_SAVES in fast.c) than the n bytes (0: none) that block reference
+ * did. The limits are those of many programs' pages. */
 FN_INLINE int P(lz_may_win)(struct lz_look look, size_t n)
 {
 	n = n ? n : TZ_PAGE_SIZE;
 	if (look.strange < LZ_LOOKS / 6)
-		return n > 1800;
-	return n > 2700 && (n < 3950 || look.strange < LZ_LOOKS / 2);
+		return n > 2100;
+	return n > 3000 && (n < 3950 || look.strange < LZ_LOOKS / 2);
 }
 
 /* An object whose last byte is MODE_LZ or MODE_LZ7. */
