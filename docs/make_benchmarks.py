@@ -44,30 +44,51 @@ runs one after another on a machine at rest, the tables' among them.
 
 | codec | ratio | compression | decompression |
 |---|---|---|---|
-| turbo | 1.00x: reached | 3.5x: reached | 6x: 5.8x to 6.9x, once below |
-| fast | 1.20x, no program's pages below 1.00x: reached | 2.5x: 2.3x to 2.5x, reached once | 3.5x: reached |
+| turbo | 1.00x: reached | 3.5x: reached | 6x: reached (6.0x to 6.1x) |
+| fast | 1.20x, no program's pages below 1.00x: reached | 2.5x: reached | 3.5x: reached (3.55x to 3.60x) |
 | dense | 1.04x of zstd:1: reached | 2x of zstd:1: reached | 4x of zstd:1: reached |
-| lz4 | 1.00x: reached in total, by 1 % not on three programs | 1.0x: reached | 1.1x: 1.09x to 1.23x |
+| lz4 | 1.00x: reached in total, by 1 % not on three programs | 1.0x: reached | 1.1x: 1.05x; 1.09x to 1.23x some days |
 | auto | that of fast: reached | 0.8x of fast: reached | |
 | fast without AVX-512 | | 1.0x: reached | 1.8x: reached |
 
-Where the time of `fast`'s encoder goes (AVX-512, about 1.8 µs a page): block reference takes 1.2 µs of every page but
-the plain text: choosing the positions to sample 0.21 µs, looking them up 0.24, candidates 0.2, comparing and choosing
-0.26, settling on references 0.2, packing 0.1. One page in six goes to byte-LZ as well or instead: text, code, the least
-regular parts of databases. That takes 3.5 to 4.5 µs, of which the positions' choice is 0.6 and looking them up 1. The
-lookups are bound by stores (one a cycle), the comparisons by loads.
+Multiples of decompression hang on the day, for the machine is a virtual one: when these tables were made liblz4
+decompressed 13 % faster than when the ones before them were, in all runs of either day; `fast` and `lz4` only 6 %,
+turbo 2 %, by the same build. So `lz4`, whose decoder was not changed, fell from 1.12x to 1.05x. What the format
+costs, a branch mispredicted per sequence, both pay alike; nothing that was tried in our decoder got around that.
+
+Where the time of `fast`'s encoder goes (AVX-512, about 1.65 µs a page): block reference takes 0.95 µs of every page
+but the plain text: choosing the positions to sample 0.17 µs, looking them up and listing candidates 0.25, comparing
+and choosing 0.26, settling on references 0.16, packing 0.1. One page in six goes to byte-LZ as well or instead: text,
+code, the least regular parts of databases. That takes 3.5 to 4.5 µs, of which the positions' choice is 0.6 and looking
+them up with what follows 1.3. The lookups are bound by stores (one a cycle), the comparisons by the masks: a mask of
+64 bits takes two cycles from its register to memory, whichever way.
+
+Candidates are kept as 16 bits of where they lie, instead of addresses, and what the lookups find in registers,
+instead of memory: on the same pages in turn with the version before, 8 % to 12 % faster for `fast` and 17 % for
+turbo. A group's places for candidates that the samples left empty, two of five, held zeros, which were compared for
+nothing; since there are fixed distances in them the ratio is 1 % better. Distances of 32 and 64 among them make it no
+better, and decompression 1 % slower. With four distances per group instead of five, `fast` would be 2 % faster and
+its ratio 0.7 % less; six are not worth it either.
+
+Some of that ratio went into faster decompression. In turbo short distances are replaced by multiples of them, so that
+what is read was not written just before: those below 64 by one of 192 or more, those below 80 by the double (ratio
+2.7 % less, decompression 9 % faster). To double all below 96 is another 3 % faster, and the ratio falls below
+liblz4's; to do the same in `fast` costs 3.5 % of its ratio for 2 %. In `fast` byte-LZ must now save 384 bytes instead
+of 192 (ratio 0.6 % less, 3 % faster both ways); with 512 the ratio would be 1.200x.
 
 Which positions byte-LZ looks up with AVX-512 hangs on a factor, the best of some 12,000 tried by the size of the pages
 of this corpus, those of the tables above and the training pages among them. The median of those tried made byte-LZ
-pages 1.6 % larger. So the ratio of 1.20x, which `fast` reaches by a hair, is in part fitted to these pages; others may
-give less. A sixth distance per group would make it 1.203x, and compression 1.5 % slower.
+pages 1.6 % larger. So the ratio of `fast` is in part fitted to these pages; others may give less.
 
 Tried without gain for byte-LZ: noting only every second position that is looked up; a table twice as large; looking up
 fewer positions at a time; eight lookups a turn instead of four. For block reference: a sample in each four positions
 (ratio 1 % better, 0.35 µs more), of every second position only (ratio 4 % worse); comparing neighbours instead of all
 distances to leave out those that come twice; sampling, looking up and making candidates in turns instead of one after
-the other, so that they overlap (6 % slower); shifting what was loaded instead of loading it at each of four places
-(5 % slower); eight chains instead of four; clang instead of gcc. For `lz4`: finding a
+the other, so that they overlap (6 % slower; with the sampling four to twelve groups ahead of the lookups 3 %, with the
+comparisons behind them no faster); shifting what was loaded instead of loading it at each of four places (5 % slower);
+eight chains instead of four; clang instead of gcc; a part of the masks by way of byte masks of 32 bytes or of general
+registers (1 % at most); leaving out groups of zeros (4 % of them, most pages have none); the instructions that gather
+and scatter (1.3 and 1.5 cycles an entry, as the lookups take together). For `lz4`: finding a
 match's beginning with one comparison instead of byte by byte (10 % slower: what is predicted well costs nothing), two
 searches a turn. Byte-LZ with three eighths of the positions looked up instead of half: 3 % faster, ratio 0.9 % less.
 
@@ -76,24 +97,32 @@ load was made one of what a single store wrote (turbo 13 %, `fast` 9 % faster). 
 turbo's time. To keep the last two blocks in registers for what refers to them was slower. Byte-LZ pages take 40 % of
 `fast`'s decompression: about ten cycles a token, of which a copy's stores and the waiting for them are most.
 
-## Measured and not built: zstd with a trained dictionary
+## zstd with a trained dictionary
 
-What `docs/measure_dictionaries.py` printed for dictionaries of 32 KiB at level 1, as times smaller than without (below
-1: larger). "All": trained on other pages of the same programs, that one among them; "others": on those of the other
-programs only, which is what a dictionary that comes with a product could be.
+What `docs/measure_dictionaries.py` prints for dictionaries of 32 KiB: how many times smaller other runs of the programs
+get than without (below 1: larger). "Own": trained on that program's pages; "all": on those of all of these programs,
+what a machine that runs just them could have; "others": on those of the other programs only, which is what a
+dictionary that comes with a product could be.
 
-| program | all | others |
-|---|--:|--:|
-| chromium | 1.026x | 0.980x |
-| java | 0.960x | 0.924x |
-| node | 1.047x | 0.984x |
-| pyobj | 1.018x | 0.975x |
-| qemuguest | 0.986x | 0.982x |
-| sqlite | 0.968x | 0.966x |
-| total | 0.990x | 0.967x |
+| program | level 1: own | all | others | level 3: own | all | others | level 7: own | all | others |
+|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|
+| chromium | 1.075x | 1.052x | 0.993x | 1.071x | 1.051x | 0.985x | 1.098x | 1.076x | 1.011x |
+| java | 1.027x | 1.032x | 0.998x | 1.015x | 1.017x | 0.988x | 1.043x | 1.043x | 1.003x |
+| node | 1.063x | 1.051x | 1.005x | 1.060x | 1.046x | 1.001x | 1.122x | 1.087x | 1.015x |
+| pyobj | 1.047x | 1.046x | 1.002x | 1.041x | 1.035x | 0.995x | 1.074x | 1.056x | 1.010x |
+| qemuguest | 1.019x | 0.995x | 0.992x | 1.017x | 0.990x | 0.988x | 1.043x | 1.005x | 1.002x |
+| sqlite | 1.082x | 0.985x | 0.984x | 1.111x | 0.996x | 0.992x | 1.155x | 1.003x | 1.000x |
+| total | 1.049x | 1.015x | 0.994x | 1.051x | 1.012x | 0.991x | 1.086x | 1.031x | 1.005x |
 
-At level 3 it is less still (0.980x and 0.960x in total). A device with a dictionary would be larger by the dictionary
-and its tables, and keep its pages no smaller. `dense` is where static tables do pay.
+So it is worth its trouble for a machine with few programs that are known beforehand, most of all at levels from 6 on,
+and for nobody else: none comes with truezram. In one run over these pages (with "all") compression at level 1, 3 and 7
+had 0.88, 0.83 and 1.09 of its speed without, decompression 0.94 to 1.02. Without a dictionary `dense` makes these pages
+1.02 times smaller than zstd:7 does with one, at eight times its speed: it is where static tables do pay.
+
+As zstd itself uses a dictionary (`zstd -D`), levels up to 5 lose by it: pages of these programs came out 1.01 times
+*larger* in total at level 1 with "all", and 1.03 times with "others". The fast strategies take its entropy tables for
+what they find in a page without asking whether they fit. truezram gives them the dictionary's content without the
+tables ([formats](formats.md)).
 """
 
 

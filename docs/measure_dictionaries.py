@@ -1,9 +1,10 @@
-"""Measures what a trained dictionary would do for zstd on pages: why truezram has none (docs/benchmarks.md).
+"""Measures what a trained dictionary does for zstd on pages (docs/benchmarks.md).
 
 usage: measure_dictionaries.py FOLDER [LEVEL [DICTIONARY_BYTES]]
 
-FOLDER holds NAME.train.pages.zst (to train on) and NAME.pages.zst (to measure on) for several programs. Printed is how
-many times smaller pages get with a dictionary: trained on all programs' training pages, and on those of all others.
+FOLDER holds NAME.train.pages.zst (to train on) and NAME.pages.zst (another run of that program, to measure on) for
+several programs. Printed is how many times smaller pages get with a dictionary than without: trained on the program's
+own training pages, on those of all programs, and on those of all others.
 """
 
 from __future__ import annotations
@@ -13,30 +14,22 @@ from pathlib import Path
 
 import zstandard
 
+import truezram
+from truezram.engine import page_files
+from truezram.engine.sampling import is_same_filled
+
 PAGE = 4096
-EVERY = 4
-"""One page in so many is taken: training takes minutes otherwise."""
 
 
-def pages(path: Path) -> list[bytes]:
+def pages(path: Path) -> list[bytes | bytearray | memoryview]:
     """The pages of a file that are not one 8-byte word repeated."""
-    with path.open("rb") as file:
-        data = zstandard.ZstdDecompressor().stream_reader(file).read()
-    found = [data[at : at + PAGE] for at in range(0, len(data), EVERY * PAGE)]
-    return [page for page in found if page[:8] * (PAGE // 8) != page]
+    data = page_files.read([path])[0].data
+    found = (data[at : at + PAGE] for at in range(0, len(data), PAGE))
+    return [bytes(page) for page in found if not is_same_filled(page)]
 
 
-def compressed(chosen: list[bytes], level: int, dictionary: zstandard.ZstdCompressionDict | None) -> int:
-    parameters = zstandard.ZstdCompressionParameters.from_level(
-        level,
-        source_size=PAGE,
-        dict_size=len(dictionary) if dictionary else 0,
-        format=zstandard.FORMAT_ZSTD1_MAGICLESS,
-        write_content_size=0,
-        write_dict_id=0,
-    )
-    compressor = zstandard.ZstdCompressor(dict_data=dictionary, compression_params=parameters)
-    return sum(min(PAGE, len(compressor.compress(page))) for page in chosen)
+def compressed(chosen: bytes, level: int, dictionary: bytes | None) -> int:
+    return len(truezram.Compressor(f"zstd:{level}", dictionary=dictionary).compress_pages(chosen).data)
 
 
 def main(argv: list[str]) -> int:
@@ -45,17 +38,25 @@ def main(argv: list[str]) -> int:
         return 2
     level, size = [*map(int, argv[1:]), *(1, 32768)[len(argv) - 1 :]]
     training = {path.name.split(".")[0]: pages(path) for path in sorted(Path(argv[0]).glob("*.train.pages.zst"))}
-    sums = [0, 0, 0]
+
+    def train(names: list[str]) -> bytes:
+        chosen = [page for name in names for page in training[name]]
+        return zstandard.train_dictionary(size, chosen, level=level).as_bytes()
+
+    everything, sums = train(list(training)), [0] * 4
     for name in training:
-        chosen = pages(Path(argv[0]) / f"{name}.pages.zst")
-        same = zstandard.train_dictionary(size, [page for of in training.values() for page in of], level=level)
-        others = [page for other, of in training.items() if other != name for page in of]
-        foreign = zstandard.train_dictionary(size, others, level=level)
-        sizes = [compressed(chosen, level, dictionary) for dictionary in (None, same, foreign)]
+        chosen = b"".join(pages(Path(argv[0]) / f"{name}.pages.zst"))
+        others = train([other for other in training if other != name])
+        sizes = [compressed(chosen, level, dictionary) for dictionary in (None, train([name]), everything, others)]
         sums = [a + b for a, b in zip(sums, sizes, strict=True)]
-        print(f"{name:12} all {sizes[0] / sizes[1]:.3f}x   others {sizes[0] / sizes[2]:.3f}x", flush=True)
-    print(f"{'total':12} all {sums[0] / sums[1]:.3f}x   others {sums[0] / sums[2]:.3f}x")
+        print(row(name, sizes), flush=True)
+    print(row("total", sums))
     return 0
+
+
+def row(name: str, sizes: list[int]) -> str:
+    without, own, everything, others = sizes
+    return f"{name:12} own {without / own:.3f}x   all {without / everything:.3f}x   others {without / others:.3f}x"
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from truezram.codec import (
+        DICTIONARY_SIZES,
         PAGE_SIZE,
         Algorithm,
         AlgorithmError,
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "DICTIONARY_SIZES",
     "PAGE_SIZE",
     "Algorithm",
     "AlgorithmError",

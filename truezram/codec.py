@@ -25,12 +25,17 @@ ISAS = ("portable", "avx2", "avx512", "neon")
 """Instruction sets, in the order of ``enum tz_isa``."""
 
 
+DICTIONARY_SIZES = range(lib.TZ_DICTIONARY_MIN, lib.TZ_DICTIONARY_MAX + 1)
+"""How many bytes a dictionary may have."""
+
+
 class AlgorithmError(ValueError):
     """An algorithm that does not exist, has no such level, or cannot run here; the text says which and what to do."""
 
 
 class CorruptError(ValueError):
-    """Bytes that no compressor of this algorithm made. ``index`` is the object's number in a batch, else 0."""
+    """Bytes that no compressor of this algorithm, and with the same dictionary if any, made. ``index`` is the object's
+    number in a batch, else 0."""
 
     def __init__(self, message: str, index: int = 0) -> None:
         super().__init__(message)
@@ -95,11 +100,16 @@ class Compressor:
     its calls then wait for each other: give each thread its own.
     """
 
-    def __init__(self, algorithm: str | None = None, *, isa: str | None = None) -> None:
+    def __init__(
+        self, algorithm: str | None = None, *, isa: str | None = None, dictionary: Buffer | None = None
+    ) -> None:
         """``algorithm`` is ``NAME`` or ``NAME:LEVEL``, by default what ``default_algorithm`` says. ``isa`` (one of
-        ``ISAS``) picks an instruction set other than this CPU's best one, for comparisons.
+        ``ISAS``) picks an instruction set other than this CPU's best one, for comparisons. ``dictionary`` is for
+        ``zstd``: a trained zstd dictionary (``truezram train``, ``zstd --train``), `DICTIONARY_SIZES` bytes long. Its
+        objects can only be decompressed with the same dictionary, at any level.
 
-        Raises AlgorithmError: unknown name, level out of range, library missing, instruction set not available.
+        Raises AlgorithmError: unknown name, level out of range, library missing, instruction set not available, a
+        dictionary that is none or is not for this algorithm.
         """
         level, why = ffi.new("int *"), ffi.new("char[1024]")
         name = default_algorithm() if algorithm is None else algorithm
@@ -111,7 +121,13 @@ class Compressor:
         self._lock = threading.Lock()
         self._dst = ffi.new("uint8_t[]", lib.TZ_DST_SIZE)
         self._page = ffi.new("uint8_t[]", PAGE_SIZE)
-        self._memory, self._workspace = make_workspace(self._codec, self._level)
+        self._dictionary = 0
+        if dictionary is None:
+            self._memory, self._workspace = make_workspace(self._codec, self._level)
+            return
+        data = _dictionary_bytes(dictionary)
+        self._dictionary = len(data)
+        self._codec, self._memory, self._workspace = make_dictionary_workspace(self._codec, self._level, data)
 
     @property
     def name(self) -> str:
@@ -130,7 +146,18 @@ class Compressor:
 
     def __repr__(self) -> str:
         level = "" if self.level is None else f":{self.level}"
-        return f"Compressor({self.name + level!r}, isa={self.isa!r})"
+        dictionary = f", dictionary=<{self._dictionary} bytes>" if self._dictionary else ""
+        return f"Compressor({self.name + level!r}, isa={self.isa!r}{dictionary})"
+
+    @property
+    def _maker(self) -> str:
+        """What makes objects that this one can read, for messages."""
+        return f"{self.name} object" + (" made with this dictionary" if self._dictionary else "")
+
+    @property
+    def _others(self) -> str:
+        has_some = self._codec.kind in (lib.TZ_KIND_ZSTD, lib.TZ_KIND_ZSTD_DICT)
+        return "algorithm or dictionary" if has_some else "algorithm"
 
     def compress(self, page: Buffer) -> bytes:
         """Returns the object of one page (exactly 4096 bytes, else ValueError): 1 to 4096 bytes."""
@@ -150,7 +177,7 @@ class Compressor:
                 if not self._codec.decompress(self._workspace, source, len(source), self._page):
                     return bytes(ffi.buffer(self._page))
             raise CorruptError(
-                f"these {len(source)} bytes are no {self.name} object: damaged, cut short, or made by another algorithm"
+                f"these {len(source)} bytes are no {self._maker}: damaged, cut short, or made by another {self._others}"
             )
 
     def compress_pages(self, pages: Buffer, out: Buffer | None = None) -> CompressedPages:
@@ -205,7 +232,7 @@ class Compressor:
             if done < count:
                 raise CorruptError(
                     f"object {done} of {count} (bytes {bounds[done]} to {bounds[done + 1]} of {len(source)}) is no"
-                    f" {self.name} object: damaged, outside the data, or made by another algorithm",
+                    f" {self._maker}: damaged, outside the data, or made by another {self._others}",
                     done,
                 )
         return _bytes_of(target, count * PAGE_SIZE)
@@ -261,8 +288,45 @@ def make_workspace(codec: Any, level: int) -> tuple[Any, Any]:
     AlgorithmError."""
     why = ffi.new("const char **")
     size = codec.workspace_size(level, why)
-    memory = ffi.new("uint8_t[]", size + 64)
-    workspace = memory + (-int(ffi.cast("uintptr_t", memory)) % 64)
+    memory, workspace = _aligned(size)
     if not size or codec.workspace_init(workspace, size, level, why):
         raise AlgorithmError(_text(why[0]))
     return memory, workspace
+
+
+def dictionary_fault(data: bytes) -> str:
+    """Why these bytes are no dictionary, as far as a look at them says; empty when they may be one."""
+    why = lib.tz_dictionary_fault(data, len(data))
+    return "" if why == ffi.NULL else _text(why)
+
+
+def _dictionary_bytes(dictionary: Buffer) -> bytes:
+    with _borrow(dictionary, "dictionary") as source:
+        return bytes(ffi.buffer(source))
+
+
+def _aligned(size: int) -> tuple[Any, Any]:
+    """Memory, and in it `size` bytes that begin at a multiple of 64."""
+    memory = ffi.new("uint8_t[]", size + 64)
+    return memory, memory + (-int(ffi.cast("uintptr_t", memory)) % 64)
+
+
+def make_dictionary_workspace(codec: Any, level: int, data: bytes) -> tuple[Any, Any, Any]:
+    """The codec that `codec` is with the dictionary `data`, memory to keep, and the workspace in it. Raises
+    AlgorithmError."""
+    if codec.kind != lib.TZ_KIND_ZSTD:
+        raise AlgorithmError(f"algorithm {_text(codec.name)!r} has no use for a dictionary. Use zstd, or leave it out")
+    why = ffi.new("const char **")
+    bad = f"cannot use this dictionary of {len(data)} bytes"
+    if fault := dictionary_fault(data):
+        raise AlgorithmError(f"{bad}: {fault}. Train one: truezram train")
+    size = lib.tz_dictionary_size(len(data), level, why)
+    kept, place = _aligned(size)
+    made = lib.tz_dictionary_init(place, size, data, len(data), level, why) if size else ffi.NULL
+    if made == ffi.NULL:
+        raise AlgorithmError(f"{bad}: {_text(why[0])}. Train one: truezram train")
+    size = lib.tz_dictionary_workspace_size(made, why)
+    memory, workspace = _aligned(size)
+    if not size or lib.tz_dictionary_workspace_init(made, workspace, size, why):
+        raise AlgorithmError(_text(why[0]))
+    return lib.tz_codec_by_kind(lib.TZ_KIND_ZSTD_DICT), (kept, memory), workspace

@@ -50,6 +50,23 @@ def test_create_list_stat_remove(product: Product) -> None:
     assert product.json("list")["devices"] == []
 
 
+def test_a_device_with_a_dictionary(product: Product) -> None:
+    """Trained on pages like those that it will hold; what was stored with it outlasts changes of algorithm."""
+    trained = product.json('train --pages "$POOL" --size 16K words.zdict')
+    path = product.create("--size 192M --algorithm zstd:3 --dictionary words.zdict")
+    check = f'rm -f words.zdict; pagetool check "$POOL" {path} 500'
+    product.strict(f'pagetool fill "$POOL" {path} 500; {check}')
+    product.run(f"truezram set {path} algorithm=lz4")
+    product.strict(f'{check}; pagetool fill "$POOL" {path} 250; {check}')
+    product.run(f"truezram set {path} algorithm=zstd:9")
+    product.strict(f'{check}; pagetool fill "$POOL" {path} 100; {check}')
+    row = product.stat(path)
+    assert (row["dictionary"]["id"], row["dictionary"]["bytes"]) == (trained["id"], trained["bytes"])
+    kinds = row["kind_pages"]
+    assert (kinds["zstd_dict"] > 200, kinds["lz4"] > 50, "zstd" in kinds) == (True, True, False), kinds
+    product.remove(path)
+
+
 def test_the_server_is_small_and_its_slab_thread_comes_first(product: Product) -> None:
     """At most 4 MiB beside the store (docs/server.md); the thread that fills the reserve has real-time priority."""
     path = product.create("--size 1G --queues 1")

@@ -2,13 +2,34 @@
  *
  * Input: byte 0 is the kind of codec (enum tz_kind), bit 7 set for "compress"; byte 1 the instruction set; the rest is
  * the object to decompress, or the page (repeated to 4096 bytes) to send around. Kinds that are not compiled in are
- * ignored. An object that is accepted must be decoded alike by all variants.
+ * ignored; zstd with a dictionary has one that is trained at the start. An object that is accepted must be decoded alike by all variants.
  *
  * Without libFuzzer (FUZZ_STANDALONE) the program runs the files and directories named to it once: the saved seeds.
  */
-#include "harness.h"
+#include "training.h"
 
 #include <dirent.h>
+
+/* One dictionary for all: which one does not matter, as objects may be anything. NULL: no libzstd. */
+static uint8_t *workspace_with_dictionary(void)
+{
+	static uint8_t bytes[8192], *workspace;
+	static size_t n = 1;
+
+	if (!workspace && n) {
+		n = train(bytes, sizeof bytes, 0);
+		workspace = n ? workspace_with(digested(bytes, n, 7)) : NULL;
+	}
+	return workspace;
+}
+
+/* NULL: there is none for this instruction set. */
+static const struct tz_codec *variant_of(const struct tz_codec *codec, unsigned isa)
+{
+	if (codec->kind == TZ_KIND_ZSTD_DICT)
+		return isa == TZ_ISA_PORTABLE ? codec : NULL;
+	return tz_codec_variant(codec->name, (enum tz_isa)isa);
+}
 
 static uint8_t *workspace_of(const struct tz_codec *codec)
 {
@@ -17,6 +38,8 @@ static uint8_t *workspace_of(const struct tz_codec *codec)
 	uint8_t **slot = &made[codec->kind][codec->isa];
 	size_t size;
 
+	if (codec->kind == TZ_KIND_ZSTD_DICT)
+		return workspace_with_dictionary();
 	if (!*slot) {
 		size = codec->workspace_size(codec->level_default, &why);
 		if (!size)
@@ -28,37 +51,37 @@ static uint8_t *workspace_of(const struct tz_codec *codec)
 }
 
 /* Exactly sized heap copies, so that AddressSanitizer sees the first byte beyond. */
-static void fuzz_decode(const char *name, const uint8_t *data, size_t n)
+static void fuzz_decode(const struct tz_codec *of, const uint8_t *data, size_t n)
 {
 	uint8_t *copy = malloc(n ? n : 1), *first = NULL;
 	int first_result = 0;
 
 	memcpy(copy, data, n);
 	for (int isa = 0; isa < 4; isa++) {
-		const struct tz_codec *codec = tz_codec_variant(name, (enum tz_isa)isa);
+		const struct tz_codec *codec = variant_of(of, (unsigned)isa);
 		uint8_t *workspace = codec ? workspace_of(codec) : NULL, *out;
 		int result;
 		if (!workspace)
 			continue;
 		out = malloc(TZ_PAGE_SIZE);
 		result = codec->decompress(workspace, copy, n, out);
-		CHECK(result == 0 || result == -1, "%s: result %d", name, result);
+		CHECK(result == 0 || result == -1, "%s: result %d", of->name, result);
 		if (!first) {
 			first = out;
 			first_result = result;
 			continue;
 		}
-		CHECK(result == first_result, "%s: variants disagree about an object", name);
-		CHECK(result || !memcmp(out, first, TZ_PAGE_SIZE), "%s: variants make different pages of an object", name);
+		CHECK(result == first_result, "%s: variants disagree about an object", of->name);
+		CHECK(result || !memcmp(out, first, TZ_PAGE_SIZE), "%s: variants make different pages of an object", of->name);
 		free(out);
 	}
 	free(first);
 	free(copy);
 }
 
-static void fuzz_round_trip(const char *name, unsigned isa, const uint8_t *data, size_t n)
+static void fuzz_round_trip(const struct tz_codec *of, unsigned isa, const uint8_t *data, size_t n)
 {
-	const struct tz_codec *codec = tz_codec_variant(name, (enum tz_isa)isa);
+	const struct tz_codec *codec = variant_of(of, isa);
 	uint8_t *workspace = codec ? workspace_of(codec) : NULL, *page, *dst, *out;
 	size_t length;
 
@@ -70,11 +93,11 @@ static void fuzz_round_trip(const char *name, unsigned isa, const uint8_t *data,
 	for (size_t i = 0; i < TZ_PAGE_SIZE; i++)
 		page[i] = data[i % n];
 	length = codec->compress(workspace, page, dst);
-	CHECK(length < TZ_PAGE_SIZE, "%s: length %zu", name, length);
+	CHECK(length < TZ_PAGE_SIZE, "%s: length %zu", of->name, length);
 	if (length) {
 		uint8_t *object = realloc(dst, length);
-		CHECK(!codec->decompress(workspace, object, length, out), "%s: refuses its own object", name);
-		CHECK(!memcmp(page, out, TZ_PAGE_SIZE), "%s: another page comes back", name);
+		CHECK(!codec->decompress(workspace, object, length, out), "%s: refuses its own object", of->name);
+		CHECK(!memcmp(page, out, TZ_PAGE_SIZE), "%s: another page comes back", of->name);
 		dst = object;
 	}
 	free(page);
@@ -91,9 +114,9 @@ __attribute__((visibility("default"))) int LLVMFuzzerTestOneInput(const uint8_t 
 	if (!codec)
 		return 0;
 	if (data[0] & 128)
-		fuzz_round_trip(codec->name, data[1] % 4, data + 2, size - 2);
+		fuzz_round_trip(codec, data[1] % 4, data + 2, size - 2);
 	else
-		fuzz_decode(codec->name, data + 2, size - 2);
+		fuzz_decode(codec, data + 2, size - 2);
 	return 0;
 }
 

@@ -1,6 +1,8 @@
 """Writes the seeds of fuzz_codec.c: small objects and pages of every codec that the library has, one per file.
 
 usage: python tests/native/make_seeds.py [NAME...]      (codecs; default all; existing seeds of theirs are replaced)
+
+``dictionary`` is zstd with one. The fuzzer trains another than this does: its objects are no more than a beginning.
 """
 
 from __future__ import annotations
@@ -12,7 +14,8 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "unit"))
 
-from pagegen import KINDS, PAGE, build  # noqa: E402
+import zstandard  # noqa: E402
+from pagegen import KINDS, PAGE, build, sample  # noqa: E402
 
 import truezram  # noqa: E402
 from truezram._native import lib  # noqa: E402
@@ -28,12 +31,19 @@ def seed_pages() -> dict[str, bytes]:
     return pages
 
 
+def open_codec(name: str) -> tuple[truezram.Compressor, int]:
+    """A codec, and the kind of its objects."""
+    if name != "dictionary":
+        return truezram.Compressor(name), lib.tz_codec_by_name(name.encode()).kind
+    trained = zstandard.train_dictionary(4096, [*sample(300, seed=1)]).as_bytes()
+    return truezram.Compressor("zstd:7", dictionary=trained), lib.TZ_KIND_ZSTD_DICT
+
+
 def main() -> None:
     target = HERE / "seeds_codec"
     pages = seed_pages()
-    for name in sys.argv[1:] or [a.name for a in truezram.algorithms()]:
-        compressor = truezram.Compressor(name)
-        kind = lib.tz_codec_by_name(name.encode()).kind
+    for name in sys.argv[1:] or [*(a.name for a in truezram.algorithms()), "dictionary"]:
+        compressor, kind = open_codec(name)
         for old in target.glob(f"{name}-*"):
             old.unlink()
         for label, page in pages.items():

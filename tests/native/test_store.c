@@ -8,11 +8,14 @@
  * limit: at mem_limit writes fail with ENOSPC and everything stored stays readable; discards make room again.
  * compact: sparse slabs are emptied while threads write and read; what is left is what is stored.
  * switch: all of it while the algorithm changes.
+ * dictionary: the same with zstd's dictionary, which outlasts changes of algorithm.
  */
 #include "arena.h"
+#include "dictionary.h"
 #include "pool.h"
 #include "store.h"
 
+#include <dlfcn.h>
 #include <errno.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -26,6 +29,10 @@
 
 #define CHECK(condition, ...) do { if (!(condition)) { fprintf(stderr, "%s:%d: %s: ", __FILE__, __LINE__, #condition); \
 	fprintf(stderr, __VA_ARGS__); fprintf(stderr, "\n"); abort(); } } while (0)
+
+/* What make_device gives its devices, when there is one: see train(). */
+static uint8_t dictionary[16384];
+static size_t dictionary_size;
 
 struct device {
 	struct tz_store *store;
@@ -46,6 +53,7 @@ static struct device make_device(uint64_t pages, unsigned threads, uint64_t limi
 	d.fd = memfd_create("test-arena", MFD_CLOEXEC);
 	int second = dup(d.fd);		/* for fstat after the store has the first */
 	struct tz_store_config c = { .disksize = pages * 4096, .mem_limit = limit, .algorithm = algorithm,
+		.dictionary = dictionary_size ? dictionary : NULL, .dictionary_size = dictionary_size,
 		.nr_threads = threads, .arena_fd = d.fd, .stats = d.stats };
 	d.store = tz_store_create(&c, &err, why, sizeof why);
 	CHECK(d.store, "create: %d %s", err, why);
@@ -384,6 +392,105 @@ static void test_threads(const char *algorithm, unsigned threads, unsigned steps
 	end_device(&d);
 }
 
+/* ---- dictionary ---- */
+
+/* A dictionary of pages like those of the tests. 0: no libzstd here. */
+static size_t train(void)
+{
+	enum { PAGES = 300 };
+	uint8_t *pages = malloc(PAGES * 4096);
+	size_t sizes[PAGES], n;
+	void *library = dlopen("libzstd.so.1", RTLD_NOW);
+	size_t (*from_buffer)(void *dict, size_t capacity, const void *samples, const size_t *sizes, unsigned nr);
+
+	for (unsigned i = 0; library && i < PAGES; i++) {
+		make_page(pages + i * 4096, i % 64, i % 4, 1 + i / 64);
+		sizes[i] = 4096;
+	}
+	if (library)
+		*(void **)&from_buffer = dlsym(library, "ZDICT_trainFromBuffer");
+	n = library ? from_buffer(dictionary, sizeof dictionary, pages, sizes, PAGES) : 0;
+	free(pages);
+	CHECK(n <= sizeof dictionary, "training gave %zu", n);
+	return n;
+}
+
+static int64_t count(struct device *d, unsigned kind)
+{
+	struct tz_stats_sum sum;
+	const char *why;
+
+	CHECK(tz_stats_read(d->stats, d->stats->size, &sum, &why) == 0, "%s", why);
+	return sum.total.kind_pages_now[kind];
+}
+
+/* What was stored with it stays readable, whatever is chosen later; zstd is zstd with it from then on as well. */
+static void test_dictionary(void)
+{
+	static const char *const algorithms[] = { "zstd:1", "lz4", "zstd:7", "dense", "zstd:-5" };
+	enum { PAGES = 500, TURNS = sizeof algorithms / sizeof *algorithms };
+	struct device d = make_device(PAGES, 2, 0, algorithms[0]);
+	struct tz_store_thread *t = tz_store_thread(d.store, 0);
+	uint8_t page[4096] __attribute__((aligned(8)));
+	uint32_t writer, memory = d.stats->dictionary_memory;
+	char why[216];
+
+	CHECK(d.stats->dictionary_size == dictionary_size && d.stats->dictionary_id && memory > dictionary_size, "statistics");
+	for (unsigned turn = 0; turn < TURNS; turn++) {
+		CHECK(tz_store_set_algorithm(d.store, algorithms[turn], why, sizeof why) == 0, "%s", why);
+		tz_store_begin(t);
+		for (unsigned n = turn; n < PAGES; n += TURNS) {
+			make_page(page, n, 0, 1 + n);
+			CHECK(write_waiting(t, n, page) == 0, "write");
+		}
+		tz_store_end(t);
+	}
+	CHECK(count(&d, TZ_KIND_ZSTD_DICT) > PAGES / 5 && !count(&d, TZ_KIND_ZSTD), "not made with the dictionary");
+	CHECK(d.stats->dictionary_size == dictionary_size && d.stats->dictionary_memory != memory, "of another level");
+	for (unsigned k = 0; k < 2; k++) {
+		t = tz_store_thread(d.store, k);
+		tz_store_begin(t);
+		for (unsigned n = 0; n < PAGES; n++)
+			CHECK(tz_store_read(t, n, page) == 0 && check_page(page, n, &writer) == 1 + n, "page %u", n);
+		tz_store_end(t);
+	}
+	CHECK(tz_store_set_algorithm(d.store, "zstd:99", why, sizeof why) == -EINVAL, "a level that is none");
+	end_device(&d);
+}
+
+/* A store that cannot be made says so, and leaves its arena to the caller. */
+static void test_refused(const char *algorithm, size_t n, const char *expected)
+{
+	struct tz_stats *stats = aligned_alloc(64, (tz_stats_size(1) + 63) & ~(size_t)63);
+	int err = 0, fd = memfd_create("test-arena", MFD_CLOEXEC);
+	char why[216] = "";
+
+	CHECK(tz_stats_init(stats, tz_stats_size(1), 1) == 0, "stats");
+	struct tz_store_config c = { .disksize = 1 << 20, .algorithm = algorithm, .nr_threads = 1, .arena_fd = fd,
+		.stats = stats, .dictionary = dictionary, .dictionary_size = n };
+	CHECK(!tz_store_create(&c, &err, why, sizeof why) && err == -EINVAL && strstr(why, expected), "%d %s", err, why);
+	CHECK(close(fd) == 0, "the arena was closed");
+	free(stats);
+}
+
+static void test_with_dictionary(void)
+{
+	dictionary_size = train();
+	if (!dictionary_size) {
+		puts("dictionary: left out: no libzstd");
+		return;
+	}
+	test_dictionary();
+	test_single("zstd:1");
+	test_damage("zstd:7");
+	test_threads("zstd:3", 4, 20000 / share, 1);
+	test_refused("lz4", dictionary_size, "no use for a dictionary");
+	test_refused("zstd", 100, "fewer than 256");
+	memset(dictionary + 8, 0xff, 60);
+	test_refused("zstd", dictionary_size, "damaged");
+	dictionary_size = 0;
+}
+
 /* ---- compact ---- */
 
 /* Everything is written, then three of four pages go at random: slots are free everywhere and no slab is empty. */
@@ -511,6 +618,7 @@ int main(void)
 		tested++;
 	}
 	CHECK(tested > 0, "no codec");
+	test_with_dictionary();
 	test_compact("lz4");
 	test_threads("lz4", 4, 60000 / share, tested > 1);
 	printf("%u codecs\n", tested);

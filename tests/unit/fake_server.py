@@ -124,6 +124,7 @@ def main() -> int:
     parser.add_argument("--transport", required=True)
     parser.add_argument("--size", type=int)
     parser.add_argument("--algorithm")
+    parser.add_argument("--dictionary")
     parser.add_argument("--mem-limit", type=int, default=0)
     parser.add_argument("--id", type=int)
     parser.add_argument("--queues", type=int, default=2)

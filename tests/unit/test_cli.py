@@ -70,6 +70,7 @@ def test_a_life_in_json(fake: FakeServer, capsys: pytest.CaptureFixture[str]) ->
         "disksize": 1 << 30,
         "warnings": [],
         "algorithm": default_algorithm(),
+        "dictionary": None,
         "mem_limit": 0,
         "swap": False,
         "priority": None,

@@ -26,11 +26,12 @@ from typing import Any
 
 import truezram
 from truezram._native import ffi, lib
-from truezram.codec import ISAS, make_workspace
+from truezram.codec import ISAS, AlgorithmError, make_dictionary_workspace, make_workspace
 from truezram.engine import baselines, page_files, procfs, zram_bench
 from truezram.engine.algorithms import algorithms as known_algorithms
 from truezram.engine.algorithms import canonical, parse_algorithm
 from truezram.engine.baselines import Subject
+from truezram.engine.dictionary import Dictionary, load
 from truezram.engine.errors import EXIT_INTERRUPTED, Failed, TruezramError, Unsupported, UsageError
 from truezram.engine.page_files import PAGE
 
@@ -39,6 +40,8 @@ MAX_ROUNDS = 10_000
 MAX_SECONDS = 86400.0
 SAMPLE_PAGES = 8192
 TOTAL = "total"
+WITH_DICTIONARY = "+dictionary"
+"""What results add to the name of an algorithm that was given a dictionary."""
 _PROGRESS_SECONDS = 0.1
 
 
@@ -114,6 +117,15 @@ class InputInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class DictionaryInfo:
+    """The dictionary of the algorithms whose names end in `WITH_DICTIONARY`."""
+
+    file: str
+    bytes: int
+    id: int
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """All that is known after `rounds` whole rounds; `results` are theirs, and in the first one those of the inputs
     that are done."""
@@ -128,6 +140,7 @@ class Report:
     """Whole rounds done, 0 while the first one lasts."""
     disturbed: float
     """Share of the timings that other threads broke into however often they were repeated, 0 … 1."""
+    dictionary: DictionaryInfo | None = None
 
     def of(self, name: str) -> list[Result]:
         """The results of an input, or of ``total``, in the order of the subjects."""
@@ -225,20 +238,52 @@ def open_algorithm(text: str) -> Subject:
     return Subject(canonical(text), "truezram", struct, ISAS[codec.isa], "", (memory, workspace))
 
 
-def open_subjects(
-    algorithms: Sequence[str] = (), against: Sequence[str] = baselines.DEFAULT
-) -> tuple[list[Subject], tuple[str, str]]:
-    """What to measure: our `algorithms` (``NAME[:LEVEL]``; without any, all that can run here), then the baselines of
-    `against`, the first of which is the one to compare with (second value: its implementation and algorithm). Kernel
-    zram, which is no code to call, is not among them (`zram_bench.add`).
+def open_with_dictionary(text: str, dictionary: Dictionary) -> Subject:
+    """``zstd[:LEVEL]`` with a dictionary. Raises `Failed` when that cannot be used."""
+    algorithm, level = parse_algorithm(text)
+    plain = lib.tz_codec_by_name(algorithm.name.encode())
+    try:
+        codec, memory, workspace = make_dictionary_workspace(plain, level, dictionary.data)
+    except AlgorithmError as error:
+        raise Failed(f"cannot use the dictionary {dictionary.path}", str(error)) from None
+    struct = ffi.new("struct tz_bench_subject *")
+    struct.compress, struct.decompress, struct.context = codec.compress, codec.decompress, workspace
+    name = canonical(text) + WITH_DICTIONARY
+    return Subject(name, "truezram", struct, ISAS[codec.isa], "", (memory, workspace))
 
-    Raises `UsageError` for a name or level that does not exist, `Unsupported` for a library that is missing.
+
+def _open_named(named: Sequence[str], dictionary: Dictionary | None) -> list[Subject]:
+    """Our algorithms, and after each ``zstd`` the same with the dictionary, if there is one."""
+    if dictionary is None:
+        return [open_algorithm(text) for text in named]
+    subjects = []
+    for text in named:
+        subjects.append(open_algorithm(text))
+        if text.partition(":")[0] == "zstd":
+            subjects.append(open_with_dictionary(text, dictionary))
+    if len(subjects) == len(named):
+        remedy = "Add --algorithm zstd:3, or leave --dictionary out"
+        raise UsageError("cannot measure a dictionary", "none of the algorithms is zstd", remedy)
+    return subjects
+
+
+def open_subjects(
+    algorithms: Sequence[str] = (),
+    against: Sequence[str] = baselines.DEFAULT,
+    dictionary: Dictionary | None = None,
+) -> tuple[list[Subject], tuple[str, str]]:
+    """What to measure: our `algorithms` (``NAME[:LEVEL]``; without any, all that can run here; ``zstd`` with the
+    `dictionary` too), then the baselines of `against`, the first of which is the one to compare with (second value: its
+    implementation and algorithm). Kernel zram, which is no code to call, is not among them (`zram_bench.add`).
+
+    Raises `UsageError` for a name or level that does not exist, `Unsupported` for a library that is missing, `Failed`
+    for a dictionary that cannot be used.
     """
     named = list(dict.fromkeys(map(canonical, algorithms)))
     named = named or [item.name for item in known_algorithms() if not item.unavailable]
     others = [baselines.open_baseline(name, level) for name, level in baselines.parse(against)]
     kernel = baselines.parse_kernel(against)
-    subjects = [*map(open_algorithm, named), *others]
+    subjects = [*_open_named(named, dictionary), *others]
     if baselines.kernel_first(against):
         return subjects, (baselines.KERNEL, kernel[0])
     return subjects, (others[0].implementation, others[0].algorithm)
@@ -461,16 +506,18 @@ def run(
     rounds: int = DEFAULT_ROUNDS,
     seconds: float | None = None,
     cold: bool = False,
+    dictionary: str | Path | None = None,
     progress: ProgressCallback | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> Report:
-    """`truezram benchmark codec`: measures `algorithms` (without any: all) against `against` (the first one is what
-    figures are compared with; None: `baselines.default()`) on the files and folders `pages` (without any: a sample of
-    the memory of running processes). Raises what `open_subjects`, `read_inputs`, `sample_inputs`, `measure` and
-    `zram_bench.add` raise."""
+    """`truezram benchmark codec`: measures `algorithms` (without any: all; ``zstd`` also with the dictionary in the
+    file `dictionary`) against `against` (the first one is what figures are compared with; None: `baselines.default()`)
+    on the files and folders `pages` (without any: a sample of the memory of running processes). Raises what
+    `dictionary.load`, `open_subjects`, `read_inputs`, `sample_inputs`, `measure` and `zram_bench.add` raise."""
     _check(rounds, seconds, cold)
     against = baselines.default() if against is None else against
-    subjects, baseline = open_subjects(algorithms, against)
+    known = None if dictionary is None else load(dictionary)
+    subjects, baseline = open_subjects(algorithms, against, known)
     kernel = baselines.parse_kernel(against)
     zram_bench.check(kernel)
     inputs = read_inputs(pages) if pages else sample_inputs(progress=progress, cancelled=cancelled)
@@ -490,6 +537,8 @@ def run(
         progress=tell,
         cancelled=cancelled,
     )
+    if known is not None:
+        found = replace(found, dictionary=DictionaryInfo(known.path.name, len(known.data), known.id))
     if not kernel:
         return found
     whole = zram_bench.add(found, inputs, kernel, progress, cancelled)

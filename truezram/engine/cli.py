@@ -24,7 +24,7 @@ from truezram.engine import errors, verbs
 from truezram.engine.errors import Failed, TruezramError, UsageError
 from truezram.engine.output import has_screen
 
-ORDER = ("create", "list", "stat", "set", "remove", "demo", "doctor", "estimate", "benchmark")
+ORDER = ("create", "list", "stat", "set", "remove", "demo", "doctor", "estimate", "benchmark", "train")
 """Verbs in the order of --help; others follow by name."""
 
 DESCRIPTION = """Compressed RAM block devices in userspace. Without a verb, on a terminal: the app."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from truezram._native import lib
-from truezram.engine import config, filesystem, procfs, server, swap
+from truezram.engine import config, dictionary, filesystem, procfs, server, swap
 from truezram.engine.algorithms import canonical, default_algorithm
 from truezram.engine.client import Client, Entry
 from truezram.engine.errors import Busy, Failed, PermissionDenied, TruezramError, Unsupported, UsageError
@@ -48,12 +48,15 @@ class CreateOptions:
     """A filesystem to make on it: one of `filesystem.KINDS`."""
     mount: str | None = None
     """The folder to mount that on."""
+    dictionary: str | None = None
+    """A file with a dictionary for zstd."""
 
     def command(self) -> str:
         """The command line that does the same."""
         words = ["truezram", "create", "--size", format_exact(self.size)]
         for option, value in (
             ("--algorithm", self.algorithm),
+            ("--dictionary", self.dictionary),
             ("--mem-limit", format_exact(self.mem_limit) if self.mem_limit else None),
             ("--id", self.id),
             ("--queues", self.queues),
@@ -93,7 +96,7 @@ class Created:
 
 def check_options(options: CreateOptions) -> CreateOptions:
     """The options with defaults filled in, as far as they can be judged without touching anything. Raises
-    `UsageError`."""
+    `UsageError`, and for a dictionary what `dictionary.load_for` raises."""
     bad = "cannot create the device"
     if options.transport not in TRANSPORTS:
         raise UsageError(bad, f"there is no transport {options.transport!r}", "Choose ublk or local")
@@ -121,7 +124,10 @@ def check_options(options: CreateOptions) -> CreateOptions:
     mount = _check_filesystem(options, bad)
     algorithm = canonical(options.algorithm if options.algorithm is not None else default_algorithm())
     priority = (swap.DEFAULT_PRIORITY if options.priority is None else options.priority) if options.swap else None
-    return replace(options, algorithm=algorithm, priority=priority, mount=mount)
+    file = None
+    if options.dictionary is not None:
+        file = str(dictionary.load_for(options.dictionary, algorithm).path)
+    return replace(options, algorithm=algorithm, dictionary=file, priority=priority, mount=mount)
 
 
 def _check_filesystem(options: CreateOptions, what: str) -> str | None:
@@ -162,6 +168,7 @@ def create(options: CreateOptions) -> Created:
         options.id,
         options.queues,
         options.queue_depth,
+        options.dictionary,
     )
     entry = server.start(launch, run_dir)
     try:

@@ -82,6 +82,11 @@ class DeviceSnapshot:
     """CLOCK_MONOTONIC of this snapshot, seconds."""
     algorithm: str = ""
     isa: str = ""
+    dictionary_size: int = 0
+    """Bytes of the dictionary that zstd uses on this device; 0: it has none."""
+    dictionary_id: int = 0
+    dictionary_memory: int = 0
+    """What it takes with its tables, in the server: not part of `mem_used_total`."""
     disksize: int = 0
     mem_limit: int = 0
     orig_data_size: int = 0

@@ -38,6 +38,8 @@ def to_json(report: Report) -> dict[str, Any]:
         if result.version:
             entry["version"] = result.version
         results.append(entry)
+    known = report.dictionary
+    dictionary = {"dictionary": {"file": known.file, "bytes": known.bytes, "id": known.id}} if known else {}
     return {
         "kind": "codec",
         "host": report.host,
@@ -45,6 +47,7 @@ def to_json(report: Report) -> dict[str, Any]:
         "cold": report.cold,
         "disturbed": _round(report.disturbed),
         "baseline": {"implementation": report.baseline[0], "algorithm": report.baseline[1]},
+        **dictionary,
         "inputs": [{"name": item.name, "pages": item.pages, "same_filled": item.same_filled} for item in report.inputs],
         "results": results,
     }
@@ -120,6 +123,12 @@ def _about(report: Report) -> list[str]:
     versions = dict.fromkeys(f"{r.implementation} {r.version}" for r in report.results if r.version)
     if versions:
         lines.append(f"Baselines: {', '.join(versions)}.")
+    if report.dictionary is not None:
+        known = report.dictionary
+        lines.append(
+            f"zstd+dictionary has the dictionary {known.file} ({known.bytes:,} bytes, id {known.id}), the baselines"
+            " have none. It does better on pages that it was trained on than on any others."
+        )
     if any(r.implementation == "zram" for r in report.results):
         lines.append("zram was measured last, as a device: requests of 256 KiB, which the block layer brings to it.")
     if report.disturbed > 0.05:

@@ -41,6 +41,8 @@ class Launch:
     id: int | None = None
     queues: int | None = None
     queue_depth: int | None = None
+    dictionary: str | None = None
+    """An absolute path: the server's working folder is /."""
 
     def argv(self, run_dir: Path) -> list[str]:
         out = [str(config.server_path()), "--transport", self.transport, "--size", str(self.size)]
@@ -50,6 +52,7 @@ class Launch:
             ("--id", self.id),
             ("--queues", self.queues),
             ("--queue-depth", self.queue_depth),
+            ("--dictionary", self.dictionary),
         ):
             if value is not None:
                 out += [option, str(value)]

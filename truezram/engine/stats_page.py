@@ -180,6 +180,9 @@ class StatsPage:
             time=time.monotonic(),
             algorithm=printable(ffi.string(head.algorithm)),
             isa=ISAS[head.isa] if head.isa < len(ISAS) else "",
+            dictionary_size=head.dictionary_size,
+            dictionary_id=head.dictionary_id,
+            dictionary_memory=head.dictionary_memory,
             disksize=head.disksize,
             mem_limit=head.mem_limit,
             # Queues are copied one after the other, so for an instant a page may be counted by neither: never below 0.

@@ -8,6 +8,8 @@ A unit runs ``truezram create`` before swap.target and ``truezram remove`` when 
   shutdown swap is switched off first, while the server still serves.
 - systemd orders every tmpfs after swap.target, the one that holds the devices' memory too. At shutdown it therefore
   tries to unmount that first and fails, as it is in use: one line in the log, no harm. Ordering against it is a cycle.
+- A dictionary is copied to where it stays (dictionary.py) until no unit names it any more. One that is gone or has
+  changed when the machine starts is an error, and there is no device then: not one that does without it.
 - The server lives in the service's control group, but ``KillMode=process`` leaves it alone: a device that could not be
   removed (its pages fit nowhere) goes on serving. Killing it would kill every program that has a page on it.
 """
@@ -24,6 +26,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import truezram
+from truezram.engine import dictionary
 from truezram.engine.client import Client
 from truezram.engine.device import CreateOptions, check_options
 from truezram.engine.errors import Busy, Failed, NotFound, PermissionDenied, TruezramError, Unsupported, UsageError
@@ -103,6 +106,9 @@ def unit_text(options: CreateOptions) -> str:
     mounts = [str(Path(sys.executable).parent), str(Path(truezram.__file__).parent)]
     if options.mount is not None:
         mounts.append(str(Path(options.mount).parent))
+    if options.dictionary is not None:
+        options = replace(options, dictionary=str(Path(options.dictionary).absolute()))
+        mounts.append(str(Path(str(options.dictionary)).parent))
     create = shlex.split(options.command())[1:]
     wanted = "swap.target" if options.swap else "local-fs.target"
     before = ["umount.target", wanted, *([f"dev-ublkb{options.id}.swap"] if options.swap else [])]
@@ -204,17 +210,22 @@ def add(options: CreateOptions, start: bool = False) -> Unit:
 
     Raises `UsageError`, `Busy` (there is one of that id), `Unsupported` (no systemd), `PermissionDenied`, `Failed`.
     """
+    unit_text(options)
+    _need_systemd()
+    if options.dictionary is not None:
+        options = replace(options, dictionary=str(dictionary.keep(dictionary.load(options.dictionary))))
     text = unit_text(options)
     assert options.id is not None
-    _need_systemd()
     unit = Unit(options.id, UNIT_DIR / f"truezram-{options.id}.service", options.command())
     try:
         with unit.path.open("x") as file:
             file.write(text)
     except FileExistsError:
+        _forget_dictionary(unit)
         remedy = f"Choose another --id, or remove it first: truezram persist remove {options.id}"
         raise Busy(f"cannot make device {options.id} persistent", f"{unit.path} is there already", remedy) from None
     except OSError as error:
+        _forget_dictionary(unit)
         raise Failed(f"cannot write {unit.path}", error.strerror or str(error)) from None
     try:
         _systemctl("daemon-reload")
@@ -233,6 +244,23 @@ def _forget(unit: Unit) -> None:
     unit.path.unlink(missing_ok=True)
     _systemctl("daemon-reload", check=False)
     _systemctl("reset-failed", unit.name, check=False)
+    _forget_dictionary(unit)
+
+
+def _dictionary_of(command: str) -> Path | None:
+    """The file that a unit's command names; None for none, and for a command that somebody has broken."""
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        return None
+    return Path(words[words.index("--dictionary") + 1]) if "--dictionary" in words[:-1] else None
+
+
+def _forget_dictionary(unit: Unit) -> None:
+    """Removes the copy that `add` made for this unit, unless another unit names it too."""
+    path = _dictionary_of(unit.command)
+    if path is not None and path not in {_dictionary_of(other.command) for other in units()}:
+        dictionary.forget(path)
 
 
 def _remove_device(name: str, unmount: bool) -> None:

@@ -49,7 +49,7 @@ const struct tz_codec *tz_codec_by_kind(unsigned kind)
 	for (const struct tz_codec *const *c = codecs; *c; c++)
 		if ((*c)->kind == kind)
 			return *c;
-	return NULL;
+	return kind == TZ_KIND_ZSTD_DICT ? &tz_zstd_dictionary : NULL;
 }
 
 const struct tz_codec *tz_codec_variant(const char *name, enum tz_isa isa)

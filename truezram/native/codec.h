@@ -37,7 +37,7 @@ enum tz_kind {
 	TZ_KIND_TURBO = 7,	/* block reference, 64-byte blocks, format 1 */
 	TZ_KIND_FAST = 8,	/* block reference, 32-byte blocks, or byte-LZ, format 1 */
 	TZ_KIND_DENSE = 9,	/* fine blocks and static entropy tables, format 1 */
-	TZ_KIND_ZSTD_DICT = 10,	/* as ZSTD, with the device's dictionary */
+	TZ_KIND_ZSTD_DICT = 10,	/* as ZSTD, with the device's dictionary (dictionary.h) */
 	TZ_KIND_AUTO = 11,	/* never stored: an object of FAST or DENSE, then a byte with that number (auto.c) */
 	TZ_KINDS = 32
 };
@@ -63,7 +63,7 @@ struct tz_codec {
 const struct tz_codec *const *tz_codecs(void);
 /* By name, NULL if unknown. */
 const struct tz_codec *tz_codec_by_name(const char *name);
-/* By the kind of a stored object, NULL if no codec of that kind is compiled in. */
+/* By the kind of a stored object, NULL if no codec of that kind is compiled in. (ZSTD_DICT: see dictionary.h.) */
 const struct tz_codec *tz_codec_by_kind(unsigned kind);
 /* A particular variant, for tests and benchmarks: NULL when not compiled in or not runnable on this CPU. */
 const struct tz_codec *tz_codec_variant(const char *name, enum tz_isa isa);

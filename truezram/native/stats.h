@@ -15,7 +15,7 @@
 #include <stdint.h>
 
 #define TZ_STATS_MAGIC 0x3153545a54ull /* "TZTS1" */
-#define TZ_STATS_VERSION 1
+#define TZ_STATS_VERSION 2
 #define TZ_MAX_QUEUES 64
 #define TZ_MAX_CLASSES 128
 
@@ -65,6 +65,10 @@ struct tz_stats {
 	char algorithm[32];		/* as given: "lz4", "zstd:3" */
 	uint32_t isa;			/* enum tz_isa of the algorithm in use */
 	uint32_t max_io;		/* bytes of the largest request */
+	uint32_t dictionary_size;	/* bytes of zstd's dictionary, 0 = none */
+	uint32_t dictionary_id;		/* the number that training gave it */
+	uint32_t dictionary_memory;	/* bytes that it takes with its tables, outside of mem_used_total */
+	uint32_t pad;
 	char last_error[128];		/* newest thing that went wrong, "" if nothing */
 	uint64_t last_error_ns;		/* CLOCK_REALTIME */
 

@@ -4,7 +4,7 @@
  *
  *	63            32 31       17 16        5 4    0
  *	+---------------+-----------+-----------+------+
- *	|      0        offset / 16 | length - 1| kind |	object: SAME_U64, LZ4, ZSTD, TURBO, FAST, DENSE (35 + 12 bits, 12 spare)
+ *	|      0        offset / 16 | length - 1| kind |	object: SAME_U64, LZ4, ZSTD … ZSTD_DICT (35 + 12 bits, 12 spare)
  *	|     crc32c    |   offset / 4096       | RAW  |	raw page: the checksum is in the entry, so its slot is just the page
  *	|    word       |           0           | U32  |	same-filled by a 4-byte word
  *	|        word, sign-extended            | S59  |	same-filled by an 8-byte word that fits 59 bits (all pointers do)
@@ -22,10 +22,12 @@
  * number of threads, and nobody ever waits for anybody.
  *
  * Changing the algorithm of a live device: workspaces for it are made and locked by the control thread, published per
- * thread, and the old ones freed after every thread has been outside tz_store_begin/end once.
+ * thread, and the old ones freed after every thread has been outside tz_store_begin/end once. So is zstd's dictionary, which
+ * all threads share: it is digested for one level, and stays for as long as the device does, to read what it has made.
  */
 #include "store.h"
 #include "arena.h"
+#include "dictionary.h"
 #include "pool.h"
 #include "variants.h"
 
@@ -74,6 +76,7 @@ struct tz_store {
 	uint64_t nr_pages;
 	unsigned nr_threads;		/* callers; threads[nr_threads] is the compactor's */
 	struct tz_store_thread *threads;
+	struct tz_dictionary *dictionary;	/* of zstd; NULL: none. Mapped */
 };
 
 /* ---- entries ---- */
@@ -461,32 +464,72 @@ static void compact(void *arg, int pass)
 
 /* ---- algorithms ---- */
 
-static int make_workspace(const struct tz_codec *codec, int level, struct workspace *w, char *why, size_t why_size)
+/* Locked memory of a size that `what` asks for, `reason` being why it is 0. NULL with *err and why. */
+static void *map_locked(size_t size, const char *what, const char *reason, int *err, char *why, size_t why_size)
+{
+	void *memory = MAP_FAILED;
+
+	*err = size ? -ENOMEM : -ENOTSUP;
+	if (size)
+		memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+	else
+		snprintf(why, why_size, "algorithm %s is not available: %s", what, reason);
+	if (size && memory == MAP_FAILED)
+		snprintf(why, why_size, "no memory for the workspace of %s (%zu KiB)", what, size >> 10);
+	if (memory == MAP_FAILED)
+		return NULL;
+	mlock(memory, size);		/* the server reports whether its memory is locked */
+	return memory;
+}
+
+/* `dictionary`: of the codec, NULL: none. */
+static int make_workspace(const struct tz_codec *codec, int level, const struct tz_dictionary *dictionary,
+	struct workspace *w, char *why, size_t why_size)
 {
 	const char *reason = "unknown reason";
-	size_t size = codec->workspace_size ? codec->workspace_size(level, &reason) : 0;
+	size_t size;
+	int rc;
 
 	*w = (struct workspace){ 0 };
 	if (!codec->workspace_size)
 		return 0;
-	if (size == 0) {
-		snprintf(why, why_size, "algorithm %s is not available: %s", codec->name, reason);
-		return -ENOTSUP;
-	}
-	w->memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
-	if (w->memory == MAP_FAILED) {
-		w->memory = NULL;
-		snprintf(why, why_size, "no memory for the workspace of %s (%zu KiB)", codec->name, size >> 10);
-		return -ENOMEM;
-	}
+	size = dictionary ? tz_dictionary_workspace_size(dictionary, &reason) : codec->workspace_size(level, &reason);
+	w->memory = map_locked(size, codec->name, reason, &rc, why, why_size);
+	if (!w->memory)
+		return rc;
 	w->size = size;
-	mlock(w->memory, size);		/* the server reports whether its memory is locked */
-	if (codec->workspace_init(w->memory, size, level, &reason) < 0) {
+	rc = dictionary ? tz_dictionary_workspace_init(dictionary, w->memory, size, &reason)
+		: codec->workspace_init(w->memory, size, level, &reason);
+	if (rc < 0) {
 		snprintf(why, why_size, "cannot prepare %s: %s", codec->name, reason);
 		munmap(w->memory, size);
+		w->memory = NULL;
 		return -EIO;
 	}
 	return 0;
+}
+
+static void free_dictionary(struct tz_dictionary *d)
+{
+	if (d)
+		munmap(d, tz_dictionary_memory(d));
+}
+
+/* A dictionary digested for a level. NULL with *err and why. */
+static struct tz_dictionary *make_dictionary(const void *bytes, size_t n, int level, int *err, char *why, size_t why_size)
+{
+	const char *reason = "unknown reason";
+	size_t size = tz_dictionary_size(n, level, &reason);
+	void *memory = map_locked(size, "zstd", reason, err, why, why_size);
+
+	if (!memory)
+		return NULL;
+	if (tz_dictionary_init(memory, size, bytes, n, level, &reason))
+		return memory;
+	snprintf(why, why_size, "cannot use the dictionary: %s", reason);
+	munmap(memory, size);
+	*err = -EINVAL;
+	return NULL;
 }
 
 /* Waits until the thread has been outside begin/end after the set was replaced. */
@@ -508,17 +551,24 @@ static void publish_set(struct tz_store_thread *t, struct codec_set *set)
 	free(old);
 }
 
+/* An algorithm as it is to be used. */
+struct choice {
+	const struct tz_codec *codec;
+	int level;
+	struct tz_dictionary *dictionary;	/* digested for the level; NULL: none */
+};
+
 /* What set_algorithm needs for one thread, made before anything is changed. */
 struct switching {
 	struct codec_set *decoding, *encoding;
 	struct workspace workspace;
 };
 
-static int prepare_switch(struct tz_store_thread *t, const struct tz_codec *codec, int level, struct switching *w, char *why,
-	size_t why_size)
+static int prepare_switch(struct tz_store_thread *t, const struct choice *c, struct switching *w, char *why, size_t why_size)
 {
 	const struct codec_set *now = atomic_load(&t->set);
-	int rc = make_workspace(codec, level, &w->workspace, why, why_size);
+	const struct tz_codec *codec = c->codec;
+	int rc = make_workspace(codec, c->level, c->dictionary, &w->workspace, why, why_size);
 
 	if (rc < 0)
 		return rc;
@@ -559,23 +609,28 @@ static void stats_head_end(struct tz_stats *s)
 	__atomic_store_n(&s->seq, s->seq + 1, __ATOMIC_RELEASE);
 }
 
+/* What `algorithm` means for this device: zstd is zstd with its dictionary, where it has one. 0 or negative errno. */
+static int choose(const struct tz_store *s, const char *algorithm, struct choice *c, char *why, size_t why_size)
+{
+	size_t n;
+	int err;
+
+	*c = (struct choice){ 0 };
+	c->codec = tz_parse_algorithm(algorithm, &c->level, why, why_size);
+	if (!c->codec)
+		return -EINVAL;
+	if (c->codec->kind != TZ_KIND_ZSTD || !s->dictionary)
+		return 0;
+	const void *bytes = tz_dictionary_bytes(s->dictionary, &n);
+	c->codec = tz_codec_by_kind(TZ_KIND_ZSTD_DICT);
+	c->dictionary = make_dictionary(bytes, n, c->level, &err, why, why_size);
+	return c->dictionary ? 0 : err;
+}
+
 /* In two steps, so that no thread meets an object it cannot decode yet: first every thread can decode it, then they
  * begin to make it. */
-int tz_store_set_algorithm(struct tz_store *s, const char *algorithm, char *why, size_t why_size)
+static void switch_threads(struct tz_store *s, const struct tz_codec *codec, struct switching *w)
 {
-	struct switching w[TZ_MAX_QUEUES] = { 0 };
-	int level, rc = 0;
-	const struct tz_codec *codec = tz_parse_algorithm(algorithm, &level, why, why_size);
-
-	if (!codec)
-		return -EINVAL;
-	for (unsigned i = 0; i < s->nr_threads && rc == 0; i++)
-		rc = prepare_switch(&s->threads[i], codec, level, &w[i], why, why_size);
-	if (rc < 0) {
-		for (unsigned i = 0; i < s->nr_threads; i++)
-			abandon_switch(&w[i]);
-		return rc;
-	}
 	for (unsigned i = 0; i < s->nr_threads; i++) {
 		const struct codec_set *now = atomic_load(&s->threads[i].set);
 		struct workspace gone = now ? now->by_kind[codec->kind] : (struct workspace){ 0 };
@@ -585,10 +640,45 @@ int tz_store_set_algorithm(struct tz_store *s, const char *algorithm, char *why,
 	}
 	for (unsigned i = 0; i < s->nr_threads; i++)
 		publish_set(&s->threads[i], w[i].encoding);
-	stats_head_begin(s->stats);
-	snprintf(s->stats->algorithm, sizeof s->stats->algorithm, "%s", algorithm);
-	s->stats->isa = codec->isa;
-	stats_head_end(s->stats);
+}
+
+static void show_algorithm(struct tz_store *s, const char *algorithm, const struct tz_codec *codec)
+{
+	struct tz_stats *head = s->stats;
+	size_t n = 0;
+
+	stats_head_begin(head);
+	snprintf(head->algorithm, sizeof head->algorithm, "%s", algorithm);
+	head->isa = codec->isa;
+	if (s->dictionary) {
+		tz_dictionary_bytes(s->dictionary, &n);
+		head->dictionary_id = tz_dictionary_id(s->dictionary);
+		head->dictionary_memory = (uint32_t)tz_dictionary_memory(s->dictionary);
+	}
+	head->dictionary_size = (uint32_t)n;
+	stats_head_end(head);
+}
+
+int tz_store_set_algorithm(struct tz_store *s, const char *algorithm, char *why, size_t why_size)
+{
+	struct switching w[TZ_MAX_QUEUES] = { 0 };
+	struct choice c;
+	int rc = choose(s, algorithm, &c, why, why_size);
+
+	for (unsigned i = 0; i < s->nr_threads && rc == 0; i++)
+		rc = prepare_switch(&s->threads[i], &c, &w[i], why, why_size);
+	if (rc < 0) {
+		for (unsigned i = 0; i < s->nr_threads; i++)
+			abandon_switch(&w[i]);
+		free_dictionary(c.dictionary);
+		return rc;
+	}
+	switch_threads(s, c.codec, w);
+	if (c.dictionary) {	/* the workspaces that used the last one are gone */
+		free_dictionary(s->dictionary);
+		s->dictionary = c.dictionary;
+	}
+	show_algorithm(s, algorithm, c.codec);
 	return 0;
 }
 
@@ -626,18 +716,47 @@ static int make_threads(struct tz_store *s, const struct tz_store_config *c)
 	return 0;
 }
 
+/* Sees to it that the device has its dictionary before its algorithm is chosen. 0 or negative errno. */
+static int take_dictionary(struct tz_store *s, const struct tz_store_config *c, char *why, size_t why_size)
+{
+	int level, err = 0;
+	const struct tz_codec *codec = tz_parse_algorithm(c->algorithm, &level, why, why_size);
+
+	if (!codec)
+		return -EINVAL;
+	if (!c->dictionary)
+		return 0;
+	if (codec->kind != TZ_KIND_ZSTD) {
+		snprintf(why, why_size, "algorithm \"%s\" has no use for a dictionary. Use zstd, or no dictionary", codec->name);
+		return -EINVAL;
+	}
+	s->dictionary = make_dictionary(c->dictionary, c->dictionary_size, level, &err, why, why_size);
+	return s->dictionary ? 0 : err;
+}
+
+static int make_arena_and_pool(struct tz_store *s, const struct tz_store_config *c, char *why, size_t why_size)
+{
+	int err = tz_arena_create(&s->arena, c->arena_fd, c->disksize, c->lock_arena, why, why_size);
+
+	if (err < 0)
+		return err;
+	err = tz_pool_create(&s->pool, &s->arena, c->stats, c->mem_limit, why, why_size);
+	if (err < 0) {
+		s->arena.fd = -1;	/* stays the caller's */
+		munmap(s->arena.base, s->arena.size);
+	}
+	return err;
+}
+
 struct tz_store *tz_store_create(const struct tz_store_config *c, int *err, char *why, size_t why_size)
 {
 	struct tz_store *s;
-	int level;
 
 	*err = -EINVAL;
 	if (c->disksize == 0 || c->disksize % TZ_PAGE_SIZE || c->nr_threads == 0 || c->nr_threads > TZ_MAX_QUEUES) {
 		snprintf(why, why_size, "disk size must be a positive multiple of 4096, threads 1 to %d", TZ_MAX_QUEUES);
 		return NULL;
 	}
-	if (!tz_parse_algorithm(c->algorithm, &level, why, why_size))
-		return NULL;
 	s = aligned_alloc(_Alignof(struct tz_store), sizeof *s);
 	if (!s) {
 		*err = -ENOMEM;
@@ -647,12 +766,14 @@ struct tz_store *tz_store_create(const struct tz_store_config *c, int *err, char
 	memset(s, 0, sizeof *s);
 	s->stats = c->stats;
 	s->nr_pages = c->disksize / TZ_PAGE_SIZE;
-	*err = tz_arena_create(&s->arena, c->arena_fd, c->disksize, c->lock_arena, why, why_size);
-	if (*err < 0)
-		goto free_store;
-	*err = tz_pool_create(&s->pool, &s->arena, c->stats, c->mem_limit, why, why_size);
-	if (*err < 0)
-		goto destroy_arena;
+	*err = take_dictionary(s, c, why, why_size);
+	if (*err == 0)
+		*err = make_arena_and_pool(s, c, why, why_size);
+	if (*err < 0) {
+		free_dictionary(s->dictionary);
+		free(s);
+		return NULL;
+	}
 	*err = make_threads(s, c);
 	if (*err == 0) {
 		*err = tz_store_set_algorithm(s, c->algorithm, why, why_size);
@@ -670,12 +791,6 @@ struct tz_store *tz_store_create(const struct tz_store_config *c, int *err, char
 	s->stats->mem_limit = c->mem_limit;
 	stats_head_end(s->stats);
 	return s;
-destroy_arena:
-	s->arena.fd = -1;	/* stays the caller's */
-	munmap(s->arena.base, s->arena.size);
-free_store:
-	free(s);
-	return NULL;
 }
 
 void tz_store_destroy(struct tz_store *s)
@@ -690,6 +805,7 @@ void tz_store_destroy(struct tz_store *s)
 				munmap(set->by_kind[k].memory, set->by_kind[k].size);
 		free(set);
 	}
+	free_dictionary(s->dictionary);
 	if (s->threads)
 		munmap(s->threads, (s->nr_threads + 1) * sizeof *s->threads);
 	tz_arena_destroy(&s->arena);

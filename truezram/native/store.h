@@ -20,6 +20,8 @@ struct tz_store_config {
 	uint64_t disksize;		/* bytes, a multiple of 4096 */
 	uint64_t mem_limit;		/* bytes of arena, 0 = none */
 	const char *algorithm;		/* "NAME[:LEVEL]" */
+	const void *dictionary;		/* for zstd, now and whenever it is chosen later; NULL = none. Copied */
+	size_t dictionary_size;
 	unsigned nr_threads;		/* threads that will call tz_store_thread() */
 	int arena_fd;			/* tmpfs file or memfd of size 0; the store's own once created */
 	int lock_arena;			/* mlock what is populated; failing to is an error */

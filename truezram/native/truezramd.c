@@ -1,7 +1,7 @@
 /* truezramd.c - the server: one small process per device. Makes the device, serves it until told to stop, removes it.
  *
  *	truezramd --transport ublk|local --size BYTES --algorithm NAME[:LEVEL] --run-dir DIR
- *	          [--mem-limit BYTES] [--id N] [--queues N] [--queue-depth N] [--ready-fd FD]
+ *	          [--dictionary FILE] [--mem-limit BYTES] [--id N] [--queues N] [--queue-depth N] [--ready-fd FD]
  *	truezramd --cleanup --transport ublk|local --id N --run-dir DIR
  *
  * It is started by `truezram create`, which checks options before; what is checked here is what could do harm. Order of things:
@@ -12,6 +12,7 @@
  * that I/O depends on is locked memory; the main thread may page-fault and allocate, the queue threads never wait for it.
  */
 #include "control.h"
+#include "dictionary.h"
 #include "lock.h"
 #include "protocol.h"
 #include "server.h"
@@ -29,6 +30,7 @@
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -39,7 +41,7 @@
 struct options {
 	int transport;		/* enum tz_transport, -1 not given */
 	uint64_t size, mem_limit;
-	const char *algorithm, *run_dir;
+	const char *algorithm, *run_dir, *dictionary;	/* dictionary: a file, NULL = none */
 	int id, ready_fd, cleanup;	/* id -1: any */
 	unsigned queues, depth;		/* 0: default */
 };
@@ -82,7 +84,7 @@ static int parse(int argc, char **argv, struct options *o)
 		{ "id", required_argument, NULL, 'i' }, { "queues", required_argument, NULL, 'q' },
 		{ "queue-depth", required_argument, NULL, 'd' }, { "run-dir", required_argument, NULL, 'r' },
 		{ "ready-fd", required_argument, NULL, 'f' }, { "cleanup", no_argument, NULL, 'c' },
-		{ "version", no_argument, NULL, 'V' }, { NULL, 0, NULL, 0 },
+		{ "dictionary", required_argument, NULL, 'D' }, { "version", no_argument, NULL, 'V' }, { NULL, 0, NULL, 0 },
 	};
 	uint64_t n;
 	int c;
@@ -97,6 +99,7 @@ static int parse(int argc, char **argv, struct options *o)
 		case 's': bad = number("size", optarg, 1ull << 52, &o->size); break;
 		case 'm': bad = number("mem-limit", optarg, 1ull << 52, &o->mem_limit); break;
 		case 'a': o->algorithm = optarg; break;
+		case 'D': o->dictionary = optarg; break;
 		case 'r': o->run_dir = optarg; break;
 		case 'i': bad = number("id", optarg, 1u << 20, &n); o->id = (int)n; break;
 		case 'q': bad = number("queues", optarg, TZ_MAX_QUEUES, &n); o->queues = (unsigned)n; break;
@@ -111,7 +114,8 @@ static int parse(int argc, char **argv, struct options *o)
 	}
 	if (o->transport < 0 || !o->run_dir || optind != argc || (o->cleanup ? o->id < 0 : !o->size || !o->algorithm)) {
 		fprintf(stderr, "usage: truezramd --transport ublk|local --size BYTES --algorithm NAME[:LEVEL] --run-dir DIR\n"
-			"                 [--mem-limit BYTES] [--id N] [--queues N] [--queue-depth N] [--ready-fd FD]\n"
+			"                 [--dictionary FILE] [--mem-limit BYTES] [--id N] [--queues N] [--queue-depth N]\n"
+			"                 [--ready-fd FD]\n"
 			"       truezramd --cleanup --transport ublk|local --id N --run-dir DIR\n"
 			"This is the server behind a device; use truezram create.\n");
 		return -1;
@@ -193,9 +197,52 @@ static void fill_head(struct tz_server *s, const struct options *o, int flags)
 	snprintf(h->server_version, sizeof h->server_version, "%s", VERSION);
 }
 
+/* Reads a regular file (reading another might not end) of up to `room` bytes. Bytes, or negative errno. */
+static ssize_t read_file(const char *path, uint8_t *out, size_t room)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK), err;
+	ssize_t got = 1, n = 0;
+	struct stat st;
+
+	if (fd < 0)
+		return -errno;
+	if (fstat(fd, &st) == 0 && !S_ISREG(st.st_mode)) {
+		close(fd);
+		return -EINVAL;
+	}
+	while (got > 0 && (size_t)n < room) {
+		got = read(fd, out + n, room - (size_t)n);
+		n += got > 0 ? got : 0;
+	}
+	err = errno;
+	close(fd);
+	return got < 0 ? -err : n;
+}
+
+/* The dictionary, to be freed; it is asked for one byte more than it may have, so that a larger one is told apart. NULL
+ * with *err and why. */
+static uint8_t *read_dictionary(struct tz_server *s, const char *path, size_t *n, int *err)
+{
+	uint8_t *bytes = malloc(TZ_DICTIONARY_MAX + 1);
+	ssize_t got = bytes ? read_file(path, bytes, TZ_DICTIONARY_MAX + 1) : -ENOMEM;
+	const char *fault = got == -EINVAL ? "it is no regular file" : got < 0 ? strerror((int)-got)
+		: tz_dictionary_fault(bytes, (size_t)got);
+
+	if (!fault) {
+		*n = (size_t)got;
+		return bytes;
+	}
+	snprintf(s->why, sizeof s->why, "cannot use the dictionary %.100s: %s", path, fault);
+	*err = got < 0 ? (int)got : -EINVAL;
+	free(bytes);
+	return NULL;
+}
+
 static int make_store(struct tz_server *s, const struct options *o)
 {
-	int noswap, rc, fd, flags = 0;
+	int noswap, rc = 0, fd, flags = 0;
+	uint8_t *dictionary = NULL;
+	size_t n = 0;
 
 	rc = tz_registry_make(&s->registry, s->nr_queues, s->why, sizeof s->why);
 	if (rc < 0)
@@ -212,9 +259,15 @@ static int make_store(struct tz_server *s, const struct options *o)
 	if (o->transport == TZ_TRANSPORT_UBLK && s->ublk.info.flags & UBLK_F_USER_COPY)
 		flags |= TZ_FLAG_USER_COPY;
 	fill_head(s, o, flags);
+	if (o->dictionary && !(dictionary = read_dictionary(s, o->dictionary, &n, &rc))) {
+		close(fd);
+		return rc;
+	}
 	struct tz_store_config config = { .disksize = o->size, .mem_limit = o->mem_limit, .algorithm = o->algorithm,
+		.dictionary = dictionary, .dictionary_size = n,
 		.nr_threads = s->nr_queues, .arena_fd = fd, .lock_arena = lock, .stats = s->registry.stats };
 	s->store = tz_store_create(&config, &rc, s->why, sizeof s->why);
+	free(dictionary);	/* the store has a copy */
 	if (!s->store)
 		close(fd);
 	return s->store ? 0 : rc;

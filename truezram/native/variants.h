@@ -19,6 +19,9 @@
 /* The part of a workspace of `auto` that decodes objects of this kind; NULL: none does. */
 void *tz_auto_part(void *workspace, unsigned kind);
 
+/* zstd with a dictionary (dictionary.h), which has no name of its own. */
+extern const struct tz_codec tz_zstd_dictionary;
+
 #define TZ_DECLARE_VARIANTS(name) extern const struct tz_codec tz_##name##_variants[];
 TZ_CODEC_LIST(TZ_DECLARE_VARIANTS)
 #undef TZ_DECLARE_VARIANTS

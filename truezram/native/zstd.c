@@ -5,9 +5,14 @@
  * size: when a device starts, never on its I/O path. Both its contexts are "static": they live inside the workspace, and
  * libzstd allocates nothing for them (it returns an error instead, which tests/native/test_zstd_alloc.c watches).
  *
+ * With a dictionary (dictionary.h) the lower three bits of the window descriptor, which are 0 otherwise, say what the
+ * object was made with: the dictionary's content alone, or its entropy tables too. The fast levels of libzstd take those
+ * tables without asking whether they fit, which makes pages 2 to 3 % larger than without; so they get the content alone.
+ *
  * TRUEZRAM_LIBZSTD names another library file than libzstd.so.1 (systems without a library path; tests).
  */
 #include "cpu.h"
+#include "dictionary.h"
 #include "variants.h"
 
 #include <dlfcn.h>
@@ -21,7 +26,9 @@ enum {
 	ZSTD_COMPRESSION_LEVEL = 100, ZSTD_CONTENT_SIZE_FLAG = 200, ZSTD_CHECKSUM_FLAG = 201, ZSTD_DICT_ID_FLAG = 202,
 	ZSTD_C_FORMAT = 10, ZSTD_D_FORMAT = 1000, ZSTD_MAGICLESS = 1
 };
-enum { RESET_SESSION = 1 };
+enum { DICT_BY_REFERENCE = 1 };			/* ZSTD_dictLoadMethod_e */
+enum { DICT_CONTENT = 1, DICT_WITH_TABLES = 2 };	/* ZSTD_dictContentType_e; our marks too */
+enum { STRATEGY_LAZY = 4, STRATEGY_TREES = 6 };
 
 #define ZSTD_MIN_VERSION 10400
 
@@ -37,13 +44,23 @@ static struct {
 	size_t (*DCtx_setParameter)(void *dctx, int param, int value);
 	size_t (*compress2)(void *cctx, void *dst, size_t capacity, const void *src, size_t n);
 	size_t (*decompressDCtx)(void *dctx, void *dst, size_t capacity, const void *src, size_t n);
+	struct zstd_cparams (*adjustCParams)(struct zstd_cparams params, unsigned long long src_size, size_t dict_size);
+	size_t (*estimateCDictSize_advanced)(size_t n, struct zstd_cparams params, int load);
+	size_t (*estimateDDictSize)(size_t n, int load);
+	const void *(*initStaticCDict)(void *workspace, size_t size, const void *dict, size_t n, int load, int type,
+		struct zstd_cparams params);
+	const void *(*initStaticDDict)(void *workspace, size_t size, const void *dict, size_t n, int load, int type);
+	size_t (*CCtx_refCDict)(void *cctx, const void *cdict);
+	size_t (*decompress_usingDDict)(void *dctx, void *dst, size_t capacity, const void *src, size_t n, const void *ddict);
 } lib;
 
 static const struct { const char *symbol; void *slot; } imports[] = {
 #define IMPORT(name) { "ZSTD_" #name, &lib.name }
 	IMPORT(versionNumber), IMPORT(isError), IMPORT(getCParams), IMPORT(estimateCCtxSize_usingCParams),
 	IMPORT(estimateDCtxSize), IMPORT(initStaticCCtx), IMPORT(initStaticDCtx), IMPORT(CCtx_setParameter),
-	IMPORT(DCtx_setParameter), IMPORT(compress2), IMPORT(decompressDCtx),
+	IMPORT(DCtx_setParameter), IMPORT(compress2), IMPORT(decompressDCtx), IMPORT(adjustCParams),
+	IMPORT(estimateCDictSize_advanced), IMPORT(estimateDDictSize), IMPORT(initStaticCDict), IMPORT(initStaticDDict),
+	IMPORT(CCtx_refCDict), IMPORT(decompress_usingDDict),
 #undef IMPORT
 };
 
@@ -81,6 +98,7 @@ static void open_library(void)
 /* Head of a workspace; the two contexts follow, each at a multiple of 64. */
 struct workspace {
 	void *cctx, *dctx;
+	const struct tz_dictionary *dictionary;		/* NULL: none */
 };
 
 #define ALIGN64(n) (((n) + 63) & ~(size_t)63)
@@ -90,14 +108,22 @@ static size_t cctx_size(int level)
 	return ALIGN64(lib.estimateCCtxSize_usingCParams(lib.getCParams(level, TZ_PAGE_SIZE, 0)));
 }
 
-static size_t workspace_size(int level, const char **why)
+static int is_available(const char **why)
 {
 	pthread_once(&once, open_library);
-	if (missing[0]) {
+	if (missing[0])
 		*why = missing;
-		return 0;
-	}
-	return ALIGN64(sizeof(struct workspace)) + cctx_size(level) + ALIGN64(lib.estimateDCtxSize());
+	return !missing[0];
+}
+
+static size_t size_with(size_t cctx)
+{
+	return ALIGN64(sizeof(struct workspace)) + cctx + ALIGN64(lib.estimateDCtxSize());
+}
+
+static size_t workspace_size(int level, const char **why)
+{
+	return is_available(why) ? size_with(cctx_size(level)) : 0;
 }
 
 static int set_parameters(const struct workspace *ws, int level)
@@ -114,21 +140,18 @@ static int set_parameters(const struct workspace *ws, int level)
 	return lib.isError(lib.DCtx_setParameter(ws->dctx, ZSTD_D_FORMAT, ZSTD_MAGICLESS)) ? -1 : 0;
 }
 
-static int workspace_init(void *workspace, size_t size, int level, const char **why)
+/* `cctx`: bytes of the compression context. */
+static int init_with(struct workspace *ws, size_t size, size_t cctx, int level, const char **why)
 {
-	struct workspace *ws = workspace;
-	uint8_t *at = (uint8_t *)workspace + ALIGN64(sizeof(*ws));
-	size_t need = workspace_size(level, why);
+	uint8_t *at = (uint8_t *)ws + ALIGN64(sizeof(*ws));
 
-	if (!need)
-		return -1;
-	if (size < need) {
+	if (size < size_with(cctx)) {
 		*why = "zstd: the workspace is smaller than workspace_size() says";
 		return -1;
 	}
-	ws->cctx = lib.initStaticCCtx(at, cctx_size(level));
-	at += cctx_size(level);
-	ws->dctx = lib.initStaticDCtx(at, ALIGN64(lib.estimateDCtxSize()));
+	ws->cctx = lib.initStaticCCtx(at, cctx);
+	ws->dctx = lib.initStaticDCtx(at + cctx, ALIGN64(lib.estimateDCtxSize()));
+	ws->dictionary = NULL;
 	if (!ws->cctx || !ws->dctx) {
 		*why = "zstd: libzstd refuses the memory given to it";
 		return -1;
@@ -138,6 +161,11 @@ static int workspace_init(void *workspace, size_t size, int level, const char **
 		return -1;
 	}
 	return 0;
+}
+
+static int workspace_init(void *workspace, size_t size, int level, const char **why)
+{
+	return is_available(why) ? init_with(workspace, size, cctx_size(level), level, why) : -1;
 }
 
 static size_t compress(void *workspace, const uint8_t *page, uint8_t *dst)
@@ -172,11 +200,18 @@ static int is_one_frame(const uint8_t *src, size_t n)
 	return 0;
 }
 
+/* What an object was made with: 0 = no dictionary, DICT_CONTENT, DICT_WITH_TABLES. In the mantissa of the window's size,
+ * which may be more than is needed. */
+static unsigned mark_of(const uint8_t *src)
+{
+	return src[1] & 7;
+}
+
 static int decompress(void *workspace, const uint8_t *src, size_t n, uint8_t *out)
 {
 	struct workspace *ws = workspace;
 
-	if (!is_one_frame(src, n))
+	if (!is_one_frame(src, n) || mark_of(src))
 		return -1;
 	return lib.decompressDCtx(ws->dctx, out, TZ_PAGE_SIZE, src, n) == TZ_PAGE_SIZE ? 0 : -1;
 }
@@ -184,4 +219,196 @@ static int decompress(void *workspace, const uint8_t *src, size_t n, uint8_t *ou
 const struct tz_codec tz_zstd_variants[] = {
 	{ "zstd", TZ_KIND_ZSTD, TZ_ISA_PORTABLE, -7, 19, 1, workspace_size, workspace_init, compress, decompress },
 	{ 0 },
+};
+
+/* ---- with a dictionary ---- */
+
+/* Head of the memory; a copy of the bytes, libzstd's tables for compression and two for decompression follow. */
+struct tz_dictionary {
+	size_t memory, n;
+	int level;
+	unsigned mark;			/* of the objects that are made with it */
+	struct zstd_cparams params;
+	const uint8_t *bytes;
+	const void *cdict, *ddicts[DICT_WITH_TABLES + 1];	/* ddicts by mark */
+};
+
+const char *tz_dictionary_fault(const void *bytes, size_t n)
+{
+	static const uint8_t magic[4] = { 0x37, 0xa4, 0x30, 0xec };
+
+	if (n == 0)
+		return "it is empty";
+	if (n < TZ_DICTIONARY_MIN)
+		return "it has fewer than 256 bytes";
+	if (n > TZ_DICTIONARY_MAX)
+		return "it has more than 128 KiB (131072 bytes)";
+	return memcmp(bytes, magic, 4) ? "it is no trained zstd dictionary: it does not begin with 37 a4 30 ec" : NULL;
+}
+
+/* libzstd's own choice for pages with so much in front of them, but for its tables: they need not have more entries than
+ * the dictionary has positions, and no fewer than a page's. */
+static struct zstd_cparams dictionary_params(size_t n, int level)
+{
+	struct zstd_cparams params = lib.getCParams(level, TZ_PAGE_SIZE, n);
+	unsigned most = 13;
+
+	while ((size_t)1 << most < n)
+		most++;
+	params.hash_log = params.hash_log < most ? params.hash_log : most;
+	most += params.strategy >= STRATEGY_TREES;	/* two entries a position */
+	params.chain_log = params.chain_log < most ? params.chain_log : most;
+	return params;
+}
+
+size_t tz_dictionary_size(size_t n, int level, const char **why)
+{
+	size_t encoding, decoding;
+
+	if (!is_available(why))
+		return 0;
+	encoding = ALIGN64(lib.estimateCDictSize_advanced(n, dictionary_params(n, level), DICT_BY_REFERENCE));
+	decoding = ALIGN64(lib.estimateDDictSize(n, DICT_BY_REFERENCE));
+	return ALIGN64(sizeof(struct tz_dictionary)) + ALIGN64(n) + encoding + 2 * decoding;
+}
+
+/* 0, or -1: libzstd refuses the bytes. */
+static int digest(struct tz_dictionary *d, uint8_t *at)
+{
+	size_t encoding = ALIGN64(lib.estimateCDictSize_advanced(d->n, d->params, DICT_BY_REFERENCE));
+	size_t decoding = ALIGN64(lib.estimateDDictSize(d->n, DICT_BY_REFERENCE));
+
+	d->cdict = lib.initStaticCDict(at, encoding, d->bytes, d->n, DICT_BY_REFERENCE, (int)d->mark, d->params);
+	at += encoding;
+	for (int type = DICT_CONTENT; type <= DICT_WITH_TABLES; type++, at += decoding) {
+		d->ddicts[type] = lib.initStaticDDict(at, decoding, d->bytes, d->n, DICT_BY_REFERENCE, type);
+		if (!d->ddicts[type])
+			return -1;
+	}
+	return d->cdict ? 0 : -1;
+}
+
+struct tz_dictionary *tz_dictionary_init(void *memory, size_t size, const void *bytes, size_t n, int level,
+	const char **why)
+{
+	struct tz_dictionary *d = memory;
+	const char *fault = tz_dictionary_fault(bytes, n);
+	size_t need = fault ? 0 : tz_dictionary_size(n, level, why);
+
+	if (fault)
+		*why = fault;
+	if (!need)
+		return NULL;
+	if (size < need) {
+		*why = "zstd: the memory is smaller than tz_dictionary_size() says";
+		return NULL;
+	}
+	*d = (struct tz_dictionary){ .memory = need, .n = n, .level = level, .params = dictionary_params(n, level) };
+	d->mark = d->params.strategy < STRATEGY_LAZY ? DICT_CONTENT : DICT_WITH_TABLES;
+	d->bytes = (uint8_t *)memory + ALIGN64(sizeof *d);
+	memcpy((uint8_t *)memory + ALIGN64(sizeof *d), bytes, n);
+	if (digest(d, (uint8_t *)memory + ALIGN64(sizeof *d) + ALIGN64(n))) {
+		*why = "libzstd refuses it: its tables are damaged";
+		return NULL;
+	}
+	return d;
+}
+
+const void *tz_dictionary_bytes(const struct tz_dictionary *d, size_t *n)
+{
+	*n = d->n;
+	return d->bytes;
+}
+
+uint32_t tz_dictionary_id(const struct tz_dictionary *d)
+{
+	return d->bytes[4] | (uint32_t)d->bytes[5] << 8 | (uint32_t)d->bytes[6] << 16 | (uint32_t)d->bytes[7] << 24;
+}
+
+size_t tz_dictionary_memory(const struct tz_dictionary *d)
+{
+	return d->memory;
+}
+
+/* A context that uses a digested dictionary has the dictionary's parameters, cut down to what one page needs. */
+static size_t dictionary_cctx_size(const struct tz_dictionary *d)
+{
+	size_t own = cctx_size(d->level);
+	size_t its = ALIGN64(lib.estimateCCtxSize_usingCParams(lib.adjustCParams(d->params, TZ_PAGE_SIZE, 0)));
+
+	return own > its ? own : its;
+}
+
+size_t tz_dictionary_workspace_size(const struct tz_dictionary *d, const char **why)
+{
+	return is_available(why) ? size_with(dictionary_cctx_size(d)) : 0;
+}
+
+static size_t compress_with(void *workspace, const uint8_t *page, uint8_t *dst)
+{
+	const struct workspace *ws = workspace;
+	size_t n = compress(workspace, page, dst);
+
+	if (n)
+		dst[1] = (uint8_t)((dst[1] & ~7u) | ws->dictionary->mark);
+	return n;
+}
+
+static int decompress_with(void *workspace, const uint8_t *src, size_t n, uint8_t *out)
+{
+	struct workspace *ws = workspace;
+	unsigned mark;
+
+	if (!is_one_frame(src, n))
+		return -1;
+	mark = mark_of(src);
+	if (mark != DICT_CONTENT && mark != DICT_WITH_TABLES)
+		return -1;
+	return lib.decompress_usingDDict(ws->dctx, out, TZ_PAGE_SIZE, src, n, ws->dictionary->ddicts[mark]) == TZ_PAGE_SIZE
+		? 0 : -1;
+}
+
+/* Another libzstd may want more memory than it says: better known now than page by page. */
+static int is_working(struct workspace *ws)
+{
+	uint8_t page[TZ_PAGE_SIZE], object[TZ_DST_SIZE], out[TZ_PAGE_SIZE];
+	size_t n;
+
+	for (unsigned i = 0; i < TZ_PAGE_SIZE; i++)
+		page[i] = (uint8_t)(i % 61 * (i / 256));
+	n = compress_with(ws, page, object);
+	return n && !decompress_with(ws, object, n, out) && !memcmp(page, out, TZ_PAGE_SIZE);
+}
+
+int tz_dictionary_workspace_init(const struct tz_dictionary *d, void *workspace, size_t size, const char **why)
+{
+	struct workspace *ws = workspace;
+
+	if (!is_available(why) || init_with(ws, size, dictionary_cctx_size(d), d->level, why))
+		return -1;
+	ws->dictionary = d;
+	if (lib.isError(lib.CCtx_refCDict(ws->cctx, d->cdict)) || !is_working(ws)) {
+		*why = "zstd: this libzstd cannot use a dictionary without allocating memory. Install another version of it";
+		return -1;
+	}
+	return 0;
+}
+
+/* codec.h's functions, which know of no dictionary. */
+static size_t no_size(int level, const char **why)
+{
+	(void)level;
+	*why = "zstd: its dictionary is missing";
+	return 0;
+}
+
+static int no_init(void *workspace, size_t size, int level, const char **why)
+{
+	(void)workspace;
+	(void)size;
+	return (int)no_size(level, why) - 1;
+}
+
+const struct tz_codec tz_zstd_dictionary = {
+	"zstd", TZ_KIND_ZSTD_DICT, TZ_ISA_PORTABLE, -7, 19, 1, no_size, no_init, compress_with, decompress_with
 };

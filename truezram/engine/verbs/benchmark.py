@@ -48,6 +48,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " commas; figures are compared with the first; zram is a device of the kernel's made for it, which needs root"
         " and the module (default: liblz4,libzstd:1,memcpy, and zram:lz4,zram:zstd where a device can be made)",
     )
+    codec.add_argument(
+        "--dictionary",
+        metavar="FILE",
+        help="trained dictionary: each zstd is measured without it and with it (zstd:3+dictionary)",
+    )
     length = codec.add_mutually_exclusive_group()
     length.add_argument("--rounds", type=number, metavar="N", help="rounds over all pages (default: 5)")
     length.add_argument("--seconds", type=seconds, metavar="S", help="as many rounds as end in so long, at least one")
@@ -58,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     codec.add_argument("--html", metavar="FILE", help="write the results as an HTML page")
 
 
-def _check_target(path: str) -> None:
+def check_target(path: str) -> None:
     """Before minutes are spent: whether a file can be written there."""
     target = Path(path)
     folder = target.parent
@@ -86,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
 
     for path in (args.html, args.json_file if args.json_file != "-" else None):
         if path is not None:
-            _check_target(path)
+            check_target(path)
     line = ProgressLine()
 
     def show(progress: Progress) -> None:
@@ -100,6 +105,7 @@ def run(args: argparse.Namespace) -> int:
             rounds=benchmark.DEFAULT_ROUNDS if args.rounds is None else args.rounds,
             seconds=args.seconds,
             cold=args.cold,
+            dictionary=args.dictionary,
             progress=show,
         )
     finally:

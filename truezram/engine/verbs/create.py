@@ -30,6 +30,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--algorithm", metavar="NAME[:LEVEL]", help="codec, with a level where it has some (default: fast, else lz4)"
     )
     parser.add_argument(
+        "--dictionary",
+        metavar="FILE",
+        help="trained dictionary for zstd, up to 128K, as `truezram train` makes it; it helps with the programs that it"
+        " was trained on, if at all (default: none)",
+    )
+    parser.add_argument(
         "--mem-limit", metavar="SIZE", help="most memory that it may take; writes beyond it fail (default: none)"
     )
     parser.add_argument("--id", type=number, metavar="N", help="number of the device (default: the first that is free)")
@@ -61,6 +67,7 @@ def run(args: argparse.Namespace) -> int:
     options = CreateOptions(
         size=parse_disksize(args.size),
         algorithm=args.algorithm,
+        dictionary=args.dictionary,
         mem_limit=parse_mem_limit(args.mem_limit) if args.mem_limit is not None else 0,
         id=args.id,
         queues=args.queues,
@@ -80,6 +87,7 @@ def run(args: argparse.Namespace) -> int:
             "id": made.entry.id,
             "disksize": made.options.size,
             "algorithm": made.options.algorithm,
+            "dictionary": made.options.dictionary,
             "mem_limit": made.options.mem_limit,
             "swap": made.options.swap,
             "priority": made.options.priority,

@@ -38,6 +38,7 @@ def _options(args: argparse.Namespace) -> CreateOptions:
     return CreateOptions(
         size=parse_disksize(args.size),
         algorithm=args.algorithm,
+        dictionary=args.dictionary,
         mem_limit=parse_mem_limit(args.mem_limit) if args.mem_limit is not None else 0,
         id=free_id() if args.id is None else args.id,
         queues=args.queues,

@@ -101,6 +101,17 @@ def queue_json(queue: QueueSnapshot) -> dict[str, Any]:
     }
 
 
+def dictionary_json(device: DeviceSnapshot) -> dict[str, int] | None:
+    """zstd's dictionary; None for a device without one. ``memory_bytes`` is not part of mm_stat."""
+    if not device.dictionary_size:
+        return None
+    return {
+        "bytes": device.dictionary_size,
+        "id": device.dictionary_id,
+        "memory_bytes": device.dictionary_memory,
+    }
+
+
 def as_json(device: DeviceSnapshot) -> dict[str, Any]:
     """One device of the document ``truezram.stat/1``."""
     total = device.total
@@ -114,6 +125,7 @@ def as_json(device: DeviceSnapshot) -> dict[str, Any]:
         "created": device.created,
         "algorithm": device.algorithm,
         "isa": device.isa,
+        "dictionary": dictionary_json(device),
         "disksize": device.disksize,
         "ratio": device.ratio,
         "compression_ratio": device.compression_ratio,
@@ -168,6 +180,9 @@ def lines(device: DeviceSnapshot) -> list[tuple[str, str]]:
         return out
     yes = {True: "yes", False: "no"}
     out.append(("algorithm", device.algorithm + (f" ({device.isa})" if device.isa else "")))
+    if device.dictionary_size:
+        size, memory = format_size(device.dictionary_size), format_size(device.dictionary_memory)
+        out.append(("dictionary", f"{size} for zstd, id {device.dictionary_id}; with its tables {memory} of memory"))
     out.append(("disksize", format_size(device.disksize)))
     for name, value in mm_stat(device).items():
         is_size = name.endswith("_size") or name.startswith("mem_")

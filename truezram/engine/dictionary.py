@@ -1,0 +1,141 @@
+"""zstd's dictionaries as files: read and checked, and kept for persistent devices.
+
+A device copies its dictionary when it is made and needs the file no more. A persistent device needs it at every start
+of the machine, so `keep` puts a copy under ``/var/lib/truezram/dictionaries``, where no file of the user's has to stay
+as it is. The copy's name says what its content is: one that was changed is noticed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import stat
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from truezram._native import ffi, lib
+from truezram.codec import DICTIONARY_SIZES, AlgorithmError, Compressor, dictionary_fault
+from truezram.engine.errors import Failed, PermissionDenied, TruezramError, UsageError
+from truezram.engine.journal import state_dir
+
+_SUFFIX = ".zdict"
+_TRAIN = "Train one: truezram train FILE"
+
+
+@dataclass(frozen=True, slots=True)
+class Dictionary:
+    """A dictionary that was read from `path`, which is absolute."""
+
+    path: Path
+    data: bytes
+
+    @property
+    def id(self) -> int:
+        """The number that training gave it."""
+        return int.from_bytes(self.data[4:8], "little")
+
+
+def _cannot_read(path: Path, error: OSError) -> TruezramError:
+    kind = PermissionDenied if isinstance(error, PermissionError) else Failed
+    return kind(f"cannot read the dictionary {path}", error.strerror or str(error))
+
+
+def _read(path: Path) -> bytes:
+    """The file's bytes, but no more than one beyond what is allowed. Only of a regular file: others may never end."""
+    what = f"cannot read the dictionary {path}"
+    try:
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise UsageError(what, "it is no regular file", _TRAIN)
+            return file.read(DICTIONARY_SIZES.stop)
+    except FileNotFoundError:
+        gone = f"It was kept for a persistent device: make that anew. {_TRAIN}" if _is_kept(path) else _TRAIN
+        raise UsageError(what, "there is no such file", gone) from None
+    except OSError as error:
+        raise _cannot_read(path, error) from None
+
+
+def load(name: str | Path) -> Dictionary:
+    """The dictionary in a file. Raises `UsageError` (no such file), `PermissionDenied`, `Failed` (no dictionary, or
+    one that was kept and changed since)."""
+    path = Path(name).absolute()
+    data = _read(path)
+    if fault := dictionary_fault(data):
+        raise Failed(f"cannot use the dictionary {path}", fault, _TRAIN)
+    if _is_kept(path) and path.name != _name(data):
+        why = "its content has changed since it was kept for a persistent device"
+        raise Failed(f"cannot use the dictionary {path}", why, "Make the device persistent anew: truezram persist")
+    return Dictionary(path, data)
+
+
+def memory_of(dictionary_bytes: int, level: int) -> int:
+    """What a device takes for a dictionary of that size with its tables; the level must be one of zstd's."""
+    size: int = lib.tz_dictionary_size(dictionary_bytes, level, ffi.new("const char **"))
+    return size
+
+
+def load_for(name: str | Path, algorithm: str) -> Dictionary:
+    """The same, seen to work with ``zstd[:LEVEL]``. Raises `UsageError` for another algorithm."""
+    if algorithm.partition(":")[0] != "zstd":
+        remedy = "Add --algorithm zstd:3, or leave --dictionary out"
+        raise UsageError("cannot use a dictionary", f"{algorithm} has no use for one, only zstd has", remedy)
+    found = load(name)
+    try:
+        Compressor(algorithm, dictionary=found.data)
+    except AlgorithmError as error:
+        raise Failed(f"cannot use the dictionary {found.path}", str(error)) from None
+    return found
+
+
+# ---- kept for persistent devices ----
+
+
+def kept_dir() -> Path:
+    """Where the dictionaries of persistent devices are."""
+    return state_dir() / "dictionaries"
+
+
+def _name(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:16] + _SUFFIX
+
+
+def _is_kept(path: Path) -> bool:
+    return path.parent == kept_dir()
+
+
+def keep(dictionary: Dictionary) -> Path:
+    """Puts a copy where it stays; its path. Raises `PermissionDenied`, `Failed`."""
+    path = kept_dir() / _name(dictionary.data)
+    try:
+        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        write(path, dictionary.data)
+    except OSError as error:
+        kind = PermissionDenied if isinstance(error, PermissionError) else Failed
+        raise kind(f"cannot keep the dictionary as {path}", error.strerror or str(error)) from None
+    return path
+
+
+def forget(path: Path) -> None:
+    """Removes a copy that `keep` made; other files are left alone."""
+    if _is_kept(path):
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def write(path: Path, data: bytes, replace: bool = True) -> None:
+    """Writes a file at once: it is there whole or not at all, and only its owner may read it, because a dictionary is
+    made of pieces of memory. Raises OSError, FileExistsError without `replace`."""
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        if replace:
+            Path(temporary).replace(path)
+        else:
+            path.hardlink_to(temporary)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
