@@ -169,12 +169,21 @@ class TestWhatIf:
             assert dialog.spec.size == found.total.bytes >> 20 << 20
             assert 0 < dialog.spec.mem_limit < dialog.spec.size
 
+    async def test_create_is_there_before_anything_is_measured(self, real: Make) -> None:
+        b = real()
+        async with b.app.run_test(size=SMALL) as pilot:
+            await start(b, pilot, "3")
+            assert "Create" in keys(b)
+            await pilot.press("c")
+            await pilot.pause()
+            assert isinstance(b.app.screen, CreateScreen)
+
     async def test_a_scope_needs_its_value_and_the_command_follows(self, real: Make) -> None:
         b = real()
         async with b.app.run_test(size=SMALL) as pilot:
             await start(b, pilot, "3")
             screen = b.app.screen
-            assert not screen.query_one("#which").visible
+            assert not screen.query_one("#which").display
             screen.query_one("#scope", Select).value = "pid"
             await pilot.pause()
             which = screen.query_one("#which", Input)

@@ -101,7 +101,8 @@ class TruezramApp(Appearance):
 
     def action_create(self) -> None:
         """Asks for a new device and makes it."""
-        self.create_from()
+        if self.page is not None:
+            self.page.open_create()
 
     def create_from(self, size: int = 0, algorithm: str = "", mem_limit: int = 0, swap: bool = False) -> None:
         """Opens the create dialog with these values."""
@@ -204,7 +205,12 @@ class TruezramApp(Appearance):
             if chosen is not None:
                 self.change_config(columns=chosen)
 
-        self.push_screen(ColumnsScreen(self.config.columns), answered)
+        self.push_screen(ColumnsScreen(self.config.columns, self.size.width - 2), answered)
+
+    def get_key_display(self, binding: Binding) -> str:
+        """Names of keys begin with a capital: Esc, Enter, Space."""
+        shown = super().get_key_display(binding)
+        return shown[:1].upper() + shown[1:] if len(shown) > 1 else shown
 
     def action_jump(self) -> None:
         """Letters on everything that can have the focus."""
@@ -262,7 +268,7 @@ class TruezramApp(Appearance):
         if action == "remove":
             return self.removable() and self.current_mode in ("dashboard", "device")
         if action == "create":
-            return self.current_mode in ("dashboard", "device")
+            return self.current_mode in ("dashboard", "device", "whatif")
         if action == "pause":
             return self.current_mode == "dashboard"
         if action == "chart":

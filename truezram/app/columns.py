@@ -47,12 +47,17 @@ class Row:
             return "kernel"
         if device.state == "live" and nearly_full(device):
             return "full" if nearly_full(device) == 2 else "low"
-        return "garbage" if device.state == "unreadable" else device.state
+        return shown_state(device)
 
     @property
     def bad(self) -> bool:
         """Whether the row needs attention."""
         return self.state in ("no reply", "garbage", "full", *BAD_STATES)
+
+
+def shown_state(device: DeviceSnapshot) -> str:
+    """The device's own state, in a word that fits the column."""
+    return "garbage" if device.state == "unreadable" else device.state
 
 
 def nearly_full(device: DeviceSnapshot) -> int:
@@ -82,6 +87,13 @@ class Column:
     text: Callable[[Row], str]
     order: Callable[[Row], float | str]
     left: bool = False
+
+    def cell(self, row: Row) -> str:
+        """What stands in the table; of a device whose figures make no sense only what is no figure."""
+        return "-" if row.device.state == "unreadable" and self.key not in NO_FIGURES else self.text(row)
+
+
+NO_FIGURES = ("name", "state", "mountpoint")
 
 
 def _known(value: float) -> float:

@@ -202,9 +202,9 @@ class Core(App[int]):
         if not can.ublk:
             why = can.ublk_why or "the kernel has none"
             return [
-                ("no ublk here: ", "line--warn"),
-                ("c makes a local device, inside a process. ", ""),
-                (why, "line--muted"),
+                ("no ublk: ", "line--warn"),
+                (f"{why}. ", ""),
+                ("c makes a local device, inside a process", "line--muted"),
             ]
         if not can.root:
             return [

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from truezram.app.columns import nearly_full
+from truezram.app.columns import nearly_full, shown_state
 from truezram.engine.model import BAD_STATES, DeviceSnapshot, Snapshot
 from truezram.engine.units import format_size
 
@@ -77,7 +77,8 @@ class Detector:
 
 def _standing(device: DeviceSnapshot) -> Iterator[tuple[str, str]]:
     if device.state in BAD_STATES:
-        yield "error", f"{device.state}: {device.last_error}" if device.last_error else device.state
+        state = shown_state(device)
+        yield "error", f"{state}: {device.last_error}" if device.last_error else state
     elif nearly_full(device):
         yield (
             "warning",
@@ -86,17 +87,24 @@ def _standing(device: DeviceSnapshot) -> Iterator[tuple[str, str]]:
 
 
 def _appeared(device: DeviceSnapshot) -> Iterator[tuple[str, str]]:
-    yield "info", f"appeared: {format_size(device.disksize)} {device.algorithm}, {device.transport}"
+    if device.state != "unreadable":
+        yield "info", f"appeared: {format_size(device.disksize)} {device.algorithm}, {device.transport}"
     yield from _standing(device)
 
 
 def _changed(was: DeviceSnapshot, now: DeviceSnapshot) -> Iterator[tuple[str, str]]:
     if now.state != was.state:
         bad = now.state in BAD_STATES
-        text = f"{was.state} → {now.state}"
+        text = f"{shown_state(was)} → {shown_state(now)}"
         yield ("error" if bad else "info"), f"{text}: {now.last_error}" if now.last_error and bad else text
     elif now.last_error and (now.last_error, now.last_error_time) != (was.last_error, was.last_error_time):
         yield "error", now.last_error
+    yield from _use(was, now)
+    if "unreadable" not in (was.state, now.state):  # it has no figures then, only noughts
+        yield from _figures(was, now)
+
+
+def _figures(was: DeviceSnapshot, now: DeviceSnapshot) -> Iterator[tuple[str, str]]:
     if nearly_full(now) > nearly_full(was):
         level = "error" if nearly_full(now) == 2 else "warning"
         text = "full" if nearly_full(now) == 2 else "nearly full"
@@ -111,6 +119,9 @@ def _changed(was: DeviceSnapshot, now: DeviceSnapshot) -> Iterator[tuple[str, st
         yield "info", f"algorithm is {now.algorithm} (was {was.algorithm})"
     if now.mem_limit != was.mem_limit:
         yield "info", f"mem_limit is {format_size(now.mem_limit) if now.mem_limit else 'none'}"
+
+
+def _use(was: DeviceSnapshot, now: DeviceSnapshot) -> Iterator[tuple[str, str]]:
     if now.swap_priority is not None and was.swap_priority is None:
         yield "info", f"in use as swap, priority {now.swap_priority}"
     elif now.swap_priority is None and was.swap_priority is not None:

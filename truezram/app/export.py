@@ -134,7 +134,7 @@ def _chart(title: str, values: Sequence[float], label: str) -> str:
 def to_html(history: History, rows: Sequence[Row], events: Iterable[Event], now: float) -> str:
     """A report: the table, a graph of throughput and ratio per device, the events."""
     head = "".join(f'<th title="{html.escape(c.about)}">{html.escape(c.title)}</th>' for c in COLUMNS)
-    body = "".join("<tr>" + "".join(f"<td>{html.escape(c.text(row))}</td>" for c in COLUMNS) + "</tr>" for row in rows)
+    body = "".join("<tr>" + "".join(f"<td>{html.escape(c.cell(row))}</td>" for c in COLUMNS) + "</tr>" for row in rows)
     charts = []
     for row in rows:
         series = history.devices.get(row.device.name)

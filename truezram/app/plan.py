@@ -46,10 +46,9 @@ def outcome(size: int, mem_limit: int, ratio: float, available: int) -> Outcome:
     return Outcome(ratio, holds, resident, available - resident, holds - resident)
 
 
-def presets(memory: int) -> list[tuple[str, int]]:
+def presets(memory: int) -> list[int]:
     """Sizes worth trying on a machine with `memory` bytes: a quarter, half, all of it, one and a half times."""
-    shares = (("¼", 0.25), ("½", 0.5), ("1×", 1.0), ("1½×", 1.5))
-    return [(label, _round(int(memory * share))) for label, share in shares]
+    return [_round(int(memory * share)) for share in (0.25, 0.5, 1.0, 1.5)]
 
 
 def _round(size: int) -> int:

@@ -176,9 +176,11 @@ def _variables(colors: Mapping[str, Mapping[str, str]], ansi: bool) -> dict[str,
         "input-selection-background": text["cursor_background"],
         "input-selection-foreground": text["cursor"],
     }
-    # Without colours to tell the cursor by, it is shown in reverse.
-    style = "reverse" if text["cursor"] == text["cursor_background"] else "bold"
-    out |= {"row-cursor-style": style, "block-cursor-text-style": style, "button-focus-text-style": "bold reverse"}
+    # Without colours to tell the cursor by, it is shown in reverse. The terminal's own colours are not made bold:
+    # the Linux console shows bold as bright, and bright black on white can hardly be read.
+    style = "reverse" if text["cursor"] == text["cursor_background"] else "none" if ansi else "bold"
+    focus = "reverse" if ansi else "bold reverse"
+    out |= {"row-cursor-style": style, "block-cursor-text-style": style, "button-focus-text-style": focus}
     if ansi:
         out |= {"input-cursor-text-style": "reverse", "ansi-background": "ansi_black", "ansi-foreground": "ansi_white"}
     return out

@@ -115,16 +115,15 @@ def format_ns(ns: float | None) -> str:
 
 
 def format_duration(seconds: float | None) -> str:
-    """``42s``, ``3m 5s``, ``2h 14m``, ``5d 3h``; ``-`` when there is no value."""
+    """``42s``, ``3m 5s``, ``2h 14m``, ``5d``; ``-`` when there is no value."""
     if seconds is None:
         return "-"
     whole = int(seconds)
-    if whole < 60:
-        return f"{whole}s"
-    for big, small, unit, subunit in ((3600, 60, "m", "s"), (86400, 3600, "h", "m")):
-        if whole < big:
-            return f"{whole // small}{unit} {whole % small // (small // 60)}{subunit}"
-    return f"{whole // 86400}d {whole % 86400 // 3600}h"
+    for size, unit, subsize, subunit in ((86400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s")):
+        if whole >= size:
+            rest = whole % size // subsize
+            return f"{whole // size}{unit} {rest}{subunit}" if rest else f"{whole // size}{unit}"
+    return f"{whole}s"
 
 
 def format_ratio(ratio: float | None) -> str:

@@ -208,7 +208,7 @@ class BenchmarkPage(Page):
         if self.problem:
             return [[(self.problem, "bad")]]
         if run is None:
-            return [[("No run is kept.", "muted")]]
+            return [[("No run yet.", "muted")]]
         stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(run.time))
         line = [(f"run {self.place + 1} of {len(self.runs)}  {stamp}  ", "heading")]
         if self.marked is not None:

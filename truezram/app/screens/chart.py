@@ -13,6 +13,7 @@ from textual.screen import ModalScreen
 from truezram.app.series import DeviceSeries
 from truezram.app.widgets.chrome import Footer
 from truezram.app.widgets.still import StillChart
+from truezram.engine.units import format_duration
 
 if TYPE_CHECKING:
     from truezram.app.app import TruezramApp
@@ -69,16 +70,12 @@ class ChartScreen(ModalScreen[None]):
         series = []
         for metric in metrics:
             values = self.values[metric][-seconds:]
-            known = [
-                (i - len(values) + 1, v / scale)
-                for i, v in enumerate(values)
-                if not math.isnan(v) and (v > 0 or not log)
-            ]
-            if known:
-                series.append((metric.replace("_", " "), [t for t, _ in known], [v for _, v in known]))
-        self.query_one(StillChart).lines(
-            series, f"{self.device}: {title}", f"seconds before now ({seconds} s)", log, self.tz
-        )
+            # Nothing that is not above 0 has a place on a logarithmic axis.
+            known = [v / scale if v > 0 or not log else math.nan for v in values]
+            if not all(map(math.isnan, known)):
+                series.append((metric.replace("_", " "), [i - len(known) + 1 for i in range(len(known))], known))
+        axis = f"the last {format_duration(seconds)}, in seconds from now"
+        self.query_one(StillChart).lines(series, f"{self.device}: {title}", axis, log, self.tz)
 
     def action_next(self) -> None:
         """The next chart."""

@@ -11,7 +11,7 @@ from textual.containers import Vertical
 from textual.screen import ModalScreen
 from textual.widgets import Label
 
-from truezram.app.columns import COLUMNS
+from truezram.app.columns import COLUMNS, fitting
 from truezram.app.widgets.chrome import Footer
 from truezram.app.widgets.grid import Grid, Head, Item
 
@@ -20,7 +20,8 @@ class ColumnsScreen(ModalScreen[tuple[str, ...] | None]):
     """Returns the keys of the columns chosen, none for "as many as fit", None to leave it as it was."""
 
     GUIDE: ClassVar[str] = (
-        "Space ticks a column. With none ticked the table shows as many as fit, the most telling first."
+        "Space ticks a column, or takes its tick away. As long as none was chosen the table shows as many as fit, the "
+        "most telling first; r goes back to that."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("space", "tick", "Tick", id="columns.tick"),
@@ -29,9 +30,11 @@ class ColumnsScreen(ModalScreen[tuple[str, ...] | None]):
         Binding("escape", "dismiss(None)", "Cancel", id="columns.cancel"),
     ]
 
-    def __init__(self, chosen: tuple[str, ...]) -> None:
+    def __init__(self, chosen: tuple[str, ...], width: int) -> None:
+        """`width`: the table's; where none was `chosen`, those that fit into it are ticked."""
         super().__init__()
-        self.chosen = set(chosen)
+        self.chosen = set(chosen) or {column.key for column in fitting(width)}
+        self.touched = bool(chosen)
 
     def compose(self) -> ComposeResult:
         """A list to tick."""
@@ -55,11 +58,12 @@ class ColumnsScreen(ModalScreen[tuple[str, ...] | None]):
     def action_tick(self) -> None:
         """Ticks the column under the cursor, or takes its tick away."""
         self.chosen ^= {self.query_one(Grid).cursor}
+        self.touched = True
         self._show()
 
     def action_done(self) -> None:
         """Uses what is ticked."""
-        self.dismiss(tuple(c.key for c in COLUMNS if c.key in self.chosen))
+        self.dismiss(tuple(c.key for c in COLUMNS if c.key in self.chosen) if self.touched else ())
 
     def action_reset(self) -> None:
         """As many as fit."""

@@ -40,16 +40,16 @@ def consequences(device: DeviceSnapshot, machine: MachineSnapshot, hangs: bool =
     if device.state == "dead":
         lines = [f"Its server is dead: the {held} that it held are lost already."]
     else:
-        lines = [f"Its data, {held} in {taken} of memory, is gone for good."]
+        lines = [f"Its data, {held} in {taken} of memory, will be lost."]
     if device.swap_priority is not None:
         fits = device.swap_used <= machine.mem_available - device.swap_used // 16
         lines.append(f"It is swap: {format_size(device.swap_used)} are first read back into memory (swapoff).")
         lines.append(
-            f"{format_size(machine.mem_available)} of memory are free" + (", enough." if fits else ", NOT enough.")
+            f"{format_size(machine.mem_available)} of memory is free: " + ("enough." if fits else "NOT enough.")
         )
         if not fits:
             needed, free = format_size(device.swap_used), format_size(machine.mem_available)
-            why = f"swapoff needs {needed} and {free} are free"
+            why = f"swapoff needs {needed} and {free} is free"
             return Consequences(lines, why, "force: swapoff all the same; the kernel may kill programs")
     if device.mountpoints:
         mounts = ", ".join(device.mountpoints)
@@ -97,7 +97,7 @@ class RemoveScreen(ModalScreen[bool | None]):
             yield Static(id="refused")
             yield Tick(self.now.force, id="force", compact=True)
             yield Label(f"Type {self.device.name} to remove it:", id="ask")
-            yield Input(id="name", compact=True, placeholder=self.device.name)
+            yield Input(id="name", compact=True)
             yield Static(id="command")
             with Horizontal(id="buttons"):
                 yield Button("Cancel", id="cancel", compact=True)

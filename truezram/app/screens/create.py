@@ -75,7 +75,7 @@ class CreateScreen(ModalScreen[CreateSpec | None]):
         usable = [a for a in can.algorithms if not a.unavailable]
         options = [(a.name, a.name) for a in usable]
         first = name if any(a.name == name for a in usable) else (usable[0].name if usable else "")
-        size = size or plan.presets(self.tz.memory or 1 << 30)[1][1]
+        size = size or plan.presets(self.tz.memory or 1 << 30)[1]
         transports = [("ublk: in /dev", "ublk")] if can.ublk and can.root else []
         transports.append(("local: in a process", "local"))
         with VerticalScroll(id="dialog"):
@@ -97,7 +97,7 @@ class CreateScreen(ModalScreen[CreateSpec | None]):
             with Horizontal(classes="field"):
                 yield Label("Transport")
                 yield Choice(transports, value=transports[0][1], allow_blank=False, id="transport", compact=True)
-                yield Tick("every start", False, id="persist", compact=True, disabled=bool(can.persist_why))
+                yield Tick("at boot", False, id="persist", compact=True, disabled=bool(can.persist_why))
                 yield Static(id="persist-note", classes="note")
             with Horizontal(classes="field"):
                 yield Label("Use")
@@ -240,7 +240,7 @@ class CreateScreen(ModalScreen[CreateSpec | None]):
         try:
             low, high = algorithm.level_min, algorithm.level_max
             level = whole(self._field("level"), "the level", low, high) if has_levels else None
-            hint = f"{low} to {high}; {algorithm.level_default} if empty" if has_levels else "has no levels"
+            hint = f"{low} to {high}; {algorithm.level_default} if empty" if has_levels else "none"
             self._note("level", hint)
         except UsageError as error:
             self._checked("level", error)
@@ -303,7 +303,7 @@ class CreateScreen(ModalScreen[CreateSpec | None]):
 
     def _presets_hint(self) -> str:
         presets = plan.presets(self.tz.memory or 1 << 30)
-        return "F2: " + ", ".join(f"{label} {format_size(size)}" for label, size in presets)
+        return f"F2: {', '.join(map(format_size, presets))} (25 to 150% of memory)"
 
     # ---- preview
 
@@ -330,7 +330,7 @@ class CreateScreen(ModalScreen[CreateSpec | None]):
                 f"{format_size(o.gained):>12}"
             )
         if measured:
-            lines[-1] += "  measured"
+            lines[-1] += " measured"
         elif self.tz.measuring:
             lines.append("measuring what this machine's memory compresses to…")
         text = Text().append(lines[0], "bold")
@@ -352,7 +352,7 @@ class CreateScreen(ModalScreen[CreateSpec | None]):
             now = parse_size(self._field("size"))
         except TruezramError:
             now = 0
-        following = next((size for _, size in sizes if size > now), sizes[0][1])
+        following = next((size for size in sizes if size > now), sizes[0])
         self.query_one("#size", Input).value = format_exact(following)
 
     @on(Button.Pressed, "#create")

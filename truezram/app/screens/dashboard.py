@@ -3,8 +3,10 @@ several."""
 
 from __future__ import annotations
 
+import textwrap
 from typing import ClassVar
 
+from rich.cells import cell_len
 from rich.text import Text
 from textual import on
 from textual.app import ComposeResult
@@ -23,6 +25,7 @@ from truezram.app.widgets.device_table import DeviceTable
 from truezram.app.widgets.event_list import EventList
 from truezram.app.widgets.graph import Graph, Trace
 from truezram.app.widgets.grid import TextBlock
+from truezram.engine.model import MachineSnapshot
 from truezram.engine.units import format_duration
 
 WELCOME = """\
@@ -125,7 +128,8 @@ class DashboardPage(Page):
         self._machine()
         self.query_one("#memory").display = self.memory
         cards = self.cards_shown and not self.memory
-        self.query_one(Cards).display = self.query_one("#order").display = cards
+        self.query_one("#order").display = cards
+        self.query_one(Cards).display = cards and bool(rows)
         if self.memory:
             self.query_one("#focus").display = False
             self._memory(sampled)
@@ -143,34 +147,44 @@ class DashboardPage(Page):
         return self.has_class("-wide") and self.has_class("-tall")
 
     def _machine(self) -> None:
+        """The machine in one line, in fewer words where they do not fit; what is a warning comes first."""
         snapshot = self.tz.history.latest
         if snapshot is None:
             return
-        machine = snapshot.machine
-        parts = [
-            ("mem ", "line--muted"),
-            (f"{short_size(machine.mem_available)} of {short_size(machine.mem_total)} free", ""),
-        ]
-        if machine.swap_total:
-            used = machine.swap_total - machine.swap_free
-            parts += [("  swap ", "line--muted"), (f"{short_size(used)} of {short_size(machine.swap_total)}", "")]
-        else:
-            parts += [("  swap ", "line--muted"), ("none", "")]
-        pressure = machine.pressure
-        if pressure.memory_some is not None and pressure.memory_full is not None:
-            style = "line--bad" if pressure.memory_full >= 10 else "line--warn" if pressure.memory_some >= 10 else ""
-            parts += [
-                ("  PSI ", "line--muted"),
-                (f"some {pressure.memory_some:.0f}% full {pressure.memory_full:.0f}%", style),
-            ]
-        else:
-            parts += [("  PSI ", "line--muted"), ("none", "")]
-        if machine.zswap.enabled:
-            parts += [("  zswap ", "line--muted"), (machine.zswap.compressor or "on", "line--warn")]
-        times = [t for s in self.tz.history.devices.values() if (t := s.time_to_full()) is not None and t < 86400]
-        if times:
-            parts += [("  full in ", "line--muted"), (format_duration(min(times)).split()[0], "line--warn")]
+        parts: list[tuple[str, str]] = []
+        for terse in range(3):
+            parts = self._machine_parts(snapshot.machine, terse)
+            if sum(cell_len(text) for text, _ in parts) <= self.size.width - 2:
+                break
         self.query_one("#machine", TextLine).set_parts(parts)
+
+    def _machine_parts(self, machine: MachineSnapshot, terse: int) -> list[tuple[str, str]]:
+        """`terse`: 0, 1 or 2, the less is written."""
+        of, muted, short = ("/" if terse else " of "), "line--muted", terse > 0
+        free, total = short_size(machine.mem_available), short_size(machine.mem_total)
+        parts = [("mem ", muted), ((f"{free} of {total} free", f"{free} free", free)[terse], "")]
+        if soon := self._soon_full():
+            left, name = soon[0]
+            parts += [(f"  {name} full in ", muted), (format_duration(left), "line--warn")]
+        used = f"{short_size(machine.swap_total - machine.swap_free)}{of}{short_size(machine.swap_total)}"
+        parts += [("  swap ", muted), (used if machine.swap_total else "none", "")]
+        some, full = machine.pressure.memory_some, machine.pressure.memory_full
+        if some is None or full is None:
+            parts += [("  PSI ", muted), ("none", "")]
+        else:
+            style = "line--bad" if full >= 10 else "line--warn" if some >= 10 else ""
+            parts += [
+                ("  PSI ", muted),
+                (f"{some:.0f}/{full:.0f}%" if short else f"some {some:.0f}% full {full:.0f}%", style),
+            ]
+        if machine.zswap.enabled:
+            parts += [("  zswap ", muted), (machine.zswap.compressor or "on", "line--warn")]
+        return parts
+
+    def _soon_full(self) -> list[tuple[float, str]]:
+        """(seconds, device) of those that will be full within a day as they go on, the soonest first."""
+        times = ((series.time_to_full(), name) for name, series in self.tz.history.devices.items())
+        return sorted((left, name) for left, name in times if left is not None and left < 86400)
 
     def _memory(self, sampled: bool) -> None:
         """Free memory, pressure, and in which order swap is used."""
@@ -200,14 +214,15 @@ class DashboardPage(Page):
             name = area.path.removeprefix("/dev/")
             lines.append([(f"{area.priority:>5} ", "muted"), (f"{name} ", "plain"), (used, "muted")])
         if not machine.swaps:
-            lines.append([("none: create a device with swap (c)", "muted")])
+            lines.append([("none; c creates some", "muted")])
         unknown = "unknown"
         cluster = unknown if machine.page_cluster is None else str(machine.page_cluster)
         swappiness = unknown if machine.swappiness is None else str(machine.swappiness)
-        lines.append([(f"swappiness {swappiness}  page-cluster {cluster}", "muted")])
-        times = {name: series.time_to_full() for name, series in self.tz.history.devices.items()}
-        soon = sorted((left, name) for name, left in times.items() if left is not None and left < 86400)
-        lines += [[(f"{name} full in {format_duration(left)}", "warn")] for left, name in soon[:3]]
+        settings = textwrap.wrap(
+            f"swappiness {swappiness}, page-cluster {cluster}", max(width, 20), break_on_hyphens=False
+        )
+        lines += [[(text, "muted")] for text in settings]
+        lines += [[(f"{name} full in {format_duration(left)}", "warn")] for left, name in self._soon_full()[:3]]
         return lines
 
     def _focus(self, sampled: bool) -> None:

@@ -10,7 +10,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 
-from truezram.app.columns import mountpoint
+from truezram.app.columns import mountpoint, shown_state
 from truezram.app.format import short_rate, short_size
 from truezram.app.screens.page import Page
 from truezram.app.series import DeviceSeries, queue_rates
@@ -38,8 +38,8 @@ class DevicePage(Page):
     TITLE_TEXT = "Device"
     GUIDE = (
         "The page map shows the device's table from the first page to the last: each cell is a region, "
-        "coloured by what it holds most of, darker the emptier it is. Arrow keys pick a region, Enter looks "
-        "into it, Backspace back out.\n"
+        "coloured by what it holds most of, darker the emptier it is; without colours it is a letter, a capital where "
+        "it is more than half full. Arrow keys pick a region, Enter looks into it, Backspace back out.\n"
         "Pages by ratio: how small pages are stored, from 16 to 1 on the left to pages that do not shrink on "
         "the right. Service time: reads above, writes below, over the last minute or (t) since the device was"
         " made.\n"
@@ -50,7 +50,7 @@ class DevicePage(Page):
         Binding("n", "other(1)", "Next device", id="device.next"),
         Binding("N", "other(-1)", "Previous device", show=False, id="device.previous"),
         Binding("t", "span", "Minute/all", id="device.span"),
-        Binding("e", "edit", "Settings", id="device.edit"),
+        Binding("e", "edit", "Tune", id="device.edit"),
         Binding("escape", "app.go('dashboard')", "Back", show=False, id="device.back"),
     ]
 
@@ -68,7 +68,7 @@ class DevicePage(Page):
         yield TextBlock(id="title")
         with Horizontal(id="upper"):
             yield PageMapView(view, id="map")
-            yield TextBlock(id="facts")
+            yield Grid([Head("SETTING", 14, left=True), Head("VALUE", 10, left=True, grow=True)], id="facts")
         with Horizontal(id="lower"):
             with Vertical(id="histograms"):
                 yield SizeHistogram(view, id="sizes")
@@ -117,7 +117,7 @@ class DevicePage(Page):
     def _figures(self, series: DeviceSeries, device: DeviceSnapshot) -> None:
         trouble = self.tz.trouble.get(device.name, "")
         self.query_one("#title", TextBlock).show(lambda width: _title(device, trouble, self.tz.clock()))
-        self.query_one("#facts", TextBlock).show(lambda width: facts(device))
+        self.query_one("#facts", Grid).show(facts(device))
         self.query_one(SizeHistogram).show(device.size_pages, _untold(device))
         self._latencies(series, device)
         self._queues(series)
@@ -195,7 +195,7 @@ class DevicePage(Page):
             view.show(None, untold)
             return
         if device.state != "live":
-            view.show(None, f"The device is {device.state}.")
+            view.show(None, f"The device is {shown_state(device)}.")
             return
         now = time.monotonic()
         if self._asking or now - self._map_time < MAP_EVERY or not view.size.height:
@@ -212,8 +212,8 @@ class DevicePage(Page):
             calls = -(-regions // PER_CALL)
             for number in range(calls):
                 start, end = count * number // calls, count * (number + 1) // calls
-                share = min(-(-regions // calls), end - start)
-                parts += engine.page_map(name, first + start, end - start, share).regions
+                share = regions * (number + 1) // calls - regions * number // calls
+                parts += engine.page_map(name, first + start, end - start, min(share, end - start)).regions
             return PageMap(first, count, tuple(parts))
 
         def done(found: PageMap) -> None:
@@ -270,7 +270,7 @@ def _untold(device: DeviceSnapshot) -> str:
 
 
 def _title(device: DeviceSnapshot, trouble: str, now: float) -> Parts:
-    state = device.state if device.kind == "truezram" else "kernel"
+    state = shown_state(device) if device.kind == "truezram" else "kernel"
     bad = trouble or device.state in BAD_STATES
     parts = [(f"{device.name} ", "heading"), (f"{device.path}  ", "muted")]
     parts.append((trouble or state, "bad" if bad else "good"))
@@ -285,28 +285,30 @@ def _title(device: DeviceSnapshot, trouble: str, now: float) -> Parts:
     return [parts]
 
 
-def facts(device: DeviceSnapshot) -> Parts:
-    """Settings in force and the figures that the table has no room for."""
-
-    def yes(value: bool) -> tuple[str, str]:
-        return ("yes", "good") if value else ("no", "warn")
-
-    kernel = device.kind != "truezram"
+def facts(device: DeviceSnapshot) -> list[Item]:
+    """Settings in force and the figures that the table has no room for; none of a device whose figures make no
+    sense."""
+    if device.state == "unreadable":
+        return []
     ratio = "-" if device.compression_ratio is None else f"{device.compression_ratio:.2f}"
-    rows: list[tuple[str, tuple[str, str]]] = [
-        ("algorithm", (f"{device.algorithm} {device.isa}".strip(), "plain")),
-        ("disksize", (short_size(device.disksize), "plain")),
-        ("mem_limit", (short_size(device.mem_limit) if device.mem_limit else "none", "plain")),
-        ("transport", ("local, no node" if device.transport == "local" else device.transport, "plain")),
-        ("queues", (f"{device.nr_queues} of depth {device.queue_depth}" if device.nr_queues else "-", "plain")),
-        ("codec ratio", (ratio, "plain")),
-        ("same-filled", (f"{device.same_pages} pages", "plain")),
-        ("huge", (f"{device.huge_pages} pages", "plain")),
-        ("table, reserve", (f"{short_size(device.table_bytes)}, {short_size(device.reserve_bytes)}", "plain")),
-        ("peak", (short_size(device.mem_used_max), "plain")),
+    rows = [
+        ("algorithm", f"{device.algorithm} {device.isa}".strip()),
+        ("disksize", short_size(device.disksize)),
+        ("mem_limit", short_size(device.mem_limit) if device.mem_limit else "none"),
+        ("transport", "local, no node" if device.transport == "local" else device.transport),
+        ("queues", f"{device.nr_queues} of depth {device.queue_depth}" if device.nr_queues else "-"),
+        ("codec ratio", ratio),
+        ("same-filled", f"{device.same_pages} pages"),
+        ("huge", f"{device.huge_pages} pages"),
+        ("table, reserve", f"{short_size(device.table_bytes)}, {short_size(device.reserve_bytes)}"),
+        ("peak", short_size(device.mem_used_max)),
     ]
-    if not kernel:
-        rows += [("locked", yes(device.memory_locked)), ("noswap tmpfs", yes(device.noswap_tmpfs))]
-    if device.transport == "ublk" and not kernel:
-        rows.append(("swap-safe", yes(device.io_flusher)))
-    return [[("settings and figures", "heading")], *([(f"{name:<15}", "muted"), value] for name, value in rows)]
+    if device.dictionary_size:
+        rows.insert(1, ("dictionary", f"{short_size(device.dictionary_size)}, id {device.dictionary_id}"))
+    items = [Item(name, (name, value)) for name, value in rows]
+    if device.kind == "truezram":
+        safe = [("locked", device.memory_locked), ("noswap tmpfs", device.noswap_tmpfs)]
+        if device.transport == "ublk":
+            safe.append(("swap-safe", device.io_flusher))
+        items += [Item(name, (name, "yes" if good else "no"), "" if good else "warn") for name, good in safe]
+    return items

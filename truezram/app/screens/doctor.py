@@ -90,7 +90,7 @@ class DoctorPage(Page):
                 return []
             lines = [[(f"{check.name}: {check.status}", "heading")]]
             lines += [[(line, "plain")] for line in textwrap.wrap(check.detail, width)]
-            remedy = textwrap.wrap(check.remedy, max(width - 4, 10)) if check.remedy else []
+            remedy = textwrap.wrap(check.remedy, max(width - 4, 10), break_on_hyphens=False) if check.remedy else []
             lines += [[(("→ " if n == 0 else "  ") + line, "command")] for n, line in enumerate(remedy)]
             return lines
 

@@ -10,6 +10,8 @@ from textual.screen import ModalScreen, Screen
 from textual.widget import Widget
 from textual.widgets import Label
 
+from truezram.app.widgets.chrome import Footer
+
 KEYS = "asdfghjklqwertyuiopzxcvbnm"
 
 
@@ -28,6 +30,7 @@ class JumpScreen(ModalScreen[Widget | None]):
             label = Label(f" {key} ", classes="jumpkey")
             label.styles.offset = (widget.region.x, widget.region.y)
             yield label
+        yield Footer()
 
     def on_key(self, event: object) -> None:
         """Goes there."""

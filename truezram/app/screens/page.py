@@ -65,6 +65,10 @@ class Page(Screen[None]):
         """What the page has found out, for an export; None where that is the devices' figures."""
         return None
 
+    def open_create(self) -> None:
+        """Opens Create; with what the page has found out, where it has."""
+        self.tz.create_from()
+
     def tick(self, sampled: bool) -> None:
         """New figures; `sampled` when graphs have something new to draw."""
 

@@ -18,7 +18,7 @@ from truezram.app.glyphs import GLYPH_SETS
 from truezram.app.screens.page import Page
 from truezram.app.widgets.grid import Grid, Head, Item
 
-REFRESH = (("as fits", 0.0), ("0.25 s", 0.25), ("0.5 s", 0.5), ("1 s", 1.0), ("2 s", 2.0), ("5 s", 5.0))
+REFRESH = (("automatic", 0.0), ("0.25 s", 0.25), ("0.5 s", 0.5), ("1 s", 1.0), ("2 s", 2.0), ("5 s", 5.0))
 
 
 class KeyScreen(ModalScreen[str | None]):
@@ -71,7 +71,7 @@ class SettingsPage(Page):
         """Choices, then the key map."""
         app = self.tz
         config = app.config
-        themes = [("as fits the terminal", "")] + [(title, name) for name, title in app.theme_titles().items()]
+        themes = [("automatic", "")] + [(title, name) for name, title in app.theme_titles().items()]
         with Vertical(id="choices"):
             for label, name, options, value in (
                 ("Theme", "theme", themes, config.theme if config.theme in app.theme_titles() else ""),
@@ -86,7 +86,7 @@ class SettingsPage(Page):
         yield Grid(
             [
                 Head("KEY", 20, left=True),
-                Head("DOES", 16, left=True, grow=True),
+                Head("DOES", 16, left=True, grow=True, most=40),
                 Head("NAME IN config.toml", 22, left=True, rank=1),
             ],
             id="keys",

@@ -32,6 +32,11 @@ def differs(tunable: Tunable) -> bool:
     return bool(tunable.suggested) and tunable.suggested != tunable.current and not tunable.readonly
 
 
+def sentence(text: str) -> str:
+    """Begins with a capital."""
+    return text[:1].upper() + text[1:]
+
+
 def command(tunable: Tunable, value: str) -> str:
     """The command that does the same."""
     if tunable.device:
@@ -66,7 +71,7 @@ class EditScreen(ModalScreen[str | None]):
         tunable = self.tunable
         with Vertical(id="dialog"):
             yield Label(f"{tunable.device} {tunable.key}".strip(), id="heading")
-            yield Static(Text(tunable.reason), id="reason")
+            yield Static(Text(sentence(tunable.reason)), id="reason")
             with Horizontal(classes="field"):
                 yield Label("Value")
                 yield Input(tunable.current, id="value", compact=True)
@@ -175,9 +180,9 @@ class TunePage(Page):
         yield Grid(
             [
                 Head("WHERE", 8, left=True),
-                Head("SETTING", 22, left=True),
-                Head("CURRENT", 14, left=True, rank=1),
-                Head("SUGGESTED", 14, left=True, grow=True, rank=1),
+                Head("SETTING", 20, left=True, grow=True, most=22),
+                Head("CURRENT", 14, left=True),
+                Head("SUGGESTED", 13, left=True, grow=True),
             ],
             empty="Reading the settings.",
             id="settings",
@@ -189,7 +194,7 @@ class TunePage(Page):
                 Head("TIME", 19, left=True, rank=2),
                 Head("SETTING", 22, left=True),
                 Head("WAS", 8, left=True),
-                Head("BECAME", 8, left=True, grow=True),
+                Head("BECAME", 8, left=True, grow=True, most=24),
                 Head("NOW", 8, left=True),
             ],
             empty="No setting of the machine was changed.",
@@ -263,8 +268,7 @@ class TunePage(Page):
         def make(width: int) -> list[list[tuple[str, str]]]:
             if tunable is None:
                 return []
-            text = tunable.reason[:1].upper() + tunable.reason[1:]
-            lines = [[(line, "plain")] for line in textwrap.wrap(text, width)[:2]]
+            lines = [[(line, "plain")] for line in textwrap.wrap(sentence(tunable.reason), width)[:4]]
             if tunable.readonly:
                 lines.append([(f"Cannot be changed here: {tunable.readonly}.", "warn")])
             elif tunable.hint:

@@ -45,13 +45,14 @@ class WhatIfPage(Page):
         "Copies a few thousand pages of running processes and compresses the copies: nothing is written, and "
         "nothing is brought back from swap. RATIO is memory over what a device would take for it, everything "
         "counted; the range is a 95 % confidence interval. GAINS is the memory that would become free; RAW "
-        "the share of pages that do not shrink. µs IN and OUT are per page on one core.\n"
+        "the share of pages that do not shrink. µs IN and OUT are per page on one core. Green is what gains most; by "
+        "process GAINS and RAW are those of the BEST algorithm.\n"
         "Enter or c on an algorithm opens Create with a size for this memory and that algorithm, as swap. v changes "
         "between the processes and a chart of ratio against time, E exports what was found."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("r", "run", "Measure", id="whatif.run"),
-        Binding("enter,c", "create_from", "Create with this", key_display="Enter", id="whatif.create"),
+        Binding("enter", "create_from", "Create with this", key_display="Enter", id="whatif.create"),
         Binding("v", "chart", "Table/chart", id="whatif.chart"),
         Binding("escape", "leave", "Back", show=False, id="whatif.back"),
     ]
@@ -108,7 +109,7 @@ class WhatIfPage(Page):
         scope = self.scope
         which = self.query_one("#which", Input)
         which.disabled = scope.kind == "all"
-        which.visible = not which.disabled
+        which.display = not which.disabled
         what, which.placeholder = WHICH[scope.kind]
         missing = scope.kind != "all" and not scope.value
         self.query_one("#run", Button).disabled = missing or self.running
@@ -187,12 +188,12 @@ class WhatIfPage(Page):
         grid = self.query_one("#algorithms", Grid)
         grid.show([self._algorithm(a, found) for a in found.total.algorithms])
         names = [a.algorithm for a in found.total.algorithms]
-        heads = [Head(found.by.upper(), 14, left=True, grow=True)]
+        heads = [Head(found.by.upper(), 14, left=True, grow=True, most=40)]
         if found.by == "process":
-            heads = [Head("PID", 7, rank=2), Head("USER", 8, left=True, rank=3), *heads]
-        heads += [Head("MEMORY", 6), Head("SAME", 4, rank=2)]
+            heads = [Head("PID", 7, rank=1), Head("USER", 8, left=True, rank=3), *heads]
+        heads += [Head("MEMORY", 6), Head("SAME", 4, rank=3)]
         heads += [Head(name.upper(), max(5, len(name)), rank=1 + index // 3) for index, name in enumerate(names)]
-        heads += [Head("GAINS", 6), Head("RAW", 4, rank=1)]
+        heads += [Head("BEST", 5, left=True, rank=1), Head("GAINS", 6), Head("RAW", 4, rank=2)]
         self.query_one("#groups", Grid).show([self._group(g, found, names) for g in found.processes], heads)
         chart = self.query_one(BarChart)
         if chart.display:
@@ -250,8 +251,12 @@ class WhatIfPage(Page):
             a = by_name.get(name)
             cells.append(f"{a.ratio:.2f}" if a else "-")
             order.append(a.ratio if a else 0.0)
-        cells += [short_size(best.gained), f"{best.incompressible * 100:.0f}%"] if best else ["-", "-"]
-        order += [float(best.gained), best.incompressible] if best else [0.0, 0.0]
+        if best:
+            cells += [best.algorithm, short_size(best.gained), f"{best.incompressible * 100:.0f}%"]
+            order += [best.algorithm, float(best.gained), best.incompressible]
+        else:
+            cells += ["-", "-", "-"]
+            order += ["", 0.0, 0.0]
         style = "" if group.sampled >= 100 else "muted"
         return Item(f"{group.pid}/{group.command}", tuple(cells), style, tuple(order))
 
@@ -285,13 +290,15 @@ class WhatIfPage(Page):
     @on(Grid.Chosen, "#algorithms")
     def action_create_from(self) -> None:
         """Create, with a size for this memory and the algorithm under the cursor."""
+        self.open_create()
+
+    def open_create(self) -> None:
+        """As `Page.open_create`."""
         found = self.estimate
-        if found is None:
-            self.tz.action_create()
-            return
         name = self.query_one("#algorithms", Grid).cursor
-        a = next((a for a in found.total.algorithms if a.algorithm == name), None)
-        if a is None:
+        a = next((a for a in found.total.algorithms if a.algorithm == name), None) if found else None
+        if found is None or a is None:
+            super().open_create()
             return
         # As large as the memory that was looked at, in whole MiB; the limit is what that needs with a quarter to spare.
         size = max(found.total.bytes // MIB, 1) * MIB

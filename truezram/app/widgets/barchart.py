@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from rich.cells import cell_len
 from rich.segment import Segment
 
 from truezram.app import glyphs
@@ -53,14 +54,13 @@ class BarChart(LineWidget):
 
     def build(self, width: int, height: int) -> list[Line]:
         """Title, then the bars of one name after the other."""
-        lines: list[Line] = [[Segment(clip(self._title, width), self.style("barchart--title"))]]
         series = list(self._series)
         while len(series) > 1 and len(self._names) * len(series) + 1 > height:
             series.pop()
-        left_out = [one.label for one in self._series[len(series) :]]
-        if left_out:
-            note = f"  (no room for: {', '.join(left_out)})"
-            lines[0].append(Segment(clip(note, width - len(self._title)), self.style("barchart--muted")))
+        left_out = ", ".join(one.label for one in self._series[len(series) :])
+        note = f"  (no room: {left_out})" if left_out else ""
+        title = Segment(clip(self._title, width - cell_len(note)), self.style("barchart--title"))
+        lines: list[Line] = [[title, Segment(note, self.style("barchart--muted"))]]
         airy = len(self._names) * (len(series) + 1) + 1 <= height
         room = height - 1
         many = min(len(self._names), room // max(len(series), 1))

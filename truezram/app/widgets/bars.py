@@ -13,6 +13,9 @@ from truezram.app.widgets.graph import View
 from truezram.app.widgets.lines import Line, LineWidget, clip
 from truezram.engine.units import format_duration
 
+NAME, NUMBER = 9, 7
+"""Cells of a bar's name and of its value."""
+
 
 class Bars(LineWidget):
     """Two bars for one device; with three lines or more also its name and use."""
@@ -46,15 +49,18 @@ class Bars(LineWidget):
         device = self.row.device
         if self.heading and height >= 3:
             lines.append(self._heading(width))
-        lines.append(
-            self._bar(
-                width, "logical", device.orig_data_size, device.disksize, f"of {short_size(device.disksize)} disksize"
-            )
-        )
+        if device.state == "unreadable":
+            return [*lines, [Segment(clip(f"no figures: {device.last_error}", width), self.style("bars--bad"))]]
         limit = device.mem_limit or self.memory
         against = "mem_limit" if device.mem_limit else "memory"
-        lines.append(self._bar(width, "resident", device.mem_used_total, limit, f"of {short_size(limit)} {against}"))
-        return lines
+        bars = (
+            ("logical", device.orig_data_size, device.disksize, f"of {short_size(device.disksize)} disksize"),
+            ("resident", device.mem_used_total, limit, f"of {short_size(limit)} {against}"),
+        )
+        longest = max(len(rest) for *_, rest in bars)
+        if width - NAME - NUMBER - longest - 1 < 10:
+            longest = 0
+        return lines + [self._bar(width, *bar, longest) for bar in bars]
 
     def _heading(self, width: int) -> Line:
         assert self.row is not None
@@ -74,12 +80,11 @@ class Bars(LineWidget):
         line.append(Segment(clip(text, width - used), self.style("bars--text")))
         return line
 
-    def _bar(self, width: int, name: str, value: int, full: int, rest: str) -> Line:
+    def _bar(self, width: int, name: str, value: int, full: int, rest: str, longest: int) -> Line:
+        """`longest`: cells that the longer of both `rest`s takes; 0: there is no room for either."""
         text = self.style("bars--text")
-        label = f"{name:<8} "
-        numbers = f" {short_size(value):>6} {rest}"
-        if width - len(label) - len(numbers) < 10:
-            numbers = f" {short_size(value):>6}"
+        label = f"{name:<{NAME}}"
+        numbers = f" {short_size(value):>{NUMBER - 1}}" + (f" {rest:<{longest}}" if longest else "")
         room = max(width - len(label) - len(numbers), 1)
         fraction = value / full if full else 0.0
         filled = glyphs.bar(fraction, room, self.view.glyphs)

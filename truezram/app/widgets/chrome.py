@@ -39,10 +39,10 @@ class TopBar(LineWidget):
         """One line, with full, short or no names, whatever fits."""
         for names in ([p[1] for p in self.pages], [p[2] for p in self.pages], None):
             shown = [
-                (mode, (names[i] if names else (short if mode == self.here else "")))
-                for i, (mode, _, short) in enumerate(self.pages)
+                (mode, (names[i] if names else (name if mode == self.here else "")))
+                for i, (mode, name, _) in enumerate(self.pages)
             ]
-            if sum(len(name) + 4 for _, name in shown) <= width:
+            if sum(len(name) + 4 for _, name in shown) <= width + 1:  # the last one's space may be cut off
                 break
         line: Line = []
         self._spans = []

@@ -36,7 +36,7 @@ def _word(row: Row, word: str) -> bool:
         if number is None:
             return False
         return order < number if sign == "<" else order > number if sign == ">" else abs(order - number) < 1e-9
-    text = " ".join(column.text(row) for column in columns.COLUMNS).lower()
+    text = " ".join(column.cell(row) for column in columns.COLUMNS).lower()
     return word.lower() in text
 
 
@@ -258,7 +258,7 @@ class DeviceTable(RowsWidget, can_focus=True):
             style = self.style("table--muted" if row.device.kind != "truezram" else "table--row")
         cells = []
         for column in self._columns:
-            text = clip(column.text(row), column.width)
+            text = clip(column.cell(row), column.width)
             cells.append(f"{text:<{column.width}}" if column.left else f"{text:>{column.width}}")
         return [Segment(f"{(' ' * columns.GAP).join(cells):<{width}}", style)]
 

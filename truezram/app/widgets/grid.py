@@ -22,13 +22,15 @@ from truezram.app.widgets.rows import RowsWidget
 
 @dataclass(frozen=True)
 class Head:
-    """One column: its title and least width; one with `grow` takes what room is left. Ranks as in columns.Column."""
+    """One column: its title and least width; one with `grow` takes what room is left, up to `most` cells (0: any).
+    Ranks as in columns.Column."""
 
     title: str
     width: int
     left: bool = False
     grow: bool = False
     rank: int = 0
+    most: int = 0
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,19 @@ def pad(text: str, width: int, left: bool) -> str:
     text = clip(text, width)
     room = " " * max(width - cell_len(text), 0)
     return text + room if left else room + text
+
+
+def _with_place(titles: str, place: str, many: int) -> str:
+    """The heading with which rows are shown, at its end or else in the widest gap between two titles; as long as there
+    is room for."""
+    for text in (f" {place} of {many}", f" {place}/{many}", f" of {many}"):
+        at = len(titles) - len(text)
+        if titles[at:].isspace():
+            return titles[:at] + text
+        gap = " " * (len(text) + 2)
+        if (found := titles.rfind(gap)) >= 0:
+            return titles[: found + 1] + text + titles[found + 1 + len(text) :]
+    return titles
 
 
 class Grid(RowsWidget, can_focus=True):
@@ -188,7 +203,12 @@ class Grid(RowsWidget, can_focus=True):
         chosen.sort()
         growing = [i for i in chosen if self.heads[i].grow]
         extra = (width - used) // len(growing) if growing else 0
-        return [(i, self.heads[i].width + (extra if i in growing else 0)) for i in chosen]
+
+        def wide(head: Head) -> int:
+            grown = head.width + (extra if head.grow else 0)
+            return max(min(grown, head.most), head.width) if head.most else grown
+
+        return [(i, wide(self.heads[i])) for i in chosen]
 
     def build(self, width: int, height: int) -> list[Line]:
         """Heading and the rows around the cursor."""
@@ -197,12 +217,10 @@ class Grid(RowsWidget, can_focus=True):
         self._follow(room)
         titles = self._titles()
         more = len(self.items) - room
-        lines: list[Line] = [[Segment(pad(titles, width, True), self.style("grid--header"))]]
+        titles = pad(titles, width, True)
         if more > 0:
-            place = f" {self._top + 1}-{self._top + room} of {len(self.items)}"
-            text = titles.rstrip()
-            if len(text) + len(place) <= width:
-                lines = [[Segment(pad(text, width - len(place), True) + place, self.style("grid--header"))]]
+            titles = _with_place(titles, f"{self._top + 1}-{self._top + room}", len(self.items))
+        lines: list[Line] = [[Segment(titles, self.style("grid--header"))]]
         if not self.items and self.empty:
             muted = self.style("grid--muted")
             for text in self.empty.split("\n"):

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
+from rich.cells import cell_len
 from rich.segment import Segment
 
 from truezram.app import glyphs
@@ -101,9 +102,9 @@ class LatencyHistogram(_Histogram):
 
     def build(self, width: int, height: int) -> list[Line]:
         """Title, bars, axis of times."""
-        lines: list[Line] = [[Segment(clip(f"service time  {self.span}", width), self.style("hist--title"))]]
+        lines: list[Line] = [self._title(width)]
         plot = width - GUTTER
-        rows = height - 3
+        rows = height - 2
         used = [i for i, (r, w) in enumerate(zip(self.reads, self.writes, strict=False)) if r or w]
         if plot < 8 or rows < 2:
             return lines
@@ -123,7 +124,6 @@ class LatencyHistogram(_Histogram):
         lines.append([self.label(""), Segment(self._axis(first, last, cells, plot), self.style("hist--axis"))])
         for row, text in enumerate(down):
             lines.append([self.label("writes" if row == rows - above - 1 else ""), Segment(text, write)])
-        self._quantiles(lines, width)
         return lines
 
     def _axis(self, first: int, last: int, cells: int, plot: int) -> str:
@@ -136,13 +136,17 @@ class LatencyHistogram(_Histogram):
                 axis[place : place + len(text)] = text
         return "".join(axis)
 
-    def _quantiles(self, lines: list[Line], width: int) -> None:
-        used = len(f"service time  {self.span}")
+    def _title(self, width: int) -> Line:
+        """What this is, and of reads and writes p50 and p99: as long as there is room for."""
+        found = []
         for name, bins, style in (("r", self.reads, "hist--read"), ("w", self.writes, "hist--write")):
             p50, p99 = percentile(bins, 0.5), percentile(bins, 0.99)
-            if p50 is None or p99 is None:
-                continue
-            text = f"  {name} p50 {short_ns(p50)} p99 {short_ns(p99)}"
-            if used + len(text) <= width:
-                lines[0].append(Segment(text, self.style(style)))
-                used += len(text)
+            if p50 is not None and p99 is not None:
+                found.append((name, short_ns(p50), short_ns(p99), style))
+        long = [(f"  {name} p50 {p50} p99 {p99}", style) for name, p50, p99, style in found]
+        short = [(f"  {name} {p50}/{p99}", style) for name, p50, p99, style in found]
+        title = (f"service time  {self.span}", "hist--title")
+        variants = [[title, *long], [(f"service time p50/p99  {self.span}", "hist--title"), *short]]
+        variants += [[("p50/p99", "hist--title"), *short], [title]]
+        chosen = next((v for v in variants if sum(cell_len(text) for text, _ in v) <= width), variants[-1])
+        return [Segment(clip(text, width), self.style(style)) for text, style in chosen]

@@ -1,8 +1,8 @@
 """The page map: a device's page table from its first page to its last, each cell a region, coloured by what it holds
 most of.
 
-The darker the cell the emptier the region. Without colours, and in ASCII, cells are letters. A cursor picks a region;
-Enter looks into it, Backspace back out.
+The darker the cell the emptier the region. Without colours, and in ASCII, cells are letters: capitals where more than
+half of the region holds something. A cursor picks a region; Enter looks into it, Backspace back out.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ MOST_REGIONS = 3072
 """Twelve answers of the server, every few seconds."""
 LETTERS = {
     "same": "s",
-    "huge": "H",
+    "huge": "h",
     "lz4": "l",
     "zstd": "z",
     "turbo": "t",
     "fast": "f",
     "dense": "d",
-    "zstd_dict": "Z",
+    "zstd_dict": "x",
 }
 
 
@@ -110,12 +110,16 @@ class PageMapView(LineWidget, can_focus=True):
         """Shows the picked region's pages."""
         if self.map is None or self.map.pages <= len(self.map.regions):
             return
-        count = len(self.map.regions)
-        first = self.map.first_page + self.map.pages * self.picked // count
-        last = self.map.first_page + self.map.pages * (self.picked + 1) // count
+        first, pages = self._pages_picked()
         self._stack.append((self.map.first_page, self.map.pages))
         self.picked = 0
-        self.post_message(self.Range(first, max(last - first, 1)))
+        self.post_message(self.Range(first, max(pages, 1)))
+
+    def _pages_picked(self) -> tuple[int, int]:
+        """The picked region's first page and how many it has. Regions are not all of one size: each counts its own."""
+        assert self.map is not None
+        before = sum(map(sum, self.map.regions[: self.picked]))
+        return self.map.first_page + before, sum(self.map.regions[self.picked])
 
     def action_look_out(self) -> None:
         """Back to the range before."""
@@ -184,7 +188,7 @@ class PageMapView(LineWidget, can_focus=True):
             style = self.style(f"map--{name}")
             if index == self.picked and self.has_focus:
                 style = self.style("map--cursor")
-                text = text if text != " " else "·"
+                text = text if self.plain else "+"
             if line and line[-1].style == style:
                 line[-1] = Segment(line[-1].text + text, style)
             else:
@@ -200,7 +204,7 @@ class PageMapView(LineWidget, can_focus=True):
         style = name.replace("_", "-") if name in LETTERS else "same"
         if self.plain:
             letter = LETTERS.get(name, "?")
-            return (letter if empty * 2 <= total else letter.lower() if letter.isupper() else letter), style
+            return letter.upper() if empty * 2 < total else letter, style
         share = 1 - empty / total
         shades = glyphs.SHADES[self.view.glyphs]
         return shades[max(1, min(4, round(share * 4)))], style
@@ -212,13 +216,11 @@ class PageMapView(LineWidget, can_focus=True):
 
     def _picked(self, width: int) -> Line:
         assert self.map is not None
-        count = len(self.map.regions)
-        first = self.map.first_page + self.map.pages * self.picked // count
-        last = self.map.first_page + self.map.pages * (self.picked + 1) // count - 1
+        first, count = self._pages_picked()
         kinds = region_kinds(self.map.regions[self.picked])
-        total = sum(kinds.values()) or 1
-        parts = [f"{name} {pages} ({pages * 100 / total:.0f}%)" for name, pages in kinds.most_common()]
-        return [Segment(clip(f"pages {first}-{last}: {', '.join(parts)}", width), self.style("map--text"))]
+        parts = [f"{name} {pages} ({pages * 100 / count:.0f}%)" for name, pages in kinds.most_common()]
+        text = f"pages {first}-{first + count - 1}: {', '.join(parts)}"
+        return [Segment(clip(text, width), self.style("map--text"))]
 
     def _legend(self, width: int) -> Line:
         assert self.map is not None
@@ -235,4 +237,7 @@ class PageMapView(LineWidget, can_focus=True):
             style = name.replace("_", "-") if name in LETTERS else "empty"
             line += [Segment(mark, self.style(f"map--{style}")), Segment(text, self.style("map--text"))]
             used += len(text) + 1
+        note = "CAPITAL: over half full" if self.plain else "darker: emptier"
+        if used + len(note) <= width:
+            line.append(Segment(note, self.style("map--text")))
         return line

@@ -6,7 +6,9 @@ the first chart is drawn.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
@@ -23,11 +25,23 @@ MARKERS = "*ox+"
 COLOURS = ("graph-read", "graph-write", "graph-ratio", "graph-p99")
 
 
-def colour(app: TruezramApp, number: int) -> tuple[int, int, int] | None:
-    """The theme's colour for the curve of that number; None where the terminal's own colours are used."""
-    if app.current_theme.ansi:
+def colour(app: TruezramApp, number: int) -> tuple[int, int, int] | str | None:
+    """The theme's colour for the curve of that number, as plotext wants it; None where the theme has none."""
+    chosen = app.theme_variables[COLOURS[number % len(COLOURS)]]
+    if not app.current_theme.ansi:
+        return Color.parse(chosen).rgb
+    name = chosen.removeprefix("ansi_")
+    if name == "default":
         return None
-    return Color.parse(app.theme_variables[COLOURS[number % len(COLOURS)]]).rgb
+    return f"{name.removeprefix('bright_')}+" if name.startswith("bright_") else name
+
+
+def unbroken(times: Sequence[float], values: Sequence[float]) -> Iterator[tuple[list[float], list[float]]]:
+    """The curve's pieces between gaps (NaN)."""
+    for gap, piece in groupby(zip(times, values, strict=True), lambda point: math.isnan(point[1])):
+        if not gap:
+            found = list(piece)
+            yield [time for time, _ in found], [value for _, value in found]
 
 
 class StillChart(Static):
@@ -46,12 +60,16 @@ class StillChart(Static):
         log: bool,
         app: TruezramApp,
     ) -> None:
-        """Curves: (name, times in seconds before now, values)."""
+        """Curves: (name, times in seconds before now, values); a curve has a gap where its value is NaN."""
 
         def draw(plot: Any) -> None:
             for number, (name, times, values) in enumerate(series):
-                marker = "braille" if app.view.glyphs == "braille" else MARKERS[number % len(MARKERS)]
-                plot.plot(list(times), list(values), label=name, marker=marker, color=colour(app, number))
+                shade = colour(app, number)
+                # Where colour does not tell curves apart, signs must.
+                fine = app.view.glyphs == "braille" and shade is not None
+                marker = "braille" if fine else MARKERS[number % len(MARKERS)]
+                for piece, (x, y) in enumerate(unbroken(times, values)):
+                    plot.plot(x, y, label=name if piece == 0 else None, marker=marker, color=shade)
             plot.title(title)
             plot.xlabel(axis)
             if log:
