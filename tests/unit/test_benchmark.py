@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import importlib
 import json
+import platform
 import random
 import signal
 import subprocess
@@ -24,7 +25,7 @@ import zstandard
 
 import truezram
 from truezram._native import ffi, lib
-from truezram.engine import baselines, benchmark, cli, page_files, report
+from truezram.engine import baselines, benchmark, cli, doctor, page_files, report
 from truezram.engine.baselines import Subject
 from truezram.engine.errors import Failed, TruezramError, Unsupported, UsageError
 
@@ -63,6 +64,19 @@ def check_speed(speed: dict[str, Any], rounds: int) -> None:
     assert speed["median"] == pytest.approx(median(speed["samples"]), rel=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("cpuinfo", "wanted"),
+    [
+        ("cpu family\t: 26\nmodel\t\t: 2\nmodel name\t: AMD EPYC\n\nmodel name\t: B", "AMD EPYC (family 26, model 2)"),
+        ("model name\t: AMD EPYC\n", "AMD EPYC"),
+        ("processor\t: 0\nCPU part\t: 0xd0b\n", platform.machine()),
+        ("", platform.machine()),
+    ],
+)  # fmt: skip
+def test_cpu_is_named_with_its_generation(cpuinfo: str, wanted: str) -> None:
+    assert benchmark._cpu(cpuinfo) == wanted
+
+
 def test_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     against = "liblz4:8,liblz4,lz4hc,libzstd:1,libzstd:-1,memcpy"
     code, out, err = call(
@@ -96,6 +110,9 @@ def test_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         check_speed(result["compress_mb_s"], 3)
         check_speed(result["decompress_mb_s"], 3)
         ours = result["implementation"] == "truezram"
+        if ours:
+            wanted = f"libzstd {doctor.zstd_version()} (this system's)" if result["algorithm"] == "zstd:3" else None
+            assert result.get("version") == wanted
         assert result["isa"] in ("portable", "avx2", "avx512", "neon") if ours else result["isa"] is None
         if result["algorithm"] == "memcpy":
             assert result["ratio"] == 1

@@ -113,10 +113,19 @@ def test_sigterm_leaves_no_device_behind(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 
 @pytest.mark.skipif(not zram_bench.available(), reason="needs root and the zram module")
-def test_a_real_device_comes_and_goes() -> None:
-    before = sorted(path.name for path in Path("/sys/block").glob("zram*"))
+def test_a_real_device_comes_and_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    removed: list[int] = []
+    remove = zram_bench._remove
+
+    def watched(number: int) -> None:
+        assert Path(f"/sys/block/zram{number}").exists()
+        remove(number)
+        removed.append(number)
+
+    monkeypatch.setattr(zram_bench, "_remove", watched)
     known = zram_bench.compressors()
     assert known
+    assert len(removed) == 1
     item = benchmark.make_input("some", PAGES)
     measured = zram_bench.measure(known[0], item.data, item.order, 2)
     assert measured is not None
@@ -125,4 +134,5 @@ def test_a_real_device_comes_and_goes() -> None:
     assert len(measured.write_ns) == len(measured.read_ns) == 2
     with pytest.raises(Unsupported, match="has no 'nothing'"):
         zram_bench.check(["nothing"])
-    assert set(before) <= {path.name for path in Path("/sys/block").glob("zram*")}
+    # Each of its devices. (Not what /sys/block lists: other tests' devices come and go beside.)
+    assert len(removed) == 3

@@ -36,7 +36,7 @@ class Subject:
     isa: str | None = None
     """The instruction set of our code; None for others', which do not tell."""
     version: str = ""
-    """The library's version and where it came from; empty for ours."""
+    """The library's version and where it came from; of ours only zstd uses one."""
     keep: tuple[Any, ...] = field(default=(), repr=False)
     """Memory that `struct` points to."""
 
@@ -146,7 +146,8 @@ def _function(find: Find, signature: str, name: str) -> Any:
     return ffi.cast(signature, find(name))
 
 
-def _version(number: int) -> str:
+def version_text(number: int) -> str:
+    """``1.5.4`` for 10504, as liblz4 and libzstd number themselves."""
     return f"{number // 10000}.{number // 100 % 100}.{number % 100}"
 
 
@@ -181,7 +182,7 @@ def _lz4(struct: Any, name: str, level: int) -> tuple[tuple[Any, ...], str]:
         context.compress_fast = _function(find, compress, "LZ4_compress_fast_extState")
     context.decompress = _function(find, "int(*)(const char *, char *, int, int)", "LZ4_decompress_safe")
     lib.tz_bench_use_lz4(struct, context)
-    version = _version(_function(find, "int(*)(void)", "LZ4_versionNumber")())
+    version = version_text(_function(find, "int(*)(void)", "LZ4_versionNumber")())
     return (context, state), f"{version} (Python package lz4)"
 
 
@@ -227,5 +228,5 @@ def _zstd(struct: Any, name: str, level: int) -> tuple[tuple[Any, ...], str]:
     context.compress2 = _function(find, io, "ZSTD_compress2")
     context.decompress = _function(find, io, "ZSTD_decompressDCtx")
     lib.tz_bench_use_zstd(struct, context)
-    version = _version(_function(find, "unsigned(*)(void)", "ZSTD_versionNumber")())
+    version = version_text(_function(find, "unsigned(*)(void)", "ZSTD_versionNumber")())
     return (context, cctx, dctx), f"{version} ({origin})"

@@ -99,7 +99,7 @@ class Result:
     compress: Speed
     decompress: Speed
     version: str = ""
-    """Of the library, and where it came from; empty for ours."""
+    """Of the library, and where it came from: of others', and of the one that our zstd uses."""
 
     @property
     def key(self) -> tuple[str, str]:
@@ -228,6 +228,12 @@ def _was_cancelled() -> Cancelled:
     return Cancelled("the measurement was cancelled")
 
 
+def _library(algorithm: str) -> str:
+    """What of ours runs on somebody else's library, whose version makes a difference of up to a tenth."""
+    version = baselines.version_text(lib.tz_zstd_version())
+    return f"libzstd {version} (this system's)" if algorithm == "zstd" else ""
+
+
 def open_algorithm(text: str) -> Subject:
     """One of our algorithms, ``NAME[:LEVEL]``. Raises what `parse_algorithm` raises."""
     algorithm, level = parse_algorithm(text)
@@ -235,7 +241,7 @@ def open_algorithm(text: str) -> Subject:
     memory, workspace = make_workspace(codec, level)
     struct = ffi.new("struct tz_bench_subject *")
     struct.compress, struct.decompress, struct.context = codec.compress, codec.decompress, workspace
-    return Subject(canonical(text), "truezram", struct, ISAS[codec.isa], "", (memory, workspace))
+    return Subject(canonical(text), "truezram", struct, ISAS[codec.isa], _library(algorithm.name), (memory, workspace))
 
 
 def open_with_dictionary(text: str, dictionary: Dictionary) -> Subject:
@@ -249,7 +255,7 @@ def open_with_dictionary(text: str, dictionary: Dictionary) -> Subject:
     struct = ffi.new("struct tz_bench_subject *")
     struct.compress, struct.decompress, struct.context = codec.compress, codec.decompress, workspace
     name = canonical(text) + WITH_DICTIONARY
-    return Subject(name, "truezram", struct, ISAS[codec.isa], "", (memory, workspace))
+    return Subject(name, "truezram", struct, ISAS[codec.isa], _library(algorithm.name), (memory, workspace))
 
 
 def _open_named(named: Sequence[str], dictionary: Dictionary | None) -> list[Subject]:
@@ -289,12 +295,19 @@ def open_subjects(
     return subjects, (others[0].implementation, others[0].algorithm)
 
 
+def _cpu(cpuinfo: str) -> str:
+    """``AMD EPYC (family 26, model 2)``: in virtual machines the name alone often does not tell generations apart."""
+    first = cpuinfo.partition("\n\n")[0].splitlines()
+    values = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in first)}
+    name = values.get("model name") or platform.machine()
+    family, model = values.get("cpu family"), values.get("model")
+    return f"{name} (family {family}, model {model})" if family and model else name
+
+
 def host() -> dict[str, str | int | float]:
     """This machine, as results name it."""
-    cpuinfo = procfs.read_text("/proc/cpuinfo") or ""
-    models = [line.partition(":")[2].strip() for line in cpuinfo.splitlines() if line.startswith("model name")]
     return {
-        "cpu": models[0] if models else platform.machine(),
+        "cpu": _cpu(procfs.read_text("/proc/cpuinfo") or ""),
         "machine": platform.machine(),
         "cores": os.cpu_count() or 1,
         "isa": ISAS[lib.tz_cpu_isa()],

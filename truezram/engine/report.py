@@ -120,9 +120,14 @@ def _about(report: Report) -> list[str]:
         f"One thread, {'cold' if report.cold else 'warm'} caches, median of {report.rounds} rounds; MB = 10^6 bytes of"
         f" pages; every page verified. x: times {baseline}, in the same rounds.",
     ]
-    versions = dict.fromkeys(f"{r.implementation} {r.version}" for r in report.results if r.version)
-    if versions:
-        lines.append(f"Baselines: {', '.join(versions)}.")
+    ours = [r.version for r in report.results if r.implementation == "truezram" and r.version]
+    others = dict.fromkeys(
+        f"{r.implementation} {r.version}" for r in report.results if r.implementation != "truezram" and r.version
+    )
+    if others:
+        lines.append(f"Baselines: {', '.join(others)}.")
+    if ours:
+        lines.append(f"zstd is {ours[0]}.")
     if report.dictionary is not None:
         known = report.dictionary
         lines.append(

@@ -63,6 +63,9 @@ struct tz_codec {
 const struct tz_codec *const *tz_codecs(void);
 /* By name, NULL if unknown. */
 const struct tz_codec *tz_codec_by_name(const char *name);
+
+/* The version of the libzstd that zstd uses, 10504 for 1.5.4; 0 when there is none. */
+unsigned tz_zstd_version(void);
 /* By the kind of a stored object, NULL if no codec of that kind is compiled in. (ZSTD_DICT: see dictionary.h.) */
 const struct tz_codec *tz_codec_by_kind(unsigned kind);
 /* A particular variant, for tests and benchmarks: NULL when not compiled in or not runnable on this CPU. */

@@ -116,6 +116,13 @@ static int is_available(const char **why)
 	return !missing[0];
 }
 
+unsigned tz_zstd_version(void)
+{
+	const char *why;
+
+	return is_available(&why) ? lib.versionNumber() : 0;
+}
+
 static size_t size_with(size_t cctx)
 {
 	return ALIGN64(sizeof(struct workspace)) + cctx + ALIGN64(lib.estimateDCtxSize());
