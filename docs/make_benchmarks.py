@@ -6,6 +6,8 @@ The results are made with (pages: any files of raw 4096-byte pages, here a sampl
         --json docs/benchmarks/warm.json
     truezram benchmark codec ... --cold --json docs/benchmarks/cold.json
     TRUEZRAM_DISABLE_CPU=avx512 truezram benchmark codec ... --json docs/benchmarks/avx2.json
+    truezram benchmark codec --pages PAGES --against liblz4,zram:lz4,zram:lzo-rle --rounds 9 \
+        --json docs/benchmarks/zram.json
 
 and warm.json once more on an older CPU as zen4.json.
 
@@ -25,9 +27,16 @@ TITLES = {
     "warm": "Warm caches (AMD Zen 5)",
     "cold": "Cold caches, pages in random order",
     "avx2": "Warm caches, without AVX-512 (`TRUEZRAM_DISABLE_CPU=avx512`)",
+    "zram": "Beside kernel zram, as a device (AMD Zen 5)",
     "zen4": "Warm caches, the CPU generation before (AMD Zen 4)",
 }
-COMMAND = "truezram benchmark codec --pages PAGES --against liblz4,libzstd:1,lz4hc,memcpy --rounds {rounds}{cold}"
+COMMAND = "truezram benchmark codec --pages PAGES --against {against} --rounds {rounds}{cold}"
+TOTAL_ONLY = ("zram",)
+NOTES = {
+    "zram": """What stands here of zram is a device of the kernel's: requests of 256 KiB through the block layer, so its
+speeds hold what brings the pages to it and back, and truezram's are its codecs alone. A truezram device adds ublk's way
+to them. It is the ratio that can be compared as it is.""",
+}
 
 HEAD = """# Benchmarks of the page codecs
 
@@ -166,14 +175,15 @@ WHAT = ("ratio", "compression", "decompression")
 
 
 def losses(document: dict[str, Any]) -> list[str]:
-    """Where ours is behind by half a percent or more, beside liblz4 and beside libzstd's level 1; totals first."""
+    """Where ours is behind by half a percent or more, beside liblz4, libzstd's level 1 and zram; totals first."""
     lines: list[tuple[bool, str]] = []
     for ours in document["results"]:
         if ours["implementation"] != "truezram":
             continue
         beside = [r for r in document["results"] if r["input"] == ours["input"]]
         for other in beside:
-            if (other["implementation"], other["algorithm"]) not in (("liblz4", "lz4"), ("libzstd", "zstd:1")):
+            known = (("liblz4", "lz4"), ("libzstd", "zstd:1"))
+            if other["implementation"] != "zram" and (other["implementation"], other["algorithm"]) not in known:
                 continue
             behind = [
                 f"{what} {a / b:.3f}x"
@@ -187,22 +197,37 @@ def losses(document: dict[str, Any]) -> list[str]:
     return [line for _, line in sorted(lines, key=lambda item: item[0])]
 
 
-def section(title: str, document: dict[str, Any]) -> list[str]:
+def against(document: dict[str, Any]) -> str:
+    """What ``--against`` was given."""
+    names = {"liblz4": "{0}", "libzstd": "libzstd:{1}", "libc": "{0}", "zram": "zram:{0}"}
+    found = []
+    for result in document["results"]:
+        if result["implementation"] in names:
+            algorithm, _, level = result["algorithm"].partition(":")
+            text = names[result["implementation"]].format(algorithm, level)
+            found.append("liblz4" if text == "lz4" else text)
+    return ",".join(dict.fromkeys(found))
+
+
+def section(key: str, document: dict[str, Any]) -> list[str]:
     host = document["host"]
+    document["results"] = [r for r in document["results"] if r["input"] == "total" or key not in TOTAL_ONLY]
     versions = dict.fromkeys(
         f"{'zstd by' if r['implementation'] == 'truezram' else r['implementation']} {r['version']}"
         for r in document["results"]
         if "version" in r
     )
-    command = COMMAND.format(rounds=document["rounds"], cold=" --cold" if document["cold"] else "")
+    cold = " --cold" if document["cold"] else ""
+    command = COMMAND.format(against=against(document), rounds=document["rounds"], cold=cold)
     lines = [
-        f"## {title}",
+        f"## {TITLES[key]}",
         "",
         f"{host['cpu']}, {host['cores']} cores, {host['isa']}; Linux {host['kernel']}; truezram {host['truezram']};"
         f" {', '.join(versions)}; load {host['load']} at the start; {host['time']}.",
         "",
         f"    {command}",
         "",
+        *([NOTES[key], ""] if key in NOTES else []),
     ]
     names = ["total", *(item["name"] for item in document["inputs"])]
     for item in names:
@@ -219,10 +244,10 @@ def section(title: str, document: dict[str, Any]) -> list[str]:
 
 def make() -> str:
     parts = [HEAD]
-    for key, title in TITLES.items():
+    for key in TITLES:
         path = HERE / "benchmarks" / f"{key}.json"
         if path.exists():
-            parts.append("\n".join(section(title, json.loads(path.read_text()))))
+            parts.append("\n".join(section(key, json.loads(path.read_text()))))
     return "\n".join([*parts, TAIL]).rstrip() + "\n"
 
 
