@@ -14,7 +14,7 @@ from textual.widgets import Button, Checkbox, Input
 
 from truezram.app.engine_adapter import _staged
 from truezram.app.format import short_size
-from truezram.app.screens.confirm import RemoveScreen
+from truezram.app.screens.confirm import RemoveScreen, consequences
 from truezram.app.screens.create import CreateScreen
 from truezram.app.source import Capabilities, Progress
 from truezram.app.widgets.chrome import Footer, JobBar
@@ -74,6 +74,23 @@ class TestRemove:
             table = b.app.screen.query_one(DeviceTable)
             assert [row.device.name for row in table.shown] == ["ublkb0", "ublkb1"]
             assert table.cursor == "ublkb1"
+
+    @pytest.mark.parametrize(
+        ("change", "first"),
+        [
+            ({}, "Its data, 1.0G in 400M of memory, will be lost."),
+            ({"swap_priority": 100}, "It holds 1.0G in 400M of memory."),
+            ({"orig_data_size": 0}, "It holds no data."),
+            ({"orig_data_size": 0, "state": "unreadable"}, "Its data will be lost. How much that is cannot be read."),
+            ({"state": "dead"}, "Its server is dead: the 1.0G that it held are lost already."),
+        ],
+    )
+    async def test_what_is_lost(self, bench: Make, change: dict[str, Any], first: str) -> None:
+        """Nothing of an empty device or of one that is read back into memory; and nothing is said to be safe unseen."""
+        snapshot = bench(3).engine.recording.snapshots[0]
+        figures = {"orig_data_size": (1 << 30) + 4096, "mem_used_total": 400 << 20, "swap_priority": None}
+        device = replace(snapshot.devices[2], **(figures | change))
+        assert consequences(device, snapshot.machine).lines[0] == first
 
     async def test_a_device_in_use_needs_its_name(self, bench: Make) -> None:
         b = bench(2)

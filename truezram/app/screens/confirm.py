@@ -39,6 +39,12 @@ def consequences(device: DeviceSnapshot, machine: MachineSnapshot, hangs: bool =
     held, taken = format_size(device.orig_data_size), format_size(device.mem_used_total)
     if device.state == "dead":
         lines = [f"Its server is dead: the {held} that it held are lost already."]
+    elif device.state == "unreadable":
+        lines = ["Its data will be lost. How much that is cannot be read."]
+    elif not device.orig_data_size:
+        lines = ["It holds no data."]
+    elif device.swap_priority is not None:
+        lines = [f"It holds {held} in {taken} of memory."]
     else:
         lines = [f"Its data, {held} in {taken} of memory, will be lost."]
     if device.swap_priority is not None:
