@@ -162,7 +162,7 @@ FN int decode_page_avx2(struct bref_sections *s, uint8_t *out)
 /* The search, in phases that each do one thing for the whole page, so that nothing waits for a result just made. */
 
 #define SAMPLES_AVX2 (TZ_PAGE_SIZE / 8)
-#define TRIED_AVX2 (CANDIDATES < 6 ? CANDIDATES : 6)	/* more cost more than they find */
+#define TRIED_AVX2 6	/* more cost more than they find */
 
 /* Of each eight of 32 positions the largest hash of the four bytes there, the position in its low 3 bits, in each even
  * lane. (The factors: those of bref_avx512.h.) */

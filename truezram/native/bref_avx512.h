@@ -156,16 +156,15 @@ FN int decode_page_avx512(struct bref_sections *s, uint8_t *out)
 /* The search, in phases that each do one thing for the whole page. */
 
 #define SAMPLES_AVX512 (TZ_PAGE_SIZE / 8)
-#define TRIED_AVX512 (BREF_BLOCK == 64 ? 4 : 5)	/* distances; more cost more than they find */
-/* As many are tried of every group. Where the samples find fewer, the last of these (or the page's start) stand in for
- * the rest: records of like lengths lie side by side. Shorter ones find no more, and take longer to read. */
-#define OTHERS_AVX512 1024, 512, 256, 192, 128
+/* As many distances are tried of every group. Where the samples find fewer, the last of these (or the page's start) stand
+ * in for the rest: records of like lengths lie side by side. Shorter ones take longer to read. */
+#define OTHERS_AVX512 192, 256, 128, 320, 384, 512, 1024
 
 #if BREF_BLOCK == 64
 /* What was written last takes long to be read again. So for short distances stand multiples of them, at which what repeats
  * at a distance does so too: for those below 64 of 192 or more, for those below this the double. (More of them, or all
  * that for blocks of 32 bytes, cost too much ratio.) */
-#define DOUBLED_AVX512 80
+#define DOUBLED_AVX512 96
 static const uint8_t far_multiples[64] __attribute__((aligned(64))) = { MULTIPLES(192) };
 #endif
 
@@ -213,7 +212,7 @@ FN void take_samples_avx512(struct bref_workspace *ws, const uint8_t *page)
 FN void two_groups_candidates_avx512(struct bref_workspace *ws, uint32_t g, __m512i most)
 {
 	const __m512i own_group = _mm512_inserti64x4(_mm512_set1_epi32(0xff), _mm256_set1_epi32(0xff00), 1);
-	const __m256i others = _mm256_broadcastsi128_si256(_mm_setr_epi16(OTHERS_AVX512, 0, 0, 0));
+	const __m256i others = _mm256_broadcastsi128_si256(_mm_setr_epi16(OTHERS_AVX512, 0));
 	const __m512i entry = _mm512_load_si512(ws->entry + 8 * g);
 	const __m256i rest = _mm256_subs_epu16(_mm512_cvtepi32_epi16(most), others);
 	/* Of entries with the same tag and generation, that of the positions; of others, it is more than is possible. */
@@ -260,13 +259,13 @@ FN void choose_candidates_avx512(struct bref_workspace *ws, const uint8_t *page)
 	/* The first group has nothing before it. */
 	ws->mask[0][0] = differ_avx512(page, zeros);
 #pragma GCC unroll 16
-	for (uint32_t k = 1; k <= TRIED_AVX512; k++)
+	for (uint32_t k = 1; k <= CANDIDATES; k++)
 		ws->mask[k][0] = ~0ull;
 	for (uint32_t g = 1; g < GROUPS; g++) {
 		__m512i v = _mm512_loadu_si512(page + g * 64);
 		ws->mask[0][g] = _mm512_test_epi8_mask(v, v);
 #pragma GCC unroll 16
-		for (uint32_t k = 1; k <= TRIED_AVX512; k++)
+		for (uint32_t k = 1; k <= CANDIDATES; k++)
 			ws->mask[k][g] = _mm512_cmpneq_epi8_mask(v, _mm512_loadu_si512(page + ws->source[g][k - 1]));
 	}
 #if BREF_BLOCK == 64
@@ -280,7 +279,7 @@ FN void choose_candidates_avx512(struct bref_workspace *ws, const uint8_t *page)
 	for (uint32_t g = 0; g < GROUPS; g += 8) {
 		__m512i best = _mm512_set1_epi32(0x7fffffff), best_mask = _mm512_setzero_si512(), own;
 #pragma GCC unroll 16
-		for (uint32_t k = 0; k <= TRIED_AVX512; k++) {
+		for (uint32_t k = 0; k <= CANDIDATES; k++) {
 			__m512i m = _mm512_load_si512(ws->mask[k] + g), cost;
 #if BREF_BLOCK == 64
 			cost = _mm512_shldi_epi64(_mm512_popcnt_epi64(m), _mm512_set1_epi64((long long)((uint64_t)k << 60)), 4);
@@ -374,7 +373,6 @@ FN size_t finish_page_avx512(struct bref_workspace *ws, const uint8_t *page, uin
 #define BREF_FINISH_PAGE
 
 #undef SAMPLES_AVX512
-#undef TRIED_AVX512
 #undef OTHERS_AVX512
 #undef DOUBLED_AVX512
 #undef FN

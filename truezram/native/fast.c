@@ -1,6 +1,5 @@
 /* fast.c - the codec `fast`: block reference with 32-byte blocks (bref.h), or byte-LZ where that is smaller. */
 #define BREF_BLOCK 32
-#define CANDIDATES 6			/* at most, distances tried per group, beside zero and the last ones used */
 
 #include "bref.h"
 #include "bref_scalar.h"

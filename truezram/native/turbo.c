@@ -1,6 +1,5 @@
 /* turbo.c - the codec `turbo`: block reference with 64-byte blocks (bref.h), the fastest one. */
 #define BREF_BLOCK 64
-#define CANDIDATES 6			/* at most, distances tried per group, beside zero and the last ones used */
 
 #include "bref.h"
 #include "bref_scalar.h"
