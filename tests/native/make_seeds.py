@@ -15,7 +15,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "unit"))
 
 import zstandard  # noqa: E402
-from pagegen import KINDS, PAGE, build, sample  # noqa: E402
+from pagegen import KINDS, PAGE, build, log_lines, sample  # noqa: E402
 
 import truezram  # noqa: E402
 from truezram._native import lib  # noqa: E402
@@ -27,6 +27,7 @@ def seed_pages() -> dict[str, bytes]:
     pages["sparse"] = bytes(100) + b"word" + bytes(PAGE - 104)
     pages["half"] = rng.randbytes(PAGE // 2) + bytes(PAGE // 2)
     pages["copies"] = (rng.randbytes(300) * 20)[:PAGE]
+    pages["log"] = log_lines(rng, PAGE)
     pages["mixed"] = build([(i, 400, 100 * i, 150) for i in range(len(KINDS))], 1)
     return pages
 

@@ -105,7 +105,8 @@ static void byte_lz_example(const struct variant *v)
 		{ LENGTH - 5, 0x10 },			/* last token: one distance and 4 bytes too many */
 		{ LENGTH - 4, 131 },			/* number of tokens, and so their place */
 		{ LENGTH - 2, 9 },			/* number of distances */
-		{ LENGTH - 1, 0x82 },			/* no such mode */
+		{ LENGTH - 1, 0x82 },			/* LZ4 */
+		{ LENGTH - 1, 0x83 },			/* no such mode */
 		{ LENGTH - 1, 0x81 },			/* literals of 7 bits: two bytes hold two, so this is valid, but another page */
 	};
 	uint8_t object[LENGTH] = { 'a', 'b' }, page[TZ_PAGE_SIZE] = { 'a' }, *out;
@@ -128,6 +129,37 @@ static void byte_lz_example(const struct variant *v)
 		CHECK(refused == (wrong[i].value != 0x81), "byte-LZ, wrong object %zu, %s", i, tz_isa_name(v->codec->isa));
 		object[wrong[i].at] = before;
 	}
+}
+
+/* Lines of a log, most of each as the one before: fast keeps an LZ4 block with its mode behind it, as docs/formats.md says,
+ * and takes any such block for what it is. */
+static void lz4_in_fast(const struct variant *v)
+{
+	const struct tz_codec *lz4 = tz_codec_variant("lz4", (enum tz_isa)v->codec->isa);
+	uint8_t page[TZ_PAGE_SIZE + 128] = "", object[TZ_DST_SIZE], *out, *workspace;
+	const char *why;
+	size_t size = lz4->workspace_size(0, &why), n;
+
+	for (unsigned i = 0, at = 0; at < TZ_PAGE_SIZE; i++)
+		at += (unsigned)sprintf((char *)page + at, "Nov 24 04:17:%02u host truezramd[1234]: ublkb0: request of 4096 bytes at"
+			" %u done%.*s\n", i / 3, i * i * 7919, (int)(i * i % 11), "..........");
+	n = v->codec->compress(v->workspace, page, object);
+	CHECK(n > 400 && object[n - 1] == 0x82, "lines of a log: %zu bytes, the last %02x", n, object[n ? n - 1 : 0]);
+	CHECK(decompress(v, object, n, 1, &out) == 0 && !memcmp(out, page, TZ_PAGE_SIZE), "its own LZ4 object");
+	CHECK(decompress(v, object, 1, 1, &out) == -1 && decompress(v, object + n - 1, 1, 1, &out) == -1, "no LZ4 block");
+	object[n - 2] ^= 1;		/* a literal */
+	CHECK(decompress(v, object, n, 1, &out) == 0 && memcmp(out, page, TZ_PAGE_SIZE), "another literal, another page");
+	CHECK(decompress(v, object + 1, n - 1, 1, &out) == -1, "LZ4 block without its first token");
+	workspace = aligned_alloc(64, (size + 63) & ~(size_t)63);
+	CHECK(workspace && !lz4->workspace_init(workspace, size, 0, &why), "lz4: %s", why);
+	make_page(page, 1);
+	memset(page + TZ_PAGE_SIZE / 2, 7, TZ_PAGE_SIZE / 2);
+	n = lz4->compress(workspace, page, object);
+	CHECK(n, "lz4 does not make half a page of 7s smaller");
+	object[n] = 0x82;
+	CHECK(!decompress(v, object, n + 1, 1, &out) && !memcmp(out, page, TZ_PAGE_SIZE), "a block of lz4's, %s",
+		tz_isa_name(v->codec->isa));
+	free(workspace);
 }
 
 static size_t open_all(struct variant *all)
@@ -177,8 +209,10 @@ int main(int argc, char **argv)
 	check_table();
 	n = open_all(all);
 	for (size_t k = 0; k < n; k++)
-		if (all[k].codec->kind == TZ_KIND_FAST)
+		if (all[k].codec->kind == TZ_KIND_FAST) {
 			byte_lz_example(&all[k]);
+			lz4_in_fast(&all[k]);
+		}
 	for (unsigned i = 0; i < pages; i++) {
 		uint8_t *page = page_memory.map;
 		make_page(page, i);

@@ -59,6 +59,15 @@ def floats(rng: random.Random, n: int) -> bytes:
     return b"".join(struct.pack("<d", rng.gauss(0, 1)) for _ in range(n // 8 + 1))[:n]
 
 
+def log_lines(rng: random.Random, n: int) -> bytes:
+    """Lines of differing lengths, most of each as the one before. (Not among the kinds: parts of it are text.)"""
+    out = bytearray()
+    while len(out) < n:
+        start = f"Nov 24 04:17:{len(out) // 300:02} host truezramd[1234]: ublkb0: request of 4096 bytes at "
+        out += f"{start}{rng.getrandbits(30)} done{'.' * rng.randrange(12)}\n".encode()
+    return bytes(out[:n])
+
+
 KINDS: tuple[Callable[[random.Random, int], bytes], ...] = (
     zeros,
     noise,

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pagegen import PAGE, pages, sample
+from pagegen import PAGE, log_lines, pages, sample
 
 import truezram
 from truezram._native import ffi, lib
@@ -93,6 +93,19 @@ def test_auto_is_fast_or_dense(isa: str) -> None:
 def test_shrinks_what_can_be_shrunk(name: str, isa: str) -> None:
     record = random.Random(3).randbytes(64) + bytes(64)
     assert len(compressors[name, isa].compress(record * 32)) < PAGE // 4
+
+
+@pytest.mark.parametrize("isa", [isa for name, isa in VARIANTS if name == "fast"])
+def test_fast_is_no_larger_than_lz4_on_text_that_repeats_itself(isa: str) -> None:
+    """Its last byte says what an object is: 0x82 is an LZ4 block, and what stands before it lz4's own object."""
+    rng = random.Random(12)
+    logs = [log_lines(rng, PAGE) for _ in range(50)]
+    fast, lz4 = compressors["fast", isa], compressors["lz4", isa]
+    blobs, others = [fast.compress(page) for page in logs], [lz4.compress(page) for page in logs]
+    assert sum(map(len, blobs)) <= 1.01 * sum(map(len, others))
+    blocks = [blob for blob in blobs if blob[-1] == 0x82]
+    assert blocks
+    assert all(blob[:-1] in others for blob in blocks)
 
 
 @each_variant

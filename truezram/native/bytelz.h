@@ -36,6 +36,7 @@ struct lz_look {
 /* The object's last byte; what block reference has there is at most 2. */
 #define MODE_LZ 0x80			/* literals of 8 bits */
 #define MODE_LZ7 0x81			/* of 7 bits, 8 in 7 bytes */
+#define MODE_LZ4 0x82			/* no byte-LZ: what stands before it is an LZ4 block */
 
 #define LZ_HASH_BITS 12
 #define LZ_TAGGED_BITS 11

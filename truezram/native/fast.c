@@ -1,4 +1,6 @@
-/* fast.c - the codec `fast`: block reference with 32-byte blocks (bref.h), or byte-LZ where that is smaller. */
+/* fast.c - the codec `fast`: block reference with 32-byte blocks (bref.h), byte-LZ where that is smaller (bytelz.h), or
+ * LZ4 (lz4.c) where text repeats itself at such length that byte-LZ's pieces of 32 bytes add up.
+ */
 #define BREF_BLOCK 32
 
 #include "bref.h"
@@ -40,63 +42,104 @@ LZ_PLAIN(portable)
 struct fast_workspace {
 	struct bref_workspace bref;
 	struct lz_workspace lz;
-	uint8_t object[TZ_DST_SIZE];
+	_Alignas(64) uint8_t object[TZ_DST_SIZE];
+	_Alignas(64) uint8_t lz4[];
 };
+
+/* lz4 for the same instruction set. */
+static const struct tz_codec *lz4_for(enum tz_isa isa)
+{
+	const struct tz_codec *codec = tz_lz4_variants;
+
+	while (codec->isa != isa)
+		codec++;
+	return codec;
+}
 
 static size_t workspace_size(int level, const char **why)
 {
-	(void)level;
-	(void)why;
-	return sizeof(struct fast_workspace);
+	return sizeof(struct fast_workspace) + tz_lz4_variants->workspace_size(level, why);
 }
 
 static int workspace_init(void *workspace, size_t size, int level, const char **why)
 {
+	struct fast_workspace *ws = workspace;
+
 	if (size < workspace_size(level, why)) {
 		*why = "fast: the workspace is smaller than workspace_size() says";
 		return -1;
 	}
-	memset(workspace, 0, sizeof(struct fast_workspace));
-	return 0;
+	memset(ws, 0, sizeof(*ws));
+	return tz_lz4_variants->workspace_init(ws->lz4, size - sizeof(*ws), level, why);
 }
 
-/* Text goes to the byte-LZ at once. What becomes smaller than this repeats itself in a way that block reference may
- * be good at. */
+/* Text that byte-LZ makes no smaller than this is left to it at once. The rest repeats itself in a way that block reference
+ * or LZ4 may be good at; what is smaller than ZEROS then, not even LZ4: it is little more than that. */
 #define PLAIN_TEXT 1400
+#define ZEROS 400
 
 /* What references and masks add to the bytes that differ, at least where byte-LZ may win. */
 #define BREF_OTHERS 400
 
 /* What byte-LZ must save: its objects take three times as long to read. Twice as much would make reading 3 % faster and
- * the ratio 1 % less. */
+ * the ratio 1 % less. Of text, which is small after either, a share of what block reference makes of it. */
 #define LZ_SAVES 384
+#define TEXT_SAVES(n) ((n) / 8)
+
+/* What LZ4 must save beside the better of both: it takes longer to read than they. */
+#define LZ4_SAVES(n) ((n) / 64)
+
+/* Puts LZ4's object of the page in place of the n bytes in dst if it is smaller. Returns the length. */
+static TZ_NOINLINE size_t or_lz4(struct fast_workspace *ws, const struct tz_codec *codec, const uint8_t *page, uint8_t *dst,
+	size_t n)
+{
+	size_t lz4 = codec->compress(ws->lz4, page, ws->object);
+
+	if (!lz4 || lz4 + 1 + LZ4_SAVES(n) > n)
+		return n;
+	memcpy(dst, ws->object, lz4);
+	dst[lz4] = MODE_LZ4;
+	return lz4 + 1;
+}
 
 /* Byte-LZ comes first, in place of the last steps of block reference, where those cannot make it smaller any more. */
 #define FUNCTIONS(isa, suffix) \
+	static TZ_TARGET_##isa TZ_NOINLINE size_t compress_text_##suffix(struct fast_workspace *ws, const uint8_t *page, \
+		uint8_t *dst) \
+	{ \
+		size_t lz = lz_compress_##suffix(&ws->lz, page, dst, TZ_PAGE_SIZE), n; \
+		if (lz >= PLAIN_TEXT) \
+			return lz; \
+		bref_search_##suffix(&ws->bref, page); \
+		n = finish_page_##suffix(&ws->bref, page, ws->object); \
+		if (n && (!lz || lz + TEXT_SAVES(n) > n)) { \
+			memcpy(dst, ws->object, n); \
+			lz = n; \
+		} \
+		return lz < ZEROS ? lz : or_lz4(ws, lz4_for(TZ_ISA_##isa), page, dst, lz); \
+	} \
 	static TZ_TARGET_##isa size_t compress_##suffix(void *workspace, const uint8_t *page, uint8_t *dst) \
 	{ \
 		struct fast_workspace *ws = workspace; \
 		const struct lz_look look = lz_look_##suffix(page); \
 		size_t n = BREF_OTHERS, lz; \
-		if (TZ_LIKELY(!look.is_text)) { \
-			bref_search_##suffix(&ws->bref, page); \
-			for (uint32_t g = 0; g < GROUPS; g++) \
-				n += count_##suffix(ws->bref.best_mask[g]); \
-			if (TZ_LIKELY(!lz_may_win_##suffix(look, n))) { \
-				n = finish_page_##suffix(&ws->bref, page, dst); \
-				if (TZ_LIKELY(!lz_may_win_##suffix(look, n))) \
-					return n; \
-				lz = lz_compress_##suffix(&ws->lz, page, ws->object, n ? n - LZ_SAVES : TZ_PAGE_SIZE); \
-				if (lz) \
-					memcpy(dst, ws->object, lz); \
-				return lz ? lz : n; \
-			} \
+		if (TZ_UNLIKELY(look.is_text)) \
+			return compress_text_##suffix(ws, page, dst); \
+		bref_search_##suffix(&ws->bref, page); \
+		for (uint32_t g = 0; g < GROUPS; g++) \
+			n += count_##suffix(ws->bref.best_mask[g]); \
+		if (TZ_LIKELY(!lz_may_win_##suffix(look, n))) { \
+			n = finish_page_##suffix(&ws->bref, page, dst); \
+			if (TZ_LIKELY(!lz_may_win_##suffix(look, n))) \
+				return n; \
+			lz = lz_compress_##suffix(&ws->lz, page, ws->object, n ? n - LZ_SAVES : TZ_PAGE_SIZE); \
+			if (lz) \
+				memcpy(dst, ws->object, lz); \
+			return lz ? lz : n; \
 		} \
 		lz = lz_compress_##suffix(&ws->lz, page, dst, TZ_PAGE_SIZE); \
-		if (look.is_text ? lz >= PLAIN_TEXT : lz && lz + LZ_SAVES <= n) \
+		if (lz && lz + LZ_SAVES <= n) \
 			return lz; \
-		if (look.is_text) \
-			bref_search_##suffix(&ws->bref, page); \
 		n = finish_page_##suffix(&ws->bref, page, ws->object); \
 		if (!n || (lz && lz + LZ_SAVES <= n)) \
 			return lz; \
@@ -106,6 +149,8 @@ static int workspace_init(void *workspace, size_t size, int level, const char **
 	static int decompress_##suffix(void *workspace, const uint8_t *src, size_t n, uint8_t *out) \
 	{ \
 		(void)workspace; \
+		if (n && src[n - 1] == MODE_LZ4) \
+			return lz4_for(TZ_ISA_##isa)->decompress(NULL, src, n - 1, out); \
 		if (n && src[n - 1] >= MODE_LZ) \
 			return lz_decompress_##suffix(src, n, out); \
 		return bref_decompress_##suffix(src, n, out); \
