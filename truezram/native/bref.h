@@ -21,7 +21,7 @@
 #define TRAILER (WORD_MASKS + BLOCKS / 8 + 2)
 
 #define TABLE_BITS 11
-#define CANDIDATES 7	/* at most, distances tried per group, beside zero and the last one used */
+#define CANDIDATES 7			/* at most, distances tried per group, beside zero and the last one used */
 #define CHAINS 4			/* parts of the page whose blocks are chosen side by side */
 #define CHAIN_GROUPS (GROUPS / CHAINS)
 #define MAX_SAMPLES 4096

@@ -163,6 +163,7 @@ FN int decode_page_avx2(struct bref_sections *s, uint8_t *out)
 
 #define SAMPLES_AVX2 (TZ_PAGE_SIZE / 8)
 #define TRIED_AVX2 6	/* more cost more than they find */
+_Static_assert(TRIED_AVX2 <= CANDIDATES, "room for the masks of what is tried");
 
 /* Of each eight of 32 positions the largest hash of the four bytes there, the position in its low 3 bits, in each even
  * lane. (The factors: those of bref_avx512.h.) */

@@ -155,7 +155,6 @@ FN int decode_page_avx512(struct bref_sections *s, uint8_t *out)
 
 /* The search, in phases that each do one thing for the whole page. */
 
-#define SAMPLES_AVX512 (TZ_PAGE_SIZE / 8)
 /* As many distances are tried of every group. Where the samples find fewer, the last of these (or the page's start) stand
  * in for the rest: records of like lengths lie side by side. Shorter ones take longer to read. */
 #define OTHERS_AVX512 192, 256, 128, 320, 384, 512, 1024
@@ -372,7 +371,6 @@ FN size_t finish_page_avx512(struct bref_workspace *ws, const uint8_t *page, uin
 }
 #define BREF_FINISH_PAGE
 
-#undef SAMPLES_AVX512
 #undef OTHERS_AVX512
 #undef DOUBLED_AVX512
 #undef FN

@@ -35,7 +35,7 @@ enum tz_kind {
 	TZ_KIND_LZ4 = 5,	/* LZ4 block format */
 	TZ_KIND_ZSTD = 6,	/* zstd frame: magicless, no checksum, no content size, no dictionary */
 	TZ_KIND_TURBO = 7,	/* block reference, 64-byte blocks, format 1 */
-	TZ_KIND_FAST = 8,	/* block reference, 32-byte blocks, or byte-LZ, format 1 */
+	TZ_KIND_FAST = 8,	/* block reference, 32-byte blocks, or byte-LZ, or LZ4, format 1 */
 	TZ_KIND_DENSE = 9,	/* fine blocks and static entropy tables, format 1 */
 	TZ_KIND_ZSTD_DICT = 10,	/* as ZSTD, with the device's dictionary (dictionary.h) */
 	TZ_KIND_AUTO = 11,	/* never stored: an object of FAST or DENSE, then a byte with that number (auto.c) */
@@ -63,13 +63,13 @@ struct tz_codec {
 const struct tz_codec *const *tz_codecs(void);
 /* By name, NULL if unknown. */
 const struct tz_codec *tz_codec_by_name(const char *name);
-
-/* The version of the libzstd that zstd uses, 10504 for 1.5.4; 0 when there is none. */
-unsigned tz_zstd_version(void);
 /* By the kind of a stored object, NULL if no codec of that kind is compiled in. (ZSTD_DICT: see dictionary.h.) */
 const struct tz_codec *tz_codec_by_kind(unsigned kind);
 /* A particular variant, for tests and benchmarks: NULL when not compiled in or not runnable on this CPU. */
 const struct tz_codec *tz_codec_variant(const char *name, enum tz_isa isa);
+
+/* The version of the libzstd that zstd uses, 10504 for 1.5.4; 0 when there is none. */
+unsigned tz_zstd_version(void);
 
 /* Memory that is locked as it is touched, page-aligned: what the server leaves out when it locks all of its own. */
 struct tz_range { uintptr_t from, to; };

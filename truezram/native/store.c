@@ -609,21 +609,20 @@ static void stats_head_end(struct tz_stats *s)
 	__atomic_store_n(&s->seq, s->seq + 1, __ATOMIC_RELEASE);
 }
 
-/* What `algorithm` means for this device: zstd is zstd with its dictionary, where it has one. 0 or negative errno. */
-static int choose(const struct tz_store *s, const char *algorithm, struct choice *c, char *why, size_t why_size)
+/* What `algorithm` means for a device with this dictionary of n bytes (NULL: none): zstd is zstd with it. 0 or negative
+ * errno. */
+static int choose(const char *algorithm, const void *dictionary, size_t n, struct choice *c, char *why, size_t why_size)
 {
-	size_t n;
 	int err;
 
 	*c = (struct choice){ 0 };
 	c->codec = tz_parse_algorithm(algorithm, &c->level, why, why_size);
 	if (!c->codec)
 		return -EINVAL;
-	if (c->codec->kind != TZ_KIND_ZSTD || !s->dictionary)
+	if (c->codec->kind != TZ_KIND_ZSTD || !dictionary)
 		return 0;
-	const void *bytes = tz_dictionary_bytes(s->dictionary, &n);
 	c->codec = tz_codec_by_kind(TZ_KIND_ZSTD_DICT);
-	c->dictionary = make_dictionary(bytes, n, c->level, &err, why, why_size);
+	c->dictionary = make_dictionary(dictionary, n, c->level, &err, why, why_size);
 	return c->dictionary ? 0 : err;
 }
 
@@ -659,11 +658,13 @@ static void show_algorithm(struct tz_store *s, const char *algorithm, const stru
 	stats_head_end(head);
 }
 
-int tz_store_set_algorithm(struct tz_store *s, const char *algorithm, char *why, size_t why_size)
+/* `dictionary`: its n bytes, as given or as the store has them; NULL: none. */
+static int set_algorithm(struct tz_store *s, const char *algorithm, const void *dictionary, size_t n, char *why,
+	size_t why_size)
 {
 	struct switching w[TZ_MAX_QUEUES] = { 0 };
 	struct choice c;
-	int rc = choose(s, algorithm, &c, why, why_size);
+	int rc = choose(algorithm, dictionary, n, &c, why, why_size);
 
 	for (unsigned i = 0; i < s->nr_threads && rc == 0; i++)
 		rc = prepare_switch(&s->threads[i], &c, &w[i], why, why_size);
@@ -682,6 +683,14 @@ int tz_store_set_algorithm(struct tz_store *s, const char *algorithm, char *why,
 	return 0;
 }
 
+int tz_store_set_algorithm(struct tz_store *s, const char *algorithm, char *why, size_t why_size)
+{
+	size_t n = 0;
+	const void *dictionary = s->dictionary ? tz_dictionary_bytes(s->dictionary, &n) : NULL;
+
+	return set_algorithm(s, algorithm, dictionary, n, why, why_size);
+}
+
 int tz_store_set_mem_limit(struct tz_store *s, uint64_t bytes, char *why, size_t why_size)
 {
 	int rc = tz_pool_set_limit(&s->pool, bytes, why, why_size);
@@ -696,13 +705,14 @@ int tz_store_set_mem_limit(struct tz_store *s, uint64_t bytes, char *why, size_t
 
 /* ---- making, ending, looking ---- */
 
-static int make_threads(struct tz_store *s, const struct tz_store_config *c)
+static int make_threads(struct tz_store *s, const struct tz_store_config *c, char *why, size_t why_size)
 {
 	size_t size = (c->nr_threads + 1) * sizeof *s->threads;
 
 	s->threads = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
 	if (s->threads == MAP_FAILED) {
 		s->threads = NULL;
+		snprintf(why, why_size, "no memory for %u threads", c->nr_threads);
 		return -ENOMEM;
 	}
 	s->nr_threads = c->nr_threads;
@@ -716,36 +726,18 @@ static int make_threads(struct tz_store *s, const struct tz_store_config *c)
 	return 0;
 }
 
-/* Sees to it that the device has its dictionary before its algorithm is chosen. 0 or negative errno. */
-static int take_dictionary(struct tz_store *s, const struct tz_store_config *c, char *why, size_t why_size)
+/* That there is such an algorithm, and that it has a use for the dictionary, if there is one. 0 or -EINVAL. */
+static int check_algorithm(const struct tz_store_config *c, char *why, size_t why_size)
 {
-	int level, err = 0;
+	int level;
 	const struct tz_codec *codec = tz_parse_algorithm(c->algorithm, &level, why, why_size);
 
 	if (!codec)
 		return -EINVAL;
-	if (!c->dictionary)
+	if (!c->dictionary || codec->kind == TZ_KIND_ZSTD)
 		return 0;
-	if (codec->kind != TZ_KIND_ZSTD) {
-		snprintf(why, why_size, "algorithm \"%s\" has no use for a dictionary. Use zstd, or no dictionary", codec->name);
-		return -EINVAL;
-	}
-	s->dictionary = make_dictionary(c->dictionary, c->dictionary_size, level, &err, why, why_size);
-	return s->dictionary ? 0 : err;
-}
-
-static int make_arena_and_pool(struct tz_store *s, const struct tz_store_config *c, char *why, size_t why_size)
-{
-	int err = tz_arena_create(&s->arena, c->arena_fd, c->disksize, c->lock_arena, why, why_size);
-
-	if (err < 0)
-		return err;
-	err = tz_pool_create(&s->pool, &s->arena, c->stats, c->mem_limit, why, why_size);
-	if (err < 0) {
-		s->arena.fd = -1;	/* stays the caller's */
-		munmap(s->arena.base, s->arena.size);
-	}
-	return err;
+	snprintf(why, why_size, "algorithm \"%s\" has no use for a dictionary. Use zstd, or no dictionary", codec->name);
+	return -EINVAL;
 }
 
 struct tz_store *tz_store_create(const struct tz_store_config *c, int *err, char *why, size_t why_size)
@@ -757,6 +749,8 @@ struct tz_store *tz_store_create(const struct tz_store_config *c, int *err, char
 		snprintf(why, why_size, "disk size must be a positive multiple of 4096, threads 1 to %d", TZ_MAX_QUEUES);
 		return NULL;
 	}
+	if (check_algorithm(c, why, why_size) < 0)
+		return NULL;
 	s = aligned_alloc(_Alignof(struct tz_store), sizeof *s);
 	if (!s) {
 		*err = -ENOMEM;
@@ -766,26 +760,23 @@ struct tz_store *tz_store_create(const struct tz_store_config *c, int *err, char
 	memset(s, 0, sizeof *s);
 	s->stats = c->stats;
 	s->nr_pages = c->disksize / TZ_PAGE_SIZE;
-	*err = take_dictionary(s, c, why, why_size);
-	if (*err == 0)
-		*err = make_arena_and_pool(s, c, why, why_size);
+	*err = tz_arena_create(&s->arena, c->arena_fd, c->disksize, c->lock_arena, why, why_size);
 	if (*err < 0) {
-		free_dictionary(s->dictionary);
 		free(s);
 		return NULL;
 	}
-	*err = make_threads(s, c);
-	if (*err == 0) {
-		*err = tz_store_set_algorithm(s, c->algorithm, why, why_size);
-		s->pool.compact_arg = s;
-		__atomic_store_n(&s->pool.compact, compact, __ATOMIC_RELEASE);
-	} else {
-		snprintf(why, why_size, "no memory for %u threads", c->nr_threads);
-	}
+	*err = tz_pool_create(&s->pool, &s->arena, c->stats, c->mem_limit, why, why_size);
+	if (*err == 0)
+		*err = make_threads(s, c, why, why_size);
+	if (*err == 0)
+		*err = set_algorithm(s, c->algorithm, c->dictionary, c->dictionary_size, why, why_size);
 	if (*err < 0) {
+		s->arena.fd = -1;	/* stays the caller's */
 		tz_store_destroy(s);
 		return NULL;
 	}
+	s->pool.compact_arg = s;
+	__atomic_store_n(&s->pool.compact, compact, __ATOMIC_RELEASE);
 	stats_head_begin(s->stats);
 	s->stats->disksize = c->disksize;
 	s->stats->mem_limit = c->mem_limit;

@@ -268,22 +268,28 @@ static struct zstd_cparams dictionary_params(size_t n, int level)
 	return params;
 }
 
+static size_t encoding_size(size_t n, struct zstd_cparams params)
+{
+	return ALIGN64(lib.estimateCDictSize_advanced(n, params, DICT_BY_REFERENCE));
+}
+
+static size_t decoding_size(size_t n)
+{
+	return ALIGN64(lib.estimateDDictSize(n, DICT_BY_REFERENCE));
+}
+
 size_t tz_dictionary_size(size_t n, int level, const char **why)
 {
-	size_t encoding, decoding;
-
 	if (!is_available(why))
 		return 0;
-	encoding = ALIGN64(lib.estimateCDictSize_advanced(n, dictionary_params(n, level), DICT_BY_REFERENCE));
-	decoding = ALIGN64(lib.estimateDDictSize(n, DICT_BY_REFERENCE));
-	return ALIGN64(sizeof(struct tz_dictionary)) + ALIGN64(n) + encoding + 2 * decoding;
+	return ALIGN64(sizeof(struct tz_dictionary)) + ALIGN64(n) + encoding_size(n, dictionary_params(n, level)) +
+		2 * decoding_size(n);
 }
 
 /* 0, or -1: libzstd refuses the bytes. */
 static int digest(struct tz_dictionary *d, uint8_t *at)
 {
-	size_t encoding = ALIGN64(lib.estimateCDictSize_advanced(d->n, d->params, DICT_BY_REFERENCE));
-	size_t decoding = ALIGN64(lib.estimateDDictSize(d->n, DICT_BY_REFERENCE));
+	const size_t encoding = encoding_size(d->n, d->params), decoding = decoding_size(d->n);
 
 	d->cdict = lib.initStaticCDict(at, encoding, d->bytes, d->n, DICT_BY_REFERENCE, (int)d->mark, d->params);
 	at += encoding;
