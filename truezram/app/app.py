@@ -19,6 +19,7 @@ from truezram.app import config as configuration
 from truezram.app import glyphs, keymap
 from truezram.app.appearance import Appearance
 from truezram.app.commands import commands
+from truezram.app.format import capitalized
 from truezram.app.picture import portable
 from truezram.app.screens.page import PAGES, Page
 from truezram.app.source import CreateSpec, Engine
@@ -210,7 +211,7 @@ class TruezramApp(Appearance):
     def get_key_display(self, binding: Binding) -> str:
         """Names of keys begin with a capital: Esc, Enter, Space."""
         shown = super().get_key_display(binding)
-        return shown[:1].upper() + shown[1:] if len(shown) > 1 else shown
+        return capitalized(shown) if len(shown) > 1 else shown
 
     def action_jump(self) -> None:
         """Letters on everything that can have the focus."""

@@ -1,4 +1,4 @@
-"""Short forms of figures for places with little room; everywhere else truezram.engine.units is used."""
+"""Short forms of figures for places with little room (everywhere else truezram.engine.units is used), and words."""
 
 from __future__ import annotations
 
@@ -38,3 +38,8 @@ def short_ns(ns: float) -> str:
 def decade(ns: float) -> str:
     """A power of ten of nanoseconds: ``1µs``, ``100µs``, ``10ms``."""
     return short_ns(ns).replace(".0", "")
+
+
+def capitalized(text: str) -> str:
+    """The text with a capital where it begins, and the rest as it is."""
+    return text[:1].upper() + text[1:]

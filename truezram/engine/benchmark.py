@@ -228,20 +228,21 @@ def _was_cancelled() -> Cancelled:
     return Cancelled("the measurement was cancelled")
 
 
-def _library(algorithm: str) -> str:
-    """What of ours runs on somebody else's library, whose version makes a difference of up to a tenth."""
-    version = baselines.version_text(lib.tz_zstd_version())
-    return f"libzstd {version} (this system's)" if algorithm == "zstd" else ""
+def _subject(name: str, codec: Any, memory: Any, workspace: Any) -> Subject:
+    """A codec of ours at work in a workspace, which is in `memory`."""
+    struct = ffi.new("struct tz_bench_subject *")
+    struct.compress, struct.decompress, struct.context = codec.compress, codec.decompress, workspace
+    version = ""
+    if codec.kind in (lib.TZ_KIND_ZSTD, lib.TZ_KIND_ZSTD_DICT):
+        version = f"libzstd {baselines.version_text(lib.tz_zstd_version())} (this system's)"
+    return Subject(name, "truezram", struct, ISAS[codec.isa], version, (memory, workspace))
 
 
 def open_algorithm(text: str) -> Subject:
     """One of our algorithms, ``NAME[:LEVEL]``. Raises what `parse_algorithm` raises."""
     algorithm, level = parse_algorithm(text)
     codec = lib.tz_codec_by_name(algorithm.name.encode())
-    memory, workspace = make_workspace(codec, level)
-    struct = ffi.new("struct tz_bench_subject *")
-    struct.compress, struct.decompress, struct.context = codec.compress, codec.decompress, workspace
-    return Subject(canonical(text), "truezram", struct, ISAS[codec.isa], _library(algorithm.name), (memory, workspace))
+    return _subject(canonical(text), codec, *make_workspace(codec, level))
 
 
 def open_with_dictionary(text: str, dictionary: Dictionary) -> Subject:
@@ -249,13 +250,10 @@ def open_with_dictionary(text: str, dictionary: Dictionary) -> Subject:
     algorithm, level = parse_algorithm(text)
     plain = lib.tz_codec_by_name(algorithm.name.encode())
     try:
-        codec, memory, workspace = make_dictionary_workspace(plain, level, dictionary.data)
+        made = make_dictionary_workspace(plain, level, dictionary.data)
     except AlgorithmError as error:
         raise Failed(f"cannot use the dictionary {dictionary.path}", str(error)) from None
-    struct = ffi.new("struct tz_bench_subject *")
-    struct.compress, struct.decompress, struct.context = codec.compress, codec.decompress, workspace
-    name = canonical(text) + WITH_DICTIONARY
-    return Subject(name, "truezram", struct, ISAS[codec.isa], _library(algorithm.name), (memory, workspace))
+    return _subject(canonical(text) + WITH_DICTIONARY, *made)
 
 
 def _open_named(named: Sequence[str], dictionary: Dictionary | None) -> list[Subject]:

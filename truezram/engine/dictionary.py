@@ -24,6 +24,11 @@ _SUFFIX = ".zdict"
 _TRAIN = "Train one: truezram train FILE"
 
 
+def id_of(data: bytes) -> int:
+    """The number that training gave a dictionary."""
+    return int.from_bytes(data[4:8], "little")
+
+
 @dataclass(frozen=True, slots=True)
 class Dictionary:
     """A dictionary that was read from `path`, which is absolute."""
@@ -33,8 +38,7 @@ class Dictionary:
 
     @property
     def id(self) -> int:
-        """The number that training gave it."""
-        return int.from_bytes(self.data[4:8], "little")
+        return id_of(self.data)
 
 
 def _cannot_read(path: Path, error: OSError) -> TruezramError:

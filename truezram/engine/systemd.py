@@ -107,8 +107,9 @@ def unit_text(options: CreateOptions) -> str:
     if options.mount is not None:
         mounts.append(str(Path(options.mount).parent))
     if options.dictionary is not None:
-        options = replace(options, dictionary=str(Path(options.dictionary).absolute()))
-        mounts.append(str(Path(str(options.dictionary)).parent))
+        file = Path(options.dictionary).absolute()
+        options = replace(options, dictionary=str(file))
+        mounts.append(str(file.parent))
     create = shlex.split(options.command())[1:]
     wanted = "swap.target" if options.swap else "local-fs.target"
     before = ["umount.target", wanted, *([f"dev-ublkb{options.id}.swap"] if options.swap else [])]
@@ -210,7 +211,7 @@ def add(options: CreateOptions, start: bool = False) -> Unit:
 
     Raises `UsageError`, `Busy` (there is one of that id), `Unsupported` (no systemd), `PermissionDenied`, `Failed`.
     """
-    unit_text(options)
+    unit_text(options)  # what is wrong with it shows before a dictionary is kept
     _need_systemd()
     if options.dictionary is not None:
         options = replace(options, dictionary=str(dictionary.keep(dictionary.load(options.dictionary))))

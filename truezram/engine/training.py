@@ -17,13 +17,13 @@ from pathlib import Path
 
 from truezram.codec import DICTIONARY_SIZES, Compressor
 from truezram.engine import page_files
-from truezram.engine.dictionary import memory_of
+from truezram.engine.dictionary import id_of, memory_of
 from truezram.engine.errors import Failed, UsageError
 from truezram.engine.estimate import Scope
+from truezram.engine.page_files import PAGE
 from truezram.engine.sampling import allocate, is_same_filled, sample_pages
 from truezram.engine.units import format_size
 
-PAGE = 4096
 DEFAULT_SIZE = 32 << 10
 DEFAULT_LEVEL = 3
 MIN_SIZE = 1024
@@ -99,7 +99,7 @@ class Trained:
 
     @property
     def id(self) -> int:
-        return int.from_bytes(self.data[4:8], "little")
+        return id_of(self.data)
 
     @property
     def pays_from(self) -> int | None:

@@ -14,6 +14,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Button, Checkbox, Input, Label, Select, Static
 
 from truezram.app import commandline, plan
+from truezram.app.format import capitalized
 from truezram.app.source import Algorithm, CreateSpec, Estimate, Scope
 from truezram.app.widgets.choice import Choice
 from truezram.app.widgets.chrome import Footer
@@ -205,7 +206,7 @@ class CreateScreen(ModalScreen[CreateSpec | None]):
     def _checked(self, name: str, problem: UsageError) -> None:
         # Beside the field there is room for the reason and the remedy; the field itself says what was given.
         text = problem.why or problem.what
-        self._note(name, f"{text[:1].upper()}{text[1:]}. {problem.remedy}".removesuffix(". "), True)
+        self._note(name, f"{capitalized(text)}. {problem.remedy}".removesuffix(". "), True)
 
     def _algorithm(self) -> Algorithm:
         chosen = self.query_one("#algorithm", Select).value

@@ -16,6 +16,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Button, Input, Label, Static
 
 from truezram.app import commandline
+from truezram.app.format import capitalized
 from truezram.app.screens.page import Page
 from truezram.app.source import Change, Tunable
 from truezram.app.widgets.chrome import Footer
@@ -30,11 +31,6 @@ if TYPE_CHECKING:
 def differs(tunable: Tunable) -> bool:
     """Whether there is something better that can be set."""
     return bool(tunable.suggested) and tunable.suggested != tunable.current and not tunable.readonly
-
-
-def sentence(text: str) -> str:
-    """Begins with a capital."""
-    return text[:1].upper() + text[1:]
 
 
 def command(tunable: Tunable, value: str) -> str:
@@ -71,7 +67,7 @@ class EditScreen(ModalScreen[str | None]):
         tunable = self.tunable
         with Vertical(id="dialog"):
             yield Label(f"{tunable.device} {tunable.key}".strip(), id="heading")
-            yield Static(Text(sentence(tunable.reason)), id="reason")
+            yield Static(Text(capitalized(tunable.reason)), id="reason")
             with Horizontal(classes="field"):
                 yield Label("Value")
                 yield Input(tunable.current, id="value", compact=True)
@@ -268,7 +264,7 @@ class TunePage(Page):
         def make(width: int) -> list[list[tuple[str, str]]]:
             if tunable is None:
                 return []
-            lines = [[(line, "plain")] for line in textwrap.wrap(sentence(tunable.reason), width)[:4]]
+            lines = [[(line, "plain")] for line in textwrap.wrap(capitalized(tunable.reason), width)[:4]]
             if tunable.readonly:
                 lines.append([(f"Cannot be changed here: {tunable.readonly}.", "warn")])
             elif tunable.hint:

@@ -21,11 +21,9 @@ NAME = "benchmark"
 HELP = "measure the page codecs on this machine, beside liblz4, libzstd, memcpy and kernel zram"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True, parser_class=type(parser))
-    text = "measure the page codecs: ratio and speed"
-    codec = kinds.add_parser("codec", help=text, description=text[0].upper() + text[1:] + ".")
-    codec.add_argument(
+def add_pages(to: argparse._ActionsContainer) -> None:
+    """The option ``--pages``, which ``train`` has too."""
+    to.add_argument(
         "--pages",
         action="append",
         default=[],
@@ -33,6 +31,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="raw 4096-byte pages, zstd-compressed if the name ends in .zst; of a folder all *.pages and *.pages.zst;"
         " may be given again (default: a sample of the memory of running processes)",
     )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True, parser_class=type(parser))
+    text = "measure the page codecs: ratio and speed"
+    codec = kinds.add_parser("codec", help=text, description=text[0].upper() + text[1:] + ".")
+    add_pages(codec)
     codec.add_argument(
         "--algorithm",
         action="append",

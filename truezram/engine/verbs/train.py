@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from truezram.engine.errors import EXIT_OK, Failed, UsageError
 from truezram.engine.output import Column, ProgressLine, format_table, print_json, terminal_width
 from truezram.engine.units import format_percent, format_size, parse_size
-from truezram.engine.verbs.benchmark import check_target
+from truezram.engine.verbs.benchmark import add_pages, check_target
 from truezram.engine.verbs.create import number
 from truezram.engine.verbs.estimate import printable
 
@@ -26,14 +26,7 @@ the best to hope for; on other programs' pages a dictionary may do harm. Use it 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     pages = parser.add_mutually_exclusive_group()
-    pages.add_argument(
-        "--pages",
-        action="append",
-        default=[],
-        metavar="FILE|DIR",
-        help="raw 4096-byte pages, zstd-compressed if the name ends in .zst; of a folder all *.pages and *.pages.zst;"
-        " may be given again (default: a sample of the memory of running processes)",
-    )
+    add_pages(pages)
     pages.add_argument("--pid", metavar="PID", action="append", default=[], help="only this process; may be repeated")
     parser.add_argument(
         "--size", default="32K", metavar="SIZE", help="most that the dictionary may have, 1K to 128K (default: 32K)"
