@@ -13,12 +13,11 @@ from truezram.app.config import Config
 from truezram.app.eventlog import Detector
 from truezram.app.sanity import emptied, implausible
 from truezram.app.widgets.grid import Grid, Head, _with_place
-from truezram.app.widgets.page_map import PageMapView
 from truezram.app.widgets.still import colour, unbroken
-from truezram.engine.model import Snapshot
+from truezram.engine.model import KINDS, Snapshot
 
-from .conftest import SMALL, Bench, eight, settle
-from .test_pages import start
+from .conftest import SMALL, Bench, eight
+from .test_pages import page_map
 
 Make = Callable[..., Bench]
 
@@ -89,11 +88,8 @@ async def test_regions_tell_their_own_pages(real: Make) -> None:
     """The numbers of the region under the cursor are those of its pages, though regions are not of one size."""
     b = real()
     async with b.app.run_test(size=SMALL) as pilot:
-        await start(b, pilot, "2")
-        view = b.app.screen.query_one(PageMapView)
-        await settle(pilot, lambda: view.map is not None)
-        assert view.map is not None
-        view.map = replace(view.map, first_page=100, pages=10, regions=((3, 0, 0), (0, 0, 4), (1, 0, 2)))
+        view, shown = await page_map(b, pilot)
+        view.map = replace(shown, first_page=100, pages=10, regions=((3, 0, 0), (0, 0, 4), (1, 0, 2)))
         told = []
         for view.picked in range(3):
             told.append("".join(segment.text for segment in view._picked(60)))
@@ -104,11 +100,7 @@ async def test_regions_tell_their_own_pages(real: Make) -> None:
 async def test_without_colours_capitals_are_fuller(real: Make) -> None:
     b = real(config=Config(theme="no-colour", glyphs="braille"))
     async with b.app.run_test(size=SMALL) as pilot:
-        await start(b, pilot, "2")
-        view = b.app.screen.query_one(PageMapView)
-        await settle(pilot, lambda: view.map is not None)
-        from truezram.engine.model import KINDS
-
+        view, _ = await page_map(b, pilot)
         fast = KINDS.index("fast")
 
         def cell(empty: int, full: int) -> str:

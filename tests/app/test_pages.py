@@ -18,7 +18,7 @@ from truezram.app.screens.chart import ChartScreen
 from truezram.app.screens.create import CreateScreen
 from truezram.app.screens.jump import JumpScreen
 from truezram.app.screens.tune import EditScreen
-from truezram.app.source import BenchResult, BenchRow, CreateSpec, Scope, Tunable
+from truezram.app.source import BenchResult, BenchRow, CreateSpec, PageMap, Scope, Tunable
 from truezram.app.widgets.barchart import BarChart
 from truezram.app.widgets.chrome import Footer
 from truezram.app.widgets.device_table import DeviceTable
@@ -70,18 +70,24 @@ async def start(b: Bench, pilot: Pilot[Any], key: str, count: int = 20) -> None:
     await pilot.pause()
 
 
+async def page_map(b: Bench, pilot: Pilot[Any]) -> tuple[PageMapView, PageMap]:
+    """The device's page with its map, once that is there."""
+    await start(b, pilot, "2")
+    view = b.app.screen.query_one(PageMapView)
+    await settle(pilot, lambda: view.map is not None)
+    assert view.map is not None
+    return view, view.map
+
+
 class TestDevice:
     async def test_map_histograms_and_queues_of_a_real_device(self, real: Make) -> None:
         b = real()
         async with b.app.run_test(size=SMALL) as pilot:
-            await start(b, pilot, "2")
+            _, whole = await page_map(b, pilot)
             screen = b.app.screen
-            view = screen.query_one(PageMapView)
-            await settle(pilot, lambda: view.map is not None)
-            assert view.map is not None
             device = b.app.history.devices["local0"].latest
             assert device is not None
-            assert view.map.pages == device.disksize // 4096
+            assert whole.pages == device.disksize // 4096
             assert sum(screen.query_one("#sizes").bins) == sum(device.size_pages)  # type: ignore[attr-defined]
             assert len(screen.query_one("#queues", Grid).items) == device.nr_queues
             assert screen.query_one("#classes", Grid).items
@@ -89,11 +95,8 @@ class TestDevice:
     async def test_picking_a_region_and_looking_into_it(self, real: Make) -> None:
         b = real()
         async with b.app.run_test(size=SMALL) as pilot:
-            await start(b, pilot, "2")
-            view = b.app.screen.query_one(PageMapView)
-            await settle(pilot, lambda: view.map is not None)
-            assert view.map is not None
-            whole = view.map.pages
+            view, shown = await page_map(b, pilot)
+            whole = shown.pages
             assert "Back out" not in keys(b)
             await pilot.press("right", "down", "enter")
             await settle(pilot, lambda: view.map is not None and view.map.pages < whole)

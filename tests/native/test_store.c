@@ -11,11 +11,9 @@
  * dictionary: the same with zstd's dictionary, which outlasts changes of algorithm.
  */
 #include "arena.h"
-#include "dictionary.h"
 #include "pool.h"
 #include "store.h"
 
-#include <dlfcn.h>
 #include <errno.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -29,6 +27,8 @@
 
 #define CHECK(condition, ...) do { if (!(condition)) { fprintf(stderr, "%s:%d: %s: ", __FILE__, __LINE__, #condition); \
 	fprintf(stderr, __VA_ARGS__); fprintf(stderr, "\n"); abort(); } } while (0)
+
+#include "zdict.h"		/* needs CHECK */
 
 /* What make_device gives its devices, when there is one: see train(). */
 static uint8_t dictionary[16384];
@@ -399,19 +399,12 @@ static size_t train(void)
 {
 	enum { PAGES = 300 };
 	uint8_t *pages = malloc(PAGES * 4096);
-	size_t sizes[PAGES], n;
-	void *library = dlopen("libzstd.so.1", RTLD_NOW);
-	size_t (*from_buffer)(void *dict, size_t capacity, const void *samples, const size_t *sizes, unsigned nr);
+	size_t n;
 
-	for (unsigned i = 0; library && i < PAGES; i++) {
+	for (unsigned i = 0; i < PAGES; i++)
 		make_page(pages + i * 4096, i % 64, i % 4, 1 + i / 64);
-		sizes[i] = 4096;
-	}
-	if (library)
-		*(void **)&from_buffer = dlsym(library, "ZDICT_trainFromBuffer");
-	n = library ? from_buffer(dictionary, sizeof dictionary, pages, sizes, PAGES) : 0;
+	n = train_on(dictionary, sizeof dictionary, pages, PAGES);
 	free(pages);
-	CHECK(n <= sizeof dictionary, "training gave %zu", n);
 	return n;
 }
 

@@ -2,10 +2,8 @@
 #ifndef TZ_TRAINING_H
 #define TZ_TRAINING_H
 
-#include "dictionary.h"
 #include "harness.h"
-
-#include <dlfcn.h>
+#include "zdict.h"
 
 #define TRAINING_PAGES 300
 
@@ -13,23 +11,10 @@
 static inline size_t train(uint8_t *out, size_t capacity, unsigned first)
 {
 	static uint8_t pages[TRAINING_PAGES * TZ_PAGE_SIZE];
-	size_t sizes[TRAINING_PAGES], n;
-	void *library = dlopen("libzstd.so.1", RTLD_NOW);
-	size_t (*from_buffer)(void *dict, size_t capacity, const void *samples, const size_t *sizes, unsigned nr);
-	unsigned (*is_error)(size_t code);
 
-	if (!library)
-		return 0;
-	*(void **)&from_buffer = dlsym(library, "ZDICT_trainFromBuffer");
-	*(void **)&is_error = dlsym(library, "ZDICT_isError");
-	CHECK(from_buffer && is_error, "%s", dlerror());
-	for (unsigned i = 0; i < TRAINING_PAGES; i++) {
+	for (unsigned i = 0; i < TRAINING_PAGES; i++)
 		make_page(pages + (size_t)i * TZ_PAGE_SIZE, first + i);
-		sizes[i] = TZ_PAGE_SIZE;
-	}
-	n = from_buffer(out, capacity, pages, sizes, TRAINING_PAGES);
-	CHECK(!is_error(n) && n >= TZ_DICTIONARY_MIN, "training gave %zu", n);
-	return n;
+	return train_on(out, capacity, pages, TRAINING_PAGES);
 }
 
 /* A dictionary digested for a level, in memory of its own. */
