@@ -1,4 +1,4 @@
-"""After a crash of the server (kill -9): the stale registry entry is seen for what it is and is no obstacle."""
+"""After a crash of the server (kill -9): the stale registry entry is seen for what it is, and stays until it is removed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ KILL = "kill -9 {pid}; for _ in $(seq 50); do [ -e /proc/{pid} ] || break; sleep
 
 
 def test_stale_entry_after_kill(product: Product) -> None:
-    """list says dead, the same id can be created again, and remove clears what is left."""
+    """list says dead, create does not take its number, and remove clears what is left."""
     path = product.create("--size 64M --id 2")
     name = path.removeprefix("/dev/")
     product.strict(f'pagetool fill "$POOL" {path} 20')
@@ -22,7 +22,7 @@ def test_stale_entry_after_kill(product: Product) -> None:
     again = product.create("--size 64M --id 2")
     pid = product.stat(again)["pid"]
     product.strict(KILL.format(pid=pid))
-    # Without a remove in between: create clears the stale entry itself.
-    assert product.create("--size 64M --id 2") == again
-    assert [row["state"] for row in product.json("list")["devices"]] == ["live"]
+    refused = product.run("truezram create --size 64M --id 2", status=4)
+    assert "truezram remove ublkb2" in refused.err, refused.err
+    assert [row["state"] for row in product.json("list")["devices"]] == ["dead"]
     product.remove(again)

@@ -134,6 +134,7 @@ def main() -> int:
     parser.add_argument("--cleanup", action="store_true")
     args = parser.parse_args()
     log("argv " + " ".join(sys.argv[1:]))
+    Path("/proc/self/comm").write_text("truezramd")  # as a server's process is called
     prefix = "ublkb" if args.transport == "ublk" else "local"
     if args.cleanup:
         for suffix in ("stats", "sock", "lock", "log"):

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from conftest import FakeServer, kill_server, make, servers, wait_until
 
-from truezram.engine import device, procfs, removal, stats_page, swap
+from truezram.engine import device, procfs, removal, stats_page, swap, users
 from truezram.engine.client import Client, Entry
 from truezram.engine.errors import Busy, Failed
 from truezram.engine.model import MachineSnapshot, SwapArea
@@ -64,6 +62,7 @@ def ublk_entry(run_dir: Path, fake: FakeServer, monkeypatch: pytest.MonkeyPatch)
 
 def swaps(monkeypatch: pytest.MonkeyPatch, areas: list[SwapArea], available: int) -> None:
     monkeypatch.setattr(procfs, "machine", lambda: MachineSnapshot(mem_available=available, swaps=tuple(areas)))
+    monkeypatch.setattr(procfs, "swaps", lambda root=None: tuple(areas))
 
 
 def test_swapoff_must_fit(fake: FakeServer, run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,12 +90,11 @@ def test_swapoff_comes_first_with_progress(
     fake_swapoff(tmp_path, monkeypatch, f'sleep 1; echo "$1" > {done}\n')
     used = iter(range(1000, 0, -50))
 
-    def machine() -> MachineSnapshot:
-        gone = done.exists()
-        areas = () if gone else (SwapArea(entry.path, "partition", 1 << 30, next(used), 100),)
-        return MachineSnapshot(mem_available=1 << 30, swaps=areas)
+    def areas(root: object = None) -> tuple[SwapArea, ...]:
+        return () if done.exists() else (SwapArea(entry.path, "partition", 1 << 30, next(used), 100),)
 
-    monkeypatch.setattr(procfs, "machine", machine)
+    monkeypatch.setattr(procfs, "machine", lambda: MachineSnapshot(mem_available=1 << 30))
+    monkeypatch.setattr(procfs, "swaps", areas)
     seen: list[tuple[str, int, int]] = []
     with Client() as client:
         gone = removal.remove(client, entry.name, progress=lambda *step: seen.append(step))
@@ -132,14 +130,14 @@ def test_swapoff_that_brings_nothing_back_is_given_up(tmp_path: Path, monkeypatc
     fake_swapoff(tmp_path, monkeypatch, f"echo $$ > {tmp_path}/pid; exec sleep 30\n")
     swaps(monkeypatch, [SwapArea("/dev/ublkb0", "partition", 1 << 30, 4096, 100)], 1 << 30)
     with pytest.raises(Failed, match=r"no page came back for 0\.6 s"):
-        swap.disable("/dev/ublkb0", stall=0.6)
+        swap.disable(procfs.swaps()[0], stall=0.6)
     pid = int((tmp_path / "pid").read_text())
     wait_until(lambda: stats_page.process_state(pid)[0] in ("", "Z"))
 
 
 def test_holders_refuse_and_force_tells(fake: FakeServer, run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     entry = ublk_entry(run_dir, fake, monkeypatch)
-    held = [removal.Holder("it is mounted on /mnt/data", True, "umount /mnt/data")]
+    held = [users.User("it is mounted on /mnt/data", True, "umount /mnt/data")]
     monkeypatch.setattr(removal, "holders", lambda entry: held)
     with Client() as client:
         with pytest.raises(Busy, match=r"mounted on /mnt/data\. First umount /mnt/data; or use --force"):
@@ -153,22 +151,7 @@ def test_holders_refuse_and_force_tells(fake: FakeServer, run_dir: Path, monkeyp
 
 def test_a_passing_look_of_udev_is_waited_for(fake: FakeServer, run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     entry = ublk_entry(run_dir, fake, monkeypatch)
-    answers = iter([[removal.Holder("systemd-udevd (pid 5) has it open", False, "")]] * 3 + [[]] * 9)
+    answers = iter([[users.User("systemd-udevd (pid 5) has it open", False, "")]] * 3 + [[]] * 9)
     monkeypatch.setattr(removal, "holders", lambda entry: next(answers))
     with Client() as client:
         assert removal.remove(client, entry.name).lost == ()
-
-
-def test_processes_are_found_by_what_they_have_open(tmp_path: Path) -> None:
-    path = tmp_path / "node"
-    path.touch()
-    code = f"import time; f = open({str(path)!r}); print('open', flush=True); time.sleep(30)"
-    child = subprocess.Popen([sys.executable, "-P", "-c", code], stdout=subprocess.PIPE)
-    try:
-        assert child.stdout is not None
-        child.stdout.readline()
-        name = Path(f"/proc/{child.pid}/comm").read_text().strip()
-        assert [holder.text for holder in removal._processes(str(path))] == [f"{name} (pid {child.pid}) has it open"]
-    finally:
-        child.kill()
-        child.communicate()

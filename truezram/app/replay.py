@@ -23,7 +23,7 @@ from truezram.app.source import (
     Scope,
     Tunable,
 )
-from truezram.engine.errors import Unsupported
+from truezram.engine.errors import Failed, Unsupported
 from truezram.engine.model import DeviceSnapshot, Snapshot
 from truezram.engine.recording import Recording, decode
 
@@ -115,6 +115,8 @@ class Replay:
         or else the one that holds them: it has no finer ones."""
         found = self.answered("page_map", PageMap, {"name": name})
         count = len(found.regions)
+        if not count or len({len(region) for region in found.regions}) > 1:
+            raise Failed("cannot show the page map", "the one in this recording is damaged")
         starts = [found.first_page + found.pages * index // count for index in range(count)]
         inside = [index for index, start in enumerate(starts) if first_page <= start < first_page + pages]
         if not inside:

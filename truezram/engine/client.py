@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-import select
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,11 +16,12 @@ from pathlib import Path
 from types import TracebackType
 
 from truezram._native import lib
-from truezram.engine import config, procfs, zram
+from truezram.engine import config, procfs, users, zram
 from truezram.engine.control import TIMEOUT, Op, request
 from truezram.engine.errors import NotFound, Unsupported, UsageError
 from truezram.engine.model import DeviceSnapshot, Snapshot, SwapArea
 from truezram.engine.stats_page import StatsPage, Unreadable
+from truezram.engine.users import Mounts, Swaps
 
 _ENTRY = re.compile(r"(ublkb|local)(\d{1,7})\.stats")
 _DEVICE = re.compile(r"(?:/dev/)?((?:ublkb|local|zram)\d{1,7}|zswap)|(local):(\d{1,7})|(\d{1,7})")
@@ -78,51 +78,6 @@ def candidates(text: str) -> tuple[str, ...]:
     return (f"local{int(local)}",) if local is not None else (name,)
 
 
-class Mounts:
-    """Where block devices are mounted, from /proc/self/mountinfo, read again only when the kernel says it changed."""
-
-    def __init__(self) -> None:
-        self._file = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
-        self._poll = select.poll()
-        self._poll.register(self._file, select.POLLPRI)
-        self._points: dict[str, tuple[str, ...]] | None = None
-
-    def close(self) -> None:
-        os.close(self._file)
-
-    def points(self) -> dict[str, tuple[str, ...]]:
-        """Mount points by source, both ``/dev/ublkb0`` and its ``MAJOR:MINOR``."""
-        if self._points is None or self._poll.poll(0):
-            found: dict[str, list[str]] = {}
-            os.lseek(self._file, 0, os.SEEK_SET)
-            with os.fdopen(os.dup(self._file), "r", errors="replace") as file:
-                for line in file:
-                    before, _, after = line.partition(" - ")
-                    fields, rest = before.split(" "), after.split(" ")
-                    for key in {fields[2], _unescape(rest[1])}:
-                        found.setdefault(key, []).append(_unescape(fields[4]))
-            self._points = {source: tuple(points) for source, points in found.items()}
-        return self._points
-
-    def of(self, path: str) -> tuple[str, ...]:
-        """Mount points of the block device `path`."""
-        points = self.points()
-        if not path.startswith("/dev/"):
-            return ()
-        try:
-            device = os.stat(path).st_rdev  # noqa: PTH116 (a quarter of the cost of Path, 30 times a second)
-        except OSError:
-            return points.get(path, ())
-        by_number = points.get(f"{os.major(device)}:{os.minor(device)}", ())
-        # A filesystem with a device number of its own (btrfs) is found by its source only.
-        return by_number or points.get(path, ())
-
-
-def _unescape(text: str) -> str:
-    """mountinfo writes blanks and backslashes as octal."""
-    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text) if "\\" in text else text
-
-
 class Client:
     """The devices of this machine that this user can see. Not for several threads at once; close it after use."""
 
@@ -169,18 +124,23 @@ class Client:
 
     def devices(self, swaps: Sequence[SwapArea] = (), queues: bool = True) -> tuple[DeviceSnapshot, ...]:
         """Our own devices only. `swaps`: the lines of /proc/swaps."""
-        by_path = {area.path: (area.priority, area.used) for area in swaps}
+        areas = Swaps(swaps)
         entries = self.entries()
         for gone in self._pages.keys() - set(entries):
             self._pages.pop(gone).close()
-        return tuple(self._device(entry, by_path.get(entry.path), queues) for entry in entries)
+        return tuple(self._device(entry, areas, queues) for entry in entries)
 
     def device(self, entry: Entry, swaps: Sequence[SwapArea] = ()) -> DeviceSnapshot:
         """One of our devices, as in `devices`."""
-        return self._device(entry, {area.path: (area.priority, area.used) for area in swaps}.get(entry.path), True)
+        return self._device(entry, Swaps(swaps), True)
 
-    def _device(self, entry: Entry, swap: tuple[int, int] | None, queues: bool) -> DeviceSnapshot:
-        mountpoints = self._mounts.of(entry.path)
+    def _device(self, entry: Entry, areas: Swaps, queues: bool) -> DeviceSnapshot:
+        swap: tuple[int, int] | None = None
+        mountpoints: tuple[str, ...] = ()
+        if entry.transport == "ublk":
+            disks = users.family(entry.name, loops=False)
+            swap = users.swap_use(areas.on(entry.name, disks))
+            mountpoints = self._mounts.of(entry.name, disks)
         try:
             page = self._pages.get(entry)
             if page is not None and not page.is_current():

@@ -1,13 +1,17 @@
 """Where things are: the server, the registry of running devices, the user's settings and saved results.
 
 Environment: ``TRUEZRAM_SERVER`` names another server executable and ``TRUEZRAM_RUN_DIR`` another registry; both are for
-tests and for running from a source tree.
+tests and for running from a source tree. As root they must name what only root can change: sudo may have let them
+through, and whoever sets a variable must not thereby run programs as root.
 """
 
 from __future__ import annotations
 
+import grp
 import os
+import pwd
 import stat
+from collections.abc import Collection
 from pathlib import Path
 
 import truezram
@@ -15,6 +19,8 @@ from truezram.engine.errors import Failed, PermissionDenied, Unsupported
 
 SYSTEM_RUN_DIR = Path("/run/truezram")
 """The registry of root's devices, which everybody may read."""
+ARENA = "arena"
+"""The folder in it that the memory of devices is mounted on."""
 
 
 def server_path() -> Path:
@@ -27,6 +33,8 @@ def server_path() -> Path:
             f"{path} is not there",
             "Correct TRUEZRAM_SERVER" if given else "Install the package again: pip install --force-reinstall truezram",
         )
+    if given:
+        private("TRUEZRAM_SERVER", path)
     if not os.access(path, os.X_OK):
         raise Unsupported("cannot start the server", f"{path} is not executable", f"chmod +x {path}")
     return path
@@ -37,7 +45,7 @@ def own_run_dir() -> Path:
     ``$XDG_RUNTIME_DIR/truezram`` for others, ``/tmp/truezram-UID`` for those who have no runtime folder."""
     given = os.environ.get("TRUEZRAM_RUN_DIR")
     if given:
-        return Path(given).absolute()
+        return private("TRUEZRAM_RUN_DIR", Path(given).absolute())
     if os.geteuid() == 0:
         return SYSTEM_RUN_DIR
     runtime = os.environ.get("XDG_RUNTIME_DIR")
@@ -47,20 +55,98 @@ def own_run_dir() -> Path:
 
 
 def run_dirs() -> tuple[Path, ...]:
-    """Every registry this user looks into, the own one first."""
+    """Every registry this user looks into, the own one first; they may not exist yet. What stands in one decides
+    which processes are asked, and by force ended: one that others can write to raises `PermissionDenied`."""
     own = own_run_dir()
-    if own == SYSTEM_RUN_DIR or "TRUEZRAM_RUN_DIR" in os.environ:
-        return (own,)
-    return (own, SYSTEM_RUN_DIR)
+    found = (own,) if own == SYSTEM_RUN_DIR or "TRUEZRAM_RUN_DIR" in os.environ else (own, SYSTEM_RUN_DIR)
+    for path in found:
+        owners = {0} if path == SYSTEM_RUN_DIR else {0, os.geteuid()}
+        for folder in (path, path / ARENA):
+            if os.path.lexists(folder) and not is_private(folder, owners):
+                raise _not_private(folder)
+    return found
 
 
-def is_private(path: Path) -> bool:
-    """Whether `path` is a folder (no link) of this user into which nobody else can write."""
+def is_private(path: Path, owners: Collection[int] | None = None) -> bool:
+    """Whether `path` is a folder (no link) of one of these users (of this one, without `owners`) into which nobody else
+    can write."""
     try:
         found = path.lstat()
     except OSError:
         return False
-    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o022
+    owners = (os.geteuid(),) if owners is None else owners
+    return stat.S_ISDIR(found.st_mode) and found.st_uid in owners and not found.st_mode & 0o022
+
+
+def _not_private(path: Path) -> PermissionDenied:
+    return PermissionDenied(
+        f"will not use {path} for the registry of devices",
+        "it is not a folder of this user, or others can write to it",
+        "Remove it, or set XDG_RUNTIME_DIR to a folder of yours (mode 0700)",
+    )
+
+
+def private(variable: str, path: Path) -> Path:
+    """The folder or file that an environment variable names. Raises `PermissionDenied` for root where others than root
+    could change what that is."""
+    if os.geteuid() == 0 and (who := foreign_writer(path)):
+        raise _not_as_root(variable, who)
+    return path
+
+
+def _not_as_root(variable: str, who: str) -> PermissionDenied:
+    remedy = f"Unset {variable} (sudo does, unless told otherwise), or give the path to root alone"
+    return PermissionDenied(f"will not use {variable} as root", who, remedy)
+
+
+def foreign_writer(path: Path) -> str:
+    """Who but root can change what that path leads to, as a clause ("/home/joe belongs to joe"); empty when nobody.
+    Every folder on the way counts, those behind links too; access control lists are not looked at."""
+    waiting, seen = [path.absolute()], set()
+    while waiting:
+        now = waiting.pop()
+        for step in (now, *now.parents):
+            if step in seen:
+                continue
+            seen.add(step)
+            try:
+                found = step.lstat()
+                if stat.S_ISLNK(found.st_mode):
+                    waiting.append(Path(os.path.normpath(step.parent / step.readlink())))
+            except OSError:
+                continue  # not there: made by whoever may write to its folder
+            if who := _writer(step, found):
+                return who
+    return ""
+
+
+def _writer(path: Path, found: os.stat_result) -> str:
+    if found.st_uid != 0:
+        return f"{path} belongs to {_user(found.st_uid)}"
+    if stat.S_ISLNK(found.st_mode) or (stat.S_ISDIR(found.st_mode) and found.st_mode & stat.S_ISVTX):
+        return ""  # others cannot change what is root's in it
+    if found.st_mode & 0o002:
+        return f"everybody can write to {path}"
+    if found.st_mode & 0o020 and (group := _others_in(found.st_gid)):
+        return f"the group {group} can write to {path}"
+    return ""
+
+
+def _user(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"user {uid}"
+
+
+def _others_in(gid: int) -> str:
+    """The group's name when anybody but root is in it; a group that cannot be looked up counts as such."""
+    try:
+        group = grp.getgrgid(gid)
+    except KeyError:
+        return str(gid)
+    members = {*group.gr_mem, *(user.pw_name for user in pwd.getpwall() if user.pw_gid == gid)}
+    return group.gr_name if members - {"root"} else ""
 
 
 def make_run_dir() -> Path:
@@ -69,6 +155,7 @@ def make_run_dir() -> Path:
     mode = 0o755 if path == SYSTEM_RUN_DIR else 0o700
     try:
         path.mkdir(mode=mode)
+        path.chmod(mode)  # whatever the umask is
     except FileExistsError:
         pass
     except PermissionError as error:
@@ -79,12 +166,8 @@ def make_run_dir() -> Path:
         raise Failed(
             f"cannot make {path}", error.strerror or "", f"See whether {path.parent} is there and has space"
         ) from None
-    if not is_private(path):
-        raise PermissionDenied(
-            f"will not use {path} for the registry of devices",
-            "it is not a folder of this user, or others can write to it",
-            f"Remove it, or set XDG_RUNTIME_DIR to a folder of yours (mode 0{mode:o})",
-        )
+    if not is_private(path) or (os.path.lexists(path / ARENA) and not is_private(path / ARENA)):
+        raise _not_private(path)
     return path
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import struct
 import time
 from dataclasses import dataclass
 from enum import IntEnum
@@ -95,6 +96,15 @@ def request(
         for fd in fds:
             os.close(fd)
         raise
+
+
+def peer(sock_path: Path, what: str, timeout: float = 2.0) -> tuple[int, int]:
+    """(pid, uid) of the process that listens on a server's socket, by the kernel. It need not answer. Raises as
+    `request`."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC) as sock:
+        _connect(sock, sock_path, what, timeout)
+        pid, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return pid, uid
 
 
 _HANGING = "See `truezram list` for its state; `truezram remove DEVICE --force` ends a server that hangs"

@@ -11,7 +11,7 @@ import platform
 import shlex
 import subprocess
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,8 +20,9 @@ from truezram.engine import config, dictionary, filesystem, procfs, server, swap
 from truezram.engine.algorithms import canonical, default_algorithm
 from truezram.engine.client import Client, Entry
 from truezram.engine.errors import Busy, Failed, PermissionDenied, TruezramError, Unsupported, UsageError
-from truezram.engine.model import BAD_STATES
+from truezram.engine.model import BAD_STATES, SwapArea
 from truezram.engine.units import MAX_SIZE, PAGE, format_exact, format_size, parse_size
+from truezram.engine.users import Swaps
 
 TRANSPORTS = ("ublk", "local")
 MAX_ID = (1 << 20) - 1
@@ -64,15 +65,18 @@ class CreateOptions:
             ("--transport", self.transport if self.transport != "ublk" else None),
         ):
             if value is not None:
-                words += [option, str(value)]
+                words += _option(option, str(value))
         if self.swap:
             words.append("--swap")
-        if self.priority is not None:
-            words += ["--priority", str(self.priority)]
-        for option, value in (("--fs", self.fs), ("--mount", self.mount)):
+        for option, value in (("--priority", self.priority), ("--fs", self.fs), ("--mount", self.mount)):
             if value is not None:
-                words += [option, value]
+                words += _option(option, str(value))
         return shlex.join(words)
+
+
+def _option(name: str, value: str) -> list[str]:
+    """An option as words of a command line; a value that looks like an option is written behind a "="."""
+    return [f"{name}={value}"] if value.startswith("-") else [name, value]
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +149,11 @@ def _check_filesystem(options: CreateOptions, what: str) -> str | None:
 
 def create(options: CreateOptions) -> Created:
     """Makes a device and returns when it can be used. Raises `TruezramError`; nothing is then left of it."""
+    given = options.priority
     options = check_options(options)
+    lost = Swaps().lost if options.swap else []
+    if given is None and options.swap:
+        options = replace(options, priority=swap.priority_above(lost))
     assert options.algorithm is not None
     machine = procfs.machine()
     _check_memory(options.size, machine.mem_available)
@@ -183,7 +191,18 @@ def create(options: CreateOptions) -> Created:
     except BaseException:
         _undo(entry)
         raise
-    return Created(entry, options, tuple(warnings_of(options, entry.name, machine.mem_total)))
+    warnings = [*warnings_of(options, entry.name, machine.mem_total), *_dead_before(options, lost)]
+    return Created(entry, options, tuple(warnings))
+
+
+def _dead_before(options: CreateOptions, lost: Sequence[SwapArea]) -> list[str]:
+    """Swap areas without a device that the kernel would try before the new one, or in turn with it."""
+    before = [area for area in lost if options.priority is not None and area.priority >= options.priority]
+    if not before:
+        return []
+    names = " and ".join(f"{area.path} (priority {area.priority})" for area in before)
+    better = swap.priority_above(before, 0)
+    return [f"the kernel tries {names} first, which has no device any more. Give a higher --priority: {better}"]
 
 
 def warnings_of(options: CreateOptions, name: str, memory: int) -> list[str]:
@@ -246,18 +265,24 @@ def need_ublk() -> None:
 
 
 def _free_id(entry: Entry) -> None:
-    """Makes sure that nobody has this id; what a dead server left of it is removed when nobody uses it."""
+    """Makes sure that nobody has this id. What a dead server left of it stays: only `remove` takes that away."""
     what = f"cannot create {entry.name}"
     another = "Choose another --id, or leave it out"
     if entry.stats.exists():
         pid = server.server_of(entry)
         if pid is not None:
             raise Busy(what, f"it is in use by truezramd (pid {pid})", another)
-        if swap.area(entry.path) is not None:
-            raise Busy(what, f"its server died, and the dead device is still swap: {entry.path}", another)
-        server.cleanup(entry)
-    elif entry.transport == "ublk" and Path(f"/dev/ublkc{entry.id}").exists():
+        raise Busy(
+            what,
+            f"there is a device {entry.name} already, whose server died",
+            f"First: truezram remove {entry.name}. Or choose another --id, or leave it out",
+        )
+    if entry.transport != "ublk":
+        return
+    if Path(f"/dev/ublkc{entry.id}").exists():
         raise Busy(what, f"/dev/ublkc{entry.id} belongs to another ublk server", another)
+    if os.path.lexists(entry.path):
+        swap.check_node(entry.path)
 
 
 SETTINGS = ("mem_limit", "algorithm")

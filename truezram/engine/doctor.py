@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from truezram.engine import config, procfs
+from truezram.engine import config, procfs, users
 from truezram.engine.errors import TruezramError
 from truezram.engine.model import MachineSnapshot, SwapArea
 from truezram.engine.procfs import ROOT
@@ -274,8 +274,12 @@ class _Doctor:
             return Check("swap", "ok", "no swap area in use (truezram create --swap makes one)")
         used, size = sum(area.used for area in areas), sum(area.size for area in areas)
         detail = f"{format_size(used)} of {format_size(size)} used, on {_listed(areas)}"
-        compressed = [area for area in areas if is_compressed(area)]
-        others = [area for area in areas if not is_compressed(area)]
+        if lost := [area for area in users.Swaps(areas, self.root).lost if _is_gone(area)]:
+            names = " and ".join(area.path for area in lost)
+            why = f"without a device, what is in it cannot be read back: {names}; {detail}"
+            return Check("swap", "warn", why, "Save what is open, and restart: the kernel cannot switch it off")
+        compressed = [area for area in areas if is_compressed(area, self.root)]
+        others = [area for area in areas if area not in compressed]
         first = max((area.priority for area in compressed), default=None)
         before = [area for area in others if first is not None and area.priority >= first]
         if not before:
@@ -315,7 +319,7 @@ class _Doctor:
     def hibernation(self) -> Check:
         states = (procfs.read_text(f"{self.root}/sys/power/state") or "").split()
         areas = self.machine.swaps
-        if "disk" in states and areas and all(is_compressed(area) for area in areas):
+        if "disk" in states and areas and all(is_compressed(area, self.root) for area in areas):
             remedy = "Add a swap partition or file of the memory's size on a disk, with a lower priority, to hibernate"
             return Check("hibernation", "warn", "cannot resume: all swap is compressed memory", remedy)
         return Check("hibernation", "ok", "not concerned")
@@ -326,9 +330,16 @@ class _Doctor:
         return (*decisive, *safety, self.libzstd(), self.hibernation())
 
 
-def is_compressed(area: SwapArea) -> bool:
+def is_compressed(area: SwapArea, root: Path = ROOT) -> bool:
     """Whether a swap area is compressed memory: ours (any ublk device counts as such) or the kernel's zram."""
-    return bool(re.fullmatch(r"/dev/(?:ublkb|zram)\d+", area.path))
+    number = users.number_of(f"{root}{area.path}")
+    name = (users.name_of(number, root) if number else "") or area.path.removeprefix("/dev/")
+    return bool(re.fullmatch(r"(?:ublkb|zram)\d+(?:p\d+)?", name))
+
+
+def _is_gone(area: SwapArea) -> bool:
+    """Whether the area's node was taken away by the kernel, as it does with that of a ublk device whose server died."""
+    return re.fullmatch(r"/dev/ublkb\d+(?:p\d+)? \(deleted\)", area.path) is not None
 
 
 def _listed(areas: Sequence[SwapArea]) -> str:

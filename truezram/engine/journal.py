@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from truezram.engine import procfs
+from truezram.engine import config, procfs
 from truezram.engine.errors import Failed, PermissionDenied, TruezramError
 
 SYSTEM_STATE_DIR = Path("/var/lib/truezram")
@@ -47,9 +47,10 @@ class Change:
 
 
 def state_dir() -> Path:
-    """``/var/lib/truezram``, or what TRUEZRAM_STATE_DIR says."""
+    """``/var/lib/truezram``, or what TRUEZRAM_STATE_DIR says. Raises `PermissionDenied` for root where others than
+    root can change that."""
     given = os.environ.get("TRUEZRAM_STATE_DIR")
-    return Path(given).absolute() if given else SYSTEM_STATE_DIR
+    return config.private("TRUEZRAM_STATE_DIR", Path(given).absolute()) if given else SYSTEM_STATE_DIR
 
 
 def boot_id(root: Path = procfs.ROOT) -> str:

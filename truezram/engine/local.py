@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from types import TracebackType
@@ -49,6 +50,8 @@ class LocalDevice:
         finally:
             os.close(reply.fds[0])
         if self._client == ffi.NULL:
+            if error[0] == -errno.EPERM:
+                raise Failed(what, "its ring is not sealed against shrinking: no server of truezram made it")
             raise Failed(what, f"its ring cannot be mapped: {os.strerror(-error[0])}")
         self.name = entry.name
         self.timeout = timeout

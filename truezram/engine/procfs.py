@@ -96,6 +96,28 @@ def swaps(root: Path = ROOT) -> tuple[SwapArea, ...]:
     return tuple(found)
 
 
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """One line of mountinfo. Only `number` is the kernel's own word: `source` is what whoever mounted it wrote."""
+
+    number: str
+    """MAJOR:MINOR of the filesystem; its major is 0 when it has no block device, or several."""
+    kind: str
+    source: str
+    point: str
+
+
+def mounts(text: str) -> tuple[Mount, ...]:
+    """What is mounted in this mount namespace, from the text of mountinfo, in the order in which it was mounted."""
+    found = []
+    for line in text.split("\n"):
+        before, _, after = line.partition(" - ")
+        fields, rest = before.split(" "), after.split(" ")
+        if len(fields) > 4 and len(rest) > 1:
+            found.append(Mount(fields[2], rest[0], unescape(rest[1]), unescape(fields[4])))
+    return tuple(found)
+
+
 def _average(text: str | None, line: str) -> float | None:
     """``avg10`` of the line that begins with `line` ("some" or "full")."""
     match = re.search(rf"^{line} avg10=(\d+(?:\.\d+)?)", text or "", re.MULTILINE)
@@ -254,6 +276,29 @@ def process(pid: int, root: Path = ROOT) -> Process | None:
         rss_anon=sizes[1],
         swapped=sizes[2],
     )
+
+
+def identity(pid: int, root: Path = ROOT) -> tuple[str, int] | None:
+    """(name, real user id) of a process; None when there is none."""
+    values = dict(_STATUS.findall(read_bytes(f"{root}/proc/{pid}/status") or b""))
+    try:
+        return values[b"Name"].decode(errors="replace"), int(values[b"Uid"].split()[0])
+    except (KeyError, IndexError, ValueError):
+        return None
+
+
+def lock_holder(path: str | Path, root: Path = ROOT) -> int | None:
+    """The process that took the flock on a file, by /proc/locks; None when nobody has."""
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return None
+    file = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
+    for line in (read_text(f"{root}/proc/locks") or "").split("\n"):
+        fields = line.split()
+        if len(fields) > 5 and fields[1] == "FLOCK" and fields[5] == file:
+            return _int(fields[4])
+    return None
 
 
 def processes(root: Path = ROOT, only: Iterable[int] | None = None) -> Iterator[Process]:

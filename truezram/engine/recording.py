@@ -6,6 +6,9 @@ order in which they happened. A name that ends in ``.gz`` or ``.zst`` is compres
 left out, and long tuples of mostly zeros (histograms) are written sparsely: a line costs about a kilobyte per device.
 
 A recording that was cut short (full disk, kill) is good up to its last whole line.
+
+A recording may come from anybody, with a bug report for example. Whatever is in it is a value of the right type or
+`Failed`; what it unfolds to is counted before it is made, and is refused when it does not fit into memory.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import json
+import math
 import types
 import typing
 import zlib
@@ -22,12 +26,20 @@ from functools import cache
 from pathlib import Path
 from typing import IO, Any, TypeVar, cast
 
+from truezram.engine import procfs
 from truezram.engine.errors import Failed
 from truezram.engine.model import Snapshot
 
 SCHEMA = "truezram.recording/1"
 SPARSE_FROM = 16
 """Tuples of numbers at least this long are written as {"n": length, "v": {index: value}} when that is shorter."""
+SPARSE_LIMIT = 4096
+"""No tuple that is written so is longer."""
+LINE_LIMIT = 4 << 20
+"""Characters of the longest line: that of a snapshot has a thousand for each device."""
+_COST = 12
+"""Bytes of memory that a character comes to, at most about, sparse tuples aside."""
+_POINTER = 8
 
 T = TypeVar("T")
 
@@ -83,42 +95,89 @@ def _hints(cls: type) -> dict[str, Any]:
     return typing.get_type_hints(cls)
 
 
-def decode(kind: type[T], data: Any) -> T:
+class Room:
+    """The memory that a recording may still take."""
+
+    def __init__(self) -> None:
+        self._left = procfs.mem_available() * 3 // 4 or 1 << 30
+
+    def take(self, size: int) -> None:
+        """Counts that many bytes. Raises `Failed` when they are not there."""
+        self._left -= size
+        if self._left < 0:
+            why = "it unfolds to more than the memory that is available"
+            raise Failed("cannot read a recording", why, "Replay a shorter one, or close programs")
+
+
+def decode(kind: type[T], data: Any, room: Room | None = None) -> T:
     """The value of type `kind` that `encode` wrote as `data`. Raises `Failed` when it is not one."""
     try:
-        return typing.cast(T, _decode(kind, data))
+        return typing.cast(T, _decode(kind, data, room or Room()))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise Failed("cannot read a recording", f"no {getattr(kind, '__name__', kind)} in it ({error})") from error
+        name = getattr(kind, "__name__", str(kind))
+        why = f"there is no {name} where one is expected ({str(error)[:200]})"
+        raise Failed("cannot read a recording", why) from error
 
 
-def _decode(kind: Any, data: Any) -> Any:
+def _decode(kind: Any, data: Any, room: Room) -> Any:
     origin = typing.get_origin(kind)
     if dataclasses.is_dataclass(kind):
         if not isinstance(data, dict):
             raise TypeError(f"expected an object, found {type(data).__name__}")
         hints = _hints(typing.cast(type, kind))
-        return kind(**{name: _decode(hints[name], item) for name, item in data.items() if name in hints})  # type: ignore[operator]
+        return kind(**{name: _decode(hints[name], item, room) for name, item in data.items() if name in hints})  # type: ignore[operator]
     if origin is tuple:
         args = typing.get_args(kind)
-        if isinstance(data, dict):
-            items = [0] * int(data["n"])
-            for index, item in data["v"].items():
-                items[int(index)] = item
-            return tuple(items)
+        if isinstance(data, dict) and args[1:] == (Ellipsis,):
+            return _unfold(args[0], data, room)
+        if not isinstance(data, list):
+            raise TypeError(f"expected a list, found {type(data).__name__}")
         if len(args) == 2 and args[1] is Ellipsis:
-            return tuple(_decode(args[0], item) for item in data)
-        return tuple(_decode(arg, item) for arg, item in zip(args, data, strict=True))
+            return tuple(_decode(args[0], item, room) for item in data)
+        return tuple(_decode(arg, item, room) for arg, item in zip(args, data, strict=True))
     if origin in (types.UnionType, typing.Union):
         if data is None:
             return None
-        return _decode(next(arg for arg in typing.get_args(kind) if arg is not type(None)), data)
+        return _decode(next(arg for arg in typing.get_args(kind) if arg is not type(None)), data, room)
     if origin is dict:
-        return {key: _decode(typing.get_args(kind)[1], item) for key, item in data.items()}
-    if kind is float and isinstance(data, int) and not isinstance(data, bool):
-        return float(data)
-    if kind in (int, float, str, bool) and (not isinstance(data, kind) or (kind is int and isinstance(data, bool))):
-        raise TypeError(f"expected {kind.__name__}, found {data!r}")
+        return {key: _decode(typing.get_args(kind)[1], item, room) for key, item in data.items()}
+    if kind in _PLAIN:
+        return _plain(kind, data)
     return data
+
+
+_PLAIN = (int, float, str, bool)
+_INT_LIMIT = 1 << 64
+"""Counters have 64 bits."""
+
+
+def _plain(kind: type, data: Any) -> Any:
+    if type(data) is int and not -_INT_LIMIT < data < _INT_LIMIT:
+        raise ValueError("a number of more than 64 bits")
+    if kind is float and type(data) is int:
+        data = float(data)
+    if type(data) is not kind:
+        raise TypeError(f"expected {kind.__name__}, found {type(data).__name__}")
+    value: Any = data
+    if kind is float and not math.isfinite(value):
+        raise ValueError("a number that is not finite")
+    if kind is str:
+        value.encode()  # half a surrogate pair is no text
+    return value
+
+
+def _unfold(kind: Any, data: dict[str, Any], room: Room) -> tuple[Any, ...]:
+    """A sparse tuple."""
+    length, values = _plain(int, data["n"]), data["v"]
+    if not 0 <= length <= SPARSE_LIMIT:
+        raise ValueError(f"a list of {length} values")
+    room.take(length * _POINTER)
+    items = [0] * length
+    for index, item in values.items():
+        if not (index.isascii() and index.isdecimal() and len(index) < 8 and int(index) < length):
+            raise ValueError(f"value {index[:20]!r} of a list of {length}")
+        items[int(index)] = _decode(kind, item, room)
+    return tuple(items)
 
 
 COMPRESSED = (".gz", ".zst")
@@ -184,7 +243,10 @@ def _lines(path: Path) -> Iterator[str]:
         damaged = (zstandard.ZstdError,)
     with _open(path, "rt") as file:
         try:
-            yield from file
+            while line := file.readline(LINE_LIMIT + 1):
+                if len(line) > LINE_LIMIT:
+                    raise Failed(f"cannot replay {path}", f"a line of it has more than {LINE_LIMIT} characters")
+                yield line
         except EOFError:
             return  # a compressed recording that was cut short: what came before is good
         except damaged as error:
@@ -197,24 +259,28 @@ def load(path: Path) -> Recording:
     answers: list[Answer] = []
     header: Header | None = None
     pending: Failed | None = None
+    room = Room()
     try:
         for number, line in enumerate(_lines(path), 1):
             if pending:
                 raise pending
+            room.take(len(line) * _COST)
             try:
                 data = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 # Only the last line may be broken: it was being written when the recording ended.
                 pending = Failed(f"cannot replay {path}", f"line {number} is not JSON ({error})")
                 continue
             if header is None:
                 if not isinstance(data, dict) or data.get("schema") != SCHEMA:
                     raise Failed(f"cannot replay {path}", f"it is not a recording ({SCHEMA})")
-                header = decode(Header, data)
+                header = decode(Header, data, room)
+            elif not isinstance(data, dict):
+                raise Failed(f"cannot replay {path}", f"line {number} is {type(data).__name__}, not an object")
             elif "snapshot" in data:
-                snapshots.append(decode(Snapshot, data["snapshot"]))
+                snapshots.append(decode(Snapshot, data["snapshot"], room))
             elif "answer" in data:
-                answers.append(decode(Answer, data["answer"]))
+                answers.append(decode(Answer, data["answer"], room))
     except (OSError, UnicodeDecodeError) as error:
         raise Failed(f"cannot replay {path}", getattr(error, "strerror", None) or str(error)) from error
     if header is None or not snapshots:

@@ -8,31 +8,38 @@ What `remove` refuses without ``force``, and what ``force`` then does:
 - It is swap, and what is swapped out does not fit into the memory that is available: refused, with the figures. Forced:
   swapoff is tried all the same, which may bring the OOM killer in. A device that is still swap is never stopped,
   forced or not: every process with a page on it would die, init too.
-- Its server does not answer: refused. Forced: it is ended by SIGTERM, then SIGKILL, and cleaned up after.
+- Its server does not answer: refused. Forced: it is ended by SIGTERM, then SIGKILL, and cleaned up after. No process
+  is sent a signal just because a file names it (`_check_server`).
+- Its server died: what is mounted of it is refused as above. A swap area of it stays until the machine is restarted,
+  and so long the device is not removed either, forced or not.
+
+Who uses it, and as what, says users.py: by device number, partitions and what stands on it included.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import select
 import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
-from truezram.engine import filesystem, server, swap
-from truezram.engine.client import Client, Entry, Mounts
-from truezram.engine.control import STOP_TIMEOUT, NoAnswer, Op, request
+from truezram.engine import filesystem, procfs, server, swap
+from truezram.engine.client import Client, Entry
+from truezram.engine.control import STOP_TIMEOUT, NoAnswer, Op, peer, request
 from truezram.engine.errors import Busy, Failed, PermissionDenied
+from truezram.engine.model import SwapArea
 from truezram.engine.stats_page import StatsPage, Unreadable, is_running
 from truezram.engine.units import format_size
+from truezram.engine.users import User, disk, number_of, swap_areas, users
 
 END_TIMEOUT = 30.0
 """Seconds a server has to end after it took a STOP."""
 TERM_TIMEOUT = 10.0
+SERVER = "truezramd"
+"""The server's name in /proc/PID/status."""
 
 Progress = Callable[[str, int, int], None]
 """Called with (stage, done, total): ("swapoff", bytes back, bytes in all), ("stop", 0, 1)."""
@@ -64,20 +71,21 @@ def remove_entry(entry: Entry, force: bool = False, progress: Progress | None = 
     dead = _is_dead(entry)
     if dead:
         _refuse_dead_swap(entry, what)
+    elif not force:
+        # Before swapoff, which may take minutes: would it be for nothing?
+        _refuse(what, [user for user in holders(entry) if user.lasting and not (unmount and user.point)], dead)
     swapped_back = 0 if dead else _swapoff(entry, what, force, progress)
     if unmount:
         _unmount(entry)
-    users = holders(entry)
+    found = holders(entry)
     deadline = time.monotonic() + 2.0
     # udev looks at a device whenever somebody closed it after writing: give it a moment.
-    while users and time.monotonic() < deadline and not any(user.lasting for user in users):
+    while found and time.monotonic() < deadline and not any(user.lasting for user in found):
         time.sleep(0.05)
-        users = holders(entry)
-    if users and not force:
-        raise Busy(what, "; ".join(user.text for user in users), _remedy(users))
-    lost = tuple(
-        f"{user.text}: it gets I/O errors from now on, and what it had on {entry.name} is lost" for user in users
-    )
+        found = holders(entry)
+    if not force:
+        _refuse(what, found, dead)
+    lost = tuple(_loss(entry, user, dead) for user in found)
     if progress:
         progress("stop", 0, 1)
     if dead:
@@ -93,103 +101,74 @@ def remove_entry(entry: Entry, force: bool = False, progress: Progress | None = 
 def what_force_breaks(entry: Entry) -> tuple[str, ...]:
     """What a forced removal would cost, for the question before it: one sentence each, empty when nothing would
     break."""
-    out = [f"{user.text}: its data on {entry.name} is lost" for user in holders(entry)]
-    area = swap.area(entry.path)
-    if area is not None:
-        fits, available = swap.fits(area.used)
-        if not fits:
-            out.append(
-                f"{format_size(area.used)} is swapped out and {format_size(available)} of memory is available:"
-                " the kernel may end processes to make room"
-            )
+    dead = _is_dead(entry)
+    out = [_loss(entry, user, dead) for user in holders(entry)]
+    used = sum(area.used for area in areas_of(entry))
+    fits, available = swap.fits(used)
+    if not fits and not dead:
+        out.append(
+            f"{format_size(used)} is swapped out and {format_size(available)} of memory is available:"
+            " the kernel may end processes to make room"
+        )
     return tuple(out)
 
 
-def _mount_points(entry: Entry) -> list[str]:
-    mounts = Mounts()
+def areas_of(entry: Entry) -> tuple[SwapArea, ...]:
+    """The swap areas on a device, under whatever path. What is used in them is what swapoff brings back."""
+    return swap_areas(entry.name, size=_size(entry)) if entry.transport == "ublk" else ()
+
+
+def holders(entry: Entry) -> list[User]:
+    """Who uses a block device other than as swap: mounts, block devices on top of it, processes that have it open."""
+    if entry.transport != "ublk":
+        return []
+    return [user for user in users(entry.name, size=_size(entry)) if user.area is None]
+
+
+def _size(entry: Entry) -> int:
+    """Its size in bytes by its statistics page; 0 when that cannot be read."""
     try:
-        return list(mounts.of(entry.path))
+        page = StatsPage(entry.stats)
+    except Unreadable:
+        return 0
+    try:
+        return int(page.read().head.disksize)
+    except Unreadable:
+        return 0
     finally:
-        mounts.close()
+        page.close()
+
+
+def _refuse(what: str, found: list[User], dead: bool) -> None:
+    """Raises `Busy` when there are users."""
+    if not found:
+        return
+    steps = ", ".join(dict.fromkeys(user.remedy for user in found))
+    force = "stops it under its users' feet: its data is lost"
+    why = "; ".join(user.text for user in found)
+    if dead:
+        why = f"its server died, what was on it is lost, and {why}"
+        force = f"clears the device away all the same, and that stays until you do: {steps}"
+    raise Busy(what, why, f"First {steps}; or use --force, which {force}")
+
+
+def _loss(entry: Entry, user: User, dead: bool) -> str:
+    """What it means for a user that the device goes."""
+    if dead:
+        return f"{user.text}: what was on {entry.name} was lost with its server, and that stays until: {user.remedy}"
+    return f"{user.text}: it gets I/O errors from now on, and what it had on {entry.name} is lost"
 
 
 def _unmount(entry: Entry) -> None:
     """Everywhere it is mounted, the last mount first. Raises `Busy`, `Failed`."""
-    if entry.transport == "ublk":
-        for point in reversed(_mount_points(entry)):
-            filesystem.unmount(point)
-
-
-# --- who uses it
-
-
-@dataclass(frozen=True, slots=True)
-class Holder:
-    """Somebody who uses a device."""
-
-    text: str
-    lasting: bool
-    """Whether it will not go away by itself within a moment, as udev's look at it does."""
-    remedy: str
-
-
-def holders(entry: Entry) -> list[Holder]:
-    """Who uses a block device other than as swap: mounts, block devices on top of it, processes that have it open."""
-    if entry.transport != "ublk" or not Path(entry.path).exists():
-        return []
-    found: list[Holder] = []
-    for point in _mount_points(entry):
-        found.append(Holder(f"it is mounted on {point}", True, f"umount {point} (or use --umount)"))
-    block = Path("/sys/class/block") / entry.name
-    with contextlib.suppress(OSError):
-        for holder in (block / "holders").iterdir():
-            found.append(Holder(f"the block device {holder.name} stands on it", True, f"remove {holder.name}"))
-    for loop in Path("/sys/class/block").glob("loop*/loop/backing_file"):
-        with contextlib.suppress(OSError):
-            if loop.read_text().strip() == entry.path:
-                name = loop.parent.parent.name
-                found.append(Holder(f"the loop device {name} stands on it", True, f"losetup -d /dev/{name}"))
-    found += _processes(entry.path)
-    if not found and swap.area(entry.path) is None and _claimed(entry.path):
-        text = "something claims it exclusively (a mount in another namespace, for example)"
-        found.append(Holder(text, True, "find it with lsblk and findmnt in the containers of this machine"))
-    return found
-
-
-def _processes(path: str) -> list[Holder]:
-    """Processes with the block device open, by the links in /proc (of those that this user may look at)."""
-    found = []
-    for process in Path("/proc").iterdir():
-        if not process.name.isdecimal() or int(process.name) == os.getpid():
-            continue
-        with contextlib.suppress(OSError):
-            if any(_target(fd) == path for fd in os.scandir(process / "fd")):
-                name = (process / "comm").read_text().strip()
-                lasting = "udev" not in name and name != "blkid"
-                who = f"{name} (pid {process.name})"
-                found.append(Holder(f"{who} has it open", lasting, f"end {who}"))
-    return found
-
-
-def _target(fd: os.DirEntry[str]) -> str:
-    try:
-        return os.readlink(fd.path)  # noqa: PTH115 (thousands of them)
-    except OSError:
-        return ""
-
-
-def _claimed(path: str) -> bool:
-    """Whether the kernel says that somebody holds the block device exclusively."""
-    try:
-        os.close(os.open(path, os.O_RDONLY | os.O_EXCL | os.O_CLOEXEC))
-    except OSError as error:
-        return error.errno == errno.EBUSY
-    return False
-
-
-def _remedy(users: list[Holder]) -> str:
-    steps = ", ".join(dict.fromkeys(user.remedy for user in users))
-    return f"First {steps}; or use --force, which stops it under its users' feet: its data is lost"
+    for user in reversed([user for user in holders(entry) if user.point]):
+        # A mount may have been covered, and the one above it be gone by now: look again.
+        now = next((again for again in holders(entry) if again.point == user.point), None)
+        if now is not None and now.covered:
+            why = "something else is mounted over it, which unmounting would take"
+            raise Busy(f"cannot unmount {user.point}", why, f"First: umount {user.point}")
+        if now is not None:
+            filesystem.unmount(user.point)
 
 
 # --- the steps
@@ -218,34 +197,76 @@ def _is_silent(entry: Entry) -> bool:
     return False
 
 
+_RESTART = (
+    "The kernel cannot switch it off any more, only a restart ends it. A program that touches such a page is killed:"
+    " save what is open and restart soon. New swap goes before it: truezram create --size SIZE --swap"
+)
+
+
 def _refuse_dead_swap(entry: Entry, what: str) -> None:
-    area = swap.area(entry.path)
-    if area is not None:
-        raise Busy(
-            what,
-            f"its server died and it is still swap: {format_size(area.used)} swapped out, not to be read back",
-            "Nothing can be done from here but a restart of the machine",
-        )
+    areas = areas_of(entry)
+    if not areas:
+        return
+    used = sum(area.used for area in areas)
+    names = " and ".join(area.path for area in areas)
+    why = f"its server died and it is still swap ({names} in /proc/swaps)"
+    if not used:
+        raise Busy(what, f"{why}, with nothing swapped out", "Nothing is lost. It goes with the next restart")
+    swapped = sorted(procfs.processes(), key=lambda process: -process.swapped)
+    who = [f"{one.comm} (pid {one.pid}, {format_size(one.swapped)})" for one in swapped[:_NAMED] if one.swapped]
+    why += f": {format_size(used)} swapped out, not to be read back"
+    why += f". Most swapped: {', '.join(who)}" if who else ""
+    raise Busy(what, why, _RESTART)
+
+
+_NAMED = 3
+"""Processes with swapped pages that are named."""
 
 
 def _swapoff(entry: Entry, what: str, force: bool, progress: Progress | None) -> int:
-    area = swap.area(entry.path)
-    if area is None:
+    areas = areas_of(entry)
+    if not areas:
         return 0
-    fits, available = swap.fits(area.used)
+    used = sum(area.used for area in areas)
+    fits, available = swap.fits(used)
     if not fits and not force:
         raise Busy(
             what,
-            f"swapoff would bring {format_size(area.used)} back, and {format_size(available)} of memory is available",
+            f"swapoff would bring {format_size(used)} back, and {format_size(available)} of memory is available",
             "Close programs, or add other swap; --force tries it all the same, and the kernel may end processes for it",
         )
-    try:
-        back = swap.disable(entry.path, (lambda done, total: progress("swapoff", done, total)) if progress else None)
-    except Failed as error:
-        raise Failed(what, str(error).rstrip("."), error.remedy) from None
-    if swap.area(entry.path) is not None:
-        raise Busy(what, "it is swap again", "Somebody else switched it on: see who, and try again")
+    back = 0
+    for area in areas:
+
+        def report(done: int, _: int, before: int = back) -> None:
+            if progress:
+                progress("swapoff", before + done, used)
+
+        try:
+            back += swap.disable(area, _node(entry, area, what), report)
+        except Failed as error:
+            raise Failed(what, f"{error.what}: {error.why}", error.remedy) from None
+    if left := areas_of(entry):
+        names = " and ".join(area.path for area in left)
+        remedy = "Somebody else switched it on, or it has no node any more: see /proc/swaps, and try again"
+        raise Busy(what, f"it is still or again swap ({names})", remedy)
     return back
+
+
+def _node(entry: Entry, area: SwapArea, what: str) -> str:
+    """A node for swapoff: the area's own path, or the device's where that is gone or something else by now. Raises
+    `Busy` when there is neither."""
+    found = disk(entry.name)
+    for path in (area.path, entry.path):
+        number = number_of(path)
+        if number and (path == area.path or found is None or number == found.number):
+            return path
+    if found is None:
+        return area.path
+    make = f"mknod -m 600 {entry.path} b {found.number.replace(':', ' ')}"
+    raise Busy(
+        what, f"it is swap as {area.path}, and there is no node to switch that off by", f"{make}; then try again"
+    )
 
 
 def _stop(entry: Entry, what: str, force: bool) -> None:
@@ -254,7 +275,7 @@ def _stop(entry: Entry, what: str, force: bool) -> None:
     process = _open_process(entry, pid)
     try:
         # Once more, at the last moment: stopping a device that is swap kills whoever has a page on it.
-        if swap.area(entry.path) is not None:
+        if areas_of(entry):
             raise Busy(what, "it is in use as swap", "Try again")
         try:
             request(entry.sock, Op.STOP, what=what, timeout=STOP_TIMEOUT if not force else TERM_TIMEOUT)
@@ -267,6 +288,7 @@ def _stop(entry: Entry, what: str, force: bool) -> None:
             raise Failed(what, why, "Try again; --force ends its server")
         if process < 0:
             raise Failed(what, f"{why}, and its process is not known", f"See {entry.directory}")
+        _check_server(entry, pid, what)
         for number, patience in ((signal.SIGTERM, TERM_TIMEOUT), (signal.SIGKILL, TERM_TIMEOUT)):
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(process, number)
@@ -293,6 +315,28 @@ def _open_process(entry: Entry, pid: int | None) -> int:
         return process
     os.close(process)
     return -1
+
+
+def _check_server(entry: Entry, pid: int | None, what: str) -> None:
+    """Returns when the process is that device's server beyond doubt. The statistics page is a file, and a file can
+    name any process: the kernel must say the same of the socket or the lock, and the process be a server of that user.
+    Raises `Failed`."""
+    process = procfs.identity(pid) if pid is not None else None
+    owner = entry.directory.stat().st_uid
+    try:
+        listens: int | None = peer(entry.sock, what)[0]
+    except (NoAnswer, PermissionDenied):
+        listens = None
+    if process is None:
+        why = "has ended"
+    elif process != (SERVER, owner):
+        why = f"is {process[0]!r} of user {procfs.user_name(process[1])}"
+    elif pid not in (listens, procfs.lock_holder(entry.directory / f"{entry.name}.lock")):
+        why = "neither listens on its socket nor holds its lock"
+    else:
+        return
+    remedy = f"No process was sent a signal. See who wrote the files in {entry.directory}, and end the server by hand"
+    raise Failed(what, f"its statistics page names process {pid} as its server, which {why}", remedy)
 
 
 def _wait_gone(entry: Entry, process: int, timeout: float, files: bool = True) -> bool:

@@ -96,16 +96,20 @@ class StatsPage:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         except OSError as error:
             raise Unreadable(f"cannot open its statistics page: {error.strerror}") from None
+        self._file = fd
         try:
             info = os.fstat(fd)
+            if info.st_uid != os.stat(path.parent).st_uid:  # noqa: PTH116
+                raise Unreadable("its statistics file is not of the user whose registry it is in")
             if not stat.S_ISREG(info.st_mode) or not ffi.sizeof("struct tz_stats") <= info.st_size <= MAX_FILE:
                 raise Unreadable(f"its statistics file is no statistics page ({info.st_size} bytes)")
             self._identity = (info.st_dev, info.st_ino, info.st_size)
             self._map = mmap.mmap(fd, info.st_size, prot=mmap.PROT_READ)
-        except OSError as error:
-            raise Unreadable(f"cannot map its statistics page: {error.strerror}") from None
-        finally:
+        except BaseException as error:
             os.close(fd)
+            if not isinstance(error, OSError):
+                raise
+            raise Unreadable(f"cannot map its statistics page: {error.strerror}") from None
         self._buffer = ffi.from_buffer(self._map)
         self._sum = ffi.new("struct tz_stats_sum *")
         self._queue = ffi.new("struct tz_queue_stats *")
@@ -116,6 +120,7 @@ class StatsPage:
         """Unmaps it."""
         ffi.release(self._buffer)
         self._map.close()
+        os.close(self._file)
 
     def is_current(self) -> bool:
         """Whether the path still names the file that is mapped, in its whole length."""
@@ -134,6 +139,10 @@ class StatsPage:
     def _settle(self, read: Callable[[], int]) -> None:
         """Reads until the copy is of one instant, within reason. Raises `Unreadable`."""
         for _ in range(RETRIES):
+            # Reading behind the end of a file that was cut short ends the process (SIGBUS). Only the folder's owner
+            # can do that; in the microsecond after this look, too, which nothing can be done about.
+            if os.fstat(self._file).st_size < len(self._map):
+                raise Unreadable("its statistics file was cut short")
             result = read()
             if result == -1:
                 raise Unreadable(ffi.string(self._why[0]).decode())

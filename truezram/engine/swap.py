@@ -12,12 +12,13 @@ import errno
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from truezram.engine import procfs
+from truezram.engine import procfs, users
 from truezram.engine.errors import Failed, Unsupported
 from truezram.engine.model import SwapArea
 
@@ -46,8 +47,15 @@ def tool(name: str, package: str = "util-linux", otherwise: str = "leave --swap 
 
 
 def area(path: str) -> SwapArea | None:
-    """The line of /proc/swaps of that device, None when it is not in use as swap."""
-    return next((item for item in procfs.machine().swaps if item.path == path), None)
+    """The line of /proc/swaps with that very path, None when there is none. (Which areas a device has, says
+    users.py.)"""
+    return next((item for item in procfs.swaps() if item.path == path), None)
+
+
+def priority_above(areas: Sequence[SwapArea], least: int = DEFAULT_PRIORITY) -> int:
+    """The priority for a new area: above those areas, which are dead ones. The kernel goes on trying these, and takes
+    turns with areas of the same priority."""
+    return min(MAX_PRIORITY, max([least, *(item.priority + 1 for item in areas)]))
 
 
 def enable(path: str, priority: int) -> None:
@@ -80,15 +88,14 @@ def enable(path: str, priority: int) -> None:
         time.sleep(0.1)
 
 
-def disable(path: str, progress: Progress | None = None, stall: float = STALL) -> int:
-    """swapoff; returns the bytes that were brought back. Raises `Failed`; the area is then still in use.
+def disable(before: SwapArea, node: str = "", progress: Progress | None = None, stall: float = STALL) -> int:
+    """swapoff of an area; returns the bytes that were brought back. Raises `Failed`; the area is then still in use.
 
-    `progress` is called some four times a second. Gives up when nothing has come back for `stall` seconds. An
-    exception from `progress`, or an interrupt, ends swapoff and leaves the rest swapped out.
+    `node` is a node of its device, where the area's own path has none any more. `progress` is called some four times a
+    second. Gives up when nothing has come back for `stall` seconds. An exception from `progress`, or an interrupt, ends
+    swapoff and leaves the rest swapped out.
     """
-    before = area(path)
-    if before is None:
-        return 0
+    path = node or before.path
     process = subprocess.Popen(
         [tool("swapoff"), path], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     )
@@ -100,7 +107,7 @@ def disable(path: str, progress: Progress | None = None, stall: float = STALL) -
                 break
             except subprocess.TimeoutExpired:
                 pass
-            now = area(path)
+            now = area(before.path)
             used = now.used if now else 0
             if used < least:
                 least, since = used, time.monotonic()
@@ -114,7 +121,8 @@ def disable(path: str, progress: Progress | None = None, stall: float = STALL) -
         raise
     if process.returncode:
         said = errors.decode(errors="replace").strip() or f"exit code {process.returncode}"
-        raise Failed(f"swapoff {path} failed", said, "Close programs to free memory, then try again")
+        remedy = "Close programs to free memory, then try again" if "memory" in said else "See the kernel log (dmesg)"
+        raise Failed(f"swapoff {path} failed", said.removeprefix(f"swapoff: {path}: "), remedy)
     if progress:
         progress(before.used, before.used)
     return before.used
@@ -136,10 +144,11 @@ def fits(used: int) -> tuple[bool, int]:
 
 
 def node_ready(path: str, timeout: float = _BUSY_RETRIES) -> None:
-    """Waits until the block device can be opened. Raises `Failed`."""
+    """Waits until the block device can be opened. Raises `Failed`, at once when something else is in the way."""
     deadline = time.monotonic() + timeout
     while True:
         try:
+            check_node(path)
             os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK))
             return
         except OSError as error:
@@ -147,3 +156,27 @@ def node_ready(path: str, timeout: float = _BUSY_RETRIES) -> None:
                 hint = f"See whether {Path(path).parent} is a devtmpfs of this machine"
                 raise Failed(f"{path} cannot be opened", error.strerror or "", hint) from None
         time.sleep(0.02)
+
+
+def check_node(path: str) -> None:
+    """Returns when the node is that of the kernel's device of that name. Raises `Failed` for anything else in its
+    place; OSError when there is nothing."""
+    found = os.lstat(path)
+    name = Path(path).name
+    kernels = users.disk(name)
+    if not stat.S_ISBLK(found.st_mode):
+        raise Failed(
+            f"cannot use {path}", f"{_KINDS.get(stat.S_IFMT(found.st_mode), 'something')} is in the way", _AWAY
+        )
+    number = users.number_of(path)
+    if kernels is not None and number != kernels.number:
+        raise Failed(f"cannot use {path}", f"it is device {number}, and the kernel's {name} is {kernels.number}", _AWAY)
+
+
+_KINDS = {
+    stat.S_IFREG: "a regular file",
+    stat.S_IFDIR: "a folder",
+    stat.S_IFLNK: "a symbolic link",
+    stat.S_IFCHR: "a character device",
+}
+_AWAY = "Remove it, then try again"

@@ -26,7 +26,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import truezram
-from truezram.engine import dictionary
+from truezram.engine import config, dictionary
 from truezram.engine.client import Client
 from truezram.engine.device import CreateOptions, check_options
 from truezram.engine.errors import Busy, Failed, NotFound, PermissionDenied, TruezramError, Unsupported, UsageError
@@ -84,13 +84,15 @@ class Unit:
         return f"truezram-{self.id}.service"
 
 
-def _quote(words: Sequence[str]) -> str:
-    """As systemd's command lines want it: quotes, and no specifiers or variables."""
+def _quote(words: Sequence[str], variables: bool = True) -> str:
+    """As systemd wants words: quotes, and no specifiers. In a command's arguments `variables` are expanded, too, and a
+    dollar is written twice; elsewhere it is an ordinary character."""
     quoted = []
     for word in words:
         if any(ord(char) < 32 for char in word):
             raise UsageError("cannot write a unit", f"{word!r} has a control character in it")
-        word = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
+        word = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
+        word = word.replace("$", "$$") if variables else word
         quoted.append(f'"{word}"' if not re.fullmatch(r"[\w./:=+,@%$-]+", word, re.ASCII) else word)
     return " ".join(quoted)
 
@@ -102,14 +104,12 @@ def _python() -> list[str]:
 
 def unit_text(options: CreateOptions) -> str:
     """The unit file for a device; `options` has an id. Raises `UsageError`."""
-    options = _check(options)
+    options = canonical(options)
     mounts = [str(Path(sys.executable).parent), str(Path(truezram.__file__).parent)]
     if options.mount is not None:
         mounts.append(str(Path(options.mount).parent))
     if options.dictionary is not None:
-        file = Path(options.dictionary).absolute()
-        options = replace(options, dictionary=str(file))
-        mounts.append(str(file.parent))
+        mounts.append(str(Path(options.dictionary).parent))
     create = shlex.split(options.command())[1:]
     wanted = "swap.target" if options.swap else "local-fs.target"
     before = ["umount.target", wanted, *([f"dev-ublkb{options.id}.swap"] if options.swap else [])]
@@ -117,17 +117,37 @@ def unit_text(options: CreateOptions) -> str:
         comment=_COMMAND,
         command=options.command(),
         id=options.id,
-        mounts=_quote(dict.fromkeys(mounts)),  # type: ignore[arg-type]
+        mounts=_quote(list(dict.fromkeys(mounts)), variables=False),
         before=" ".join(before),
-        start=_quote([*_python(), *create]),
-        stop=_quote([*_python(), "remove", *(["--umount"] if options.mount is not None else []), f"ublkb{options.id}"]),
+        start=_command(create),
+        stop=_command(["remove", *(["--umount"] if options.mount is not None else []), f"ublkb{options.id}"]),
         wanted=wanted,
     )
 
 
-def _check(options: CreateOptions) -> CreateOptions:
-    """Checked, as `device.create` would; what was left open stays open, so that the boot decides."""
-    check_options(options)
+def _command(words: Sequence[str]) -> str:
+    """The command line of a truezram verb. (systemd takes the program's own path as it is, dollars included.)"""
+    program, *rest = _python()
+    return f"{_quote([program], variables=False)} {_quote([*rest, *words])}"
+
+
+def code_writers() -> list[str]:
+    """Who else than root can change the programs that a unit runs as root at every start, a clause each."""
+    python = Path(sys.executable)
+    found = [config.foreign_writer(path) for path in (python, Path(truezram.__file__), config.server_path())]
+    return list(dict.fromkeys(filter(None, found)))
+
+
+def canonical(options: CreateOptions) -> CreateOptions:
+    """Checked, as `device.create` would, and such that they mean the same whoever reads them in whatever folder: paths
+    are absolute. What was left open stays open, so that the boot decides."""
+    checked = check_options(options)
+    options = replace(
+        options,
+        mount=checked.mount,
+        dictionary=checked.dictionary,
+        algorithm=checked.algorithm if options.algorithm is not None else None,
+    )
     if options.transport != "ublk":
         raise UsageError("cannot make it persistent", "a local device lives in a user's session only", "Use ublk")
     if options.id is None:
@@ -211,7 +231,7 @@ def add(options: CreateOptions, start: bool = False) -> Unit:
 
     Raises `UsageError`, `Busy` (there is one of that id), `Unsupported` (no systemd), `PermissionDenied`, `Failed`.
     """
-    unit_text(options)  # what is wrong with it shows before a dictionary is kept
+    options = canonical(options)  # what is wrong with it shows before a dictionary is kept
     _need_systemd()
     if options.dictionary is not None:
         options = replace(options, dictionary=str(dictionary.keep(dictionary.load(options.dictionary))))

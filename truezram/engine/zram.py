@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from truezram.engine import procfs
+from truezram.engine import procfs, users
 from truezram.engine.model import DeviceSnapshot, MachineSnapshot, QueueSnapshot, SwapArea
 
 _SECTOR = 512
@@ -34,16 +34,6 @@ def _algorithm(text: str) -> str:
     """The one in brackets: ``lzo [lz4] zstd``."""
     match = re.search(r"\[([^\]]+)\]", text)
     return match[1] if match else text
-
-
-def _mountpoints(root: Path) -> dict[str, list[str]]:
-    """Mount points by MAJOR:MINOR."""
-    found: dict[str, list[str]] = {}
-    for line in (procfs.read_text(f"{root}/proc/self/mountinfo") or "").split("\n"):
-        fields = line.split(" ")
-        if len(fields) > 4:
-            found.setdefault(fields[2], []).append(procfs.unescape(fields[4]))
-    return found
 
 
 def device(
@@ -104,12 +94,15 @@ def devices(root: Path = procfs.ROOT, areas: Sequence[SwapArea] | None = None) -
     names = [name for name in entries if re.fullmatch(r"zram\d{1,7}", name, re.ASCII)]
     if not names:
         return []
-    by_path = {area.path: area for area in (procfs.swaps(root) if areas is None else areas)}
-    mounted = _mountpoints(root)
+    swaps = users.Swaps(areas, root)
+    mounted: dict[str, list[str]] = {}
+    for mount in procfs.mounts(procfs.read_text(f"{root}/proc/self/mountinfo") or ""):
+        mounted.setdefault(mount.number, []).append(mount.point)
     found = []
     for name in sorted(names, key=lambda name: int(name[4:])):
         number = procfs.read_text(f"{root}/sys/block/{name}/dev") or ""
-        snapshot = device(name, root, by_path.get(f"/dev/{name}"), mounted.get(number, ()))
+        on = swaps.on(name, users.family(name, root, loops=False))
+        snapshot = device(name, root, on[0] if on else None, mounted.get(number, ()))
         if snapshot is not None:
             found.append(snapshot)
     return found

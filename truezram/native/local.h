@@ -15,7 +15,8 @@ enum tz_local_op { TZ_LOCAL_READ = 0, TZ_LOCAL_WRITE = 1, TZ_LOCAL_DISCARD = 2, 
 
 struct tz_local_client;
 
-/* Maps the ring behind `fd` (which the caller may close afterwards). NULL with *err = -errno. */
+/* Maps the ring behind `fd` (which the caller may close afterwards). NULL with *err = -errno; -EPERM: it is not sealed against
+ * shrinking, as a server's is. */
 struct tz_local_client *tz_local_attach(int fd, int *err);
 void tz_local_detach(struct tz_local_client *client);
 

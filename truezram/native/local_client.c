@@ -9,6 +9,7 @@
 #include "lock.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -44,6 +45,12 @@ struct tz_local_client *tz_local_attach(int fd, int *err)
 		return NULL;
 	if (fstat(fd, &st) < 0 || st.st_size < 4096) {
 		*err = -EINVAL;
+		goto fail;
+	}
+	/* Whoever can make it shorter could end this process by SIGBUS. */
+	int seals = fcntl(fd, F_GET_SEALS);
+	if (seals < 0 || !(seals & F_SEAL_SHRINK)) {
+		*err = -EPERM;
 		goto fail;
 	}
 	c->size = (uint64_t)st.st_size;

@@ -17,6 +17,7 @@
 #include "protocol.h"
 #include "server.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
@@ -469,9 +470,30 @@ static void report(const struct tz_server *s, int ready_fd, int err)
 
 /* ---- cleaning up after a dead server ---- */
 
+/* The device's node that a server has open as long as it serves. */
+static char orphan_node[32];
+
+/* Whether that process serves the device. Its pid alone does not say so: the number may be another program's by now. */
 static int is_running(int pid)
 {
-	return pid > 0 && (kill(pid, 0) == 0 || errno == EPERM);
+	char path[64], target[256];
+	struct dirent *entry;
+	int serves = 0;
+
+	if (pid <= 0 || (kill(pid, 0) < 0 && errno == ESRCH))
+		return 0;
+	snprintf(path, sizeof path, "/proc/%d/fd", pid);
+	DIR *fds = opendir(path);
+	if (!fds)
+		return errno != ENOENT;		/* it cannot be seen: taken for a server */
+	while (!serves && (entry = readdir(fds))) {
+		ssize_t n = readlinkat(dirfd(fds), entry->d_name, target, sizeof target - 1);
+		target[n < 0 ? 0 : n] = 0;
+		const char *slash = strrchr(target, '/');	/* its /dev may not be where ours is */
+		serves = slash && !strcmp(slash + 1, orphan_node);
+	}
+	closedir(fds);
+	return serves;
 }
 
 static int cleanup(struct tz_server *s, const struct options *o)
@@ -484,6 +506,7 @@ static int cleanup(struct tz_server *s, const struct options *o)
 	if (rc < 0)
 		return rc;
 	if (o->transport == TZ_TRANSPORT_UBLK && tz_ublk_open(&s->ublk, s->why, sizeof s->why) == 0) {
+		snprintf(orphan_node, sizeof orphan_node, "ublkc%d", o->id);
 		rc = tz_ublk_remove_orphan(&s->ublk, o->id, is_running);
 		if (rc < 0 && rc != -ENODEV)
 			snprintf(s->why, sizeof s->why, "cannot delete the ublk device that %s left behind: %s", name,

@@ -233,8 +233,14 @@ int tz_ublk_start(struct tz_ublk *u, char *why, size_t why_size)
 	u->started = 1;
 	snprintf(path, sizeof path, "/dev/ublkb%u", u->info.dev_id);
 	for (int i = 0; i < 500; i++) {
-		if (stat(path, &st) == 0 && S_ISBLK(st.st_mode))
+		int there = lstat(path, &st) == 0;
+		if (there && S_ISBLK(st.st_mode))
 			return 0;
+		if (there) {
+			snprintf(why, why_size, "%s is in the way of %s: remove it, then try again",
+				S_ISREG(st.st_mode) ? "a regular file" : S_ISDIR(st.st_mode) ? "a folder" : "something else", path);
+			return -EEXIST;
+		}
 		nanosleep(&pause, NULL);
 	}
 	snprintf(why, why_size, "%s did not appear within 5 s. Is devtmpfs mounted on /dev?", path);

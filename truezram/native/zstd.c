@@ -9,16 +9,21 @@
  * object was made with: the dictionary's content alone, or its entropy tables too. The fast levels of libzstd take those
  * tables without asking whether they fit, which makes pages 2 to 3 % larger than without; so they get the content alone.
  *
- * TRUEZRAM_LIBZSTD names another library file than libzstd.so.1 (systems without a library path; tests).
+ * TRUEZRAM_LIBZSTD names another library file than libzstd.so.1 (systems without a library path; tests). As root, a path is
+ * refused when anybody else can change the file or a folder on the way to it: sudo may have let the variable through.
  */
 #include "cpu.h"
 #include "dictionary.h"
 #include "variants.h"
 
 #include <dlfcn.h>
+#include <limits.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 /* From zstd.h; the interface of libzstd.so.1 since 1.4.0, "experimental" part included, which all of its builds export. */
 struct zstd_cparams { unsigned window_log, chain_log, hash_log, search_log, min_match, target_length; int strategy; };
@@ -69,9 +74,39 @@ static pthread_once_t once = PTHREAD_ONCE_INIT;
 
 #define INSTALL "Debian, Ubuntu: apt install libzstd1; Fedora: dnf install libzstd; Arch: pacman -S zstd; Alpine: apk add zstd-libs"
 
+/* Whether nobody but root can change the file of that path, which has no links in it. Others may write to a folder with the
+ * sticky bit: they cannot change what is not theirs in it. */
+static int only_root_changes(const char *file)
+{
+	char path[PATH_MAX];
+	struct stat st;
+
+	for (size_t n = strlen(file) + 1; n-- > 0;) {
+		if (file[n] && file[n] != '/')
+			continue;
+		snprintf(path, sizeof(path), "%.*s", n ? (int)n : 1, file);
+		if (lstat(path, &st) < 0 || st.st_uid != 0)
+			return 0;
+		int others = (st.st_mode & 002) || ((st.st_mode & 020) && st.st_gid != 0);
+		if (others && !(S_ISDIR(st.st_mode) && (st.st_mode & S_ISVTX)))
+			return 0;
+	}
+	return 1;
+}
+
 static void open_library(void)
 {
+	static char real[PATH_MAX];
 	const char *given = secure_getenv("TRUEZRAM_LIBZSTD"), *file = given && *given ? given : "libzstd.so.1";
+
+	if (geteuid() == 0 && strchr(file, '/') && realpath(file, real)) {
+		if (!only_root_changes(real)) {
+			snprintf(missing, sizeof(missing), "%.256s (TRUEZRAM_LIBZSTD) can be changed by others than root, and is not"
+				" loaded as root. Unset the variable, or give the file to root", file);
+			return;
+		}
+		file = real;
+	}
 	void *handle = dlopen(file, RTLD_NOW | RTLD_LOCAL);
 
 	if (!handle) {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import TYPE_CHECKING
 
 from truezram.engine.output import Column, format_table, print_json, terminal_width
@@ -66,6 +67,11 @@ def _add(args: argparse.Namespace) -> None:
     from truezram.engine import systemd
 
     options = _options(args)
+    for who in systemd.code_writers():
+        sys.stderr.write(
+            f"truezram: warning: the unit runs truezram as root at every start, and {who}:"
+            " who can write there is root then. Better install it where only root can write, in /opt for example\n"
+        )
     if args.print:
         text = systemd.unit_text(options)
         if args.json:
