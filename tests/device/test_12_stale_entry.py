@@ -1,4 +1,4 @@
-"""After a crash of the server (kill -9): the stale registry entry is seen for what it is, and stays until it is removed."""
+"""After a crash of the server (kill -9): the stale entry is seen for what it is, and stays until it is removed."""
 
 from __future__ import annotations
 

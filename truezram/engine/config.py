@@ -166,8 +166,9 @@ def make_run_dir() -> Path:
         raise Failed(
             f"cannot make {path}", error.strerror or "", f"See whether {path.parent} is there and has space"
         ) from None
-    if not is_private(path) or (os.path.lexists(path / ARENA) and not is_private(path / ARENA)):
-        raise _not_private(path)
+    for folder in (path, path / ARENA):
+        if (folder is path or os.path.lexists(folder)) and not is_private(folder):
+            raise _not_private(folder)
     return path
 
 
