@@ -240,6 +240,29 @@ def test_ids_and_stale_entries(run_dir: Path) -> None:
     assert server.server_of(make(id=9)) not in (None, pid)
 
 
+def test_programs_that_create_at_once(run_dir: Path) -> None:
+    """As units do when a machine starts: each gets a device of its own, in a registry that none of them found, and it
+    works. So they are removed."""
+    truezram = [sys.executable, "-P", "-m", "truezram"]
+    create = [*truezram, "create", "--size", "16M", "--algorithm", "lz4", "--transport", "local"]
+    for _ in range(2):
+        running = [
+            subprocess.Popen(create, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(4)
+        ]
+        said = [one.communicate() for one in running]
+        assert [one.returncode for one in running] == [0] * 4, said
+        names = sorted(out.strip() for out, _ in said)
+        assert names == [f"local:{number}" for number in range(4)]
+        for name in names:
+            with LocalDevice(name) as device:
+                device.write(0, name.encode().ljust(4096, b"."))
+                assert device.read(0).startswith(name.encode())
+        gone = [subprocess.Popen([*truezram, "remove", name], stderr=subprocess.PIPE, text=True) for name in names]
+        assert [(one.communicate()[1], one.returncode) for one in gone] == [("", 0)] * 4
+        assert [path.name for path in run_dir.iterdir()] == []
+        run_dir.rmdir()
+
+
 def test_creates_at_once() -> None:
     results: list[str] = []
 

@@ -9,14 +9,16 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from truezram.engine import config, systemd
-from truezram.engine.cli import build_parser
+from truezram.engine.cli import build_parser, main
 from truezram.engine.device import CreateOptions
 from truezram.engine.errors import Busy, Failed, NotFound, PermissionDenied, TruezramError, Unsupported, UsageError
 from truezram.engine.verbs import persist
@@ -112,6 +114,46 @@ def test_bad_options(options: CreateOptions) -> None:
 )
 def test_quoting(word: str, quoted: str) -> None:
     assert systemd._quote([word]) == quoted
+
+
+def test_a_unit_means_the_same_in_every_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Paths as they were typed would be looked for in /, where units run; one like an option would be one."""
+    monkeypatch.chdir(tmp_path)
+    for mount in ("mnt", "-m"):
+        lines = systemd.unit_text(CreateOptions(1 << 30, id=1, fs="ext4", mount=mount)).splitlines()
+        (start,) = (line for line in lines if line.startswith("ExecStart="))
+        words = shlex.split(start)
+        assert words[-2:] == ["--mount", f"{tmp_path}/{mount}"]
+        build_parser().parse_args(words[words.index("create") :])
+        (made_by,) = (line for line in lines if line.startswith("# Made by: "))
+        assert made_by.endswith(f" --mount {tmp_path}/{mount}")
+        assert any(line.startswith("RequiresMountsFor=") and line.endswith(f" {tmp_path}") for line in lines)
+
+
+def test_a_dollar_is_doubled_in_commands_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/opt/a$b/python")
+    lines = systemd.unit_text(CreateOptions(1 << 30, id=1, fs="ext4", mount="/srv/c$d/e")).splitlines()
+    found = {key: value for key, _, value in (line.partition("=") for line in lines)}
+    assert found["ExecStart"].startswith("/opt/a$b/python -P -m ")
+    assert found["ExecStart"].endswith("--mount /srv/c$$d/e")
+    mounts = found["RequiresMountsFor"].split()
+    assert mounts[0] == "/opt/a$b"
+    assert mounts[-1] == "/srv/c$d"
+
+
+def test_code_that_others_can_change_is_named(
+    machine: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The unit runs it as root at every start."""
+    add = ["persist", "add", "--size", "64M", "--id", "4", "--print"]
+    assert main(add) == 0
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(config, "foreign_writer", lambda path: "/home/joe belongs to joe")
+    monkeypatch.setattr(config, "private", lambda variable, path: path)
+    assert main(add) == 0
+    said = capsys.readouterr()
+    assert said.err.count("/home/joe belongs to joe") == 1
+    assert said.out == systemd.unit_text(CreateOptions(64 << 20, id=4))
 
 
 def test_quoting_refuses_what_cannot_be_written() -> None:

@@ -168,6 +168,8 @@ def _plain(kind: type, data: Any) -> Any:
 
 def _unfold(kind: Any, data: dict[str, Any], room: Room) -> tuple[Any, ...]:
     """A sparse tuple."""
+    if kind not in (int, float):
+        raise TypeError(f"a sparse list is of numbers, not of {getattr(kind, '__name__', kind)}")
     length, values = _plain(int, data["n"]), data["v"]
     if not 0 <= length <= SPARSE_LIMIT:
         raise ValueError(f"a list of {length} values")
