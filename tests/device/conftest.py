@@ -210,7 +210,9 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
     guest = pyfuncitem.funcargs.get("guest")
     try:
         result = yield
-        if isinstance(guest, Guest):
+        if isinstance(guest, Guest) and guest.spoilt:
+            discard(pyfuncitem)
+        elif isinstance(guest, Guest):
             after_test(guest)
             if guest.restart_wanted:
                 discard(pyfuncitem)

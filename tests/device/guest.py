@@ -93,6 +93,8 @@ class Guest:
         """Where in the kernel log the present test begins."""
         self.restart_wanted = False
         """Set by a test that leaves the guest in another state than it found it."""
+        self.spoilt = False
+        """Set by a test after which only a restart helps: what it leaves behind is not looked at."""
         self.taint = 0
         self._ids = itertools.count(1)
         self._buffer = b""

@@ -144,18 +144,20 @@ def _refuse(what: str, found: list[User], dead: bool) -> None:
     if not found:
         return
     steps = ", ".join(dict.fromkeys(user.remedy for user in found))
-    force = "stops it under its users' feet: its data is lost"
+    if any(user.point and not user.covered for user in found):
+        steps += " (or use --umount)"
     why = "; ".join(user.text for user in found)
+    force = "stops it under its users' feet: its data is lost"
     if dead:
         why = f"its server died, what was on it is lost, and {why}"
-        force = f"clears the device away all the same, and that stays until you do: {steps}"
+        force = "clears the device away, and leaves what uses it as it is"
     raise Busy(what, why, f"First {steps}; or use --force, which {force}")
 
 
 def _loss(entry: Entry, user: User, dead: bool) -> str:
     """What it means for a user that the device goes."""
     if dead:
-        return f"{user.text}: what was on {entry.name} was lost with its server, and that stays until: {user.remedy}"
+        return f"{user.text}: what was on {entry.name} was lost with its server. Afterwards: {user.remedy}"
     return f"{user.text}: it gets I/O errors from now on, and what it had on {entry.name} is lost"
 
 

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from truezram.engine import procfs, users
-from truezram.engine.errors import Failed, Unsupported
+from truezram.engine.errors import Busy, Failed, Unsupported
 from truezram.engine.model import SwapArea
 
 DEFAULT_PRIORITY = 100
@@ -144,7 +144,7 @@ def fits(used: int) -> tuple[bool, int]:
 
 
 def node_ready(path: str, timeout: float = _BUSY_RETRIES) -> None:
-    """Waits until the block device can be opened. Raises `Failed`, at once when something else is in the way."""
+    """Waits until the block device can be opened. Raises `Failed`; `Busy` at once when something else is in the way."""
     deadline = time.monotonic() + timeout
     while True:
         try:
@@ -159,18 +159,16 @@ def node_ready(path: str, timeout: float = _BUSY_RETRIES) -> None:
 
 
 def check_node(path: str) -> None:
-    """Returns when the node is that of the kernel's device of that name. Raises `Failed` for anything else in its
+    """Returns when the node is that of the kernel's device of that name. Raises `Busy` for anything else in its
     place; OSError when there is nothing."""
     found = os.lstat(path)
     name = Path(path).name
     kernels = users.disk(name)
     if not stat.S_ISBLK(found.st_mode):
-        raise Failed(
-            f"cannot use {path}", f"{_KINDS.get(stat.S_IFMT(found.st_mode), 'something')} is in the way", _AWAY
-        )
+        raise Busy(f"cannot use {path}", f"{_KINDS.get(stat.S_IFMT(found.st_mode), 'something')} is in the way", _AWAY)
     number = users.number_of(path)
     if kernels is not None and number != kernels.number:
-        raise Failed(f"cannot use {path}", f"it is device {number}, and the kernel's {name} is {kernels.number}", _AWAY)
+        raise Busy(f"cannot use {path}", f"it is device {number}, and the kernel's {name} is {kernels.number}", _AWAY)
 
 
 _KINDS = {

@@ -342,8 +342,8 @@ def _swap_user(name: str, area: SwapArea) -> User:
 
 def _mount_user(mount: Mount, covered: bool) -> User:
     over = ", under something else that is mounted there" if covered else ""
-    remedy = f"umount {mount.point}" + ("" if covered else " (or use --umount)")
-    return User(f"it is mounted on {mount.point}{over}", True, remedy, point=mount.point, covered=covered)
+    text = f"it is mounted on {mount.point}{over}"
+    return User(text, True, f"umount {mount.point}", point=mount.point, covered=covered)
 
 
 def _above(disk: Disk, root: Path) -> User:
