@@ -20,8 +20,8 @@ time.sleep(1000)
 END
 python3 swapped.py >ready 2>&1 </dev/null & echo $! >swapped.pid
 for _ in $(seq 100); do grep -q ready ready && break; sleep 0.2; done
-read -r _ _ _ used _ < <(tail -n +2 /proc/swaps)
-[ "$used" -gt 2048 ]
+set -- $(tail -n +2 /proc/swaps)
+[ "$4" -gt 2048 ]
 """
 
 

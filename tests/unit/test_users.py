@@ -169,6 +169,11 @@ def test_swap_whose_node_was_removed_where_the_kernel_cannot_be_asked(machine: M
     assert machine.areas() == ["/dev/ublkb0 (deleted)"]
     machine.claimed["ublkb0"] = False  # an earlier device of that name
     assert machine.areas() == []
+    # By another node, which is gone as well: it has room for it, and nobody can say that it is not there.
+    machine.swap("/tmp/node\\040(deleted)", used=8)
+    machine.swap("/dev/ublkb7\\040(deleted)")
+    machine.claimed["ublkb0"] = None
+    assert machine.areas() == ["/dev/ublkb0 (deleted)", "/tmp/node (deleted)"]
 
 
 def test_what_is_left_of_a_dead_disk(machine: Machine) -> None:

@@ -265,10 +265,10 @@ def _node(entry: Entry, area: SwapArea, what: str) -> str:
             return path
     if found is None:
         return area.path
-    make = f"mknod -m 600 {entry.path} b {found.number.replace(':', ' ')}"
-    raise Busy(
-        what, f"it is swap as {area.path}, and there is no node to switch that off by", f"{make}; then try again"
-    )
+    why = f"it is swap as {area.path}, and there is no node to switch that off by"
+    node = f"{entry.path}.node"
+    steps = f"mknod -m 600 {node} b {found.number.replace(':', ' ')}; swapoff {node}; rm {node}"
+    raise Busy(what, why, f"First: {steps}")
 
 
 def _stop(entry: Entry, what: str, force: bool) -> None:

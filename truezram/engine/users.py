@@ -191,11 +191,12 @@ class Swaps:
         if not self.lost:
             return ()
         claimed = _unexplained(self, disks, self._root)
-        unasked = [disk.name for disk in disks if _claimed(disk, self._root) is None]
+        unasked = [disk for disk in disks if _claimed(disk, self._root) is None]
         return tuple(
             area
             for area in self.lost
-            if any(area.size < _size_of(disk, self._root) for disk in claimed) or _base(area.path) in unasked
+            if any(area.size < _size_of(disk, self._root) for disk in claimed)
+            or any(_may_be(area, disk.name, _size_of(disk, self._root)) for disk in unasked)
         )
 
     def numbers(self) -> set[str]:
@@ -208,7 +209,7 @@ def _size_of(disk: Disk, root: Path) -> int:
 
 
 def _may_be(area: SwapArea, name: str, size: int) -> bool:
-    """Whether a lost area was on the disk of that name, which is gone."""
+    """Whether a lost area may be on the disk of that name, which is gone or cannot be asked."""
     base = _base(area.path)
     if _is_part(base, name):
         return True
