@@ -115,6 +115,8 @@ def _figures(was: DeviceSnapshot, now: DeviceSnapshot) -> Iterator[tuple[str, st
         yield "error", "a write was refused: no room (ENOSPC)"
     if now.total.checksum_errors > was.total.checksum_errors:
         yield "error", f"{now.total.checksum_errors - was.total.checksum_errors} objects failed their checksum (EIO)"
+    if now.total.damaged_entries > was.total.damaged_entries:
+        yield "error", f"{now.total.damaged_entries - was.total.damaged_entries} damaged page-table entries were met"
     if now.algorithm != was.algorithm:
         yield "info", f"algorithm is {now.algorithm} (was {was.algorithm})"
     if now.mem_limit != was.mem_limit:

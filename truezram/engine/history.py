@@ -152,6 +152,7 @@ def _changes(before: DeviceSnapshot | None, after: DeviceSnapshot) -> Iterator[E
     for name, text in (
         ("enospc", "writes refused: full"),
         ("checksum_errors", "checksum errors"),
+        ("damaged_entries", "damaged page-table entries"),
         ("failed_writes", "failed writes"),
         ("failed_reads", "failed reads"),
     ):

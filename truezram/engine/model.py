@@ -39,6 +39,7 @@ class QueueSnapshot:
     invalid_io: int = 0
     enospc: int = 0
     checksum_errors: int = 0
+    damaged_entries: int = 0
     swap_writes: int = 0
     huge_pages_since: int = 0
     drains: int = 0

@@ -76,10 +76,8 @@ static int fail(int err, char *why, size_t why_size, const char *what)
 
 static int lock_mapping(struct tz_arena *a, char *why, size_t why_size)
 {
-	if (syscall(SYS_mlock2, a->base, a->size, MLOCK_ONFAULT) == 0) {
-		a->locked = 1;
+	if (syscall(SYS_mlock2, a->base, a->size, MLOCK_ONFAULT) == 0)
 		return 0;
-	}
 	return fail(errno, why, why_size, "cannot lock the arena in memory (needs root or a higher RLIMIT_MEMLOCK)");
 }
 
@@ -101,6 +99,9 @@ int tz_arena_create(struct tz_arena *a, int fd, uint64_t disksize, int lock, cha
 	if (slab_offset + nr_slabs * TZ_SLAB_SIZE > TZ_ARENA_MAX)
 		nr_slabs = (TZ_ARENA_MAX - slab_offset) / TZ_SLAB_SIZE;
 	a->fd = fd;
+	a->disksize = disksize;
+	a->slab_offset = slab_offset;
+	a->nr_slabs = nr_slabs;
 	a->size = slab_offset + nr_slabs * TZ_SLAB_SIZE;
 	if (ftruncate(fd, (off_t)a->size) < 0)
 		return fail(errno, why, why_size, "cannot size the arena file");
@@ -118,8 +119,7 @@ int tz_arena_create(struct tz_arena *a, int fd, uint64_t disksize, int lock, cha
 		goto unmap;
 	}
 	clock_gettime(CLOCK_REALTIME, &now);
-	a->head = (struct tz_arena_head *)a->base;
-	*a->head = (struct tz_arena_head){
+	*(struct tz_arena_head *)a->base = (struct tz_arena_head){
 		.magic = TZ_ARENA_MAGIC, .version = TZ_ARENA_VERSION, .slab_size = TZ_SLAB_SIZE, .disksize = disksize,
 		.table_offset = table_offset, .slab_offset = slab_offset, .nr_slabs = nr_slabs,
 		.created_ns = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec,

@@ -17,7 +17,7 @@
 #define TZ_ARENA_MAGIC 0x31415a54455552ull	/* "RUETZA1" */
 #define TZ_ARENA_VERSION 1
 #define TZ_SLAB_SIZE 65536u
-/* Entries address objects in units of 16 bytes with 35 bits, raw pages in units of 4096 with 27. */
+/* Entries address objects in units of 16 bytes with 35 bits, raw pages in units of 4096 with 27 (store.c). */
 #define TZ_ARENA_MAX (512ull << 30)
 
 struct tz_arena_head {
@@ -32,8 +32,8 @@ struct tz_arena {
 	uint8_t *base;		/* where it is mapped */
 	uint64_t size;		/* bytes mapped; most of it unpopulated */
 	int fd;
-	int locked;		/* populated pages are mlocked */
-	struct tz_arena_head *head;
+	/* Where things are. The head says so too, for whoever maps the file later; nothing here is read back from it. */
+	uint64_t disksize, slab_offset, nr_slabs;
 	_Atomic uint64_t *table;
 };
 
@@ -46,9 +46,14 @@ int tz_arena_populate(struct tz_arena *a, uint64_t offset, uint64_t len);
 /* Gives the pages back to the kernel; the range reads as unpopulated from then on. */
 int tz_arena_release(struct tz_arena *a, uint64_t offset, uint64_t len);
 
+static inline uint64_t tz_arena_slab_offset(const struct tz_arena *a, uint64_t slab)
+{
+	return a->slab_offset + slab * TZ_SLAB_SIZE;
+}
+
 static inline uint8_t *tz_arena_slab(const struct tz_arena *a, uint64_t slab)
 {
-	return a->base + a->head->slab_offset + slab * TZ_SLAB_SIZE;
+	return a->base + tz_arena_slab_offset(a, slab);
 }
 
 #endif

@@ -5,26 +5,38 @@
  * object that would need the largest class is not worth decompressing: such pages are stored raw (TZ_POOL_HUGE).
  * A slot's class follows from its address, so an object carries no header, and its owner is found through the page table.
  *
- * Slabs move between four states:
+ * Slabs move between these states:
  *
- *	unpopulated --populate--> reserve --first object--> class (partial <-> full) --last object freed--> reserve
- *	     ^                      |
- *	     +-----punched out------+
+ *	unpopulated --populate--> reserve --first object--> class (partial <-> full) --last object freed--> emptying --> reserve
+ *	     ^                      |                          ^   |                                           ^
+ *	     +-----punched out------+          not all moved --+   +--> evacuating (compaction) ---------------+
+ *
+ * A change from or to "class" or "evacuating" is made under the class lock, together with what belongs to it: the count of
+ * slots in use and the place in the class's list. Emptying is the instant between two locks: the slab is in no list, and whoever
+ * freed its last object is about to put it into the reserve.
+ *
+ * Nothing that is kept in the arena is used to manage it. Which slots are free is a bitmap in private memory, so a damaged
+ * byte of the arena costs at most the object it is in, and freeing what is not in use is noticed. Offsets that come out of the
+ * page table are checked here: range, state of the slab, alignment to a slot, size.
  *
  * Queue threads only ever move slabs between reserve and class: list operations under a short lock, no system call but
- * a futex wake. Everything that asks the kernel for memory or gives it back happens in the slab thread, which keeps the
+ * futex calls. Everything that asks the kernel for memory or gives it back happens in the reserve's thread, which keeps the
  * reserve at its target: it populates ahead of need (queue threads that find less than 3/4 of the target wake it) and punches out
- * what is left over. With the reserve empty an allocation tries free slots of larger classes, then fails at once.
+ * what is left over. It does nothing else, so that nothing else can keep it from that. When the kernel refuses memory it asks
+ * again later and later (RETRY_MS .. RETRY_MOST_MS). With the reserve empty an allocation tries free slots of larger
+ * classes, then fails at once.
  *
  * Slots that overwriting and discarding leave free in many slabs are packed now and then where that saves whole slabs
- * (compaction): the sparsest slabs of a class are taken out of use, the store finds their objects through the page table and moves them,
- * and the empty slabs go the usual way.
+ * (compaction, in a thread of its own): the sparsest slabs of a class are taken out of use, the store finds their objects
+ * through the page table and moves them, and the empty slabs go the usual way. Where nothing has been freed there is nothing to do:
+ * both threads sleep until something happens.
  *
  * Memory is counted where it is had: used_bytes is what has been populated (head, table, slabs of every state), which is
  * what the kernel holds for the file.
  */
 #include "pool.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <limits.h>
 #include <sched.h>
@@ -42,15 +54,28 @@
 #endif
 
 #define BATCH 4u		/* slabs populated by one system call: what it got is in reserve before it asks for more */
-#define RETRY_MS 2		/* after the kernel refused memory */
-#define IDLE_MS 250
-#define COMPACT_MS 1000
+#define RETRY_MS 2u		/* after the kernel refused memory, doubled each time it does so again */
+#define RETRY_MOST_MS 100u
+#define COMPACT_MS 1000u	/* between two looks at what could be saved, while slots are being freed */
+#define TRIM_MS 2000u		/* that tz_pool_trim waits at most */
 #define STACK_SIZE (64u << 10)
 #define EMPTIED_MOST (2u << 20)	/* bytes in use at which a device counts as emptied, at most */
 #define EMPTIED_RESERVE 2u	/* slabs it keeps at least */
 #define COMPACT_LEAST (1u << 20)	/* bytes to be saved before compaction is worth its while */
+#define NO_MAP UINT32_MAX
+#define POISON 0xdeadbeefu	/* next and prev of a slab that is in no list of its class */
 
-enum slab_state { SLAB_UNPOPULATED = 0, SLAB_RESERVE = 1, SLAB_CLASS = 2, SLAB_EVACUATING = 3 };
+enum slab_state { SLAB_UNPOPULATED = 0, SLAB_RESERVE = 1, SLAB_CLASS = 2, SLAB_EVACUATING = 3, SLAB_EMPTYING = 4 };
+
+/* Why the reserve's thread is woken. Slabs are needed; or somebody wants something now, refused memory or not. */
+enum wake { WAKE_NEED = 1, WAKE_NOW = 2 };
+
+_Static_assert(TZ_SLAB_SIZE / 16 <= TZ_MAP_WORDS * 64 && TZ_MAP_WORDS <= UINT8_MAX, "a full-size map has a bit for each slot");
+_Static_assert(TZ_RAW_SLOTS <= 64, "the map of a slab of the largest class is one word");
+
+/* Values that are read without the lock they change under, or that stand alone. */
+#define get(field) atomic_load_explicit(&(field), memory_order_relaxed)
+#define set(field, value) atomic_store_explicit(&(field), (value), memory_order_relaxed)
 
 /* ---- size classes ---- */
 
@@ -70,7 +95,10 @@ static void make_classes(struct tz_pool *p)
 		struct tz_class *c = &p->classes[i];
 		c->object_size = sizes[n - 1 - i];
 		c->per_slab = TZ_SLAB_SIZE / c->object_size;
-		c->partial = TZ_NO_SLAB;
+		c->reciprocal = (1u << 20) / (c->object_size / 16) + 1;
+		set(c->partial, TZ_NO_SLAB);
+		if (c->per_slab > TZ_OWN_MAP_SLOTS)
+			p->first_own = i + 1;
 		c->stats = &p->stats->classes[i];
 		c->stats->object_size = c->object_size;
 		c->stats->objects_per_slab = c->per_slab;
@@ -83,34 +111,74 @@ static void make_classes(struct tz_pool *p)
 	}
 }
 
-/* ---- the reserve ---- */
+/* ---- waking the pool's threads ---- */
 
-static void wake_slab_thread(struct tz_pool *p)
+static void wake(struct tz_pool *p, uint32_t why)
 {
-	if (atomic_exchange(&p->wake, 1) == 0)
+	TZ_TEST_POINT("wake");
+	if (!(atomic_fetch_or(&p->wake, why) & why))
 		tz_futex(&p->wake, FUTEX_WAKE_PRIVATE, 1, NULL);
 }
 
-static void count_reserve(struct tz_pool *p)
+/* A slot was freed: there may be something to compact. A store and a system call once in COMPACT_MS at most. */
+static void note_activity(struct tz_pool *p)
 {
-	__atomic_store_n(&p->stats->reserve_bytes, (uint64_t)atomic_load(&p->reserve_count) * TZ_SLAB_SIZE,
-		__ATOMIC_RELAXED);
+	if (!get(p->activity) && !atomic_exchange(&p->activity, 1))
+		tz_futex(&p->activity, FUTEX_WAKE_PRIVATE, 1, NULL);
 }
 
-static uint32_t reserve_pop(struct tz_pool *p)
+/* ---- the reserve ---- */
+
+static void count_reserve(struct tz_pool *p, uint32_t now)
 {
-	tz_lock_take(&p->reserve_lock);
+	set(p->reserve_count, now);
+	__atomic_store_n(&p->stats->reserve_bytes, (uint64_t)now * TZ_SLAB_SIZE, __ATOMIC_RELAXED);
+}
+
+/* The first slab of the reserve; reserve_lock is held. */
+static uint32_t unlink_first(struct tz_pool *p)
+{
 	uint32_t s = p->reserve;
-	uint32_t left = atomic_load_explicit(&p->reserve_count, memory_order_relaxed);
+
 	if (s != TZ_NO_SLAB) {
 		p->reserve = p->slabs[s].next;
-		atomic_store_explicit(&p->reserve_count, --left, memory_order_relaxed);
-		count_reserve(p);
+		count_reserve(p, get(p->reserve_count) - 1);
+	}
+	return s;
+}
+
+/* A slab out of the reserve, and where `map` is not NULL a map of the full size with it. TZ_NO_SLAB: there is none. Sets
+ * *need when the reserve wants refilling: the caller wakes its thread once it holds no lock. */
+static uint32_t reserve_pop(struct tz_pool *p, uint32_t *map, int *need)
+{
+	uint32_t s = TZ_NO_SLAB;
+
+	tz_lock_take(&p->reserve_lock);
+	if (!map || p->spare_map != NO_MAP)
+		s = unlink_first(p);
+	if (map && s != TZ_NO_SLAB) {
+		*map = p->spare_map;
+		p->spare_map = (uint32_t)p->maps[*map][0];
+		set(p->spare_maps, get(p->spare_maps) - 1);
 	}
 	tz_lock_drop(&p->reserve_lock);
-	if (left < atomic_load_explicit(&p->reserve_target, memory_order_relaxed) * 3 / 4 || s == TZ_NO_SLAB)
-		wake_slab_thread(p);
+	*need = s == TZ_NO_SLAB || get(p->reserve_count) < get(p->reserve_target) * 3 / 4;
 	return s;
+}
+
+/* A device that has been emptied keeps no more than an 1/25 of what it once held, table included; one that is new or in
+ * use keeps the full reserve. */
+static uint32_t target_now(const struct tz_pool *p)
+{
+	uint64_t table = p->arena->slab_offset, peak = __atomic_load_n(&p->stats->mem_used_max, __ATOMIC_RELAXED);
+	uint64_t reserve = (uint64_t)get(p->reserve_count) * TZ_SLAB_SIZE, used = get(p->used_bytes);
+	uint64_t in_use = used > table + reserve ? used - table - reserve : 0;
+	uint32_t full = get(p->reserve_full);
+
+	if (peak < table + 2ull * full * TZ_SLAB_SIZE || in_use > EMPTIED_MOST || in_use > peak / 50)
+		return full;
+	uint64_t keep = peak / 25 > table + in_use ? (peak / 25 - table - in_use) / TZ_SLAB_SIZE : 0;
+	return keep < EMPTIED_RESERVE ? EMPTIED_RESERVE : keep < full ? (uint32_t)keep : full;
 }
 
 static uint32_t slack(uint32_t target)
@@ -118,42 +186,55 @@ static uint32_t slack(uint32_t target)
 	return target / 4 + 1;
 }
 
-static void reserve_push(struct tz_pool *p, uint32_t s)
+/* reserve_lock is held, or nobody else is there yet. */
+static void add_spare_map(struct tz_pool *p, uint32_t map)
 {
-	tz_lock_take(&p->reserve_lock);
-	p->slabs[s].state = SLAB_RESERVE;
-	p->slabs[s].next = p->reserve;
-	p->reserve = s;
-	uint32_t now = atomic_load_explicit(&p->reserve_count, memory_order_relaxed) + 1;
-	atomic_store_explicit(&p->reserve_count, now, memory_order_relaxed);
-	count_reserve(p);
-	tz_lock_drop(&p->reserve_lock);
-	uint32_t target = atomic_load_explicit(&p->reserve_target, memory_order_relaxed);
-	if (now > target + slack(target))
-		wake_slab_thread(p);
+	p->maps[map][0] = p->spare_map;
+	p->spare_map = map;
+	set(p->spare_maps, get(p->spare_maps) + 1);
 }
 
-/* ---- slots ---- */
+/* `map`: the full-size map that the slab had, or NO_MAP. */
+static void reserve_push(struct tz_pool *p, uint32_t s, uint32_t map)
+{
+	tz_lock_take(&p->reserve_lock);
+	set(p->slabs[s].state, SLAB_RESERVE);
+	p->slabs[s].next = p->reserve;
+	p->reserve = s;
+	uint32_t now = get(p->reserve_count) + 1, target = get(p->reserve_target);
+	count_reserve(p, now);
+	if (map != NO_MAP)
+		add_spare_map(p, map);
+	tz_lock_drop(&p->reserve_lock);
+	if (now > target + slack(target))
+		wake(p, WAKE_NEED);
+}
+
+/* ---- slots; the class lock is held ---- */
 
 static void partial_add(struct tz_pool *p, struct tz_class *c, uint32_t s)
 {
+	uint32_t first = get(c->partial);
+
 	p->slabs[s].prev = TZ_NO_SLAB;
-	p->slabs[s].next = c->partial;
-	if (c->partial != TZ_NO_SLAB)
-		p->slabs[c->partial].prev = s;
-	c->partial = s;
+	p->slabs[s].next = first;
+	if (first != TZ_NO_SLAB)
+		p->slabs[first].prev = s;
+	set(c->partial, s);
 }
 
 static void partial_remove(struct tz_pool *p, struct tz_class *c, uint32_t s)
 {
 	struct tz_slab *m = &p->slabs[s];
 
+	assert(m->next != POISON && m->prev != POISON);
 	if (m->prev != TZ_NO_SLAB)
 		p->slabs[m->prev].next = m->next;
 	else
-		c->partial = m->next;
+		set(c->partial, m->next);
 	if (m->next != TZ_NO_SLAB)
 		p->slabs[m->next].prev = m->prev;
+	m->next = m->prev = POISON;
 }
 
 static void stat_add(uint64_t *counter, int64_t delta)
@@ -161,101 +242,215 @@ static void stat_add(uint64_t *counter, int64_t delta)
 	__atomic_store_n(counter, *counter + (uint64_t)delta, __ATOMIC_RELAXED);	/* written under the class lock */
 }
 
-static uint8_t *slot_address(const struct tz_pool *p, uint32_t s, unsigned size, unsigned slot)
+static int has_own_map(const struct tz_pool *p, unsigned class)
 {
-	return tz_arena_slab(p->arena, s) + (size_t)slot * size;
+	return class >= p->first_own;
 }
 
-/* Takes a slot of the class's first partial slab; the class lock is held and there is one. */
-static uint64_t take_slot(struct tz_pool *p, struct tz_class *c)
+static uint64_t *map_of(const struct tz_pool *p, struct tz_slab *m, unsigned class)
 {
-	uint32_t s = c->partial;
-	struct tz_slab *m = &p->slabs[s];
-	unsigned slot;
+	return has_own_map(p, class) ? m->map.own : p->maps[m->map.taken];
+}
 
-	if (m->free) {
-		slot = m->free - 1u;
-		uint16_t next;
-		memcpy(&next, slot_address(p, s, c->object_size, slot), sizeof next);
-		m->free = next <= c->per_slab ? next : 0;	/* a scribbled link costs slots, not memory safety */
-	} else {
-		slot = m->bump++;
-	}
-	if (++m->used == c->per_slab || (!m->free && m->bump >= c->per_slab))
+/* A slab from the reserve joins the class. */
+static void join_class(struct tz_pool *p, unsigned class, uint32_t s, uint32_t map)
+{
+	struct tz_slab *m = &p->slabs[s];
+
+	set(m->used, 0);
+	set(m->class, (uint8_t)class);
+	set(m->state, SLAB_CLASS);
+	set(m->stuck, 0);
+	m->first = 0;
+	m->map.taken = map;
+	memset(map_of(p, m, class), 0, has_own_map(p, class) ? sizeof m->map.own : sizeof p->maps[0]);
+	partial_add(p, &p->classes[class], s);
+	stat_add(&p->classes[class].stats->slabs, 1);
+}
+
+/* Takes a slot of the class's first partial slab; there is one. */
+static uint64_t take_slot(struct tz_pool *p, unsigned class, uint64_t page)
+{
+	struct tz_class *c = &p->classes[class];
+	uint32_t s = get(c->partial);
+	struct tz_slab *m = &p->slabs[s];
+	uint64_t *map = map_of(p, m, class);
+
+	assert(get(m->used) < c->per_slab);
+	while (map[m->first] == UINT64_MAX)
+		m->first++;
+	unsigned bit = (unsigned)__builtin_ctzll(~map[m->first]), slot = m->first * 64u + bit;
+	map[m->first] |= 1ull << bit;
+	if (class == p->nr_classes - 1)
+		m->map.raw.owner[slot] = (uint32_t)page;
+	set(m->used, (uint16_t)(get(m->used) + 1));
+	if (get(m->used) == c->per_slab)
 		partial_remove(p, c, s);
 	stat_add(&c->stats->objects, 1);
-	return (uint64_t)(slot_address(p, s, c->object_size, slot) - p->arena->base);
+	return tz_arena_slab_offset(p->arena, s) + (uint64_t)slot * c->object_size;
 }
 
-static uint64_t alloc_in_class(struct tz_pool *p, unsigned index, int with_reserve)
+static uint64_t alloc_in_class(struct tz_pool *p, unsigned class, uint64_t page, int with_reserve)
 {
-	struct tz_class *c = &p->classes[index];
+	struct tz_class *c = &p->classes[class];
+	uint32_t map = NO_MAP;
 	uint64_t offset = 0;
+	int need = 0;
 
 	tz_lock_take(&c->lock);
-	if (c->partial == TZ_NO_SLAB && with_reserve) {
-		uint32_t s = reserve_pop(p);
-		if (s != TZ_NO_SLAB) {
-			p->slabs[s] = (struct tz_slab){ .class = (uint8_t)index, .state = SLAB_CLASS };
-			partial_add(p, c, s);
-			stat_add(&c->stats->slabs, 1);
-		}
+	if (get(c->partial) == TZ_NO_SLAB && with_reserve) {
+		uint32_t s = reserve_pop(p, has_own_map(p, class) ? NULL : &map, &need);
+		if (s != TZ_NO_SLAB)
+			join_class(p, class, s, map);
 	}
-	if (c->partial != TZ_NO_SLAB)
-		offset = take_slot(p, c);
+	if (get(c->partial) != TZ_NO_SLAB)
+		offset = take_slot(p, class, page);
 	tz_lock_drop(&c->lock);
+	if (need)
+		wake(p, WAKE_NEED);
 	return offset;
 }
 
 static int at_limit(const struct tz_pool *p, uint64_t more)
 {
-	uint64_t limit = atomic_load_explicit(&p->mem_limit, memory_order_relaxed);
+	uint64_t limit = get(p->mem_limit);
 
-	return limit && atomic_load_explicit(&p->used_bytes, memory_order_relaxed) + more > limit;
+	return limit && get(p->used_bytes) + more > limit;
 }
 
-uint64_t tz_pool_alloc(struct tz_pool *p, unsigned size, int *err)
+static unsigned class_for(const struct tz_pool *p, unsigned size)
 {
-	unsigned index = p->class_of[(size + 15) / 16];
-	uint64_t offset = alloc_in_class(p, index, 1);
+	return p->class_of[(size + 15) / 16];
+}
+
+uint64_t tz_pool_alloc(struct tz_pool *p, unsigned size, uint64_t page, int *err)
+{
+	unsigned class = class_for(p, size);
+	uint64_t offset = alloc_in_class(p, class, page, 1);
 
 	if (offset)
 		return offset;
+	/* No map of the full size, perhaps: a class that needs none. */
+	if (!has_own_map(p, class))
+		offset = alloc_in_class(p, p->first_own, page, 1);
 	/* Nothing in reserve: a free slot of a larger class is better than failing. */
-	for (unsigned i = index + 1; i < p->nr_classes && !offset; i++)
-		if (__atomic_load_n(&p->classes[i].partial, __ATOMIC_RELAXED) != TZ_NO_SLAB)
-			offset = alloc_in_class(p, i, 0);
+	for (unsigned i = class + 1; i < p->nr_classes && !offset; i++)
+		if (get(p->classes[i].partial) != TZ_NO_SLAB)
+			offset = alloc_in_class(p, i, page, 0);
 	if (!offset)
 		*err = at_limit(p, TZ_SLAB_SIZE) ? -ENOSPC : -EAGAIN;
 	return offset;
 }
 
-void tz_pool_free(struct tz_pool *p, uint64_t offset)
+/* ---- what an offset means ---- */
+
+/* Units of 16 bytes into a slab / units of a slot: exact for all 4096 x 256 pairs, and cheaper than a division. */
+static unsigned slot_of(const struct tz_class *c, unsigned units)
 {
-	uint64_t in_slabs = offset - p->arena->head->slab_offset;
-	uint32_t s = (uint32_t)(in_slabs / TZ_SLAB_SIZE);
+	return units * c->reciprocal >> 20;
+}
+
+/* The slab, or TZ_NO_SLAB: outside of what was ever populated. */
+static uint32_t slab_at(const struct tz_pool *p, uint64_t offset)
+{
+	uint64_t s = (offset - p->arena->slab_offset) / TZ_SLAB_SIZE;	/* below the first: a huge number */
+
+	return s < get(p->virgin) ? (uint32_t)s : TZ_NO_SLAB;
+}
+
+static int holds_objects(unsigned state)
+{
+	return state == SLAB_CLASS || state == SLAB_EVACUATING;
+}
+
+/* Whether there is a slot of `class` at this offset, for objects of `size` bytes. */
+static int fits_class(const struct tz_pool *p, unsigned class, uint64_t offset, unsigned size)
+{
+	const struct tz_class *c = &p->classes[class];
+	unsigned in_slab = (unsigned)(offset - p->arena->slab_offset) % TZ_SLAB_SIZE, slot = slot_of(c, in_slab / 16);
+
+	return slot * c->object_size == in_slab && slot < c->per_slab && size <= c->object_size;
+}
+
+int tz_pool_is_slot(const struct tz_pool *p, uint64_t offset, unsigned size)
+{
+	uint32_t s = slab_at(p, offset);
+
+	/* Of an object that the caller keeps from being freed, the slab's class cannot change. Of others, what is read here may
+	 * be of two different instants: then it is some class all the same. */
+	return s != TZ_NO_SLAB && holds_objects(get(p->slabs[s].state)) && fits_class(p, get(p->slabs[s].class), offset, size);
+}
+
+void tz_pool_prefetch(const struct tz_pool *p, uint64_t offset)
+{
+	uint32_t s = slab_at(p, offset);
+
+	if (s != TZ_NO_SLAB)
+		__builtin_prefetch(&p->slabs[s], 0, 3);
+}
+
+/* Clears the slot's bit. 0: it is not in use, or not that page's. */
+static int clear_slot(struct tz_pool *p, struct tz_slab *m, unsigned class, unsigned slot, uint64_t page)
+{
+	uint64_t *map = map_of(p, m, class), bit = 1ull << slot % 64;
+
+	if (!(map[slot / 64] & bit) || (class == p->nr_classes - 1 && m->map.raw.owner[slot] != (uint32_t)page))
+		return 0;
+	map[slot / 64] &= ~bit;
+	if (slot / 64 < m->first)
+		m->first = (uint8_t)(slot / 64);
+	return 1;
+}
+
+/* Counts the slot out, and the slab where it has to go. 1: the slab is empty, and the caller's. */
+static int count_out(struct tz_pool *p, struct tz_class *c, uint32_t s)
+{
 	struct tz_slab *m = &p->slabs[s];
-	struct tz_class *c = &p->classes[m->class];	/* fixed while an object lives here */
+	unsigned used = get(m->used);
+	int listed = get(m->state) == SLAB_CLASS;
+
+	set(m->used, (uint16_t)(used - 1));
+	set(m->stuck, 0);
+	stat_add(&c->stats->objects, -1);
+	if (listed && used == c->per_slab && used > 1)
+		partial_add(p, c, s);
+	if (used > 1)
+		return 0;
+	if (listed && used < c->per_slab)
+		partial_remove(p, c, s);
+	set(m->state, SLAB_EMPTYING);
+	stat_add(&c->stats->slabs, -1);
+	return 1;
+}
+
+int tz_pool_free(struct tz_pool *p, uint64_t offset, unsigned size, uint64_t page)
+{
+	uint32_t s = slab_at(p, offset), map = NO_MAP;
+	int freed = 0, empty = 0;
+
+	if (s == TZ_NO_SLAB)
+		return -EINVAL;
+	struct tz_slab *m = &p->slabs[s];
+	unsigned class = get(m->class);		/* fixed while an object lives here; checked for what is none */
+	struct tz_class *c = &p->classes[class];
+	unsigned in_slab = (unsigned)(offset - p->arena->slab_offset) % TZ_SLAB_SIZE;
 
 	tz_lock_take(&c->lock);
-	unsigned slot = (unsigned)(in_slabs % TZ_SLAB_SIZE) / c->object_size;
-	int was_full = !m->free && m->bump >= c->per_slab;
-	memcpy(slot_address(p, s, c->object_size, slot), &m->free, sizeof m->free);
-	m->free = (uint16_t)(slot + 1);
-	m->used--;
-	stat_add(&c->stats->objects, -1);
-	int listed = m->state == SLAB_CLASS;
-	if (was_full && listed)
-		partial_add(p, c, s);
-	int empty = m->used == 0;
-	if (empty) {
-		if (listed)
-			partial_remove(p, c, s);
-		stat_add(&c->stats->slabs, -1);
+	if (get(m->class) == class && holds_objects(get(m->state)) && fits_class(p, class, offset, size))
+		freed = clear_slot(p, m, class, slot_of(c, in_slab / 16), page);
+	if (freed) {
+		empty = count_out(p, c, s);
+		if (empty && !has_own_map(p, class))
+			map = m->map.taken;
 	}
 	tz_lock_drop(&c->lock);
+	if (!freed)
+		return -EINVAL;
+	TZ_TEST_POINT("freed");
 	if (empty)
-		reserve_push(p, s);
+		reserve_push(p, s, map);
+	note_activity(p);
+	return 0;
 }
 
 /* ---- compaction ---- */
@@ -278,41 +473,64 @@ static uint64_t wasted_slabs(const struct tz_pool *p)
 	return n;
 }
 
-static int is_wasteful(const struct tz_pool *p)
+/* Whether a pass is worth its while, `wasted` being wasted_slabs(). After one that gained nothing, not before an eighth more
+ * than then is wasted. */
+static int is_wasteful(struct tz_pool *p, uint64_t wasted)
 {
-	uint64_t wasted = wasted_slabs(p) * TZ_SLAB_SIZE, used = atomic_load(&p->used_bytes);
-
-	return wasted >= COMPACT_LEAST && wasted > used / 16;
+	if (wasted < p->futile)
+		p->futile = wasted;
+	return wasted * TZ_SLAB_SIZE >= COMPACT_LEAST && wasted * TZ_SLAB_SIZE > get(p->used_bytes) / 16 &&
+		(!p->futile || wasted > p->futile + p->futile / 8);
 }
 
-/* The occupancy below which a class's slabs are to be emptied: at most `want` slabs have less. */
-static unsigned threshold_for(struct tz_pool *p, unsigned index, uint64_t want)
+static unsigned bin_of(const struct tz_class *c, unsigned used)
 {
-	uint32_t by_used[65] = { 0 };
-	uint32_t per = p->classes[index].per_slab;
-	unsigned k;
+	return used * 64 / c->per_slab;
+}
 
-	for (uint32_t s = 0; s < p->virgin; s++)
-		if (p->slabs[s].state == SLAB_CLASS && p->slabs[s].class == index)
-			by_used[(uint32_t)p->slabs[s].used * 64 / per]++;
-	uint64_t sum = 0;
-	for (k = 0; k < 64 && sum + by_used[k] <= want; k++)
-		sum += by_used[k];
-	return k;
+/* A slab that compaction may empty: what is read here without the lock is looked at again under it. */
+static int is_candidate(const struct tz_slab *m)
+{
+	return get(m->state) == SLAB_CLASS && !get(m->stuck);
+}
+
+/* What to take of one class: all slabs of less than `bin`, and `rest` of those in it. */
+struct sparse { uint32_t bin; uint64_t rest; };
+
+/* The `want` sparsest slabs of each class, `want` being as many as the free slots add up to: then what is in them fits the
+ * others. */
+static void choose_sparse(struct tz_pool *p, struct sparse *sparse)
+{
+	memset(p->by_used, 0, sizeof p->by_used);
+	for (uint32_t s = 0, n = get(p->virgin); s < n; s++) {
+		const struct tz_slab *m = &p->slabs[s];
+		unsigned class = get(m->class), bin = bin_of(&p->classes[class], get(m->used));
+		if (is_candidate(m) && bin < 64)
+			p->by_used[class][bin]++;
+	}
+	for (unsigned i = 0; i < p->nr_classes; i++) {
+		uint64_t want = free_slots(&p->classes[i]) / p->classes[i].per_slab;
+		unsigned bin = 0;
+		while (bin < 64 && p->by_used[i][bin] <= want)
+			want -= p->by_used[i][bin++];
+		sparse[i] = (struct sparse){ bin, want };
+	}
 }
 
 /* Takes a slab out of its class's hands if it is still as sparse as it looked. */
-static void evacuate(struct tz_pool *p, uint32_t s, unsigned index, unsigned threshold)
+static void evacuate(struct tz_pool *p, uint32_t s, unsigned class, struct sparse *sparse)
 {
-	struct tz_class *c = &p->classes[index];
+	struct tz_class *c = &p->classes[class];
 	struct tz_slab *m = &p->slabs[s];
 
 	tz_lock_take(&c->lock);
-	int fits = m->state == SLAB_CLASS && m->class == index && (uint32_t)m->used * 64 / c->per_slab < threshold &&
-		m->used < c->per_slab;
-	if (fits) {
+	unsigned bin = bin_of(c, get(m->used));
+	if (get(m->state) == SLAB_CLASS && get(m->class) == class && get(m->used) < c->per_slab &&
+	    (bin < sparse->bin || (bin == sparse->bin && sparse->rest))) {
+		sparse->rest -= bin == sparse->bin;
 		partial_remove(p, c, s);
-		m->state = SLAB_EVACUATING;
+		set(m->state, SLAB_EVACUATING);
+		p->evacuating_class[p->nr_evacuating] = (uint8_t)class;
 		p->evacuating[p->nr_evacuating++] = s;
 	}
 	tz_lock_drop(&c->lock);
@@ -320,25 +538,29 @@ static void evacuate(struct tz_pool *p, uint32_t s, unsigned index, unsigned thr
 
 unsigned tz_pool_evacuate_begin(struct tz_pool *p)
 {
+	struct sparse sparse[TZ_MAX_CLASSES];
+
+	TZ_TEST_POINT("pass");
 	p->nr_evacuating = 0;
-	for (unsigned i = 0; i < p->nr_classes; i++) {
-		uint64_t want = free_slots(&p->classes[i]) / p->classes[i].per_slab;
-		unsigned threshold = want ? threshold_for(p, i, want) : 0;
-		for (uint32_t s = 0; threshold && s < p->virgin && p->nr_evacuating < TZ_EVACUATE_MAX; s++)
-			if (p->slabs[s].state == SLAB_CLASS && p->slabs[s].class == i)
-				evacuate(p, s, i, threshold);
+	choose_sparse(p, sparse);
+	for (uint32_t s = 0, n = get(p->virgin); s < n && p->nr_evacuating < TZ_EVACUATE_MAX; s++) {
+		unsigned class = get(p->slabs[s].class);
+		if (is_candidate(&p->slabs[s]))
+			evacuate(p, s, class, &sparse[class]);
 	}
 	return p->nr_evacuating;
 }
 
 int tz_pool_is_evacuating(const struct tz_pool *p, uint64_t offset)
 {
-	return p->slabs[(offset - p->arena->head->slab_offset) / TZ_SLAB_SIZE].state == SLAB_EVACUATING;
+	uint32_t s = slab_at(p, offset);
+
+	return s != TZ_NO_SLAB && get(p->slabs[s].state) == SLAB_EVACUATING;
 }
 
-uint64_t tz_pool_alloc_existing(struct tz_pool *p, unsigned size)
+uint64_t tz_pool_alloc_existing(struct tz_pool *p, unsigned size, uint64_t page)
 {
-	return alloc_in_class(p, p->class_of[(size + 15) / 16], 0);
+	return alloc_in_class(p, class_for(p, size), page, 0);
 }
 
 void tz_pool_evacuate_end(struct tz_pool *p)
@@ -347,54 +569,90 @@ void tz_pool_evacuate_end(struct tz_pool *p)
 
 	for (unsigned i = 0; i < p->nr_evacuating; i++) {
 		struct tz_slab *m = &p->slabs[p->evacuating[i]];
-		struct tz_class *c = &p->classes[m->class];
+		struct tz_class *c = &p->classes[p->evacuating_class[i]];
 		tz_lock_take(&c->lock);
-		if (m->state == SLAB_EVACUATING && m->used) {	/* something did not move: back into use */
-			m->state = SLAB_CLASS;
-			if (m->free || m->bump < c->per_slab)
+		if (get(m->state) == SLAB_EVACUATING) {		/* something did not move: back into use */
+			set(m->state, SLAB_CLASS);
+			set(m->stuck, 1);
+			if (get(m->used) < c->per_slab)
 				partial_add(p, c, p->evacuating[i]);
 			saved--;
 		}
 		tz_lock_drop(&c->lock);
 	}
 	p->nr_evacuating = 0;
+	p->futile = saved ? 0 : wasted_slabs(p);
 	__atomic_store_n(&p->stats->pages_compacted, p->stats->pages_compacted + saved * (TZ_SLAB_SIZE / TZ_PAGE_SIZE),
 		__ATOMIC_RELAXED);
 }
 
-/* At most once in COMPACT_MS, in the slab thread: takes free slots that add up to slabs and gives the slabs back. */
-static void compact_if_wasteful(struct tz_pool *p)
+int tz_pool_is_stopping(const struct tz_pool *p)
 {
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	uint64_t now = (uint64_t)t.tv_sec * 1000u + (uint64_t)t.tv_nsec / 1000000u;
-	if (!p->compact)
-		return;
-	int pass = now - p->compacted_ms >= COMPACT_MS && is_wasteful(p);
-	p->compact(p->compact_arg, pass);
-	if (!pass)
-		return;
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	p->compacted_ms = (uint64_t)t.tv_sec * 1000u + (uint64_t)t.tv_nsec / 1000000u;
+	return get(p->stop) != 0;
 }
 
-/* ---- the slab thread ---- */
+static void pause_ms(_Atomic uint32_t *word, uint32_t while_it_is, unsigned ms)
+{
+	struct timespec t = { ms / 1000, (long)(ms % 1000) * 1000000 };
+
+	tz_futex(word, FUTEX_WAIT_PRIVATE, while_it_is, ms ? &t : NULL);
+}
+
+/* Moving objects can wait for anybody, so this is a thread without a priority of its own. It looks once in COMPACT_MS for as
+ * long as slots are freed or the last look had something to do, then sleeps until a slot is freed. */
+static void *compactor(void *arg)
+{
+	struct tz_pool *p = arg;
+
+	prctl(PR_SET_NAME, "tz-compact");
+	while (!tz_pool_is_stopping(p)) {
+		atomic_exchange(&p->activity, 0);
+		pause_ms(&p->stop, 0, COMPACT_MS);
+		int pass = is_wasteful(p, wasted_slabs(p)) && !tz_pool_is_stopping(p);
+		int more = p->compact(p->compact_arg, pass) || pass;
+		if (target_now(p) != get(p->reserve_target))
+			wake(p, WAKE_NEED);
+		if (!more && !tz_pool_is_stopping(p))
+			pause_ms(&p->activity, 0, 0);
+	}
+	return NULL;
+}
+
+/* ---- the reserve's thread ---- */
 
 static void count_used(struct tz_pool *p, int64_t delta)
 {
 	uint64_t now = atomic_fetch_add(&p->used_bytes, (uint64_t)delta) + (uint64_t)delta;
 
 	__atomic_store_n(&p->stats->mem_used_total, now, __ATOMIC_RELAXED);
-	if (now > __atomic_load_n(&p->stats->mem_used_max, __ATOMIC_RELAXED))
+	if (now > __atomic_load_n(&p->stats->mem_used_max, __ATOMIC_RELAXED))	/* one writer */
 		__atomic_store_n(&p->stats->mem_used_max, now, __ATOMIC_RELAXED);
+}
+
+/* Slabs join those that queue threads may look at: their metadata is there from now on. */
+static void touch_metadata(struct tz_pool *p, uint32_t first, unsigned n)
+{
+	for (uint32_t s = first; s < first + n; s++)
+		p->slabs[s].next = p->slabs[s].prev = POISON;
+	atomic_store_explicit(&p->virgin, first + n, memory_order_release);
+}
+
+/* Has as many full-size maps ready as the reserve is to have slabs. */
+static void refill_maps(struct tz_pool *p, uint32_t target)
+{
+	while (get(p->spare_maps) < target && p->next_map < p->nr_maps) {
+		p->maps[p->next_map][0] = 0;	/* a page fault here is not one of a queue thread */
+		tz_lock_take(&p->reserve_lock);
+		add_spare_map(p, p->next_map++);
+		tz_lock_drop(&p->reserve_lock);
+	}
 }
 
 /* Populates up to `want` slabs: neighbours never used before by one call, or one that was punched out. Returns how many,
  * or negative errno. */
 static int populate_some(struct tz_pool *p, unsigned want)
 {
-	uint64_t end = p->arena->head->nr_slabs;
+	uint64_t end = p->arena->nr_slabs;
 	uint32_t first = p->unpopulated;
 	unsigned n = 1;
 
@@ -405,31 +663,31 @@ static int populate_some(struct tz_pool *p, unsigned want)
 	if (at_limit(p, TZ_SLAB_SIZE))
 		return -ENOSPC;
 	if (first == TZ_NO_SLAB) {
-		if (p->virgin >= end)
+		first = get(p->virgin);
+		if (first >= end)
 			return -ENOSPC;
-		first = p->virgin;
 		n = want < end - first ? want : (unsigned)(end - first);
 	}
-	int rc = tz_arena_populate(p->arena, p->arena->head->slab_offset + (uint64_t)first * TZ_SLAB_SIZE,
-		(uint64_t)n * TZ_SLAB_SIZE);
+	int rc = tz_arena_populate(p->arena, tz_arena_slab_offset(p->arena, first), (uint64_t)n * TZ_SLAB_SIZE);
 	if (rc < 0)
 		return rc;
 	if (first == p->unpopulated)
 		p->unpopulated = p->slabs[first].next;
 	else
-		p->virgin += n;
+		touch_metadata(p, first, n);
 	count_used(p, (int64_t)n * TZ_SLAB_SIZE);
 	for (unsigned i = 0; i < n; i++)
-		reserve_push(p, first + i);
+		reserve_push(p, first + i, NO_MAP);
 	return (int)n;
 }
 
 /* Brings the reserve up to its target. 0 when it is, or can't be (mem_limit); negative errno when the kernel refused. */
 static int refill(struct tz_pool *p)
 {
+	refill_maps(p, get(p->reserve_target));
 	for (;;) {
-		uint32_t have = atomic_load(&p->reserve_count), target = atomic_load(&p->reserve_target);
-		if (have >= target || atomic_load(&p->stop))
+		uint32_t have = get(p->reserve_count), target = get(p->reserve_target);
+		if (have >= target || tz_pool_is_stopping(p))
 			break;
 		int rc = populate_some(p, target - have);
 		if (rc < 0)
@@ -443,22 +701,17 @@ static uint64_t punch_surplus(struct tz_pool *p, uint32_t keep)
 {
 	uint64_t bytes = 0;
 
-	while (atomic_load(&p->reserve_count) > keep || (atomic_load(&p->reserve_count) && at_limit(p, 0))) {
+	while (get(p->reserve_count) > keep || (get(p->reserve_count) && at_limit(p, 0))) {
 		tz_lock_take(&p->reserve_lock);
-		uint32_t s = p->reserve;
-		if (s != TZ_NO_SLAB) {
-			p->reserve = p->slabs[s].next;
-			atomic_fetch_sub(&p->reserve_count, 1);
-			count_reserve(p);
-		}
+		uint32_t s = unlink_first(p);
 		tz_lock_drop(&p->reserve_lock);
 		if (s == TZ_NO_SLAB)
 			break;
-		if (tz_arena_release(p->arena, p->arena->head->slab_offset + (uint64_t)s * TZ_SLAB_SIZE, TZ_SLAB_SIZE)) {
-			reserve_push(p, s);	/* kept: still ours, still counted */
+		set(p->slabs[s].state, SLAB_UNPOPULATED);
+		if (tz_arena_release(p->arena, tz_arena_slab_offset(p->arena, s), TZ_SLAB_SIZE)) {
+			reserve_push(p, s, NO_MAP);	/* kept: still ours, still counted */
 			break;
 		}
-		p->slabs[s].state = SLAB_UNPOPULATED;
 		p->slabs[s].next = p->unpopulated;
 		p->unpopulated = s;
 		count_used(p, -(int64_t)TZ_SLAB_SIZE);
@@ -467,80 +720,87 @@ static uint64_t punch_surplus(struct tz_pool *p, uint32_t keep)
 	return bytes;
 }
 
-static void sleep_until_woken(struct tz_pool *p, unsigned ms)
+static void set_target(struct tz_pool *p, uint32_t target)
 {
-	struct timespec t = { ms / 1000, (long)(ms % 1000) * 1000000 };
-
-	tz_futex(&p->wake, FUTEX_WAIT_PRIVATE, 0, &t);
+	set(p->reserve_target, target);
+	__atomic_store_n(&p->stats->reserve_target, (uint64_t)target * TZ_SLAB_SIZE, __ATOMIC_RELAXED);
 }
 
-/* A device that has been emptied keeps no more than an 1/25 of what it once held, table included; one that is new or in
- * use keeps the full reserve. */
-static uint32_t target_now(const struct tz_pool *p)
+static void answer_trim(struct tz_pool *p, uint32_t asked, uint64_t bytes)
 {
-	uint64_t table = p->stats->table_bytes, peak = p->stats->mem_used_max;
-	uint64_t reserve = (uint64_t)atomic_load(&p->reserve_count) * TZ_SLAB_SIZE;
-	uint64_t in_use = atomic_load(&p->used_bytes) - table - reserve;
-	uint32_t full = atomic_load(&p->reserve_full);
+	atomic_fetch_add(&p->trimmed, bytes);
+	atomic_store(&p->trim_done, asked);
+	tz_futex(&p->trim_done, FUTEX_WAKE_PRIVATE, INT_MAX, NULL);
+}
 
-	if (peak < table + 2ull * full * TZ_SLAB_SIZE || in_use > EMPTIED_MOST || in_use > peak / 50)
-		return full;
-	uint64_t keep = peak / 25 > table + in_use ? (peak / 25 - table - in_use) / TZ_SLAB_SIZE : 0;
-	return keep < EMPTIED_RESERVE ? EMPTIED_RESERVE : keep < full ? (uint32_t)keep : full;
+/* Gives back what is too much, then gets what is missing. Negative errno when the kernel refused that; *gave is whether
+ * something went back. */
+static int balance(struct tz_pool *p, int *gave)
+{
+	uint32_t target = target_now(p), have = get(p->reserve_count);
+	uint32_t asked = atomic_load(&p->trim_asked);
+	int trim = asked != get(p->trim_done);
+	uint64_t bytes = 0;
+
+	set_target(p, target);
+	if (trim || have > target + slack(target) || (have && at_limit(p, 0)))
+		bytes = punch_surplus(p, target);
+	if (trim)
+		answer_trim(p, asked, bytes);
+	*gave = bytes != 0;
+	return refill(p);
 }
 
 /* Lowest real-time priority: the reserve is refilled before queue threads use up the rest, and the kernel lets a real-time
  * thread go below the watermark at which others wait for memory. Nothing made by it inherits that. Without the right to
  * (a local device) it is a thread like others. */
-static void be_first(int first)
+static void be_first(void)
 {
-	struct sched_param param = { .sched_priority = first };
+	struct sched_param param = { .sched_priority = 1 };
 
-	sched_setscheduler(0, first ? SCHED_FIFO | SCHED_RESET_ON_FORK : SCHED_OTHER, &param);
+	sched_setscheduler(0, SCHED_FIFO | SCHED_RESET_ON_FORK, &param);
 }
 
-static void *slab_thread(void *arg)
+static void *reserve_thread(void *arg)
 {
 	struct tz_pool *p = arg;
+	unsigned retry = 0;		/* ms */
+	int gave;
 
-	prctl(PR_SET_NAME, "tz-slabs");
+	prctl(PR_SET_NAME, "tz-reserve");
 	prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0);	/* its allocations must not wait for I/O that waits for it */
-	be_first(1);
-	while (!atomic_load(&p->stop)) {
-		atomic_store(&p->wake, 0);
-		pthread_mutex_lock(&p->grow_lock);
-		uint32_t target = target_now(p);
-		uint32_t have = atomic_load(&p->reserve_count);
-		int rc = 0;
-		atomic_store(&p->reserve_target, target);
-		p->stats->reserve_target = (uint64_t)target * TZ_SLAB_SIZE;
-		if (have > target + slack(target) || (have && at_limit(p, 0)))
-			punch_surplus(p, target);
-		else
-			rc = refill(p);
-		if (rc == 0) {
-			be_first(0);	/* moving objects can wait for anybody */
-			compact_if_wasteful(p);
-			be_first(1);
+	be_first();
+	for (;;) {
+		atomic_exchange(&p->wake, 0);	/* before looking at what there is to do, stop included */
+		if (tz_pool_is_stopping(p))
+			return NULL;
+		if (balance(p, &gave) == 0) {
+			retry = 0;
+			pause_ms(&p->wake, 0, 0);
+			continue;
 		}
-		pthread_mutex_unlock(&p->grow_lock);
-		sleep_until_woken(p, rc < 0 ? RETRY_MS : IDLE_MS);
+		/* Refused. That slabs are needed is known: only WAKE_NOW ends this pause early. */
+		retry = !retry || gave ? RETRY_MS : retry * 2 < RETRY_MOST_MS ? retry * 2 : RETRY_MOST_MS;
+		atomic_fetch_or(&p->wake, WAKE_NEED);
+		pause_ms(&p->wake, WAKE_NEED, retry);
 	}
-	return NULL;
 }
 
 uint64_t tz_pool_trim(struct tz_pool *p)
 {
-	pthread_mutex_lock(&p->grow_lock);
-	uint64_t bytes = punch_surplus(p, 0);
-	pthread_mutex_unlock(&p->grow_lock);
-	return bytes;
+	uint64_t before = atomic_load(&p->trimmed), deadline = tz_monotonic_ns() + TRIM_MS * 1000000ull, now;
+	uint32_t mine = atomic_fetch_add(&p->trim_asked, 1) + 1, done;
+
+	wake(p, WAKE_NOW);
+	while ((int32_t)((done = atomic_load(&p->trim_done)) - mine) < 0 && (now = tz_monotonic_ns()) < deadline)
+		pause_ms(&p->trim_done, done, (unsigned)((deadline - now) / 1000000) + 1);
+	return atomic_load(&p->trimmed) - before;
 }
 
 /* ---- making and ending ---- */
 
-/* 1/128 of the disk, 512 KiB to 8 MiB, and at most 1/16 of the limit: what a burst of writes may take before the slab
- * thread has run. */
+/* 1/128 of the disk, 512 KiB to 8 MiB, and at most 1/16 of the limit: what a burst of writes may take before the
+ * reserve's thread has run. */
 static uint32_t target_for(uint64_t disksize, uint64_t limit)
 {
 	uint64_t bytes = disksize / 128;
@@ -556,7 +816,7 @@ static uint32_t target_for(uint64_t disksize, uint64_t limit)
 
 static int check_limit(const struct tz_pool *p, uint64_t limit, char *why, size_t why_size)
 {
-	uint64_t least = p->arena->head->slab_offset + 16 * TZ_SLAB_SIZE;
+	uint64_t least = p->arena->slab_offset + 16 * TZ_SLAB_SIZE;
 
 	if (limit == 0 || limit >= least)
 		return 0;
@@ -571,11 +831,30 @@ int tz_pool_set_limit(struct tz_pool *p, uint64_t bytes, char *why, size_t why_s
 
 	if (rc < 0)
 		return rc;
-	atomic_store(&p->mem_limit, bytes);
-	atomic_store(&p->reserve_full, target_for(p->arena->head->disksize, bytes));
-	atomic_store(&p->reserve_target, atomic_load(&p->reserve_full));
-	p->stats->reserve_target = (uint64_t)atomic_load(&p->reserve_target) * TZ_SLAB_SIZE;
-	wake_slab_thread(p);
+	set(p->mem_limit, bytes);
+	set(p->reserve_full, target_for(p->arena->disksize, bytes));
+	wake(p, WAKE_NOW);
+	return 0;
+}
+
+/* Slabs and maps in one mapping. Locked as it is touched, which only the reserve's thread does first. Without the right to
+ * (an ordinary user's local device) it works unlocked; the server shows that. */
+static int map_metadata(struct tz_pool *p, char *why, size_t why_size)
+{
+	uint64_t pages = p->arena->disksize / TZ_PAGE_SIZE;
+	size_t slabs = (p->arena->nr_slabs * sizeof *p->slabs + TZ_PAGE_SIZE - 1) / TZ_PAGE_SIZE * TZ_PAGE_SIZE;
+
+	/* For tiny objects on every page, in slabs filled to a quarter. When they run out, such objects take larger slots. */
+	p->nr_maps = (uint32_t)(pages / (TZ_OWN_MAP_SLOTS / 4) + 256);
+	p->metadata_len = slabs + p->nr_maps * sizeof *p->maps;
+	p->slabs = mmap(NULL, p->metadata_len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (p->slabs == MAP_FAILED) {
+		p->slabs = NULL;
+		snprintf(why, why_size, "cannot map slab metadata: %s", strerror(errno));
+		return -ENOMEM;
+	}
+	p->maps = (void *)((uint8_t *)p->slabs + slabs);
+	syscall(SYS_mlock2, p->slabs, p->metadata_len, MLOCK_ONFAULT);
 	return 0;
 }
 
@@ -588,52 +867,63 @@ int tz_pool_create(struct tz_pool *p, struct tz_arena *arena, struct tz_stats *s
 	p->arena = arena;
 	p->stats = stats;
 	p->reserve = p->unpopulated = TZ_NO_SLAB;
-	pthread_mutex_init(&p->grow_lock, NULL);
-	rc = check_limit(p, mem_limit, why, why_size);
+	p->spare_map = NO_MAP;
+	rc = tz_pool_set_limit(p, mem_limit, why, why_size);
+	if (rc == 0)
+		rc = map_metadata(p, why, why_size);
 	if (rc < 0)
 		return rc;
-	p->slabs_len = arena->head->nr_slabs * sizeof *p->slabs;
-	p->slabs = mmap(NULL, p->slabs_len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (p->slabs == MAP_FAILED) {
-		snprintf(why, why_size, "cannot map slab metadata: %s", strerror(errno));
-		return -ENOMEM;
-	}
-	/* Locked as it is touched, which only the slab thread does first. Without the right to (an ordinary user's local
-	 * device) it works unlocked; the server shows that. */
-	syscall(SYS_mlock2, p->slabs, p->slabs_len, MLOCK_ONFAULT);
 	make_classes(p);
-	stats->table_bytes = arena->head->slab_offset;
-	count_used(p, (int64_t)arena->head->slab_offset);
-	tz_pool_set_limit(p, mem_limit, why, why_size);
+	stats->table_bytes = arena->slab_offset;
+	count_used(p, (int64_t)arena->slab_offset);
+	set_target(p, get(p->reserve_full));
 	rc = refill(p);
-	if (rc < 0) {
+	if (rc < 0)
 		snprintf(why, why_size, "no memory for the reserve (%llu KiB): %s",
 			(unsigned long long)(stats->reserve_target >> 10), strerror(-rc));
-		munmap(p->slabs, p->slabs_len);
-		return rc;
-	}
+	return rc;
+}
+
+static int start_thread(struct tz_pool *p, pthread_t *thread, void *(*run)(void *), char *why, size_t why_size)
+{
 	pthread_attr_t attr;
+
 	pthread_attr_init(&attr);
 	pthread_attr_setstacksize(&attr, STACK_SIZE);	/* it is locked as a whole: not the usual 8 MiB */
-	rc = -pthread_create(&p->thread, &attr, slab_thread, p);
+	int rc = -pthread_create(thread, &attr, run, p);
 	pthread_attr_destroy(&attr);
-	if (rc < 0) {
-		snprintf(why, why_size, "cannot start the slab thread: %s", strerror(-rc));
-		munmap(p->slabs, p->slabs_len);
-		return rc;
-	}
-	p->thread_started = 1;
-	return 0;
+	if (rc < 0)
+		snprintf(why, why_size, "cannot start the pool's threads: %s", strerror(-rc));
+	else
+		p->nr_threads++;
+	return rc;
+}
+
+int tz_pool_start(struct tz_pool *p, int (*compact)(void *arg, int pass), void *arg, char *why, size_t why_size)
+{
+	p->compact = compact;
+	p->compact_arg = arg;
+	int rc = start_thread(p, &p->reserve_thread, reserve_thread, why, why_size);
+	return rc < 0 ? rc : start_thread(p, &p->compactor, compactor, why, why_size);
+}
+
+static void stop_waiting_on(_Atomic uint32_t *word)
+{
+	atomic_fetch_or(word, WAKE_NOW);
+	tz_futex(word, FUTEX_WAKE_PRIVATE, INT_MAX, NULL);
 }
 
 void tz_pool_destroy(struct tz_pool *p)
 {
-	if (!p->thread_started)
-		return;
-	atomic_store(&p->stop, 1);
-	atomic_store(&p->wake, 1);
-	tz_futex(&p->wake, FUTEX_WAKE_PRIVATE, INT_MAX, NULL);
-	pthread_join(p->thread, NULL);
-	pthread_mutex_destroy(&p->grow_lock);
-	munmap(p->slabs, p->slabs_len);
+	stop_waiting_on(&p->stop);
+	stop_waiting_on(&p->wake);
+	stop_waiting_on(&p->activity);
+	if (p->nr_threads > 0)
+		pthread_join(p->reserve_thread, NULL);
+	if (p->nr_threads > 1)
+		pthread_join(p->compactor, NULL);
+	if (p->slabs)
+		munmap(p->slabs, p->metadata_len);
+	p->nr_threads = 0;
+	p->slabs = NULL;
 }

@@ -1,6 +1,6 @@
 /* stats.c - the statistics page: laid out by the server, read by everyone else (layout and rules: stats.h).
  *
- * Readers share the page with threads that write it all the time, so they copy word by word with relaxed atomic loads
+ * Readers share the page with threads that write it all the time, so they copy word by word with atomic loads
  * (no torn 64-bit value, nothing undefined) and accept a copy only between two equal even values of the sequence
  * counter. The page comes from a file that anything may have written: every number used as an index or a length is
  * taken from one copy and checked against the mapping before it is used.
@@ -19,6 +19,8 @@
 _Static_assert(sizeof(struct tz_stats) % 8 == 0, "copied by 8-byte words");
 _Static_assert(sizeof(struct tz_queue_stats) % 64 == 0, "queues do not share cache lines");
 _Static_assert(offsetof(struct tz_stats, seq) % 8 == 0, "seq is a word");
+_Static_assert(offsetof(struct tz_stats, algorithm) % 8 == 0 && offsetof(struct tz_stats, last_error) % 8 == 0,
+	"text is stored by words");
 _Static_assert(offsetof(struct tz_queue_stats, seq) == 0, "the counters follow seq");
 _Static_assert(offsetof(struct tz_queue_stats, cpu) % 8 == 0, "everything before cpu is 64-bit values");
 
@@ -49,10 +51,58 @@ int tz_stats_init(struct tz_stats *s, size_t len, unsigned nr_queues)
 	return 0;
 }
 
+/* ---- writing the head ---- */
+
+int tz_stats_head_try(struct tz_stats *s)
+{
+	uint64_t seq = __atomic_load_n(&s->seq, __ATOMIC_RELAXED);
+
+	return !(seq & 1) && __atomic_compare_exchange_n(&s->seq, &seq, seq + 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED);
+}
+
+void tz_stats_head_begin(struct tz_stats *s)
+{
+	while (!tz_stats_head_try(s))
+		nanosleep(&(struct timespec){ .tv_nsec = 20000 }, NULL);
+}
+
+void tz_stats_head_end(struct tz_stats *s)
+{
+	tz_stats_end(&s->seq);
+}
+
+void tz_stats_set_text(char *field, size_t size, const char *text)
+{
+	size_t n = strnlen(text, size - 1);
+
+	for (size_t at = 0; at < size; at += 8) {
+		uint64_t word = 0;
+
+		if (at < n)
+			memcpy(&word, text + at, n - at < 8 ? n - at : 8);
+		TZ_STATS_SET(*(uint64_t *)(void *)(field + at), word);
+	}
+}
+
+int tz_stats_error(struct tz_stats *s, const char *text)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_REALTIME, &now);
+	if (!tz_stats_head_try(s))
+		return 0;
+	tz_stats_set_text(s->last_error, sizeof s->last_error, text);
+	TZ_STATS_SET(s->last_error_ns, (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec);
+	tz_stats_head_end(s);
+	return 1;
+}
+
+/* ---- reading ---- */
+
 static void copy_words(uint64_t *dst, const uint64_t *src, size_t from, size_t to)
 {
 	for (size_t i = from; i < to; i++)
-		dst[i] = __atomic_load_n(&src[i], __ATOMIC_RELAXED);
+		dst[i] = __atomic_load_n(&src[i], __ATOMIC_ACQUIRE);	/* what comes next is seq */
 }
 
 /* Copies words [0, words), of which seq_word is the sequence counter. 0, or -2 when it never was the same even value
@@ -63,7 +113,6 @@ static int copy_under_seq(uint64_t *dst, const uint64_t *src, size_t words, size
 		uint64_t before = __atomic_load_n(&src[seq_word], __ATOMIC_ACQUIRE);
 
 		copy_words(dst, src, 0, words);
-		__atomic_thread_fence(__ATOMIC_ACQUIRE);
 		if (!(before & 1) && __atomic_load_n(&src[seq_word], __ATOMIC_RELAXED) == before)
 			return 0;
 		if (try >= SPIN_TRIES)

@@ -4,18 +4,20 @@
  * what it is. Layout: struct tz_stats, then nr_queues times struct tz_queue_stats at queue_offset (64-byte multiples).
  * Everything is little-endian as the host is; sizes in bytes, times in nanoseconds, clocks CLOCK_MONOTONIC.
  *
- * Who writes: the control thread writes the head, under `seq`; queue thread i writes its tz_queue_stats, the counters
- * under its own `seq` (odd while they change), histograms without (each bin is consistent by itself).
- * Readers copy between two equal even values of seq (stats.c: tz_stats_read).
+ * Who writes: the head changes under its `seq`, which is also the lock of its several writers (the control thread, and any
+ * thread that has an error to report); queue thread i writes its tz_queue_stats, the counters under its own `seq` (odd while they change),
+ * histograms without (each bin is consistent by itself). Readers copy between two equal even values of seq
+ * (stats.c: tz_stats_read).
  */
 #ifndef TZ_STATS_H
 #define TZ_STATS_H
 
 #include <stddef.h>
 #include <stdint.h>
+#include <time.h>
 
 #define TZ_STATS_MAGIC 0x3153545a54ull /* "TZTS1" */
-#define TZ_STATS_VERSION 2
+#define TZ_STATS_VERSION 3
 #define TZ_MAX_QUEUES 64
 #define TZ_MAX_CLASSES 128
 
@@ -72,12 +74,12 @@ struct tz_stats {
 	char last_error[128];		/* newest thing that went wrong, "" if nothing */
 	uint64_t last_error_ns;		/* CLOCK_REALTIME */
 
-	/* --- single values, each written atomically, by the pool and its slab thread --- */
+	/* --- single values, each written atomically, by the pool and its threads --- */
 	uint64_t mem_used_total;	/* bytes of the arena that the kernel holds for us: table, slabs, reserve */
 	uint64_t mem_used_max;		/* its highest value */
 	uint64_t table_bytes;		/* of which page table and arena head */
 	uint64_t reserve_bytes;		/* of which slabs populated and not yet used */
-	uint64_t reserve_target;	/* what the slab thread keeps reserve_bytes at */
+	uint64_t reserve_target;	/* what the reserve's thread keeps reserve_bytes at */
 	uint64_t pages_compacted;
 	uint64_t nr_classes;
 	struct tz_class_stats classes[TZ_MAX_CLASSES];
@@ -92,11 +94,12 @@ struct tz_queue_stats {
 	uint64_t pages_read, pages_written, pages_discarded;
 	uint64_t failed_reads, failed_writes, invalid_io;		/* requests */
 	uint64_t enospc;		/* write requests refused at mem_limit or with the reserve empty */
-	uint64_t checksum_errors;	/* objects whose CRC32C did not match: EIO */
+	uint64_t checksum_errors;	/* objects whose CRC32C did not match, or that do not decode: EIO */
+	uint64_t damaged_entries;	/* page-table entries found damaged: read, EIO; overwritten, nothing freed */
 	uint64_t swap_writes;		/* write requests that the kernel marked as swap */
 	uint64_t huge_pages_since;	/* pages stored raw since start */
 	uint64_t drains;		/* ring wake-ups: requests / drains = batch size */
-	uint64_t deferred_writes;	/* writes that waited for the slab thread */
+	uint64_t deferred_writes;	/* writes that waited for the reserve to be refilled */
 	uint64_t compress_ns, compress_bytes_in, compress_bytes_out;	/* codec time and bytes; same-filled not counted */
 	uint64_t decompress_ns, decompress_bytes_out;
 	uint64_t busy_ns;		/* time between wake-up and wait */
@@ -107,7 +110,7 @@ struct tz_queue_stats {
 	/* --- not under seq --- */
 	uint64_t read_lat[TZ_LAT_BINS], write_lat[TZ_LAT_BINS];		/* requests by service time */
 	uint32_t cpu, tid;		/* where the thread is pinned (UINT32_MAX: not), its thread id */
-	uint64_t pad[5];		/* to a multiple of 64 bytes */
+	uint64_t pad[4];		/* to a multiple of 64 bytes */
 };
 
 static inline unsigned tz_lat_bin(uint64_t ns)
@@ -127,6 +130,44 @@ static inline uint64_t tz_lat_floor(unsigned bin)
 		return (uint64_t)bin * TZ_LAT_UNIT_NS;
 	return (uint64_t)(8 + (bin & 7)) << (bin / 8 - 1) << 6;
 }
+
+/* For writers. The order of the stores is what readers rely on; there is no fence, which ThreadSanitizer would not see.
+ * One writer per tz_queue_stats: begin, any number of adds, end. */
+static inline void tz_stats_begin(uint64_t *seq)
+{
+	__atomic_store_n(seq, *seq + 1, __ATOMIC_RELAXED);
+}
+
+static inline void tz_stats_add(void *counter, int64_t by)
+{
+	uint64_t *c = counter;
+
+	__atomic_store_n(c, *c + (uint64_t)by, __ATOMIC_RELEASE);	/* after seq has become odd */
+}
+
+static inline void tz_stats_end(uint64_t *seq)
+{
+	__atomic_store_n(seq, *seq + 1, __ATOMIC_RELEASE);
+}
+
+static inline uint64_t tz_monotonic_ns(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+/* The head's writers. try: 1, or 0 when another thread is writing; begin waits for that one, so it is not for queue
+ * threads. Between them and end, values are stored with TZ_STATS_SET and text with tz_stats_set_text. */
+int tz_stats_head_try(struct tz_stats *s);
+void tz_stats_head_begin(struct tz_stats *s);
+void tz_stats_head_end(struct tz_stats *s);
+#define TZ_STATS_SET(field, value) __atomic_store_n(&(field), (value), __ATOMIC_RELEASE)
+/* `size` is that of the field, a multiple of 8; longer text is cut. */
+void tz_stats_set_text(char *field, size_t size, const char *text);
+/* last_error, from any thread: allocates nothing, waits for nobody. 0: another thread was writing; try again later. */
+int tz_stats_error(struct tz_stats *s, const char *text);
 
 /* stats.c - for the server. Bytes of a page with that many queues. */
 size_t tz_stats_size(unsigned nr_queues);

@@ -4,7 +4,7 @@
  *
  *	63            32 31       17 16        5 4    0
  *	+---------------+-----------+-----------+------+
- *	|      0        offset / 16 | length - 1| kind |	object: SAME_U64, LZ4, ZSTD … ZSTD_DICT (35 + 12 bits, 12 spare)
+ *	| check offset / 16         | length - 1| kind |	object: SAME_U64, LZ4, ZSTD … ZSTD_DICT (12 + 35 + 12 + 5 bits)
  *	|     crc32c    |   offset / 4096       | RAW  |	raw page: the checksum is in the entry, so its slot is just the page
  *	|    word       |           0           | U32  |	same-filled by a 4-byte word
  *	|        word, sign-extended            | S59  |	same-filled by an 8-byte word that fits 59 bits (all pointers do)
@@ -13,13 +13,21 @@
  * An object is its payload followed by its CRC32C, which is seeded with the page number and kind, so that an entry that points to
  * a whole but wrong object is caught as well.
  *
+ * The arena is not trusted: a bit of it may flip. An object's entry has check bits over itself and the page number; a RAW entry has
+ * no room for them, but the pool knows whose its slot is. What an entry names is checked before it is used: kind, range, slab, alignment,
+ * size. A damaged entry reads as -EIO; when it is overwritten or discarded, nothing is freed (a slot stays taken, no other page is
+ * lost). What cannot be noticed in this format is a flipped bit in the word of a same-filled page, and one that makes
+ * an S59 entry of an object's.
+ *
  * Writing: compress into the thread's buffer, place the object, publish it with one atomic exchange of the entry, free
  * what the exchange returned. At every instant the table names complete objects only.
  *
  * Reading without locks: a reader announces the entry it is about to use in its hazard slot, looks at the table again,
  * and goes on only if the entry is still there; whoever frees an object looks through the hazard slots first and sets the object
- * aside if it is in use. Each thread announces one object at a time, so what a thread has set aside never exceeds the
- * number of threads, and nobody ever waits for anybody.
+ * aside if it is in use. Each thread announces one object at a time, but it may move on to the next while a writer looks through the slots:
+ * what a thread has set aside is at most two objects for each other thread (tests/native/test_hazard_model.py tries all orders).
+ * Nobody waits for a reader; what threads do wait for, for some tens of nanoseconds unless a holder loses its CPU, is the lock of a
+ * size class or of the reserve (pool.c).
  *
  * Changing the algorithm of a live device: workspaces for it are made and locked by the control thread, published per
  * thread, and the old ones freed after every thread has been outside tz_store_begin/end once. So is zstd's dictionary, which
@@ -31,6 +39,7 @@
 #include "pool.h"
 #include "variants.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -43,6 +52,7 @@
 #define LENGTH_BITS 12
 #define KIND(entry) ((unsigned)((entry) & ((1u << KIND_BITS) - 1)))
 #define CRC_SIZE 4u
+#define CHECK_SHIFT 52		/* the upper 12 bits of an object's entry */
 #define CLOCK_EVERY 16u		/* codec time is taken on one page in so many */
 
 struct workspace {
@@ -57,6 +67,8 @@ struct codec_set {
 	struct workspace by_kind[TZ_KINDS];
 };
 
+struct aside { uint64_t entry, page; };
+
 struct tz_store_thread {
 	_Atomic uint64_t hazard;		/* entry being read, 0 = none */
 	_Atomic(struct codec_set *) set;
@@ -65,7 +77,10 @@ struct tz_store_thread {
 	struct tz_store *store;
 	struct tz_queue_stats *stats;
 	unsigned index, nr_set_aside, ticks;
-	uint64_t set_aside[TZ_MAX_QUEUES + 2];	/* freed entries that somebody still reads */
+	/* Freed entries that somebody still reads: two for each other thread, the compactor among them. */
+	struct aside set_aside[2 * TZ_MAX_QUEUES + 2];
+	const char *error;			/* of error_page, not yet in the statistics; NULL: none */
+	uint64_t error_page;
 	uint8_t object[TZ_DST_SIZE] __attribute__((aligned(64)));
 } __attribute__((aligned(64)));
 
@@ -81,9 +96,18 @@ struct tz_store {
 
 /* ---- entries ---- */
 
-static uint64_t object_entry(unsigned kind, uint64_t offset, unsigned length)
+/* The check bits of an entry, given without them. The multiplier has no run of 12 equal bits, so any one flipped bit changes
+ * what comes out. */
+static uint64_t check_bits(uint64_t entry, uint64_t page)
 {
-	return kind | (uint64_t)(length - 1) << KIND_BITS | offset / 16 << (KIND_BITS + LENGTH_BITS);
+	return (entry ^ page * 0xbf58476d1ce4e5b9ull) * 0x9e3779b97f4a7c15ull >> CHECK_SHIFT;
+}
+
+static uint64_t object_entry(uint64_t page, unsigned kind, uint64_t offset, unsigned length)
+{
+	uint64_t entry = kind | (uint64_t)(length - 1) << KIND_BITS | offset / 16 << (KIND_BITS + LENGTH_BITS);
+
+	return entry | check_bits(entry, page) << CHECK_SHIFT;
 }
 
 static uint64_t raw_entry(uint64_t offset, uint32_t crc)
@@ -113,6 +137,32 @@ static unsigned entry_length(uint64_t entry)
 	return (unsigned)(entry >> KIND_BITS & ((1u << LENGTH_BITS) - 1)) + 1;
 }
 
+/* Bytes of the object in its slot. */
+static unsigned entry_size(uint64_t entry)
+{
+	return KIND(entry) == TZ_KIND_RAW ? TZ_PAGE_SIZE : entry_length(entry) + CRC_SIZE;
+}
+
+/* What is wrong with an entry, by itself; NULL: nothing. Whether its object can be where it says, the pool knows. */
+static const char *entry_fault(uint64_t page, uint64_t entry)
+{
+	unsigned kind = KIND(entry);
+
+	switch (kind) {
+	case TZ_KIND_EMPTY:
+		return entry ? "entry is damaged" : NULL;
+	case TZ_KIND_SAME_U32:
+		return (uint32_t)entry >> KIND_BITS ? "entry is damaged" : NULL;
+	case TZ_KIND_SAME_S59:
+	case TZ_KIND_RAW:
+		return NULL;
+	default:
+		if (kind >= TZ_KIND_AUTO)
+			return "entry of an unknown kind";
+		return check_bits(entry & ((1ull << CHECK_SHIFT) - 1), page) == entry >> CHECK_SHIFT ? NULL : "entry is damaged";
+	}
+}
+
 /* The entry that holds this word by itself, or 0 when it takes an object. */
 static uint64_t same_entry(uint64_t word)
 {
@@ -130,24 +180,6 @@ static uint32_t seed_for(uint64_t page, unsigned kind)
 
 /* ---- counters ---- */
 
-static void count_begin(struct tz_queue_stats *q)
-{
-	__atomic_store_n(&q->seq, q->seq + 1, __ATOMIC_RELAXED);
-	__atomic_thread_fence(__ATOMIC_RELEASE);
-}
-
-static void count_end(struct tz_queue_stats *q)
-{
-	__atomic_store_n(&q->seq, q->seq + 1, __ATOMIC_RELEASE);
-}
-
-static void bump(void *counter, int64_t by)
-{
-	uint64_t *c = counter;
-
-	__atomic_store_n(c, *c + (uint64_t)by, __ATOMIC_RELAXED);	/* one writer */
-}
-
 /* An entry came into the table (sign 1) or left it (-1). */
 static void count_entry(struct tz_queue_stats *q, uint64_t entry, int sign)
 {
@@ -155,29 +187,76 @@ static void count_entry(struct tz_queue_stats *q, uint64_t entry, int sign)
 
 	if (!entry)
 		return;
-	bump(&q->pages_now, sign);
-	bump(&q->compr_bytes_now, sign * (int64_t)length);
-	bump(&q->kind_pages_now[KIND(entry)], sign);
+	tz_stats_add(&q->pages_now, sign);
+	tz_stats_add(&q->compr_bytes_now, sign * (int64_t)length);
+	tz_stats_add(&q->kind_pages_now[KIND(entry)], sign);
 	if (length)
-		bump(&q->size_pages_now[length == TZ_PAGE_SIZE ? TZ_SIZE_BINS - 1 : (length - 1) / 64], sign);
+		tz_stats_add(&q->size_pages_now[length == TZ_PAGE_SIZE ? TZ_SIZE_BINS - 1 : (length - 1) / 64], sign);
 }
 
-static uint64_t now_ns(void)
-{
-	struct timespec t;
+/* ---- errors ---- */
 
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+static char *append(char *to, const char *end, const char *text)
+{
+	while (*text && to < end)
+		*to++ = *text++;
+	*to = 0;
+	return to;
+}
+
+/* Puts the thread's newest error into the statistics, unless another thread is writing there: then with the next call. By hand,
+ * because queue threads come here: printf may allocate. */
+static void show_error(struct tz_store_thread *t)
+{
+	char text[sizeof t->store->stats->last_error], digits[24], *end = text + sizeof text - 1, *to, *d = digits + sizeof digits - 1;
+	uint64_t n = t->error_page;
+
+	*d = 0;
+	do
+		*--d = (char)('0' + n % 10);
+	while (n /= 10);
+	to = append(text, end, "page ");
+	to = append(to, end, d);
+	to = append(to, end, ": ");
+	append(to, end, t->error);
+	if (tz_stats_error(t->store->stats, text))
+		t->error = NULL;
+}
+
+static void note_error(struct tz_store_thread *t, uint64_t page, const char *what)
+{
+	t->error_page = page;
+	t->error = what;
+	show_error(t);
+}
+
+/* An entry that must not be used. The compactor, which has no counters of its own, leaves it to whoever comes next. */
+static void note_damage(struct tz_store_thread *t, uint64_t page, const char *what)
+{
+	if (!t->stats)
+		return;
+	tz_stats_begin(&t->stats->seq);
+	tz_stats_add(&t->stats->damaged_entries, 1);
+	tz_stats_end(&t->stats->seq);
+	note_error(t, page, what);
 }
 
 /* ---- freeing what others may be reading ---- */
 
+/* Hazards and entries are stored and loaded in one order that all threads agree on (seq_cst): either the reader finds its entry
+ * gone, or whoever took it out finds the hazard. */
 static int is_read_by_someone(const struct tz_store *s, uint64_t entry)
 {
 	for (unsigned i = 0; i <= s->nr_threads; i++)
-		if (atomic_load_explicit(&s->threads[i].hazard, memory_order_acquire) == entry)
+		if (atomic_load_explicit(&s->threads[i].hazard, memory_order_seq_cst) == entry)
 			return 1;
 	return 0;
+}
+
+static void free_object(struct tz_store_thread *t, uint64_t page, uint64_t entry)
+{
+	if (tz_pool_free(&t->store->pool, entry_offset(entry), entry_size(entry), page) < 0)
+		note_damage(t, page, "entry names a slot that is not its own, nothing freed");
 }
 
 /* Frees of the set-aside objects those that nobody reads any more. */
@@ -186,27 +265,32 @@ static void free_set_aside(struct tz_store_thread *t)
 	unsigned kept = 0;
 
 	for (unsigned i = 0; i < t->nr_set_aside; i++) {
-		uint64_t entry = t->set_aside[i];
-		if (is_read_by_someone(t->store, entry))
-			t->set_aside[kept++] = entry;
+		struct aside a = t->set_aside[i];
+		if (is_read_by_someone(t->store, a.entry))
+			t->set_aside[kept++] = a;
 		else
-			tz_pool_free(&t->store->pool, entry_offset(entry));
+			free_object(t, a.page, a.entry);
 	}
 	t->nr_set_aside = kept;
 }
 
 /* `entry` has just been exchanged out of the table. */
-static void retire(struct tz_store_thread *t, uint64_t entry)
+static void retire(struct tz_store_thread *t, uint64_t page, uint64_t entry)
 {
-	if (!has_object(entry))
+	const char *fault = entry_fault(page, entry);
+
+	if (fault)
+		note_damage(t, page, fault);
+	if (fault || !has_object(entry))
 		return;
-	atomic_thread_fence(memory_order_seq_cst);	/* pairs with announce(): exchange before looking */
 	if (t->nr_set_aside)
 		free_set_aside(t);
-	if (is_read_by_someone(t->store, entry))
-		t->set_aside[t->nr_set_aside++] = entry;
-	else
-		tz_pool_free(&t->store->pool, entry_offset(entry));
+	if (is_read_by_someone(t->store, entry)) {
+		assert(t->nr_set_aside < sizeof t->set_aside / sizeof *t->set_aside);
+		t->set_aside[t->nr_set_aside++] = (struct aside){ entry, page };
+	} else {
+		free_object(t, page, entry);
+	}
 }
 
 /* Loads a page's entry and keeps its object from being freed until hazard is cleared. */
@@ -215,9 +299,8 @@ static uint64_t announce(struct tz_store_thread *t, _Atomic uint64_t *slot)
 	uint64_t entry = atomic_load_explicit(slot, memory_order_acquire);
 
 	while (has_object(entry)) {
-		atomic_store_explicit(&t->hazard, entry, memory_order_relaxed);
-		atomic_thread_fence(memory_order_seq_cst);
-		uint64_t again = atomic_load_explicit(slot, memory_order_acquire);
+		atomic_store_explicit(&t->hazard, entry, memory_order_seq_cst);
+		uint64_t again = atomic_load_explicit(slot, memory_order_seq_cst);
 		if (again == entry)
 			break;
 		entry = again;
@@ -230,16 +313,16 @@ static uint64_t announce(struct tz_store_thread *t, _Atomic uint64_t *slot)
 static void publish(struct tz_store_thread *t, uint64_t page, uint64_t entry, uint64_t *requests)
 {
 	struct tz_queue_stats *q = t->stats;
-	uint64_t old = atomic_exchange_explicit(&t->store->arena.table[page], entry, memory_order_acq_rel);
+	uint64_t old = atomic_exchange_explicit(&t->store->arena.table[page], entry, memory_order_seq_cst);
 
-	count_begin(q);
+	tz_stats_begin(&q->seq);
 	count_entry(q, old, -1);
 	count_entry(q, entry, 1);
-	bump(requests, 1);
+	tz_stats_add(requests, 1);
 	if (KIND(entry) == TZ_KIND_RAW)
-		bump(&q->huge_pages_since, 1);
-	count_end(q);
-	retire(t, old);
+		tz_stats_add(&q->huge_pages_since, 1);
+	tz_stats_end(&q->seq);
+	retire(t, page, old);
 }
 
 /* Places payload and checksum; returns the entry or 0 with *err. */
@@ -248,7 +331,7 @@ static uint64_t place(struct tz_store_thread *t, uint64_t page, unsigned kind, c
 {
 	struct tz_store *s = t->store;
 	uint32_t crc = tz_crc32c(seed_for(page, kind), payload, length);
-	uint64_t offset = tz_pool_alloc(&s->pool, kind == TZ_KIND_RAW ? length : length + CRC_SIZE, err);
+	uint64_t offset = tz_pool_alloc(&s->pool, kind == TZ_KIND_RAW ? length : length + CRC_SIZE, page, err);
 
 	if (!offset)
 		return 0;
@@ -256,7 +339,7 @@ static uint64_t place(struct tz_store_thread *t, uint64_t page, unsigned kind, c
 	if (kind == TZ_KIND_RAW)
 		return raw_entry(offset, crc);
 	memcpy(s->arena.base + offset + length, &crc, CRC_SIZE);
-	return object_entry(kind, offset, length);
+	return object_entry(page, kind, offset, length);
 }
 
 /* Compresses, counting what it took on every CLOCK_EVERYth page. Returns the length, 0 = keep the page raw. */
@@ -264,7 +347,7 @@ static unsigned encode(struct tz_store_thread *t, const uint8_t *data, unsigned 
 {
 	const struct codec_set *set = t->inside_set;
 	int timed = ++t->ticks % CLOCK_EVERY == 0;
-	uint64_t start = timed ? now_ns() : 0;
+	uint64_t start = timed ? tz_monotonic_ns() : 0;
 	size_t n = set->encoder->compress(set->encoder_workspace, data, t->object);
 
 	*kind = set->encoder->kind;
@@ -275,9 +358,9 @@ static unsigned encode(struct tz_store_thread *t, const uint8_t *data, unsigned 
 	if (!n)
 		*kind = TZ_KIND_RAW;
 	if (timed) {
-		bump(&t->stats->compress_ns, (int64_t)(now_ns() - start));
-		bump(&t->stats->compress_bytes_in, TZ_PAGE_SIZE);
-		bump(&t->stats->compress_bytes_out, (int64_t)(n ? n : TZ_PAGE_SIZE));
+		tz_stats_add(&t->stats->compress_ns, (int64_t)(tz_monotonic_ns() - start));
+		tz_stats_add(&t->stats->compress_bytes_in, TZ_PAGE_SIZE);
+		tz_stats_add(&t->stats->compress_bytes_out, (int64_t)(n ? n : TZ_PAGE_SIZE));
 	}
 	return (unsigned)n;
 }
@@ -304,9 +387,9 @@ int tz_store_write(struct tz_store_thread *t, uint64_t page, const uint8_t *data
 void tz_store_discard(struct tz_store_thread *t, uint64_t page)
 {
 	if (atomic_load_explicit(&t->store->arena.table[page], memory_order_relaxed) == 0) {
-		count_begin(t->stats);
-		bump(&t->stats->pages_discarded, 1);
-		count_end(t->stats);
+		tz_stats_begin(&t->stats->seq);
+		tz_stats_add(&t->stats->pages_discarded, 1);
+		tz_stats_end(&t->stats->seq);
 		return;
 	}
 	publish(t, page, 0, &t->stats->pages_discarded);
@@ -320,64 +403,82 @@ static void *workspace_for(const struct codec_set *set, unsigned kind)
 	return own || !of_auto ? own : tz_auto_part(of_auto, kind);
 }
 
-static int decode(struct tz_store_thread *t, uint64_t page, uint64_t entry, uint8_t *out)
+/* The page of an entry whose object is where it can be. NULL, or what is wrong with the object. */
+static const char *decode(struct tz_store_thread *t, uint64_t page, uint64_t entry, uint8_t *out)
 {
+	static const char mismatch[] = "checksum does not match", undecodable[] = "object cannot be decoded";
 	const uint8_t *object = t->store->arena.base + entry_offset(entry);
 	unsigned kind = KIND(entry), n = entry_length(entry);
 	uint32_t crc;
 
-	if (entry_offset(entry) + n + CRC_SIZE > t->store->arena.size)
-		return -EIO;	/* a damaged entry */
 	if (kind == TZ_KIND_RAW) {
 		memcpy(out, object, TZ_PAGE_SIZE);
 		crc = (uint32_t)(entry >> 32);
-		return tz_crc32c(seed_for(page, kind), out, TZ_PAGE_SIZE) == crc ? 0 : -EIO;
+		return tz_crc32c(seed_for(page, kind), out, TZ_PAGE_SIZE) == crc ? NULL : mismatch;
 	}
 	memcpy(&crc, object + n, CRC_SIZE);
 	if (tz_crc32c(seed_for(page, kind), object, n) != crc)
-		return -EIO;
+		return mismatch;
 	if (kind == TZ_KIND_SAME_U64) {
 		uint64_t word;
 		memcpy(&word, object, sizeof word);
 		tz_fill(out, word);
-		return n == sizeof word ? 0 : -EIO;
+		return n == sizeof word ? NULL : undecodable;
 	}
 	const struct tz_codec *codec = tz_codec_by_kind(kind);
 	if (!codec)
-		return -EIO;
+		return "no decoder for its kind";
 	int timed = ++t->ticks % CLOCK_EVERY == 0;
-	uint64_t start = timed ? now_ns() : 0;
+	uint64_t start = timed ? tz_monotonic_ns() : 0;
 	int rc = codec->decompress(workspace_for(t->inside_set, kind), object, n, out);
 	if (timed) {
-		bump(&t->stats->decompress_ns, (int64_t)(now_ns() - start));
-		bump(&t->stats->decompress_bytes_out, TZ_PAGE_SIZE);
+		tz_stats_add(&t->stats->decompress_ns, (int64_t)(tz_monotonic_ns() - start));
+		tz_stats_add(&t->stats->decompress_bytes_out, TZ_PAGE_SIZE);
 	}
-	return rc ? -EIO : 0;
+	return rc ? undecodable : NULL;
+}
+
+/* What an entry stands for. NULL, or what is wrong with the object; *damaged: or with the entry. */
+static const char *fetch(struct tz_store_thread *t, uint64_t page, uint64_t entry, uint8_t *out, int *damaged)
+{
+	const char *fault = entry_fault(page, entry);
+
+	if (!fault && has_object(entry) && !tz_pool_is_slot(&t->store->pool, entry_offset(entry), entry_size(entry)))
+		fault = "entry out of range";
+	*damaged = fault != NULL;
+	if (fault)
+		return fault;
+	switch (KIND(entry)) {
+	case TZ_KIND_EMPTY:
+		memset(out, 0, TZ_PAGE_SIZE);
+		return NULL;
+	case TZ_KIND_SAME_S59:
+		tz_fill(out, (uint64_t)((int64_t)entry >> KIND_BITS));
+		return NULL;
+	case TZ_KIND_SAME_U32:
+		tz_fill(out, entry >> 32 | (entry >> 32 << 32));
+		return NULL;
+	default:
+		return decode(t, page, entry, out);
+	}
 }
 
 int tz_store_read(struct tz_store_thread *t, uint64_t page, uint8_t *out)
 {
-	uint64_t entry = announce(t, &t->store->arena.table[page]);
-	int rc = 0;
+	int damaged;
+	const char *fault = fetch(t, page, announce(t, &t->store->arena.table[page]), out, &damaged);
 
-	switch (KIND(entry)) {
-	case TZ_KIND_EMPTY:
-		memset(out, 0, TZ_PAGE_SIZE);
-		break;
-	case TZ_KIND_SAME_S59:
-		tz_fill(out, (uint64_t)((int64_t)entry >> KIND_BITS));
-		break;
-	case TZ_KIND_SAME_U32:
-		tz_fill(out, entry >> 32 | (entry >> 32 << 32));
-		break;
-	default:
-		rc = decode(t, page, entry, out);
-	}
 	atomic_store_explicit(&t->hazard, 0, memory_order_release);
-	count_begin(t->stats);
-	bump(rc ? &t->stats->checksum_errors : &t->stats->pages_read, 1);
-	count_end(t->stats);
-	return rc;
+	if (damaged) {
+		note_damage(t, page, fault);
+		return -EIO;
+	}
+	tz_stats_begin(&t->stats->seq);
+	tz_stats_add(fault ? &t->stats->checksum_errors : &t->stats->pages_read, 1);
+	tz_stats_end(&t->stats->seq);
+	if (fault)
+		note_error(t, page, fault);
+	return fault ? -EIO : 0;
 }
 
 void tz_store_prefetch_entry(const struct tz_store_thread *t, uint64_t page)
@@ -389,8 +490,9 @@ void tz_store_prefetch_object(const struct tz_store_thread *t, uint64_t page)
 {
 	uint64_t entry = atomic_load_explicit(&t->store->arena.table[page], memory_order_relaxed);
 
-	if (!has_object(entry))
+	if (!has_object(entry) || entry_offset(entry) >= t->store->arena.size - TZ_PAGE_SIZE)
 		return;
+	tz_pool_prefetch(&t->store->pool, entry_offset(entry));
 	const uint8_t *object = t->store->arena.base + entry_offset(entry);
 	unsigned n = entry_length(entry);
 	for (unsigned i = 0; i < n && i < 1024; i += 64)
@@ -407,59 +509,59 @@ void tz_store_end(struct tz_store_thread *t)
 {
 	if (t->nr_set_aside)
 		free_set_aside(t);
+	if (t->error)
+		show_error(t);
 	atomic_fetch_add_explicit(&t->turns, 1, memory_order_release);
 }
 
 /* ---- compaction ---- */
 
-/* Moves a page's object to a free slot of its class. 0, or -ENOSPC: the class has none left. */
-static int move(struct tz_store_thread *t, uint64_t page)
+/* Moves a page's object out of a slab that is being emptied to a free slot of its class, where there is one. */
+static void move(struct tz_store_thread *t, uint64_t page)
 {
 	struct tz_store *s = t->store;
-	uint64_t entry = announce(t, &s->arena.table[page]), offset = entry_offset(entry), moved;
-	unsigned n = entry_length(entry), size = KIND(entry) == TZ_KIND_RAW ? n : n + CRC_SIZE;
-	int rc = 0;
+	uint64_t entry = announce(t, &s->arena.table[page]), offset = entry_offset(entry), to = 0;
+	unsigned size = entry_size(entry);
+	int published = 0;
 
-	if (has_object(entry) && tz_pool_is_evacuating(&s->pool, offset)) {
-		uint64_t to = tz_pool_alloc_existing(&s->pool, size);
-		if (to) {
-			memcpy(s->arena.base + to, s->arena.base + offset, size);
-			moved = KIND(entry) == TZ_KIND_RAW ? raw_entry(to, (uint32_t)(entry >> 32))
-				: object_entry(KIND(entry), to, n);
-			/* Still announced: the slot cannot come back to this page with other content and the same entry. */
-			uint64_t expected = entry;
-			int published = atomic_compare_exchange_strong(&s->arena.table[page], &expected, moved);
-			atomic_store_explicit(&t->hazard, 0, memory_order_release);
-			if (published)
-				retire(t, entry);
-			else
-				tz_pool_free(&s->pool, to);	/* overwritten meanwhile */
-		} else {
-			rc = -ENOSPC;
-		}
+	if (has_object(entry) && !entry_fault(page, entry) && tz_pool_is_slot(&s->pool, offset, size) &&
+	    tz_pool_is_evacuating(&s->pool, offset))
+		to = tz_pool_alloc_existing(&s->pool, size, page);
+	if (to) {
+		uint64_t expected = entry, moved = KIND(entry) == TZ_KIND_RAW ? raw_entry(to, (uint32_t)(entry >> 32))
+			: object_entry(page, KIND(entry), to, entry_length(entry));
+		memcpy(s->arena.base + to, s->arena.base + offset, size);
+		/* Still announced: the slot cannot come back to this page with other content and the same entry. */
+		published = atomic_compare_exchange_strong(&s->arena.table[page], &expected, moved);
 	}
 	atomic_store_explicit(&t->hazard, 0, memory_order_release);
-	return rc;
+	if (published)
+		retire(t, page, entry);
+	else if (to)
+		tz_pool_free(&s->pool, to, size, page);	/* overwritten meanwhile */
 }
 
-/* Called by the pool's slab thread. One pass is one look through the page table; between passes, what was still being read
- * at the end of the last one is freed. */
-static void compact(void *arg, int pass)
+/* Called by the pool's compactor. One pass is one look through the page table; between passes, what was still being read
+ * at the end of the last one is freed. Returns whether there is such. */
+static int compact(void *arg, int pass)
 {
 	struct tz_store *s = arg;
 	struct tz_store_thread *t = &s->threads[s->nr_threads];
 
-	free_set_aside(t);
-	if (!pass || !tz_pool_evacuate_begin(&s->pool))
-		return;
-	for (uint64_t page = 0; page < s->nr_pages; page++) {
-		uint64_t entry = atomic_load_explicit(&s->arena.table[page], memory_order_relaxed);
-		/* The racy look only saves time; a slab number from a torn state is still one of ours. */
-		if (has_object(entry) && tz_pool_is_evacuating(&s->pool, entry_offset(entry)))
+	if (pass && tz_pool_evacuate_begin(&s->pool)) {
+		for (uint64_t page = 0; page < s->nr_pages && !tz_pool_is_stopping(&s->pool); page++) {
+			uint64_t entry = atomic_load_explicit(&s->arena.table[page], memory_order_relaxed);
+			/* This look only saves time. */
+			if (!has_object(entry) || !tz_pool_is_evacuating(&s->pool, entry_offset(entry)))
+				continue;
+			TZ_TEST_POINT("moving");
 			move(t, page);
+		}
 	}
 	free_set_aside(t);
-	tz_pool_evacuate_end(&s->pool);
+	if (pass)
+		tz_pool_evacuate_end(&s->pool);
+	return t->nr_set_aside != 0;
 }
 
 /* ---- algorithms ---- */
@@ -598,17 +700,6 @@ static void abandon_switch(struct switching *w)
 	free(w->encoding);
 }
 
-static void stats_head_begin(struct tz_stats *s)
-{
-	__atomic_store_n(&s->seq, s->seq + 1, __ATOMIC_RELAXED);
-	__atomic_thread_fence(__ATOMIC_RELEASE);
-}
-
-static void stats_head_end(struct tz_stats *s)
-{
-	__atomic_store_n(&s->seq, s->seq + 1, __ATOMIC_RELEASE);
-}
-
 /* What `algorithm` means for a device with this dictionary of n bytes (NULL: none): zstd is zstd with it. 0 or negative
  * errno. */
 static int choose(const char *algorithm, const void *dictionary, size_t n, struct choice *c, char *why, size_t why_size)
@@ -646,16 +737,16 @@ static void show_algorithm(struct tz_store *s, const char *algorithm, const stru
 	struct tz_stats *head = s->stats;
 	size_t n = 0;
 
-	stats_head_begin(head);
-	snprintf(head->algorithm, sizeof head->algorithm, "%s", algorithm);
-	head->isa = codec->isa;
+	tz_stats_head_begin(head);
+	tz_stats_set_text(head->algorithm, sizeof head->algorithm, algorithm);
+	TZ_STATS_SET(head->isa, codec->isa);
 	if (s->dictionary) {
 		tz_dictionary_bytes(s->dictionary, &n);
-		head->dictionary_id = tz_dictionary_id(s->dictionary);
-		head->dictionary_memory = (uint32_t)tz_dictionary_memory(s->dictionary);
+		TZ_STATS_SET(head->dictionary_id, tz_dictionary_id(s->dictionary));
+		TZ_STATS_SET(head->dictionary_memory, (uint32_t)tz_dictionary_memory(s->dictionary));
 	}
-	head->dictionary_size = (uint32_t)n;
-	stats_head_end(head);
+	TZ_STATS_SET(head->dictionary_size, (uint32_t)n);
+	tz_stats_head_end(head);
 }
 
 /* `dictionary`: its n bytes, as given or as the store has them; NULL: none. */
@@ -697,9 +788,9 @@ int tz_store_set_mem_limit(struct tz_store *s, uint64_t bytes, char *why, size_t
 
 	if (rc < 0)
 		return rc;
-	stats_head_begin(s->stats);
-	s->stats->mem_limit = bytes;
-	stats_head_end(s->stats);
+	tz_stats_head_begin(s->stats);
+	TZ_STATS_SET(s->stats->mem_limit, bytes);
+	tz_stats_head_end(s->stats);
 	return 0;
 }
 
@@ -770,17 +861,17 @@ struct tz_store *tz_store_create(const struct tz_store_config *c, int *err, char
 		*err = make_threads(s, c, why, why_size);
 	if (*err == 0)
 		*err = set_algorithm(s, c->algorithm, c->dictionary, c->dictionary_size, why, why_size);
+	if (*err == 0)
+		*err = tz_pool_start(&s->pool, compact, s, why, why_size);
 	if (*err < 0) {
 		s->arena.fd = -1;	/* stays the caller's */
 		tz_store_destroy(s);
 		return NULL;
 	}
-	s->pool.compact_arg = s;
-	__atomic_store_n(&s->pool.compact, compact, __ATOMIC_RELEASE);
-	stats_head_begin(s->stats);
-	s->stats->disksize = c->disksize;
-	s->stats->mem_limit = c->mem_limit;
-	stats_head_end(s->stats);
+	tz_stats_head_begin(s->stats);
+	TZ_STATS_SET(s->stats->disksize, c->disksize);
+	TZ_STATS_SET(s->stats->mem_limit, c->mem_limit);
+	tz_stats_head_end(s->stats);
 	return s;
 }
 
@@ -848,5 +939,5 @@ struct tz_range tz_store_arena(const struct tz_store *s)
 
 struct tz_range tz_store_slab_metadata(const struct tz_store *s)
 {
-	return range(s->pool.slabs, s->pool.slabs_len);
+	return range(s->pool.slabs, s->pool.metadata_len);
 }

@@ -1,8 +1,9 @@
 /* store.h - the store: a device's pages, compressed, in one arena. The whole data path but for the transport.
  *
  * One store per device; one tz_store_thread per thread that reads or writes it (a queue thread, a test's thread).
- * tz_store_read/write/discard allocate nothing, take no page fault in the arena, and never sleep. Any number of threads may call
- * them on the same pages at the same time: a page read is one value that was written (or zeros), never a mixture.
+ * tz_store_read/write/discard allocate nothing, take no page fault in the arena, and wait for nothing but the short locks of
+ * pool.c (futexes, held around list operations). Any number of threads may call them on the same pages at the same time: a
+ * page read is one value that was written (or zeros), never a mixture.
  *
  * The design is told at the top of store.c (page table, publishing, hazards) and pool.c (slabs, reserve).
  */
@@ -41,9 +42,10 @@ void tz_store_begin(struct tz_store_thread *t);
 void tz_store_end(struct tz_store_thread *t);
 
 /* One page each; page < disksize / 4096 is the caller's to check.
- * read: 0, -EIO (checksum or codec: last_error says which page).
- * write: 0, -ENOSPC (mem_limit), -EAGAIN (reserve empty, limit not reached: the slab thread is at work), -EIO.
- * discard: returns nothing, the page reads as zeros. */
+ * read: 0, -EIO (entry or object damaged: last_error in the statistics says which page, and what).
+ * write: 0, -ENOSPC (mem_limit), -EAGAIN (reserve empty, limit not reached: it is being refilled).
+ * discard: returns nothing, the page reads as zeros.
+ * Over a damaged entry, write and discard succeed and free nothing that may be another page's. */
 int tz_store_read(struct tz_store_thread *t, uint64_t page, uint8_t *out);
 int tz_store_write(struct tz_store_thread *t, uint64_t page, const uint8_t *data);
 void tz_store_discard(struct tz_store_thread *t, uint64_t page);
@@ -54,7 +56,7 @@ void tz_store_prefetch_object(const struct tz_store_thread *t, uint64_t page);
 /* From the control thread. 0 or negative errno with why. */
 int tz_store_set_algorithm(struct tz_store *store, const char *algorithm, char *why, size_t why_size);
 int tz_store_set_mem_limit(struct tz_store *store, uint64_t bytes, char *why, size_t why_size);
-uint64_t tz_store_trim(struct tz_store *store);
+uint64_t tz_store_trim(struct tz_store *store);	/* pool.h: tz_pool_trim */
 void tz_store_page_map(struct tz_store *store, uint64_t first, uint64_t pages, unsigned regions,
 	uint32_t (*out)[TZ_MAP_KINDS]);
 /* Where the arena is mapped, and what the pool knows of its slabs. */

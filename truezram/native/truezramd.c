@@ -367,11 +367,10 @@ static void set_head(struct tz_server *s, unsigned state, unsigned more_flags)
 {
 	struct tz_stats *h = s->registry.stats;
 
-	__atomic_store_n(&h->seq, h->seq + 1, __ATOMIC_RELAXED);
-	__atomic_thread_fence(__ATOMIC_RELEASE);
-	h->state = state;
-	h->flags |= more_flags;
-	__atomic_store_n(&h->seq, h->seq + 1, __ATOMIC_RELEASE);
+	tz_stats_head_begin(h);
+	TZ_STATS_SET(h->state, state);
+	TZ_STATS_SET(h->flags, h->flags | more_flags);
+	tz_stats_head_end(h);
 }
 
 static int all_io_flushers(const struct tz_server *s)

@@ -70,6 +70,7 @@ def io_stat(device: DeviceSnapshot) -> dict[str, int]:
         "pages_written": total.pages_written,
         "enospc": total.enospc,
         "checksum_errors": total.checksum_errors,
+        "damaged_entries": total.damaged_entries,
         "swap_writes": total.swap_writes,
         "deferred_writes": total.deferred_writes,
     }

@@ -1,0 +1,168 @@
+/* device.h - what the tests of the store share: checks, a device in this process, pages that say what they are.
+ *
+ * Included once per program. Statistics are read with NOW(): the store's threads write them at any time.
+ */
+#ifndef TZ_DEVICE_H
+#define TZ_DEVICE_H
+
+#include "arena.h"
+#include "store.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#define CHECK(condition, ...) do { if (!(condition)) { fprintf(stderr, "%s:%d: %s: ", __FILE__, __LINE__, #condition); \
+	fprintf(stderr, __VA_ARGS__); fprintf(stderr, "\n"); abort(); } } while (0)
+
+#define NOW(field) __atomic_load_n(&(field), __ATOMIC_RELAXED)
+
+/* One in so many steps is taken: under emulation and ThreadSanitizer each costs ten to thirty times as much. */
+#if defined(__SANITIZE_THREAD__)
+#define UNDER_TSAN 1
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define UNDER_TSAN 1
+#endif
+#endif
+#ifndef UNDER_TSAN
+#define UNDER_TSAN 0
+#endif
+
+static inline unsigned share_of_work(void)
+{
+	return UNDER_TSAN || getenv("TRUEZRAM_TEST_EMULATED") ? 8 : 1;
+}
+
+/* What make_device gives its devices, when there is one: see train(). */
+static uint8_t dictionary[16384];
+static size_t dictionary_size;
+
+struct device {
+	struct tz_store *store;
+	struct tz_stats *stats;
+	int fd;
+	unsigned threads;
+};
+
+static inline struct device make_device(uint64_t pages, unsigned threads, uint64_t limit, const char *algorithm)
+{
+	struct device d = { .threads = threads };
+	char why[216] = "";
+	int err;
+	size_t len = (tz_stats_size(threads) + 4095) & ~(size_t)4095;
+
+	d.stats = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	CHECK(d.stats != MAP_FAILED && tz_stats_init(d.stats, len, threads) == 0, "stats");
+	d.fd = memfd_create("test-arena", MFD_CLOEXEC);
+	int second = dup(d.fd);		/* for fstat after the store has the first */
+	struct tz_store_config c = { .disksize = pages * 4096, .mem_limit = limit, .algorithm = algorithm,
+		.dictionary = dictionary_size ? dictionary : NULL, .dictionary_size = dictionary_size,
+		.nr_threads = threads, .arena_fd = d.fd, .stats = d.stats };
+	d.store = tz_store_create(&c, &err, why, sizeof why);
+	CHECK(d.store, "create: %d %s", err, why);
+	d.fd = second;
+	return d;
+}
+
+static inline void end_device(struct device *d)
+{
+	tz_store_destroy(d->store);
+	close(d->fd);
+}
+
+static inline uint64_t next(uint64_t *state)
+{
+	*state ^= *state << 13;
+	*state ^= *state >> 7;
+	*state ^= *state << 17;
+	return *state;
+}
+
+/* A page that its stamp determines: (page, writer, sequence) in the first 16 bytes, then one of five textures. */
+static inline void make_page(uint8_t *out, uint64_t page, uint32_t writer, uint32_t sequence)
+{
+	uint64_t state = (page + 1) * 0x9e3779b97f4a7c15ull ^ ((uint64_t)writer << 40) ^ sequence, *words = (uint64_t *)out;
+	unsigned texture = (unsigned)(next(&state) % 5);
+
+	words[0] = 0;
+
+	for (unsigned i = 0; i < 512; i++) {
+		uint64_t r = next(&state);
+		words[i] = texture == 0 ? r : texture == 1 ? (r & 0xff) : texture == 2 ? 0x7f0000000000ull + (r & 0xfff8) :
+			texture == 3 ? (i % 64 < 48 ? 0 : r) : words[i ? (i - 1) / 2 : 0] + (r % 16 == 0);
+	}
+	memcpy(out, &page, 8);
+	memcpy(out + 8, &writer, 4);
+	memcpy(out + 12, &sequence, 4);
+}
+
+/* A whole page of this number, or zeros (sequence 0). */
+static inline uint32_t check_page(const uint8_t *in, uint64_t page, uint32_t *writer)
+{
+	static const uint8_t zeros[4096];
+	uint8_t expected[4096] __attribute__((aligned(8)));
+	uint64_t stamped;
+	uint32_t sequence;
+
+	*writer = 0;
+	if (!memcmp(in, zeros, 4096))
+		return 0;
+	memcpy(&stamped, in, 8);
+	memcpy(writer, in + 8, 4);
+	memcpy(&sequence, in + 12, 4);
+	CHECK(stamped == page, "page %llu holds page %llu", (unsigned long long)page, (unsigned long long)stamped);
+	make_page(expected, page, *writer, sequence);
+	CHECK(!memcmp(in, expected, 4096), "page %llu is a mixture", (unsigned long long)page);
+	return sequence;
+}
+
+static inline int write_waiting(struct tz_store_thread *t, uint64_t page, const uint8_t *data)
+{
+	struct timespec pause = { 0, 100000 };
+	int rc;
+
+	while ((rc = tz_store_write(t, page, data)) == -EAGAIN) {
+		tz_store_end(t);
+		nanosleep(&pause, NULL);
+		tz_store_begin(t);
+	}
+	return rc;
+}
+
+/* The page table, and a flipped bit in it: as damage, behind the store's back. */
+static inline uint64_t *table_of(const struct device *d)
+{
+	const struct tz_arena_head *head = (const void *)tz_store_arena(d->store).from;
+
+	return (uint64_t *)((uintptr_t)head + head->table_offset);
+}
+
+static inline uint64_t load(const uint64_t *word)
+{
+	return __atomic_load_n(word, __ATOMIC_RELAXED);
+}
+
+static inline void flip(uint64_t *word, unsigned bit)
+{
+	__atomic_fetch_xor(word, 1ull << bit, __ATOMIC_RELAXED);
+}
+
+/* Waits until `condition` holds, looking every ms, for a minute at most: long enough for any machine, and no test depends on it. */
+#define WAIT_FOR(condition, ...) \
+	do { \
+		struct timespec a_ms = { 0, 1000000 }; \
+		unsigned left = 60000; \
+		while (!(condition) && --left) \
+			nanosleep(&a_ms, NULL); \
+		CHECK(left, __VA_ARGS__); \
+	} while (0)
+
+#endif

@@ -1,0 +1,357 @@
+/* test_damage.c - one flipped bit anywhere in the arena costs at most the page it belongs to.
+ *
+ * Each bit of an entry of each kind, then a read, an overwrite or a discard: nothing crashes or hangs, all other pages stay
+ * right, now and after their neighbours' slots have been used again. What the entry's own page reads as is either right or -EIO,
+ * with two exceptions that this arena version cannot notice, because these entries have no check bits: a same-filled entry (S59,
+ * U32) with a flipped bit in its word, and an entry that a flipped bit has made such a one.
+ */
+#include "device.h"
+#include "codec.h"
+
+enum { PAGES = 256, SPARE = 512 };	/* pages looked after, and pages beyond them to use up free slots with */
+
+static unsigned share;
+
+static uint32_t version_of[PAGES];	/* make_page's sequence; 0: zeros; a number from WORDS on: filled with that word */
+#define WORDS 0x80000000u
+static const uint64_t words[] = { 0x4141414141414141ull, 0x00007fffdeadbeefull, 0x8123456789abcdefull };
+
+static void page_of(uint8_t *out, uint64_t n, uint32_t version)
+{
+	if (!version)
+		memset(out, 0, 4096);
+	else if (version >= WORDS)
+		tz_fill(out, words[version - WORDS]);
+	else
+		make_page(out, n, 0, version);
+}
+
+static void put(struct tz_store_thread *t, uint64_t n, uint32_t version)
+{
+	uint8_t page[4096] __attribute__((aligned(8)));
+
+	page_of(page, n, version);
+	CHECK(write_waiting(t, n, page) == 0, "write");
+	if (n < PAGES)
+		version_of[n] = version;
+}
+
+/* 1: right, 0: wrong bytes, -1: EIO. */
+static int look(struct tz_store_thread *t, uint64_t n)
+{
+	uint8_t page[4096] __attribute__((aligned(8))), out[4096];
+	int rc = tz_store_read(t, n, out);
+
+	CHECK(rc == 0 || rc == -EIO, "read: %d", rc);
+	page_of(page, n, version_of[n]);
+	return rc < 0 ? -1 : !memcmp(page, out, 4096);
+}
+
+static void check_others(struct tz_store_thread *t, uint64_t but, const char *after, unsigned bit)
+{
+	for (uint64_t n = 0; n < PAGES; n++)
+		CHECK(n == but || look(t, n) == 1, "page %llu, after %s of page %llu with bit %u flipped", (unsigned long long)n,
+			after, (unsigned long long)but, bit);
+}
+
+/* Writes that take free slots, so that what was freed by mistake is overwritten. */
+static void use_free_slots(struct tz_store_thread *t, uint32_t version)
+{
+	for (uint64_t n = PAGES; n < PAGES + SPARE / share; n++)
+		put(t, n, version);
+	for (uint64_t n = PAGES; n < PAGES + SPARE / share; n++)
+		tz_store_discard(t, n);
+}
+
+static unsigned kind_of(const struct device *d, uint64_t n)
+{
+	return load(&table_of(d)[n]) & 31;
+}
+
+/* A sound S59 or U32 entry, to look at. */
+static int is_same_filled(uint64_t entry)
+{
+	return (entry & 31) == TZ_KIND_SAME_S59 || ((entry & 31) == TZ_KIND_SAME_U32 && !((uint32_t)entry >> 5));
+}
+
+static int says(const struct device *d, uint64_t n)
+{
+	struct tz_stats_sum sum;
+	char expected[40];
+	const char *why;
+
+	CHECK(tz_stats_read(d->stats, d->stats->size, &sum, &why) == 0, "%s", why);
+	snprintf(expected, sizeof expected, "page %llu: ", (unsigned long long)n);
+	return !strncmp(sum.head.last_error, expected, strlen(expected)) && sum.head.last_error_ns;
+}
+
+static void flipped_read(const struct device *d, struct tz_store_thread *t, uint64_t n, unsigned bit)
+{
+	struct tz_queue_stats *q = tz_store_thread_stats(t);
+	uint64_t *entry = &table_of(d)[n], before = q->damaged_entries + q->checksum_errors;
+
+	flip(entry, bit);
+	int result = look(t, n);
+	CHECK(result || is_same_filled(*entry), "wrong bytes: kind %u, bit %u", (unsigned)(*entry & 31), bit);
+	CHECK(q->damaged_entries + q->checksum_errors == before + (result < 0), "not counted");
+	CHECK(result >= 0 || says(d, n), "last_error is \"%s\" for page %llu", d->stats->last_error, (unsigned long long)n);
+	tz_store_prefetch_object(t, n);
+	check_others(t, n, "a read", bit);
+	flip(entry, bit);
+	CHECK(look(t, n) == 1, "flipped back, it is not the same");
+}
+
+static void flipped_overwrite(const struct device *d, struct tz_store_thread *t, uint64_t n, unsigned bit)
+{
+	uint32_t version = version_of[n];
+
+	flip(&table_of(d)[n], bit);
+	put(t, n, 77);
+	CHECK(look(t, n) == 1, "overwritten, page %llu is not what was written", (unsigned long long)n);
+	use_free_slots(t, bit);
+	check_others(t, UINT64_MAX, "an overwrite", bit);
+	put(t, n, version);
+}
+
+static void flipped_discard(const struct device *d, struct tz_store_thread *t, uint64_t n, unsigned bit)
+{
+	uint32_t version = version_of[n];
+
+	flip(&table_of(d)[n], bit);
+	tz_store_discard(t, n);
+	version_of[n] = 0;
+	CHECK(look(t, n) == 1, "discarded, page %llu is not zeros", (unsigned long long)n);
+	use_free_slots(t, bit);
+	check_others(t, UINT64_MAX, "a discard", bit);
+	put(t, n, version);
+}
+
+/* All bits of one entry of each kind that these pages have and that was not `done` yet. Returns the kinds done. */
+static unsigned flip_all(struct device *d, struct tz_store_thread *t, unsigned done)
+{
+	for (uint64_t n = 1; n < PAGES; n++) {
+		unsigned kind = kind_of(d, n);
+		if (done >> kind & 1)
+			continue;
+		done |= 1u << kind;
+		for (unsigned bit = 0; bit < 64; bit++) {
+			flipped_read(d, t, n, bit);
+			if (share > 1 && (bit + kind) % share)
+				continue;
+			flipped_overwrite(d, t, n, bit);
+			flipped_discard(d, t, n, bit);
+		}
+	}
+	return done;
+}
+
+/* Pages of every texture, of same-filled words, and holes. */
+static void fill(struct tz_store_thread *t)
+{
+	for (uint64_t n = 0; n < PAGES; n++) {
+		version_of[n] = 0;
+		if (n % 16 < 3)
+			put(t, n, WORDS + (uint32_t)(n % 16));
+		else if (n % 16 > 3)
+			put(t, n, (uint32_t)n + 1);
+	}
+}
+
+static unsigned test_entries(const char *algorithm, unsigned done)
+{
+	struct device d = make_device(PAGES + SPARE, 1, 0, algorithm);
+	struct tz_store_thread *t = tz_store_thread(d.store, 0);
+
+	tz_store_begin(t);
+	fill(t);
+	done = flip_all(&d, t, done);
+	tz_store_end(t);
+	end_device(&d);
+	return done;
+}
+
+/* Everything in the slabs that is not a live object, turned over: free slots, what is behind objects, the reserve. */
+static void test_free_memory(void)
+{
+	struct device d = make_device(4096, 1, 0, "fast");
+	struct tz_store_thread *t = tz_store_thread(d.store, 0);
+	const struct tz_arena_head *head = (const void *)tz_store_arena(d.store).from;
+	uint8_t *slabs = (uint8_t *)(uintptr_t)head + head->slab_offset;
+
+	tz_store_begin(t);
+	for (uint64_t n = PAGES; n < 2048; n++)
+		put(t, n, 5);
+	fill(t);
+	for (uint64_t n = PAGES; n < 2048; n++)
+		tz_store_discard(t, n);
+	size_t size = NOW(d.stats->mem_used_max) - head->slab_offset;	/* what was punched out of it reads as zeros */
+	uint8_t *sound = malloc(size);
+	unsigned right = 0;
+	for (size_t at = 0; at < size; at += 16) {
+		memcpy(sound + at, slabs + at, 16);
+		for (unsigned i = 0; i < 16; i++)
+			slabs[at + i] ^= 0x5a;
+	}
+	for (uint64_t n = 0; n < PAGES; n++)
+		right += look(t, n) == 1;
+	CHECK(right < PAGES / 3, "objects are turned over, and %u of %u pages are right", right, PAGES);
+	for (uint64_t n = 0; n < PAGES; n++) {
+		uint64_t entry = load(&table_of(&d)[n]), offset;
+		if ((entry & 31) < TZ_KIND_SAME_U64)
+			continue;
+		int raw = (entry & 31) == TZ_KIND_RAW;
+		offset = (raw ? (entry >> 5 & ((1u << 27) - 1)) * 4096 : (entry >> 17 & ((1ull << 35) - 1)) * 16) - head->slab_offset;
+		memcpy(slabs + offset, sound + offset, raw ? 4096 : (entry >> 5 & 4095) + 1 + 4);
+	}
+	check_others(t, UINT64_MAX, "turning over the rest", 0);
+	for (uint64_t n = PAGES; n < 4096; n++)
+		put(t, n, 6);
+	check_others(t, UINT64_MAX, "turning over the rest", 1);
+	CHECK(tz_store_thread_stats(t)->damaged_entries == 0, "free memory is looked at");
+	tz_store_end(t);
+	free(sound);
+	end_device(&d);
+}
+
+/* The same flips where compaction meets them. */
+static void test_compaction(void)
+{
+	enum { MANY = 8192 };
+	struct device d = make_device(MANY, 1, 0, "lz4");
+	struct tz_store_thread *t = tz_store_thread(d.store, 0);
+	uint8_t page[4096] __attribute__((aligned(8)));
+	uint32_t writer;
+	uint64_t state = 11;
+
+	tz_store_begin(t);
+	for (uint64_t n = 0; n < MANY; n++) {
+		make_page(page, n, 0, 1);
+		CHECK(write_waiting(t, n, page) == 0, "write");
+	}
+	for (uint64_t n = 0; n < MANY; n++) {
+		if (n % 8)
+			tz_store_discard(t, n);
+		else if (n % 64 == 0)
+			flip(&table_of(&d)[n], (unsigned)(next(&state) % 64));
+	}
+	tz_store_end(t);
+	WAIT_FOR(NOW(d.stats->pages_compacted) > 0, "nothing was compacted");
+	tz_store_begin(t);
+	for (unsigned turn = 0; turn < 2; turn++) {
+		for (uint64_t n = 0; n < MANY; n += 8) {
+			int rc = tz_store_read(t, n, page);
+			CHECK(rc == 0 || n % 64 == 0, "page %llu is lost", (unsigned long long)n);
+			if (n % 64)
+				CHECK(check_page(page, n, &writer) == 1, "page %llu", (unsigned long long)n);
+			if (n % 64 == 0 && turn == 0)
+				tz_store_discard(t, n);
+		}
+	}
+	tz_store_end(t);
+	end_device(&d);
+}
+
+/* Several threads meet damage while the control thread writes the head and others read it. */
+struct meeting { struct device *d; unsigned index; _Atomic int *stop; };
+
+static void *meet(void *arg)
+{
+	struct meeting *m = arg;
+	struct tz_store_thread *t = tz_store_thread(m->d->store, m->index);
+	uint8_t out[4096];
+
+	for (unsigned i = 0; i < 20000 / share; i++) {
+		tz_store_begin(t);
+		CHECK(tz_store_read(t, m->index, out) == -EIO, "damage was not noticed");
+		tz_store_end(t);
+	}
+	return NULL;
+}
+
+static void *read_head(void *arg)
+{
+	struct meeting *m = arg;
+	struct tz_stats_sum sum;
+	const char *why;
+	unsigned page, end;
+
+	while (!atomic_load(m->stop)) {
+		if (tz_stats_read(m->d->stats, m->d->stats->size, &sum, &why))
+			continue;
+		CHECK(sum.head.mem_limit % (1 << 20) == 0 && !strcmp(sum.head.algorithm, "lz4"), "head of two instants");
+		if (!*sum.head.last_error)
+			continue;
+		end = 0;
+		CHECK(sscanf(sum.head.last_error, "page %u: entry is damaged%n", &page, &end) == 1 && end && page < 4 &&
+			!sum.head.last_error[end], "last_error \"%s\"", sum.head.last_error);
+	}
+	return NULL;
+}
+
+static void test_last_error(void)
+{
+	enum { THREADS = 4 };
+	struct device d = make_device(64, THREADS, 0, "lz4");
+	struct tz_store_thread *t = tz_store_thread(d.store, 0);
+	_Atomic int stop = 0;
+	struct meeting m[THREADS], reader = { &d, 0, &stop };
+	pthread_t id[THREADS], reader_id;
+	uint8_t page[4096] __attribute__((aligned(8)));
+	char why[216];
+
+	tz_store_begin(t);
+	for (uint64_t n = 0; n < THREADS; n++) {
+		make_page(page, n, 0, (uint32_t)n == 0 ? 3 : 1);
+		CHECK(write_waiting(t, n, page) == 0, "write");
+		table_of(&d)[n] = 1ull << 60;	/* EMPTY, and yet not 0 */
+	}
+	/* While another thread writes the head, a read does not wait; what it has to say comes at the end of its turn. */
+	CHECK(tz_stats_head_try(d.stats) && !tz_stats_head_try(d.stats), "two writers");
+	CHECK(tz_store_read(t, 2, page) == -EIO && !d.stats->last_error[0], "written into another's turn");
+	tz_stats_head_end(d.stats);
+	tz_store_end(t);
+	CHECK(!strcmp(d.stats->last_error, "page 2: entry is damaged"), "\"%s\"", d.stats->last_error);
+
+	pthread_create(&reader_id, NULL, read_head, &reader);
+	for (unsigned i = 0; i < THREADS; i++) {
+		m[i] = (struct meeting){ &d, i, &stop };
+		pthread_create(&id[i], NULL, meet, &m[i]);
+	}
+	for (unsigned i = 0; i < 300; i++)
+		CHECK(tz_store_set_mem_limit(d.store, (uint64_t)(i % 7 + 8) << 20, why, sizeof why) == 0, "%s", why);
+	for (unsigned i = 0; i < THREADS; i++)
+		pthread_join(id[i], NULL);
+	atomic_store(&stop, 1);
+	pthread_join(reader_id, NULL);
+	struct tz_stats_sum sum;
+	const char *text;
+	CHECK(tz_stats_read(d.stats, d.stats->size, &sum, &text) == 0, "%s", text);
+	CHECK(sum.total.damaged_entries == 1 + THREADS * (20000 / share), "%llu counted",
+		(unsigned long long)sum.total.damaged_entries);
+	CHECK(sum.total.checksum_errors == 0, "counted as something else");
+	end_device(&d);
+}
+
+int main(void)
+{
+	unsigned kinds = 0, wanted = 1u << TZ_KIND_EMPTY | 1u << TZ_KIND_SAME_S59 | 1u << TZ_KIND_SAME_U32 |
+		1u << TZ_KIND_SAME_U64 | 1u << TZ_KIND_RAW;
+
+	share = share_of_work();
+	for (const struct tz_codec *const *c = tz_codecs(); *c; c++) {
+		const char *why;
+		if ((*c)->workspace_size && !(*c)->workspace_size((*c)->level_default, &why)) {
+			printf("%s: left out: %s\n", (*c)->name, why);
+			continue;
+		}
+		kinds = test_entries((*c)->name, kinds);
+		if ((*c)->kind != TZ_KIND_AUTO)
+			wanted |= 1u << (*c)->kind;
+	}
+	CHECK((kinds & wanted) == wanted, "kinds %x of %x", kinds, wanted);
+	test_free_memory();
+	test_compaction();
+	test_last_error();
+	puts("damage: all right");
+	return 0;
+}
