@@ -135,7 +135,7 @@ static inline uint64_t tz_lat_floor(unsigned bin)
  * One writer per tz_queue_stats: begin, any number of adds, end. */
 static inline void tz_stats_begin(uint64_t *seq)
 {
-	__atomic_store_n(seq, *seq + 1, __ATOMIC_RELAXED);
+	__atomic_store_n(seq, __atomic_load_n(seq, __ATOMIC_RELAXED) + 1, __ATOMIC_RELAXED);
 }
 
 static inline void tz_stats_add(void *counter, int64_t by)
@@ -147,7 +147,7 @@ static inline void tz_stats_add(void *counter, int64_t by)
 
 static inline void tz_stats_end(uint64_t *seq)
 {
-	__atomic_store_n(seq, *seq + 1, __ATOMIC_RELEASE);
+	__atomic_store_n(seq, __atomic_load_n(seq, __ATOMIC_RELAXED) + 1, __ATOMIC_RELEASE);
 }
 
 static inline uint64_t tz_monotonic_ns(void)
