@@ -285,6 +285,16 @@ class TestEvents:
         assert [(e.level, e.text) for e in detector.feed(dead, 2.0)] == [("error", "live → dead: killed")]
         assert [(e.device, e.text) for e in detector.feed(one, 3.0)] == [("ublkb1", "removed")]
 
+    def test_damage_is_an_error(self) -> None:
+        detector = Detector()
+        base = eight(1)[0]
+        detector.feed(base, 0.0)
+        device = base.devices[0]
+        total = replace(device.total, damaged_entries=device.total.damaged_entries + 2)
+        met = replace(base, devices=(replace(device, total=total),))
+        told = [(e.level, e.text) for e in detector.feed(met, 1.0)]
+        assert told == [("error", "2 damaged page-table entries were met")]
+
     def test_full_is_told_before_it_is(self) -> None:
         detector = Detector()
         base = eight(1)[0]

@@ -1,8 +1,8 @@
 """Reading without locks (store.c: announce, retire), as a model of which every order of steps is tried.
 
-One page, one writer that overwrites it, readers; a slot of the arena is free again the moment it is freed, and taken again in
-any order. Two things are shown: no reader ever reads a slot that is free or being filled anew, and a writer never has more
-objects set aside than two for each reader, which is what store.c has room for.
+One page, one writer that overwrites it, readers; a slot of the arena is free again the moment it is freed, and taken
+again in any order. Two things are shown: no reader ever reads a slot that is free or being filled anew, and a writer
+never has more objects set aside than two for each reader, which is what store.c has room for.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ import pytest
 from conftest import wait_until
 
 from truezram.engine import config, removal, server
+from truezram.engine.cli import main
 from truezram.engine.client import Client, Entry
 from truezram.engine.device import CreateOptions, create, parse_settings, set_values
 from truezram.engine.errors import Busy, Failed, NotFound, TruezramError, UsageError
@@ -295,19 +296,50 @@ def test_the_replay_verifies_the_real_thing() -> None:
     assert found.total.checksum_errors == 0
 
 
+def arena_of(entry: Entry) -> Path:
+    """The arena's file, by the descriptor of its server."""
+    return next(
+        fd
+        for fd in Path(f"/proc/{server.server_of(entry)}/fd").iterdir()
+        if "arena" in os.readlink(fd)  # noqa: PTH115
+    )
+
+
+def test_a_damaged_entry_is_an_error_of_its_page_and_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    entry = make()
+    data = pages(64)
+    with LocalDevice(entry) as device, Client() as client:
+        device.write(0, data)
+        with arena_of(entry).open("r+b", buffering=0) as arena:
+            for page in (7, 8):
+                arena.seek(PAGE + 8 * page + 4)  # the table is behind the head (docs/server.md)
+                byte = arena.read(1)[0]
+                arena.seek(-1, os.SEEK_CUR)
+                arena.write(bytes([byte ^ 0x10]))
+        with pytest.raises(OSError, match="Input/output error") as told:
+            device.read(7)
+        assert told.value.errno == errno.EIO
+        device.write(7, data[7 * PAGE : 8 * PAGE])  # and written again, it is there again
+        device.discard(8)
+        assert (
+            device.read(0, 8) + device.read(8) + device.read(9, 55) == data[: 8 * PAGE] + bytes(PAGE) + data[9 * PAGE :]
+        )
+        found = client.device(entry)
+        assert (found.total.damaged_entries, found.total.checksum_errors, found.total.failed_reads) == (3, 0, 1)
+        assert found.last_error == "page 8: entry is damaged"
+        assert abs(found.last_error_time - time.time()) < 600
+        assert main(["stat", entry.name]) == 0
+        shown = capsys.readouterr().out
+        assert "damaged_entries   3" in shown
+        assert "page 8: entry is damaged" in shown
+
+
 def test_the_servers_figures_are_the_kernels(run_dir: Path) -> None:
     """mem_used_total against what the arena's file takes, for users without the noswap tmpfs a memfd."""
     entry = make()
     with LocalDevice(entry) as device, Client() as client:
         device.write(0, pages(4000))
-        pid = server.server_of(entry)
-        arena = [
-            fd
-            for fd in Path(f"/proc/{pid}/fd").iterdir()
-            if "arena" in os.readlink(fd)  # noqa: PTH115
-        ]
-        assert arena
-        held = arena[0].stat().st_blocks * 512
+        held = arena_of(entry).stat().st_blocks * 512
         used = client.device(entry).mem_used_total
     assert used == pytest.approx(held, rel=0.02)
 

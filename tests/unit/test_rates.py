@@ -119,6 +119,11 @@ def test_events() -> None:
     assert add(1.0, algorithm="zstd:3") == ["algorithm lz4 → zstd:3"]
     assert add(2.0, algorithm="zstd:3", total=QueueSnapshot(enospc=3)) == ["3 writes refused: full"]
     assert add(3.0, algorithm="zstd:3", total=QueueSnapshot(enospc=3), state="dead") == ["live → dead"]
+    damaged = QueueSnapshot(enospc=3, damaged_entries=2)
+    assert add(3.5, algorithm="zstd:3", total=damaged, state="dead", last_error="page 7: entry out of range") == [
+        "2 damaged page-table entries",
+        "page 7: entry out of range",
+    ]
     assert [event.text for event in history.add(Snapshot(MachineSnapshot(time=4.0)))] == ["removed"]
     assert list(history) == []
-    assert [event.severity for event in history.events] == ["info", "warning", "error", "info"]
+    assert [event.severity for event in history.events] == ["info", "warning", "error", "error", "error", "info"]
