@@ -54,6 +54,7 @@
 #define CRC_SIZE 4u
 #define CHECK_SHIFT 52		/* the upper 12 bits of an object's entry */
 #define CLOCK_EVERY 16u		/* codec time is taken on one page in so many */
+#define DISCARD_COST 32u	/* of a page given back, in entries looked at */
 
 struct workspace {
 	void *memory;		/* NULL: the codec needs none */
@@ -393,6 +394,29 @@ void tz_store_discard(struct tz_store_thread *t, uint64_t page)
 		return;
 	}
 	publish(t, page, 0, &t->stats->pages_discarded);
+}
+
+uint64_t tz_store_discard_range(struct tz_store_thread *t, uint64_t page, uint64_t n, unsigned *work)
+{
+	_Atomic uint64_t *table = t->store->arena.table;
+	uint64_t at = page, empty = 0;
+	unsigned left = *work;
+
+	while (at < page + n && left) {
+		if (atomic_load_explicit(&table[at], memory_order_relaxed) == 0) {
+			empty++;
+			left--;
+		} else {
+			publish(t, at, 0, &t->stats->pages_discarded);
+			left -= left < DISCARD_COST ? left : DISCARD_COST;
+		}
+		at++;
+	}
+	tz_stats_begin(&t->stats->seq);
+	tz_stats_add(&t->stats->pages_discarded, (int64_t)empty);
+	tz_stats_end(&t->stats->seq);
+	*work = left;
+	return at - page;
 }
 
 /* What the codec of this kind works in; objects of FAST and DENSE may have been made by `auto`. */

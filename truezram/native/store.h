@@ -49,6 +49,9 @@ void tz_store_end(struct tz_store_thread *t);
 int tz_store_read(struct tz_store_thread *t, uint64_t page, uint8_t *out);
 int tz_store_write(struct tz_store_thread *t, uint64_t page, const uint8_t *data);
 void tz_store_discard(struct tz_store_thread *t, uint64_t page);
+/* Discards n pages as far as *work lasts, from which it takes 1 for an entry looked at and 32 for a page given back. Returns
+ * how many pages are done: less than n only when *work is 0. */
+uint64_t tz_store_discard_range(struct tz_store_thread *t, uint64_t page, uint64_t n, unsigned *work);
 /* Starts loading a page's entry into the cache, then (the entry at hand) the head of its object. */
 void tz_store_prefetch_entry(const struct tz_store_thread *t, uint64_t page);
 void tz_store_prefetch_object(const struct tz_store_thread *t, uint64_t page);
