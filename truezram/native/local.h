@@ -24,7 +24,8 @@ uint64_t tz_local_pages(const struct tz_local_client *client);	/* disksize / 409
 unsigned tz_local_max_pages(const struct tz_local_client *client); /* pages in the largest request */
 
 /* One request over nr_pages consecutive pages from `page` on (READ, WRITE: at most tz_local_max_pages; DISCARD: any). Blocks
- * until served. 0 or negative errno: -EIO, -ENOSPC, -EINVAL (out of range), -ETIMEDOUT, -ENODEV (server gone). */
+ * until served. 0 or negative errno: -EIO, -ENOSPC, -EINVAL (out of range), -ETIMEDOUT (a write may still take place), -ENODEV
+ * (server gone). */
 int tz_local_io(struct tz_local_client *client, unsigned op, uint64_t page, unsigned nr_pages, void *data,
 	unsigned timeout_ms);
 

@@ -1,7 +1,7 @@
 /* local_client.c - the client's side of the local transport (interface: local.h, layout: local_ring.h).
  *
- * A call claims a free slot (starting with the queue of the CPU it runs on), submits, and waits on the slot's state. Slots of
- * clients that died are taken back when no free one is found.
+ * A call claims a free slot (starting with the queue of the CPU it runs on), submits, and waits on the slot's word. Slots of
+ * clients that died are taken when no free one is found.
  */
 #include "local.h"
 #include "codec.h"
@@ -104,26 +104,49 @@ static int is_dead(int pid)
 	return pid > 0 && kill(pid, 0) < 0 && errno == ESRCH;
 }
 
-/* A claimed slot, its queue and index; NULL when all are taken. `steal`: also those of dead clients. */
-static struct tz_ring_slot *claim(struct tz_local_client *c, unsigned *queue, unsigned *index, int steal)
+struct claim {
+	struct tz_ring_slot *slot;
+	struct tz_ring_queue *queue;
+	uint8_t *data;
+	uint32_t word;		/* as claimed */
+};
+
+static int is_to_be_had(uint32_t word, int steal)
 {
-	int cpu = sched_getcpu();
+	unsigned state = tz_slot_state(word);
+
+	return state == TZ_SLOT_FREE ||
+		(steal && (state == TZ_SLOT_DONE || state == TZ_SLOT_CLAIMED) && is_dead(tz_slot_owner(word)));
+}
+
+/* Claims a slot. 0: all are taken. `steal`: also those of dead clients. */
+static int claim(struct tz_local_client *c, struct claim *out, int steal)
+{
+	int cpu = sched_getcpu(), pid = getpid();
 	unsigned first = cpu < 0 ? 0 : (unsigned)cpu;
 
 	for (unsigned k = 0; k < c->nr_queues; k++) {
-		*queue = (first + k) % c->nr_queues;
-		for (*index = 0; *index < c->depth; ++*index) {
-			struct tz_ring_slot *s = tz_ring_slot(queue_at(c, *queue), *index);
-			uint32_t state = atomic_load(&s->state);
-			int mine = state == TZ_SLOT_FREE || (steal && (state == TZ_SLOT_DONE || state == TZ_SLOT_CLAIMED) &&
-				is_dead(s->owner));
-			if (mine && atomic_compare_exchange_strong(&s->state, &state, TZ_SLOT_CLAIMED)) {
-				s->owner = getpid();
-				return s;
-			}
+		unsigned q = (first + k) % c->nr_queues;
+		for (unsigned i = 0; i < c->depth; i++) {
+			struct tz_ring_slot *s = tz_ring_slot(queue_at(c, q), i);
+			uint32_t seen = atomic_load(&s->word), word = 0;
+			if (is_to_be_had(seen, steal))
+				word = tz_slot_claim(s, seen, pid);
+			if (!word)
+				continue;
+			*out = (struct claim){ s, queue_at(c, q), c->base + c->data_offset +
+				((size_t)q * c->depth + i) * c->max_pages * TZ_PAGE_SIZE, word };
+			return 1;
 		}
 	}
-	return NULL;
+	return 0;
+}
+
+static void ring_doorbell(struct tz_ring_queue *rq)
+{
+	atomic_fetch_add(&rq->doorbell, 1);
+	if (atomic_load(&rq->sleeping))
+		tz_futex(&rq->doorbell, FUTEX_WAKE, 1, NULL);
 }
 
 static int server_gone(const struct tz_local_client *c)
@@ -131,59 +154,67 @@ static int server_gone(const struct tz_local_client *c)
 	return atomic_load(&c->head->closed) || is_dead(c->head->server_pid);
 }
 
-/* Waits in steps so that a dead server is noticed. */
-static int wait_done(struct tz_local_client *c, struct tz_ring_slot *s, unsigned timeout_ms)
+/* Waits in steps so that a dead server is noticed, and a doorbell that another client has spoilt. */
+static int wait_done(struct tz_local_client *c, const struct claim *m, unsigned timeout_ms)
 {
-	for (unsigned waited = 0;; waited += 100) {
-		uint32_t state = atomic_load(&s->state);
-		if (state == TZ_SLOT_DONE)
+	for (unsigned waited = 0;;) {
+		uint32_t word = atomic_load(&m->slot->word);
+		if (tz_slot_state(word) == TZ_SLOT_DONE)
 			return 0;
 		if (server_gone(c))
 			return -ENODEV;
 		if (waited >= timeout_ms)
 			return -ETIMEDOUT;
-		struct timespec step = { 0, 100000000 };
-		if (tz_futex(&s->state, FUTEX_WAIT, state, &step) == 0 || errno == EAGAIN || errno == EINTR)
-			waited = waited >= 100 ? waited - 100 : 0;	/* woken, not timed out */
+		unsigned ms = timeout_ms - waited < 100 ? timeout_ms - waited : 100;
+		struct timespec step = { 0, (long)ms * 1000000 };
+		if (tz_futex(&m->slot->word, FUTEX_WAIT, word, &step) < 0 && errno == ETIMEDOUT) {
+			waited += ms;
+			ring_doorbell(m->queue);
+		}
 	}
+}
+
+/* The time is up: takes the request back, or leaves the slot to the server. 0 when it is done after all. */
+static int give_up(const struct claim *m)
+{
+	if (tz_slot_change(m->slot, tz_slot_with_state(m->word, TZ_SLOT_SUBMITTED), TZ_SLOT_FREE) ||
+	    tz_slot_change(m->slot, tz_slot_with_state(m->word, TZ_SLOT_SERVING), TZ_SLOT_ABANDONED))
+		return -ETIMEDOUT;
+	return 0;
 }
 
 int tz_local_io(struct tz_local_client *c, unsigned op, uint64_t page, unsigned nr_pages, void *data, unsigned timeout_ms)
 {
 	int moves = op == TZ_LOCAL_READ || op == TZ_LOCAL_WRITE;
 	size_t len = (size_t)nr_pages * TZ_PAGE_SIZE;
-	struct tz_ring_slot *s;
-	unsigned queue, index;
 	struct timespec pause = { 0, 1000000 };
+	struct claim m;
 
 	if (op > TZ_LOCAL_FLUSH || (moves && (nr_pages == 0 || nr_pages > c->max_pages)) ||
 	    page > c->nr_pages || nr_pages > c->nr_pages - page)
 		return -EINVAL;
-	for (unsigned waited = 0; !(s = claim(c, &queue, &index, waited > 100)); waited++) {
+	for (unsigned waited = 0; !claim(c, &m, waited > 100); waited++) {
 		if (server_gone(c))
 			return -ENODEV;
 		if (waited >= timeout_ms)
 			return -ETIMEDOUT;
 		nanosleep(&pause, NULL);
 	}
-	uint8_t *shared = c->base + c->data_offset +
-		((size_t)queue * c->depth + index) * c->max_pages * TZ_PAGE_SIZE;
-	s->op = op;
-	s->page = page;
-	s->nr_pages = nr_pages;
+	m.slot->op = op;
+	m.slot->page = page;
+	m.slot->nr_pages = nr_pages;
 	if (op == TZ_LOCAL_WRITE)
-		memcpy(shared, data, len);
-	atomic_store(&s->state, TZ_SLOT_SUBMITTED);
-	struct tz_ring_queue *rq = queue_at(c, queue);
-	atomic_fetch_add(&rq->doorbell, 1);
-	if (atomic_load(&rq->sleeping))
-		tz_futex(&rq->doorbell, FUTEX_WAKE, 1, NULL);
-	int rc = wait_done(c, s, timeout_ms);
+		memcpy(m.data, data, len);
+	atomic_store(&m.slot->word, tz_slot_with_state(m.word, TZ_SLOT_SUBMITTED));
+	ring_doorbell(m.queue);
+	int rc = wait_done(c, &m, timeout_ms);
+	if (rc == -ETIMEDOUT)
+		rc = give_up(&m);
 	if (rc < 0)
-		return rc;	/* the slot stays with the server; it is taken back when this client ends */
-	rc = s->result;
+		return rc;
+	rc = m.slot->result;
 	if (rc == 0 && op == TZ_LOCAL_READ)
-		memcpy(data, shared, len);
-	atomic_store(&s->state, TZ_SLOT_FREE);
+		memcpy(data, m.data, len);
+	atomic_store(&m.slot->word, tz_slot_with_state(m.word, TZ_SLOT_FREE));
 	return rc;
 }

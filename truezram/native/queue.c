@@ -1,5 +1,6 @@
 /* queue.c - what all queue threads share (interface and rules: queue.h). */
 #include "queue.h"
+#include "clock.h"
 
 #include <errno.h>
 #include <sched.h>
@@ -19,16 +20,124 @@
 
 #define STACK_SIZE (160u << 10)
 #define START_SECONDS 10
+#define BATCH 64
+#define FLUSH_PAGES 128u
+#define FLUSH_NS 1000000u
 
-uint64_t tz_now_ns(void)
+/* How long a write waits for memory. A swap write waits no longer than the pages that writes before it have freed need to reach the
+ * slab thread: beyond that it waits for what it is itself to free, and must fail (the kernel keeps the page and tries
+ * another). Others may wait longer, but less than the 120 s after which the kernel calls a task hung that waits for ublk. */
+#define WAIT_NS 30000000000ull
+#define SWAP_WAIT_NS 200000000ull
+#define RETRY_NS 1000000u
+#define RETRY_MAX_NS 10000000u
+
+/* ---- lists of requests ---- */
+
+void tz_io_push(struct tz_queue *q, struct tz_io_list *list, unsigned tag)
 {
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+	if (list->n++)
+		q->ios[list->last].next = (uint16_t)tag;
+	else
+		list->first = (uint16_t)tag;
+	list->last = (uint16_t)tag;
 }
 
-/* ---- serving ---- */
+unsigned tz_io_pop(struct tz_queue *q, struct tz_io_list *list)
+{
+	unsigned tag = list->first;
+
+	list->first = q->ios[tag].next;
+	list->n--;
+	return tag;
+}
+
+/* ---- counting ---- */
+
+static void bump(uint64_t *counter, uint64_t by)
+{
+	__atomic_store_n(counter, *counter + by, __ATOMIC_RELAXED);	/* one writer */
+}
+
+static void count(struct tz_queue *q, const struct tz_io *io, int result, uint64_t latency_ns)
+{
+	struct tz_queue_stats *s = q->stats;
+
+	__atomic_store_n(&s->seq, s->seq + 1, __ATOMIC_RELAXED);
+	__atomic_thread_fence(__ATOMIC_RELEASE);
+	switch (io->op) {
+	case UBLK_IO_OP_READ:
+		bump(&s->num_reads, 1);
+		bump(&s->failed_reads, result < 0);
+		bump(&s->read_lat[tz_lat_bin(latency_ns)], 1);
+		break;
+	case UBLK_IO_OP_WRITE:
+		bump(&s->num_writes, 1);
+		bump(&s->swap_writes, io->swap);
+		bump(&s->failed_writes, result < 0);
+		bump(&s->enospc, result == -ENOSPC);
+		bump(&s->write_lat[tz_lat_bin(latency_ns)], 1);
+		break;
+	case UBLK_IO_OP_DISCARD:
+	case UBLK_IO_OP_WRITE_ZEROES:
+		bump(&s->num_discards, 1);
+		break;
+	case UBLK_IO_OP_FLUSH:
+		bump(&s->num_flushes, 1);
+		break;
+	default:
+		break;
+	}
+	bump(&s->invalid_io, result == -EINVAL || result == -EOPNOTSUPP);
+	__atomic_store_n(&s->seq, s->seq + 1, __ATOMIC_RELEASE);
+}
+
+/* ---- rounds ---- */
+
+static int moves_data(const struct tz_io *io)
+{
+	return io->op == UBLK_IO_OP_READ || io->op == UBLK_IO_OP_WRITE;
+}
+
+static int is_discard(const struct tz_io *io)
+{
+	return io->op == UBLK_IO_OP_DISCARD || io->op == UBLK_IO_OP_WRITE_ZEROES;
+}
+
+/* 0, or why the request cannot be served. */
+static int fault_of(const struct tz_queue *q, const struct tz_io *io)
+{
+	if (io->op == UBLK_IO_OP_FLUSH)
+		return 0;
+	if (!moves_data(io) && !is_discard(io))
+		return -EOPNOTSUPP;
+	if (io->page > q->nr_pages || io->nr_pages > q->nr_pages - io->page)
+		return -EINVAL;
+	return moves_data(io) && (io->nr_pages == 0 || io->nr_pages > q->max_pages) ? -EINVAL : 0;
+}
+
+/* Sends the answers so far. Outside of the store for a moment, so that a change of algorithm waits no longer than this. */
+static void flush(struct tz_queue *q, uint64_t now)
+{
+	tz_store_end(q->store);
+	if (q->ops->flush)
+		q->ops->flush(q);
+	tz_store_begin(q->store);
+	q->unflushed = 0;
+	q->flushed_at = now;
+}
+
+static void finish(struct tz_queue *q, unsigned tag, int result)
+{
+	const struct tz_io *io = &q->ios[tag];
+	uint64_t now = tz_now_ns();
+
+	count(q, io, result, now - io->since);
+	q->unflushed += moves_data(io) ? io->nr_pages : 1;
+	q->ops->answer(q, tag, result);
+	if (q->unflushed >= FLUSH_PAGES || now - q->flushed_at >= FLUSH_NS)
+		flush(q, now);
+}
 
 static int serve_pages(struct tz_queue *q, struct tz_io *io, uint8_t *data)
 {
@@ -49,67 +158,175 @@ static int serve_pages(struct tz_queue *q, struct tz_io *io, uint8_t *data)
 	return 0;
 }
 
-int tz_queue_serve(struct tz_queue *q, struct tz_io *io, uint8_t *data)
+/* Serves a read, write or flush, or goes on with it. 0, -EAGAIN: a write waits for memory, or negative errno. */
+static int serve(struct tz_queue *q, unsigned tag)
 {
-	if (io->op != UBLK_IO_OP_FLUSH && (io->page > q->nr_pages || io->nr_pages > q->nr_pages - io->page))
-		return -EINVAL;
-	switch (io->op) {
-	case UBLK_IO_OP_READ:
-	case UBLK_IO_OP_WRITE:
-		return serve_pages(q, io, data);
-	case UBLK_IO_OP_DISCARD:
-	case UBLK_IO_OP_WRITE_ZEROES:
-		for (uint32_t i = 0; i < io->nr_pages; i++)
-			tz_store_discard(q->store, io->page + i);
-		return 0;
-	case UBLK_IO_OP_FLUSH:
+	struct tz_io *io = &q->ios[tag];
+	uint8_t *data;
+	int rc;
+
+	if (io->op == UBLK_IO_OP_FLUSH)
 		return 0;	/* memory is all there is: what is written is as durable as it gets */
-	default:
-		return -EOPNOTSUPP;
+	data = q->ops->bring(q, tag);
+	if (!data)
+		return -EIO;
+	rc = serve_pages(q, io, data);
+	return rc == 0 && io->op == UBLK_IO_OP_READ ? q->ops->hand_over(q, tag, data) : rc;
+}
+
+static void wait_for_memory(struct tz_queue *q, unsigned tag)
+{
+	if (q->waiting.n == 0) {
+		q->retry_wait = RETRY_NS;
+		q->retry_at = tz_now_ns() + RETRY_NS;
+	}
+	tz_io_push(q, &q->waiting, tag);
+	bump(&q->stats->deferred_writes, 1);
+}
+
+static void handle(struct tz_queue *q, unsigned tag)
+{
+	struct tz_io *io = &q->ios[tag];
+	int rc = fault_of(q, io);
+
+	if (rc == 0 && is_discard(io)) {
+		tz_io_push(q, &q->discards, tag);
+		return;
+	}
+	if (rc == 0)
+		rc = serve(q, tag);
+	if (rc == -EAGAIN)
+		wait_for_memory(q, tag);
+	else
+		finish(q, tag, rc);
+}
+
+/* Takes what has come and serves it, discards aside; no more than `depth` requests, so that a queue under load gets to its
+ * discards and to what waits. Returns how many. */
+static unsigned serve_arrived(struct tz_queue *q)
+{
+	uint16_t tags[BATCH];
+	unsigned n, taken = 0;
+
+	while (taken < q->depth && (n = q->ops->take(q, tags, BATCH)) > 0) {
+		uint64_t now = tz_now_ns();
+		for (unsigned i = 0; i < n; i++) {
+			struct tz_io *io = &q->ios[tags[i]];
+			io->done = 0;
+			io->since = now;
+			tz_store_prefetch_entry(q->store, io->page % q->nr_pages);
+		}
+		for (unsigned i = 0; i < n; i++) {
+			if (i + 1 < n)
+				tz_store_prefetch_object(q->store, q->ios[tags[i + 1]].page % q->nr_pages);
+			handle(q, tags[i]);
+		}
+		taken += n;
+	}
+	return taken;
+}
+
+/* A piece of work on the oldest discards. */
+static void discard_piece(struct tz_queue *q)
+{
+	unsigned work = TZ_DISCARD_WORK;
+
+	while (q->discards.n && work) {
+		struct tz_io *io = &q->ios[q->discards.first];
+		io->done += (uint32_t)tz_store_discard_range(q->store, io->page + io->done, io->nr_pages - io->done, &work);
+		if (io->done == io->nr_pages)
+			finish(q, tz_io_pop(q, &q->discards), 0);
 	}
 }
 
-static void bump(uint64_t *counter)
+/* Tries again what waits for memory, in order: when one still finds none, those after it are not tried, and the next time is
+ * further away (each time, its data is compressed again). */
+static void retry_waiting(struct tz_queue *q)
 {
-	__atomic_store_n(counter, *counter + 1, __ATOMIC_RELAXED);
+	uint64_t now = tz_now_ns();
+	unsigned n = q->waiting.n, served = 0;
+	int starved = 0, give_up = q->stopping || atomic_load(&q->stop);
+
+	if (now < q->retry_at && !give_up)
+		return;
+	for (unsigned i = 0; i < n; i++) {
+		unsigned tag = tz_io_pop(q, &q->waiting);
+		struct tz_io *io = &q->ios[tag];
+		int rc = starved ? -EAGAIN : serve(q, tag);
+		starved |= rc == -EAGAIN;
+		served += rc != -EAGAIN;
+		if (rc == -EAGAIN && (give_up || now - io->since > (io->swap ? SWAP_WAIT_NS : WAIT_NS)))
+			rc = -ENOSPC;
+		if (rc == -EAGAIN)
+			tz_io_push(q, &q->waiting, tag);
+		else
+			finish(q, tag, rc);
+	}
+	q->retry_wait = served ? RETRY_NS : q->retry_wait * 2 < RETRY_MAX_NS ? q->retry_wait * 2 : RETRY_MAX_NS;
+	q->retry_at = tz_now_ns() + q->retry_wait;
 }
 
-void tz_queue_count(struct tz_queue *q, const struct tz_io *io, int result, uint64_t latency_ns)
+void tz_queue_round(struct tz_queue *q)
 {
-	struct tz_queue_stats *s = q->stats;
+	uint64_t start = tz_now_ns();
 
-	__atomic_store_n(&s->seq, s->seq + 1, __ATOMIC_RELAXED);
-	__atomic_thread_fence(__ATOMIC_RELEASE);
-	switch (io->op) {
-	case UBLK_IO_OP_READ:
-		bump(&s->num_reads);
-		if (result < 0)
-			bump(&s->failed_reads);
-		bump(&s->read_lat[tz_lat_bin(latency_ns)]);
-		break;
-	case UBLK_IO_OP_WRITE:
-		bump(&s->num_writes);
-		if (io->swap)
-			bump(&s->swap_writes);
-		if (result < 0)
-			bump(&s->failed_writes);
-		if (result == -ENOSPC)
-			bump(&s->enospc);
-		bump(&s->write_lat[tz_lat_bin(latency_ns)]);
-		break;
-	case UBLK_IO_OP_DISCARD:
-	case UBLK_IO_OP_WRITE_ZEROES:
-		bump(&s->num_discards);
-		break;
-	case UBLK_IO_OP_FLUSH:
-		bump(&s->num_flushes);
-		break;
-	default:
-		break;
-	}
-	if (result == -EINVAL || result == -EOPNOTSUPP)
-		bump(&s->invalid_io);
-	__atomic_store_n(&s->seq, s->seq + 1, __ATOMIC_RELEASE);
+	q->unflushed = 0;
+	q->flushed_at = start;
+	tz_store_begin(q->store);
+	unsigned taken = serve_arrived(q);
+	if (q->discards.n)
+		discard_piece(q);
+	if (q->waiting.n)
+		retry_waiting(q);
+	tz_store_end(q->store);
+	bump(&q->stats->drains, taken > 0);
+	bump(&q->stats->busy_ns, tz_now_ns() - start);
+}
+
+uint64_t tz_queue_may_sleep(const struct tz_queue *q)
+{
+	uint64_t now;
+
+	if (q->discards.n)
+		return 0;
+	if (!q->waiting.n)
+		return TZ_FOREVER;
+	now = tz_now_ns();
+	return now < q->retry_at ? q->retry_at - now : 0;
+}
+
+/* ---- trouble ---- */
+
+static void wake_control_thread(struct tz_queue *q)
+{
+	uint64_t one = 1;
+
+	if (write(q->end_fd, &one, sizeof one) < 0)
+		return;		/* an eventfd at its limit is readable all the same */
+}
+
+void tz_queue_trouble(struct tz_queue *q, enum tz_trouble what, int err)
+{
+	uint32_t times = (uint32_t)(atomic_load(&q->trouble) >> 32) + 1;
+
+	atomic_store(&q->trouble, (uint64_t)times << 32 | (uint64_t)what << 16 | (uint16_t)(err < 0 ? -err : err));
+	if ((times & (times - 1)) == 0)		/* 1, 2, 4 ...: the log stays readable */
+		wake_control_thread(q);
+}
+
+int tz_queue_tell(struct tz_queue *q, char *text, size_t size)
+{
+	static const char *const what[] = { [TZ_TROUBLE_ENTER] = "io_uring_enter failed",
+		[TZ_TROUBLE_COMMAND] = "the kernel refused a command", [TZ_TROUBLE_FULL] = "the submission queue is full" };
+	uint64_t trouble = atomic_load(&q->trouble);
+	uint32_t times = (uint32_t)(trouble >> 32);
+
+	if (times == q->trouble_told)
+		return 0;
+	q->trouble_told = times;
+	snprintf(text, size, "queue %u: %s: %s (%u times so far); it is tried again", q->index, what[trouble >> 16 & 3],
+		strerror((int)(trouble & 0xffff)), times);
+	return 1;
 }
 
 /* ---- the thread ---- */
@@ -143,7 +360,6 @@ static void *thread_main(void *arg)
 	struct start start = *(struct start *)arg;
 	struct tz_queue *q = start.q;
 	char name[16];
-	uint64_t one = 1;
 
 	snprintf(name, sizeof name, "tz-queue-%u", q->index % 1000);
 	prctl(PR_SET_NAME, name);
@@ -155,8 +371,7 @@ static void *thread_main(void *arg)
 	start.run(q);
 	if (atomic_load(&q->state) >= 0)
 		atomic_store(&q->state, TZ_QUEUE_ENDED);
-	if (write(q->end_fd, &one, sizeof one) < 0)
-		return NULL;	/* an eventfd at its limit is readable all the same */
+	wake_control_thread(q);
 	return NULL;
 }
 
@@ -165,14 +380,20 @@ void tz_queue_serving(struct tz_queue *q)
 	atomic_store(&q->state, TZ_QUEUE_SERVING);
 }
 
+static size_t ios_size(const struct tz_queue *q)
+{
+	return (q->depth * sizeof(struct tz_io) + 4095) & ~(size_t)4095;
+}
+
 static int allocate(struct tz_queue *q)
 {
-	size_t data = TZ_UBLK_MAX_IO;
+	size_t data = TZ_UBLK_MAX_IO, ios = ios_size(q);
 	int prot = PROT_READ | PROT_WRITE, flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE;
 
 	q->stack = mmap(NULL, STACK_SIZE, prot, flags | MAP_STACK, -1, 0);
 	q->data = mmap(NULL, data, prot, flags, -1, 0);
-	if (q->stack == MAP_FAILED || q->data == MAP_FAILED)
+	q->ios = mmap(NULL, ios, prot, flags, -1, 0);
+	if (q->stack == MAP_FAILED || q->data == MAP_FAILED || q->ios == MAP_FAILED)
 		return -ENOMEM;
 	mprotect(q->stack, 4096, PROT_NONE);	/* guard page: overflow is a crash, not a scribble */
 	return 0;
@@ -199,21 +420,36 @@ int tz_queue_start(struct tz_queue *q, void (*run)(struct tz_queue *), char *why
 	for (int ms = 0; atomic_load(&q->state) == TZ_QUEUE_STARTING && ms < START_SECONDS * 1000; ms++)
 		nanosleep(&pause, NULL);
 	rc = atomic_load(&q->state);
-	if (rc == TZ_QUEUE_SERVING)
+	if (rc > TZ_QUEUE_STARTING)	/* it may have ended by now */
 		return 0;
 	rc = rc < 0 ? rc : -ETIMEDOUT;
 	snprintf(why, why_size, "queue %u does not serve: %s", q->index, strerror(-rc));
 	return rc;
 }
 
+static void unmap(void *memory, size_t size)
+{
+	if (memory && memory != MAP_FAILED)
+		munmap(memory, size);
+}
+
 void tz_queue_join(struct tz_queue *q)
 {
+	struct timespec pause = { 0, 1000000 };
+
+	atomic_store(&q->stop, 1);
+	/* Again and again: the word that a local queue waits on belongs to its clients as well. */
+	while (q->started && atomic_load(&q->state) == TZ_QUEUE_SERVING) {
+		tz_queue_wake_local(q);
+		if (atomic_load(&q->state) == TZ_QUEUE_SERVING)
+			nanosleep(&pause, NULL);
+	}
 	if (q->started)
 		pthread_join(q->thread, NULL);
 	q->started = 0;
-	if (q->stack && q->stack != MAP_FAILED)
-		munmap(q->stack, STACK_SIZE);
-	if (q->data && q->data != MAP_FAILED)
-		munmap(q->data, TZ_UBLK_MAX_IO);
+	unmap(q->stack, STACK_SIZE);
+	unmap(q->data, TZ_UBLK_MAX_IO);
+	unmap(q->ios, ios_size(q));
 	q->stack = q->data = NULL;
+	q->ios = NULL;
 }

@@ -1,7 +1,11 @@
 /* queue.h - queue threads: what brings requests to the store, from ublk (queue_ublk.c) or the local ring (queue_local.c).
  *
- * queue.c holds what both share: starting a thread with everything it needs in hand (locked stack and buffer, CPU, IO_FLUSHER), and
- * serving one request. A queue thread allocates nothing after it has reported itself serving.
+ * queue.c holds what both share: starting a thread with everything it needs in hand (locked stack and buffers, CPU, IO_FLUSHER), and
+ * serving requests in rounds. A queue thread allocates nothing after it has reported itself serving.
+ *
+ * A round takes the requests that have come, serves them one after another, and then does a piece of the oldest discard: nothing
+ * long goes before something short. Answers go out as it goes, every FLUSH_PAGES pages or FLUSH_NS. A write that finds no
+ * memory while some is still to be had waits in a list and is tried again in a later round, from the page it had come to.
  */
 #ifndef TZ_QUEUE_H
 #define TZ_QUEUE_H
@@ -13,15 +17,40 @@
 #include <stdatomic.h>
 
 struct tz_local_server;
+struct tz_queue;
 
 enum tz_queue_state { TZ_QUEUE_STARTING = 0, TZ_QUEUE_SERVING = 1, TZ_QUEUE_ENDED = 2 };
 
-struct tz_io {			/* one request */
-	unsigned op;		/* UBLK_IO_OP_* */
-	int swap;		/* a swap write: waits for memory only as long as completed writes may bring some */
-	uint64_t page;
+/* Discard work of one round (store.h: tz_store_discard_range), some 0.2 ms: 8192 empty entries, or 256 pages given back. */
+#define TZ_DISCARD_WORK 8192u
+
+struct tz_io {			/* one request; a queue has one per tag */
+	uint8_t op;		/* UBLK_IO_OP_* */
+	uint8_t swap;		/* a swap write: waits for memory only as long as completed writes may bring some */
+	uint16_t next;		/* in the list that it is in */
 	uint32_t nr_pages;
-	uint32_t done;		/* pages served: after -EAGAIN it goes on from there */
+	uint32_t done;		/* pages served: it goes on from there */
+	uint64_t page;
+	uint64_t since;		/* when it was taken */
+	/* the transport's own: */
+	uint32_t mark;
+	int32_t result;
+	uint8_t busy;
+};
+
+struct tz_io_list { uint16_t first, last; unsigned n; };
+
+/* What a transport does for the rounds. */
+struct tz_queue_ops {
+	/* Up to `most` requests that have come: their tags; fills q->ios[tag] but for `done` and `since`. */
+	unsigned (*take)(struct tz_queue *q, uint16_t *tags, unsigned most);
+	/* Where a request's pages are, a write's brought along; NULL: that failed. */
+	uint8_t *(*bring)(struct tz_queue *q, unsigned tag);
+	/* Hands over the pages of a read that was served. 0 or negative errno. */
+	int (*hand_over)(struct tz_queue *q, unsigned tag, const uint8_t *data);
+	void (*answer)(struct tz_queue *q, unsigned tag, int result);
+	/* Sends the answers so far; NULL: each goes out by itself. */
+	void (*flush)(struct tz_queue *q);
 };
 
 struct tz_queue {
@@ -31,31 +60,58 @@ struct tz_queue {
 	struct tz_queue_stats *stats;
 	struct tz_ublk *ublk;		/* transport ublk */
 	struct tz_local_server *local;	/* transport local */
-	uint8_t *data;			/* one request's data, TZ_UBLK_MAX_IO bytes */
 	uint8_t cpu_mask[128];		/* CPUs to run on, all zero: any */
-	int end_fd;			/* eventfd written to when the thread ends */
+	int end_fd;			/* eventfd written to when the thread ends or has trouble to report */
+
+	const struct tz_queue_ops *ops;
+	void *ring;			/* of the transport */
+	unsigned max_pages;		/* of a read or write */
+	uint8_t *data;			/* one request's data, TZ_UBLK_MAX_IO bytes */
+	struct tz_io *ios;		/* by tag */
+	struct tz_io_list waiting;	/* writes that wait for memory */
+	struct tz_io_list discards;
+	uint64_t retry_at, retry_wait;	/* for `waiting`: when it is tried again, and what the next wait is */
+	uint64_t flushed_at;
+	unsigned unflushed;		/* pages served since */
+	int stopping;			/* the device is being stopped: nothing waits for memory any more */
 
 	pthread_t thread;
 	void *stack;
 	_Atomic int state;		/* enum tz_queue_state, or negative errno: could not start */
 	_Atomic int io_flusher;		/* PR_SET_IO_FLUSHER was set and reads back */
 	_Atomic int stop;
+	_Atomic uint64_t trouble;	/* how often << 32 | what << 16 | errno of the last time */
+	uint32_t trouble_told;
 	int started;
 };
 
 /* Starts `run` (below) and waits until it serves. 0, or negative errno with why. */
 int tz_queue_start(struct tz_queue *q, void (*run)(struct tz_queue *), char *why, size_t why_size);
+/* Asks the thread to stop (ublk: only STOP_DEV makes it) and waits until it has ended. */
 void tz_queue_join(struct tz_queue *q);
 void tz_queue_serving(struct tz_queue *q);	/* called by run */
 
 void tz_queue_run_ublk(struct tz_queue *q);
 void tz_queue_run_local(struct tz_queue *q);
+/* The local transport's part of starting and of stopping: what rounds need, and a knock so that the thread sees `stop`. */
+void tz_queue_attach_local(struct tz_queue *q);
+void tz_queue_wake_local(struct tz_queue *q);
 
-uint64_t tz_now_ns(void);	/* CLOCK_MONOTONIC */
+void tz_queue_round(struct tz_queue *q);	/* one round, on the queue's thread */
+/* How long the queue may sleep before the next: 0 not at all, TZ_FOREVER until a request comes. */
+uint64_t tz_queue_may_sleep(const struct tz_queue *q);
+static inline int tz_queue_has_work(const struct tz_queue *q)
+{
+	return q->waiting.n || q->discards.n;
+}
 
-/* Serves one request against the store; data holds or receives nr_pages pages. 0, -EAGAIN (a write waits for the slab thread: try again), or
- * negative errno. Counters and latency are the caller's to add with tz_queue_count once it is answered. */
-int tz_queue_serve(struct tz_queue *q, struct tz_io *io, uint8_t *data);
-void tz_queue_count(struct tz_queue *q, const struct tz_io *io, int result, uint64_t latency_ns);
+void tz_io_push(struct tz_queue *q, struct tz_io_list *list, unsigned tag);
+unsigned tz_io_pop(struct tz_queue *q, struct tz_io_list *list);
+
+/* Trouble with the kernel that the thread deals with itself and that the log should have: a queue thread does not log. */
+enum tz_trouble { TZ_TROUBLE_ENTER = 1, TZ_TROUBLE_COMMAND = 2, TZ_TROUBLE_FULL = 3 };
+void tz_queue_trouble(struct tz_queue *q, enum tz_trouble what, int err);
+/* From the control thread, when end_fd is readable: a line for the log. 0: nothing new. */
+int tz_queue_tell(struct tz_queue *q, char *text, size_t size);
 
 #endif

@@ -13,9 +13,6 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#define RETRY_NS 30000000000ull	/* well below the 120 s of a hung task */
-#define IDLE_NS 100000000		/* a look at `stop` now and then; a request rings the doorbell */
-
 int tz_local_server_create(struct tz_local_server *s, unsigned queues, unsigned depth, uint64_t nr_pages, char *why, size_t why_size)
 {
 	uint64_t stride = tz_ring_queue_stride(depth), data = (sizeof(struct tz_ring_head) + 4095) & ~4095ull;
@@ -61,99 +58,122 @@ void tz_local_server_close(struct tz_local_server *s)
 	for (unsigned q = 0; q < s->queues; q++) {
 		struct tz_ring_queue *rq = tz_local_server_queue(s, q);
 		for (unsigned i = 0; i < s->depth; i++)
-			tz_futex(&tz_ring_slot(rq, i)->state, FUTEX_WAKE, INT_MAX, NULL);
+			tz_futex(&tz_ring_slot(rq, i)->word, FUTEX_WAKE, INT_MAX, NULL);
 	}
 	munmap(s->base, s->size);
 	close(s->fd);
 	s->base = NULL;
 }
 
-static int local_op(uint32_t op, unsigned *out)
+/* ---- the transport (queue.h) ---- */
+
+static unsigned local_op(uint32_t op)
 {
-	static const unsigned ops[] = { [TZ_LOCAL_READ] = UBLK_IO_OP_READ, [TZ_LOCAL_WRITE] = UBLK_IO_OP_WRITE,
+	static const uint8_t ops[] = { [TZ_LOCAL_READ] = UBLK_IO_OP_READ, [TZ_LOCAL_WRITE] = UBLK_IO_OP_WRITE,
 		[TZ_LOCAL_DISCARD] = UBLK_IO_OP_DISCARD, [TZ_LOCAL_FLUSH] = UBLK_IO_OP_FLUSH };
 
-	if (op >= sizeof ops / sizeof ops[0])
-		return -EOPNOTSUPP;
-	*out = ops[op];
+	return op < sizeof ops / sizeof ops[0] ? ops[op] : UINT8_MAX;
+}
+
+/* A slot is `busy` from here until it is answered, whatever a client writes into its word meanwhile. */
+static unsigned take(struct tz_queue *q, uint16_t *tags, unsigned most)
+{
+	struct tz_ring_queue *rq = q->ring;
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < q->depth && n < most; i++) {
+		struct tz_ring_slot *slot = tz_ring_slot(rq, i);
+		struct tz_io *io = &q->ios[i];
+		uint32_t word = atomic_load(&slot->word);
+		if (io->busy || tz_slot_state(word) != TZ_SLOT_SUBMITTED || !tz_slot_change(slot, word, TZ_SLOT_SERVING))
+			continue;
+		io->busy = 1;
+		io->mark = tz_slot_with_state(word, TZ_SLOT_SERVING);
+		io->op = (uint8_t)local_op(__atomic_load_n(&slot->op, __ATOMIC_RELAXED));
+		io->swap = 0;
+		io->page = __atomic_load_n(&slot->page, __ATOMIC_RELAXED);
+		io->nr_pages = __atomic_load_n(&slot->nr_pages, __ATOMIC_RELAXED);
+		tags[n++] = (uint16_t)i;
+	}
+	return n;
+}
+
+static uint8_t *shared_data(const struct tz_queue *q, unsigned tag)
+{
+	return q->local->base + q->local->data_offset +
+		((size_t)q->index * q->local->depth + tag) * TZ_RING_MAX_PAGES * TZ_PAGE_SIZE;
+}
+
+static uint8_t *bring(struct tz_queue *q, unsigned tag)
+{
+	const struct tz_io *io = &q->ios[tag];
+
+	if (io->op == UBLK_IO_OP_WRITE)
+		memcpy(q->data, shared_data(q, tag), (size_t)io->nr_pages * TZ_PAGE_SIZE);
+	return q->data;
+}
+
+static int hand_over(struct tz_queue *q, unsigned tag, const uint8_t *data)
+{
+	memcpy(shared_data(q, tag), data, (size_t)q->ios[tag].nr_pages * TZ_PAGE_SIZE);
 	return 0;
 }
 
-/* Serves one submitted slot; waits for the slab thread where a write must (there is no swap behind this transport). */
-static int serve_slot(struct tz_queue *q, const struct tz_ring_slot *slot, struct tz_io *io, uint8_t *shared)
+static void answer(struct tz_queue *q, unsigned tag, int result)
 {
-	io->done = 0;
-	io->page = __atomic_load_n(&slot->page, __ATOMIC_RELAXED);
-	io->nr_pages = __atomic_load_n(&slot->nr_pages, __ATOMIC_RELAXED);
-	int rc = local_op(__atomic_load_n(&slot->op, __ATOMIC_RELAXED), &io->op);
-	int moves = io->op == UBLK_IO_OP_READ || io->op == UBLK_IO_OP_WRITE;
-	size_t len = (size_t)io->nr_pages * TZ_PAGE_SIZE;
-	struct timespec pause = { 0, 1000000 };
+	struct tz_ring_slot *slot = tz_ring_slot(q->ring, tag);
+	struct tz_io *io = &q->ios[tag];
 
-	if (rc < 0)
-		return rc;
-	if (moves && (io->nr_pages == 0 || io->nr_pages > TZ_RING_MAX_PAGES))
-		return -EINVAL;
-	if (io->op == UBLK_IO_OP_WRITE)
-		memcpy(q->data, shared, len);
-	uint64_t start = tz_now_ns();
-	while ((rc = tz_queue_serve(q, io, q->data)) == -EAGAIN) {
-		if (tz_now_ns() - start > RETRY_NS || atomic_load(&q->stop))
-			return -ENOSPC;
-		tz_store_end(q->store);
-		nanosleep(&pause, NULL);
-		tz_store_begin(q->store);
-	}
-	if (rc == 0 && io->op == UBLK_IO_OP_READ)
-		memcpy(shared, q->data, len);
-	return rc;
+	slot->result = result;
+	if (!tz_slot_change(slot, io->mark, TZ_SLOT_DONE))	/* the client waits no longer */
+		atomic_store(&slot->word, tz_slot_with_state(io->mark, TZ_SLOT_FREE));
+	io->busy = 0;
+	tz_futex(&slot->word, FUTEX_WAKE, 1, NULL);
 }
 
-/* Serves every slot that is submitted now. Returns how many. */
-static unsigned drain(struct tz_queue *q, struct tz_ring_queue *rq)
-{
-	unsigned served = 0;
-	uint64_t start = tz_now_ns();
+static const struct tz_queue_ops ops = { take, bring, hand_over, answer, NULL };
 
-	tz_store_begin(q->store);
-	for (unsigned i = 0; i < q->local->depth; i++) {
-		struct tz_ring_slot *slot = tz_ring_slot(rq, i);
-		uint32_t submitted = TZ_SLOT_SUBMITTED;
-		if (!atomic_compare_exchange_strong(&slot->state, &submitted, TZ_SLOT_SERVING))
-			continue;
-		struct tz_io io = { 0 };
-		uint8_t *shared = q->local->base + q->local->data_offset +
-			((size_t)q->index * q->local->depth + i) * TZ_RING_MAX_PAGES * TZ_PAGE_SIZE;
-		uint64_t since = tz_now_ns();
-		int rc = serve_slot(q, slot, &io, shared);
-		tz_queue_count(q, &io, rc, tz_now_ns() - since);
-		slot->result = rc;
-		atomic_store(&slot->state, TZ_SLOT_DONE);
-		tz_futex(&slot->state, FUTEX_WAKE, 1, NULL);
-		served++;
-	}
-	tz_store_end(q->store);
-	if (served) {
-		struct tz_queue_stats *s = q->stats;
-		__atomic_store_n(&s->drains, s->drains + 1, __ATOMIC_RELAXED);
-		__atomic_store_n(&s->busy_ns, s->busy_ns + (tz_now_ns() - start), __ATOMIC_RELAXED);
-	}
-	return served;
+/* ---- the thread ---- */
+
+static void wait_for_doorbell(struct tz_ring_queue *rq, uint32_t seen, uint64_t most_ns)
+{
+	struct timespec t = { (time_t)(most_ns / 1000000000u), (long)(most_ns % 1000000000u) };
+
+	atomic_store(&rq->sleeping, 1);
+	if (atomic_load(&rq->doorbell) == seen)
+		tz_futex(&rq->doorbell, FUTEX_WAIT, seen, most_ns == TZ_FOREVER ? NULL : &t);
+	atomic_store(&rq->sleeping, 0);
+}
+
+void tz_queue_wake_local(struct tz_queue *q)
+{
+	if (!q->local || !q->local->base)
+		return;
+	struct tz_ring_queue *rq = tz_local_server_queue(q->local, q->index);
+	atomic_fetch_add(&rq->doorbell, 1);
+	tz_futex(&rq->doorbell, FUTEX_WAKE, 1, NULL);
+}
+
+void tz_queue_attach_local(struct tz_queue *q)
+{
+	q->ops = &ops;
+	q->ring = tz_local_server_queue(q->local, q->index);
+	q->max_pages = TZ_RING_MAX_PAGES;
 }
 
 void tz_queue_run_local(struct tz_queue *q)
 {
-	struct tz_ring_queue *rq = tz_local_server_queue(q->local, q->index);
-	struct timespec idle = { 0, IDLE_NS };
+	tz_queue_attach_local(q);
+	struct tz_ring_queue *rq = q->ring;
 
 	tz_queue_serving(q);
-	while (!atomic_load(&q->stop)) {
+	for (;;) {
 		uint32_t seen = atomic_load(&rq->doorbell);
-		if (drain(q, rq))
-			continue;
-		atomic_store(&rq->sleeping, 1);
-		if (atomic_load(&rq->doorbell) == seen)
-			tz_futex(&rq->doorbell, FUTEX_WAIT, seen, &idle);
-		atomic_store(&rq->sleeping, 0);
+		if (atomic_load(&q->stop))
+			break;
+		tz_queue_round(q);
+		uint64_t sleep = tz_queue_may_sleep(q);
+		if (sleep)
+			wait_for_doorbell(rq, seen, sleep);
 	}
 }

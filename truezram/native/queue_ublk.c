@@ -1,32 +1,30 @@
 /* queue_ublk.c - one ublk queue: fetch requests from the kernel, serve them from the store, commit, fetch again.
  *
- * Every tag is always either in the kernel (fetched or committed: `outstanding`) or in our hands. A drain takes all
- * completions that are there, reads their descriptors and prefetches their page-table entries, serves them one after another, and
- * submits all commits with the one system call that also waits for the next completion.
+ * Every tag is in the kernel (fetched or committed: `outstanding`), in our hands (a request that is served or waits), or its
+ * command has been refused. Commits are gathered and go out with the one system call that also waits for the next completion; the
+ * rounds of queue.c send them earlier when there is much to do.
  *
  * Data: with USER_COPY (6.5 and later) a request's pages are read from or written to the char device, one buffer per queue. Without it
  * every tag has a buffer of its own, whose address goes with the fetch.
  *
- * A write that finds the slab reserve empty while memory is still to be had is put aside and tried again after the other
- * requests, from the page it had come to, for RETRY_NS at most. A swap write waits no longer than SWAP_RETRY_NS: the pages
- * that writes before it have freed reach the slab thread within that time, or it waits for what it is itself to free, and
- * must fail (the kernel keeps the page and tries another).
+ * Trouble: a command that completes with anything but a request (0) or the end (-ENODEV) is sent again, as it was, every
+ * REFUSED_NS; an io_uring_enter that fails is tried again, ever more slowly. Neither ends the queue: with it a swap device would go. Both are
+ * counted, and the control thread logs them.
  *
  * The end: STOP_DEV completes every outstanding command with -ENODEV; the thread leaves when none is outstanding.
  */
+#include "clock.h"
 #include "queue.h"
 
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
-#define RETRY_NS 30000000000ull	/* well below the 120 s of a hung task */
-#define SWAP_RETRY_NS 200000000ull
-#define RETRY_WAIT_NS 1000000ull
-#define BATCH 64
+#define REFUSED_NS 10000000u
+#define ENTER_PAUSE_NS 1000000u		/* after a failure, doubled with each that follows */
+#define ENTER_PAUSE_DOUBLINGS 7u
 
 struct ublk_queue {
 	struct tz_queue *q;
@@ -36,203 +34,235 @@ struct ublk_queue {
 	uint8_t *buffers;		/* per tag, without USER_COPY */
 	uint32_t fetch_op, commit_op;
 	unsigned outstanding;
-	int stopping;
-	unsigned nr_waiting;
-	struct waiting { uint16_t tag; uint32_t done; uint64_t since; } *waiting;
+	struct tz_io_list refused;	/* tags whose command is to be sent again */
+	uint64_t refused_at;		/* when the last ones were sent, or the first came in */
 };
 
-static int queue_command(struct ublk_queue *u, uint32_t op, unsigned tag, int result)
-{
-	struct tz_sqe *sqe = tz_uring_sqe(&u->ring);
-	struct ublk_io_cmd cmd = { .q_id = (uint16_t)u->q->index, .tag = (uint16_t)tag, .result = result };
+/* ---- commands ---- */
 
-	if (!sqe)
-		return -EBUSY;	/* cannot be: the ring has an entry per tag */
+static void refuse(struct ublk_queue *u, unsigned tag, enum tz_trouble what, int err)
+{
+	if (u->refused.n == 0)
+		u->refused_at = tz_now_ns();
+	tz_io_push(u->q, &u->refused, tag);
+	tz_queue_trouble(u->q, what, err);
+}
+
+/* Sends a tag's command: what is in `mark`, with `result`. */
+static void send_command(struct ublk_queue *u, unsigned tag)
+{
+	const struct tz_io *io = &u->q->ios[tag];
+	struct ublk_io_cmd cmd = { .q_id = (uint16_t)u->q->index, .tag = (uint16_t)tag, .result = io->result };
+	struct tz_sqe *sqe = tz_uring_sqe(&u->ring);
+
+	if (!sqe) {		/* an entry per tag is enough as long as enter does not fail */
+		tz_uring_enter(&u->ring, 0);
+		sqe = tz_uring_sqe(&u->ring);
+	}
+	if (!sqe) {
+		refuse(u, tag, TZ_TROUBLE_FULL, EBUSY);
+		return;
+	}
 	if (u->buffers)
 		cmd.addr = (uint64_t)(uintptr_t)(u->buffers + (size_t)tag * TZ_UBLK_MAX_IO);
 	sqe->opcode = TZ_IORING_OP_URING_CMD;
 	sqe->flags = TZ_IOSQE_FIXED_FILE;
 	sqe->fd = 0;
-	sqe->cmd_op = op;
+	sqe->cmd_op = io->mark;
 	sqe->user_data = tag;
 	memcpy(sqe->cmd, &cmd, sizeof cmd);
 	u->outstanding++;
-	return 0;
 }
 
-static struct tz_io io_of(const struct ublk_queue *u, unsigned tag)
+static void send_refused(struct ublk_queue *u)
+{
+	unsigned n = u->refused.n;
+	uint64_t now;
+
+	if (!n || (now = tz_now_ns()) - u->refused_at < REFUSED_NS)
+		return;
+	u->refused_at = now;
+	while (n--)
+		send_command(u, tz_io_pop(u->q, &u->refused));
+}
+
+/* ---- the transport (queue.h) ---- */
+
+static void describe(struct ublk_queue *u, unsigned tag)
 {
 	const volatile struct ublk_io_desc *d = &u->descs[tag];
+	struct tz_io *io = &u->q->ios[tag];
 	uint32_t op_flags = d->op_flags;
 
-	return (struct tz_io){ .op = op_flags & 0xff, .swap = (op_flags & UBLK_IO_F_SWAP) != 0,
-		.page = d->start_sector / 8, .nr_pages = d->nr_sectors / 8 };
+	io->op = op_flags & 0xff;
+	io->swap = (op_flags & UBLK_IO_F_SWAP) != 0;
+	io->page = d->start_sector / 8;
+	io->nr_pages = d->nr_sectors / 8;
 }
 
-/* Moves a request's data between the kernel and our buffer. 0 or -EIO. */
-static int copy_data(struct ublk_queue *u, unsigned tag, const struct tz_io *io, uint8_t *data, int out)
+static unsigned take(struct tz_queue *q, uint16_t *tags, unsigned most)
 {
-	size_t len = (size_t)io->nr_pages * TZ_PAGE_SIZE;
-	off_t at = (off_t)ublk_data_offset(u->q->index, tag);
-	int fd = u->q->ublk->char_fd;
-
-	if (u->buffers)
-		return 0;
-	ssize_t n = out ? pwrite(fd, data, len, at) : pread(fd, data, len, at);
-	return n == (ssize_t)len ? 0 : -EIO;
-}
-
-/* Serves one request. The result for the kernel, or -EAGAIN. */
-static int serve(struct ublk_queue *u, unsigned tag, struct tz_io *io)
-{
-	uint8_t *data = u->buffers ? u->buffers + (size_t)tag * TZ_UBLK_MAX_IO : u->q->data;
-	size_t len = (size_t)io->nr_pages * TZ_PAGE_SIZE;
-	int moves = io->op == UBLK_IO_OP_READ || io->op == UBLK_IO_OP_WRITE, rc = 0;
-
-	if (moves && len > TZ_UBLK_MAX_IO)
-		return -EINVAL;
-	if (io->op == UBLK_IO_OP_WRITE)
-		rc = copy_data(u, tag, io, data, 0);
-	if (rc == 0)
-		rc = tz_queue_serve(u->q, io, data);
-	if (rc == 0 && io->op == UBLK_IO_OP_READ)
-		rc = copy_data(u, tag, io, data, 1);
-	return rc < 0 ? rc : moves ? (int)len : 0;
-}
-
-static void answer(struct ublk_queue *u, unsigned tag, const struct tz_io *io, int result, uint64_t since)
-{
-	tz_queue_count(u->q, io, result, tz_now_ns() - since);
-	queue_command(u, u->commit_op, tag, result);
-}
-
-static void handle(struct ublk_queue *u, unsigned tag, uint64_t since)
-{
-	struct tz_io io = io_of(u, tag);
-	int rc = serve(u, tag, &io);
-
-	if (rc == -EAGAIN) {
-		u->waiting[u->nr_waiting++] = (struct waiting){ (uint16_t)tag, io.done, since };
-		__atomic_store_n(&u->q->stats->deferred_writes, u->q->stats->deferred_writes + 1, __ATOMIC_RELAXED);
-		return;
-	}
-	answer(u, tag, &io, rc, since);
-}
-
-/* Tries again what waits for memory, in order: when one still finds none, those after it are not tried. */
-static void retry_waiting(struct ublk_queue *u)
-{
-	unsigned kept = 0, n = u->nr_waiting;
-	uint64_t now = tz_now_ns();
-	int starved = 0;
-
-	for (unsigned i = 0; i < n; i++) {
-		struct waiting w = u->waiting[i];
-		struct tz_io io = io_of(u, w.tag);
-		io.done = w.done;
-		int rc = starved ? -EAGAIN : serve(u, w.tag, &io);
-		starved |= rc == -EAGAIN;
-		w.done = io.done;
-		if (rc == -EAGAIN && (u->stopping || now - w.since > (io.swap ? SWAP_RETRY_NS : RETRY_NS)))
-			rc = -ENOSPC;
-		if (rc == -EAGAIN)
-			u->waiting[kept++] = w;
-		else
-			answer(u, w.tag, &io, rc, w.since);
-	}
-	u->nr_waiting = kept;
-}
-
-/* Takes up to BATCH completions. Returns the number of tags to serve. */
-static unsigned take(struct ublk_queue *u, uint16_t *tags)
-{
-	unsigned n = 0;
+	struct ublk_queue *u = q->ring;
 	struct tz_cqe *cqe;
+	unsigned n = 0;
 
-	while (n < BATCH && (cqe = tz_uring_peek(&u->ring))) {
+	while (n < most && (cqe = tz_uring_peek(&u->ring))) {
 		unsigned tag = (unsigned)cqe->user_data;
 		int res = cqe->res;
 		tz_uring_seen(&u->ring);
 		u->outstanding--;
-		if (res == 0)
+		if (res == 0) {
+			describe(u, tag);
 			tags[n++] = (uint16_t)tag;
-		else
-			u->stopping = 1;	/* -ENODEV: the device is being stopped; anything else: so is the queue */
+		} else if (res == -ENODEV) {
+			q->stopping = 1;
+		} else {
+			refuse(u, tag, TZ_TROUBLE_COMMAND, res);
+		}
 	}
 	return n;
 }
 
-static void drain(struct ublk_queue *u)
+/* Moves a request's data between the kernel and our buffer. */
+static int moved(const struct tz_queue *q, unsigned tag, ssize_t n)
 {
-	uint16_t tags[BATCH];
-	uint64_t start = tz_now_ns();
-	unsigned n;
+	return n == (ssize_t)((size_t)q->ios[tag].nr_pages * TZ_PAGE_SIZE);
+}
 
-	tz_store_begin(u->q->store);
-	while ((n = take(u, tags)) > 0) {
-		for (unsigned i = 0; i < n; i++)
-			tz_store_prefetch_entry(u->q->store, io_of(u, tags[i]).page % u->q->nr_pages);
-		for (unsigned i = 0; i < n; i++) {
-			if (i + 1 < n)
-				tz_store_prefetch_object(u->q->store, io_of(u, tags[i + 1]).page % u->q->nr_pages);
-			handle(u, tags[i], start);
-		}
-	}
-	if (u->nr_waiting)
-		retry_waiting(u);
-	tz_store_end(u->q->store);
-	struct tz_queue_stats *s = u->q->stats;
-	__atomic_store_n(&s->drains, s->drains + 1, __ATOMIC_RELAXED);
-	__atomic_store_n(&s->busy_ns, s->busy_ns + (tz_now_ns() - start), __ATOMIC_RELAXED);
+static uint8_t *bring(struct tz_queue *q, unsigned tag)
+{
+	struct ublk_queue *u = q->ring;
+	const struct tz_io *io = &q->ios[tag];
+
+	if (u->buffers)
+		return u->buffers + (size_t)tag * TZ_UBLK_MAX_IO;
+	if (io->op == UBLK_IO_OP_READ)
+		return q->data;
+	ssize_t n = pread(q->ublk->char_fd, q->data, (size_t)io->nr_pages * TZ_PAGE_SIZE,
+		(off_t)ublk_data_offset(q->index, tag));
+	return moved(q, tag, n) ? q->data : NULL;
+}
+
+static int hand_over(struct tz_queue *q, unsigned tag, const uint8_t *data)
+{
+	const struct ublk_queue *u = q->ring;
+
+	if (u->buffers)
+		return 0;
+	ssize_t n = pwrite(q->ublk->char_fd, data, (size_t)q->ios[tag].nr_pages * TZ_PAGE_SIZE,
+		(off_t)ublk_data_offset(q->index, tag));
+	return moved(q, tag, n) ? 0 : -EIO;
+}
+
+static void answer(struct tz_queue *q, unsigned tag, int result)
+{
+	struct ublk_queue *u = q->ring;
+	struct tz_io *io = &q->ios[tag];
+	int moves = io->op == UBLK_IO_OP_READ || io->op == UBLK_IO_OP_WRITE;
+
+	io->mark = u->commit_op;
+	io->result = result < 0 ? result : moves ? (int)(io->nr_pages * TZ_PAGE_SIZE) : 0;
+	send_command(u, tag);
+}
+
+static void flush(struct tz_queue *q)
+{
+	struct ublk_queue *u = q->ring;
+
+	tz_uring_enter(&u->ring, 0);	/* what fails here fails again in serve_until_stopped */
+}
+
+static const struct tz_queue_ops ops = { take, bring, hand_over, answer, flush };
+
+/* ---- the thread ---- */
+
+static uint64_t may_sleep(const struct ublk_queue *u)
+{
+	uint64_t sleep = tz_queue_may_sleep(u->q);
+
+	return u->refused.n && sleep > REFUSED_NS ? REFUSED_NS : sleep;
 }
 
 static void serve_until_stopped(struct ublk_queue *u)
 {
-	while (u->outstanding || u->nr_waiting) {
-		int rc = tz_uring_enter(&u->ring, u->outstanding ? 1 : 0, u->nr_waiting ? RETRY_WAIT_NS : 0);
-		if (rc < 0 && rc != -ETIME && rc != -EINTR && rc != -EAGAIN && rc != -EBUSY)
-			return;
-		drain(u);
+	struct tz_queue *q = u->q;
+	unsigned failures = 0;
+
+	while (u->outstanding || tz_queue_has_work(q) || (u->refused.n && !q->stopping)) {
+		int rc = tz_uring_enter(&u->ring, may_sleep(u));
+		if (rc == 0 || rc == -ETIME || rc == -EINTR) {
+			failures = 0;
+		} else {
+			struct timespec pause = { 0, (long)ENTER_PAUSE_NS << failures };
+			if (atomic_load(&q->stop))
+				return;
+			tz_queue_trouble(q, TZ_TROUBLE_ENTER, rc);
+			nanosleep(&pause, NULL);
+			failures += failures < ENTER_PAUSE_DOUBLINGS;
+		}
+		tz_queue_round(q);
+		send_refused(u);
 	}
 }
 
-static int set_up(struct ublk_queue *u)
+static int map_descriptors(struct ublk_queue *u)
 {
 	struct tz_queue *q = u->q;
 	size_t most = 4096 * sizeof(struct ublk_io_desc);
-	int rc = tz_uring_init(&u->ring, q->depth, 0);
 
-	if (rc < 0)
-		return rc;
-	rc = tz_uring_register_file(&u->ring, q->ublk->char_fd);
-	if (rc < 0)
-		return rc;
 	u->descs_len = (q->depth * sizeof(struct ublk_io_desc) + 4095) & ~(size_t)4095;
 	void *descs = mmap(NULL, u->descs_len, PROT_READ, MAP_SHARED | MAP_POPULATE, q->ublk->char_fd,
 		(off_t)(q->index * most));
 	if (descs == MAP_FAILED)
 		return -errno;
 	u->descs = descs;
-	u->waiting = calloc(q->depth, sizeof *u->waiting);
-	if (!u->waiting)
+	return 0;
+}
+
+static int map_buffers(struct ublk_queue *u)
+{
+	size_t size = (size_t)u->q->depth * TZ_UBLK_MAX_IO;
+	void *buffers = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+
+	if (buffers == MAP_FAILED)
 		return -ENOMEM;
-	if (!(q->ublk->info.flags & UBLK_F_USER_COPY)) {
-		u->buffers = mmap(NULL, (size_t)q->depth * TZ_UBLK_MAX_IO, PROT_READ | PROT_WRITE,
-			MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
-		if (u->buffers == MAP_FAILED) {
-			u->buffers = NULL;
-			return -ENOMEM;
-		}
-		if (mlock(u->buffers, (size_t)q->depth * TZ_UBLK_MAX_IO) < 0)
-			return -errno;
+	u->buffers = buffers;
+	return mlock(buffers, size) < 0 ? -errno : 0;
+}
+
+/* Fetches every tag. Nothing completes before START_DEV unless it is refused. */
+static int fetch_all(struct ublk_queue *u)
+{
+	struct tz_cqe *cqe;
+
+	for (unsigned tag = 0; tag < u->q->depth; tag++) {
+		u->q->ios[tag].mark = u->fetch_op;
+		u->q->ios[tag].result = -1;
+		send_command(u, tag);
 	}
+	int rc = tz_uring_enter(&u->ring, 0);
+	if (rc == 0 && (cqe = tz_uring_peek(&u->ring)) && cqe->res < 0)
+		rc = cqe->res;
+	return rc;
+}
+
+static int set_up(struct ublk_queue *u)
+{
+	struct tz_queue *q = u->q;
 	int encoded = q->ublk->ioctl_encoded;
+	int rc = tz_uring_init(&u->ring, q->depth, q->ublk->wait_in_poll ? TZ_URING_POLL : 0);
+
+	if (rc < 0 || (rc = tz_uring_register_file(&u->ring, q->ublk->char_fd)) < 0 || (rc = map_descriptors(u)) < 0)
+		return rc;
+	if (!(q->ublk->info.flags & UBLK_F_USER_COPY) && (rc = map_buffers(u)) < 0)
+		return rc;
 	u->fetch_op = encoded ? (uint32_t)_IOWR('u', UBLK_IO_FETCH_REQ, struct ublk_io_cmd) : UBLK_IO_FETCH_REQ;
 	u->commit_op = encoded ? (uint32_t)_IOWR('u', UBLK_IO_COMMIT_AND_FETCH_REQ, struct ublk_io_cmd)
 		: UBLK_IO_COMMIT_AND_FETCH_REQ;
-	for (unsigned tag = 0; tag < q->depth && rc == 0; tag++)
-		rc = queue_command(u, u->fetch_op, tag, -1);
-	return rc < 0 ? rc : tz_uring_enter(&u->ring, 0, 0);
+	q->ops = &ops;
+	q->ring = u;
+	q->max_pages = TZ_UBLK_MAX_IO / TZ_PAGE_SIZE;
+	return fetch_all(u);
 }
 
 static void tear_down(struct ublk_queue *u)
@@ -242,7 +272,6 @@ static void tear_down(struct ublk_queue *u)
 		munmap((void *)(uintptr_t)u->descs, u->descs_len);
 	if (u->buffers)
 		munmap(u->buffers, (size_t)u->q->depth * TZ_UBLK_MAX_IO);
-	free(u->waiting);
 }
 
 void tz_queue_run_ublk(struct tz_queue *q)

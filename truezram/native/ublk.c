@@ -34,7 +34,7 @@ enum {
 
 #define PARAM_BASIC 1u
 #define PARAM_DISCARD 2u
-#define DISCARD_SECTORS (1u << 19)	/* 256 MiB a request: some 10 ms of a queue's time */
+#define DISCARD_SECTORS (1u << 15)	/* 16 MiB a request: its answer is some milliseconds away */
 
 struct params {
 	uint32_t len, types;
@@ -73,7 +73,7 @@ static int command(struct tz_ublk *u, unsigned nr, struct ublk_ctrl_cmd cmd)
 	sqe->cmd_op = encode(u, nr);
 	memcpy(sqe->cmd, &cmd, sizeof cmd);
 	do {
-		rc = tz_uring_enter(&u->ring, 1, 0);
+		rc = tz_uring_enter(&u->ring, TZ_FOREVER);
 		cqe = tz_uring_peek(&u->ring);
 	} while (!cqe && (rc == 0 || rc == -EINTR || rc == -EAGAIN));
 	if (!cqe)
@@ -88,8 +88,8 @@ static struct ublk_ctrl_cmd for_device(const struct tz_ublk *u)
 	return (struct ublk_ctrl_cmd){ .dev_id = u->info.dev_id, .queue_id = UINT16_MAX };
 }
 
-/* TRUEZRAM_DISABLE_UBLK, a comma list, makes a new kernel look older, so that tests reach every path: user_copy (before 6.5), ioctl
- * (before 6.4). */
+/* TRUEZRAM_DISABLE_UBLK, a comma list, makes a new kernel look older, so that tests reach every path: no_iowait (before 6.15), user_copy
+ * (before 6.5), ioctl (before 6.4). */
 static int disabled(const char *feature)
 {
 	const char *list = getenv("TRUEZRAM_DISABLE_UBLK");
@@ -110,7 +110,8 @@ int tz_ublk_open(struct tz_ublk *u, char *why, size_t why_size)
 			? ". Load the driver: modprobe ublk_drv (Linux 6.0 or later)" : rc == -EACCES ? ". Run as root" : "");
 		return rc;
 	}
-	rc = tz_uring_init(&u->ring, 4, 1);
+	u->wait_in_poll = disabled("no_iowait");
+	rc = tz_uring_init(&u->ring, 4, TZ_URING_SQE128 | (u->wait_in_poll ? TZ_URING_POLL : 0));
 	if (rc < 0) {
 		snprintf(why, why_size, "cannot set up io_uring: %s%s", strerror(-rc),
 			rc == -EPERM ? ". The sysctl kernel.io_uring_disabled forbids it" : "");

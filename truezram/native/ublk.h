@@ -55,6 +55,7 @@ struct tz_ublk {
 	struct tz_uring ring;		/* for control commands */
 	int control_fd, char_fd;
 	int ioctl_encoded;		/* opcodes: 6.4 and later; before, plain numbers */
+	int wait_in_poll;		/* as before 6.15 (uring.h) */
 	int added, started;
 	uint64_t features;		/* what the kernel offers, 0 where it cannot say */
 	struct ublk_dev_info info;	/* as the kernel made it */

@@ -1,7 +1,14 @@
-/* uring.c - io_uring by system call (interface: uring.h). Set-up asks for the newest modes and steps down. */
+/* uring.c - io_uring by system call (interface: uring.h). Set-up asks for the newest modes and steps down.
+ *
+ * Waiting. The kernel counts a thread that waits in io_uring_enter with requests outstanding as waiting for I/O: a CPU
+ * at rest shows iowait and /proc/pressure/io rises. From 6.15 on ENTER_NO_IOWAIT says that it is not so; before, the thread waits
+ * in poll on the ring's descriptor. That does without DEFER_TASKRUN, whose completions are posted, and wake somebody, only when the
+ * thread is in enter: with COOP_TASKRUN a completion interrupts the poll, and is posted on the way out.
+ */
 #include "uring.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
@@ -17,11 +24,12 @@
 #define SETUP_SQE128 (1u << 10)
 #define SETUP_SINGLE_ISSUER (1u << 12)
 #define SETUP_DEFER_TASKRUN (1u << 13)
-#define FEAT_EXT_ARG (1u << 8)
 #define FEAT_SINGLE_MMAP (1u << 0)
+#define FEAT_NO_IOWAIT (1u << 17)
 #define ENTER_GETEVENTS (1u << 0)
 #define ENTER_EXT_ARG (1u << 3)
 #define ENTER_REGISTERED_RING (1u << 4)
+#define ENTER_NO_IOWAIT (1u << 7)
 #define REGISTER_FILES 2
 #define REGISTER_RING_FDS 20
 #define OFF_SQ_RING 0ll
@@ -37,9 +45,10 @@ struct params {
 struct getevents_arg { uint64_t sigmask; uint32_t sigmask_sz, min_wait_usec; uint64_t ts; };
 struct rsrc_update { uint32_t offset, resv; uint64_t data; };
 
-static int setup(unsigned entries, int sqe128, struct params *p)
+/* The ring's descriptor, or negative errno. `poll`: make one to wait on in poll. */
+static int setup(unsigned entries, int sqe128, int poll, struct params *p)
 {
-	static const uint32_t modes[] = {	/* 6.1, 6.0, 5.19, older */
+	static const uint32_t modes[] = {	/* 6.1 (used from 6.15 on), 6.0, 5.19, older */
 		SETUP_SINGLE_ISSUER | SETUP_DEFER_TASKRUN | SETUP_COOP_TASKRUN | SETUP_SUBMIT_ALL,
 		SETUP_SINGLE_ISSUER | SETUP_COOP_TASKRUN | SETUP_SUBMIT_ALL,
 		SETUP_COOP_TASKRUN | SETUP_SUBMIT_ALL,
@@ -51,8 +60,14 @@ static int setup(unsigned entries, int sqe128, struct params *p)
 		*p = (struct params){ .flags = modes[i] | SETUP_CLAMP | SETUP_CQSIZE | (sqe128 ? SETUP_SQE128 : 0),
 			.cq_entries = entries * 2 };
 		fd = (int)syscall(SYS_io_uring_setup, entries, p);
-		if (fd >= 0 || errno != EINVAL)
+		if (fd < 0 && errno != EINVAL)
 			break;
+		if (fd >= 0 && !(modes[i] & SETUP_DEFER_TASKRUN))
+			break;
+		if (fd >= 0 && p->features & FEAT_NO_IOWAIT && !poll)
+			break;
+		if (fd >= 0)
+			close(fd);
 	}
 	return fd < 0 ? -errno : fd;
 }
@@ -90,14 +105,14 @@ static int map(struct tz_uring *r, const struct params *p)
 	return 0;
 }
 
-int tz_uring_init(struct tz_uring *r, unsigned entries, int sqe128)
+int tz_uring_init(struct tz_uring *r, unsigned entries, unsigned flags)
 {
+	int sqe128 = (flags & TZ_URING_SQE128) != 0, poll = (flags & TZ_URING_POLL) != 0, rc;
 	struct params p;
-	int rc;
 
 	memset(r, 0, sizeof *r);
 	r->sqe_shift = sqe128 ? 7 : 6;
-	r->fd = setup(entries, sqe128, &p);
+	r->fd = setup(entries, sqe128, poll, &p);
 	if (r->fd < 0)
 		return r->fd;
 	rc = map(r, &p);
@@ -105,7 +120,7 @@ int tz_uring_init(struct tz_uring *r, unsigned entries, int sqe128)
 		close(r->fd);
 		return rc;
 	}
-	r->ext_arg = (p.features & FEAT_EXT_ARG) != 0;
+	r->no_iowait = p.features & FEAT_NO_IOWAIT && !poll;
 	r->enter_fd = r->fd;
 	struct rsrc_update update = { .offset = UINT32_MAX, .data = (uint64_t)r->fd };
 	if (syscall(SYS_io_uring_register, r->fd, REGISTER_RING_FDS, &update, 1) == 1) {
@@ -140,21 +155,40 @@ struct tz_sqe *tz_uring_sqe(struct tz_uring *r)
 	return sqe;
 }
 
-int tz_uring_enter(struct tz_uring *r, unsigned wait, uint64_t timeout_ns)
+/* One io_uring_enter. Timeouts need 5.11, ublk 6.0. */
+static int enter(struct tz_uring *r, uint64_t wait_ns)
 {
-	unsigned flags = ENTER_GETEVENTS | (r->registered ? ENTER_REGISTERED_RING : 0);
-	struct { int64_t sec, nsec; } ts = { (int64_t)(timeout_ns / 1000000000u), (int64_t)(timeout_ns % 1000000000u) };
+	struct { int64_t sec, nsec; } ts = { (int64_t)(wait_ns / 1000000000u), (int64_t)(wait_ns % 1000000000u) };
 	struct getevents_arg arg = { .ts = (uint64_t)(uintptr_t)&ts };
-	int timed = timeout_ns && r->ext_arg;
+	int timed = wait_ns && wait_ns != TZ_FOREVER;
+	unsigned flags = ENTER_GETEVENTS | (r->registered ? ENTER_REGISTERED_RING : 0) |
+		(r->no_iowait ? ENTER_NO_IOWAIT : 0) | (timed ? ENTER_EXT_ARG : 0);
 
 	atomic_store_explicit(r->k_sq_tail, r->sq_tail, memory_order_release);
 	unsigned to_submit = r->sq_tail - r->submitted;
-	long rc = syscall(SYS_io_uring_enter, r->enter_fd, to_submit, wait, flags | (timed ? ENTER_EXT_ARG : 0),
-		timed ? (void *)&arg : NULL, timed ? sizeof arg : 0);
+	long rc = syscall(SYS_io_uring_enter, r->enter_fd, to_submit, wait_ns ? 1 : 0, flags, timed ? &arg : NULL,
+		timed ? sizeof arg : 0);
 	int err = rc < 0 ? -errno : 0;
-	/* What was consumed is told by the SQ head: an error may come after a successful submission. */
+	/* What was consumed is in the SQ head: an error may come after a successful submission. */
 	r->submitted = atomic_load_explicit(r->k_sq_head, memory_order_acquire);
 	return err;
+}
+
+static int wait_in_poll(struct tz_uring *r, uint64_t wait_ns)
+{
+	struct timespec ts = { (time_t)(wait_ns / 1000000000u), (long)(wait_ns % 1000000000u) };
+	struct pollfd fd = { .fd = r->fd, .events = POLLIN };
+	int rc = ppoll(&fd, 1, wait_ns == TZ_FOREVER ? NULL : &ts, NULL);
+
+	return rc < 0 ? -errno : rc ? 0 : -ETIME;
+}
+
+int tz_uring_enter(struct tz_uring *r, uint64_t wait_ns)
+{
+	if (r->no_iowait || !wait_ns)
+		return enter(r, wait_ns);
+	int rc = enter(r, 0);
+	return rc < 0 || tz_uring_peek(r) ? rc : wait_in_poll(r, wait_ns);
 }
 
 struct tz_cqe *tz_uring_peek(struct tz_uring *r)

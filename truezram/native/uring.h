@@ -2,6 +2,7 @@
  *
  * No liburing and no recent kernel headers: the structures below are the kernel's, fixed for ever. One ring belongs to
  * one thread (SINGLE_ISSUER). Usage: sqe = tz_uring_sqe(); fill; tz_uring_enter(); for each completion tz_uring_peek(), tz_uring_seen().
+ * A thread that waits is at rest: it does not count as waiting for I/O (uring.c).
  */
 #ifndef TZ_URING_H
 #define TZ_URING_H
@@ -32,8 +33,6 @@ struct tz_cqe {
 	uint32_t flags;
 };
 
-#define TZ_IORING_OP_READ 22
-#define TZ_IORING_OP_WRITE 23
 #define TZ_IORING_OP_URING_CMD 46
 #define TZ_IOSQE_FIXED_FILE 1
 
@@ -49,18 +48,21 @@ struct tz_uring {
 	uint8_t *sqes;
 	void *ring_map;
 	size_t ring_len, sqes_len;
-	int ext_arg;			/* the kernel takes a timeout with enter (5.11) */
+	int no_iowait;			/* waits in enter (6.15); else in poll */
 };
 
+#define TZ_FOREVER UINT64_MAX
+enum { TZ_URING_SQE128 = 1, TZ_URING_POLL = 2 /* wait in poll, as before 6.15 */ };
+
 /* A ring of `entries` SQEs (rounded up to a power of two by the kernel). 0 or negative errno. */
-int tz_uring_init(struct tz_uring *r, unsigned entries, int sqe128);
+int tz_uring_init(struct tz_uring *r, unsigned entries, unsigned flags);
 void tz_uring_exit(struct tz_uring *r);
 int tz_uring_register_file(struct tz_uring *r, int fd);
 /* A zeroed SQE, NULL when the queue is full. Its cmd has room for 16 bytes, or 80 with sqe128. */
 struct tz_sqe *tz_uring_sqe(struct tz_uring *r);
-/* Submits what is prepared and waits for `wait` completions, at most timeout_ns (0 = for ever). 0 or negative errno;
- * -ETIME and -EINTR are ordinary. */
-int tz_uring_enter(struct tz_uring *r, unsigned wait, uint64_t timeout_ns);
+/* Submits what is prepared and waits for a completion, at most wait_ns (0: does not wait). It may return without one. 0 or negative
+ * errno; -ETIME and -EINTR are ordinary. */
+int tz_uring_enter(struct tz_uring *r, uint64_t wait_ns);
 /* The oldest completion not yet seen, NULL when there is none. */
 struct tz_cqe *tz_uring_peek(struct tz_uring *r);
 void tz_uring_seen(struct tz_uring *r);

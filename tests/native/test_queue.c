@@ -1,0 +1,647 @@
+/* test_queue.c - queue threads, against a kernel that the test plays and against clients of the local ring.
+ *
+ * The tz_uring_* below stand in for uring.c: the queue thread's system call is a call of `step`, the script of a test, which
+ * sees what was committed and posts requests. So nothing here depends on time: what is counted is work between two calls.
+ * The char device is a memfd: descriptors at its start, data where USER_COPY has it.
+ */
+#include "harness.h"
+#include "local.h"
+#include "local_server.h"
+#include "lock.h"
+#include "queue.h"
+#include "store.h"
+
+#include <errno.h>
+#include <sys/eventfd.h>
+#include <sys/ioctl.h>
+#include <sys/wait.h>
+
+#define TAGS 64
+#define PAGES 65536u
+
+/* ---- a store, and memory that can be short ---- */
+
+static _Atomic int no_memory, attempts;
+
+int __real_tz_store_write(struct tz_store_thread *t, uint64_t page, const uint8_t *data);
+int __wrap_tz_store_write(struct tz_store_thread *t, uint64_t page, const uint8_t *data);
+
+int __wrap_tz_store_write(struct tz_store_thread *t, uint64_t page, const uint8_t *data)
+{
+	attempts++;
+	return no_memory ? -EAGAIN : __real_tz_store_write(t, page, data);
+}
+
+static struct tz_store *store;
+static struct tz_queue queue;
+
+static void fill_word(uint8_t *page, uint64_t word)
+{
+	for (unsigned i = 0; i < TZ_PAGE_SIZE; i += 8)
+		memcpy(page + i, &word, 8);
+}
+
+/* A device of PAGES pages, all of which hold their number. */
+static void make_store(unsigned depth)
+{
+	size_t len = (tz_stats_size(1) + 4095) & ~(size_t)4095;
+	struct tz_stats *stats = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	uint8_t page[TZ_PAGE_SIZE];
+	char why[216] = "";
+	int err = 0;
+
+	CHECK(stats != MAP_FAILED && tz_stats_init(stats, len, 1) == 0, "statistics page");
+	struct tz_store_config c = { .disksize = (uint64_t)PAGES * TZ_PAGE_SIZE, .algorithm = "lz4", .nr_threads = 1,
+		.arena_fd = memfd_create("test-arena", MFD_CLOEXEC), .stats = stats };
+	store = tz_store_create(&c, &err, why, sizeof why);
+	CHECK(store, "store: %d %s", err, why);
+	queue = (struct tz_queue){ .depth = depth, .nr_pages = PAGES, .store = tz_store_thread(store, 0),
+		.end_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK) };
+	queue.stats = tz_store_thread_stats(queue.store);
+	tz_store_begin(queue.store);
+	for (uint64_t p = 0; p < PAGES; p++) {
+		fill_word(page, p + 1);
+		CHECK(__real_tz_store_write(queue.store, p, page) == 0, "page %llu", (unsigned long long)p);
+	}
+	tz_store_end(queue.store);
+	no_memory = attempts = 0;
+}
+
+static void start(void (*run)(struct tz_queue *))
+{
+	char why[216] = "";
+	int rc = tz_queue_start(&queue, run, why, sizeof why);
+
+	CHECK(rc == 0, "%d %s", rc, why);
+}
+
+static void end(void)
+{
+	tz_queue_join(&queue);
+	close(queue.end_fd);
+	tz_store_destroy(store);
+}
+
+/* ---- the kernel ---- */
+
+static struct {
+	unsigned enters, sqes, submitted, cq_head, cq_tail;
+	int no_sqe;			/* so many calls of tz_uring_sqe find no entry */
+	struct tz_sqe sqe[TAGS];
+	struct tz_cqe cqe[4 * TAGS];
+	int in_kernel[TAGS];		/* the tag's command is with the kernel */
+	int answers[TAGS], result[TAGS];
+	uint32_t op[TAGS];		/* of the last command */
+	struct ublk_io_desc *descs;
+	int (*step)(uint64_t wait_ns);	/* what tz_uring_enter returns */
+	uint64_t mark[8];		/* the script's own */
+} kernel;
+
+int tz_uring_init(struct tz_uring *r, unsigned entries, unsigned flags)
+{
+	(void)flags;
+	r->entries = entries;
+	return 0;
+}
+
+void tz_uring_exit(struct tz_uring *r)
+{
+	(void)r;
+}
+
+int tz_uring_register_file(struct tz_uring *r, int fd)
+{
+	(void)r;
+	return fd < 0 ? -EBADF : 0;
+}
+
+struct tz_sqe *tz_uring_sqe(struct tz_uring *r)
+{
+	if (kernel.no_sqe > 0) {
+		kernel.no_sqe--;
+		return NULL;
+	}
+	if (kernel.sqes == r->entries)
+		return NULL;
+	memset(&kernel.sqe[kernel.sqes], 0, sizeof kernel.sqe[0]);
+	return &kernel.sqe[kernel.sqes++];
+}
+
+struct tz_cqe *tz_uring_peek(struct tz_uring *r)
+{
+	(void)r;
+	return kernel.cq_head == kernel.cq_tail ? NULL : &kernel.cqe[kernel.cq_head % (4 * TAGS)];
+}
+
+void tz_uring_seen(struct tz_uring *r)
+{
+	(void)r;
+	kernel.cq_head++;
+}
+
+static void complete(unsigned tag, int res)
+{
+	CHECK(kernel.in_kernel[tag], "tag %u has no command", tag);
+	kernel.in_kernel[tag] = 0;
+	kernel.cqe[kernel.cq_tail++ % (4 * TAGS)] = (struct tz_cqe){ .user_data = tag, .res = res };
+}
+
+static void request(unsigned tag, unsigned op_flags, uint64_t page, uint32_t pages)
+{
+	kernel.descs[tag] = (struct ublk_io_desc){ .op_flags = op_flags, .start_sector = page * 8, .nr_sectors = pages * 8 };
+	complete(tag, 0);
+}
+
+static void stop_device(void)
+{
+	for (unsigned tag = 0; tag < queue.depth; tag++)
+		if (kernel.in_kernel[tag])
+			complete(tag, -ENODEV);
+}
+
+static void accept_commands(void)
+{
+	for (unsigned i = 0; i < kernel.sqes; i++) {
+		unsigned tag = (unsigned)kernel.sqe[i].user_data;
+		struct ublk_io_cmd cmd;
+		memcpy(&cmd, kernel.sqe[i].cmd, sizeof cmd);
+		CHECK(!kernel.in_kernel[tag] && cmd.tag == tag, "tag %u is with the kernel already", tag);
+		kernel.in_kernel[tag] = 1;
+		kernel.op[tag] = kernel.sqe[i].cmd_op;
+		kernel.result[tag] = cmd.result;
+		kernel.answers[tag]++;
+	}
+	kernel.sqes = 0;
+}
+
+int tz_uring_enter(struct tz_uring *r, uint64_t wait_ns)
+{
+	struct timespec t = { 0, (long)(wait_ns % 1000000000u) };
+
+	(void)r;
+	kernel.enters++;
+	if (kernel.enters == 1) {	/* the fetches */
+		accept_commands();
+		memset(kernel.answers, 0, sizeof kernel.answers);
+		return 0;
+	}
+	int rc = kernel.step(wait_ns);
+	if (rc < 0 || kernel.cq_head != kernel.cq_tail || !wait_ns)
+		return rc;
+	CHECK(wait_ns != TZ_FOREVER, "the queue waits for ever");
+	nanosleep(&t, NULL);
+	return -ETIME;
+}
+
+static void run_ublk(unsigned depth, int (*step)(uint64_t wait_ns))
+{
+	struct tz_ublk ublk = { .char_fd = memfd_create("test-ublkc", MFD_CLOEXEC), .ioctl_encoded = 1,
+		.info.flags = UBLK_F_USER_COPY };
+
+	make_store(depth);
+	memset(&kernel, 0, sizeof kernel);
+	CHECK(ftruncate(ublk.char_fd, (off_t)ublk_data_offset(1, 0)) == 0, "ftruncate");
+	kernel.descs = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, ublk.char_fd, 0);
+	CHECK(kernel.descs != MAP_FAILED, "mmap");
+	kernel.step = step;
+	queue.ublk = &ublk;
+	start(tz_queue_run_ublk);
+	while (atomic_load(&queue.state) == TZ_QUEUE_SERVING)
+		usleep(1000);
+	close(ublk.char_fd);
+	munmap(kernel.descs, 4096);
+}
+
+/* ---- discards ---- */
+
+/* Tag 0 discards the whole disk; beside it tag 1 reads, one page after another. */
+static int discard_and_read(uint64_t wait_ns)
+{
+	uint64_t *begun = &kernel.mark[0], *arrived = &kernel.mark[1], *worst = &kernel.mark[2], *reads = &kernel.mark[3];
+	uint64_t discarded = queue.stats->pages_discarded;
+
+	(void)wait_ns;
+	accept_commands();
+	if (!*begun) {
+		*begun = 1;
+		request(0, UBLK_IO_OP_DISCARD, 0, PAGES);
+	} else if (kernel.answers[1] > (int)*reads) {
+		CHECK(kernel.result[1] == TZ_PAGE_SIZE, "read: %d", kernel.result[1]);
+		++*reads;
+		*worst = discarded - *arrived > *worst ? discarded - *arrived : *worst;
+	}
+	if (kernel.answers[0]) {
+		stop_device();
+	} else if (kernel.in_kernel[1]) {
+		*arrived = discarded;
+		request(1, UBLK_IO_OP_READ, *reads % PAGES, 1);
+	}
+	return 0;
+}
+
+static void test_reads_pass_discards(void)
+{
+	run_ublk(4, discard_and_read);
+	CHECK(kernel.result[0] == 0 && queue.stats->pages_discarded == PAGES && queue.stats->num_discards == 1,
+		"%d, %llu pages", kernel.result[0], (unsigned long long)queue.stats->pages_discarded);
+	CHECK(kernel.mark[3] > PAGES / 512, "only %llu reads beside the discard", (unsigned long long)kernel.mark[3]);
+	CHECK(kernel.mark[2] <= 512, "%llu pages were discarded while a read waited", (unsigned long long)kernel.mark[2]);
+	CHECK(queue.stats->pages_now == 0, "%lld pages are left", (long long)queue.stats->pages_now);
+	end();
+}
+
+/* ---- answers go out as it goes ---- */
+
+static int many_writes(uint64_t wait_ns)
+{
+	uint64_t *begun = &kernel.mark[0], *last = &kernel.mark[1], *worst = &kernel.mark[2], *done = &kernel.mark[3];
+	uint64_t written = queue.stats->pages_written;
+	int answered = 0;
+
+	(void)wait_ns;
+	accept_commands();
+	for (unsigned tag = 0; tag < TAGS; tag++)
+		answered += kernel.answers[tag];
+	if (!*begun) {
+		*begun = 1;
+		*last = written;
+		for (unsigned tag = 0; tag < TAGS; tag++)
+			request(tag, UBLK_IO_OP_WRITE, tag * 32, 32);
+		return 0;
+	}
+	*worst = written - *last > *worst ? written - *last : *worst;
+	*last = written;
+	if (answered == TAGS && !*done) {
+		*done = 1;
+		stop_device();
+	}
+	return 0;
+}
+
+static void test_answers_go_out(void)
+{
+	run_ublk(TAGS, many_writes);
+	CHECK(kernel.mark[2] <= 160, "%llu pages were written before an answer went out", (unsigned long long)kernel.mark[2]);
+	end();
+}
+
+/* ---- memory ---- */
+
+static int swap_write_without_memory(uint64_t wait_ns)
+{
+	(void)wait_ns;
+	accept_commands();
+	if (!kernel.mark[0]) {
+		kernel.mark[0] = no_memory = 1;
+		request(0, UBLK_IO_OP_WRITE | UBLK_IO_F_SWAP, 7, 1);
+	} else if (kernel.answers[0]) {
+		stop_device();
+	}
+	return 0;
+}
+
+/* A hundred milliseconds and more of waiting are some tens of attempts, and sleep in between. */
+static void test_waiting_sleeps(void)
+{
+	run_ublk(1, swap_write_without_memory);
+	CHECK(kernel.result[0] == -ENOSPC && queue.stats->enospc == 1, "%d", kernel.result[0]);
+	CHECK(attempts >= 3 && attempts <= 60, "%d attempts", attempts);
+	CHECK(kernel.enters <= 80, "%u system calls", kernel.enters);
+	CHECK(queue.stats->deferred_writes == 1, "%llu", (unsigned long long)queue.stats->deferred_writes);
+	end();
+}
+
+static int write_until_memory(uint64_t wait_ns)
+{
+	int rc = swap_write_without_memory(wait_ns);
+
+	no_memory = attempts < 5;
+	return rc;
+}
+
+static void test_waiting_ends(void)
+{
+	run_ublk(1, write_until_memory);
+	CHECK(kernel.result[0] == TZ_PAGE_SIZE, "%d", kernel.result[0]);
+	end();
+}
+
+/* ---- trouble ---- */
+
+static int refused_commands(uint64_t wait_ns)
+{
+	static const int refusals[] = { -EIO, -EINVAL, 1 };
+	uint64_t *at = &kernel.mark[0];
+
+	(void)wait_ns;
+	accept_commands();
+	if (*at == 0) {
+		request(0, UBLK_IO_OP_READ, 3, 1);
+	} else if (*at <= 3) {
+		if (!kernel.in_kernel[0])
+			return 0;	/* not sent again yet */
+		CHECK(kernel.answers[0] == (int)*at && kernel.result[0] == TZ_PAGE_SIZE, "%d times, %d", kernel.answers[0],
+			kernel.result[0]);
+		CHECK(kernel.op[0] == _IOWR('u', UBLK_IO_COMMIT_AND_FETCH_REQ, struct ublk_io_cmd), "%#x", kernel.op[0]);
+		complete(0, refusals[*at - 1]);
+	} else if (*at == 4) {
+		if (!kernel.in_kernel[0])
+			return 0;
+		request(0, UBLK_IO_OP_READ, 4, 1);	/* accepted, and the tag is in use again */
+	} else {
+		if (kernel.answers[0] < 5)
+			return 0;
+		stop_device();
+	}
+	++*at;
+	return 0;
+}
+
+static void test_refused_commands_are_sent_again(void)
+{
+	char text[200];
+	uint64_t n = 0;
+
+	run_ublk(2, refused_commands);
+	CHECK(kernel.answers[0] == 5 && queue.stats->num_reads == 2, "%d answers", kernel.answers[0]);
+	CHECK(read(queue.end_fd, &n, sizeof n) == sizeof n && n >= 2, "the control thread was not woken");
+	CHECK(tz_queue_tell(&queue, text, sizeof text) && strstr(text, "3 times"), "%s", text);
+	CHECK(!tz_queue_tell(&queue, text, sizeof text), "told twice: %s", text);
+	end();
+}
+
+static int failing_enter(uint64_t wait_ns)
+{
+	(void)wait_ns;
+	if (kernel.mark[0]++ < 5)
+		return -ENXIO;
+	accept_commands();
+	if (kernel.mark[0] == 6)
+		request(1, UBLK_IO_OP_READ, 9, 2);
+	else if (kernel.answers[1])
+		stop_device();
+	return 0;
+}
+
+static void test_enter_may_fail(void)
+{
+	char text[200] = "";
+
+	run_ublk(2, failing_enter);
+	CHECK(kernel.answers[1] == 1 && kernel.result[1] == 2 * TZ_PAGE_SIZE, "%d", kernel.result[1]);
+	CHECK(tz_queue_tell(&queue, text, sizeof text) && strstr(text, "5 times") && strstr(text, strerror(ENXIO)), "%s", text);
+	end();
+}
+
+static int full_queue(uint64_t wait_ns)
+{
+	(void)wait_ns;
+	accept_commands();
+	if (kernel.mark[0] == 0) {
+		kernel.no_sqe = (int)kernel.mark[1];
+		request(0, UBLK_IO_OP_READ, 9, 1);
+		kernel.mark[0] = 1;
+	} else if (kernel.answers[0]) {
+		stop_device();
+	}
+	return 0;
+}
+
+static int full_queue_for_long(uint64_t wait_ns)
+{
+	kernel.mark[1] = 5;
+	return full_queue(wait_ns);
+}
+
+static int full_queue_once(uint64_t wait_ns)
+{
+	kernel.mark[1] = 1;
+	return full_queue(wait_ns);
+}
+
+static void test_full_submission_queue(void)
+{
+	char text[200] = "";
+
+	run_ublk(1, full_queue_once);
+	CHECK(kernel.answers[0] == 1 && !tz_queue_tell(&queue, text, sizeof text), "%s", text);
+	end();
+	run_ublk(1, full_queue_for_long);
+	CHECK(kernel.answers[0] == 1 && tz_queue_tell(&queue, text, sizeof text) && strstr(text, "full"), "%s", text);
+	end();
+}
+
+/* ---- the local ring ---- */
+
+static struct tz_local_server server;
+
+static struct tz_ring_slot *slot_at(unsigned index)
+{
+	return tz_ring_slot(tz_local_server_queue(&server, 0), index);
+}
+
+static void submit(unsigned index, uint32_t op, uint64_t page, uint32_t pages)
+{
+	struct tz_ring_slot *s = slot_at(index);
+	uint32_t word = tz_slot_claim(s, atomic_load(&s->word), getpid());
+
+	CHECK(word, "slot %u", index);
+	s->op = op;
+	s->page = page;
+	s->nr_pages = pages;
+	atomic_store(&s->word, tz_slot_with_state(word, TZ_SLOT_SUBMITTED));
+}
+
+static unsigned state_of(unsigned index)
+{
+	return tz_slot_state(atomic_load(&slot_at(index)->word));
+}
+
+static void make_local(unsigned depth, void (*run)(struct tz_queue *))
+{
+	char why[216] = "";
+
+	make_store(depth);
+	CHECK(tz_local_server_create(&server, 1, depth, PAGES, why, sizeof why) == 0, "%s", why);
+	queue.local = &server;
+	start(run);
+}
+
+static void end_local(void)
+{
+	tz_queue_join(&queue);
+	tz_local_server_close(&server);
+	end();
+}
+
+/* Each read is answered in the round that finds it, and a round discards no more than a piece. */
+static void rounds(struct tz_queue *q)
+{
+	unsigned rounds = 0;
+
+	tz_queue_attach_local(q);
+	tz_queue_serving(q);
+	submit(0, TZ_LOCAL_DISCARD, 0, PAGES);
+	for (; state_of(0) != TZ_SLOT_DONE; rounds++) {
+		uint64_t before = q->stats->pages_discarded;
+		submit(1, TZ_LOCAL_READ, rounds % PAGES, 1);
+		tz_queue_round(q);
+		CHECK(state_of(1) == TZ_SLOT_DONE && slot_at(1)->result == 0, "round %u: %d", rounds, slot_at(1)->result);
+		CHECK(q->stats->pages_discarded - before <= 256, "round %u", rounds);
+		atomic_store(&slot_at(1)->word, 0);
+		/* A client that scribbles: the request is in work and must not be taken a second time. */
+		if (rounds == 3)
+			atomic_store(&slot_at(0)->word, tz_slot_with_state(atomic_load(&slot_at(0)->word), TZ_SLOT_SUBMITTED));
+		if (rounds == 5)
+			atomic_store(&slot_at(0)->word, tz_slot_with_state(atomic_load(&slot_at(0)->word), TZ_SLOT_SERVING));
+	}
+	CHECK(rounds == PAGES / 256, "%u rounds", rounds);
+	atomic_store(&slot_at(0)->word, 0);
+	/* Of pages that are empty many more make a piece. */
+	submit(0, TZ_LOCAL_DISCARD, 0, PAGES);
+	for (rounds = 0; state_of(0) != TZ_SLOT_DONE; rounds++)
+		tz_queue_round(q);
+	CHECK(rounds <= PAGES / TZ_DISCARD_WORK + 1 && q->stats->pages_discarded == 2 * PAGES, "%u rounds", rounds);
+	submit(2, 99, 0, 1);
+	submit(3, TZ_LOCAL_READ, PAGES - 1, 2);
+	tz_queue_round(q);
+	CHECK(slot_at(2)->result == -EOPNOTSUPP && slot_at(3)->result == -EINVAL, "%d %d", slot_at(2)->result,
+		slot_at(3)->result);
+}
+
+static void test_local_rounds(void)
+{
+	make_local(4, rounds);
+	end_local();
+}
+
+static struct tz_local_client *attach(void)
+{
+	int err = 0;
+	struct tz_local_client *c = tz_local_attach(server.fd, &err);
+
+	CHECK(c, "attach: %d", err);
+	return c;
+}
+
+static _Atomic int served_late;
+
+static void serve_when_told(struct tz_queue *q)
+{
+	tz_queue_serving(q);
+	while (!served_late)
+		usleep(1000);
+	tz_queue_run_local(q);
+}
+
+/* Requests whose time is up leave no slot taken: neither those that were not served yet nor those in work. */
+static void test_timed_out_requests(void)
+{
+	uint8_t page[TZ_PAGE_SIZE], back[TZ_PAGE_SIZE];
+
+	served_late = 0;
+	make_local(2, serve_when_told);
+	struct tz_local_client *c = attach();
+	fill_word(page, 77);
+	for (unsigned i = 0; i < 3; i++)
+		CHECK(tz_local_io(c, TZ_LOCAL_WRITE, i, 1, page, 20) == -ETIMEDOUT, "write %u", i);
+	CHECK(state_of(0) == TZ_SLOT_FREE && state_of(1) == TZ_SLOT_FREE, "%u %u", state_of(0), state_of(1));
+	served_late = 1;
+	CHECK(tz_local_io(c, TZ_LOCAL_READ, 1, 1, back, 20000) == 0, "read");
+	fill_word(page, 2);
+	CHECK(!memcmp(page, back, sizeof page), "a write that was taken back has taken place");
+
+	no_memory = 1;
+	for (unsigned i = 0; i < 2; i++)
+		CHECK(tz_local_io(c, TZ_LOCAL_WRITE, i, 1, page, 50) == -ETIMEDOUT, "write %u", i);
+	CHECK(state_of(0) == TZ_SLOT_ABANDONED && state_of(1) == TZ_SLOT_ABANDONED, "%u %u", state_of(0), state_of(1));
+	no_memory = 0;
+	for (unsigned i = 0; i < 5; i++)
+		CHECK(tz_local_io(c, TZ_LOCAL_READ, i, 1, back, 20000) == 0, "read %u", i);
+	tz_local_detach(c);
+	end_local();
+}
+
+static int dead_pid(void)
+{
+	int pid = fork();
+
+	if (pid == 0)
+		_exit(0);
+	CHECK(pid > 0 && waitpid(pid, NULL, 0) == pid, "fork");
+	return pid;
+}
+
+/* A slot is taken from a dead owner, and from nobody else: also when its last owner is dead and the new one has only just come. */
+static void test_slots_of_the_dead(void)
+{
+	uint8_t back[TZ_PAGE_SIZE];
+
+	make_local(1, tz_queue_run_local);
+	struct tz_local_client *c = attach();
+	struct tz_ring_slot *s = slot_at(0);
+	uint32_t of_dead = (uint32_t)dead_pid() << 3;
+	for (unsigned state = TZ_SLOT_CLAIMED; state <= TZ_SLOT_DONE; state += TZ_SLOT_DONE - TZ_SLOT_CLAIMED) {
+		atomic_store(&s->word, of_dead | state);
+		CHECK(tz_local_io(c, TZ_LOCAL_READ, 5, 1, back, 20000) == 0, "the slot of a dead client, state %u", state);
+	}
+	atomic_store(&s->word, of_dead | TZ_SLOT_FREE);
+	uint32_t word = tz_slot_claim(s, of_dead | TZ_SLOT_FREE, getpid());
+	CHECK(word && tz_slot_owner(word) == getpid() && atomic_load(&s->word) == word, "%#x", word);
+	CHECK(!tz_slot_claim(s, of_dead | TZ_SLOT_FREE, 1), "claimed twice");
+	CHECK(tz_local_io(c, TZ_LOCAL_READ, 5, 1, back, 150) == -ETIMEDOUT, "taken from an owner that lives");
+	CHECK(atomic_load(&s->word) == word, "%#x", atomic_load(&s->word));
+	tz_local_detach(c);
+	end_local();
+}
+
+static long switches_of(unsigned tid)
+{
+	char path[64], line[200];
+	long n = -1;
+
+	snprintf(path, sizeof path, "/proc/self/task/%u/status", tid);
+	FILE *f = fopen(path, "re");
+	CHECK(f, "%s", path);
+	while (fgets(line, sizeof line, f))
+		if (sscanf(line, "voluntary_ctxt_switches: %ld", &n) == 1)
+			break;
+	fclose(f);
+	CHECK(n >= 0, "no count in %s", path);
+	return n;
+}
+
+static void test_idle_sleeps(void)
+{
+	make_local(4, tz_queue_run_local);
+	usleep(100000);
+	long before = switches_of(queue.stats->tid);
+	usleep(700000);
+	long after = switches_of(queue.stats->tid);
+	CHECK(after - before <= 1, "an idle queue thread slept %ld times", after - before);
+	end_local();
+}
+
+int main(void)
+{
+	static const struct { const char *name; void (*run)(void); } tests[] = {
+		{ "reads pass discards", test_reads_pass_discards },
+		{ "answers go out", test_answers_go_out },
+		{ "waiting sleeps", test_waiting_sleeps },
+		{ "waiting ends", test_waiting_ends },
+		{ "refused commands are sent again", test_refused_commands_are_sent_again },
+		{ "enter may fail", test_enter_may_fail },
+		{ "full submission queue", test_full_submission_queue },
+		{ "local rounds", test_local_rounds },
+		{ "timed-out requests", test_timed_out_requests },
+		{ "slots of the dead", test_slots_of_the_dead },
+		{ "idle sleeps", test_idle_sleeps },
+	};
+
+	for (unsigned i = 0; i < sizeof tests / sizeof tests[0]; i++) {
+		tests[i].run();
+		printf("%s: ok\n", tests[i].name);
+		fflush(stdout);
+	}
+	return 0;
+}
