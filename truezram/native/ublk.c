@@ -6,11 +6,11 @@
  *	ADD_DEV				tz_ublk_add: flags are asked for, then read back: the kernel drops unknown ones silently
  *	SET_PARAMS, open /dev/ublkcN
  *	  queue threads: FETCH_REQ for every tag (queue_ublk.c)
- *	START_DEV			tz_ublk_start: blocks until all tags are fetched, then adds the disk (and scans partitions, which
- *					reads: the queue threads serve already)
+ *	START_DEV			tz_ublk_start: blocks until all tags are fetched, then adds the disk (and before 7.0 scans
+ *					partitions, which reads: the queue threads serve already)
  *	...
- *	STOP_DEV			tz_ublk_stop: the disk goes, the queues see -ENODEV and end
- *	close char device, DEL_DEV	tz_ublk_delete
+ *	STOP_DEV, TRY_STOP_DEV		tz_ublk_stop, tz_ublk_try_stop: the disk goes, the queues see -ENODEV and end
+ *	close char device, DEL_DEV	tz_ublk_delete: until the device number is free
  *
  * All control commands are io_uring passthrough commands on one small ring with 128-byte SQEs.
  */
@@ -29,12 +29,13 @@
 enum {
 	CMD_GET_QUEUE_AFFINITY = 0x01, CMD_GET_DEV_INFO = 0x02, CMD_ADD_DEV = 0x04, CMD_DEL_DEV = 0x05,
 	CMD_START_DEV = 0x06, CMD_STOP_DEV = 0x07, CMD_SET_PARAMS = 0x08, CMD_GET_FEATURES = 0x13,
-	CMD_DEL_DEV_ASYNC = 0x14
+	CMD_DEL_DEV_ASYNC = 0x14, CMD_TRY_STOP_DEV = 0x17
 };
 
 #define PARAM_BASIC 1u
 #define PARAM_DISCARD 2u
 #define DISCARD_SECTORS (1u << 15)	/* 16 MiB a request: its answer is some milliseconds away */
+#define DELETE_MS 5000
 
 struct params {
 	uint32_t len, types;
@@ -146,7 +147,7 @@ static int set_params(struct tz_ublk *u, uint64_t disksize)
 
 static int add(struct tz_ublk *u, int id, unsigned queues, unsigned depth)
 {
-	uint64_t wanted = UBLK_F_CMD_IOCTL_ENCODE | UBLK_F_USER_COPY;
+	uint64_t wanted = UBLK_F_CMD_IOCTL_ENCODE | UBLK_F_USER_COPY | UBLK_F_NO_AUTO_PART_SCAN;
 
 	if (u->features)
 		wanted &= u->features;
@@ -256,6 +257,39 @@ int tz_ublk_stop(struct tz_ublk *u)
 	return command(u, CMD_STOP_DEV, for_device(u));
 }
 
+int tz_ublk_try_stop(struct tz_ublk *u)
+{
+	int rc;
+
+	if (!u->started)
+		return 0;
+	if (!(u->features & UBLK_F_SAFE_STOP_DEV))
+		return -EOPNOTSUPP;
+	rc = command(u, CMD_TRY_STOP_DEV, for_device(u));
+	if (rc == 0)
+		u->started = 0;
+	return rc;
+}
+
+/* The kernel frees a device's number when the last reference is gone: its own a moment after the char device is closed, an
+ * opener's of the disk when that closes. */
+static int wait_for_number(struct tz_ublk *u)
+{
+	struct ublk_dev_info info;
+	struct ublk_ctrl_cmd cmd = for_device(u);
+	struct timespec pause = { 0, 1000000 };
+
+	cmd.addr = (uint64_t)(uintptr_t)&info;
+	cmd.len = sizeof info;
+	for (int ms = 0; ms < DELETE_MS; ms++) {
+		int rc = command(u, CMD_GET_DEV_INFO, cmd);
+		if (rc < 0)
+			return rc == -ENODEV ? 0 : rc;
+		nanosleep(&pause, NULL);
+	}
+	return -EBUSY;
+}
+
 int tz_ublk_delete(struct tz_ublk *u)
 {
 	if (u->char_fd >= 0)
@@ -264,11 +298,11 @@ int tz_ublk_delete(struct tz_ublk *u)
 	if (!u->added)
 		return 0;
 	u->added = 0;
-	/* DEL_DEV waits until the last opener of the disk has closed it, which may be never: prefer not to wait (6.9). */
+	/* DEL_DEV waits until the last opener of the disk has closed it, which may be never: prefer not to wait for that (6.9). */
 	int rc = u->ioctl_encoded ? command(u, CMD_DEL_DEV_ASYNC, for_device(u)) : -EOPNOTSUPP;
 	if (rc == -EOPNOTSUPP || rc == -ENOTTY || rc == -EINVAL)
-		rc = command(u, CMD_DEL_DEV, for_device(u));
-	return rc;
+		return command(u, CMD_DEL_DEV, for_device(u));
+	return rc < 0 ? rc : wait_for_number(u);
 }
 
 void tz_ublk_close(struct tz_ublk *u)

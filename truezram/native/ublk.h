@@ -12,9 +12,10 @@
 #include <stdint.h>
 
 /* --- kernel ABI --- */
-#define UBLK_F_URING_CMD_COMP_IN_TASK (1ull << 1)
 #define UBLK_F_CMD_IOCTL_ENCODE (1ull << 6)
 #define UBLK_F_USER_COPY (1ull << 7)
+#define UBLK_F_SAFE_STOP_DEV (1ull << 17)
+#define UBLK_F_NO_AUTO_PART_SCAN (1ull << 18)
 
 #define UBLK_IO_FETCH_REQ 0x20u
 #define UBLK_IO_COMMIT_AND_FETCH_REQ 0x21u
@@ -71,9 +72,13 @@ int tz_ublk_add(struct tz_ublk *u, int id, unsigned queues, unsigned depth, uint
 int tz_ublk_queue_affinity(struct tz_ublk *u, unsigned queue, uint8_t *mask, size_t size);
 /* START_DEV: returns once /dev/ublkbN is usable; the queue threads must be serving. */
 int tz_ublk_start(struct tz_ublk *u, char *why, size_t why_size);
-/* STOP_DEV: requests in flight are served or aborted, then the queues see -ENODEV. */
+/* STOP_DEV, whoever uses the disk: requests in flight are served or aborted, then the queues see -ENODEV. */
 int tz_ublk_stop(struct tz_ublk *u);
-/* Closes the char device and deletes the device, waiting for its last user where the kernel must. */
+/* The same, but only if nobody has the disk open, which the kernel checks. -EBUSY: somebody has, nothing was done;
+ * -EOPNOTSUPP: a kernel before 7.0. */
+int tz_ublk_try_stop(struct tz_ublk *u);
+/* Closes the char device and deletes the device. 0: its number is free again. -EBUSY: it will be when the last user of the disk has
+ * closed it. Waits for that 5 s, before 6.9 as long as it takes. */
 int tz_ublk_delete(struct tz_ublk *u);
 void tz_ublk_close(struct tz_ublk *u);
 /* Stops and deletes a device that a dead server left behind. 0, -ENODEV when there is none, -EBUSY when somebody serves it. */
