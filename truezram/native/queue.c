@@ -117,26 +117,26 @@ static int fault_of(const struct tz_queue *q, const struct tz_io *io)
 }
 
 /* Sends the answers so far. Outside of the store for a moment, so that a change of algorithm waits no longer than this. */
-static void flush(struct tz_queue *q, uint64_t now)
+static void flush(struct tz_queue *q)
 {
 	tz_store_end(q->store);
 	if (q->ops->flush)
 		q->ops->flush(q);
 	tz_store_begin(q->store);
 	q->unflushed = 0;
-	q->flushed_at = now;
+	q->flushed_at = q->now;
 }
 
 static void finish(struct tz_queue *q, unsigned tag, int result)
 {
 	const struct tz_io *io = &q->ios[tag];
-	uint64_t now = tz_now_ns();
 
-	count(q, io, result, now - io->since);
+	q->now = tz_now_ns();
+	count(q, io, result, q->now - io->since);
 	q->unflushed += moves_data(io) ? io->nr_pages : 1;
 	q->ops->answer(q, tag, result);
-	if (q->unflushed >= FLUSH_PAGES || now - q->flushed_at >= FLUSH_NS)
-		flush(q, now);
+	if (q->unflushed >= FLUSH_PAGES || q->now - q->flushed_at >= FLUSH_NS)
+		flush(q);
 }
 
 static int serve_pages(struct tz_queue *q, struct tz_io *io, uint8_t *data)
@@ -209,11 +209,10 @@ static unsigned serve_arrived(struct tz_queue *q)
 	unsigned n, taken = 0;
 
 	while (taken < q->depth && (n = q->ops->take(q, tags, BATCH)) > 0) {
-		uint64_t now = tz_now_ns();
 		for (unsigned i = 0; i < n; i++) {
 			struct tz_io *io = &q->ios[tags[i]];
 			io->done = 0;
-			io->since = now;
+			io->since = q->now;
 			tz_store_prefetch_entry(q->store, io->page % q->nr_pages);
 		}
 		for (unsigned i = 0; i < n; i++) {
@@ -237,6 +236,7 @@ static void discard_piece(struct tz_queue *q)
 		if (io->done == io->nr_pages)
 			finish(q, tz_io_pop(q, &q->discards), 0);
 	}
+	q->now = tz_now_ns();
 }
 
 /* Tries again what waits for memory, in order: when one still finds none, those after it are not tried, and the next time is
@@ -263,15 +263,16 @@ static void retry_waiting(struct tz_queue *q)
 			finish(q, tag, rc);
 	}
 	q->retry_wait = served ? RETRY_NS : q->retry_wait * 2 < RETRY_MAX_NS ? q->retry_wait * 2 : RETRY_MAX_NS;
-	q->retry_at = tz_now_ns() + q->retry_wait;
+	q->now = tz_now_ns();
+	q->retry_at = q->now + q->retry_wait;
 }
 
 void tz_queue_round(struct tz_queue *q)
 {
 	uint64_t start = tz_now_ns();
 
+	q->now = q->flushed_at = start;
 	q->unflushed = 0;
-	q->flushed_at = start;
 	tz_store_begin(q->store);
 	unsigned taken = serve_arrived(q);
 	if (q->discards.n)
@@ -280,7 +281,7 @@ void tz_queue_round(struct tz_queue *q)
 		retry_waiting(q);
 	tz_store_end(q->store);
 	bump(&q->stats->drains, taken > 0);
-	bump(&q->stats->busy_ns, tz_now_ns() - start);
+	bump(&q->stats->busy_ns, q->now - start);
 }
 
 uint64_t tz_queue_may_sleep(const struct tz_queue *q)

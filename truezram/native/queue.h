@@ -71,6 +71,7 @@ struct tz_queue {
 	struct tz_io_list waiting;	/* writes that wait for memory */
 	struct tz_io_list discards;
 	uint64_t retry_at, retry_wait;	/* for `waiting`: when it is tried again, and what the next wait is */
+	uint64_t now;			/* the clock as last read: reading it costs as much as a small page */
 	uint64_t flushed_at;
 	unsigned unflushed;		/* pages served since */
 	int stopping;			/* the device is being stopped: nothing waits for memory any more */
