@@ -275,6 +275,25 @@ static void take_signal(struct control *c)
 	}
 }
 
+/* ---- queues ---- */
+
+/* Logs what the queues have to report. 1: one of them has ended. */
+static int hear_queues(struct tz_server *s)
+{
+	char text[200];
+	uint64_t n;
+	int ended = 0;
+
+	if (read(s->end_fd, &n, sizeof n) < 0)
+		return 0;
+	for (unsigned i = 0; i < s->nr_queues; i++) {
+		if (tz_queue_tell(&s->queues[i], text, sizeof text))
+			tz_log("%s", text);
+		ended |= atomic_load(&s->queues[i].state) == TZ_QUEUE_ENDED;
+	}
+	return ended;
+}
+
 /* ---- the loop ---- */
 
 void tz_control_loop(struct tz_server *s)
@@ -298,7 +317,7 @@ void tz_control_loop(struct tz_server *s)
 			continue;
 		if (c.fds[SLOT_SIGNAL].revents)
 			take_signal(&c);
-		if (c.fds[SLOT_QUEUE_END].revents) {
+		if (c.fds[SLOT_QUEUE_END].revents && hear_queues(s)) {
 			tz_log("a queue has ended: the kernel stopped the device");
 			c.stop = 1;
 		}
