@@ -292,7 +292,8 @@ static int swap_write_without_memory(uint64_t wait_ns)
 	(void)wait_ns;
 	accept_commands();
 	if (!kernel.mark[0]) {
-		kernel.mark[0] = no_memory = 1;
+		kernel.mark[0] = 1;
+		no_memory = 1;
 		request(0, UBLK_IO_OP_WRITE | UBLK_IO_F_SWAP, 7, 1);
 	} else if (kernel.answers[0]) {
 		stop_device();
