@@ -1,8 +1,10 @@
-/* test_queue.c - queue threads, against a kernel that the test plays and against clients of the local ring.
+/* test_queue.c - queue threads, against a kernel that the test plays and against clients of the
+ * local ring.
  *
- * The tz_uring_* below stand in for uring.c: the queue thread's system call is a call of `step`, the script of a test, which
- * sees what was committed and posts requests. So nothing here depends on time: what is counted is work between two calls.
- * The char device is a memfd: descriptors at its start, data where USER_COPY has it.
+ * The tz_uring_* below stand in for uring.c: the queue thread's system call is a call of `step`,
+ * the script of a test, which sees what was committed and posts requests. So nothing here depends
+ * on time: what is counted is work between two calls. The char device is a memfd: descriptors at
+ * its start, data where USER_COPY has it.
  */
 #include "harness.h"
 #include "local.h"
@@ -490,7 +492,8 @@ static void rounds(struct tz_queue *q)
 		CHECK(state_of(1) == TZ_SLOT_DONE && slot_at(1)->result == 0, "round %u: %d", rounds, slot_at(1)->result);
 		CHECK(q->stats->pages_discarded - before <= 256, "round %u", rounds);
 		atomic_store(&slot_at(1)->word, 0);
-		/* A client that scribbles: the request is in work and must not be taken a second time. */
+		/* A client that scribbles: the request is in work and must not be taken a second
+		 * time. */
 		if (rounds == 3)
 			atomic_store(&slot_at(0)->word, tz_slot_with_state(atomic_load(&slot_at(0)->word), TZ_SLOT_SUBMITTED));
 		if (rounds == 5)
@@ -535,7 +538,8 @@ static void serve_when_told(struct tz_queue *q)
 	tz_queue_run_local(q);
 }
 
-/* Requests whose time is up leave no slot taken: neither those that were not served yet nor those in work. */
+/* Requests whose time is up leave no slot taken: neither those that were not served yet nor those
+ * in work. */
 static void test_timed_out_requests(void)
 {
 	uint8_t page[TZ_PAGE_SIZE], back[TZ_PAGE_SIZE];
@@ -573,7 +577,8 @@ static int dead_pid(void)
 	return pid;
 }
 
-/* A slot is taken from a dead owner, and from nobody else: also when its last owner is dead and the new one has only just come. */
+/* A slot is taken from a dead owner, and from nobody else: also when its last owner is dead and the
+ * new one has only just come. */
 static void test_slots_of_the_dead(void)
 {
 	uint8_t back[TZ_PAGE_SIZE];

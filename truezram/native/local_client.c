@@ -1,7 +1,8 @@
-/* local_client.c - the client's side of the local transport (interface: local.h, layout: local_ring.h).
+/* local_client.c - the client's side of the local transport (interface: local.h, layout:
+ * local_ring.h).
  *
- * A call claims a free slot (starting with the queue of the CPU it runs on), submits, and waits on the slot's word. Slots of
- * clients that died are taken when no free one is found.
+ * A call claims a free slot (starting with the queue of the CPU it runs on), submits, and waits on
+ * the slot's word. Slots of clients that died are taken when no free one is found.
  */
 #include "local.h"
 #include "codec.h"
@@ -154,7 +155,8 @@ static int server_gone(const struct tz_local_client *c)
 	return atomic_load(&c->head->closed) || is_dead(c->head->server_pid);
 }
 
-/* Waits in steps so that a dead server is noticed, and a doorbell that another client has spoilt. */
+/* Waits in steps so that a dead server is noticed, and a doorbell that another client has
+ * spoilt. */
 static int wait_done(struct tz_local_client *c, const struct claim *m, unsigned timeout_ms)
 {
 	for (unsigned waited = 0;;) {
@@ -174,7 +176,8 @@ static int wait_done(struct tz_local_client *c, const struct claim *m, unsigned 
 	}
 }
 
-/* The time is up: takes the request back, or leaves the slot to the server. 0 when it is done after all. */
+/* The time is up: takes the request back, or leaves the slot to the server. 0 when it is done after
+ * all. */
 static int give_up(const struct claim *m)
 {
 	if (tz_slot_change(m->slot, tz_slot_with_state(m->word, TZ_SLOT_SUBMITTED), TZ_SLOT_FREE) ||

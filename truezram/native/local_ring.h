@@ -1,14 +1,17 @@
-/* local_ring.h - the shared memory of the local transport, as server (queue_local.c) and client (local_client.c) see it.
+/* local_ring.h - the shared memory of the local transport, as server (queue_local.c) and client
+ * (local_client.c) see it.
  *
- * A memfd, sealed in size: struct tz_ring_head; then per queue a struct tz_ring_queue and `depth` slots; then per slot a data
- * area of max_pages pages. The client may write any of it at any time, so the server keeps its own copy of the geometry,
- * reads each request's fields once, and moves data through a private buffer.
+ * A memfd, sealed in size: struct tz_ring_head; then per queue a struct tz_ring_queue and `depth`
+ * slots; then per slot a data area of max_pages pages. The client may write any of it at any time,
+ * so the server keeps its own copy of the geometry, reads each request's fields once, and moves
+ * data through a private buffer.
  *
- * A slot: FREE -> (client) CLAIMED -> SUBMITTED -> (server) SERVING -> DONE -> (client) FREE. A client that waits no longer
- * takes a request back that is SUBMITTED (FREE), or marks one that is SERVING as ABANDONED, which the server makes FREE when it is
- * done. State and owner are one word and change by compare-and-swap, so that a slot never has a new state and an
- * old owner: others take a slot away only from an owner that is dead.
- * Futexes: the queue's doorbell for the server, the slot's word for the client.
+ * A slot: FREE -> (client) CLAIMED -> SUBMITTED -> (server) SERVING -> DONE -> (client) FREE. A
+ * client that waits no longer takes a request back that is SUBMITTED (FREE), or marks one that is
+ * SERVING as ABANDONED, which the server makes FREE when it is done. State and owner are one word
+ * and change by compare-and-swap, so that a slot never has a new state and an old owner: others
+ * take a slot away only from an owner that is dead. Futexes: the queue's doorbell for the server,
+ * the slot's word for the client.
  */
 #ifndef TZ_LOCAL_RING_H
 #define TZ_LOCAL_RING_H
@@ -51,7 +54,8 @@ struct tz_ring_slot {
 	uint32_t pad[10];
 };
 
-/* A word: bits 0-2 the state, 3-24 the owner's pid (pid_max is at most 2^22), 25-31 count the claims. */
+/* A word: bits 0-2 the state, 3-24 the owner's pid (pid_max is at most 2^22), 25-31 count the
+ * claims. */
 static inline unsigned tz_slot_state(uint32_t word)
 {
 	return word & 7;
@@ -67,7 +71,8 @@ static inline uint32_t tz_slot_with_state(uint32_t word, unsigned state)
 	return (word & ~7u) | state;
 }
 
-/* Takes a slot that was seen as `seen` for `pid`. The new word, or 0: somebody else has been faster. */
+/* Takes a slot that was seen as `seen` for `pid`. The new word, or 0: somebody else has been
+ * faster. */
 static inline uint32_t tz_slot_claim(struct tz_ring_slot *s, uint32_t seen, int pid)
 {
 	uint32_t claimed = ((seen >> 25) + 1) << 25 | (uint32_t)pid << 3 | TZ_SLOT_CLAIMED;

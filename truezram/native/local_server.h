@@ -1,4 +1,5 @@
-/* local_server.h - the server's end of the local ring: private geometry and mapping (shared layout: local_ring.h). */
+/* local_server.h - the server's end of the local ring: private geometry and mapping (shared layout:
+ * local_ring.h). */
 #ifndef TZ_LOCAL_SERVER_H
 #define TZ_LOCAL_SERVER_H
 

@@ -24,9 +24,10 @@
 #define FLUSH_PAGES 128u
 #define FLUSH_NS 1000000u
 
-/* How long a write waits for memory. A swap write waits no longer than the pages that writes before it have freed need to reach the
- * slab thread: beyond that it waits for what it is itself to free, and must fail (the kernel keeps the page and tries
- * another). Others may wait longer, but less than the 120 s after which the kernel calls a task hung that waits for ublk. */
+/* How long a write waits for memory. A swap write waits no longer than the pages that writes before
+ * it have freed need to reach the slab thread: beyond that it waits for what it is itself to free,
+ * and must fail (the kernel keeps the page and tries another). Others may wait longer, but less
+ * than the 120 s after which the kernel calls a task hung that waits for ublk. */
 #define WAIT_NS 30000000000ull
 #define SWAP_WAIT_NS 200000000ull
 #define RETRY_NS 1000000u
@@ -116,7 +117,8 @@ static int fault_of(const struct tz_queue *q, const struct tz_io *io)
 	return moves_data(io) && (io->nr_pages == 0 || io->nr_pages > q->max_pages) ? -EINVAL : 0;
 }
 
-/* Sends the answers so far. Outside of the store for a moment, so that a change of algorithm waits no longer than this. */
+/* Sends the answers so far. Outside of the store for a moment, so that a change of algorithm waits
+ * no longer than this. */
 static void flush(struct tz_queue *q)
 {
 	tz_store_end(q->store);
@@ -158,7 +160,8 @@ static int serve_pages(struct tz_queue *q, struct tz_io *io, uint8_t *data)
 	return 0;
 }
 
-/* Serves a read, write or flush, or goes on with it. 0, -EAGAIN: a write waits for memory, or negative errno. */
+/* Serves a read, write or flush, or goes on with it. 0, -EAGAIN: a write waits for memory, or
+ * negative errno. */
 static int serve(struct tz_queue *q, unsigned tag)
 {
 	struct tz_io *io = &q->ios[tag];
@@ -201,8 +204,8 @@ static void handle(struct tz_queue *q, unsigned tag)
 		finish(q, tag, rc);
 }
 
-/* Takes what has come and serves it, discards aside; no more than `depth` requests, so that a queue under load gets to its
- * discards and to what waits. Returns how many. */
+/* Takes what has come and serves it, discards aside; no more than `depth` requests, so that a queue
+ * under load gets to its discards and to what waits. Returns how many. */
 static unsigned serve_arrived(struct tz_queue *q)
 {
 	uint16_t tags[BATCH];
@@ -239,8 +242,8 @@ static void discard_piece(struct tz_queue *q)
 	q->now = tz_now_ns();
 }
 
-/* Tries again what waits for memory, in order: when one still finds none, those after it are not tried, and the next time is
- * further away (each time, its data is compressed again). */
+/* Tries again what waits for memory, in order: when one still finds none, those after it are not
+ * tried, and the next time is further away (each time, its data is compressed again). */
 static void retry_waiting(struct tz_queue *q)
 {
 	uint64_t now = tz_now_ns();
@@ -364,7 +367,8 @@ static void *thread_main(void *arg)
 
 	snprintf(name, sizeof name, "tz-queue-%u", q->index % 1000);
 	prctl(PR_SET_NAME, name);
-	/* Per thread; without CAP_SYS_RESOURCE it fails, which an ordinary user's local device can live with. */
+	/* Per thread; without CAP_SYS_RESOURCE it fails, which an ordinary user's local device can
+	 * live with. */
 	prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0);
 	atomic_store(&q->io_flusher, prctl(PR_GET_IO_FLUSHER, 0, 0, 0, 0) == 1);
 	q->stats->tid = (uint32_t)syscall(SYS_gettid);

@@ -1,11 +1,14 @@
-/* queue.h - queue threads: what brings requests to the store, from ublk (queue_ublk.c) or the local ring (queue_local.c).
+/* queue.h - queue threads: what brings requests to the store, from ublk (queue_ublk.c) or the local
+ * ring (queue_local.c).
  *
- * queue.c holds what both share: starting a thread with everything it needs in hand (locked stack and buffers, CPU, IO_FLUSHER), and
- * serving requests in rounds. A queue thread allocates nothing after it has reported itself serving.
+ * queue.c holds what both share: starting a thread with everything it needs in hand (locked stack
+ * and buffers, CPU, IO_FLUSHER), and serving requests in rounds. A queue thread allocates nothing
+ * after it has reported itself serving.
  *
- * A round takes the requests that have come, serves them one after another, and then does a piece of the oldest discard: nothing
- * long goes before something short. Answers go out as it goes, every FLUSH_PAGES pages or FLUSH_NS. A write that finds no
- * memory while some is still to be had waits in a list and is tried again in a later round, from the page it had come to.
+ * A round takes the requests that have come, serves them one after another, and then does a piece
+ * of the oldest discard: nothing long goes before something short. Answers go out as it goes, every
+ * FLUSH_PAGES pages or FLUSH_NS. A write that finds no memory while some is still to be had waits
+ * in a list and is tried again in a later round, from the page it had come to.
  */
 #ifndef TZ_QUEUE_H
 #define TZ_QUEUE_H
@@ -21,7 +24,8 @@ struct tz_queue;
 
 enum tz_queue_state { TZ_QUEUE_STARTING = 0, TZ_QUEUE_SERVING = 1, TZ_QUEUE_ENDED = 2 };
 
-/* Discard work of one round (store.h: tz_store_discard_range), some 0.2 ms: 8192 empty entries, or 256 pages given back. */
+/* Discard work of one round (store.h: tz_store_discard_range), some 0.2 ms: 8192 empty entries, or
+ * 256 pages given back. */
 #define TZ_DISCARD_WORK 8192u
 
 struct tz_io {			/* one request; a queue has one per tag */
@@ -42,7 +46,8 @@ struct tz_io_list { uint16_t first, last; unsigned n; };
 
 /* What a transport does for the rounds. */
 struct tz_queue_ops {
-	/* Up to `most` requests that have come: their tags; fills q->ios[tag] but for `done` and `since`. */
+	/* Up to `most` requests that have come: their tags; fills q->ios[tag] but for `done` and
+	 * `since`. */
 	unsigned (*take)(struct tz_queue *q, uint16_t *tags, unsigned most);
 	/* Where a request's pages are, a write's brought along; NULL: that failed. */
 	uint8_t *(*bring)(struct tz_queue *q, unsigned tag);
@@ -94,7 +99,8 @@ void tz_queue_serving(struct tz_queue *q);	/* called by run */
 
 void tz_queue_run_ublk(struct tz_queue *q);
 void tz_queue_run_local(struct tz_queue *q);
-/* The local transport's part of starting and of stopping: what rounds need, and a knock so that the thread sees `stop`. */
+/* The local transport's part of starting and of stopping: what rounds need, and a knock so that the
+ * thread sees `stop`. */
 void tz_queue_attach_local(struct tz_queue *q);
 void tz_queue_wake_local(struct tz_queue *q);
 
@@ -109,7 +115,8 @@ static inline int tz_queue_has_work(const struct tz_queue *q)
 void tz_io_push(struct tz_queue *q, struct tz_io_list *list, unsigned tag);
 unsigned tz_io_pop(struct tz_queue *q, struct tz_io_list *list);
 
-/* Trouble with the kernel that the thread deals with itself and that the log should have: a queue thread does not log. */
+/* Trouble with the kernel that the thread deals with itself and that the log should have: a queue
+ * thread does not log. */
 enum tz_trouble { TZ_TROUBLE_ENTER = 1, TZ_TROUBLE_COMMAND = 2, TZ_TROUBLE_FULL = 3 };
 void tz_queue_trouble(struct tz_queue *q, enum tz_trouble what, int err);
 /* From the control thread, when end_fd is readable: a line for the log. 0: nothing new. */

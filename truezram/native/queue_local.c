@@ -1,4 +1,5 @@
-/* queue_local.c - the server's side of the local transport: makes the ring, serves its queues (layout: local_ring.h). */
+/* queue_local.c - the server's side of the local transport: makes the ring, serves its queues
+ * (layout: local_ring.h). */
 #include "local.h"
 #include "local_ring.h"
 #include "local_server.h"
@@ -75,7 +76,8 @@ static unsigned local_op(uint32_t op)
 	return op < sizeof ops / sizeof ops[0] ? ops[op] : UINT8_MAX;
 }
 
-/* A slot is `busy` from here until it is answered, whatever a client writes into its word meanwhile. */
+/* A slot is `busy` from here until it is answered, whatever a client writes into its word
+ * meanwhile. */
 static unsigned take(struct tz_queue *q, uint16_t *tags, unsigned most)
 {
 	struct tz_ring_queue *rq = q->ring;

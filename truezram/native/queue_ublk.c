@@ -1,17 +1,22 @@
-/* queue_ublk.c - one ublk queue: fetch requests from the kernel, serve them from the store, commit, fetch again.
+/* queue_ublk.c - one ublk queue: fetch requests from the kernel, serve them from the store, commit,
+ * fetch again.
  *
- * Every tag is in the kernel (fetched or committed: `outstanding`), in our hands (a request that is served or waits), or its
- * command has been refused. Commits are gathered and go out with the one system call that also waits for the next completion; the
- * rounds of queue.c send them earlier when there is much to do.
+ * Every tag is in the kernel (fetched or committed: `outstanding`), in our hands (a request that is
+ * served or waits), or its command has been refused. Commits are gathered and go out with the one
+ * system call that also waits for the next completion; the rounds of queue.c send them earlier when
+ * there is much to do.
  *
- * Data: with USER_COPY (6.5 and later) a request's pages are read from or written to the char device, one buffer per queue. Without it
- * every tag has a buffer of its own, whose address goes with the fetch.
+ * Data: with USER_COPY (6.5 and later) a request's pages are read from or written to the char
+ * device, one buffer per queue. Without it every tag has a buffer of its own, whose address goes
+ * with the fetch.
  *
- * Trouble: a command that completes with anything but a request (0) or the end (-ENODEV) is sent again, as it was, every
- * REFUSED_NS; an io_uring_enter that fails is tried again, ever more slowly. Neither ends the queue: with it a swap device would go. Both are
- * counted, and the control thread logs them.
+ * Trouble: a command that completes with anything but a request (0) or the end (-ENODEV) is sent
+ * again, as it was, every REFUSED_NS; an io_uring_enter that fails is tried again, ever more
+ * slowly. Neither ends the queue: with it a swap device would go. Both are counted, and the control
+ * thread logs them.
  *
- * The end: STOP_DEV completes every outstanding command with -ENODEV; the thread leaves when none is outstanding.
+ * The end: STOP_DEV completes every outstanding command with -ENODEV; the thread leaves when none
+ * is outstanding.
  */
 #include "clock.h"
 #include "queue.h"

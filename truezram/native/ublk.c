@@ -89,8 +89,8 @@ static struct ublk_ctrl_cmd for_device(const struct tz_ublk *u)
 	return (struct ublk_ctrl_cmd){ .dev_id = u->info.dev_id, .queue_id = UINT16_MAX };
 }
 
-/* TRUEZRAM_DISABLE_UBLK, a comma list, makes a new kernel look older, so that tests reach every path: no_iowait (before 6.15), user_copy
- * (before 6.5), ioctl (before 6.4). */
+/* TRUEZRAM_DISABLE_UBLK, a comma list, makes a new kernel look older, so that tests reach every
+ * path: no_iowait (before 6.15), user_copy (before 6.5), ioctl (before 6.4). */
 static int disabled(const char *feature)
 {
 	const char *list = getenv("TRUEZRAM_DISABLE_UBLK");
@@ -119,7 +119,8 @@ int tz_ublk_open(struct tz_ublk *u, char *why, size_t why_size)
 		close(u->control_fd);
 		return rc;
 	}
-	/* 6.5 and later know GET_FEATURES; 6.4 has ioctl-encoded opcodes without it; before, plain numbers. */
+	/* 6.5 and later know GET_FEATURES; 6.4 has ioctl-encoded opcodes without it; before, plain
+	 * numbers. */
 	u->ioctl_encoded = !disabled("ioctl");
 	struct ublk_ctrl_cmd cmd = { .dev_id = UINT32_MAX, .queue_id = UINT16_MAX, .len = sizeof u->features,
 		.addr = (uint64_t)(uintptr_t)&u->features };
@@ -162,7 +163,8 @@ static int add(struct tz_ublk *u, int id, unsigned queues, unsigned depth)
 	return command(u, CMD_ADD_DEV, cmd);
 }
 
-/* devtmpfs makes the node at once, a udev rule may take it away for a moment: retry for two seconds. */
+/* devtmpfs makes the node at once, a udev rule may take it away for a moment: retry for two
+ * seconds. */
 static int open_char(struct tz_ublk *u)
 {
 	char path[32];
@@ -271,8 +273,8 @@ int tz_ublk_try_stop(struct tz_ublk *u)
 	return rc;
 }
 
-/* The kernel frees a device's number when the last reference is gone: its own a moment after the char device is closed, an
- * opener's of the disk when that closes. */
+/* The kernel frees a device's number when the last reference is gone: its own a moment after the
+ * char device is closed, an opener's of the disk when that closes. */
 static int wait_for_number(struct tz_ublk *u)
 {
 	struct ublk_dev_info info;
@@ -298,7 +300,8 @@ int tz_ublk_delete(struct tz_ublk *u)
 	if (!u->added)
 		return 0;
 	u->added = 0;
-	/* DEL_DEV waits until the last opener of the disk has closed it, which may be never: prefer not to wait for that (6.9). */
+	/* DEL_DEV waits until the last opener of the disk has closed it, which may be never: prefer
+	 * not to wait for that (6.9). */
 	int rc = u->ioctl_encoded ? command(u, CMD_DEL_DEV_ASYNC, for_device(u)) : -EOPNOTSUPP;
 	if (rc == -EOPNOTSUPP || rc == -ENOTTY || rc == -EINVAL)
 		return command(u, CMD_DEL_DEV, for_device(u));

@@ -1,7 +1,8 @@
-/* ublk.h - the control side of a ublk device: add, parameters, start, stop, delete; and the kernel's ABI for both sides.
+/* ublk.h - the control side of a ublk device: add, parameters, start, stop, delete; and the
+ * kernel's ABI for both sides.
  *
- * The structures are the kernel's (include/uapi/linux/ublk_cmd.h), written out here so that old headers do. The life cycle is told
- * at the top of ublk.c; the data side is queue_ublk.c.
+ * The structures are the kernel's (include/uapi/linux/ublk_cmd.h), written out here so that old
+ * headers do. The life cycle is told at the top of ublk.c; the data side is queue_ublk.c.
  */
 #ifndef TZ_UBLK_H
 #define TZ_UBLK_H
@@ -66,22 +67,26 @@ struct tz_ublk {
 
 /* Opens /dev/ublk-control and asks for features. 0 or negative errno with why. */
 int tz_ublk_open(struct tz_ublk *u, char *why, size_t why_size);
-/* ADD_DEV (id < 0: the kernel chooses), SET_PARAMS, open the char device. -EEXIST: the id is in use. */
+/* ADD_DEV (id < 0: the kernel chooses), SET_PARAMS, open the char device. -EEXIST: the id is in
+ * use. */
 int tz_ublk_add(struct tz_ublk *u, int id, unsigned queues, unsigned depth, uint64_t disksize, char *why, size_t why_size);
 /* The bytes of `mask` that were filled: CPUs of a queue, one bit each. 0 or negative errno. */
 int tz_ublk_queue_affinity(struct tz_ublk *u, unsigned queue, uint8_t *mask, size_t size);
 /* START_DEV: returns once /dev/ublkbN is usable; the queue threads must be serving. */
 int tz_ublk_start(struct tz_ublk *u, char *why, size_t why_size);
-/* STOP_DEV, whoever uses the disk: requests in flight are served or aborted, then the queues see -ENODEV. */
+/* STOP_DEV, whoever uses the disk: requests in flight are served or aborted, then the queues see
+ * -ENODEV. */
 int tz_ublk_stop(struct tz_ublk *u);
-/* The same, but only if nobody has the disk open, which the kernel checks. -EBUSY: somebody has, nothing was done;
- * -EOPNOTSUPP: a kernel before 7.0. */
+/* The same, but only if nobody has the disk open, which the kernel checks. -EBUSY: somebody has,
+ * nothing was done; -EOPNOTSUPP: a kernel before 7.0. */
 int tz_ublk_try_stop(struct tz_ublk *u);
-/* Closes the char device and deletes the device. 0: its number is free again. -EBUSY: it will be when the last user of the disk has
- * closed it. Waits for that 5 s, before 6.9 as long as it takes. */
+/* Closes the char device and deletes the device. 0: its number is free again. -EBUSY: it will be
+ * when the last user of the disk has closed it. Waits for that 5 s, before 6.9 as long as it
+ * takes. */
 int tz_ublk_delete(struct tz_ublk *u);
 void tz_ublk_close(struct tz_ublk *u);
-/* Stops and deletes a device that a dead server left behind. 0, -ENODEV when there is none, -EBUSY when somebody serves it. */
+/* Stops and deletes a device that a dead server left behind. 0, -ENODEV when there is none, -EBUSY
+ * when somebody serves it. */
 int tz_ublk_remove_orphan(struct tz_ublk *u, int id, int (*is_running)(int pid));
 
 #endif

@@ -1,8 +1,10 @@
-/* uring.h - io_uring by system call, as much of it as a ublk server needs, and the kernel's ABI for it.
+/* uring.h - io_uring by system call, as much of it as a ublk server needs, and the kernel's ABI for
+ * it.
  *
- * No liburing and no recent kernel headers: the structures below are the kernel's, fixed for ever. One ring belongs to
- * one thread (SINGLE_ISSUER). Usage: sqe = tz_uring_sqe(); fill; tz_uring_enter(); for each completion tz_uring_peek(), tz_uring_seen().
- * A thread that waits is at rest: it does not count as waiting for I/O (uring.c).
+ * No liburing and no recent kernel headers: the structures below are the kernel's, fixed for ever.
+ * One ring belongs to one thread (SINGLE_ISSUER). Usage: sqe = tz_uring_sqe(); fill;
+ * tz_uring_enter(); for each completion tz_uring_peek(), tz_uring_seen(). A thread that waits is at
+ * rest: it does not count as waiting for I/O (uring.c).
  */
 #ifndef TZ_URING_H
 #define TZ_URING_H
@@ -60,8 +62,8 @@ void tz_uring_exit(struct tz_uring *r);
 int tz_uring_register_file(struct tz_uring *r, int fd);
 /* A zeroed SQE, NULL when the queue is full. Its cmd has room for 16 bytes, or 80 with sqe128. */
 struct tz_sqe *tz_uring_sqe(struct tz_uring *r);
-/* Submits what is prepared and waits for a completion, at most wait_ns (0: does not wait). It may return without one. 0 or negative
- * errno; -ETIME and -EINTR are ordinary. */
+/* Submits what is prepared and waits for a completion, at most wait_ns (0: does not wait). It may
+ * return without one. 0 or negative errno; -ETIME and -EINTR are ordinary. */
 int tz_uring_enter(struct tz_uring *r, uint64_t wait_ns);
 /* The oldest completion not yet seen, NULL when there is none. */
 struct tz_cqe *tz_uring_peek(struct tz_uring *r);
