@@ -15,6 +15,7 @@
  * All control commands are io_uring passthrough commands on one small ring with 128-byte SQEs.
  */
 #include "ublk.h"
+#include "clock.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -35,7 +36,7 @@ enum {
 #define PARAM_BASIC 1u
 #define PARAM_DISCARD 2u
 #define DISCARD_SECTORS (1u << 15)	/* 16 MiB a request: its answer is some milliseconds away */
-#define DELETE_MS 5000
+#define DELETE_NS 5000000000ull
 
 struct params {
 	uint32_t len, types;
@@ -279,17 +280,18 @@ static int wait_for_number(struct tz_ublk *u)
 {
 	struct ublk_dev_info info;
 	struct ublk_ctrl_cmd cmd = for_device(u);
-	struct timespec pause = { 0, 1000000 };
+	struct timespec pause = { 0, 500000 };
+	uint64_t start = tz_now_ns();
+	int rc;
 
 	cmd.addr = (uint64_t)(uintptr_t)&info;
 	cmd.len = sizeof info;
-	for (int ms = 0; ms < DELETE_MS; ms++) {
-		int rc = command(u, CMD_GET_DEV_INFO, cmd);
-		if (rc < 0)
-			return rc == -ENODEV ? 0 : rc;
+	while ((rc = command(u, CMD_GET_DEV_INFO, cmd)) == 0 && tz_now_ns() - start < DELETE_NS) {
 		nanosleep(&pause, NULL);
+		if (pause.tv_nsec < 50000000)
+			pause.tv_nsec *= 2;
 	}
-	return -ETIMEDOUT;
+	return rc == -ENODEV ? 0 : rc < 0 ? rc : -ETIMEDOUT;
 }
 
 int tz_ublk_delete(struct tz_ublk *u)
