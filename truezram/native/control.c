@@ -1,14 +1,17 @@
 /* control.c - the control thread: messages on the socket (protocol.h), signals, and queues that end by themselves.
  *
  * Every client is non-blocking and owns nothing but its descriptor; a message of the wrong size, magic or version ends the
- * connection. SIGTERM and SIGINT stop the device in order: a device in use as swap is first taken out of use by a child process
- * (which the kernel may kill for lack of memory, where it would otherwise kill us), and if that fails the device stays: a
- * dead swap area would take every program with pages on it along. SIGHUP is for terminals that go away: ignored.
+ * connection. SIGTERM and SIGINT stop the device in order: a device in use as swap is first taken out of use by the helper process
+ * (helper.c; the kernel may kill it for lack of memory, where it would otherwise kill us), and if that fails the device stays: a
+ * dead swap area would take every program with pages on it along. Meanwhile messages are answered. SIGHUP is for terminals that go away:
+ * ignored.
  */
 #include "control.h"
 #include "protocol.h"
+#include "users.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -16,19 +19,19 @@
 #include <string.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
-#include <sys/swap.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #define MAX_CLIENTS 16
-enum { SLOT_SOCKET, SLOT_SIGNAL, SLOT_QUEUE_END, SLOT_CLIENTS };
+#define MAX_AREAS 16
+enum { SLOT_SOCKET, SLOT_SIGNAL, SLOT_QUEUE_END, SLOT_HELPER, SLOT_CLIENTS };
 
 struct control {
 	struct tz_server *s;
 	int stop;
 	unsigned turn;
-	pid_t swapoff_child;
 	struct pollfd fds[SLOT_CLIENTS + MAX_CLIENTS];
+	struct tz_swap_area areas[MAX_AREAS];
 	struct tz_reply reply;		/* 12 KiB: not on the stack */
 };
 
@@ -40,52 +43,107 @@ static void answer(struct control *c, unsigned status, const char *text)
 	snprintf(c->reply.text, sizeof c->reply.text, "%s", text);
 }
 
-static int is_active_swap(const struct tz_server *s)
+/* The swap areas on our disk, into c->areas; how many there are. */
+static unsigned swap_areas(struct control *c)
 {
-	char path[48], line[512];
-	int found = 0;
-	FILE *f;
+	const char *name = c->s->registry.name;
 
-	if (s->transport != TZ_TRANSPORT_UBLK || !(f = fopen("/proc/swaps", "re")))
-		return 0;
-	snprintf(path, sizeof path, "/dev/%s ", s->registry.name);
-	while (!found && fgets(line, sizeof line, f))
-		found = !strncmp(line, path, strlen(path));
-	fclose(f);
-	return found;
+	return c->s->transport == TZ_TRANSPORT_UBLK ? tz_swap_areas(tz_disk_number(name), name, c->areas, MAX_AREAS) : 0;
 }
+
+static int set_mem_limit(struct tz_server *s, const char *text, char *why, size_t why_size)
+{
+	char *end;
+
+	errno = 0;
+	unsigned long long n = strtoull(text, &end, 10);
+	if (errno || *end || end == text || text[0] == '-' || n > 1ull << 52) {
+		snprintf(why, why_size, "mem_limit is not a number of bytes from 0 to 2^52");
+		return -EINVAL;
+	}
+	return tz_store_set_mem_limit(s->store, n, why, why_size);
+}
+
+/* What a change has newly mapped must be locked, where memory was locked before or has to be; else the old algorithm is put back. */
+static int set_algorithm(struct tz_server *s, const char *text, char *why, size_t why_size)
+{
+	char before[sizeof s->registry.stats->algorithm], more[200];
+	int must = s->transport == TZ_TRANSPORT_UBLK || s->registry.stats->flags & TZ_FLAG_MEMORY_LOCKED, rc;
+
+	memcpy(before, s->registry.stats->algorithm, sizeof before);
+	rc = tz_store_set_algorithm(s->store, text, why, why_size);
+	if (rc < 0)
+		return rc;
+	rc = tz_server_lock(s, why, why_size);
+	if (rc == 0 || !must)
+		return 0;
+	if (tz_store_set_algorithm(s->store, before, more, sizeof more) < 0)
+		tz_log("cannot put back algorithm %s: %s", before, more);
+	if (tz_server_lock(s, more, sizeof more) < 0)
+		tz_log("%s", more);
+	return rc;
+}
+
+static const struct setting {
+	const char *key;	/* with its '=' */
+	int (*set)(struct tz_server *s, const char *text, char *why, size_t why_size);
+} settings[] = {
+	{ "mem_limit=", set_mem_limit },
+	{ "algorithm=", set_algorithm },
+};
 
 static void set(struct control *c, const char *text)
 {
 	const char *equals = strchr(text, '=');
 	char why[216] = "";
-	int rc;
 
-	if (!strncmp(text, "mem_limit=", 10)) {
-		char *end;
-		errno = 0;
-		unsigned long long n = strtoull(text + 10, &end, 10);
-		if (errno || *end || end == text + 10 || text[10] == '-' || n > 1ull << 52) {
-			answer(c, TZ_E_INVALID, "mem_limit is not a number of bytes from 0 to 2^52");
-			return;
-		}
-		rc = tz_store_set_mem_limit(c->s->store, n, why, sizeof why);
-	} else if (!strncmp(text, "algorithm=", 10)) {
-		rc = tz_store_set_algorithm(c->s->store, text + 10, why, sizeof why);
-	} else {
-		snprintf(why, sizeof why, "no such setting: %.*s", equals ? (int)(equals - text) : 40, text);
-		answer(c, TZ_E_INVALID, why);
+	for (unsigned i = 0; i < sizeof settings / sizeof *settings; i++) {
+		size_t n = strlen(settings[i].key);
+		if (strncmp(text, settings[i].key, n))
+			continue;
+		int rc = settings[i].set(c->s, text + n, why, sizeof why);
+		answer(c, rc == 0 ? TZ_OK : rc == -EINVAL ? TZ_E_INVALID : TZ_E_FAILED, why);
+		if (rc == 0)
+			tz_log("set %s", text);
 		return;
 	}
-	answer(c, rc == 0 ? TZ_OK : rc == -EINVAL ? TZ_E_INVALID : TZ_E_FAILED, why);
-	if (rc == 0)
-		tz_log("set %s", text);
+	snprintf(why, sizeof why, "no such setting: %.*s", equals ? (int)(equals - text) : 40, text);
+	answer(c, TZ_E_INVALID, why);
 }
 
-static void stop(struct control *c)
+/* Opens our disk exclusively, which nobody can who finds it mounted, in use as swap or with a block device on it; and as long as we have it open
+ * nobody can make it any of these. 0, or -1 with errno. */
+static int claim(struct tz_server *s)
 {
-	if (is_active_swap(c->s)) {
-		answer(c, TZ_E_BUSY, "the device is in use as swap: swapoff first");
+	char path[48];
+
+	if (s->transport != TZ_TRANSPORT_UBLK || s->claim_fd >= 0)
+		return 0;
+	snprintf(path, sizeof path, "/dev/%s", s->registry.name);
+	s->claim_fd = open(path, O_RDONLY | O_EXCL | O_CLOEXEC | O_NONBLOCK);
+	return s->claim_fd < 0 ? -1 : 0;
+}
+
+static void unclaim(struct tz_server *s)
+{
+	if (s->claim_fd >= 0)
+		close(s->claim_fd);
+	s->claim_fd = -1;
+}
+
+static void stop(struct control *c, uint64_t how)
+{
+	int claimed_by_others = claim(c->s) < 0 && errno == EBUSY;
+	char why[216];
+
+	if (swap_areas(c)) {
+		unclaim(c->s);
+		snprintf(why, sizeof why, "the device is in use as swap (%.150s): swapoff it first", c->areas[0].path);
+		answer(c, TZ_E_BUSY, why);
+		return;
+	}
+	if (claimed_by_others && how == TZ_STOP_UNLESS_CLAIMED) {
+		answer(c, TZ_E_BUSY, "the device is mounted or has a block device on it");
 		return;
 	}
 	c->stop = 1;
@@ -103,7 +161,10 @@ static int handle(struct control *c, const struct tz_request *r)
 		set(c, r->text);
 		return -1;
 	case TZ_OP_STOP:
-		stop(c);
+		if (r->arg[0] > TZ_STOP_UNLESS_CLAIMED)
+			answer(c, TZ_E_INVALID, "there is no such way to stop");
+		else
+			stop(c, r->arg[0]);
 		return -1;
 	case TZ_OP_ATTACH:
 		if (c->s->transport == TZ_TRANSPORT_LOCAL) {
@@ -170,26 +231,46 @@ static int serve_client(struct control *c, int client)
 	return send_reply(c, client, fd);
 }
 
+/* A free slot; if there is none, that of an earlier client, who gives way, in turn. */
+static unsigned client_slot(struct control *c)
+{
+	unsigned i = SLOT_CLIENTS;
+
+	while (i < SLOT_CLIENTS + MAX_CLIENTS && c->fds[i].fd >= 0)
+		i++;
+	if (i == SLOT_CLIENTS + MAX_CLIENTS) {
+		i = SLOT_CLIENTS + c->turn++ % MAX_CLIENTS;
+		close(c->fds[i].fd);
+	}
+	return i;
+}
+
+/* Without a descriptor left, a client that waits would have the loop spin: it is taken with the spare one, and hung up on. */
+static void turn_away(struct tz_server *s)
+{
+	if (s->spare_fd >= 0)
+		close(s->spare_fd);
+	int fd = accept4(s->registry.socket_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	if (fd >= 0)
+		close(fd);
+	s->spare_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+}
+
 static void accept_client(struct control *c)
 {
 	struct ucred who;
 	socklen_t len = sizeof who;
 	int fd = accept4(c->s->registry.socket_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 
-	if (fd < 0)
-		return;
-	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &len) == 0 && (who.uid == 0 || who.uid == geteuid())) {
-		unsigned i = SLOT_CLIENTS;
-		while (i < SLOT_CLIENTS + MAX_CLIENTS && c->fds[i].fd >= 0)
-			i++;
-		if (i == SLOT_CLIENTS + MAX_CLIENTS) {	/* one too many: an earlier one gives way, in turn */
-			i = SLOT_CLIENTS + c->turn++ % MAX_CLIENTS;
-			close(c->fds[i].fd);
-		}
-		c->fds[i] = (struct pollfd){ .fd = fd, .events = POLLIN };
+	if (fd < 0) {
+		if (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS)
+			turn_away(c->s);
 		return;
 	}
-	close(fd);	/* a stranger */
+	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &len) == 0 && (who.uid == 0 || who.uid == geteuid()))
+		c->fds[client_slot(c)] = (struct pollfd){ .fd = fd, .events = POLLIN };
+	else
+		close(fd);	/* a stranger */
 }
 
 /* ---- signals ---- */
@@ -208,49 +289,44 @@ static uint64_t mem_available(void)
 	return (uint64_t)kib * 1024;
 }
 
-/* What has been swapped out, uncompressed. */
-static uint64_t stored_bytes(const struct tz_server *s)
+/* Swapoff of the areas one after the other, then the end. What it brings back must fit into memory: not what the device stores, because
+ * the kernel keeps zero-filled pages itself, and they take memory too. */
+static void end_swap(struct control *c)
 {
-	int64_t pages = 0;
+	const char *name = c->s->registry.name;
+	unsigned n = swap_areas(c);
+	uint64_t need = 0, have = mem_available();
 
-	for (unsigned i = 0; i < s->nr_queues; i++)
-		pages += __atomic_load_n(&s->queues[i].stats->pages_now, __ATOMIC_RELAXED);
-	return pages > 0 ? (uint64_t)pages * 4096 : 0;
-}
-
-static void start_swapoff(struct control *c)
-{
-	char path[48];
-
-	if (c->swapoff_child > 0)
-		return;
-	uint64_t need = stored_bytes(c->s), have = mem_available();
-	if (need > have) {
-		tz_log("SIGTERM refused: %s is in use as swap and holds %llu MiB, more than the %llu MiB of available memory."
-			" Free memory or add other swap, then swapoff /dev/%s", c->s->registry.name,
-			(unsigned long long)need >> 20, (unsigned long long)have >> 20, c->s->registry.name);
+	if (!n) {
+		claim(c->s);
+		c->stop = 1;
 		return;
 	}
-	snprintf(path, sizeof path, "/dev/%s", c->s->registry.name);
-	tz_log("SIGTERM: swapoff %s first (%llu MiB)", path, (unsigned long long)need >> 20);
-	c->swapoff_child = fork();
-	if (c->swapoff_child == 0)
-		_exit(swapoff(path) == 0 ? 0 : errno);
-	if (c->swapoff_child < 0)
-		tz_log("cannot start a process for swapoff: %s", strerror(errno));
+	for (unsigned i = 0; i < n && i < MAX_AREAS; i++)
+		need += c->areas[i].used;
+	if (need > have) {
+		tz_log("SIGTERM refused: %s is in use as swap (%s) and has %llu MiB swapped out, more than the %llu MiB of available memory."
+			" Free memory or add other swap, then swapoff %s", name, c->areas[0].path, (unsigned long long)need >> 20,
+			(unsigned long long)have >> 20, c->areas[0].path);
+		return;
+	}
+	tz_log("SIGTERM: swapoff %s first (%llu MiB)", c->areas[0].path, (unsigned long long)need >> 20);
+	int rc = tz_helper_swapoff(&c->s->helper, c->areas[0].path);
+	if (rc < 0)
+		tz_log("cannot start a process for swapoff: %s", strerror(-rc));
 }
 
-static void child_ended(struct control *c)
+static void swapoff_ended(struct control *c)
 {
-	int status;
+	int busy = c->s->helper.busy, result = 0;
+	int rc = tz_helper_result(&c->s->helper, &result);
 
-	if (c->swapoff_child <= 0 || waitpid(c->swapoff_child, &status, WNOHANG) != c->swapoff_child)
+	if (rc == -EAGAIN || !busy)
 		return;
-	c->swapoff_child = 0;
-	if (WIFEXITED(status) && WEXITSTATUS(status) == 0)
-		c->stop = 1;
+	if (rc == 0 && result == 0)
+		end_swap(c);	/* is there another area? */
 	else
-		tz_log("swapoff failed (%s): the device stays", WIFEXITED(status) ? strerror(WEXITSTATUS(status)) : "killed");
+		tz_log("swapoff failed (%s): the device stays", rc < 0 ? "its process was killed" : strerror(result));
 }
 
 static void take_signal(struct control *c)
@@ -262,13 +338,12 @@ static void take_signal(struct control *c)
 	switch (info.ssi_signo) {
 	case SIGTERM:
 	case SIGINT:
-		if (is_active_swap(c->s))
-			start_swapoff(c);
-		else
-			c->stop = 1;
+		if (!c->s->helper.busy)
+			end_swap(c);
 		break;
 	case SIGCHLD:
-		child_ended(c);
+		while (waitpid(-1, NULL, WNOHANG) > 0)
+			;	/* a helper; what became of its work shows at its socket */
 		break;
 	default:
 		break;	/* SIGHUP, SIGPIPE */
@@ -296,39 +371,59 @@ static int hear_queues(struct tz_server *s)
 
 /* ---- the loop ---- */
 
-void tz_control_loop(struct tz_server *s)
+int tz_control_open(struct tz_server *s, char *why, size_t why_size)
 {
-	static struct control c;
 	sigset_t set;
 
-	c = (struct control){ .s = s };
 	sigemptyset(&set);
 	sigaddset(&set, SIGTERM);
 	sigaddset(&set, SIGINT);
 	sigaddset(&set, SIGHUP);
 	sigaddset(&set, SIGCHLD);
+	s->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+	s->spare_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+	if (s->signal_fd >= 0 && s->spare_fd >= 0)
+		return 0;
+	int err = errno;
+	snprintf(why, why_size, "cannot open what the control thread needs: %s", strerror(err));
+	return -err;
+}
+
+static void serve_clients(struct control *c)
+{
+	for (unsigned i = SLOT_CLIENTS; i < SLOT_CLIENTS + MAX_CLIENTS; i++) {
+		if (c->fds[i].fd >= 0 && c->fds[i].revents && serve_client(c, c->fds[i].fd) < 0) {
+			close(c->fds[i].fd);
+			c->fds[i].fd = -1;
+		}
+	}
+}
+
+void tz_control_loop(struct tz_server *s)
+{
+	static struct control c;
+
+	c = (struct control){ .s = s };
 	for (unsigned i = 0; i < SLOT_CLIENTS + MAX_CLIENTS; i++)
 		c.fds[i] = (struct pollfd){ .fd = -1, .events = POLLIN };
 	c.fds[SLOT_SOCKET].fd = s->registry.socket_fd;
-	c.fds[SLOT_SIGNAL].fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+	c.fds[SLOT_SIGNAL].fd = s->signal_fd;
 	c.fds[SLOT_QUEUE_END].fd = s->end_fd;
 	while (!c.stop) {
+		c.fds[SLOT_HELPER].fd = s->helper.fd;
 		if (poll(c.fds, SLOT_CLIENTS + MAX_CLIENTS, -1) < 0)
 			continue;
 		if (c.fds[SLOT_SIGNAL].revents)
 			take_signal(&c);
+		if (c.fds[SLOT_HELPER].revents)
+			swapoff_ended(&c);
 		if (c.fds[SLOT_QUEUE_END].revents && hear_queues(s)) {
-			tz_log("a queue has ended: the kernel stopped the device");
+			tz_log("a queue has ended: the device cannot be served any more");
 			c.stop = 1;
 		}
+		serve_clients(&c);	/* before a new one may take a slot, with what poll said of the old */
 		if (c.fds[SLOT_SOCKET].revents)
 			accept_client(&c);
-		for (unsigned i = SLOT_CLIENTS; i < SLOT_CLIENTS + MAX_CLIENTS; i++) {
-			if (c.fds[i].fd >= 0 && c.fds[i].revents && serve_client(&c, c.fds[i].fd) < 0) {
-				close(c.fds[i].fd);
-				c.fds[i].fd = -1;
-			}
-		}
 	}
 	tz_log("stopping %s", s->registry.name);
 }

@@ -4,6 +4,8 @@
 
 #include "server.h"
 
+/* Opens what the loop needs. 0, or negative errno with why. */
+int tz_control_open(struct tz_server *s, char *why, size_t why_size);
 /* Serves control messages and signals until the device is to be stopped and may be. */
 void tz_control_loop(struct tz_server *s);
 

@@ -16,10 +16,16 @@
 enum tz_op {
 	TZ_OP_PING = 1,		/* reply: nothing but a status */
 	TZ_OP_SET = 2,		/* text = "mem_limit=BYTES" or "algorithm=NAME[:LEVEL]" */
-	TZ_OP_STOP = 3,		/* stop and remove the device; the reply comes first, then the server ends */
+	TZ_OP_STOP = 3,		/* stop and remove the device; the reply comes first, then the server ends. arg[0]: enum tz_stop */
 	TZ_OP_ATTACH = 4,	/* local transport: the reply carries the ring's descriptor (SCM_RIGHTS) */
 	TZ_OP_PAGE_MAP = 5,	/* arg[0] first page, arg[1] pages, arg[2] regions (<= TZ_MAP_REGIONS): kinds per region */
 	TZ_OP_TRIM = 6		/* give the kernel back every unused slab now; reply value[0] = bytes returned */
+};
+
+/* What STOP refuses (TZ_E_BUSY): swap, under whatever name, always. */
+enum tz_stop {
+	TZ_STOP_UNLESS_SWAP = 0,
+	TZ_STOP_UNLESS_CLAIMED = 1	/* a mounted disk too, or one with a block device on it: whoever has it open exclusively */
 };
 
 enum tz_status {
@@ -28,7 +34,8 @@ enum tz_status {
 	TZ_E_PROTOCOL = 2,	/* wrong size, magic, version, op or string */
 	TZ_E_INVALID = 3,	/* value out of range, unknown key or algorithm */
 	TZ_E_PERMISSION = 4,
-	TZ_E_BUSY = 5
+	TZ_E_BUSY = 5,
+	TZ_STARTING = 6		/* in struct tz_ready only */
 };
 
 #define TZ_MAP_REGIONS 256
@@ -49,10 +56,11 @@ struct tz_reply {
 	uint32_t map[TZ_MAP_REGIONS][TZ_MAP_KINDS];	/* PAGE_MAP only, else zero */
 };
 
-/* What a starting server writes once to the descriptor named by --ready-fd, then closes it. */
+/* What a starting server writes to the descriptor named by --ready-fd: first, with TZ_STARTING, as soon as it has a name; then, when the device is
+ * usable or has failed, and closes it. */
 struct tz_ready {
 	uint32_t magic;
-	uint16_t version, status;	/* TZ_OK: the node is usable */
+	uint16_t version, status;	/* TZ_OK: the node is usable; TZ_STARTING: id and name are known */
 	uint32_t id, exit_code;		/* exit code for the CLI where status is not TZ_OK */
 	char name[32];			/* "ublkb0" */
 	char text[216];			/* reason */

@@ -1,9 +1,17 @@
-/* registry.c - files of a device in the run directory (what they are: registry.h). */
+/* registry.c - files of a device in the run directory (what they are: registry.h).
+ *
+ * Two locks. NAME.lock is held by NAME's server for life. DIR/arena.lock is held for moments: around mounting the arenas' tmpfs and making an
+ * arena there, and around deleting one and unmounting the tmpfs when it was the last. So a server that comes never finds the tmpfs gone under
+ * its hands, and a tmpfs that holds anybody's arena, a dead server's too, is never unmounted.
+ */
 #include "registry.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/mman.h>
@@ -12,6 +20,7 @@
 #include <sys/stat.h>
 #include <sys/un.h>
 #include <sys/vfs.h>
+#include <time.h>
 #include <unistd.h>
 
 #define TMPFS_MAGIC_NUMBER 0x01021994
@@ -37,22 +46,103 @@ static void arena_path(const struct tz_registry *r, char *path, size_t size)
 	snprintf(path, size, "%s/arena/%s", r->dir, r->name);
 }
 
-static void remove_files(struct tz_registry *r)
+/* What a device consists of beside its lock and its log; the entry goes last: seen no more, nothing is left. */
+static const char *const parts[] = { ".stats.new", ".sock", ".stats" };
+#define PARTS (sizeof parts / sizeof parts[0])
+
+static int exists(const char *path)
 {
-	static const char *const suffixes[] = { ".stats.new", ".sock", ".log", ".stats" };
+	struct stat st;
+
+	return lstat(path, &st) == 0;
+}
+
+/* Whether a server that died left something of NAME. */
+static int has_leftovers(const struct tz_registry *r)
+{
 	char path[192];
 
+	for (unsigned i = 0; i < PARTS; i++) {
+		path_of(r, path, sizeof path, parts[i]);
+		if (exists(path))
+			return 1;
+	}
 	arena_path(r, path, sizeof path);
+	return exists(path);
+}
+
+/* ---- the arenas' tmpfs ---- */
+
+/* The lock around mount and umount. A descriptor, or negative errno; held for moments only, so waiting for it is bounded. */
+static int lock_arenas(const struct tz_registry *r)
+{
+	struct timespec pause = { 0, 5000000 };
+	char path[192];
+
+	snprintf(path, sizeof path, "%s/arena.lock", r->dir);
+	int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600), rc;
+	if (fd < 0)
+		return -errno;
+	for (int tries = 0; (rc = flock(fd, LOCK_EX | LOCK_NB)) < 0 && tries < 2000; tries++)
+		nanosleep(&pause, NULL);
+	if (rc == 0)
+		return fd;
+	close(fd);
+	return -EBUSY;
+}
+
+static int is_empty(const char *path)
+{
+	DIR *dir = opendir(path);
+	struct dirent *entry;
+	int empty = dir != NULL;
+
+	while (empty && (entry = readdir(dir)))
+		empty = !strcmp(entry->d_name, ".") || !strcmp(entry->d_name, "..");
+	if (dir)
+		closedir(dir);
+	return empty;
+}
+
+/* Deletes NAME's arena, and the tmpfs when that was the last. -EBUSY: a process has it attached. */
+static int remove_arena(struct tz_registry *r)
+{
+	char path[192];
+	int lock, fd, rc = 0;
+
+	arena_path(r, path, sizeof path);
+	fd = open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+	if (fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK)
+		rc = -EBUSY;
+	if (fd >= 0)
+		close(fd);
+	if (rc < 0)
+		return rc;
+	lock = lock_arenas(r);
 	unlink(path);
-	/* The mount goes with the last arena; EBUSY while others are there. The entry goes last: seen no more, nothing is left. */
 	snprintf(path, sizeof path, "%s/arena", r->dir);
-	umount2(path, UMOUNT_NOFOLLOW);
-	rmdir(path);
-	for (unsigned i = 0; i < sizeof suffixes / sizeof suffixes[0]; i++) {
-		path_of(r, path, sizeof path, suffixes[i]);
+	if (lock >= 0 && is_empty(path)) {
+		umount2(path, UMOUNT_NOFOLLOW);
+		rmdir(path);
+	}
+	if (lock >= 0)
+		close(lock);
+	return 0;
+}
+
+static void remove_files(struct tz_registry *r)
+{
+	char path[192];
+
+	path_of(r, path, sizeof path, ".log");
+	unlink(path);
+	for (unsigned i = 0; i < PARTS; i++) {
+		path_of(r, path, sizeof path, parts[i]);
 		unlink(path);
 	}
 }
+
+/* ---- a name and its lock ---- */
 
 /* The lock file may be unlinked by its last holder between our open and flock: then it is not the one in the directory. */
 static int take_lock(const char *path)
@@ -74,7 +164,52 @@ static int take_lock(const char *path)
 	return -EBUSY;
 }
 
-int tz_registry_take(struct tz_registry *r, const char *dir, const char *name, char *why, size_t why_size)
+uint64_t tz_process_start(void)
+{
+	char stat[1024] = "";
+	FILE *f = fopen("/proc/self/stat", "re");
+	char *p = f && fgets(stat, sizeof stat, f) ? strrchr(stat, ')') : NULL;
+
+	/* Field 22, counted from behind the command name's closing parenthesis (field 2). */
+	for (int field = 2; p && field < 22; field++)
+		p = strchr(p + 1, ' ');
+	if (f)
+		fclose(f);
+	return p ? strtoull(p, NULL, 10) : 0;
+}
+
+/* Who serves NAME, for those who wait for a server that is not ready yet. */
+static void sign(int fd)
+{
+	char text[64];
+	int n = snprintf(text, sizeof text, "%d %" PRIu64 "\n", (int)getpid(), tz_process_start());
+
+	if (ftruncate(fd, 0) < 0 || pwrite(fd, text, (size_t)n, 0) != n)
+		fprintf(stderr, "truezramd: cannot write to the lock file: %s\n", strerror(errno));
+}
+
+/* Root's registry may be read by everybody, whatever the umask. */
+static int make_directory(const char *dir)
+{
+	mode_t mode = geteuid() == 0 ? 0755 : 0700;
+
+	if (mkdir(dir, mode) < 0)
+		return errno == EEXIST ? 0 : -1;
+	return chmod(dir, mode);
+}
+
+/* Gives NAME back untouched but for the lock, which goes. */
+static void release(struct tz_registry *r)
+{
+	char path[192];
+
+	path_of(r, path, sizeof path, ".lock");
+	unlink(path);
+	close(r->lock_fd);
+	r->lock_fd = -1;
+}
+
+int tz_registry_take(struct tz_registry *r, const char *dir, const char *name, int adopt, char *why, size_t why_size)
 {
 	char path[192];
 
@@ -85,19 +220,27 @@ int tz_registry_take(struct tz_registry *r, const char *dir, const char *name, c
 	}
 	snprintf(r->dir, sizeof r->dir, "%s", dir);
 	snprintf(r->name, sizeof r->name, "%s", name);
-	if (mkdir(dir, geteuid() == 0 ? 0755 : 0700) < 0 && errno != EEXIST)
+	if (make_directory(dir) < 0)
 		return fail(why, why_size, "make", dir);
 	path_of(r, path, sizeof path, ".lock");
 	r->lock_fd = take_lock(path);
-	if (r->lock_fd == -EBUSY)
+	if (r->lock_fd == -EBUSY) {
 		snprintf(why, why_size, "%s is in use by a running server", name);
-	else if (r->lock_fd < 0) {
+		return -EBUSY;
+	}
+	if (r->lock_fd < 0) {
 		errno = -r->lock_fd;
 		return fail(why, why_size, "lock", path);
 	}
-	if (r->lock_fd >= 0)
-		remove_files(r);
-	return r->lock_fd < 0 ? r->lock_fd : 0;
+	if (!adopt && has_leftovers(r)) {
+		/* The lock file is the dead server's too: it stays. */
+		close(r->lock_fd);
+		r->lock_fd = -1;
+		snprintf(why, why_size, "%s was left by a server that died. First: truezram remove %s", name, name);
+		return -EBUSY;
+	}
+	sign(r->lock_fd);
+	return 0;
 }
 
 static int make_stats(struct tz_registry *r, unsigned queues, char *why, size_t why_size)
@@ -150,35 +293,113 @@ int tz_registry_make(struct tz_registry *r, unsigned queues, char *why, size_t w
 	return rc < 0 ? rc : make_socket(r, why, why_size);
 }
 
-/* Mounts the arenas' tmpfs unless it is there. 0, or negative errno: this kernel or this user can't. */
+/* Mounts the arenas' tmpfs unless a file system is there. What it is then, is asked of the opened file. */
 static int mount_noswap(const char *dir)
 {
-	struct statfs fs;
+	struct stat here, above;
 	char up[208];
 
 	if (mkdir(dir, 0700) < 0 && errno != EEXIST)
 		return -errno;
 	snprintf(up, sizeof up, "%s/..", dir);
-	struct stat here, above;
-	if (stat(dir, &here) == 0 && stat(up, &above) == 0 && here.st_dev != above.st_dev && statfs(dir, &fs) == 0 &&
-	    fs.f_type == TMPFS_MAGIC_NUMBER)
-		return 0;	/* only we mount here, and only noswap */
+	if (lstat(dir, &here) < 0 || !S_ISDIR(here.st_mode) || stat(up, &above) < 0)
+		return -ENOTDIR;
+	if (here.st_dev != above.st_dev)
+		return 0;
 	return mount("truezram", dir, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "noswap,size=0,mode=0700") < 0 ? -errno : 0;
+}
+
+/* The id of the mount that an open file is on; -1: unknown. */
+static int mount_id(int fd)
+{
+	char path[48], line[128];
+	int id = -1;
+
+	snprintf(path, sizeof path, "/proc/self/fdinfo/%d", fd);
+	FILE *f = fopen(path, "re");
+	while (f && fgets(line, sizeof line, f) && sscanf(line, "mnt_id: %d", &id) != 1)
+		;
+	if (f)
+		fclose(f);
+	return id;
+}
+
+static int has_option(const char *options, const char *option)
+{
+	size_t n = strlen(option);
+
+	for (const char *at = options; (at = strstr(at, option)); at += n)
+		if ((at == options || at[-1] == ',') && (at[n] == 0 || at[n] == ',' || at[n] == '\n'))
+			return 1;
+	return 0;
+}
+
+/* Whether an open file is on a tmpfs mounted noswap: statfs has no flag for it, mountinfo has ("ID ... - tmpfs SOURCE OPTIONS"). */
+static int is_noswap(int fd)
+{
+	FILE *f = fopen("/proc/self/mountinfo", "re");
+	int wanted = mount_id(fd), id, found = 0;
+	char line[1024], type[32], options[256];
+
+	while (f && !found && wanted >= 0 && fgets(line, sizeof line, f)) {
+		const char *rest = strstr(line, " - ");
+		found = rest && sscanf(line, "%d", &id) == 1 && id == wanted &&
+			sscanf(rest, " - %31s %*s %255s", type, options) == 2 && !strcmp(type, "tmpfs") &&
+			has_option(options, "noswap");
+	}
+	if (f)
+		fclose(f);
+	return found;
+}
+
+/* Judged by the descriptor: whatever has been mounted or unmounted by name, this file is where it is. */
+static int is_safe_arena(const struct tz_registry *r, int fd)
+{
+	struct stat file, dir;
+	struct statfs fs;
+
+	return fstat(fd, &file) == 0 && stat(r->dir, &dir) == 0 && file.st_dev != dir.st_dev && fstatfs(fd, &fs) == 0 &&
+		fs.f_type == TMPFS_MAGIC_NUMBER && is_noswap(fd);
+}
+
+/* A file for the arena on the noswap tmpfs, locked as attached. A descriptor, or negative errno: this kernel or this user can't. */
+static int make_arena(struct tz_registry *r)
+{
+	char path[192];
+	int lock, fd, rc;
+
+	lock = lock_arenas(r);
+	if (lock < 0)
+		return lock;
+	snprintf(path, sizeof path, "%s/arena", r->dir);
+	rc = mount_noswap(path);
+	arena_path(r, path, sizeof path);
+	fd = rc < 0 ? rc : open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
+	if (rc == 0 && fd < 0)
+		fd = -errno;
+	if (fd >= 0 && (!is_safe_arena(r, fd) || flock(fd, LOCK_EX | LOCK_NB) < 0)) {
+		unlink(path);
+		close(fd);
+		fd = -EOPNOTSUPP;
+	}
+	snprintf(path, sizeof path, "%s/arena", r->dir);
+	if (fd < 0)
+		rmdir(path);	/* fails when it is more than what mount_noswap made */
+	close(lock);
+	return fd;
 }
 
 int tz_registry_arena(struct tz_registry *r, int *noswap, char *why, size_t why_size)
 {
-	char path[192];
-	int fd;
+	int fd = geteuid() == 0 ? make_arena(r) : -EPERM;
 
-	snprintf(path, sizeof path, "%s/arena", r->dir);
-	*noswap = geteuid() == 0 && mount_noswap(path) == 0;
-	if (*noswap) {
-		arena_path(r, path, sizeof path);
-		fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-		return fd < 0 ? fail(why, why_size, "make", path) : fd;
+	*noswap = fd >= 0;
+	if (fd == -EEXIST || fd == -EBUSY) {
+		errno = -fd;
+		return fail(why, why_size, "make the arena of", r->name);
 	}
-	fd = memfd_create("truezram-arena", MFD_CLOEXEC);
+	if (fd < 0)
+		fd = memfd_create("truezram-arena", MFD_CLOEXEC);
 	return fd < 0 ? fail(why, why_size, "make", "an anonymous arena file") : fd;
 }
 
@@ -190,8 +411,20 @@ int tz_registry_publish(struct tz_registry *r, char *why, size_t why_size)
 	path_of(r, to, sizeof to, ".stats");
 	if (rename(from, to) < 0)
 		return fail(why, why_size, "make", to);
-	r->published = 1;
 	return 0;
+}
+
+/* What has been logged so far went to a file without a name that the creator reads if we fail: it belongs to the log. */
+static void take_over_log(int log)
+{
+	char text[4096];
+	struct stat st;
+
+	if (fstat(STDERR_FILENO, &st) < 0 || !S_ISREG(st.st_mode) || st.st_nlink)
+		return;
+	ssize_t n = pread(STDERR_FILENO, text, sizeof text, 0);
+	if (n > 0 && write(log, text, (size_t)n) != n)
+		fprintf(stderr, "truezramd: cannot write to the log: %s\n", strerror(errno));
 }
 
 void tz_registry_log(struct tz_registry *r)
@@ -202,23 +435,30 @@ void tz_registry_log(struct tz_registry *r)
 	int fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0644);
 	if (fd < 0)
 		return;		/* then the log goes where it went */
+	take_over_log(fd);
 	dup2(fd, STDERR_FILENO);
 	close(fd);
 }
 
-void tz_registry_drop(struct tz_registry *r)
+int tz_registry_drop(struct tz_registry *r)
 {
-	char path[192];
+	int rc;
 
 	if (r->lock_fd < 0)
-		return;
+		return 0;
 	if (r->stats)
 		munmap(r->stats, r->stats_len);
 	if (r->socket_fd >= 0)
 		close(r->socket_fd);
+	r->stats = NULL;
+	r->socket_fd = -1;
+	rc = remove_arena(r);
+	if (rc < 0) {
+		close(r->lock_fd);
+		r->lock_fd = -1;
+		return rc;
+	}
 	remove_files(r);
-	path_of(r, path, sizeof path, ".lock");
-	unlink(path);
-	close(r->lock_fd);
-	r->lock_fd = -1;
+	release(r);
+	return 0;
 }

@@ -1,10 +1,14 @@
 /* registry.h - a device's place in the run directory: lock, statistics page, control socket, log, arena file.
  *
- *	DIR/NAME.lock	held (flock) by the server as long as it lives: who can take it knows that nobody serves NAME
+ *	DIR/NAME.lock	held (flock) by the server as long as it lives: who can take it knows that nobody serves NAME. Its content,
+ *			"PID START\n" (START: field 22 of /proc/PID/stat), says who does
  *	DIR/NAME.stats	the statistics page, 0644; appears complete, by rename, when the device is usable
  *	DIR/NAME.sock	the control socket, 0600
  *	DIR/NAME.log	what the server had to say, 0644
- *	DIR/arena/NAME	the arena, on a tmpfs mounted noswap (root, Linux 6.4 and later)
+ *	DIR/arena/NAME	the arena, on a tmpfs mounted noswap (root, Linux 6.4 and later); locked (flock) by whoever has it attached
+ *	DIR/arena.lock	held around mounting and unmounting that tmpfs; stays
+ *
+ * What a server that died has left stays until its own device is removed (adopted and dropped): nobody else's coming or going touches it.
  */
 #ifndef TZ_REGISTRY_H
 #define TZ_REGISTRY_H
@@ -16,21 +20,22 @@ struct tz_registry {
 	int lock_fd, socket_fd;
 	struct tz_stats *stats;
 	size_t stats_len;
-	int published;
 };
 
-/* Takes NAME in DIR (made if absent) and removes what a dead server left there. 0, -EBUSY when a live server has it, or
- * negative errno; why says so. */
-int tz_registry_take(struct tz_registry *r, const char *dir, const char *name, char *why, size_t why_size);
+/* Field 22 of /proc/self/stat: with the pid, it names this process for good. */
+uint64_t tz_process_start(void);
+/* Takes NAME in DIR (made if absent). 0; -EBUSY when a live server has it or, unless `adopt`, when a dead one has left something of it; or
+ * another negative errno; why says so. */
+int tz_registry_take(struct tz_registry *r, const char *dir, const char *name, int adopt, char *why, size_t why_size);
 /* Makes the statistics page (zeroed, laid out, not yet visible) and the listening socket. */
 int tz_registry_make(struct tz_registry *r, unsigned queues, char *why, size_t why_size);
-/* An open, empty file for the arena; *noswap tells whether it is on a noswap tmpfs (else a memfd). */
+/* An open, empty file for the arena; *noswap says whether it is on a noswap tmpfs (else a memfd). */
 int tz_registry_arena(struct tz_registry *r, int *noswap, char *why, size_t why_size);
 /* The statistics page becomes visible. */
 int tz_registry_publish(struct tz_registry *r, char *why, size_t why_size);
 /* stderr goes to the log from here on. */
 void tz_registry_log(struct tz_registry *r);
-/* Removes every file of NAME and lets it go. */
-void tz_registry_drop(struct tz_registry *r);
+/* Removes every file of NAME, which the caller has closed, and lets it go. 0, or -EBUSY: somebody has the arena attached; all stays. */
+int tz_registry_drop(struct tz_registry *r);
 
 #endif

@@ -2,6 +2,7 @@
 #ifndef TZ_SERVER_H
 #define TZ_SERVER_H
 
+#include "helper.h"
 #include "local_server.h"
 #include "queue.h"
 #include "registry.h"
@@ -17,9 +18,17 @@ struct tz_server {
 	struct tz_registry registry;
 	struct tz_store *store;
 	struct tz_queue queues[TZ_MAX_QUEUES];
+	struct tz_helper helper;
+	int arena_is_safe;		/* on a noswap tmpfs, or locked as it is populated */
 	int end_fd;			/* eventfd: a queue thread has ended */
+	int signal_fd;
+	int spare_fd;			/* given up for a moment when there are no descriptors left to accept with */
+	int claim_fd;			/* our disk opened exclusively: nobody may mount it or make it swap while it is being stopped */
 	char why[216];			/* reason of the last failure */
 };
+
+/* Locks what is mapped now and shows in the statistics page whether all of it is. 0, or negative errno with why when it could not be locked. */
+int tz_server_lock(struct tz_server *s, char *why, size_t why_size);
 
 /* One line to stderr, which is the device's log. */
 void tz_log(const char *format, ...) __attribute__((format(printf, 1, 2)));

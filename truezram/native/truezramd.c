@@ -3,17 +3,20 @@
  *	truezramd --transport ublk|local --size BYTES --algorithm NAME[:LEVEL] --run-dir DIR
  *	          [--dictionary FILE] [--mem-limit BYTES] [--id N] [--queues N] [--queue-depth N] [--ready-fd FD]
  *	truezramd --cleanup --transport ublk|local --id N --run-dir DIR
+ *	truezramd --helper					what a server starts beside itself (helper.h)
  *
- * It is started by `truezram create`, which checks options before; what is checked here is what could do harm. Order of things:
- * device number (ublk: ADD_DEV gives it) - registry entry and its lock - arena and store - queue threads - memory locked - START_DEV -
- * entry published - struct tz_ready written to FD. A failure anywhere undoes what was done and reports what and why.
+ * It is started by `truezram create`, which checks options before; what is checked here is what could do harm. Order of things: the
+ * creator's surroundings left (detach.c) - helper process - a name and its lock, reported to FD (struct tz_ready with TZ_STARTING), so that
+ * whoever ends us knows what to clear - ublk: ADD_DEV of that number - arena and store - queue threads - memory locked - START_DEV - entry
+ * published - reported to FD again. A failure anywhere undoes what was done and reports what and why.
  *
  * The main thread then is the control thread (control.c has the loop): messages, signals, queues that end. Everything
  * that I/O depends on is locked memory; the main thread may page-fault and allocate, the queue threads never wait for it.
  */
 #include "control.h"
+#include "detach.h"
 #include "dictionary.h"
-#include "lock.h"
+#include "locked.h"
 #include "protocol.h"
 #include "server.h"
 
@@ -29,20 +32,20 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
 #define VERSION "0.1.0"
 #define MAX_DEPTH 4096
+#define MAX_TRIES 4096	/* numbers looked at for a free one */
 
 struct options {
 	int transport;		/* enum tz_transport, -1 not given */
 	uint64_t size, mem_limit;
 	const char *algorithm, *run_dir, *dictionary;	/* dictionary: a file, NULL = none */
+	uint8_t *dictionary_bytes;	/* what is in it */
+	size_t dictionary_size;
 	int id, ready_fd, cleanup;	/* id -1: any */
 	unsigned queues, depth;		/* 0: default */
 };
@@ -124,6 +127,25 @@ static int parse(int argc, char **argv, struct options *o)
 	return 0;
 }
 
+/* ---- what the creator learns ---- */
+
+static void tell(const struct tz_server *s, int ready_fd, unsigned status, int exit_code)
+{
+	struct tz_ready r = { .magic = TZ_MSG_MAGIC, .version = TZ_MSG_VERSION, .status = (uint16_t)status, .id = s->id,
+		.exit_code = (uint32_t)exit_code };
+
+	snprintf(r.name, sizeof r.name, "%s", s->registry.name);
+	snprintf(r.text, sizeof r.text, "%s", status == TZ_E_FAILED ? s->why : "");
+	if (ready_fd >= 0 && write(ready_fd, &r, sizeof r) != (ssize_t)sizeof r)
+		tz_log("nobody waits for the device any more: %s", strerror(errno));
+}
+
+/* The name, as soon as there is one: from here on something may have to be cleared. */
+static void announce(const struct tz_server *s, int ready_fd)
+{
+	tell(s, ready_fd, TZ_STARTING, 0);
+}
+
 /* ---- making the device ---- */
 
 static unsigned online_cpus(void)
@@ -133,64 +155,62 @@ static unsigned online_cpus(void)
 	return n < 1 ? 1 : (unsigned)n;
 }
 
-/* A free number for a local device: the first whose lock can be had. */
-static int take_local(struct tz_server *s, const struct options *o)
+/* Takes the name of that number; the creator knows of it from then on. 0 or negative errno. */
+static int take_name(struct tz_server *s, const struct options *o, int id)
 {
 	char name[32];
-	int rc = -EBUSY;
 
-	for (int id = o->id >= 0 ? o->id : 0; id < 4096 && rc == -EBUSY; id++) {
-		snprintf(name, sizeof name, "local%d", id);
-		rc = tz_registry_take(&s->registry, o->run_dir, name, s->why, sizeof s->why);
-		s->id = (uint32_t)id;
-		if (o->id >= 0)
+	snprintf(name, sizeof name, "%s%d", o->transport == TZ_TRANSPORT_UBLK ? "ublkb" : "local", id);
+	int rc = tz_registry_take(&s->registry, o->run_dir, name, 0, s->why, sizeof s->why);
+	if (rc < 0)
+		return rc;
+	s->id = (uint32_t)id;
+	announce(s, o->ready_fd);
+	return 0;
+}
+
+/* The device of our number in the kernel. -EEXIST: another ublk server has the number. */
+static int add_ublk(struct tz_server *s, const struct options *o)
+{
+	int rc = tz_ublk_add(&s->ublk, (int)s->id, s->nr_queues, s->depth, o->size, s->why, sizeof s->why);
+
+	if (rc < 0)
+		return rc;
+	s->nr_queues = s->ublk.info.nr_hw_queues;	/* the kernel caps both */
+	s->depth = s->ublk.info.queue_depth;
+	return 0;
+}
+
+/* The number that was asked for, or the first that neither a live server has, nor a dead one has left something of, nor another ublk
+ * server uses. The name comes first, then the device: so there is no device that the registry knows nothing of. */
+static int take_number(struct tz_server *s, const struct options *o)
+{
+	int ublk = o->transport == TZ_TRANSPORT_UBLK, first = o->id >= 0 ? o->id : 0, rc = -EBUSY;
+
+	if (ublk && (rc = tz_ublk_open(&s->ublk, s->why, sizeof s->why)) < 0)
+		return rc;
+	s->ublk_open = ublk;
+	for (int id = first; id < first + MAX_TRIES; id++) {
+		rc = take_name(s, o, id);
+		if (rc == 0 && ublk && (rc = add_ublk(s, o)) == -EEXIST)
+			tz_registry_drop(&s->registry);
+		if (o->id >= 0 || (rc != -EBUSY && rc != -EEXIST))
 			break;
 	}
 	return rc;
-}
-
-static int take_ublk(struct tz_server *s, const struct options *o)
-{
-	char name[32];
-	int rc = tz_ublk_open(&s->ublk, s->why, sizeof s->why);
-
-	if (rc < 0)
-		return rc;
-	s->ublk_open = 1;
-	rc = tz_ublk_add(&s->ublk, o->id, s->nr_queues, s->depth, o->size, s->why, sizeof s->why);
-	if (rc < 0)
-		return rc;
-	s->id = s->ublk.info.dev_id;
-	s->nr_queues = s->ublk.info.nr_hw_queues;	/* the kernel caps both */
-	s->depth = s->ublk.info.queue_depth;
-	snprintf(name, sizeof name, "ublkb%u", s->id);
-	return tz_registry_take(&s->registry, o->run_dir, name, s->why, sizeof s->why);
 }
 
 static void fill_head(struct tz_server *s, const struct options *o, int flags)
 {
 	struct tz_stats *h = s->registry.stats;
 	struct timespec now;
-	char stat[1024] = "";
-	unsigned long long start = 0;
-	FILE *f = fopen("/proc/self/stat", "re");
 
-	/* Field 22, counted from behind the command name's closing parenthesis (field 2). */
-	if (f && fgets(stat, sizeof stat, f)) {
-		char *p = strrchr(stat, ')');
-		for (int field = 2; p && field < 22; field++)
-			p = strchr(p + 1, ' ');
-		if (p)
-			start = strtoull(p, NULL, 10);
-	}
-	if (f)
-		fclose(f);
 	clock_gettime(CLOCK_REALTIME, &now);
 	h->queue_depth = s->depth;
 	h->transport = (uint32_t)o->transport;
 	h->id = s->id;
 	h->pid = (uint64_t)getpid();
-	h->pid_start = start;
+	h->pid_start = tz_process_start();
 	h->created_ns = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 	h->flags = (uint32_t)flags;
 	h->max_io = o->transport == TZ_TRANSPORT_UBLK ? s->ublk.info.max_io_buf_bytes : TZ_RING_MAX_PAGES * TZ_PAGE_SIZE;
@@ -220,30 +240,30 @@ static ssize_t read_file(const char *path, uint8_t *out, size_t room)
 	return got < 0 ? -err : n;
 }
 
-/* The dictionary, to be freed; it is asked for one byte more than it may have, so that a larger one is told apart. NULL
- * with *err and why. */
-static uint8_t *read_dictionary(struct tz_server *s, const char *path, size_t *n, int *err)
+/* Reads the dictionary, if one is asked for. One byte more than it may have is asked for, so that a larger one shows. 0 or negative
+ * errno. */
+static int read_dictionary(struct tz_server *s, struct options *o)
 {
+	if (!o->dictionary)
+		return 0;
 	uint8_t *bytes = malloc(TZ_DICTIONARY_MAX + 1);
-	ssize_t got = bytes ? read_file(path, bytes, TZ_DICTIONARY_MAX + 1) : -ENOMEM;
-	const char *fault = got == -EINVAL ? "it is no regular file" : got < 0 ? strerror((int)-got)
+	ssize_t got = bytes ? read_file(o->dictionary, bytes, TZ_DICTIONARY_MAX + 1) : -ENOMEM;
+	const char *fault = got == -EINVAL ? "it is not a regular file" : got < 0 ? strerror((int)-got)
 		: tz_dictionary_fault(bytes, (size_t)got);
 
 	if (!fault) {
-		*n = (size_t)got;
-		return bytes;
+		o->dictionary_bytes = bytes;
+		o->dictionary_size = (size_t)got;
+		return 0;
 	}
-	snprintf(s->why, sizeof s->why, "cannot use the dictionary %.100s: %s", path, fault);
-	*err = got < 0 ? (int)got : -EINVAL;
+	snprintf(s->why, sizeof s->why, "cannot use the dictionary %.100s: %s", o->dictionary, fault);
 	free(bytes);
-	return NULL;
+	return got < 0 ? (int)got : -EINVAL;
 }
 
 static int make_store(struct tz_server *s, const struct options *o)
 {
-	int noswap, rc = 0, fd, flags = 0;
-	uint8_t *dictionary = NULL;
-	size_t n = 0;
+	int noswap, rc, fd, flags = 0;
 
 	rc = tz_registry_make(&s->registry, s->nr_queues, s->why, sizeof s->why);
 	if (rc < 0)
@@ -255,20 +275,14 @@ static int make_store(struct tz_server *s, const struct options *o)
 	int lock = !noswap && o->transport == TZ_TRANSPORT_UBLK;
 	if (noswap)
 		flags |= TZ_FLAG_NOSWAP_TMPFS;
-	if (noswap || lock)
-		flags |= TZ_FLAG_MEMORY_LOCKED;
+	s->arena_is_safe = noswap;
 	if (o->transport == TZ_TRANSPORT_UBLK && s->ublk.info.flags & UBLK_F_USER_COPY)
 		flags |= TZ_FLAG_USER_COPY;
 	fill_head(s, o, flags);
-	if (o->dictionary && !(dictionary = read_dictionary(s, o->dictionary, &n, &rc))) {
-		close(fd);
-		return rc;
-	}
 	struct tz_store_config config = { .disksize = o->size, .mem_limit = o->mem_limit, .algorithm = o->algorithm,
-		.dictionary = dictionary, .dictionary_size = n,
+		.dictionary = o->dictionary_bytes, .dictionary_size = o->dictionary_size,
 		.nr_threads = s->nr_queues, .arena_fd = fd, .lock_arena = lock, .stats = s->registry.stats };
 	s->store = tz_store_create(&config, &rc, s->why, sizeof s->why);
-	free(dictionary);	/* the store has a copy */
 	if (!s->store)
 		close(fd);
 	return s->store ? 0 : rc;
@@ -300,57 +314,6 @@ static int start_queues(struct tz_server *s, const struct options *o)
 	return 0;
 }
 
-/* Locks from..to but for the lazy ranges in it, which are in order of their addresses. */
-static int lock_range(uintptr_t from, uintptr_t to, const struct tz_range *lazy, unsigned n)
-{
-	int failed = 0;
-
-	for (unsigned i = 0; i <= n; i++) {
-		uintptr_t end = i < n && lazy[i].from < to ? lazy[i].from : to;
-		if (end > from && mlock((void *)from, end - from) < 0 && errno != ENOMEM)
-			failed = 1;
-		if (i < n && lazy[i].to > from)
-			from = lazy[i].to;
-	}
-	return failed;
-}
-
-static int by_address(const void *a, const void *b)
-{
-	uintptr_t x = ((const struct tz_range *)a)->from, y = ((const struct tz_range *)b)->from;
-
-	return x < y ? -1 : x > y;
-}
-
-/* Locks what is mapped now, which also brings in all code. Not the arena, which is locked or on noswap tmpfs by itself, and not
- * what is locked as it is touched: slab metadata and the tables of codecs that are not in use. */
-static int lock_process(struct tz_store *store)
-{
-	struct tz_range tables = tz_dense_table_range();
-	struct tz_range lazy[3] = { tz_store_arena(store), tz_store_slab_metadata(store), tables };
-	FILE *f = fopen("/proc/self/maps", "re");
-	char line[512];
-	int failed = 0;
-
-	if (!f)
-		return -errno;
-	qsort(lazy, 3, sizeof lazy[0], by_address);
-	syscall(SYS_mlock2, tables.from, tables.to - tables.from, MLOCK_ONFAULT);
-	while (fgets(line, sizeof line, f)) {
-		unsigned long from, to;
-		char perms[8];
-		if (sscanf(line, "%lx-%lx %7s", &from, &to, perms) != 3 || perms[0] != 'r')
-			continue;
-		if (strstr(line, "[vvar") || strstr(line, "[vsyscall]") || strstr(line, "io_uring") || strstr(line, "/dev/ublkc"))
-			continue;	/* the kernel's own pages, always there */
-		if (strstr(line, "[stack]"))
-			continue;	/* the control thread's */
-		failed |= lock_range(from, to, lazy, 3);
-	}
-	fclose(f);
-	return failed ? -EPERM : 0;
-}
-
 /* Last in line for the OOM killer: killing the server would lose what is swapped to it. */
 static void protect_from_oom(void)
 {
@@ -363,7 +326,19 @@ static void protect_from_oom(void)
 	close(fd);
 }
 
-static void set_head(struct tz_server *s, unsigned state, unsigned more_flags)
+/* Around changes of the statistics page's head (stats.h: seq). */
+static void head_begin(struct tz_stats *h)
+{
+	__atomic_store_n(&h->seq, h->seq + 1, __ATOMIC_RELAXED);
+	__atomic_thread_fence(__ATOMIC_RELEASE);
+}
+
+static void head_end(struct tz_stats *h)
+{
+	__atomic_store_n(&h->seq, h->seq + 1, __ATOMIC_RELEASE);
+}
+
+static void set_state(struct tz_server *s, unsigned state, unsigned more_flags)
 {
 	struct tz_stats *h = s->registry.stats;
 
@@ -373,12 +348,48 @@ static void set_head(struct tz_server *s, unsigned state, unsigned more_flags)
 	tz_stats_head_end(h);
 }
 
+int tz_server_lock(struct tz_server *s, char *why, size_t why_size)
+{
+	struct tz_stats *h = s->registry.stats;
+	char not_locked[200] = "";
+	int rc = tz_lock_memory(s->store, why, why_size);
+	int kept = tz_memory_is_locked(s->store, s->arena_is_safe, not_locked, sizeof not_locked);
+
+	tz_stats_head_begin(h);
+	TZ_STATS_SET(h->flags, (h->flags & ~(uint32_t)TZ_FLAG_MEMORY_LOCKED) | (kept ? TZ_FLAG_MEMORY_LOCKED : 0));
+	tz_stats_head_end(h);
+	if (rc == 0 && !kept) {
+		snprintf(why, why_size, "the server's memory is not locked: %s", not_locked);
+		rc = -EPERM;
+	}
+	return rc;
+}
+
 static int all_io_flushers(const struct tz_server *s)
 {
 	for (unsigned i = 0; i < s->nr_queues; i++)
 		if (!atomic_load(&s->queues[i].io_flusher))
 			return 0;
 	return 1;
+}
+
+/* What is done before there is a device: leaves the creator, and opens all that is found by a path of the creator's. */
+static int prepare(struct tz_server *s, struct options *o)
+{
+	int rc;
+
+	tz_detach();
+	tz_zstd_version();	/* opens libzstd now: it is locked with the rest, and a change of algorithm maps nothing more of it */
+	rc = read_dictionary(s, o);
+	if (rc < 0)
+		return rc;
+	tz_leave_mount_namespace(o->run_dir);
+	if (o->transport != TZ_TRANSPORT_UBLK)
+		return 0;
+	rc = tz_helper_start(&s->helper);
+	if (rc < 0)
+		snprintf(s->why, sizeof s->why, "cannot start the helper process: %s", strerror(-rc));
+	return rc;
 }
 
 static int make_device(struct tz_server *s, const struct options *o)
@@ -394,34 +405,41 @@ static int make_device(struct tz_server *s, const struct options *o)
 		snprintf(s->why, sizeof s->why, "the size must be a multiple of 4096 bytes");
 		return -EINVAL;
 	}
-	rc = ublk ? take_ublk(s, o) : take_local(s, o);
+	rc = take_number(s, o);
 	if (rc < 0 || (rc = make_store(s, o)) < 0 || (rc = start_queues(s, o)) < 0)
 		return rc;
-	rc = lock_process(s->store);
-	if (rc < 0 && ublk) {
-		snprintf(s->why, sizeof s->why, "cannot lock the server's memory (needs CAP_IPC_LOCK or a higher RLIMIT_MEMLOCK)");
+	rc = tz_control_open(s, s->why, sizeof s->why);
+	if (rc < 0)
 		return rc;
-	}
+	rc = tz_server_lock(s, s->why, sizeof s->why);
+	if (rc < 0 && ublk)
+		return rc;
 	if (ublk)
 		protect_from_oom();
 	if (ublk && (rc = tz_ublk_start(&s->ublk, s->why, sizeof s->why)) < 0)
 		return rc;
-	set_head(s, TZ_STATE_LIVE, all_io_flushers(s) ? TZ_FLAG_IO_FLUSHER : 0);
+	set_state(s, TZ_STATE_LIVE, all_io_flushers(s) ? TZ_FLAG_IO_FLUSHER : 0);
 	tz_registry_log(&s->registry);
 	return tz_registry_publish(&s->registry, s->why, sizeof s->why);
+}
+
+static void close_fd(int *fd)
+{
+	if (*fd >= 0)
+		close(*fd);
+	*fd = -1;
 }
 
 /* Undoes all that make_device did, as far as it came. Called once, at the end of every life. */
 static void unmake_device(struct tz_server *s)
 {
 	if (s->registry.stats)
-		set_head(s, TZ_STATE_STOPPING, 0);
-	if (s->ublk_open && s->ublk.added && !s->ublk.started) {
-		/* Fetched but never started: only deleting the device ends the queues. */
-		s->ublk.started = 1;
-	}
+		set_state(s, TZ_STATE_STOPPING, 0);
+	/* Also a device that was never started: STOP_DEV is what ends the queues, which wait for requests already. */
+	s->ublk.started |= s->ublk.added;
 	if (s->ublk_open)
 		tz_ublk_stop(&s->ublk);
+	close_fd(&s->claim_fd);
 	for (unsigned i = 0; i < s->nr_queues; i++)
 		atomic_store(&s->queues[i].stop, 1);
 	for (unsigned i = 0; i < s->nr_queues; i++)
@@ -433,14 +451,15 @@ static void unmake_device(struct tz_server *s)
 	tz_local_server_close(&s->local);
 	tz_store_destroy(s->store);
 	tz_registry_drop(&s->registry);
+	tz_helper_close(&s->helper);
 }
 
-/* ---- reporting to whoever started us ---- */
+/* ---- the end of it ---- */
 
 static int exit_code(int err)
 {
 	switch (-err) {
-	case EINVAL: case EFBIG: case ENAMETOOLONG:
+	case EINVAL: case ENAMETOOLONG:
 		return 2;
 	case EPERM: case EACCES: case ENOENT: case EOPNOTSUPP: case ENOSYS:
 		return 3;
@@ -451,20 +470,14 @@ static int exit_code(int err)
 	}
 }
 
+/* The last word to the creator. */
 static void report(const struct tz_server *s, int ready_fd, int err)
 {
-	struct tz_ready r = { .magic = TZ_MSG_MAGIC, .version = TZ_MSG_VERSION, .status = err ? TZ_E_FAILED : TZ_OK,
-		.id = s->id, .exit_code = err ? (uint32_t)exit_code(err) : 0 };
-
-	snprintf(r.name, sizeof r.name, "%s", s->registry.name);
-	snprintf(r.text, sizeof r.text, "%s", err ? s->why : "");
 	if (err)
 		fprintf(stderr, "truezramd: %s\n", s->why);
-	if (ready_fd < 0)
-		return;
-	if (write(ready_fd, &r, sizeof r) != (ssize_t)sizeof r)
-		tz_log("nobody waits for the device any more: %s", strerror(errno));
-	close(ready_fd);
+	tell(s, ready_fd, err ? TZ_E_FAILED : TZ_OK, err ? exit_code(err) : 0);
+	if (ready_fd >= 0)
+		close(ready_fd);
 }
 
 /* ---- cleaning up after a dead server ---- */
@@ -501,7 +514,7 @@ static int cleanup(struct tz_server *s, const struct options *o)
 	int rc;
 
 	snprintf(name, sizeof name, "%s%d", o->transport == TZ_TRANSPORT_UBLK ? "ublkb" : "local", o->id);
-	rc = tz_registry_take(&s->registry, o->run_dir, name, s->why, sizeof s->why);
+	rc = tz_registry_take(&s->registry, o->run_dir, name, 1, s->why, sizeof s->why);
 	if (rc < 0)
 		return rc;
 	if (o->transport == TZ_TRANSPORT_UBLK && tz_ublk_open(&s->ublk, s->why, sizeof s->why) == 0) {
@@ -512,7 +525,10 @@ static int cleanup(struct tz_server *s, const struct options *o)
 				rc == -EBUSY ? "another program serves it" : strerror(-rc));
 		tz_ublk_close(&s->ublk);
 	}
-	tz_registry_drop(&s->registry);
+	if (tz_registry_drop(&s->registry) < 0) {
+		snprintf(s->why, sizeof s->why, "another process has the arena of %s attached", name);
+		return -EBUSY;
+	}
 	return rc == -ENODEV ? 0 : rc;
 }
 
@@ -522,18 +538,24 @@ int main(int argc, char **argv)
 	struct options o;
 	sigset_t all;
 
+	if (argc == 2 && !strcmp(argv[1], "--helper"))
+		return tz_helper_main();
 	if (parse(argc, argv, &o) < 0)
 		return 2;
 #ifdef __GLIBC__
 	mallopt(M_ARENA_MAX, 1);	/* threads allocate once, at their start: no arena of 132 KiB for each */
 #endif
-	server.end_fd = server.registry.lock_fd = server.registry.socket_fd = -1;
+	server.end_fd = server.signal_fd = server.spare_fd = server.claim_fd = server.helper.fd = -1;
+	server.registry.lock_fd = server.registry.socket_fd = -1;
 	/* Signals come through a signalfd (control.c); the threads inherit the mask. A broken pipe is an error code. */
 	sigfillset(&all);
 	sigprocmask(SIG_BLOCK, &all, NULL);
 	if (o.ready_fd >= 0)
 		fcntl(o.ready_fd, F_SETFD, FD_CLOEXEC);
-	int rc = o.cleanup ? cleanup(&server, &o) : make_device(&server, &o);
+	int rc = o.cleanup ? cleanup(&server, &o) : prepare(&server, &o);
+	if (!o.cleanup && rc == 0)
+		rc = make_device(&server, &o);
+	free(o.dictionary_bytes);	/* the store has a copy */
 	if (o.cleanup || rc < 0) {
 		if (rc < 0 && !server.why[0])
 			snprintf(server.why, sizeof server.why, "%s", strerror(-rc));

@@ -1,0 +1,28 @@
+/* helper.h - a small process beside the server that does for it what may block or be killed: swapoff. */
+#ifndef TZ_HELPER_H
+#define TZ_HELPER_H
+
+#include <sys/types.h>
+
+#define TZ_HELPER_FD 3		/* where the helper finds its end of the socket pair */
+
+struct tz_helper {
+	pid_t pid;		/* 0: none runs */
+	int fd;			/* our end of the socket pair, non-blocking; -1: none */
+	int busy;		/* a swapoff is under way */
+};
+
+/* The helper's life: `truezramd --helper`. Returns its exit code. */
+int tz_helper_main(void);
+
+/* Starts one where none runs. 0 or negative errno. */
+int tz_helper_start(struct tz_helper *h);
+/* Asks for swapoff of `path`; h->fd becomes readable when it is done. 0 or negative errno. */
+int tz_helper_swapoff(struct tz_helper *h, const char *path);
+/* After h->fd became readable: 0 with *result (0, or the errno of swapoff), -EAGAIN when there is nothing yet, or -EPIPE: the helper is dead, and
+ * h is as if none had been started. */
+int tz_helper_result(struct tz_helper *h, int *result);
+/* Closes our end, upon which the helper ends once it is done. */
+void tz_helper_close(struct tz_helper *h);
+
+#endif
