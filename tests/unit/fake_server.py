@@ -2,6 +2,7 @@
 lock and the socket, speaks protocol.h, and misbehaves on request. It stores nothing.
 
 FAKE_MODE (comma list): die (exit 1 with a message before it is ready), killed (SIGKILL itself), hang (never ready),
+hang-named (never ready after it took a name and made its socket), killed-named (SIGKILL itself then),
 fail (ready with an error), garbage-ready, mute (never answers requests), garbage (answers nonsense), slow-stop (ends
 1 s after the reply), stuck (never ends on STOP).
 FAKE_LOG: file to which every command line and request is appended.
@@ -21,6 +22,7 @@ from pathlib import Path
 
 from truezram._native import ffi, lib
 
+STARTING = 6
 MODE = set(filter(None, os.environ.get("FAKE_MODE", "").split(",")))
 
 
@@ -46,8 +48,7 @@ def make_stats(path: Path, args, name: str, number: int):
     stats.name = name.encode()
     stats.id = number
     stats.transport = args.transport == "local"
-    stats.pid = os.getpid()
-    stats.pid_start = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+    stats.pid, stats.pid_start = pid_and_start()
     stats.created_ns = time.time_ns()
     stats.queue_depth = args.queue_depth
     stats.disksize = args.size
@@ -78,7 +79,12 @@ def ready(fd: int, status: int, exit_code: int, name: str, text: str, number: in
     message.status, message.exit_code, message.id = status, exit_code, number
     message.name, message.text = name.encode(), text.encode()
     os.write(fd, b"garbage" if "garbage-ready" in MODE else bytes_of(message))
-    os.close(fd)
+    if status != STARTING:
+        os.close(fd)
+
+
+def pid_and_start() -> tuple[int, int]:
+    return os.getpid(), int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
 
 
 def serve(sock: socket.socket, stats) -> None:
@@ -137,7 +143,7 @@ def main() -> int:
     Path("/proc/self/comm").write_text("truezramd")  # as a server's process is called
     prefix = "ublkb" if args.transport == "ublk" else "local"
     if args.cleanup:
-        for suffix in ("stats", "sock", "lock", "log"):
+        for suffix in ("stats", "stats.new", "sock", "lock", "log"):
             (args.run_dir / f"{prefix}{args.id}.{suffix}").unlink(missing_ok=True)
         return 0
     if "die" in MODE:
@@ -149,17 +155,28 @@ def main() -> int:
         time.sleep(60)
     number = args.id
     for candidate in range(100) if number is None else [number]:
-        lock = (args.run_dir / f"{prefix}{candidate}.lock").open("w")
+        if any((args.run_dir / f"{prefix}{candidate}.{part}").exists() for part in ("stats", "stats.new", "sock")):
+            continue
+        lock = (args.run_dir / f"{prefix}{candidate}.lock").open("a")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             continue
         number = candidate
+        lock.truncate(0)
+        lock.write("{} {}\n".format(*pid_and_start()))
+        lock.flush()
         break
     else:
         ready(args.ready_fd, 5, 4, "", f"{prefix}{number} is in use")
         return 4
     name = f"{prefix}{number}"
+    ready(args.ready_fd, STARTING, 0, name, "", number)
+    if MODE & {"hang-named", "killed-named"}:
+        (args.run_dir / f"{name}.stats.new").write_bytes(b"")
+        if "killed-named" in MODE:
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(60)
     if "fail" in MODE:
         ready(args.ready_fd, 1, 3, name, "the kernel has no ublk. Load ublk_drv.")
         return 3

@@ -2,11 +2,13 @@
 
 A device is an entry of the registry (config.run_dirs): NAME.stats, its statistics page, and NAME.sock, its control
 socket. `Client.snapshot` is cheap enough to be called several times a second; whatever an entry holds, it shows as a
-row and never as an exception.
+row and never as an exception. What a server left that ended before its device was ready is a row too, so that it can
+be removed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import time
@@ -20,10 +22,11 @@ from truezram.engine import config, procfs, users, zram
 from truezram.engine.control import TIMEOUT, Op, request
 from truezram.engine.errors import NotFound, Unsupported, UsageError
 from truezram.engine.model import DeviceSnapshot, Snapshot, SwapArea
-from truezram.engine.stats_page import StatsPage, Unreadable
+from truezram.engine.stats_page import StatsPage, Unreadable, is_running
 from truezram.engine.users import Mounts, Swaps
 
-_ENTRY = re.compile(r"(ublkb|local)(\d{1,7})\.stats")
+_NAME = re.compile(r"(ublkb|local)(\d{1,7})")
+_PARTS = ("stats", "stats.new", "sock", "lock")
 _DEVICE = re.compile(r"(?:/dev/)?((?:ublkb|local|zram)\d{1,7}|zswap)|(local):(\d{1,7})|(\d{1,7})")
 
 
@@ -56,6 +59,28 @@ class Entry:
         return f"/dev/{self.name}" if self.transport == "ublk" else f"local:{self.id}"
 
 
+def signed(entry: Entry) -> tuple[int, int] | None:
+    """Who serves an entry, or last did: the pid, and when that process started (clock ticks). By the statistics page;
+    where that is not there (yet), by the lock file, which only its owner may read. None: nobody can say."""
+    with contextlib.suppress(Unreadable):
+        page = StatsPage(entry.stats)
+        try:
+            head = page.read().head
+            return int(head.pid), int(head.pid_start)
+        finally:
+            page.close()
+    with contextlib.suppress(OSError, ValueError):
+        pid, start = (entry.directory / f"{entry.name}.lock").read_bytes()[:64].split()
+        return int(pid), int(start)
+    return None
+
+
+def server_of(entry: Entry) -> int | None:
+    """The pid of the running server of an entry; None when it is dead or nobody can say."""
+    who = signed(entry)
+    return who[0] if who is not None and is_running(*who) else None
+
+
 @dataclass(frozen=True, slots=True)
 class PageMap:
     """What a range of a device's pages is stored as: `regions` equal parts of `pages` pages from page `first` on.
@@ -76,6 +101,40 @@ def candidates(text: str) -> tuple[str, ...]:
     if number is not None:
         return (f"ublkb{int(number)}", f"local{int(number)}")
     return (f"local{int(local)}",) if local is not None else (name,)
+
+
+def _parts_in(directory: Path) -> dict[str, set[str]]:
+    """What there is of each name in a registry."""
+    found: dict[str, set[str]] = {}
+    with contextlib.suppress(OSError):
+        for file in os.listdir(directory):  # noqa: PTH208
+            name, _, part = file.partition(".")
+            if part in _PARTS:
+                found.setdefault(name, set()).add(part)
+    with contextlib.suppress(OSError):
+        for name in os.listdir(directory / "arena"):  # noqa: PTH208
+            found.setdefault(name, set()).add("arena")
+    return found
+
+
+def _is_left(entry: Entry, parts: set[str]) -> bool:
+    """Whether an entry without a statistics page is to be shown. Not one that is coming or going: its server lives and
+    holds no more than the name."""
+    if parts == {"lock"} and server_of(entry) is not None:
+        return False
+    # It may have gone while we looked.
+    return any(os.path.lexists(entry.directory / f"{entry.name}.{part}") for part in parts - {"arena"}) or (
+        "arena" in parts and os.path.lexists(entry.directory / "arena" / entry.name)
+    )
+
+
+def _without_page(entry: Entry, why: str) -> tuple[str, str]:
+    """State and last error of an entry whose statistics page cannot be read."""
+    if os.path.lexists(entry.stats):
+        return "unreadable", why
+    if server_of(entry) is not None or not os.access(entry.directory, os.W_OK):
+        return "starting", ""
+    return "dead", "its server ended before the device was ready. Remove what it left: truezram remove " + entry.name
 
 
 class Client:
@@ -105,14 +164,11 @@ class Client:
         """All entries of all registries, by transport and number; of the own registry first."""
         found = []
         for order, directory in enumerate(self._directories):
-            try:
-                names = os.listdir(directory)  # noqa: PTH208
-            except OSError:
-                continue
-            for name in names:
-                match = _ENTRY.fullmatch(name)
-                if match:
-                    found.append((match[1] == "local", int(match[2]), order, Entry(directory, name[:-6])))
+            for name, parts in _parts_in(directory).items():
+                match = _NAME.fullmatch(name)
+                entry = Entry(directory, name)
+                if match and ("stats" in parts or _is_left(entry, parts)):
+                    found.append((match[1] == "local", int(match[2]), order, entry))
         return [item[-1] for item in sorted(found, key=lambda item: item[:3])]
 
     def snapshot(self, queues: bool = True) -> Snapshot:
@@ -150,16 +206,17 @@ class Client:
                 page = self._pages[entry] = StatsPage(entry.stats)
             return page.snapshot(swap, mountpoints, queues)
         except Unreadable as error:
+            state, why = _without_page(entry, str(error))
             return DeviceSnapshot(
                 name=entry.name,
                 path=entry.path,
                 transport=entry.transport,
-                state="unreadable",
+                state=state,
                 time=time.monotonic(),
                 swap_priority=swap[0] if swap else None,
                 swap_used=swap[1] if swap else 0,
                 mountpoints=mountpoints,
-                last_error=str(error),
+                last_error=why,
             )
 
     def resolve(self, text: str) -> Entry:

@@ -1,7 +1,8 @@
 """Starts truezramd and waits for its word, in bounded time; cleans up after one that died.
 
-`start` returns when the device is usable, or raises with the server's own reason and nothing left behind. The server
-is a session of its own: it outlives whoever started it.
+`start` returns when the device is usable, or raises with the server's own reason and nothing left behind: the server
+says first what the device will be called, and writes its pid into that name's lock, so that it can be ended and
+cleared up after at any step. It is a session of its own: it outlives whoever started it.
 """
 
 from __future__ import annotations
@@ -17,15 +18,18 @@ from pathlib import Path
 
 from truezram._native import ffi, lib
 from truezram.engine import config
-from truezram.engine.client import Client, Entry
+from truezram.engine.client import Client, Entry, signed
+from truezram.engine.client import server_of as server_of
 from truezram.engine.control import printable
 from truezram.engine.errors import EXIT_BUSY, Failed, TruezramError, from_exit_code
-from truezram.engine.stats_page import StatsPage, Unreadable, is_running
 
 READY_TIMEOUT = 15.0
 CLEANUP_TIMEOUT = 15.0
 _EXIT_PATIENCE = 3.0
+_END_PATIENCE = 10.0
 _READY_SIZE = ffi.sizeof("struct tz_ready")
+_STARTING = 6
+"""``TZ_STARTING`` of protocol.h: the message says only what the device will be called."""
 _children: list[subprocess.Popen[bytes]] = []
 """Servers that this process started, to be reaped when they end (a long-lived app would collect zombies)."""
 
@@ -84,10 +88,10 @@ def start(launch: Launch, run_dir: Path, timeout: float = READY_TIMEOUT) -> Entr
             os.close(write_end)
         try:
             message = _read_ready(read_end, time.monotonic() + timeout)
-            entry = _understand(what, message, process, errors, run_dir, launch, timeout)
+            entry = _understand(what, message, process, errors, run_dir, timeout)
         except BaseException:
             # Whatever happened, an interrupt too: nothing half-made stays behind.
-            _abandon(process, run_dir, launch)
+            _abandon(process, run_dir)
             raise
         _children.append(process)
         return entry
@@ -102,19 +106,21 @@ def reap() -> None:
 
 
 def _read_ready(fd: int, deadline: float) -> bytes | None:
-    """The server's message, b"" or a part of it when it closed early, None when the time is up."""
-    data = b""
+    """The server's last message, b"" or a part of it when it closed early, None when the time is up."""
     poll = select.poll()
     poll.register(fd, select.POLLIN)
-    while len(data) < _READY_SIZE:
-        left = deadline - time.monotonic()
-        if left <= 0 or not poll.poll(left * 1000):
-            return None
-        chunk = os.read(fd, _READY_SIZE - len(data))
-        if not chunk:
-            break
-        data += chunk
-    return data
+    while True:
+        data = b""
+        while len(data) < _READY_SIZE:
+            left = deadline - time.monotonic()
+            if left <= 0 or not poll.poll(left * 1000):
+                return None
+            chunk = os.read(fd, _READY_SIZE - len(data))
+            if not chunk:
+                return data
+            data += chunk
+        if ffi.from_buffer("struct tz_ready *", data).status != _STARTING:
+            return data
 
 
 def _understand(
@@ -123,7 +129,6 @@ def _understand(
     process: subprocess.Popen[bytes],
     errors: int,
     run_dir: Path,
-    launch: Launch,
     timeout: float,
 ) -> Entry:
     if message is None:
@@ -163,51 +168,19 @@ def _tail(fd: int, lines: int = 3) -> str:
     return "; ".join(printable(line.strip()) for line in data.splitlines()[-lines:] if line.strip())
 
 
-def _abandon(process: subprocess.Popen[bytes], run_dir: Path, launch: Launch) -> None:
-    """Ends a server that is of no use and removes what it made."""
-    number = launch.id
-    if number is None:
-        with Client([run_dir]) as client:
-            for entry in client.entries():
-                if entry.transport == launch.transport and _pid(entry) == process.pid:
-                    number = entry.id
+def _abandon(process: subprocess.Popen[bytes], run_dir: Path) -> None:
+    """Ends a server that is of no use and removes what it made: every entry that it has signed."""
     process.kill()
-    process.wait()
-    if number is not None:
-        entry = Entry(run_dir, f"{'ublkb' if launch.transport == 'ublk' else 'local'}{number}")
-        # An id that was in use is somebody else's: only what is left of the dead server is removed.
-        if entry.stats.exists() and _pid(entry) in (process.pid, None):
-            with contextlib.suppress(TruezramError):
-                cleanup(entry)
-
-
-def _pid(entry: Entry) -> int | None:
-    """The server's pid by its statistics page; None when the page cannot be read."""
     try:
-        page = StatsPage(entry.stats)
-    except Unreadable:
-        return None
-    try:
-        return int(page.read().head.pid)
-    except Unreadable:
-        return None
-    finally:
-        page.close()
-
-
-def server_of(entry: Entry) -> int | None:
-    """The pid of the running server of an entry; None when it is dead or the entry unreadable."""
-    try:
-        page = StatsPage(entry.stats)
-    except Unreadable:
-        return None
-    try:
-        head = page.read().head
-        return int(head.pid) if is_running(head.pid, head.pid_start) else None
-    except Unreadable:
-        return None
-    finally:
-        page.close()
+        process.wait(_END_PATIENCE)
+    except subprocess.TimeoutExpired:
+        return  # the kernel holds it: `list` shows what it made, and `remove` removes it
+    with Client([run_dir]) as client:
+        for entry in client.entries():
+            who = signed(entry)
+            if who is not None and who[0] == process.pid:
+                with contextlib.suppress(TruezramError):
+                    cleanup(entry)
 
 
 def cleanup(entry: Entry) -> None:

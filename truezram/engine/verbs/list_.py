@@ -43,7 +43,7 @@ def use(device: DeviceSnapshot) -> str:
 
 def row(device: DeviceSnapshot) -> list[str]:
     """The cells of one device; figures that a dead or unreadable device does not have are ``-``."""
-    known = device.state != "unreadable"
+    known = device.state != "unreadable" and (device.kind != "truezram" or device.disksize > 0)
 
     def size(value: int) -> str:
         return format_size(value) if known else "-"
