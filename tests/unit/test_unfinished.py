@@ -6,7 +6,9 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import resource
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -14,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import FakeServer, make, servers
+from conftest import FakeServer, make, servers, wait_until
 
 from truezram.engine import config, removal, server
 from truezram.engine.client import Client, Entry, server_of
@@ -96,6 +98,7 @@ def real(run_dir: Path) -> Iterator[Path]:
         for pid in servers(run_dir):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: not servers(run_dir))
         if (run_dir / "arena").is_mount():
             subprocess.run(["umount", run_dir / "arena"], check=True)
 
@@ -157,4 +160,29 @@ def test_a_live_server_is_not_cleaned_up_after(real: Path, run_dir: Path) -> Non
         server.cleanup(entry)
     with Client() as client:
         assert [row.state for row in client.devices()] == ["live"]
+        removal.remove(client, entry.name)
+
+
+def test_no_descriptors_left_for_clients(real: Path, run_dir: Path) -> None:
+    """Whoever cannot be accepted is hung up on; the server neither spins nor forgets the others."""
+    entry = make(size=64 << 20)
+    pid = server_of(entry)
+    assert pid is not None
+    taken = [int(path.name) for path in Path(f"/proc/{pid}/fd").iterdir()]
+    limit = max(taken) + 2
+    free = limit - len(taken)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (limit, limit))
+    with contextlib.ExitStack() as stack:
+        clients = []
+        for _ in range(free + 10):
+            sock = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+            sock.settimeout(5)
+            sock.connect(str(entry.sock))
+            clients.append(sock)
+        # Those that it has a descriptor for may ask; the others are hung up on at once.
+        assert [sock.recv(1) for sock in clients[free:]] == [b""] * 10
+        for sock in clients:
+            sock.close()
+    with Client() as client:
+        client.ping(entry)
         removal.remove(client, entry.name)

@@ -323,7 +323,7 @@ static void swapoff_ended(struct control *c)
 
 	if (rc == -EAGAIN || !busy)
 		return;
-	if (rc == 0 && result == 0)
+	if ((rc == 0 && result == 0) || !swap_areas(c))	/* a killed one may have come to the end of it, too */
 		end_swap(c);	/* is there another area? */
 	else
 		tz_log("swapoff failed (%s): the device stays", rc < 0 ? "its process was killed" : strerror(result));

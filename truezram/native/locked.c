@@ -114,7 +114,7 @@ int tz_lock_memory(const struct tz_store *store, char *why, size_t why_size)
 	if (err)
 		snprintf(why, why_size, "cannot lock the server's memory: %s (it needs CAP_IPC_LOCK or a higher RLIMIT_MEMLOCK)",
 			strerror(err));
-	return -err;
+	return err ? -EPERM : 0;
 }
 
 /* ---- checking ---- */

@@ -326,18 +326,6 @@ static void protect_from_oom(void)
 	close(fd);
 }
 
-/* Around changes of the statistics page's head (stats.h: seq). */
-static void head_begin(struct tz_stats *h)
-{
-	__atomic_store_n(&h->seq, h->seq + 1, __ATOMIC_RELAXED);
-	__atomic_thread_fence(__ATOMIC_RELEASE);
-}
-
-static void head_end(struct tz_stats *h)
-{
-	__atomic_store_n(&h->seq, h->seq + 1, __ATOMIC_RELEASE);
-}
-
 static void set_state(struct tz_server *s, unsigned state, unsigned more_flags)
 {
 	struct tz_stats *h = s->registry.stats;

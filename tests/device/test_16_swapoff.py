@@ -1,0 +1,177 @@
+"""SIGTERM to the server of a swap device: swapoff is a helper's work, the server answers meanwhile, and whichever of
+the two is killed in the midst of it, nothing hangs that cannot be killed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from product import Product
+
+SWAPPED = Path(__file__).with_name("swapped.py")
+MIB = 96
+
+# $hog: a process with pages in swap (swapped.py); a line to descriptor 9 has it check them.
+HOG = """
+rm -f hog.in hog.out; mkfifo hog.in
+python3 {script} {mib} {how} <hog.in >hog.out 2>&1 & hog=$!
+exec 9>hog.in
+for _ in $(seq 1200); do [ -s hog.out ] && break; sleep 0.1; done
+grep -q '^out' hog.out || {{ cat hog.out; exit 1; }}
+"""
+# told SERVER HELPER LOG: SIGTERM; returns when the server has told its helper, which is stopped, to begin.
+# hang SERVER HELPER LOG: the same, then the server is stopped and the helper goes on: its first read is in flight, and
+# nobody answers it.
+# used: KiB swapped out. gone PID: waits until it has ended.
+TOOLS = """
+used() { awk -v path="$1" '$1 == path { print $4 }' /proc/swaps; }
+gone() {
+	for _ in $(seq 300); do [ -e /proc/$1 ] || return 0; sleep 0.1; done
+	cat /proc/$1/status /proc/$1/stack; return 1
+}
+helper() { pgrep -P "$1" tz-helper; }
+told() {
+	kill -STOP $2; kill -TERM $1
+	for _ in $(seq 200); do grep -q 'swapoff' $3 && return; sleep 0.05; done
+	cat $3; return 1
+}
+hang() {
+	told "$@" || return
+	kill -STOP $1; kill -CONT $2
+	for _ in $(seq 200); do [ "$(cut -d' ' -f3 /proc/$2/stat)" = D ] && return; sleep 0.05; done
+	cat /proc/$2/status; return 1
+}
+"""
+
+
+def log_of(path: str) -> str:
+    return f"/run/truezram/{path.removeprefix('/dev/')}.log"
+
+
+def make_swap(product: Product, mib: int, how: str = "") -> tuple[str, int, str]:
+    """A swap device; its path, its server's pid, and the beginning of a script that has so much swapped out."""
+    path = product.run("truezram create --size 512M --mem-limit 256M --swap --queues 1").out.split()[-1]
+    pid = product.stat(path)["pid"]
+    return path, pid, TOOLS + HOG.format(script=SWAPPED, mib=mib, how=how)
+
+
+def test_messages_are_answered_during_swapoff(product: Product) -> None:
+    """The helper has nothing of the device; settings change while it works; the hog's pages are whole afterwards."""
+    path, pid, hog = make_swap(product, MIB)
+    out = product.strict(
+        f"""{hog}
+helper=$(helper {pid})
+ls -l /proc/$helper/fd | grep ^l
+grep SigBlk /proc/$helper/status; echo adj $(cat /proc/$helper/oom_score_adj)
+[ $(used {path}) -gt {MIB * 900} ]
+told {pid} $helper {log_of(path)}
+truezram set {path} mem_limit=200M algorithm=lz4
+truezram stat {path} >/dev/null
+[ $(used {path}) -gt {MIB * 900} ]
+kill -CONT $helper
+gone {pid}; gone $helper
+[ -z "$(used {path})" ] && [ ! -e {path} ]
+echo >&9; wait $hog; cat hog.out
+""",
+        timeout=240,
+    ).out
+    assert f"good {MIB << 8}" in out, out
+    lines = [line.split(" -> ")[1] for line in out.splitlines() if line.startswith("l")]
+    assert lines.count("/dev/null") == 3, out
+    assert [line.startswith("socket:") for line in lines if line != "/dev/null"] == [True], out
+    assert "SigBlk:\t0000000000000000" in out, out
+    assert "adj 0" in out, out
+
+
+def test_server_killed_during_swapoff(product: Product) -> None:
+    """With a read of swapoff in flight that is never answered. The kernel fails it; the helper can be killed."""
+    path, pid, hog = make_swap(product, MIB)
+    name = path.removeprefix("/dev/")
+    out = product.run(
+        f"""{hog}
+helper=$(helper {pid})
+hang {pid} $helper {log_of(path)} || exit 1
+echo "left $(used {path})"
+kill -9 {pid}
+gone {pid} || exit 1
+kill -9 $helper 2>/dev/null
+gone $helper || exit 1
+[ ! -e /dev/{name} ] || exit 1
+kill -9 -- $hog $(pgrep -P $hog); gone $hog || exit 1
+echo "area: $(used {path})"; grep -c "" /proc/swaps
+""",
+        timeout=240,
+    ).out
+    left = int(out.split("left ")[1].split()[0])
+    assert left > 0, "swapoff had ended before the server was stopped"
+    if "ublkb" in product.run("cat /proc/swaps").out:
+        # The kernel's own: the disk is gone, swapoff was killed, the area stays. The device is not said to be removed.
+        refused = product.run(f"truezram remove {path}", status=4)
+        assert "restart" in refused.err
+        product.guest.restart_wanted = True
+        product.run(f"rm -f /run/truezram/{name}.*")
+        return
+    product.run(f"truezram remove {path}")
+    assert product.json("list")["devices"] == []
+
+
+def test_server_killed_during_swapoff_and_the_helper_goes_on(product: Product) -> None:
+    """Left alone, the helper's swapoff comes to its end without a device: the area goes, and so does what was left."""
+    path, pid, hog = make_swap(product, MIB)
+    product.run(
+        f"""{hog}
+helper=$(helper {pid})
+hang {pid} $helper {log_of(path)} && kill -9 {pid} || exit 1
+gone {pid} && gone $helper && [ -z "$(used {path})" ] || {{ cat /proc/swaps; exit 1; }}
+kill -9 -- $hog $(pgrep -P $hog); gone $hog
+""",
+        timeout=240,
+    )
+    product.run(f"truezram remove {path}")
+    assert product.json("list")["devices"] == []
+
+
+def test_helper_killed_during_swapoff(product: Product) -> None:
+    """The device stays and nothing of it is lost; the next SIGTERM starts another helper and does it."""
+    path, pid, hog = make_swap(product, MIB)
+    out = product.strict(
+        f"""{hog}
+helper=$(helper {pid})
+hang {pid} $helper {log_of(path)}
+kill -9 $helper; kill -CONT {pid}
+gone $helper
+[ -n "$(used {path})" ]
+for _ in $(seq 50); do grep -q 'device stays' {log_of(path)} && break; sleep 0.1; done
+grep 'device stays' {log_of(path)}
+truezram stat {path} >/dev/null
+kill -TERM {pid}
+gone {pid}
+[ -z "$(used {path})" ]
+echo >&9; wait $hog; cat hog.out
+""",
+        timeout=240,
+    ).out
+    assert "its process was killed" in out
+    assert f"good {MIB << 8}" in out, out
+
+
+@pytest.mark.guest(memory=448)
+def test_what_does_not_fit_is_refused(product: Product) -> None:
+    """Zero-filled pages, which the device never sees, take memory as others do when they come back."""
+    path, pid, hog = make_swap(product, 400, "zero")
+    log = log_of(path)
+    out = product.strict(
+        f"""{hog}
+echo "swapped $(used {path}) available $(awk '/MemAvailable/ {{ print $2 }}' /proc/meminfo)"
+kill -TERM {pid}
+for _ in $(seq 100); do grep -q SIGTERM {log} && break; sleep 0.1; done
+cat {log}
+[ -n "$(used {path})" ] && [ -e /proc/{pid} ]
+kill -9 -- $hog $(pgrep -P $hog); gone $hog
+kill -TERM {pid}; gone {pid}
+[ ! -e {path} ]
+""",
+        timeout=240,
+    ).out
+    assert "SIGTERM refused" in out, out
+    assert product.json("list")["devices"] == []

@@ -1,0 +1,52 @@
+"""`create` whose server is stopped or killed at any step leaves nothing, or what `list` shows and `remove` removes."""
+
+from __future__ import annotations
+
+from product import Product
+
+# The server is stopped after some hundredths of a second more each time, `create` is interrupted (or both are killed),
+# and what then is there is looked at.
+ROUND = """
+env --default-signal=INT truezram create --size 64G {options} >create.out 2>&1 & create=$!
+for _ in $(seq 1000); do server=$(pgrep -x truezramd | head -n 1); [ -n "$server" ] && break; sleep 0.005; done
+[ -n "$server" ] || {{ cat create.out; exit 1; }}
+sleep {delay}
+kill -STOP $server 2>/dev/null
+{end}
+wait $create; echo "create ended with $?"
+kill -CONT $server 2>/dev/null # it was ready before
+truezram list --json >list.json
+python3 - <<'END'
+import json
+for device in json.load(open("list.json"))["devices"]:
+    print("shown", device["name"], device["state"])
+END
+for name in $(python3 -c 'import json
+for device in json.load(open("list.json"))["devices"]: print(device["name"])'); do truezram remove $name || exit 1; done
+left=$(ls -d /dev/ublkc* /dev/ublkb* /run/truezram/arena 2>/dev/null; ls /run/truezram | grep -v arena.lock)
+[ -z "$left" ] || {{ echo "left: $left"; exit 1; }}
+"""
+INTERRUPT = "kill -INT $create"
+KILL_BOTH = "kill -9 $create $server"
+
+
+def test_interrupted_at_every_step(product: Product) -> None:
+    """Ctrl-C while the server is stopped: `create` itself clears everything."""
+    cleared = 0
+    for step in range(8):
+        options = "" if step % 2 else "--id 3"
+        out = product.run(ROUND.format(delay=step * 0.02, end=INTERRUPT, options=options), timeout=120).out
+        # It was interrupted, and then nothing is left; or the device was ready before.
+        assert ("shown" in out) == ("create ended with 0" in out), out
+        cleared += "shown" not in out
+    assert cleared, "the device was ready each time"
+
+
+def test_killed_at_every_step(product: Product) -> None:
+    """Both are killed: what is left is shown, and `remove` removes it, /dev/ublkcN included."""
+    shown = 0
+    for step in range(10):
+        options = "" if step % 2 else "--id 3"
+        out = product.run(ROUND.format(delay=step * 0.02, end=KILL_BOTH, options=options), timeout=120).out
+        shown += "shown" in out
+    assert shown, "the server was killed before it had anything each time"
