@@ -399,6 +399,29 @@ static void serve_clients(struct control *c)
 	}
 }
 
+/* Slots up to the last that is taken. poll() refuses more of them than RLIMIT_NOFILE allows descriptors, so no more are shown to it. */
+static unsigned used_slots(const struct control *c)
+{
+	unsigned n = SLOT_CLIENTS + MAX_CLIENTS;
+
+	while (n > SLOT_CLIENTS && c->fds[n - 1].fd < 0)
+		n--;
+	return n;
+}
+
+/* Waits for something to do. Should it be refused all the same, the last client goes. */
+static int wait_for_events(struct control *c)
+{
+	unsigned n = used_slots(c);
+	int rc = poll(c->fds, n, -1);
+
+	if (rc < 0 && errno != EINTR && n > SLOT_CLIENTS) {
+		close(c->fds[n - 1].fd);
+		c->fds[n - 1].fd = -1;
+	}
+	return rc;
+}
+
 void tz_control_loop(struct tz_server *s)
 {
 	static struct control c;
@@ -411,7 +434,7 @@ void tz_control_loop(struct tz_server *s)
 	c.fds[SLOT_QUEUE_END].fd = s->end_fd;
 	while (!c.stop) {
 		c.fds[SLOT_HELPER].fd = s->helper.fd;
-		if (poll(c.fds, SLOT_CLIENTS + MAX_CLIENTS, -1) < 0)
+		if (wait_for_events(&c) < 0)
 			continue;
 		if (c.fds[SLOT_SIGNAL].revents)
 			take_signal(&c);
