@@ -7,6 +7,7 @@ import contextlib
 import os
 import random
 import resource
+import select
 import signal
 import socket
 import subprocess
@@ -179,8 +180,10 @@ def test_no_descriptors_left_for_clients(real: Path, run_dir: Path) -> None:
             sock.settimeout(5)
             sock.connect(str(entry.sock))
             clients.append(sock)
-        # Those that it has a descriptor for may ask; the others are hung up on at once.
-        assert [sock.recv(1) for sock in clients[free:]] == [b""] * 10
+        # Those that it has a descriptor for may ask (two more than were counted, if it was just closing some); the others
+        # are hung up on at once.
+        wait_until(lambda: len(select.select(clients, [], [], 0)[0]) >= 8)
+        assert len(select.select(clients, [], [], 0)[0]) < len(clients)
         for sock in clients:
             sock.close()
     with Client() as client:
