@@ -23,7 +23,7 @@ for device in json.load(open("list.json"))["devices"]:
 END
 for name in $(python3 -c 'import json
 for device in json.load(open("list.json"))["devices"]: print(device["name"])'); do truezram remove $name || exit 1; done
-left=$(ls -d /dev/ublkc* /dev/ublkb* /run/truezram/arena 2>/dev/null; ls /run/truezram | grep -v arena.lock)
+left=$(ls -d /dev/ublkc* /dev/ublkb* /run/truezram/arena 2>/dev/null; ls /run/truezram)
 [ -z "$left" ] || {{ echo "left: $left"; exit 1; }}
 """
 INTERRUPT = "kill -INT $create"

@@ -162,7 +162,7 @@ static void test_race(void)
 	}
 	come_and_go("ublkb0");
 	CHECK(waitpid(child, &status, 0) == child && status == 0, "the other one: %d", status);
-	CHECK(!there("arena"), "the tmpfs stays though no arena is left");
+	CHECK(!there("arena") && !there("arena.lock"), "the tmpfs stays though no arena is left");
 }
 
 /* A server is killed; others come and go. Its arena is there until its own device is removed. */

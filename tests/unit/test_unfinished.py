@@ -24,12 +24,11 @@ from truezram.engine.client import Client, Entry, server_of
 from truezram.engine.errors import Busy, Failed, TruezramError
 
 START = server.start
-KEPT = {"arena.lock", "arena"}
 
 
 def left(run_dir: Path) -> list[str]:
-    """What is in the registry but for the lock around mounting."""
-    return sorted(path.name for path in run_dir.iterdir() if path.name not in KEPT)
+    """What is in the registry."""
+    return sorted(path.name for path in run_dir.iterdir())
 
 
 @pytest.mark.parametrize("mode", ["hang-named", "killed-named"])
@@ -180,7 +179,7 @@ def test_no_descriptors_left_for_clients(real: Path, run_dir: Path) -> None:
             sock.settimeout(5)
             sock.connect(str(entry.sock))
             clients.append(sock)
-        # Those that it has a descriptor for may ask (two more than were counted, if it was just closing some); the others
+        # Those that it has a descriptor for may ask (two more than counted, if it was just closing some); the others
         # are hung up on at once.
         wait_until(lambda: len(select.select(clients, [], [], 0)[0]) >= 8)
         assert len(select.select(clients, [], [], 0)[0]) < len(clients)

@@ -71,79 +71,6 @@ static int has_leftovers(const struct tz_registry *r)
 	return exists(path);
 }
 
-/* ---- the arenas' tmpfs ---- */
-
-/* The lock around mount and umount. A descriptor, or negative errno; held for moments only, so waiting for it is bounded. */
-static int lock_arenas(const struct tz_registry *r)
-{
-	struct timespec pause = { 0, 5000000 };
-	char path[192];
-
-	snprintf(path, sizeof path, "%s/arena.lock", r->dir);
-	int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600), rc;
-	if (fd < 0)
-		return -errno;
-	for (int tries = 0; (rc = flock(fd, LOCK_EX | LOCK_NB)) < 0 && tries < 2000; tries++)
-		nanosleep(&pause, NULL);
-	if (rc == 0)
-		return fd;
-	close(fd);
-	return -EBUSY;
-}
-
-static int is_empty(const char *path)
-{
-	DIR *dir = opendir(path);
-	struct dirent *entry;
-	int empty = dir != NULL;
-
-	while (empty && (entry = readdir(dir)))
-		empty = !strcmp(entry->d_name, ".") || !strcmp(entry->d_name, "..");
-	if (dir)
-		closedir(dir);
-	return empty;
-}
-
-/* Deletes NAME's arena, and the tmpfs when that was the last. -EBUSY: a process has it attached. */
-static int remove_arena(struct tz_registry *r)
-{
-	char path[192];
-	int lock, fd, rc = 0;
-
-	arena_path(r, path, sizeof path);
-	fd = open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
-	if (fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK)
-		rc = -EBUSY;
-	if (fd >= 0)
-		close(fd);
-	if (rc < 0)
-		return rc;
-	lock = lock_arenas(r);
-	unlink(path);
-	snprintf(path, sizeof path, "%s/arena", r->dir);
-	if (lock >= 0 && is_empty(path)) {
-		umount2(path, UMOUNT_NOFOLLOW);
-		rmdir(path);
-	}
-	if (lock >= 0)
-		close(lock);
-	return 0;
-}
-
-static void remove_files(struct tz_registry *r)
-{
-	char path[192];
-
-	path_of(r, path, sizeof path, ".log");
-	unlink(path);
-	for (unsigned i = 0; i < PARTS; i++) {
-		path_of(r, path, sizeof path, parts[i]);
-		unlink(path);
-	}
-}
-
-/* ---- a name and its lock ---- */
-
 /* The lock file may be unlinked by its last holder between our open and flock: then it is not the one in the directory. */
 static int take_lock(const char *path)
 {
@@ -163,6 +90,95 @@ static int take_lock(const char *path)
 	}
 	return -EBUSY;
 }
+
+/* ---- the arenas' tmpfs ---- */
+
+/* The lock around mount and umount. A descriptor, or negative errno; held for moments only, so waiting for it is bounded. */
+static int lock_arenas(const struct tz_registry *r)
+{
+	struct timespec pause = { 0, 5000000 };
+	char path[192];
+	int fd;
+
+	snprintf(path, sizeof path, "%s/arena.lock", r->dir);
+	for (int tries = 0; (fd = take_lock(path)) == -EBUSY && tries < 2000; tries++)
+		nanosleep(&pause, NULL);
+	return fd;
+}
+
+static int is_empty(const char *path)
+{
+	DIR *dir = opendir(path);
+	struct dirent *entry;
+	int empty = dir != NULL;
+
+	while (empty && (entry = readdir(dir)))
+		empty = !strcmp(entry->d_name, ".") || !strcmp(entry->d_name, "..");
+	if (dir)
+		closedir(dir);
+	return empty;
+}
+
+/* With the lock held: the folder of the arenas, its tmpfs and the lock file go when no arena is left. */
+static void remove_empty(const struct tz_registry *r)
+{
+	char path[192];
+
+	snprintf(path, sizeof path, "%s/arena", r->dir);
+	if (exists(path) && !is_empty(path))
+		return;
+	umount2(path, UMOUNT_NOFOLLOW);
+	if (rmdir(path) < 0 && errno != ENOENT)
+		return;
+	snprintf(path, sizeof path, "%s/arena.lock", r->dir);
+	unlink(path);
+}
+
+static int has_arenas(const struct tz_registry *r)
+{
+	char path[192], lock[192];
+
+	snprintf(path, sizeof path, "%s/arena", r->dir);
+	snprintf(lock, sizeof lock, "%s/arena.lock", r->dir);
+	return exists(path) || exists(lock);
+}
+
+/* Deletes NAME's arena, and the tmpfs when that was the last. -EBUSY: a process has it attached. */
+static int remove_arena(struct tz_registry *r)
+{
+	char path[192];
+	int lock, fd, rc = 0;
+
+	arena_path(r, path, sizeof path);
+	fd = open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+	if (fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK)
+		rc = -EBUSY;
+	if (fd >= 0)
+		close(fd);
+	if (rc < 0 || (fd < 0 && !has_arenas(r)))
+		return rc;
+	lock = lock_arenas(r);
+	unlink(path);
+	if (lock >= 0) {
+		remove_empty(r);
+		close(lock);
+	}
+	return 0;
+}
+
+static void remove_files(struct tz_registry *r)
+{
+	char path[192];
+
+	path_of(r, path, sizeof path, ".log");
+	unlink(path);
+	for (unsigned i = 0; i < PARTS; i++) {
+		path_of(r, path, sizeof path, parts[i]);
+		unlink(path);
+	}
+}
+
+/* ---- a name and its lock ---- */
 
 uint64_t tz_process_start(void)
 {
@@ -382,9 +398,8 @@ static int make_arena(struct tz_registry *r)
 		close(fd);
 		fd = -EOPNOTSUPP;
 	}
-	snprintf(path, sizeof path, "%s/arena", r->dir);
 	if (fd < 0)
-		rmdir(path);	/* fails when it is more than what mount_noswap made */
+		remove_empty(r);
 	close(lock);
 	return fd;
 }
