@@ -1,6 +1,8 @@
-/* test_registry.c - devices that come, go and die beside each other: names, locks and arenas (registry.h).
+/* test_registry.c - devices that come, go and die beside each other: names, locks and arenas
+ * (registry.h).
  *
- * With root and a kernel that has noswap, in a mount namespace of its own, the parts about the arenas' tmpfs run too.
+ * With root and a kernel that has noswap, in a mount namespace of its own, the parts about the
+ * arenas' tmpfs run too.
  */
 #include "harness.h"
 #include "registry.h"
@@ -44,7 +46,8 @@ static void make_file(const char *file)
 	close(fd);
 }
 
-/* What a server that died has left is refused to whoever wants the name, and removed only by who adopts it. */
+/* What a server that died has left is refused to whoever wants the name, and removed only by who
+ * adopts it. */
 static void test_leftovers(void)
 {
 	static const char *const left[] = { "ublkb0.stats", "ublkb0.sock", "ublkb0.stats.new", "arena/ublkb0" };
@@ -134,7 +137,8 @@ static int is_apart(int fd)
 	return fstat(fd, &file) == 0 && stat(dir, &run) == 0 && file.st_dev != run.st_dev;
 }
 
-/* Servers that come and go beside each other: an arena that is said to be on the noswap tmpfs is there, and none fails. */
+/* Servers that come and go beside each other: an arena that is said to be on the noswap tmpfs is
+ * there, and none fails. */
 static void come_and_go(const char *name)
 {
 	struct tz_registry r;

@@ -1,10 +1,12 @@
-/* control.c - the control thread: messages on the socket (protocol.h), signals, and queues that end by themselves.
+/* control.c - the control thread: messages on the socket (protocol.h), signals, and queues that end
+ * by themselves.
  *
- * Every client is non-blocking and owns nothing but its descriptor; a message of the wrong size, magic or version ends the
- * connection. SIGTERM and SIGINT stop the device in order: a device in use as swap is first taken out of use by the helper process
- * (helper.c; the kernel may kill it for lack of memory, where it would otherwise kill us), and if that fails the device stays: a
- * dead swap area would take every program with pages on it along. Meanwhile messages are answered. SIGHUP is for terminals that go away:
- * ignored.
+ * Every client is non-blocking and owns nothing but its descriptor; a message of the wrong size,
+ * magic or version ends the connection. SIGTERM and SIGINT stop the device in order: a device in
+ * use as swap is first taken out of use by the helper process (helper.c; the kernel may kill it for
+ * lack of memory, where it would otherwise kill us), and if that fails the device stays: a dead
+ * swap area would take every program with pages on it along. Meanwhile messages are answered.
+ * SIGHUP is for terminals that go away: ignored.
  */
 #include "control.h"
 #include "protocol.h"
@@ -64,7 +66,8 @@ static int set_mem_limit(struct tz_server *s, const char *text, char *why, size_
 	return tz_store_set_mem_limit(s->store, n, why, why_size);
 }
 
-/* What a change has newly mapped must be locked, where memory was locked before or has to be; else the old algorithm is put back. */
+/* What a change has newly mapped must be locked, where memory was locked before or has to be; else
+ * the old algorithm is put back. */
 static int set_algorithm(struct tz_server *s, const char *text, char *why, size_t why_size)
 {
 	char before[sizeof s->registry.stats->algorithm], more[200];
@@ -111,8 +114,9 @@ static void set(struct control *c, const char *text)
 	answer(c, TZ_E_INVALID, why);
 }
 
-/* Opens our disk exclusively, which nobody can who finds it mounted, in use as swap or with a block device on it; and as long as we have it open
- * nobody can make it any of these. 0, or -1 with errno. */
+/* Opens our disk exclusively, which nobody can who finds it mounted, in use as swap or with a block
+ * device on it; and as long as we have it open nobody can make it any of these. 0, or -1 with
+ * errno. */
 static int claim(struct tz_server *s)
 {
 	char path[48];
@@ -245,7 +249,8 @@ static unsigned client_slot(struct control *c)
 	return i;
 }
 
-/* Without a descriptor left, a client that waits would have the loop spin: it is taken with the spare one, and hung up on. */
+/* Without a descriptor left, a client that waits would have the loop spin: it is taken with the
+ * spare one, and hung up on. */
 static void turn_away(struct tz_server *s)
 {
 	if (s->spare_fd >= 0)
@@ -289,8 +294,9 @@ static uint64_t mem_available(void)
 	return (uint64_t)kib * 1024;
 }
 
-/* Swapoff of the areas one after the other, then the end. What it brings back must fit into memory: not what the device stores, because
- * the kernel keeps zero-filled pages itself, and they take memory too. */
+/* Swapoff of the areas one after the other, then the end. What it brings back must fit into memory:
+ * not what the device stores, because the kernel keeps zero-filled pages itself, and they take
+ * memory too. */
 static void end_swap(struct control *c)
 {
 	const char *name = c->s->registry.name;
@@ -399,7 +405,8 @@ static void serve_clients(struct control *c)
 	}
 }
 
-/* Slots up to the last that is taken. poll() refuses more of them than RLIMIT_NOFILE allows descriptors, so no more are shown to it. */
+/* Slots up to the last that is taken. poll() refuses more of them than RLIMIT_NOFILE allows
+ * descriptors, so no more are shown to it. */
 static unsigned used_slots(const struct control *c)
 {
 	unsigned n = SLOT_CLIENTS + MAX_CLIENTS;

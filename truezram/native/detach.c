@@ -1,9 +1,11 @@
 /* detach.c - makes the server independent of the process that started it (interface: detach.h).
  *
- * A device outlives its creator and serves the whole machine. So its memory must not be charged to the creator's cgroup, whose limit would
- * stop the device and whose OOM killer would end the creator for it; and its queue threads must not run at the creator's nice value, on its
- * CPUs only, or under its limits. A mount namespace of the creator would be kept alive by the server: if the server were the last in it,
- * its own exit would unmount a filesystem on its own device, and wait for itself.
+ * A device outlives its creator and serves the whole machine. So its memory must not be charged to
+ * the creator's cgroup, whose limit would stop the device and whose OOM killer would end the
+ * creator for it; and its queue threads must not run at the creator's nice value, on its CPUs only,
+ * or under its limits. A mount namespace of the creator would be kept alive by the server: if the
+ * server were the last in it, its own exit would unmount a filesystem on its own device, and wait
+ * for itself.
  */
 #include "detach.h"
 #include "server.h"
@@ -28,7 +30,8 @@ static int is_root(void)
 	return geteuid() == 0;
 }
 
-/* Failures that root would want to know of; an ordinary user's device keeps what it may not change. */
+/* Failures that root would want to know of; an ordinary user's device keeps what it may not
+ * change. */
 static void note(int failed, const char *what)
 {
 	if (failed && is_root())
@@ -37,7 +40,8 @@ static void note(int failed, const char *what)
 
 /* ---- cgroups ---- */
 
-/* Whether the mount with these options (mountinfo's last field) is the hierarchy of those controllers ("" is version 2). */
+/* Whether the mount with these options (mountinfo's last field) is the hierarchy of those
+ * controllers ("" is version 2). */
 static int is_hierarchy(const char *type, const char *options, const char *controllers)
 {
 	size_t n = strlen(controllers);

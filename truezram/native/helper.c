@@ -1,11 +1,13 @@
 /* helper.c - the helper process (interface: helper.h).
  *
- * swapoff takes minutes, may be killed by the OOM killer, and needs a process that can sleep in the kernel until pages have come back from
- * the device. That must not be the server, nor a fork of it: a fork keeps the char device and the rings open when the server dies, so that
- * the kernel never fails the reads that the fork waits for; and it makes every page of the server copy-on-write, so that queue threads
- * fault. The helper is a program of its own (posix_spawn of /proc/self/exe: no copy of our page tables), started before the device exists,
- * with nothing open but its end of a socket pair. When the server dies, the kernel fails what is in flight, swapoff goes on to its end, and
- * then the helper sees its socket closed and ends.
+ * swapoff takes minutes, may be killed by the OOM killer, and needs a process that can sleep in the
+ * kernel until pages have come back from the device. That must not be the server, nor a fork of it:
+ * a fork keeps the char device and the rings open when the server dies, so that the kernel never
+ * fails the reads that the fork waits for; and it makes every page of the server copy-on-write, so
+ * that queue threads fault. The helper is a program of its own (posix_spawn of /proc/self/exe: no
+ * copy of our page tables), started before the device exists, with nothing open but its end of a
+ * socket pair. When the server dies, the kernel fails what is in flight, swapoff goes on to its
+ * end, and then the helper sees its socket closed and ends.
  */
 #include "helper.h"
 
@@ -26,8 +28,8 @@ struct order {
 
 /* ---- the helper's side ---- */
 
-/* Not above others for the OOM killer, whatever the server is when it starts us: swapoff is what can be given up. (To raise it back to 0 is
- * anybody's right, so this does not fail.) */
+/* Not above others for the OOM killer, whatever the server is when it starts us: swapoff is what
+ * can be given up. (To raise it back to 0 is anybody's right, so this does not fail.) */
 static void be_ordinary(void)
 {
 	int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
@@ -97,7 +99,8 @@ int tz_helper_start(struct tz_helper *h)
 		return 0;
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
 		return -errno;
-	/* adddup2 of a descriptor to itself need not clear close-on-exec: never let it be TZ_HELPER_FD. */
+	/* adddup2 of a descriptor to itself need not clear close-on-exec: never let it be
+	 * TZ_HELPER_FD. */
 	int theirs = fcntl(pair[1], F_DUPFD_CLOEXEC, TZ_HELPER_FD + 1);
 	close(pair[1]);
 	rc = theirs < 0 ? -errno : spawn(theirs, &h->pid);
@@ -114,7 +117,8 @@ int tz_helper_start(struct tz_helper *h)
 	return 0;
 }
 
-/* The helper is dead, or ends once it sees that its socket is closed; whoever handles SIGCHLD reaps it. */
+/* The helper is dead, or ends once it sees that its socket is closed; whoever handles SIGCHLD reaps
+ * it. */
 static void forget(struct tz_helper *h)
 {
 	if (h->fd >= 0)

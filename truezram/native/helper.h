@@ -1,4 +1,5 @@
-/* helper.h - a small process beside the server that does for it what may block or be killed: swapoff. */
+/* helper.h - a small process beside the server that does for it what may block or be killed:
+ * swapoff. */
 #ifndef TZ_HELPER_H
 #define TZ_HELPER_H
 
@@ -19,8 +20,8 @@ int tz_helper_main(void);
 int tz_helper_start(struct tz_helper *h);
 /* Asks for swapoff of `path`; h->fd becomes readable when it is done. 0 or negative errno. */
 int tz_helper_swapoff(struct tz_helper *h, const char *path);
-/* After h->fd became readable: 0 with *result (0, or the errno of swapoff), -EAGAIN when there is nothing yet, or -EPIPE: the helper is dead, and
- * h is as if none had been started. */
+/* After h->fd became readable: 0 with *result (0, or the errno of swapoff), -EAGAIN when there is
+ * nothing yet, or -EPIPE: the helper is dead, and h is as if none had been started. */
 int tz_helper_result(struct tz_helper *h, int *result);
 /* Closes our end, upon which the helper ends once it is done. */
 void tz_helper_close(struct tz_helper *h);

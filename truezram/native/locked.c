@@ -1,10 +1,11 @@
 /* locked.c - locks the process's mappings, and checks that they are (interface: locked.h).
  *
- * Not mlockall: MCL_CURRENT would fill the arena's holes, and MCL_FUTURE would make every later mmap of a server without the right to lock
- * fail. So mappings are walked. Left out are those of the kernel (rings, vdso), which are always there, and the control thread's stack.
- * Three ranges are locked page by page as they come into use (MLOCK_ONFAULT): the arena, slab metadata, and tables of codecs that are not
- * in use. The check does not believe what mlock said: RLIMIT_MEMLOCK, too, shows as ENOMEM, which is also the answer for a mapping that has
- * gone meanwhile.
+ * Not mlockall: MCL_CURRENT would fill the arena's holes, and MCL_FUTURE would make every later
+ * mmap of a server without the right to lock fail. So mappings are walked. Left out are those of
+ * the kernel (rings, vdso), which are always there, and the control thread's stack. Three ranges
+ * are locked page by page as they come into use (MLOCK_ONFAULT): the arena, slab metadata, and
+ * tables of codecs that are not in use. The check does not believe what mlock said: RLIMIT_MEMLOCK,
+ * too, shows as ENOMEM, which is also the answer for a mapping that has gone meanwhile.
  */
 #include "locked.h"
 
@@ -67,7 +68,8 @@ static int by_address(const void *a, const void *b)
 	return x < y ? -1 : x > y;
 }
 
-/* Locks from..to but for the lazy ranges in it, which are in order of their addresses. 0 or an errno. */
+/* Locks from..to but for the lazy ranges in it, which are in order of their addresses. 0 or an
+ * errno. */
 static int lock_range(uintptr_t from, uintptr_t to, const struct tz_range *lazy)
 {
 	int err = 0;
@@ -130,7 +132,8 @@ static int is_within(const struct mapping *m, struct tz_range range)
 	return m->from >= range.from && m->to <= range.to;
 }
 
-/* "Locked:" of smaps is a share among processes (of libc's code, say), so it cannot be compared with Rss; the flag "lo" can. */
+/* "Locked:" of smaps is a share among processes (of libc's code, say), so it cannot be compared
+ * with Rss; the flag "lo" can. */
 static int is_kept(const struct mapping *m, const struct residence *r, const struct tz_range *lazy, int arena_is_safe)
 {
 	if (!matters(m) || (arena_is_safe && is_within(m, lazy[ARENA])))

@@ -1,8 +1,9 @@
 /* registry.c - files of a device in the run directory (what they are: registry.h).
  *
- * Two locks. NAME.lock is held by NAME's server for life. DIR/arena.lock is held for moments: around mounting the arenas' tmpfs and making an
- * arena there, and around deleting one and unmounting the tmpfs when it was the last. So a server that comes never finds the tmpfs gone under
- * its hands, and a tmpfs that holds anybody's arena, a dead server's too, is never unmounted.
+ * Two locks. NAME.lock is held by NAME's server for life. DIR/arena.lock is held for moments:
+ * around mounting the arenas' tmpfs and making an arena there, and around deleting one and
+ * unmounting the tmpfs when it was the last. So a server that comes never finds the tmpfs gone
+ * under its hands, and a tmpfs that holds anybody's arena, a dead server's too, is never unmounted.
  */
 #include "registry.h"
 
@@ -46,7 +47,8 @@ static void arena_path(const struct tz_registry *r, char *path, size_t size)
 	snprintf(path, size, "%s/arena/%s", r->dir, r->name);
 }
 
-/* What a device consists of beside its lock and its log; the entry goes last: seen no more, nothing is left. */
+/* What a device consists of beside its lock and its log; the entry goes last: seen no more, nothing
+ * is left. */
 static const char *const parts[] = { ".stats.new", ".sock", ".stats" };
 #define PARTS (sizeof parts / sizeof parts[0])
 
@@ -71,7 +73,8 @@ static int has_leftovers(const struct tz_registry *r)
 	return exists(path);
 }
 
-/* The lock file may be unlinked by its last holder between our open and flock: then it is not the one in the directory. */
+/* The lock file may be unlinked by its last holder between our open and flock: then it is not the
+ * one in the directory. */
 static int take_lock(const char *path)
 {
 	for (int tries = 0; tries < 100; tries++) {
@@ -93,7 +96,8 @@ static int take_lock(const char *path)
 
 /* ---- the arenas' tmpfs ---- */
 
-/* The lock around mount and umount. A descriptor, or negative errno; held for moments only, so waiting for it is bounded. */
+/* The lock around mount and umount. A descriptor, or negative errno; held for moments only, so
+ * waiting for it is bounded. */
 static int lock_arenas(const struct tz_registry *r)
 {
 	struct timespec pause = { 0, 5000000 };
@@ -119,7 +123,8 @@ static int is_empty(const char *path)
 	return empty;
 }
 
-/* With the lock held: the folder of the arenas, its tmpfs and the lock file go when no arena is left. */
+/* With the lock held: the folder of the arenas, its tmpfs and the lock file go when no arena is
+ * left. */
 static void remove_empty(const struct tz_registry *r)
 {
 	char path[192];
@@ -309,7 +314,8 @@ int tz_registry_make(struct tz_registry *r, unsigned queues, char *why, size_t w
 	return rc < 0 ? rc : make_socket(r, why, why_size);
 }
 
-/* Mounts the arenas' tmpfs unless a file system is there. What it is then, is asked of the opened file. */
+/* Mounts the arenas' tmpfs unless a file system is there. What it is then, is asked of the opened
+ * file. */
 static int mount_noswap(const char *dir)
 {
 	struct stat here, above;
@@ -350,7 +356,8 @@ static int has_option(const char *options, const char *option)
 	return 0;
 }
 
-/* Whether an open file is on a tmpfs mounted noswap: statfs has no flag for it, mountinfo has ("ID ... - tmpfs SOURCE OPTIONS"). */
+/* Whether an open file is on a tmpfs mounted noswap: statfs has no flag for it, mountinfo has ("ID
+ * ... - tmpfs SOURCE OPTIONS"). */
 static int is_noswap(int fd)
 {
 	FILE *f = fopen("/proc/self/mountinfo", "re");
@@ -368,7 +375,8 @@ static int is_noswap(int fd)
 	return found;
 }
 
-/* Judged by the descriptor: whatever has been mounted or unmounted by name, this file is where it is. */
+/* Judged by the descriptor: whatever has been mounted or unmounted by name, this file is where it
+ * is. */
 static int is_safe_arena(const struct tz_registry *r, int fd)
 {
 	struct stat file, dir;
@@ -378,7 +386,8 @@ static int is_safe_arena(const struct tz_registry *r, int fd)
 		fs.f_type == TMPFS_MAGIC_NUMBER && is_noswap(fd);
 }
 
-/* A file for the arena on the noswap tmpfs, locked as attached. A descriptor, or negative errno: this kernel or this user can't. */
+/* A file for the arena on the noswap tmpfs, locked as attached. A descriptor, or negative errno:
+ * this kernel or this user can't. */
 static int make_arena(struct tz_registry *r)
 {
 	char path[192];
@@ -429,7 +438,8 @@ int tz_registry_publish(struct tz_registry *r, char *why, size_t why_size)
 	return 0;
 }
 
-/* What has been logged so far went to a file without a name that the creator reads if we fail: it belongs to the log. */
+/* What has been logged so far went to a file without a name that the creator reads if we fail: it
+ * belongs to the log. */
 static void take_over_log(int log)
 {
 	char text[4096];

@@ -1,4 +1,5 @@
-/* registry.h - a device's place in the run directory: lock, statistics page, control socket, log, arena file.
+/* registry.h - a device's place in the run directory: lock, statistics page, control socket, log,
+ * arena file.
  *
  *	DIR/NAME.lock	held (flock) by the server as long as it lives: who can take it knows that nobody serves NAME. Its content,
  *			"PID START\n" (START: field 22 of /proc/PID/stat), says who does
@@ -8,7 +9,8 @@
  *	DIR/arena/NAME	the arena, on a tmpfs mounted noswap (root, Linux 6.4 and later); locked (flock) by whoever has it attached
  *	DIR/arena.lock	held around mounting and unmounting that tmpfs
  *
- * What a server that died has left stays until its own device is removed (adopted and dropped): nobody else's coming or going touches it.
+ * What a server that died has left stays until its own device is removed (adopted and dropped):
+ * nobody else's coming or going touches it.
  */
 #ifndef TZ_REGISTRY_H
 #define TZ_REGISTRY_H
@@ -24,18 +26,20 @@ struct tz_registry {
 
 /* Field 22 of /proc/self/stat: with the pid, it names this process for good. */
 uint64_t tz_process_start(void);
-/* Takes NAME in DIR (made if absent). 0; -EBUSY when a live server has it or, unless `adopt`, when a dead one has left something of it; or
- * another negative errno; why says so. */
+/* Takes NAME in DIR (made if absent). 0; -EBUSY when a live server has it or, unless `adopt`, when
+ * a dead one has left something of it; or another negative errno; why says so. */
 int tz_registry_take(struct tz_registry *r, const char *dir, const char *name, int adopt, char *why, size_t why_size);
 /* Makes the statistics page (zeroed, laid out, not yet visible) and the listening socket. */
 int tz_registry_make(struct tz_registry *r, unsigned queues, char *why, size_t why_size);
-/* An open, empty file for the arena; *noswap says whether it is on a noswap tmpfs (else a memfd). */
+/* An open, empty file for the arena; *noswap says whether it is on a noswap tmpfs (else a
+ * memfd). */
 int tz_registry_arena(struct tz_registry *r, int *noswap, char *why, size_t why_size);
 /* The statistics page becomes visible. */
 int tz_registry_publish(struct tz_registry *r, char *why, size_t why_size);
 /* stderr goes to the log from here on. */
 void tz_registry_log(struct tz_registry *r);
-/* Removes every file of NAME, which the caller has closed, and lets it go. 0, or -EBUSY: somebody has the arena attached; all stays. */
+/* Removes every file of NAME, which the caller has closed, and lets it go. 0, or -EBUSY: somebody
+ * has the arena attached; all stays. */
 int tz_registry_drop(struct tz_registry *r);
 
 #endif

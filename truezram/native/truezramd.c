@@ -1,17 +1,21 @@
-/* truezramd.c - the server: one small process per device. Makes the device, serves it until told to stop, removes it.
+/* truezramd.c - the server: one small process per device. Makes the device, serves it until told to
+ * stop, removes it.
  *
  *	truezramd --transport ublk|local --size BYTES --algorithm NAME[:LEVEL] --run-dir DIR
  *	          [--dictionary FILE] [--mem-limit BYTES] [--id N] [--queues N] [--queue-depth N] [--ready-fd FD]
  *	truezramd --cleanup --transport ublk|local --id N --run-dir DIR
  *	truezramd --helper					what a server starts beside itself (helper.h)
  *
- * It is started by `truezram create`, which checks options before; what is checked here is what could do harm. Order of things: the
- * creator's surroundings left (detach.c) - helper process - a name and its lock, reported to FD (struct tz_ready with TZ_STARTING), so that
- * whoever ends us knows what to clear - ublk: ADD_DEV of that number - arena and store - queue threads - memory locked - START_DEV - entry
- * published - reported to FD again. A failure anywhere undoes what was done and reports what and why.
+ * It is started by `truezram create`, which checks options before; what is checked here is what
+ * could do harm. Order of things: the creator's surroundings left (detach.c) - helper process - a
+ * name and its lock, reported to FD (struct tz_ready with TZ_STARTING), so that whoever ends us
+ * knows what to clear - ublk: ADD_DEV of that number - arena and store - queue threads - memory
+ * locked - START_DEV - entry published - reported to FD again. A failure anywhere undoes what was
+ * done and reports what and why.
  *
- * The main thread then is the control thread (control.c has the loop): messages, signals, queues that end. Everything
- * that I/O depends on is locked memory; the main thread may page-fault and allocate, the queue threads never wait for it.
+ * The main thread then is the control thread (control.c has the loop): messages, signals, queues
+ * that end. Everything that I/O depends on is locked memory; the main thread may page-fault and
+ * allocate, the queue threads never wait for it.
  */
 #include "control.h"
 #include "detach.h"
@@ -181,8 +185,9 @@ static int add_ublk(struct tz_server *s, const struct options *o)
 	return 0;
 }
 
-/* The number that was asked for, or the first that neither a live server has, nor a dead one has left something of, nor another ublk
- * server uses. The name comes first, then the device: so there is no device that the registry knows nothing of. */
+/* The number that was asked for, or the first that neither a live server has, nor a dead one has
+ * left something of, nor another ublk server uses. The name comes first, then the device: so there
+ * is no device that the registry knows nothing of. */
 static int take_number(struct tz_server *s, const struct options *o)
 {
 	int ublk = o->transport == TZ_TRANSPORT_UBLK, first = o->id >= 0 ? o->id : 0, rc = -EBUSY;
@@ -218,7 +223,8 @@ static void fill_head(struct tz_server *s, const struct options *o, int flags)
 	snprintf(h->server_version, sizeof h->server_version, "%s", VERSION);
 }
 
-/* Reads a regular file (reading another might not end) of up to `room` bytes. Bytes, or negative errno. */
+/* Reads a regular file (reading another might not end) of up to `room` bytes. Bytes, or negative
+ * errno. */
 static ssize_t read_file(const char *path, uint8_t *out, size_t room)
 {
 	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK), err;
@@ -240,8 +246,8 @@ static ssize_t read_file(const char *path, uint8_t *out, size_t room)
 	return got < 0 ? -err : n;
 }
 
-/* Reads the dictionary, if one is asked for. One byte more than it may have is asked for, so that a larger one shows. 0 or negative
- * errno. */
+/* Reads the dictionary, if one is asked for. One byte more than it may have is asked for, so that a
+ * larger one shows. 0 or negative errno. */
 static int read_dictionary(struct tz_server *s, struct options *o)
 {
 	if (!o->dictionary)
@@ -271,7 +277,8 @@ static int make_store(struct tz_server *s, const struct options *o)
 	fd = tz_registry_arena(&s->registry, &noswap, s->why, sizeof s->why);
 	if (fd < 0)
 		return fd;
-	/* Without a noswap tmpfs the arena must be locked for a block device: it may become swap. */
+	/* Without a noswap tmpfs the arena must be locked for a block device: it may become
+	 * swap. */
 	int lock = !noswap && o->transport == TZ_TRANSPORT_UBLK;
 	if (noswap)
 		flags |= TZ_FLAG_NOSWAP_TMPFS;
@@ -361,7 +368,8 @@ static int all_io_flushers(const struct tz_server *s)
 	return 1;
 }
 
-/* What is done before there is a device: leaves the creator, and opens all that is found by a path of the creator's. */
+/* What is done before there is a device: leaves the creator, and opens all that is found by a path
+ * of the creator's. */
 static int prepare(struct tz_server *s, struct options *o)
 {
 	int rc;
@@ -423,7 +431,8 @@ static void unmake_device(struct tz_server *s)
 {
 	if (s->registry.stats)
 		set_state(s, TZ_STATE_STOPPING, 0);
-	/* Also a device that was never started: STOP_DEV is what ends the queues, which wait for requests already. */
+	/* Also a device that was never started: STOP_DEV is what ends the queues, which wait for
+	 * requests already. */
 	s->ublk.started |= s->ublk.added;
 	if (s->ublk_open)
 		tz_ublk_stop(&s->ublk);
@@ -473,7 +482,8 @@ static void report(const struct tz_server *s, int ready_fd, int err)
 /* The device's node that a server has open as long as it serves. */
 static char orphan_node[32];
 
-/* Whether that process serves the device. Its pid alone does not say so: the number may be another program's by now. */
+/* Whether that process serves the device. Its pid alone does not say so: the number may be another
+ * program's by now. */
 static int is_running(int pid)
 {
 	char path[64], target[256];
@@ -535,7 +545,8 @@ int main(int argc, char **argv)
 #endif
 	server.end_fd = server.signal_fd = server.spare_fd = server.claim_fd = server.helper.fd = -1;
 	server.registry.lock_fd = server.registry.socket_fd = -1;
-	/* Signals come through a signalfd (control.c); the threads inherit the mask. A broken pipe is an error code. */
+	/* Signals come through a signalfd (control.c); the threads inherit the mask. A broken pipe
+	 * is an error code. */
 	sigfillset(&all);
 	sigprocmask(SIG_BLOCK, &all, NULL);
 	if (o.ready_fd >= 0)

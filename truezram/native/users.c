@@ -1,8 +1,9 @@
 /* users.c - swap areas on a block device and on what is on top of it (interface: users.h).
  *
- * Names prove nothing: one device has any number of nodes, and /proc/swaps has the one that swapon was given. So the files that
- * /proc/swaps names are compared by device number with the disk, its partitions (folders in the disk's sysfs folder with a file
- * "partition"), and the holders of all of these (sysfs "holders"; a loop device is not one, it says what it is on in loop/backing_file).
+ * Names prove nothing: one device has any number of nodes, and /proc/swaps has the one that swapon
+ * was given. So the files that /proc/swaps names are compared by device number with the disk, its
+ * partitions (folders in the disk's sysfs folder with a file "partition"), and the holders of all
+ * of these (sysfs "holders"; a loop device is not one, it says what it is on in loop/backing_file).
  */
 #include "users.h"
 
@@ -54,7 +55,8 @@ dev_t tz_disk_number(const char *name)
 	return number_in(path);
 }
 
-/* Adds the devices that entries of a sysfs folder stand for. `must_have`: only those with that file in them. */
+/* Adds the devices that entries of a sysfs folder stand for. `must_have`: only those with that file
+ * in them. */
 static void add_entries(struct devices *d, const char *folder, const char *must_have)
 {
 	DIR *dir = opendir(folder);
@@ -126,8 +128,8 @@ static void find_devices(struct devices *d, dev_t disk)
 	} while (i < d->n);
 }
 
-/* /proc/swaps writes blanks, backslashes and line ends as \ooo, and marks a name that is gone. Cuts the line after the name; returns what
- * follows it. */
+/* /proc/swaps writes blanks, backslashes and line ends as \ooo, and marks a name that is gone. Cuts
+ * the line after the name; returns what follows it. */
 static char *unescape(char *line)
 {
 	static const char gone[] = "(deleted)";

@@ -10,9 +10,10 @@ struct tz_swap_area {
 	uint64_t used;		/* bytes swapped out */
 };
 
-/* Swap areas on the disk `disk`, on its partitions and on block devices that hold either (dm, md, loop, to any depth), under whatever
- * name, and swap files on a filesystem that is directly on one of them. `name`, "ublkb0", is for a line whose file cannot be found any
- * more. Fills up to `most` of `out`; returns how many there are. */
+/* Swap areas on the disk `disk`, on its partitions and on block devices that hold either (dm, md,
+ * loop, to any depth), under whatever name, and swap files on a filesystem that is directly on one
+ * of them. `name`, "ublkb0", is for a line whose file cannot be found any more. Fills up to `most`
+ * of `out`; returns how many there are. */
 unsigned tz_swap_areas(dev_t disk, const char *name, struct tz_swap_area *out, unsigned most);
 /* The disk's device number, 0 when there is no such disk. */
 dev_t tz_disk_number(const char *name);
