@@ -1,15 +1,57 @@
-"""For all tests: programs that were installed beside this Python (meson, ninja, truezram) are found, whether or not its
-environment was activated; a Python that a test starts imports the installed package, not the source tree that happens
-to be the current folder (which has no compiled modules); and what a test interrupts is interrupted, though a shell has
-its background jobs ignore SIGINT, and theirs after them."""
+"""For all tests.
 
-from __future__ import annotations
+What is this machine's or this user's is not theirs to see (`alone`): settings, registries, the terminal, the language,
+the kernel's own zram, zswap and swap areas. Programs that were installed beside this Python (meson, ninja, truezram)
+are found, whether or not its environment was activated; a Python that a test starts imports the installed package, not
+the source tree that happens to be the current folder (which has no compiled modules); and what a test interrupts is
+interrupted, though a shell has its background jobs ignore SIGINT, and theirs after them."""
 
+import itertools
 import os
 import signal
 import sysconfig
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from truezram.engine import procfs, zram
+from truezram.engine.model import DeviceSnapshot, MachineSnapshot, SwapArea, Zswap
 
 os.environ["PATH"] = sysconfig.get_path("scripts") + os.pathsep + os.environ.get("PATH", os.defpath)
 os.environ["PYTHONSAFEPATH"] = "1"
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+os.umask(0o022)
+
+_OF_A_TERMINAL = ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "SSH_CONNECTION", "SSH_TTY", "TMUX", "STY")
+_OF_A_USER = ("LC_ALL", "LC_CTYPE", "LC_MESSAGES", "LANGUAGE", "XDG_RUNTIME_DIR")
+_FOLDERS = ("XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME", "TRUEZRAM_RUN_DIR", "TRUEZRAM_STATE_DIR")
+_number = itertools.count()
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The test, and the programs that it starts, find no settings, no devices and no journal but their own. To this
+    process the machine has neither zram nor zswap nor swap; programs that a test starts do see those of the machine, so
+    that a test of them looks for its own device, and not for a whole list."""
+    for name in (*_OF_A_TERMINAL, *_OF_A_USER):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("LANG", "C.UTF-8")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    nothing = tmp_path_factory.getbasetemp() / "none"
+    own = nothing.with_name(f"alone{next(_number)}")  # neither is made: nothing is there
+    for name in _FOLDERS:
+        monkeypatch.setenv(name, str(own / name.lower()))
+    machine, devices = procfs.machine, zram.devices
+
+    def without_swap(root: Path = procfs.ROOT) -> MachineSnapshot:
+        found = machine(root)
+        return found if root != procfs.ROOT else replace(found, swap_total=0, swap_free=0, swaps=(), zswap=Zswap())
+
+    def of_no_kernel(root: Path = nothing, areas: Sequence[SwapArea] | None = None) -> list[DeviceSnapshot]:
+        return devices(root, areas)
+
+    monkeypatch.setattr(procfs, "machine", without_swap)
+    monkeypatch.setattr(zram, "devices", of_no_kernel)

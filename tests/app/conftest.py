@@ -28,7 +28,7 @@ SMALL, WIDE, NARROW = (80, 24), (200, 60), (60, 20)
 
 
 @pytest.fixture(autouse=True)
-def _still(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _still(alone: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(Input, "_toggle_cursor", lambda self: None)
     monkeypatch.setattr(TruezramApp, "NOTIFICATION_TIMEOUT", 3600)
     monkeypatch.setattr(cards, "PAUSE", 0)
@@ -127,8 +127,8 @@ def real(tmp_path: Path) -> Callable[..., Bench]:
     return make
 
 
-async def settle(pilot: Pilot[Any], until: Callable[[], bool], seconds: float = 5.0) -> None:
-    """Waits until something that happens on a worker has happened; fails when it does not."""
+async def settle(pilot: Pilot[Any], until: Callable[[], bool], seconds: float = 120.0) -> None:
+    """Waits until something that happens on a worker has happened; fails when it hangs."""
     end = time.monotonic() + seconds
     while not until():
         assert time.monotonic() < end, "it did not happen in time"

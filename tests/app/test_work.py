@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,7 @@ from truezram.app.work import SESSION, Jobs, coming_first
 def now():
     return os.getpriority(os.PRIO_PROCESS, 0), SESSION.read_text() if SESSION.exists() else ""
 
-os.nice(int(sys.argv[1]))
+os.setpriority(os.PRIO_PROCESS, 0, int(sys.argv[1]))
 before = now()
 with coming_first():
     inside = now()
@@ -41,6 +42,8 @@ def may() -> bool:
 
 
 def test_the_app_comes_first_its_calls_do_not() -> None:
+    if not may() and os.getpriority(os.PRIO_PROCESS, 0) > 0:
+        pytest.skip("these tests run with a nice value, which this user may not lower to 0")
     found = run(0)
     assert found["before"][0] == 0
     assert found["inside"][0] == (FIRST if may() else 0)
@@ -50,6 +53,8 @@ def test_the_app_comes_first_its_calls_do_not() -> None:
 
 @pytest.mark.parametrize("nice", [5, 19])
 def test_a_nice_value_that_was_chosen_is_kept(nice: int) -> None:
+    if not may():
+        nice = max(nice, os.getpriority(os.PRIO_PROCESS, 0))
     found = run(nice)
     assert found["inside"] == found["after"] == found["before"]
     assert found["job"] == nice

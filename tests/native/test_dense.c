@@ -32,24 +32,42 @@ static int used_up(const struct bits *b)
 	return (b->next + 7) / 8 == b->size / 8;
 }
 
+/* A table's symbols in the order of their codes (by length, then by value), and how many codes have each length. */
+static struct order {
+	uint8_t symbols[256];
+	unsigned codes[11];
+} orders[DN_TABLES];
+
+static void order_symbols(void)
+{
+	for (unsigned table = 0; table < DN_TABLES; table++) {
+		struct order *o = &orders[table];
+		unsigned n = 0;
+
+		for (unsigned length = 1; length <= 10; length++)
+			for (unsigned symbol = 0; symbol < 256; symbol++)
+				if (dn_lengths[table][symbol] == (char)('a' + length - 1)) {
+					o->codes[length]++;
+					o->symbols[n++] = (uint8_t)symbol;
+				}
+		CHECK(n == 256, "table %u: %u symbols have a code of 1 to 10 bits", table, n);
+	}
+}
+
 /* Canonical code: bit by bit, until the bits are one of the codes of their length. */
 static unsigned take_symbol(struct bits *b, unsigned table)
 {
+	const struct order *o = &orders[table];
+	const uint8_t *symbols = o->symbols;
 	unsigned code = 0, first = 0;
 
 	for (unsigned length = 1; length <= 10; length++) {
-		unsigned n = 0;
-
 		code = code << 1 | take(b, 1);
 		first <<= 1;
-		for (unsigned symbol = 0; symbol < 256; symbol++) {
-			if (dn_lengths[table][symbol] != (char)('a' + length - 1))
-				continue;
-			if (code == first + n)
-				return symbol;
-			n++;
-		}
-		first += n;
+		if (code - first < o->codes[length])
+			return symbols[code - first];
+		symbols += o->codes[length];
+		first += o->codes[length];
 	}
 	CHECK(0, "table %u is not complete", table);
 	return 0;
@@ -194,6 +212,7 @@ int main(int argc, char **argv)
 		n_variants++;
 	}
 	CHECK(n_variants, "no variant of dense");
+	order_symbols();
 	for (unsigned i = 0; i < pages; i++) {
 		make_page(page, i);
 		for (unsigned v = 0; v < n_variants; v++) {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import itertools
 import json
 import platform
 import random
@@ -13,15 +14,18 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 from statistics import median
+from types import SimpleNamespace
 from typing import Any
 
 import lz4
 import pagegen
 import pytest
 import zstandard
+from conftest import HANG, wait_until
 
 import truezram
 from truezram._native import ffi, lib
@@ -180,16 +184,21 @@ def test_relative_goes_round_by_round() -> None:
 
 
 def test_speeds_are_those_of_this_machine(folder: Path) -> None:
-    """A sample agrees with the wall clock: no more can have been done in the time that it took."""
+    """Samples agree with the wall clock: no more can have been done in the time that all of it took. The fastest of
+    many is a codec's own speed, whatever else the machine does; zstd:19 is slower than anything that is only copied."""
     subjects, baseline = benchmark.open_subjects(["zstd:19"], ["memcpy"])
     inputs = benchmark.read_inputs([folder / "b.pages.zst"])
     began = time.monotonic()
-    found = benchmark.measure(inputs, subjects, baseline, rounds=1)
+    found = benchmark.measure(inputs, subjects, baseline, rounds=15)
     seconds = time.monotonic() - began
     ours, copy = found.of("total")
-    assert 40 * PAGE / ours.compress.median / 1e6 < seconds
-    assert ours.compress.median < ours.decompress.median < copy.decompress.median
-    assert 100 < copy.compress.median < 1e6
+    samples = [
+        sample for result in (ours, copy) for speed in (result.compress, result.decompress) for sample in speed.samples
+    ]
+    assert len(samples) == 4 * 15
+    assert sum(40 * PAGE / sample / 1e6 for sample in samples) < seconds
+    assert max(ours.compress.samples) < max(ours.decompress.samples) < max(copy.decompress.samples)
+    assert 100 < max(copy.compress.samples) < 1e6
 
 
 def test_cold_is_slower_and_as_right(folder: Path) -> None:
@@ -198,7 +207,7 @@ def test_cold_is_slower_and_as_right(folder: Path) -> None:
     assert cold.cold
     assert [r.ratio for r in cold.results] == [r.ratio for r in warm.results]
     copy = [next(r for r in found.of("a") if r.algorithm == "memcpy") for found in (warm, cold)]
-    assert copy[1].decompress.median < 0.7 * copy[0].decompress.median
+    assert max(copy[1].decompress.samples) < 0.7 * max(copy[0].decompress.samples)
 
 
 def test_cold_shuffles_pages() -> None:
@@ -265,9 +274,11 @@ def test_table_fits_the_terminal(folder: Path) -> None:
 
 def test_samples_memory_without_pages(capsys: pytest.CaptureFixture[str]) -> None:
     """This test's own child is among the processes."""
-    child = subprocess.Popen([sys.executable, "-c", "import sys; x = list(range(10**6)); sys.stdin.read()"], stdin=-1)
+    code = "import sys; x = list(range(10**6)); print('ready', flush=True); sys.stdin.read()"
+    child = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
-        time.sleep(0.3)
+        assert child.stdout
+        assert child.stdout.readline() == b"ready\n"
         code, out, _ = call(capsys, "--rounds", "1", "--algorithm", "lz4", "--json", "-")
         if code == 1:
             pytest.skip("this user may read no process here")
@@ -278,11 +289,12 @@ def test_samples_memory_without_pages(capsys: pytest.CaptureFixture[str]) -> Non
         child.communicate(b"")
 
 
-def test_seconds(folder: Path) -> None:
-    began = time.monotonic()
-    found = benchmark.run([folder], ["lz4"], ["liblz4"], seconds=0.6)
-    assert found.rounds > 3
-    assert time.monotonic() - began < 5
+def test_seconds(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock on which a round takes 0.1 s (it is read at the start, and before each round but the first)."""
+    ticks = itertools.count(1)
+    monkeypatch.setattr(benchmark, "_Plan", partial(benchmark._Plan, began=0.0))
+    monkeypatch.setattr(benchmark, "time", SimpleNamespace(**{**vars(time), "monotonic": lambda: next(ticks) / 10}))
+    assert benchmark.run([folder], ["lz4"], ["liblz4"], seconds=0.65).rounds == 6
     assert benchmark.run([folder], ["lz4"], ["liblz4"], seconds=1e-6).rounds == 1
 
 
@@ -328,9 +340,10 @@ def test_cancelled(folder: Path) -> None:
 def test_interrupted(folder: Path) -> None:
     command = [sys.executable, "-m", "truezram", "benchmark", "codec", "--pages", str(folder), "--rounds", "10000"]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    time.sleep(1.5)
+    # Once it has opened what it compares with, it measures.
+    wait_until(lambda: "/lz4/block/" in Path(f"/proc/{child.pid}/maps").read_text())
     child.send_signal(signal.SIGINT)
-    out, err = child.communicate(timeout=20)
+    out, err = child.communicate(timeout=HANG)
     assert (child.returncode, out) == (130, "")
     assert err == "truezram: interrupted\n"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import os
 import pty
@@ -13,17 +12,14 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import FakeServer, wait_until
+from conftest import HANG, FakeServer, make, wait_until
 
-import truezram
 from truezram.codec import default_algorithm
 from truezram.engine import cli, errors, procfs, verbs
 from truezram.engine.errors import TruezramError, UsageError
 from truezram.engine.model import MachineSnapshot
 from truezram.engine.output import Column, format_table
 from truezram.engine.users import Mounts
-
-PACKAGE = Path(truezram.__file__).parent
 
 
 def call(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
@@ -211,7 +207,7 @@ def script(*argv: str, **options: object) -> subprocess.CompletedProcess[str]:
         [sys.executable, "-P", "-m", "truezram", *argv],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=HANG,
         check=False,
         **options,
     )  # type: ignore[call-overload, no-any-return]
@@ -253,20 +249,22 @@ def test_interrupt(fake: FakeServer, run_dir: Path) -> None:
         stderr=subprocess.PIPE,
         text=True,
     )
-    wait_until(lambda: bool(fake.told), 10)
+    wait_until(lambda: bool(fake.told))
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=10)
+    out, err = process.communicate(timeout=HANG)
     assert (process.returncode, out, err) == (130, "", "truezram: interrupted\n")
     assert not list(run_dir.glob("*.stats"))
 
 
 def test_without_a_terminal_it_lists(fake: FakeServer) -> None:
+    make(id=7)
     done = script()
     assert done.returncode == 0
-    assert done.stdout.startswith("No compressed device.")
+    assert "local7" in [line.split()[0] for line in done.stdout.splitlines()]
 
 
 def test_with_a_terminal_it_is_the_app(fake: FakeServer, tmp_path: Path) -> None:
+    make(id=7)
     code = (
         "import sys, types; app = types.ModuleType('truezram.app.main');"
         "app.run = lambda record, replay: print('the app', record, replay) or 7;"
@@ -275,17 +273,17 @@ def test_with_a_terminal_it_is_the_app(fake: FakeServer, tmp_path: Path) -> None
     for term, argv, text, exit_code in (
         ("xterm", [], b"the app None None", 7),
         ("xterm", ["--record", "/tmp/x"], b"the app /tmp/x None", 7),
-        ("xterm", ["--no-tui"], b"No compressed", 0),
-        ("xterm", ["list"], b"No comp", 0),
+        ("xterm", ["--no-tui"], b"local7", 0),
+        ("xterm", ["list"], b"local7", 0),
         # A terminal that cannot place text.
-        ("dumb", [], b"No compressed", 0),
+        ("dumb", [], b"local7", 0),
         ("dumb", ["--record", "/tmp/x"], b"needs a terminal", 2),
     ):
         leader, follower = pty.openpty()
         env = {**os.environ, "TERM": term}
         process = subprocess.Popen([sys.executable, "-P", "-c", code, *argv], stdout=follower, stderr=follower, env=env)
         os.close(follower)
-        assert process.wait(30) == exit_code
+        assert process.wait(HANG) == exit_code
         assert text in os.read(leader, 4096)
         os.close(leader)
 
@@ -298,19 +296,6 @@ def test_list_is_quick_and_light(fake: FakeServer) -> None:
     heavy |= {"truezram.engine.device", "truezram.engine.server"}
     assert not modules & heavy
     assert not [name for name in modules if name.startswith("truezram.app")]
-
-
-def test_the_engine_never_imports_the_app() -> None:
-    for path in PACKAGE.joinpath("engine").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            names = []
-            if isinstance(node, ast.Import):
-                names = [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom):
-                names = [node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)]
-            for name in names:
-                assert name.split(".")[0] not in ("textual", "rich"), f"{path} imports {name}"
-                assert not name.startswith("truezram.app"), f"{path} imports {name}"
 
 
 def test_verbs_are_found_by_their_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
