@@ -6,6 +6,8 @@ are found, whether or not its environment was activated; a Python that a test st
 the source tree that happens to be the current folder (which has no compiled modules); and what a test interrupts is
 interrupted, though a shell has its background jobs ignore SIGINT, and theirs after them."""
 
+from __future__ import annotations
+
 import itertools
 import os
 import signal

@@ -95,10 +95,10 @@ class Bench:
             await pilot.pause()
             for key in keys:
                 await pilot.press(key)
-                await settle(pilot, lambda: not self.app.jobs.jobs, 20)
+                await settle(pilot, lambda: not self.app.jobs.jobs)
             # A newly mounted card draws after its first layout.
             self.play(1)
-            await settle(pilot, lambda: not self.app.jobs.jobs, 20)
+            await settle(pilot, lambda: not self.app.jobs.jobs)
 
         return run
 

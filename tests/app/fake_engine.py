@@ -62,7 +62,7 @@ class FakeEngine(Replay):
 
     def hang(self) -> None:
         """For `script`: a call that does not come back."""
-        self.release.wait(30)
+        self.release.wait(600)
 
     def snapshot(self) -> Snapshot:
         """The next snapshot, with what was made and removed since."""

@@ -330,8 +330,8 @@ class TestFooterAndHelp:
             b.play(2)
             await pilot.pause()
             foot = b.app.screen.query_one(Footer)
-            x = foot._strips[0].text.index("Create")
-            await pilot.click(foot, offset=(x, 0))
+            (drawn,) = foot.render_lines(foot.size.region)
+            await pilot.click(foot, offset=(drawn.text.index("Create"), 0))
             await pilot.pause()
             assert isinstance(b.app.screen, CreateScreen)
 
@@ -503,10 +503,9 @@ class TestTrouble:
             await pilot.pause()
             await pilot.press("tab", "enter")
             await settle(pilot, lambda: bool(b.app.jobs.jobs))
-            started = time.monotonic()
             await settle(pilot, lambda: b.app.screen.query_one(JobBar).display or not b.app.jobs.jobs)
+            # It hangs until the engine is released, below: only its timeout can end it.
             await settle(pilot, lambda: not b.app.jobs.jobs)
-            assert time.monotonic() - started < 5
             b.play()
             await pilot.pause()
             rows = {row.device.name: row.state for row in b.app.screen.query_one(DeviceTable).shown}

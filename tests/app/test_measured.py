@@ -23,7 +23,7 @@ async def test_bars_are_as_long_as_their_values(real: Make, size: tuple[int, int
     b = real()
     async with b.app.run_test(size=size) as pilot:
         await pilot.press("3", "r")
-        await settle(pilot, lambda: not b.app.jobs.jobs, 20)
+        await settle(pilot, lambda: not b.app.jobs.jobs)
         await pilot.press("v")
         await pilot.pause()
         chart = b.app.screen.query_one(BarChart)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from textual.pilot import Pilot
+from textual.widget import Widget
 from textual.widgets import Input, Select, Static
 
 from truezram.app.config import Config, load
@@ -26,6 +27,7 @@ from truezram.app.widgets.graph import Graph
 from truezram.app.widgets.grid import Grid, TextBlock
 from truezram.app.widgets.histogram import squeeze
 from truezram.app.widgets.page_map import PageMapView, region_kinds
+from truezram.app.work import TimedOut
 from truezram.engine.errors import Failed, PermissionDenied
 
 from .conftest import NOW, SMALL, WIDE, Bench, settle
@@ -52,6 +54,11 @@ def text(screen: Any, selector: str) -> str:
         return "\n".join("".join(part for part, _ in line) for line in block.make(80))
     assert isinstance(block, Static)
     return str(block.render())
+
+
+def drawn(widget: Widget) -> str:
+    """What a widget has drawn, its lines joined by blanks."""
+    return " ".join(strip.text.strip() for strip in widget.render_lines(widget.size.region))
 
 
 def keys(b: Bench) -> list[str]:
@@ -105,16 +112,33 @@ class TestDevice:
             await pilot.press("backspace")
             await settle(pilot, lambda: view.map is not None and view.map.pages == whole)
 
-    async def test_a_server_that_does_not_answer_is_said_and_marked(self, real: Make) -> None:
+    @pytest.mark.parametrize(
+        ("error", "marked"),
+        [
+            (Failed("cannot read the page map of local0", "its server's answer is damaged"), False),
+            (TimedOut("page map of local0", "no answer in 5 s"), True),
+        ],
+    )
+    async def test_a_page_map_that_fails_is_said_and_no_answer_marked(
+        self, real: Make, error: Failed, marked: bool
+    ) -> None:
+        """Why there is none is shown in the map's place; the row of a server that does not answer says so, too."""
         b = real()
-        b.engine.script["page_map"] = Failed("cannot read the page map of local0", "its server's answer is damaged")
-        async with b.app.run_test(size=SMALL) as pilot:
+        b.engine.script["page_map"] = error
+        async with b.app.run_test(size=WIDE) as pilot:
             await start(b, pilot, "2")
             view = b.app.screen.query_one(PageMapView)
-            await settle(pilot, lambda: "damaged" in view.problem)
+            await settle(pilot, lambda: error.why in drawn(view))
             b.play(5)
             await pilot.pause()
-            assert b.app.is_running
+            assert error.why in drawn(view)
+            await pilot.press("1")
+            await pilot.pause()
+            b.play()
+            await pilot.pause()
+            table = b.app.screen.query_one(DeviceTable)
+            assert [row.device.name for row in table.shown if row.state == "no reply"] == ["local0"] * marked
+            assert ("no reply" in drawn(table)) == marked
 
     async def test_the_next_device(self, real: Make) -> None:
         b = real()
@@ -558,7 +582,7 @@ async def test_a_bar_keeps_its_colours_under_the_cursor(real: Callable[..., Benc
     b = real()
     async with b.app.run_test(size=(100, 32)) as pilot:
         await pilot.press("5", "r")
-        await settle(pilot, lambda: not b.app.jobs.jobs, 20)
+        await settle(pilot, lambda: not b.app.jobs.jobs)
         grid = b.app.screen.query_one("#rows", Grid)
         assert grid.has_focus
         row, cursor = grid.style("grid--row"), grid.style("grid--cursor")

@@ -27,10 +27,11 @@ def drawn(size: tuple[int, int], until: bytes, tmp_path: Path, **environ: str) -
     base = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8", "TERM": "xterm-256color", "XDG_CONFIG_HOME": str(tmp_path)}
     pid, terminal = pty.fork()
     if pid == 0:
-        time.sleep(0.1)  # until the size is set
+        while termios.tcgetwinsize(0) != (size[1], size[0]):
+            time.sleep(0.01)
         os.execve(sys.executable, [sys.executable, "-c", code, "--replay", str(RECORDING)], base | environ)
     ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", size[1], size[0], 0, 0))
-    out, end, asked = b"", time.monotonic() + 30, False
+    out, end, asked = b"", time.monotonic() + 120, False
     try:
         while time.monotonic() < end:
             if select.select([terminal], [], [], 0.2)[0]:
@@ -94,13 +95,13 @@ def test_it_ends_with_its_terminal_though_no_signal_tells_it(tmp_path: Path) -> 
     process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environ, start_new_session=True)
     os.close(theirs)
     try:
-        out, end = b"", time.monotonic() + 30
+        out, end = b"", time.monotonic() + 120
         while b"local2" not in out and time.monotonic() < end:
             if select.select([terminal], [], [], 0.2)[0]:
                 out += os.read(terminal, 1 << 16)
         assert b"local2" in out
         os.close(terminal)
-        assert process.wait(10) == 0
+        assert process.wait(120) == 0
     finally:
         process.kill()
         process.wait()
@@ -122,7 +123,7 @@ def test_in_a_browser(tmp_path: Path) -> None:
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
-        out, end = b"", time.monotonic() + 30
+        out, end = b"", time.monotonic() + 120
         try:
             while b"local2" not in out and time.monotonic() < end:
                 assert select.select([process.stdout], [], [], 30)[0]
@@ -135,6 +136,6 @@ def test_in_a_browser(tmp_path: Path) -> None:
             process.stdin.flush()
             while os.read(process.stdout.fileno(), 1 << 16):
                 assert time.monotonic() < end
-            assert process.wait(10) == 0
+            assert process.wait(120) == 0
         finally:
             process.kill()

@@ -2,7 +2,7 @@
 
 By default once, with this machine's compiler. Marked `slow` (pytest -m slow tests/native): with gcc and clang, under
 ASan and UBSan, under ThreadSanitizer, as aarch64 code under qemu-user, and the fuzzers (TRUEZRAM_FUZZ_RUNS inputs each,
-default 40000). The work of each is an amount, not a time: the limits of time here only end what hangs.
+default 20000). The work of each is an amount, not a time: the limits of time here only end what hangs.
 
 What a build needs and this machine lacks is a skip; with CI set it is a failure.
 """
@@ -132,7 +132,7 @@ def fuzz_build(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("name", FUZZERS)
 def test_fuzz(fuzz_build: Path, name: str, tmp_path: Path) -> None:
     """From the saved seeds. A find is in the message; add its input to the seeds with the repair."""
-    runs = int(os.environ.get("TRUEZRAM_FUZZ_RUNS", "40000"))
+    runs = int(os.environ.get("TRUEZRAM_FUZZ_RUNS", "20000"))
     corpus = tmp_path / "corpus"
     corpus.mkdir()
     seeds = Path(__file__).parent / f"seeds_{name}"

@@ -340,10 +340,13 @@ def test_cancelled(folder: Path) -> None:
 def test_interrupted(folder: Path) -> None:
     command = [sys.executable, "-m", "truezram", "benchmark", "codec", "--pages", str(folder), "--rounds", "10000"]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    # Once it has opened what it compares with, it measures.
-    wait_until(lambda: "/lz4/block/" in Path(f"/proc/{child.pid}/maps").read_text())
-    child.send_signal(signal.SIGINT)
-    out, err = child.communicate(timeout=HANG)
+    try:
+        # Once it has opened what it compares with, it measures.
+        wait_until(lambda: "/lz4/block/" in Path(f"/proc/{child.pid}/maps").read_text())
+        child.send_signal(signal.SIGINT)
+        out, err = child.communicate(timeout=HANG)
+    finally:
+        child.kill()
     assert (child.returncode, out) == (130, "")
     assert err == "truezram: interrupted\n"
 

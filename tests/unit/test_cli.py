@@ -8,11 +8,10 @@ import pty
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
-from conftest import HANG, FakeServer, make, wait_until
+from conftest import HANG, FakeServer, cost, make, wait_until
 
 from truezram.codec import default_algorithm
 from truezram.engine import cli, errors, procfs, verbs
@@ -343,7 +342,8 @@ def test_octal_in_mount_points() -> None:
 
 
 def test_snapshot_is_cheap(fake: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """8 devices at 4 Hz within 1 % of a CPU is 2.5 ms a time; the machine's own figures are measured elsewhere."""
+    """8 devices at 4 Hz within 1 % of a CPU is 2.5 ms a time, 12 of `cost`'s units; it takes 6. (The machine's own
+    figures are measured elsewhere.)"""
     from truezram.engine.client import Client
     from truezram.engine.device import CreateOptions, create
 
@@ -352,12 +352,8 @@ def test_snapshot_is_cheap(fake: FakeServer, monkeypatch: pytest.MonkeyPatch) ->
     machine = MachineSnapshot()
     monkeypatch.setattr(procfs, "machine", lambda: machine)
     with Client() as client:
-        best = 1.0
-        for _ in range(20):
-            started = time.process_time()
-            assert len(client.snapshot().devices) == 8
-            best = min(best, time.process_time() - started)
-    assert best < 0.0025
+        assert len(client.snapshot().devices) == 8
+        assert cost(client.snapshot) < 9
 
 
 def test_parser_errors_are_usage_errors() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import zstandard
-from conftest import FakeServer
+from conftest import HANG, FakeServer
 from test_dictionary import DICTIONARY, OTHER, make_pages
 from test_local_device import devices as devices
 from test_systemd import machine as machine
@@ -170,7 +170,7 @@ def test_the_server_looks_for_itself(
     (tmp_path / "damaged").write_bytes(DICTIONARY[:8] + b"\xff" * 1000)
     argv = [str(config.server_path()), "--transport", "local", "--size", "1048576", "--algorithm", "zstd"]
     argv += ["--run-dir", str(run_dir), "--dictionary", str(tmp_path / name)]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=20, check=False)
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=HANG, check=False)
     assert done.returncode == code, done.stderr
     assert text in done.stderr
     assert list(run_dir.iterdir()) == []

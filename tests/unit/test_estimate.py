@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import wait_until
+from conftest import HANG, wait_until
 from hypothesis import given
 from hypothesis import strategies as st
 from pagegen import PAGE, counters, noise, pointers, records, text
@@ -213,7 +213,7 @@ def child() -> Iterator[int]:
     process.stdin.flush()
     assert process.stdout.readline() == b"ready\n"
     yield process.pid
-    process.communicate(timeout=20)
+    process.communicate(timeout=HANG)
 
 
 def truth(pid: int, algorithm: str) -> tuple[float, float, float]:

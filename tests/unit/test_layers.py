@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import HANG
 
 import truezram
 
@@ -74,6 +75,6 @@ def test_a_verb_loads_neither(words: list[str]) -> None:
     )
     folder = Path(truezram.__file__).parent.parent
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=HANG, check=False
     )
     assert done.returncode == 0, done.stderr

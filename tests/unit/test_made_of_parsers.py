@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from conftest import HANG
 
 from truezram.engine import cli, verbs
 from truezram.engine.algorithms import algorithms
@@ -33,7 +34,7 @@ def have(program: str) -> pytest.MarkDecorator:
 
 
 def run(*command: str, cwd: Path, text: str = "") -> str:
-    done = subprocess.run(command, cwd=cwd, input=text, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, cwd=cwd, input=text, capture_output=True, text=True, timeout=HANG, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     return done.stdout
@@ -169,7 +170,7 @@ def test_groff_takes_the_manual_page(tmp_path: Path) -> None:
 
 
 def test_docs_cli_is_what_the_script_makes() -> None:
-    done = subprocess.run([sys.executable, ROOT / "docs" / "make_cli.py", "--check"], timeout=60, check=False)
+    done = subprocess.run([sys.executable, ROOT / "docs" / "make_cli.py", "--check"], timeout=HANG, check=False)
     assert done.returncode == 0, "run: python docs/make_cli.py"
 
 

@@ -14,7 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from conftest import wait_until
+from conftest import HANG, wait_until
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -69,7 +69,7 @@ def start(tagged: int, same: int, absent: int) -> tuple[subprocess.Popen[bytes],
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
-    process.communicate(timeout=20)
+    process.communicate(timeout=HANG)
 
 
 @pytest.fixture(scope="module")

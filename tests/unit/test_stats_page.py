@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import HANG, cost, wait_until
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -89,9 +90,7 @@ def test_dead_server_and_reused_pid(tmp_path: Path) -> None:
 def test_a_zombie_does_not_run() -> None:
     child = subprocess.Popen(["true"])
     start = process_state(child.pid)[1]
-    deadline = time.monotonic() + 5
-    while process_state(child.pid)[0] != "Z" and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_until(lambda: process_state(child.pid)[0] == "Z")
     assert process_state(child.pid) == ("Z", start)
     assert not is_running(child.pid, start)
     child.wait()
@@ -181,10 +180,9 @@ def test_replaced_and_cut_files_are_noticed(tmp_path: Path) -> None:
 def test_a_writer_that_died_half_way_is_still_shown(tmp_path: Path) -> None:
     stats, _page = make(tmp_path / "local0.stats")
     stats.seq = 3
-    started = time.monotonic()
+    # It would wait for ever, if it waited for the end of that writing.
     device = StatsPage(tmp_path / "local0.stats").snapshot()
     assert device.state == "live"
-    assert time.monotonic() - started < 2
 
 
 WRITER = """
@@ -213,8 +211,9 @@ def test_never_torn_while_it_is_written(tmp_path: Path) -> None:
     try:
         page = StatsPage(tmp_path / "local0.stats")
         seen = set()
-        until = time.monotonic() + 30.0
-        while time.monotonic() < until and len(seen) < 1000:
+        hangs = time.monotonic() + HANG
+        while len(seen) < 1000:
+            assert time.monotonic() < hangs
             device = page.snapshot(queues=False)
             total = device.total
             values = {
@@ -226,26 +225,15 @@ def test_never_torn_while_it_is_written(tmp_path: Path) -> None:
             }
             assert len(values) == 1
             seen |= values
-        assert len(seen) > 100
     finally:
         stats.state = 3
-        assert writer.wait(10) == 0
+        assert writer.wait(HANG) == 0
 
 
 def test_eight_devices_are_cheap(tmp_path: Path) -> None:
-    """The target is 8 devices at 4 Hz in 1 % of a CPU: 312 µs each. The limit here leaves room for a loaded machine."""
+    """The target is 8 devices at 4 Hz in 1 % of a CPU: 2.5 ms, 12 of `cost`'s units. It takes 3."""
     pages = []
     for _ in range(8):
         make(tmp_path / "local0.stats", 4)
         pages.append(StatsPage(tmp_path / "local0.stats"))
-    for page in pages:
-        page.snapshot()
-    best = min(_cpu_of(pages) for _ in range(10))
-    assert best / 8 < 0.000_312
-
-
-def _cpu_of(pages: list[StatsPage]) -> float:
-    started = time.process_time()
-    for page in pages:
-        page.snapshot()
-    return time.process_time() - started
+    assert cost(lambda: [page.snapshot() for page in pages]) < 7

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from test_dictionary import PAGE, WORDS, make_pages
+from test_dictionary import PAGE, make_pages
 from test_dictionary_device import call
 
 import truezram
@@ -164,10 +163,35 @@ def test_targets(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert (code, "FILE" in err) == (2, True)
 
 
-def test_unknown_pids_and_sources() -> None:
-    with pytest.raises(NotFound):
+def test_what_is_out_of_range() -> None:
+    with pytest.raises(NotFound, match="4194999"):
         training.from_processes(["4194999"])
-    with pytest.raises(UsageError):
-        training.check(100, 3)
-    assert len(WORDS) == 2000
-    assert all(source.pages for source in training.from_processes([str(os.getppid()), str(os.getpid())]))
+    for size, level in ((100, 3), (1 << 20, 3), (32 << 10, 99)):
+        with pytest.raises(UsageError):
+            training.check(size, level)
+    training.check(32 << 10, 3)
+
+
+CHILD = """
+import mmap, sys
+memory = mmap.mmap(-1, 400 * 4096, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+for i in range(400):
+    memory[i * 4096 : i * 4096 + 4096] = (b"tz-%09d" % i + bytes(4)) * 256 if i < 300 else b"SAMEWORD" * 512
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_sources_are_the_pages_of_processes() -> None:
+    """Of few enough pages all but the same-filled ones."""
+    child = subprocess.Popen([sys.executable, "-c", CHILD], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert child.stdout
+        assert child.stdout.readline() == b"ready\n"
+        (source,) = training.from_processes([str(child.pid)])
+        assert source.name == Path(f"/proc/{child.pid}/comm").read_text().strip()
+    finally:
+        child.communicate(b"")
+    assert {len(page) for page in source.pages} == {PAGE}
+    assert {page[:12] for page in source.pages if page[:3] == b"tz-"} == {b"tz-%09d" % i for i in range(300)}
+    assert not [page for page in source.pages if page == page[:8] * 512]
