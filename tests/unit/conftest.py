@@ -102,21 +102,21 @@ def wait_until(condition: Callable[[], bool], timeout: float = HANG) -> None:
         time.sleep(0.01)
 
 
-def cost(work: Callable[[], object], tries: int = 20) -> float:
-    """CPU time of `work` in units of a fixed piece of Python (0.2 ms on a Zen 4 at rest), so that a slow machine
-    makes no difference, and the least of some tries, taken in turn, so that a busy one makes none."""
+def cost(work: Callable[[], object], tries: int = 50) -> float:
+    """Time that `work` takes in units of a fixed piece of Python (0.2 ms on a Zen 4 at rest), so that a slow machine
+    makes no difference: of the least of many tries, taken in turn, so that a busy one makes none."""
 
     def unit() -> None:
         table = {}
         for number in range(10000):
             table[number & 255] = number
 
-    def cpu(function: Callable[[], object]) -> float:
-        started = time.process_time()
+    def timed(function: Callable[[], object]) -> float:
+        started = time.perf_counter()
         function()
-        return time.process_time() - started
+        return time.perf_counter() - started
 
-    times = [(cpu(work), cpu(unit)) for _ in range(tries)]
+    times = [(timed(work), timed(unit)) for _ in range(tries)]
     return min(ours for ours, _ in times) / min(units for _, units in times)
 
 

@@ -288,9 +288,10 @@ def test_with_a_terminal_it_is_the_app(fake: FakeServer, tmp_path: Path) -> None
 
 
 def test_list_is_quick_and_light(fake: FakeServer) -> None:
-    code = "import sys; from truezram.engine.cli import main; main(['list']); print(*sys.modules)"
+    code = "import sys; from truezram.engine.cli import main; main(['list']); print(*sys.modules, file=sys.stderr)"
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
-    modules = set(done.stdout.split())
+    modules = set(done.stderr.split())
+    assert "truezram.engine.client" in modules
     heavy = {"textual", "rich", "plotext", "asyncio", "zstandard", "lz4", "ctypes", "decimal", "logging", "email"}
     heavy |= {"truezram.engine.device", "truezram.engine.server"}
     assert not modules & heavy

@@ -54,10 +54,10 @@ def test_remove_of_a_server_that_does_not_end(fake: FakeServer, run_dir: Path, m
 
 
 def ublk_entry(run_dir: Path, fake: FakeServer, monkeypatch: pytest.MonkeyPatch) -> Entry:
-    """A stand-in's ublk device; what needs a real node is left out."""
+    """A stand-in's ublk device, of a number that no device of this machine has; what needs a real node is left out."""
     monkeypatch.setattr(device, "need_ublk", lambda: None)
     monkeypatch.setattr(swap, "node_ready", lambda path: None)
-    return make(transport="ublk")
+    return make(transport="ublk", id=987654)
 
 
 def swaps(monkeypatch: pytest.MonkeyPatch, areas: list[SwapArea], available: int) -> None:
@@ -86,12 +86,16 @@ def test_swapoff_comes_first_with_progress(
     fake: FakeServer, run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     entry = ublk_entry(run_dir, fake, monkeypatch)
-    done = tmp_path / "done"
-    fake_swapoff(tmp_path, monkeypatch, f'sleep 1; echo "$1" > {done}\n')
+    done, enough = tmp_path / "done", tmp_path / "enough"
+    fake_swapoff(tmp_path, monkeypatch, f'until [ -e {enough} ]; do sleep 0.05; done; echo "$1" > {done}\n')
     used = iter(range(1000, 0, -50))
 
     def areas(root: object = None) -> tuple[SwapArea, ...]:
-        return () if done.exists() else (SwapArea(entry.path, "partition", 1 << 30, next(used), 100),)
+        gone = done.exists()
+        left = next(used, 50)
+        if left <= 600:
+            enough.touch()
+        return () if gone else (SwapArea(entry.path, "partition", 1 << 30, left, 100),)
 
     monkeypatch.setattr(procfs, "machine", lambda: MachineSnapshot(mem_available=1 << 30))
     monkeypatch.setattr(procfs, "swaps", areas)
