@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from truezram.engine import server
 from truezram.engine.client import Entry
@@ -23,6 +24,10 @@ NOBODY = 65534
 HANG = 120.0
 """Seconds after which a thing that takes one on an idle machine hangs, on however busy a machine."""
 FAKE = Path(__file__).with_name("fake_server.py")
+
+# Examples are a number, however long they take.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 
 @pytest.fixture(autouse=True)
