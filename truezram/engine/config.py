@@ -1,4 +1,4 @@
-"""Where things are: the server, the registry of running devices, the user's settings and saved results.
+"""Where things are: the server, and the registry of running devices.
 
 Environment: ``TRUEZRAM_SERVER`` names another server executable and ``TRUEZRAM_RUN_DIR`` another registry; both are for
 tests and for running from a source tree. As root they must name what only root can change: sudo may have let them
@@ -55,8 +55,8 @@ def own_run_dir() -> Path:
 
 
 def run_dirs() -> tuple[Path, ...]:
-    """Every registry this user looks into, the own one first; they may not exist yet. What stands in one decides
-    which processes are asked, and by force ended: one that others can write to raises `PermissionDenied`."""
+    """Every registry visible to this user, their own first; they may not exist yet. What is in one decides which
+    processes are asked and, by force, ended: one that others can write to raises `PermissionDenied`."""
     own = own_run_dir()
     found = (own,) if own == SYSTEM_RUN_DIR or "TRUEZRAM_RUN_DIR" in os.environ else (own, SYSTEM_RUN_DIR)
     for path in found:
@@ -170,20 +170,3 @@ def make_run_dir() -> Path:
         if (folder is path or os.path.lexists(folder)) and not is_private(folder):
             raise _not_private(folder)
     return path
-
-
-def config_dir() -> Path:
-    """The user's settings: ``$XDG_CONFIG_HOME/truezram`` or ``~/.config/truezram``. Not made here."""
-    return _xdg("XDG_CONFIG_HOME", ".config")
-
-
-def data_dir() -> Path:
-    """Saved results: ``$XDG_DATA_HOME/truezram`` or ``~/.local/share/truezram``. Not made here."""
-    return _xdg("XDG_DATA_HOME", ".local/share")
-
-
-def _xdg(variable: str, default: str) -> Path:
-    given = os.environ.get(variable)
-    # The XDG specification: a relative path is to be ignored.
-    base = Path(given) if given and Path(given).is_absolute() else Path.home() / default
-    return base / "truezram"

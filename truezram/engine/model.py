@@ -1,8 +1,8 @@
 """The frozen values that pass from the engine to the app and to JSON: what a device is and does at one instant.
 
-Counters count since the device was made; rates and ratios are derived from two snapshots by whoever shows them
-(`engine.rates`), so that a snapshot holds only what was measured. Names are the kernel's (zram's ``mm_stat`` and
-``io_stat``) where it has one. Sizes in bytes, durations in nanoseconds.
+Counters count from the creation of the device. Whoever shows rates derives them from two snapshots, so a snapshot
+holds only what was measured. Names are the kernel's (zram's ``mm_stat`` and ``io_stat``) where it has one. Sizes are in
+bytes, durations in nanoseconds.
 """
 
 from __future__ import annotations

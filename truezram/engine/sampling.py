@@ -96,11 +96,6 @@ class SampledPages:
             raise IndexError(f"page {index} of {len(self.sources)}")
         return self.data[index * PAGE : (index + 1) * PAGE]
 
-    @property
-    def population(self) -> int:
-        """All pages that the sample stands for."""
-        return sum(item.pages for item in self.processes)
-
 
 # ---- which pages there are ----
 
