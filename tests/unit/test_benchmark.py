@@ -29,7 +29,7 @@ from conftest import HANG, wait_until
 
 import truezram
 from truezram._native import ffi, lib
-from truezram.engine import baselines, benchmark, cli, doctor, page_files, report
+from truezram.engine import baselines, benchmark, cli, doctor, page_files, report, results
 from truezram.engine.baselines import Subject
 from truezram.engine.errors import Failed, TruezramError, Unsupported, UsageError
 
@@ -170,16 +170,16 @@ def test_all_algorithms_by_default(folder: Path) -> None:
 
 
 def test_relative_goes_round_by_round() -> None:
-    def speed(*samples: float) -> benchmark.Speed:
-        return benchmark.Speed(samples)
+    def speed(*samples: float) -> results.Speed:
+        return results.Speed(samples)
 
-    ours = benchmark.Result("x", "truezram", "avx2", "a", 3.0, 0, speed(20, 200, 60), speed(1, 1, 1))
-    base = benchmark.Result("lz4", "liblz4", None, "a", 2.0, 0, speed(10, 100, 20), speed(2, 2, 2))
-    infos = (benchmark.InputInfo("a", 1, 0),)
-    found = benchmark.Report({}, infos, (ours, base), base.key, False, 3, 0.0)
+    ours = results.Result("x", "truezram", "avx2", "a", 3.0, 0, speed(20, 200, 60), speed(1, 1, 1))
+    base = results.Result("lz4", "liblz4", None, "a", 2.0, 0, speed(10, 100, 20), speed(2, 2, 2))
+    infos = (results.InputInfo("a", 1, 0),)
+    found = results.Report({}, infos, (ours, base), base.key, False, 3, 0.0)
     assert found.relative(ours) == (1.5, 2.0, 0.5)
     assert found.relative(base) == (1.0, 1.0, 1.0)
-    alone = benchmark.Report({}, infos, (ours,), base.key, False, 3, 0.0)
+    alone = results.Report({}, infos, (ours,), base.key, False, 3, 0.0)
     assert alone.relative(ours) is None
 
 
@@ -303,8 +303,8 @@ def test_seconds(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_progress_grows(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(benchmark, "_PROGRESS_SECONDS", 0.0)
-    heard: list[benchmark.Progress] = []
-    thread_result: list[benchmark.Report] = []
+    heard: list[results.Progress] = []
+    thread_result: list[results.Report] = []
 
     def work() -> None:
         thread_result.append(benchmark.run([folder], ["lz4"], baselines.DEFAULT, rounds=3, progress=heard.append))
@@ -331,7 +331,7 @@ def test_cancelled(folder: Path) -> None:
         asked += 1
         return asked > 3
 
-    with pytest.raises(benchmark.Cancelled) as caught:
+    with pytest.raises(results.Cancelled) as caught:
         benchmark.run([folder], ["lz4"], rounds=1000, cancelled=cancelled)
     assert caught.value.exit_code == 130
     assert asked == 4

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from truezram.engine import baselines, benchmark, zram_bench
+from truezram.engine import baselines, benchmark, results, zram_bench
 from truezram.engine.errors import Failed, Unsupported, UsageError
 
 PAGES = b"".join(random.Random(n).randbytes(1024) * 4 for n in range(100))
@@ -29,12 +29,12 @@ def test_what_may_be_named() -> None:
 
 def test_without_root_or_module_it_is_left_out_or_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    assert baselines.default() == baselines.DEFAULT
+    assert benchmark.default_baselines() == baselines.DEFAULT
     with pytest.raises(Unsupported, match="only root"):
         benchmark.run(against=["liblz4,zram"], rounds=1)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(zram_bench, "CONTROL", tmp_path)
-    assert baselines.default() == baselines.DEFAULT
+    assert benchmark.default_baselines() == baselines.DEFAULT
     with pytest.raises(Unsupported, match="modprobe zram"):
         benchmark.run(against=["zram:zstd"], rounds=1)
 
@@ -68,12 +68,12 @@ def test_pages_are_written_read_and_counted(device_file: Path) -> None:
     added = found.results[len(report.results) :]
     assert [(r.key, r.input, r.ratio, r.raw_pages) for r in added] == [
         (("zram", "lz4"), "some", 4.0, 7),
-        (("zram", "lz4"), benchmark.TOTAL, 4.0, 7),
+        (("zram", "lz4"), results.TOTAL, 4.0, 7),
     ]
     for result in added:
         assert len(result.compress.samples) == len(result.decompress.samples) == zram_bench.MAX_ROUNDS
         assert min(*result.compress.samples, *result.decompress.samples) > 0
-    heard: list[benchmark.Progress] = []
+    heard: list[results.Progress] = []
     zram_bench.add(report, [item], ["lz4"], progress=heard.append)
     assert [step.fraction for step in heard] == [zram_bench.SHARE, 1.0]
     assert zram_bench.add(report, [item], ["lz4"], cancelled=lambda: True) is None

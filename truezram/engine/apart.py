@@ -105,10 +105,11 @@ def _last_words(child: subprocess.Popen[bytes], log: int) -> str:
 
 def _benchmark(tell: Report, cancelled: Callable[[], bool], *, seconds: float) -> Any:
     from truezram.engine import benchmark
+    from truezram.engine.results import Progress
 
     told = None
 
-    def progress(step: benchmark.Progress) -> None:
+    def progress(step: Progress) -> None:
         nonlocal told
         fresh = step.report is not told
         told = step.report

@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from truezram._native import ffi, lib
-from truezram.engine import zram_bench
 from truezram.engine.errors import Unsupported, UsageError
 
 Find = Callable[[str], int]
@@ -117,12 +116,6 @@ def parse_kernel(texts: Sequence[str]) -> list[str]:
 def kernel_first(texts: Sequence[str]) -> bool:
     """Whether the first of them, which is what figures are compared with, is kernel zram."""
     return _is_kernel(_parts(texts)[0])
-
-
-def default() -> tuple[str, ...]:
-    """What is measured against when nobody says otherwise: `DEFAULT`, and kernel zram where a device can be made."""
-    known = zram_bench.compressors()
-    return (*DEFAULT, *(f"{KERNEL}:{name}" for name in ("lz4", "zstd") if name in known))
 
 
 def open_baseline(name: str, level: int) -> Subject:

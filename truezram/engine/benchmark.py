@@ -21,7 +21,6 @@ from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import truezram
@@ -32,147 +31,27 @@ from truezram.engine.algorithms import algorithms as known_algorithms
 from truezram.engine.algorithms import canonical, parse_algorithm
 from truezram.engine.baselines import Subject
 from truezram.engine.dictionary import Dictionary, load
-from truezram.engine.errors import EXIT_INTERRUPTED, Failed, TruezramError, Unsupported, UsageError
+from truezram.engine.errors import Failed, Unsupported, UsageError
 from truezram.engine.page_files import PAGE
+from truezram.engine.results import (
+    TOTAL,
+    WITH_DICTIONARY,
+    Cancelled,
+    DictionaryInfo,
+    Input,
+    InputInfo,
+    Progress,
+    ProgressCallback,
+    Report,
+    Result,
+    Speed,
+)
 
 DEFAULT_ROUNDS = 5
 MAX_ROUNDS = 10_000
 MAX_SECONDS = 86400.0
 SAMPLE_PAGES = 8192
-TOTAL = "total"
-WITH_DICTIONARY = "+dictionary"
-"""What results add to the name of an algorithm that was given a dictionary."""
 _PROGRESS_SECONDS = 0.1
-
-
-class Cancelled(TruezramError):
-    """The caller's `cancelled` said so."""
-
-    exit_code = EXIT_INTERRUPTED
-
-
-@dataclass(frozen=True, slots=True)
-class Input:
-    """Pages to measure on."""
-
-    name: str
-    data: memoryview
-    """n * 4096 bytes."""
-    order: array[int] = field(repr=False)
-    """Indices of the pages that are not same-filled, ascending."""
-
-    @property
-    def pages(self) -> int:
-        return len(self.data) // PAGE
-
-    @property
-    def same_filled(self) -> int:
-        """Pages that repeat one 8-byte word; neither timed nor counted in a ratio."""
-        return self.pages - len(self.order)
-
-
-@dataclass(frozen=True, slots=True)
-class Speed:
-    """MB/s (10^6 bytes of page data a second), one sample per round."""
-
-    samples: tuple[float, ...]
-
-    @property
-    def median(self) -> float:
-        return median(self.samples)
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """One codec on one input, or on all of them (`input` is ``total``)."""
-
-    algorithm: str
-    implementation: str
-    """``truezram``, ``liblz4``, ``libzstd``, ``libc`` or ``zram``."""
-    isa: str | None
-    """Of our code; None for others'."""
-    input: str
-    ratio: float
-    """Bytes of pages by bytes of objects; a page that does not shrink counts as 4096."""
-    raw_pages: int
-    """Pages that do not shrink."""
-    compress: Speed
-    decompress: Speed
-    version: str = ""
-    """Of the library, and where it came from: of others', and of the one that our zstd uses."""
-
-    @property
-    def key(self) -> tuple[str, str]:
-        """What tells codecs apart: (implementation, algorithm)."""
-        return self.implementation, self.algorithm
-
-
-@dataclass(frozen=True, slots=True)
-class InputInfo:
-    """An input as results tell of it."""
-
-    name: str
-    pages: int
-    same_filled: int
-
-
-@dataclass(frozen=True, slots=True)
-class DictionaryInfo:
-    """The dictionary of the algorithms whose names end in `WITH_DICTIONARY`."""
-
-    file: str
-    bytes: int
-    id: int
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """All that is known after `rounds` whole rounds; `results` are theirs, and in the first one those of the inputs
-    that are done."""
-
-    host: dict[str, str | int | float]
-    inputs: tuple[InputInfo, ...]
-    results: tuple[Result, ...]
-    baseline: tuple[str, str]
-    """(implementation, algorithm) of the results that others are compared with."""
-    cold: bool
-    rounds: int
-    """Whole rounds done, 0 while the first one lasts."""
-    disturbed: float
-    """Share of the timings that other threads broke into however often they were repeated, 0 … 1."""
-    dictionary: DictionaryInfo | None = None
-
-    def of(self, name: str) -> list[Result]:
-        """The results of an input, or of ``total``, in the order of the subjects."""
-        return [result for result in self.results if result.input == name]
-
-    def relative(self, result: Result) -> tuple[float, float, float] | None:
-        """(ratio, compression speed, decompression speed) as multiples of the baseline's on the same input; speeds
-        round by round, then the median. None when the baseline has no result there."""
-        for other in self.results:
-            if other.input == result.input and other.key == self.baseline:
-                compress = map(_divide, result.compress.samples, other.compress.samples)
-                decompress = map(_divide, result.decompress.samples, other.decompress.samples)
-                return result.ratio / other.ratio, median(compress), median(decompress)
-        return None
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a measurement is."""
-
-    fraction: float
-    """0 … 1."""
-    text: str
-    report: Report | None
-    """Results so far; the same object until there are more. None before the first."""
-
-
-ProgressCallback = Callable[[Progress], None]
-
-
-def _divide(a: float, b: float) -> float:
-    return a / b
 
 
 # ---- what to measure, and on what ----
@@ -214,7 +93,7 @@ def sample_inputs(
     try:
         sampled = sampling.sample_pages(limit=limit, seed=seed, progress=tell, cancel=cancelled)
     except sampling.Cancelled as error:
-        raise _was_cancelled() from error
+        raise Cancelled("the measurement was cancelled") from error
     if not len(sampled):
         raise Failed(
             "cannot sample memory",
@@ -222,10 +101,6 @@ def sample_inputs(
             "Run it with sudo, or give --pages FILE",
         )
     return [make_input("memory", page_files.aligned(sampled.data))]
-
-
-def _was_cancelled() -> Cancelled:
-    return Cancelled("the measurement was cancelled")
 
 
 def _subject(name: str, codec: Any, memory: Any, workspace: Any) -> Subject:
@@ -291,6 +166,12 @@ def open_subjects(
     if baselines.kernel_first(against):
         return subjects, (baselines.KERNEL, kernel[0])
     return subjects, (others[0].implementation, others[0].algorithm)
+
+
+def default_baselines() -> tuple[str, ...]:
+    """What is measured against when nobody says otherwise: `DEFAULT`, and kernel zram where a device can be made."""
+    known = zram_bench.compressors()
+    return (*baselines.DEFAULT, *(f"{baselines.KERNEL}:{name}" for name in ("lz4", "zstd") if name in known))
 
 
 def _cpu(cpuinfo: str) -> str:
@@ -482,7 +363,7 @@ def measure(
             with ffi.from_buffer("uint8_t[]", item.data) as pages:
                 for part in work.groups_of(item, done):
                     if cancelled is not None and cancelled():
-                        raise _was_cancelled()
+                        raise Cancelled("the measurement was cancelled")
                     with ffi.from_buffer("uint32_t[]", part) as order:
                         work.do_group(item, pages, order, len(part))
                     if progress is not None and time.monotonic() - told >= _PROGRESS_SECONDS:
@@ -522,11 +403,11 @@ def run(
     cancelled: Callable[[], bool] | None = None,
 ) -> Report:
     """`truezram benchmark codec`: measures `algorithms` (without any: all; ``zstd`` also with the dictionary in the
-    file `dictionary`) against `against` (the first one is what figures are compared with; None: `baselines.default()`)
+    file `dictionary`) against `against` (the first one is what figures are compared with; None: `default_baselines()`)
     on the files and folders `pages` (without any: a sample of the memory of running processes). Raises what
     `dictionary.load`, `open_subjects`, `read_inputs`, `sample_inputs`, `measure` and `zram_bench.add` raise."""
     _check(rounds, seconds, cold)
-    against = baselines.default() if against is None else against
+    against = default_baselines() if against is None else against
     known = None if dictionary is None else load(dictionary)
     subjects, baseline = open_subjects(algorithms, against, known)
     kernel = baselines.parse_kernel(against)
@@ -554,5 +435,5 @@ def run(
         return found
     whole = zram_bench.add(found, inputs, kernel, progress, cancelled)
     if whole is None:
-        raise _was_cancelled()
+        raise Cancelled("the measurement was cancelled")
     return whole

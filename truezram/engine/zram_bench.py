@@ -18,14 +18,11 @@ from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from truezram.engine import procfs
 from truezram.engine.errors import Failed, Unsupported
 from truezram.engine.page_files import PAGE
-
-if TYPE_CHECKING:
-    from truezram.engine.benchmark import Input, ProgressCallback, Report
+from truezram.engine.results import TOTAL, Input, Progress, ProgressCallback, Report, Result, Speed
 
 CONTROL = Path("/sys/class/zram-control")
 REQUEST = 64 * PAGE
@@ -205,7 +202,6 @@ def add(
 ) -> Report | None:
     """`report` with zram's `algorithms` on the same inputs, as many rounds as it has, at most `MAX_ROUNDS`. None when
     `cancelled` says so. Raises what `measure` raises."""
-    from truezram.engine.benchmark import TOTAL, Progress, Result, Speed
 
     def result(algorithm: str, name: str, parts: Sequence[Measured]) -> Result:
         stored = sum(part.stored for part in parts)

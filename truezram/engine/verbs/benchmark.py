@@ -15,7 +15,7 @@ from truezram.engine.verbs.create import number
 from truezram.engine.verbs.demo import seconds
 
 if TYPE_CHECKING:
-    from truezram.engine.benchmark import Progress
+    from truezram.engine.results import Progress
 
 NAME = "benchmark"
 HELP = "measure the page codecs on this machine, beside liblz4, libzstd, memcpy and kernel zram"
