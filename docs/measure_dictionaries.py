@@ -15,8 +15,8 @@ from pathlib import Path
 import zstandard
 
 import truezram
-from truezram.engine import page_files
-from truezram.engine.sampling import is_same_filled
+from truezram.engine.measure import page_files
+from truezram.engine.measure.sampling import is_same_filled
 
 PAGE = 4096
 

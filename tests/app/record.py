@@ -39,7 +39,7 @@ def main(folder: Path) -> None:
     ours = {device.name for device in made}
     load = [
         subprocess.Popen(
-            [sys.executable, "-P", "-m", "truezram.engine.replay", device.name, "1", str(seed)],
+            [sys.executable, "-P", "-m", "truezram.engine.measure.load", device.name, "1", str(seed)],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
         )

@@ -29,9 +29,10 @@ from conftest import HANG, wait_until
 
 import truezram
 from truezram._native import ffi, lib
-from truezram.engine import baselines, benchmark, cli, doctor, page_files, report, results
-from truezram.engine.baselines import Subject
+from truezram.engine import cli, doctor
 from truezram.engine.errors import Failed, TruezramError, Unsupported, UsageError
+from truezram.engine.measure import baselines, benchmark, page_files, report, results
+from truezram.engine.measure.baselines import Subject
 
 PAGE = 4096
 SAME = [bytes(PAGE), b"\x07" * PAGE, b"12345678" * 512]

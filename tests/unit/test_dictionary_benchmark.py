@@ -11,8 +11,8 @@ from test_dictionary import DICTIONARY, make_pages
 from test_dictionary_device import call
 from test_dictionary_device import file as file
 
-from truezram.engine import benchmark
 from truezram.engine.errors import UsageError
+from truezram.engine.measure import benchmark
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
-from truezram.engine.replay import PAGE, Counts, replay
+from truezram.engine.measure.load import PAGE, Counts, run_load
 
 DATA = random.Random(5).randbytes(64 * PAGE)
 
@@ -48,7 +48,7 @@ class MemoryDevice:
 
 
 def run(device: MemoryDevice, seconds: float = 0.4, threads: int = 2) -> Counts:
-    return replay(device, DATA, seconds=seconds, threads=threads)
+    return run_load(device, DATA, seconds=seconds, threads=threads)
 
 
 @pytest.mark.parametrize("threads", [1, 3, 500])
@@ -156,7 +156,7 @@ def test_stop_and_progress() -> None:
         if len(seen) == 3:
             stop.set()
 
-    counts = replay(MemoryDevice(), DATA, stop=stop, progress=progress, interval=0.05)
+    counts = run_load(MemoryDevice(), DATA, stop=stop, progress=progress, interval=0.05)
     assert counts.good
     assert len(seen) == 3
     assert seen == sorted(seen)
@@ -178,4 +178,4 @@ def test_a_bug_in_the_device_is_not_swallowed() -> None:
 @pytest.mark.parametrize("data", [b"", b"x" * 100])
 def test_samples_must_be_pages(data: bytes) -> None:
     with pytest.raises(ValueError, match="whole pages"):
-        replay(MemoryDevice(), data, seconds=0.1)
+        run_load(MemoryDevice(), data, seconds=0.1)

@@ -26,7 +26,7 @@ from truezram.engine.client import Client, Entry
 from truezram.engine.device import CreateOptions, create, parse_settings, set_values
 from truezram.engine.errors import Busy, Failed, NotFound, TruezramError, UsageError
 from truezram.engine.local import LocalDevice
-from truezram.engine.replay import replay
+from truezram.engine.measure.load import run_load
 
 PAGE = 4096
 OPTIONS = CreateOptions(size=64 << 20, algorithm="lz4", transport="local")
@@ -196,7 +196,7 @@ def test_a_server_that_dies_under_load_is_noticed() -> None:
     killer = threading.Thread(target=kill_under_load)
     killer.start()
     started = time.monotonic()
-    counts = replay(device, pages(64), seconds=10 * HANG)
+    counts = run_load(device, pages(64), seconds=10 * HANG)
     assert time.monotonic() - started < HANG
     killer.join()
     assert counts.failed_requests >= 1
@@ -296,7 +296,7 @@ def test_creates_at_once() -> None:
 def test_the_replay_verifies_the_real_thing() -> None:
     entry = make(queues=2)
     with LocalDevice(entry) as device:
-        counts = replay(device, pages(256), seconds=1.5, threads=3)
+        counts = run_load(device, pages(256), seconds=1.5, threads=3)
     assert counts.good
     assert counts.pages_verified > 5000
     with Client() as client:

@@ -13,9 +13,9 @@ from test_dictionary import PAGE, make_pages
 from test_dictionary_device import call
 
 import truezram
-from truezram.engine import training
 from truezram.engine.errors import Failed, NotFound, UsageError
-from truezram.engine.training import Measured, Source, Times, Trained
+from truezram.engine.measure import training
+from truezram.engine.measure.training import Measured, Source, Times, Trained
 from truezram.engine.verbs import train as verb
 
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from conftest import HANG
 
-from truezram.engine import apart
 from truezram.engine.errors import Failed, NotFound, PermissionDenied, UsageError
-from truezram.engine.estimate import Estimate
+from truezram.engine.measure import worker
+from truezram.engine.measure.estimate import Estimate
 
 
 def children() -> list[int]:
@@ -34,7 +34,7 @@ def test_an_estimate_is_made_with_the_lowest_priority_and_its_process_goes() -> 
             seen.append(os.getpriority(os.PRIO_PROCESS, pid))
 
     try:
-        found = apart.run("estimate", report, kind="pid", value=str(os.getpid()), by="process")
+        found = worker.run("estimate", report, kind="pid", value=str(os.getpid()), by="process")
     except PermissionDenied:
         pytest.skip("a child may not read its parent's memory here (kernel.yama.ptrace_scope)")
     assert isinstance(found, Estimate)
@@ -46,9 +46,9 @@ def test_an_estimate_is_made_with_the_lowest_priority_and_its_process_goes() -> 
 
 def test_errors_arrive_as_they_were_raised() -> None:
     with pytest.raises(NotFound):
-        apart.run("estimate", ignore, kind="pid", value="4194999", by="process")
+        worker.run("estimate", ignore, kind="pid", value="4194999", by="process")
     with pytest.raises(UsageError, match="unknown grouping"):
-        apart.run("estimate", ignore, kind="all", value="", by="colour")
+        worker.run("estimate", ignore, kind="all", value="", by="colour")
 
 
 def test_what_report_raises_ends_the_process() -> None:
@@ -60,14 +60,14 @@ def test_what_report_raises_ends_the_process() -> None:
 
     before, began = children(), time.monotonic()
     with pytest.raises(Enough):
-        apart.run("benchmark", report, seconds=10 * HANG)
+        worker.run("benchmark", report, seconds=10 * HANG)
     assert time.monotonic() - began < HANG
     assert children() == before
 
 
 def test_a_process_that_dies_is_told_of() -> None:
     with pytest.raises(Failed, match="unexpected keyword"):
-        apart.run("benchmark", ignore, minutes=1)
+        worker.run("benchmark", ignore, minutes=1)
 
 
 def test_a_process_that_is_killed_is_told_of() -> None:
@@ -78,5 +78,5 @@ def test_a_process_that_is_killed_is_told_of() -> None:
             os.kill(pid, signal.SIGKILL)
 
     with pytest.raises(Failed, match=r"benchmark ended without a result.*SIGKILL"):
-        apart.run("benchmark", report, seconds=10 * HANG)
+        worker.run("benchmark", report, seconds=10 * HANG)
     assert set(children()) <= before

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from truezram.engine import baselines, benchmark, results, zram_bench
 from truezram.engine.errors import Failed, Unsupported, UsageError
+from truezram.engine.measure import baselines, benchmark, results, zram_bench
 
 PAGES = b"".join(random.Random(n).randbytes(1024) * 4 for n in range(100))
 

@@ -202,17 +202,17 @@ class RealEngine:
 
     def estimate(self, scope: Scope, by: str, progress: Progress) -> Estimate:
         """Read-only sampling, in a process of its own; partial results on the way."""
-        from truezram.engine import apart
+        from truezram.engine.measure import worker
 
         def report(fraction: float | None, text: str, found: Any) -> None:
             progress(fraction, text, _estimate(scope, by, found) if found is not None else None)
 
-        found = apart.run("estimate", report, kind=scope.kind, value=scope.value, by=by)
+        found = worker.run("estimate", report, kind=scope.kind, value=scope.value, by=by)
         return _estimate(scope, by, found)
 
     def benchmark(self, seconds: float, progress: Progress) -> BenchResult:
         """On a sample of the memory of running processes, in a process of its own; rows as rounds are done."""
-        from truezram.engine import apart
+        from truezram.engine.measure import worker
 
         began = time.time()
 
@@ -221,7 +221,7 @@ class RealEngine:
             for row in _rows(found) if found is not None else ():
                 progress(fraction, text, row)
 
-        found = apart.run("benchmark", report, seconds=seconds)
+        found = worker.run("benchmark", report, seconds=seconds)
         host = found.host
         machine = " ".join(str(host[key]) for key in ("cpu", "isa", "kernel") if host.get(key))
         notes: tuple[str, ...] = ()

@@ -26,14 +26,15 @@ from typing import Any
 import truezram
 from truezram._native import ffi, lib
 from truezram.codec import ISAS, AlgorithmError, make_dictionary_workspace, make_workspace
-from truezram.engine import baselines, page_files, procfs, zram_bench
+from truezram.engine import procfs
 from truezram.engine.algorithms import algorithms as known_algorithms
 from truezram.engine.algorithms import canonical, parse_algorithm
-from truezram.engine.baselines import Subject
 from truezram.engine.dictionary import Dictionary, load
 from truezram.engine.errors import Failed, Unsupported, UsageError
-from truezram.engine.page_files import PAGE
-from truezram.engine.results import (
+from truezram.engine.measure import baselines, page_files, zram_bench
+from truezram.engine.measure.baselines import Subject
+from truezram.engine.measure.page_files import PAGE
+from truezram.engine.measure.results import (
     TOTAL,
     WITH_DICTIONARY,
     Cancelled,
@@ -84,7 +85,7 @@ def sample_inputs(
 
     Raises `Failed` when there are none.
     """
-    from truezram.engine import sampling
+    from truezram.engine.measure import sampling
 
     def tell(fraction: float, text: str) -> None:
         if progress is not None:

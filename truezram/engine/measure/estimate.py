@@ -19,8 +19,7 @@ from truezram.codec import Compressor, algorithms
 from truezram.engine import procfs
 from truezram.engine.algorithms import canonical
 from truezram.engine.errors import Failed, NotFound, PermissionDenied, TruezramError, UsageError
-from truezram.engine.procfs import Process
-from truezram.engine.sampling import (
+from truezram.engine.measure.sampling import (
     PAGE,
     Cancelled,
     Progress,
@@ -30,6 +29,7 @@ from truezram.engine.sampling import (
     is_same_filled,
     sample_pages,
 )
+from truezram.engine.procfs import Process
 
 SCOPES = ("all", "user", "cgroup", "pid")
 GROUPS = ("process", "user", "cgroup")

@@ -1,11 +1,12 @@
-"""Real load for a device: pages of running processes written to it and read back in random order, every read verified.
+"""Real load for a device: writes pages of running processes to it, reads them back in random order, verifies every read.
 
-Each thread has a part of the device to itself and remembers which sampled page it wrote where, so that every read has
-exactly one right answer. What was discarded, or never written, must read as zeros. At the end everything is read once
+Each thread has its own part of the device and remembers which sampled page it wrote where, so every read has exactly
+one right answer. Pages that were discarded, or never written, must read as zeros. At the end everything is read once
 more.
 
-Run as a program (``python -m truezram.engine.replay NAME``) it is the load beside the app: it reports a line of JSON
-twice a second and stops when its standard input is closed, so it ends when whoever started it ends, however that comes.
+Run as a program (``python -m truezram.engine.measure.load NAME THREADS SEED``) it is the demo's load while the app
+runs: it writes a line of JSON twice a second and stops when its standard input is closed, so it never outlives the
+process that started it.
 """
 
 from __future__ import annotations
@@ -231,7 +232,7 @@ class _Gone(Exception):
     pass
 
 
-def replay(
+def run_load(
     device: PageDevice,
     data: bytes,
     *,
@@ -293,7 +294,7 @@ def _sum(workers: Sequence[_Worker], started: float) -> Counts:
 
 def sample(limit: int = 8192, seed: int = 0) -> tuple[bytes, int]:
     """(pages of running processes, number of processes). Raises `Failed` when there is none that this user may read."""
-    from truezram.engine.sampling import sample_pages
+    from truezram.engine.measure.sampling import sample_pages
 
     sampled = sample_pages(limit=limit, seed=seed)
     data = bytes(sampled.data)
@@ -326,7 +327,7 @@ def main(argv: Sequence[str]) -> int:
 
         device = open_device(entry)
         try:
-            tell(replay(device, data, threads=threads, seed=seed, stop=stop, progress=tell), done=True)
+            tell(run_load(device, data, threads=threads, seed=seed, stop=stop, progress=tell), done=True)
         finally:
             device.close()
     except TruezramError as error:

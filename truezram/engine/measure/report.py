@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from truezram.engine.results import TOTAL, Report, Result, Speed
+from truezram.engine.measure.results import TOTAL, Report, Result, Speed
 
 # ---- JSON ----
 

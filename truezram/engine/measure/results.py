@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from statistics import median
 
 from truezram.engine.errors import EXIT_INTERRUPTED, TruezramError
-from truezram.engine.page_files import PAGE
+from truezram.engine.measure.page_files import PAGE
 
 TOTAL = "total"
 WITH_DICTIONARY = "+dictionary"

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from truezram.codec import DICTIONARY_SIZES, Compressor
-from truezram.engine import page_files
 from truezram.engine.dictionary import id_of, memory_of
 from truezram.engine.errors import Failed, UsageError
-from truezram.engine.estimate import Scope
-from truezram.engine.page_files import PAGE
-from truezram.engine.sampling import allocate, is_same_filled, sample_pages
+from truezram.engine.measure import page_files
+from truezram.engine.measure.estimate import Scope
+from truezram.engine.measure.page_files import PAGE
+from truezram.engine.measure.sampling import allocate, is_same_filled, sample_pages
 from truezram.engine.units import format_size
 
 DEFAULT_SIZE = 32 << 10

@@ -56,7 +56,7 @@ class _started:
         try:
             # -P: without the current folder, which may be a source tree.
             self.child = subprocess.Popen(
-                [sys.executable, "-P", "-m", "truezram.engine.apart", name],
+                [sys.executable, "-P", "-m", "truezram.engine.measure.worker", name],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self.log,
@@ -104,8 +104,8 @@ def _last_words(child: subprocess.Popen[bytes], log: int) -> str:
 
 
 def _benchmark(tell: Report, cancelled: Callable[[], bool], *, seconds: float) -> Any:
-    from truezram.engine import benchmark
-    from truezram.engine.results import Progress
+    from truezram.engine.measure import benchmark
+    from truezram.engine.measure.results import Progress
 
     told = None
 
@@ -119,7 +119,7 @@ def _benchmark(tell: Report, cancelled: Callable[[], bool], *, seconds: float) -
 
 
 def _estimate(tell: Report, cancelled: Callable[[], bool], *, kind: str, value: str, by: str) -> Any:
-    from truezram.engine import estimate
+    from truezram.engine.measure import estimate
 
     return estimate.estimate(
         estimate.Scope(kind, value),

@@ -15,7 +15,7 @@ from truezram.engine.verbs.create import number
 from truezram.engine.verbs.demo import seconds
 
 if TYPE_CHECKING:
-    from truezram.engine.results import Progress
+    from truezram.engine.measure.results import Progress
 
 NAME = "benchmark"
 HELP = "measure the page codecs on this machine, beside liblz4, libzstd, memcpy and kernel zram"
@@ -92,7 +92,7 @@ def _speaks_unicode() -> bool:
 
 
 def run(args: argparse.Namespace) -> int:
-    from truezram.engine import benchmark, report
+    from truezram.engine.measure import benchmark, report
 
     for path in (args.html, args.json_file if args.json_file != "-" else None):
         if path is not None:

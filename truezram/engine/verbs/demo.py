@@ -24,8 +24,8 @@ from truezram.engine.verbs.create import number
 
 if TYPE_CHECKING:
     from truezram.engine.client import Entry
+    from truezram.engine.measure.load import Counts
     from truezram.engine.model import DeviceSnapshot
-    from truezram.engine.replay import Counts
 
 NAME = "demo"
 HELP = "make a device and put real load on it: pages of running processes, in and out, verified"
@@ -136,7 +136,7 @@ def _remove(entry: Entry) -> None:
 
 def _plain(args: argparse.Namespace, entry: Entry, why_local: str) -> int:
     """Without the app: so many seconds, then the table and the result."""
-    from truezram.engine.replay import open_device, replay, sample
+    from truezram.engine.measure.load import open_device, run_load, sample
 
     line = ProgressLine()
     line.show("sampling pages of running processes")
@@ -148,7 +148,7 @@ def _plain(args: argparse.Namespace, entry: Entry, why_local: str) -> int:
 
     device = open_device(entry)
     try:
-        counts = replay(device, data, seconds=duration, threads=args.threads, seed=args.seed, progress=progress)
+        counts = run_load(device, data, seconds=duration, threads=args.threads, seed=args.seed, progress=progress)
     finally:
         line.clear()
         device.close()
@@ -204,11 +204,11 @@ def _summary(counts: Counts) -> str:
 def _in_app(args: argparse.Namespace, entry: Entry) -> int:
     """With the app: the load is a process of its own, so that the app stays responsive."""
     from truezram.engine.cli import run_app
-    from truezram.engine.replay import Counts
+    from truezram.engine.measure.load import Counts
 
     # -P: without the current folder, which may be a source tree.
     load = subprocess.Popen(
-        [sys.executable, "-P", "-m", "truezram.engine.replay", entry.name, str(args.threads), str(args.seed)],
+        [sys.executable, "-P", "-m", "truezram.engine.measure.load", entry.name, str(args.threads), str(args.seed)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=(log := os.memfd_create("truezram-load", os.MFD_CLOEXEC)),

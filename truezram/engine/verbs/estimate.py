@@ -12,7 +12,7 @@ from truezram.engine.output import Column, ProgressLine, format_table, print_jso
 from truezram.engine.units import format_percent, format_size
 
 if TYPE_CHECKING:
-    from truezram.engine.estimate import AlgorithmEstimate, Estimate, GroupEstimate
+    from truezram.engine.measure.estimate import AlgorithmEstimate, Estimate, GroupEstimate
 
 NAME = "estimate"
 HELP = "measure what the memory of running processes would compress to"
@@ -170,7 +170,7 @@ def print_text(result: Estimate, top: int) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from truezram.engine.estimate import Scope, estimate
+    from truezram.engine.measure.estimate import Scope, estimate
 
     scope = Scope()
     for kind in ("user", "cgroup"):

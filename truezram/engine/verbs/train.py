@@ -14,7 +14,7 @@ from truezram.engine.verbs.create import number
 from truezram.engine.verbs.estimate import printable
 
 if TYPE_CHECKING:
-    from truezram.engine.training import Measured, Trained
+    from truezram.engine.measure.training import Measured, Trained
 
 NAME = "train"
 HELP = "train a dictionary for zstd, and measure what it is worth"
@@ -131,7 +131,7 @@ def _exists(path: Path) -> UsageError:
 
 
 def run(args: argparse.Namespace) -> int:
-    from truezram.engine import training
+    from truezram.engine.measure import training
 
     path = Path(args.output)
     size = parse_size(args.size)

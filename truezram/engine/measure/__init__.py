@@ -1,0 +1,1 @@
+"""Measuring: samples of memory, page files, estimates, benchmarks, training, load."""
