@@ -9,7 +9,7 @@
 
 /* The tables as they are in the repository, independently of what dense.c makes of them. */
 #define DN_TABLES 96
-#include "dense_tables.h"
+#include "dense/dense_tables.h"
 
 struct bits {
 	const uint8_t *at;

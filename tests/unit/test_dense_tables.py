@@ -13,12 +13,12 @@ from types import ModuleType
 
 import pytest
 
-NATIVE = Path(__file__).parents[2] / "truezram" / "native"
+DENSE = Path(__file__).parents[2] / "truezram" / "native" / "codecs" / "dense"
 
 
 @pytest.fixture(scope="module")
 def maker() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("make_dense_tables", NATIVE / "make_dense_tables.py")
+    spec = importlib.util.spec_from_file_location("make_dense_tables", DENSE / "make_dense_tables.py")
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
@@ -33,20 +33,20 @@ def lengths_in(header: str) -> list[list[int]]:
 
 
 def test_tables_are_made_from_the_statistics(maker: ModuleType) -> None:
-    stats = (NATIVE / "dense_stats.txt").read_text()
-    assert (NATIVE / "dense_tables.h").read_text() == maker.make_tables(stats)
+    stats = (DENSE / "dense_stats.txt").read_text()
+    assert (DENSE / "dense_tables.h").read_text() == maker.make_tables(stats)
 
 
 def test_statistics_name_their_pages() -> None:
-    stats = (NATIVE / "dense_stats.txt").read_text()
+    stats = (DENSE / "dense_stats.txt").read_text()
     named = re.findall(r"^pages (\d+) (\S+)$", stats, re.MULTILINE)
     assert len(named) >= 5
     assert all(int(pages) > 1000 for pages, _ in named)
-    assert (NATIVE / "dense_stats.txt").stat().st_size < 200_000
+    assert (DENSE / "dense_stats.txt").stat().st_size < 200_000
 
 
 def test_other_statistics_make_other_tables(maker: ModuleType) -> None:
-    stats = (NATIVE / "dense_stats.txt").read_text()
+    stats = (DENSE / "dense_stats.txt").read_text()
     line = next(line for line in stats.splitlines() if line.startswith("L 0 "))
     counts = line.split()
     changed = stats.replace(line, " ".join([*counts[:2], *reversed(counts[2:])]))
@@ -54,14 +54,14 @@ def test_other_statistics_make_other_tables(maker: ModuleType) -> None:
 
 
 def test_codes_are_complete_and_short(maker: ModuleType) -> None:
-    tables = lengths_in((NATIVE / "dense_tables.h").read_text())
+    tables = lengths_in((DENSE / "dense_tables.h").read_text())
     assert len(tables) == 96
     for lengths in tables:
         assert len(lengths) == 256
         assert min(lengths) >= 1
         assert max(lengths) <= maker.MAX_BITS
         assert sum(1 << (maker.MAX_BITS - length) for length in lengths) == 1 << maker.MAX_BITS
-    limit = re.search(r"#define DN_MAX_BITS (\d+)", (NATIVE / "dense_impl.h").read_text())
+    limit = re.search(r"#define DN_MAX_BITS (\d+)", (DENSE / "dense_impl.h").read_text())
     assert limit
     assert int(limit[1]) == maker.MAX_BITS
 
@@ -83,7 +83,7 @@ def test_package_merge_is_optimal(maker: ModuleType) -> None:
 
 def test_check_tells_a_difference(tmp_path: Path) -> None:
     for name in ("make_dense_tables.py", "dense_stats.txt", "dense_tables.h"):
-        (tmp_path / name).write_bytes((NATIVE / name).read_bytes())
+        (tmp_path / name).write_bytes((DENSE / name).read_bytes())
     command = [sys.executable, str(tmp_path / "make_dense_tables.py"), "--check"]
     assert subprocess.run(command, capture_output=True, check=False).returncode == 0
     header = tmp_path / "dense_tables.h"

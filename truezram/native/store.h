@@ -66,7 +66,4 @@ void tz_store_page_map(struct tz_store *store, uint64_t first, uint64_t pages, u
 struct tz_range tz_store_arena(const struct tz_store *store);
 struct tz_range tz_store_slab_metadata(const struct tz_store *store);
 
-/* "NAME[:LEVEL]" -> codec and level; NULL with why (unknown name, level out of range, zstd library missing). */
-const struct tz_codec *tz_parse_algorithm(const char *text, int *level, char *why, size_t why_size);
-
 #endif

@@ -1,4 +1,4 @@
-"""Real load for a device: writes pages of running processes to it, reads them back in random order, verifies every read.
+"""Real load for a device: writes pages of running processes to it and reads them back in random order, all verified.
 
 Each thread has its own part of the device and remembers which sampled page it wrote where, so every read has exactly
 one right answer. Pages that were discarded, or never written, must read as zeros. At the end everything is read once

@@ -1,10 +1,13 @@
-/* codec.c - the table of codecs: every codec once, in its best variant for this CPU (contract: codec.h).
+/* codec.c - the table of codecs, each in its best variant for this CPU (contract: codec.h), and the text "NAME[:LEVEL]"
+ * that names an algorithm on the command line, in messages and in statistics.
  *
  * The table is filled before main() (or when the extension is loaded), so that reading it needs no lock.
  */
 #include "codec.h"
 #include "cpu.h"
 #include "variants.h"
+
+#include <stdio.h>
 
 #define FAMILY(name) tz_##name##_variants,
 static const struct tz_codec *const families[] = { TZ_CODEC_LIST(FAMILY) };
@@ -59,4 +62,65 @@ const struct tz_codec *tz_codec_variant(const char *name, enum tz_isa isa)
 			if (!strcmp(v->name, name) && v->isa == isa)
 				return tz_cpu_runs(isa) ? v : NULL;
 	return NULL;
+}
+
+/* The names of all codecs, separated by ", ". */
+static void list_names(char *out, size_t size)
+{
+	size_t at = 0;
+
+	out[0] = 0;
+	for (const struct tz_codec *const *c = tz_codecs(); *c && at < size; c++)
+		at += (size_t)snprintf(out + at, size - at, "%s%s", at ? ", " : "", (*c)->name);
+}
+
+/* Decimal digits with an optional sign, nothing else, within int. */
+static int parse_level(const char *text, int *level)
+{
+	const char *p = text;
+	int negative = 0, value = 0;
+
+	if (*p == '-' || *p == '+')
+		negative = *p++ == '-';
+	if (!*p)
+		return -1;
+	for (; *p; p++) {
+		if (*p < '0' || *p > '9' || value > 9999)
+			return -1;
+		value = value * 10 + (*p - '0');
+	}
+	*level = negative ? -value : value;
+	return 0;
+}
+
+const struct tz_codec *tz_parse_algorithm(const char *text, int *level, char *why, size_t why_size)
+{
+	const char *colon = strchr(text, ':'), *reason = NULL;
+	size_t name_len = colon ? (size_t)(colon - text) : strlen(text);
+	const struct tz_codec *codec;
+	char name[32], names[256];
+
+	snprintf(name, sizeof(name), "%.*s", (int)(name_len < sizeof(name) ? name_len : sizeof(name) - 1), text);
+	codec = name_len < sizeof(name) ? tz_codec_by_name(name) : NULL;
+	if (!codec) {
+		list_names(names, sizeof(names));
+		snprintf(why, why_size, "unknown algorithm \"%.*s\". Use one of: %s", (int)(name_len < 64 ? name_len : 64), text,
+			names);
+		return NULL;
+	}
+	*level = codec->level_default;
+	if (colon && !codec->level_min && !codec->level_max) {
+		snprintf(why, why_size, "algorithm \"%s\" has no levels. Use \"%s\" alone", codec->name, codec->name);
+		return NULL;
+	}
+	if (colon && (parse_level(colon + 1, level) || *level < codec->level_min || *level > codec->level_max)) {
+		snprintf(why, why_size, "algorithm \"%s\": level \"%.16s\" is not a whole number from %d to %d", codec->name,
+			colon + 1, codec->level_min, codec->level_max);
+		return NULL;
+	}
+	if (!codec->workspace_size(*level, &reason)) {
+		snprintf(why, why_size, "algorithm \"%s\" is not available: %s", codec->name, reason ? reason : "no reason given");
+		return NULL;
+	}
+	return codec;
 }

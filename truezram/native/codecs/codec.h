@@ -59,7 +59,7 @@ struct tz_codec {
 	int (*decompress)(void *workspace, const uint8_t *src, size_t n, uint8_t *out);
 };
 
-/* All codecs, NULL-terminated, each in the best variant for this CPU (less what TZ_DISABLE_CPU forbids). */
+/* All codecs, NULL-terminated, each in the best variant for this CPU (less what TRUEZRAM_DISABLE_CPU forbids). */
 const struct tz_codec *const *tz_codecs(void);
 /* By name, NULL if unknown. */
 const struct tz_codec *tz_codec_by_name(const char *name);
@@ -67,6 +67,9 @@ const struct tz_codec *tz_codec_by_name(const char *name);
 const struct tz_codec *tz_codec_by_kind(unsigned kind);
 /* A particular variant, for tests and benchmarks: NULL when not compiled in or not runnable on this CPU. */
 const struct tz_codec *tz_codec_variant(const char *name, enum tz_isa isa);
+
+/* "NAME[:LEVEL]" -> codec and level. NULL: why says what is wrong (unknown name, level out of range, no libzstd). */
+const struct tz_codec *tz_parse_algorithm(const char *text, int *level, char *why, size_t why_size);
 
 /* The version of the libzstd that zstd uses, 10504 for 1.5.4; 0 when there is none. */
 unsigned tz_zstd_version(void);

@@ -3,41 +3,41 @@
  */
 #define BREF_BLOCK 32
 
-#include "bref.h"
-#include "bref_scalar.h"
-#include "bref_tables.h"
-#include "bytelz.h"
+#include "bref/bref.h"
+#include "bref/bref_scalar.h"
+#include "bref/bref_tables.h"
+#include "bytelz/bytelz.h"
 #include "variants.h"
 
 #if defined(TZ_X86)
 #define TZ_SUFFIX avx512
 #define TZ_TARGET TZ_TARGET_AVX512
-#include "bytelz_avx512.h"
-#include "bytelz_template.h"
-#include "bref_avx512.h"
-#include "bref_template.h"
+#include "bytelz/bytelz_avx512.h"
+#include "bytelz/bytelz_template.h"
+#include "bref/bref_avx512.h"
+#include "bref/bref_template.h"
 
 #define TZ_SUFFIX avx2
 #define TZ_TARGET TZ_TARGET_AVX2
-#include "bytelz_avx2.h"
-#include "bytelz_template.h"
-#include "bref_avx2.h"
-#include "bref_template.h"
+#include "bytelz/bytelz_avx2.h"
+#include "bytelz/bytelz_template.h"
+#include "bref/bref_avx2.h"
+#include "bref/bref_template.h"
 #elif defined(TZ_ARM64)
 #define TZ_SUFFIX neon
 #define TZ_TARGET TZ_TARGET_NEON
 LZ_PLAIN(neon)
-#include "bytelz_template.h"
-#include "bref_neon.h"
-#include "bref_template.h"
+#include "bytelz/bytelz_template.h"
+#include "bref/bref_neon.h"
+#include "bref/bref_template.h"
 #endif
 
 #define TZ_SUFFIX portable
 #define TZ_TARGET TZ_TARGET_PORTABLE
 LZ_PLAIN(portable)
-#include "bytelz_template.h"
-#include "bref_portable.h"
-#include "bref_template.h"
+#include "bytelz/bytelz_template.h"
+#include "bref/bref_portable.h"
+#include "bref/bref_template.h"
 
 struct fast_workspace {
 	struct bref_workspace bref;

@@ -1,32 +1,32 @@
 /* turbo.c - the codec `turbo`: block reference with 64-byte blocks (bref.h), the fastest one. */
 #define BREF_BLOCK 64
 
-#include "bref.h"
-#include "bref_scalar.h"
-#include "bref_tables.h"
+#include "bref/bref.h"
+#include "bref/bref_scalar.h"
+#include "bref/bref_tables.h"
 #include "variants.h"
 
 #if defined(TZ_X86)
 #define TZ_SUFFIX avx512
 #define TZ_TARGET TZ_TARGET_AVX512
-#include "bref_avx512.h"
-#include "bref_template.h"
+#include "bref/bref_avx512.h"
+#include "bref/bref_template.h"
 
 #define TZ_SUFFIX avx2
 #define TZ_TARGET TZ_TARGET_AVX2
-#include "bref_avx2.h"
-#include "bref_template.h"
+#include "bref/bref_avx2.h"
+#include "bref/bref_template.h"
 #elif defined(TZ_ARM64)
 #define TZ_SUFFIX neon
 #define TZ_TARGET TZ_TARGET_NEON
-#include "bref_neon.h"
-#include "bref_template.h"
+#include "bref/bref_neon.h"
+#include "bref/bref_template.h"
 #endif
 
 #define TZ_SUFFIX portable
 #define TZ_TARGET TZ_TARGET_PORTABLE
-#include "bref_portable.h"
-#include "bref_template.h"
+#include "bref/bref_portable.h"
+#include "bref/bref_template.h"
 
 static size_t workspace_size(int level, const char **why)
 {

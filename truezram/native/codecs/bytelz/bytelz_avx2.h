@@ -1,5 +1,5 @@
 /* bytelz_avx2.h - byte-LZ's primitives (bytelz.h) for AVX2 and BMI2. */
-#include "words_avx2.h"
+#include "bref/words_avx2.h"
 
 #define FN static inline __attribute__((always_inline)) TZ_TARGET
 

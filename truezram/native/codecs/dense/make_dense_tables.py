@@ -86,7 +86,7 @@ def gather(files: list[str]) -> str:
     with tempfile.TemporaryDirectory() as folder:
         program = Path(folder) / "dense_gather"
         source = HERE / "dense_gather.c"
-        options = ["-std=gnu11", "-O3", "-D_GNU_SOURCE", "-fno-strict-aliasing"]
+        options = ["-std=gnu11", "-O3", "-D_GNU_SOURCE", "-fno-strict-aliasing", f"-I{HERE.parent}"]
         subprocess.run([os.environ.get("CC", "cc"), *options, "-o", program, source, "-lm"], check=True)
         names = []
         for file in files:
