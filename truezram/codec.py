@@ -21,9 +21,16 @@ if TYPE_CHECKING:
 PAGE_SIZE = 4096
 """Bytes in a page."""
 
-ISAS = ("portable", "avx2", "avx512", "neon")
+
+def _text(chars: Any) -> str:
+    return str(ffi.string(chars).decode())
+
+
+ISAS: tuple[str, ...] = tuple(_text(lib.tz_isa_name(isa)) for isa in ffi.typeof("enum tz_isa").elements)
 """Instruction sets, in the order of ``enum tz_isa``."""
 
+KINDS: tuple[str, ...] = tuple(_text(lib.tz_kind_name(kind)) for kind in range(lib.TZ_KINDS_STORED))
+"""What to call each ``enum tz_kind``; the three encodings of same-filled pages are one thing to a user."""
 
 DICTIONARY_SIZES = range(lib.TZ_DICTIONARY_MIN, lib.TZ_DICTIONARY_MAX + 1)
 """How many bytes a dictionary may have."""
@@ -50,6 +57,8 @@ class Algorithm:
     isa: str
     levels: range | None
     default_level: int | None
+    summary: str = ""
+    """What to choose it for, in a few words."""
 
 
 def algorithms() -> tuple[Algorithm, ...]:
@@ -59,9 +68,8 @@ def algorithms() -> tuple[Algorithm, ...]:
     while table[len(found)] != ffi.NULL:
         codec = table[len(found)]
         levels = range(codec.level_min, codec.level_max + 1) if codec.level_min or codec.level_max else None
-        found.append(
-            Algorithm(_text(codec.name), ISAS[codec.isa], levels, codec.level_default if levels is not None else None)
-        )
+        default = codec.level_default if levels is not None else None
+        found.append(Algorithm(_text(codec.name), ISAS[codec.isa], levels, default, _text(codec.summary)))
     return tuple(found)
 
 
@@ -142,7 +150,8 @@ class Compressor:
     @property
     def isa(self) -> str:
         """Instruction set of the code that runs, one of ``ISAS``."""
-        return ISAS[self._codec.isa]
+        isa: str = ISAS[self._codec.isa]
+        return isa
 
     def __repr__(self) -> str:
         level = "" if self.level is None else f":{self.level}"
@@ -236,10 +245,6 @@ class Compressor:
                     done,
                 )
         return _bytes_of(target, count * PAGE_SIZE)
-
-
-def _text(chars: Any) -> str:
-    return str(ffi.string(chars).decode())
 
 
 def _borrow(obj: Buffer, what: str, writable: bool = False) -> Any:

@@ -14,7 +14,8 @@ from truezram.app.eventlog import Detector
 from truezram.app.sanity import emptied, implausible
 from truezram.app.widgets.grid import Grid, Head, _with_place
 from truezram.app.widgets.still import colour, unbroken
-from truezram.engine.model import KINDS, Snapshot
+from truezram.codec import KINDS
+from truezram.engine.model import Snapshot
 
 from .conftest import SMALL, Bench, eight
 from .test_pages import page_map

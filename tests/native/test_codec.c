@@ -196,6 +196,19 @@ static void check_table(void)
 	CHECK(names >= 2 && !tz_codec_by_name("none") && !tz_codec_by_kind(TZ_KIND_RAW), "table");
 }
 
+/* What counts by kind has TZ_KINDS_STORED places: no kind may lie beyond, and each has a name. */
+static void check_kinds(void)
+{
+	for (unsigned kind = 0; kind < TZ_KINDS; kind++) {
+		const struct tz_codec *codec = tz_codec_by_kind(kind);
+		const char *name = tz_kind_name(kind);
+
+		CHECK(!name == (kind >= TZ_KINDS_STORED), "kind %u is called %s", kind, name ? name : "nothing");
+		CHECK(!codec || (name && *codec->summary), "codec of kind %u", kind);
+		CHECK(!codec || kind == TZ_KIND_ZSTD_DICT || name == codec->name, "kind %u is called %s", kind, name);
+	}
+}
+
 int main(int argc, char **argv)
 {
 	unsigned pages = argc > 1 ? (unsigned)strtoul(argv[1], NULL, 10) : 600;
@@ -207,6 +220,7 @@ int main(int argc, char **argv)
 	dst_memory = guarded_new(TZ_DST_SIZE);
 	src_memory = guarded_new(2 * TZ_PAGE_SIZE);
 	check_table();
+	check_kinds();
 	n = open_all(all);
 	for (size_t k = 0; k < n; k++)
 		if (all[k].codec->kind == TZ_KIND_FAST) {

@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 from conftest import HANG, FakeServer, cost, make, wait_until
 
+import truezram
+from truezram._native import lib
 from truezram.codec import default_algorithm
-from truezram.engine import cli, errors, procfs, verbs
+from truezram.engine import cli, config, control, errors, procfs, verbs
 from truezram.engine.errors import TruezramError, UsageError
 from truezram.engine.model import MachineSnapshot
 from truezram.engine.output import Column, format_table
@@ -175,7 +179,7 @@ def test_exit_codes_of_errors() -> None:
     assert codes.items() >= {"Failed": 1, "UsageError": 2, "PermissionDenied": 3, "Unsupported": 3, "Busy": 4}.items()
     assert str(errors.Busy("cannot", "in use", "Wait")) == "cannot: in use. Wait."
     assert str(errors.Failed("cannot")) == "cannot."
-    assert type(errors.from_status(4, "a", "b")) is errors.PermissionDenied
+    assert control._ERRORS[lib.TZ_E_PERMISSION] is errors.PermissionDenied
     assert type(errors.from_exit_code(3, "a", "b")) is errors.Unsupported
 
 

@@ -17,7 +17,7 @@ from pagegen import PAGE, log_lines, pages, sample
 
 import truezram
 from truezram._native import ffi, lib
-from truezram.codec import ISAS
+from truezram.codec import ISAS, KINDS
 
 NAMES = [a.name for a in truezram.algorithms()]
 VARIANTS = [
@@ -302,6 +302,14 @@ def test_algorithm_and_level() -> None:
     assert truezram.Compressor("zstd:+3").level == 3
     assert repr(truezram.Compressor("zstd:19")) == "Compressor('zstd:19', isa='portable')"
     assert truezram.Compressor("lz4").level is None
+
+
+def test_kinds_and_summaries_are_those_of_the_library() -> None:
+    assert KINDS[lib.TZ_KIND_EMPTY] == "empty"
+    assert KINDS[lib.TZ_KIND_SAME_U32] == KINDS[lib.TZ_KIND_SAME_U64] == "same"
+    assert KINDS[lib.TZ_KIND_RAW] == "huge"
+    assert {algorithm.name for algorithm in truezram.algorithms()} < set(KINDS)
+    assert all(algorithm.summary for algorithm in truezram.algorithms())
 
 
 def test_unknown_instruction_sets() -> None:

@@ -103,7 +103,7 @@ class CreateSpec:
 
 @dataclass(frozen=True, slots=True)
 class PageMap:
-    """The page table by region: ``regions[i]`` counts pages by kind, in the order of `model.KINDS`."""
+    """The page table by region: ``regions[i]`` counts pages by kind, in the order of `codec.KINDS`."""
 
     first_page: int
     pages: int

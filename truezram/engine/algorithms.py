@@ -24,6 +24,8 @@ class Algorithm:
     level_default: int
     unavailable: str
     """Why it cannot be used on this machine; empty when it can."""
+    summary: str = ""
+    """What to choose it for, in a few words."""
 
     @property
     def has_levels(self) -> bool:
@@ -41,9 +43,17 @@ def algorithms() -> tuple[Algorithm, ...]:
         why = ffi.new("const char **")
         usable = codec.workspace_size(codec.level_default, why)
         reason = "" if usable else ffi.string(why[0]).decode() if why[0] != ffi.NULL else "it has no workspace"
-        isa = ISAS[codec.isa] if codec.isa < len(ISAS) else ""
-        name = ffi.string(codec.name).decode()
-        found.append(Algorithm(name, isa, codec.level_min, codec.level_max, codec.level_default, reason))
+        found.append(
+            Algorithm(
+                name=ffi.string(codec.name).decode(),
+                isa=ISAS[codec.isa],
+                level_min=codec.level_min,
+                level_max=codec.level_max,
+                level_default=codec.level_default,
+                unavailable=reason,
+                summary=ffi.string(codec.summary).decode(),
+            )
+        )
         index += 1
     return tuple(found)
 

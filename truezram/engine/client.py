@@ -84,7 +84,7 @@ def server_of(entry: Entry) -> int | None:
 @dataclass(frozen=True, slots=True)
 class PageMap:
     """What a range of a device's pages is stored as: `regions` equal parts of `pages` pages from page `first` on.
-    Each region holds a count per kind, in the order of `model.KINDS`."""
+    Each region holds a count per kind, in the order of `codec.KINDS`."""
 
     first: int
     pages: int

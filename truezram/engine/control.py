@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from truezram._native import ffi, lib
-from truezram.engine.errors import Failed, PermissionDenied, UsageError, from_status
+from truezram.engine.errors import Busy, Failed, PermissionDenied, TruezramError, UsageError
 
 TIMEOUT = 5.0
 STOP_TIMEOUT = 30.0
@@ -26,12 +26,20 @@ _REPLY_SIZE = ffi.sizeof("struct tz_reply")
 class Op(IntEnum):
     """``enum tz_op``."""
 
-    PING = 1
-    SET = 2
-    STOP = 3
-    ATTACH = 4
-    PAGE_MAP = 5
-    TRIM = 6
+    PING = lib.TZ_OP_PING
+    SET = lib.TZ_OP_SET
+    STOP = lib.TZ_OP_STOP
+    ATTACH = lib.TZ_OP_ATTACH
+    PAGE_MAP = lib.TZ_OP_PAGE_MAP
+    TRIM = lib.TZ_OP_TRIM
+
+
+_ERRORS: dict[int, type[TruezramError]] = {
+    lib.TZ_E_INVALID: UsageError,
+    lib.TZ_E_PERMISSION: PermissionDenied,
+    lib.TZ_E_BUSY: Busy,
+}
+"""What each ``enum tz_status`` is raised as; any other is `Failed`."""
 
 
 class NoAnswer(Failed):
@@ -45,7 +53,7 @@ class Reply:
     values: tuple[int, int, int, int]
     text: str
     page_map: tuple[tuple[int, ...], ...]
-    """One tuple of TZ_MAP_KINDS counts per region that was asked for (PAGE_MAP only)."""
+    """One tuple of TZ_KINDS_STORED counts per region that was asked for (PAGE_MAP only)."""
     fds: tuple[int, ...]
     """Descriptors that came along; the caller closes them."""
 
@@ -87,9 +95,10 @@ def request(
     try:
         reply = _decode(data, what)
         if reply.status:
-            raise from_status(reply.status, what, printable(ffi.string(reply.text)))
+            why = printable(ffi.string(reply.text)) or "the server gave no reason"
+            raise _ERRORS.get(reply.status, Failed)(what, why)
         regions = args[2] if op is Op.PAGE_MAP else 0
-        rows = tuple(tuple(ffi.unpack(reply.map[i], lib.TZ_MAP_KINDS)) for i in range(regions))
+        rows = tuple(tuple(ffi.unpack(reply.map[i], lib.TZ_KINDS_STORED)) for i in range(regions))
         values: Any = tuple(reply.value)
         return Reply(values, printable(ffi.string(reply.text)), rows, tuple(fds))
     except BaseException:

@@ -71,12 +71,6 @@ class Busy(TruezramError):
     exit_code = EXIT_BUSY
 
 
-def from_status(status: int, what: str, text: str, remedy: str = "") -> TruezramError:
-    """The error for a reply's ``enum tz_status`` (protocol.h); the server's own text is the reason."""
-    kinds: dict[int, type[TruezramError]] = {3: UsageError, 4: PermissionDenied, 5: Busy}
-    return kinds.get(status, Failed)(what, text or "the server gave no reason", remedy)
-
-
 def from_exit_code(code: int, what: str, text: str, remedy: str = "") -> TruezramError:
     """The error for an exit code that the server reports (``tz_ready.exit_code``)."""
     kinds: dict[int, type[TruezramError]] = {EXIT_USAGE: UsageError, EXIT_UNSUPPORTED: Unsupported, EXIT_BUSY: Busy}

@@ -15,7 +15,6 @@ from truezram.engine.errors import Failed, Unsupported
 
 PAGE = 4096
 TIMEOUT = 30.0
-_READ, _WRITE, _DISCARD, _FLUSH = range(4)
 
 
 class LocalDevice:
@@ -80,7 +79,7 @@ class LocalDevice:
     def read(self, page: int, count: int = 1) -> bytes:
         """The contents of `count` pages from `page` on: ``count * 4096`` bytes, zeros where nothing was written."""
         data = bytearray(count * PAGE)
-        self._transfer(_READ, page, count, ffi.from_buffer(data))
+        self._transfer(lib.TZ_LOCAL_READ, page, count, ffi.from_buffer(data))
         return bytes(data)
 
     def write(self, page: int, data: bytes | bytearray | memoryview) -> None:
@@ -88,16 +87,16 @@ class LocalDevice:
         count, rest = divmod(len(data), PAGE)
         if rest:
             raise ValueError(f"{len(data)} bytes are not whole pages")
-        self._transfer(_WRITE, page, count, ffi.from_buffer(data))
+        self._transfer(lib.TZ_LOCAL_WRITE, page, count, ffi.from_buffer(data))
 
     def discard(self, page: int, count: int = 1) -> None:
         """Forgets `count` pages; they read as zeros."""
-        self._request(_DISCARD, page, count, ffi.NULL)
+        self._request(lib.TZ_LOCAL_DISCARD, page, count, ffi.NULL)
 
     def flush(self) -> None:
         """Returns when all that was written before is in the store (it always is: this asks the server all the
         same)."""
-        self._request(_FLUSH, 0, 0, ffi.NULL)
+        self._request(lib.TZ_LOCAL_FLUSH, 0, 0, ffi.NULL)
 
     def _transfer(self, op: int, page: int, count: int, buffer: Any) -> None:
         data = ffi.cast("char *", buffer)

@@ -9,9 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-KINDS = ("empty", "same", "same", "same", "huge", "lz4", "zstd", "turbo", "fast", "dense", "zstd_dict")
-"""What to call each ``enum tz_kind`` of codec.h; the three same-filled encodings are one thing to a user."""
-
 
 @dataclass(frozen=True, slots=True)
 class SizeClass:
@@ -104,7 +101,7 @@ class DeviceSnapshot:
     queue_depth: int = 0
     nr_queues: int = 0
     kind_pages: tuple[tuple[str, int], ...] = ()
-    """(name from KINDS, pages now stored that way), zeros left out."""
+    """(name from `codec.KINDS`, pages now stored that way), zeros left out."""
     size_pages: tuple[int, ...] = ()
     """65 bins of 64 bytes: pages now stored by object size."""
     classes: tuple[SizeClass, ...] = ()

@@ -18,17 +18,25 @@ from pathlib import Path
 from typing import Any
 
 from truezram._native import ffi, lib
-from truezram.codec import ISAS
+from truezram.codec import ISAS, KINDS
 from truezram.engine.control import printable
-from truezram.engine.model import KINDS, DeviceSnapshot, QueueSnapshot, SizeClass
+from truezram.engine.model import DeviceSnapshot, QueueSnapshot, SizeClass
 
 PAGE = 4096
-STATES = ("starting", "live", "stopping", "stopped", "failed")
-TRANSPORTS = ("ublk", "local")
 RETRIES = 5
 """Reads (of some 15 ms each) of a page that keeps changing before its last copy is taken."""
 MAX_FILE = 16 << 20
 """No statistics page is larger; a file that is, is not mapped."""
+
+
+def _names(enum: str) -> tuple[str, ...]:
+    """The names of a C enum that counts from 0: ``TZ_STATE_LIVE`` is "live"."""
+    elements = ffi.typeof(f"enum {enum}").elements
+    return tuple(elements[value].removeprefix(f"{enum.upper()}_").lower() for value in range(len(elements)))
+
+
+STATES = _names("tz_state")
+TRANSPORTS = _names("tz_transport")
 
 
 class Unreadable(Exception):
@@ -48,12 +56,11 @@ _COUNTERS = tuple(f.name for f in fields(QueueSnapshot) if f.name not in ("read_
 _pick = itemgetter(*(_word(name) for name in _COUNTERS))
 _READ_LAT = slice(_word("read_lat"), _word("read_lat") + lib.TZ_LAT_BINS)
 _WRITE_LAT = slice(_word("write_lat"), _word("write_lat") + lib.TZ_LAT_BINS)
-_KIND_PAGES = slice(_word("kind_pages_now"), _word("kind_pages_now") + 32)
+_KIND_PAGES = slice(_word("kind_pages_now"), _word("kind_pages_now") + lib.TZ_KINDS)
 _SIZE_PAGES = slice(_word("size_pages_now"), _word("size_pages_now") + lib.TZ_SIZE_BINS)
 _PAGES_NOW = _word("pages_now")
 _COMPR_NOW = _word("compr_bytes_now")
-_KIND_SAME = (1, 2, 3)
-_KIND_RAW = 4
+_KIND_SAME = (lib.TZ_KIND_SAME_S59, lib.TZ_KIND_SAME_U32, lib.TZ_KIND_SAME_U64)
 _NO_CPU = 0xFFFFFFFF
 
 
@@ -202,7 +209,7 @@ class StatsPage:
             table_bytes=head.table_bytes,
             reserve_bytes=head.reserve_bytes,
             same_pages=max(0, sum(kind_pages[kind] for kind in _KIND_SAME)),
-            huge_pages=max(0, kind_pages[_KIND_RAW]),
+            huge_pages=max(0, kind_pages[lib.TZ_KIND_RAW]),
             pages_compacted=head.pages_compacted,
             total=total,
             queues=self._queues(head.nr_queues, total) if queues else (),
@@ -214,9 +221,9 @@ class StatsPage:
                 SizeClass(c.object_size, c.objects_per_slab, c.slabs, c.objects)
                 for c in ffi.unpack(head.classes, head.nr_classes)
             ),
-            memory_locked=bool(head.flags & 1),
-            noswap_tmpfs=bool(head.flags & 2),
-            io_flusher=bool(head.flags & 8),
+            memory_locked=bool(head.flags & lib.TZ_FLAG_MEMORY_LOCKED),
+            noswap_tmpfs=bool(head.flags & lib.TZ_FLAG_NOSWAP_TMPFS),
+            io_flusher=bool(head.flags & lib.TZ_FLAG_IO_FLUSHER),
             swap_priority=swap[0] if swap else None,
             swap_used=swap[1] if swap else 0,
             mountpoints=mountpoints,

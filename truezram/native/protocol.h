@@ -8,7 +8,7 @@
 #ifndef TZ_PROTOCOL_H
 #define TZ_PROTOCOL_H
 
-#include <stdint.h>
+#include "codec.h"
 
 #define TZ_MSG_MAGIC 0x315a5254u /* "TRZ1" */
 #define TZ_MSG_VERSION 1
@@ -39,7 +39,6 @@ enum tz_status {
 };
 
 #define TZ_MAP_REGIONS 256
-#define TZ_MAP_KINDS 12		/* counts per region, indexed by enum tz_kind */
 
 struct tz_request {
 	uint32_t magic;
@@ -53,7 +52,7 @@ struct tz_reply {
 	uint16_t version, status;	/* enum tz_status */
 	uint64_t value[4];
 	char text[216];
-	uint32_t map[TZ_MAP_REGIONS][TZ_MAP_KINDS];	/* PAGE_MAP only, else zero */
+	uint32_t map[TZ_MAP_REGIONS][TZ_KINDS_STORED];	/* PAGE_MAP only, else zero */
 };
 
 /* What a starting server writes to the descriptor named by --ready-fd: first, with TZ_STARTING, as soon as it has a name; then, when the device is

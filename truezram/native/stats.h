@@ -12,8 +12,8 @@
 #ifndef TZ_STATS_H
 #define TZ_STATS_H
 
-#include <stddef.h>
-#include <stdint.h>
+#include "codec.h"
+
 #include <time.h>
 
 #define TZ_STATS_MAGIC 0x3153545a54ull /* "TZTS1" */
@@ -105,7 +105,7 @@ struct tz_queue_stats {
 	uint64_t busy_ns;		/* time between wake-up and wait */
 	int64_t pages_now;		/* pages stored: orig_data_size = 4096 * sum */
 	int64_t compr_bytes_now;	/* object payload bytes: compr_data_size */
-	int64_t kind_pages_now[32];	/* pages stored by enum tz_kind */
+	int64_t kind_pages_now[TZ_KINDS];	/* pages stored by enum tz_kind */
 	int64_t size_pages_now[TZ_SIZE_BINS];
 	/* --- not under seq --- */
 	uint64_t read_lat[TZ_LAT_BINS], write_lat[TZ_LAT_BINS];		/* requests by service time */

@@ -933,7 +933,7 @@ uint64_t tz_store_trim(struct tz_store *s)
 	return tz_pool_trim(&s->pool);
 }
 
-void tz_store_page_map(struct tz_store *s, uint64_t first, uint64_t pages, unsigned regions, uint32_t (*out)[TZ_MAP_KINDS])
+void tz_store_page_map(struct tz_store *s, uint64_t first, uint64_t pages, unsigned regions, uint32_t (*out)[TZ_KINDS_STORED])
 {
 	if (first > s->nr_pages)
 		first = s->nr_pages;
@@ -945,7 +945,7 @@ void tz_store_page_map(struct tz_store *s, uint64_t first, uint64_t pages, unsig
 		uint64_t to = first + (uint64_t)((unsigned __int128)pages * (r + 1) / regions);
 		for (uint64_t p = from; p < to; p++) {
 			unsigned kind = KIND(atomic_load_explicit(&s->arena.table[p], memory_order_relaxed));
-			if (kind < TZ_MAP_KINDS)
+			if (kind < TZ_KINDS_STORED)
 				out[r][kind]++;
 		}
 	}

@@ -61,7 +61,7 @@ int tz_store_set_algorithm(struct tz_store *store, const char *algorithm, char *
 int tz_store_set_mem_limit(struct tz_store *store, uint64_t bytes, char *why, size_t why_size);
 uint64_t tz_store_trim(struct tz_store *store);	/* pool.h: tz_pool_trim */
 void tz_store_page_map(struct tz_store *store, uint64_t first, uint64_t pages, unsigned regions,
-	uint32_t (*out)[TZ_MAP_KINDS]);
+	uint32_t (*out)[TZ_KINDS_STORED]);
 /* Where the arena is mapped, and what the pool knows of its slabs. */
 struct tz_range tz_store_arena(const struct tz_store *store);
 struct tz_range tz_store_slab_metadata(const struct tz_store *store);

@@ -19,7 +19,7 @@ from truezram.app import glyphs
 from truezram.app.source import PageMap
 from truezram.app.widgets.graph import View
 from truezram.app.widgets.lines import Line, LineWidget, clip
-from truezram.engine.model import KINDS
+from truezram.codec import KINDS
 from truezram.engine.units import format_count
 
 MOST_REGIONS = 3072

@@ -175,7 +175,7 @@ void *tz_auto_part(void *workspace, unsigned kind)
 TZ_EACH_ISA(INIT)
 
 #define VARIANT(isa, suffix) \
-	{ "auto", TZ_KIND_AUTO, TZ_ISA_##isa, 1, 100, PERCENT_DEFAULT, workspace_size, init_##suffix, compress, decompress },
+	{ "auto", "fast; dense where there is time for it", TZ_KIND_AUTO, TZ_ISA_##isa, 1, 100, PERCENT_DEFAULT, workspace_size, init_##suffix, compress, decompress },
 
 const struct tz_codec tz_auto_variants[] = {
 	TZ_EACH_ISA(VARIANT)

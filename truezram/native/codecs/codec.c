@@ -55,6 +55,21 @@ const struct tz_codec *tz_codec_by_kind(unsigned kind)
 	return kind == TZ_KIND_ZSTD_DICT ? &tz_zstd_dictionary : NULL;
 }
 
+const char *tz_kind_name(unsigned kind)
+{
+	const struct tz_codec *codec = tz_codec_by_kind(kind);
+
+	switch (kind) {
+	case TZ_KIND_EMPTY: return "empty";
+	case TZ_KIND_SAME_S59:
+	case TZ_KIND_SAME_U32:
+	case TZ_KIND_SAME_U64: return "same";
+	case TZ_KIND_RAW: return "huge";
+	case TZ_KIND_ZSTD_DICT: return "zstd_dict";
+	}
+	return codec ? codec->name : NULL;
+}
+
 const struct tz_codec *tz_codec_variant(const char *name, enum tz_isa isa)
 {
 	for (size_t i = 0; i < NR_FAMILIES; i++)

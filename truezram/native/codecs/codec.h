@@ -39,14 +39,17 @@ enum tz_kind {
 	TZ_KIND_DENSE = 9,	/* fine blocks and static entropy tables, format 1 */
 	TZ_KIND_ZSTD_DICT = 10,	/* as ZSTD, with the device's dictionary (dictionary.h) */
 	TZ_KIND_AUTO = 11,	/* never stored: an object of FAST or DENSE, then a byte with that number (auto.c) */
-	TZ_KINDS = 32
+	TZ_KINDS_STORED,	/* stays the last: every kind is below it, so nothing that counts by kind can miss one */
 };
+#define TZ_KINDS 32		/* what an entry has room for */
+_Static_assert(TZ_KINDS_STORED <= TZ_KINDS, "the page table's entries have no room for so many kinds");
 
 /* Instruction sets, each including those before it on the same architecture. */
 enum tz_isa { TZ_ISA_PORTABLE = 0, TZ_ISA_AVX2 = 1, TZ_ISA_AVX512 = 2, TZ_ISA_NEON = 3 };
 
 struct tz_codec {
 	const char *name;		/* "lz4", "zstd", "fast", ... */
+	const char *summary;		/* what to choose it for, in a few words */
 	uint8_t kind;			/* enum tz_kind of its objects */
 	uint8_t isa;			/* enum tz_isa of the code behind the pointers */
 	int8_t level_min, level_max;	/* both 0: the codec has no levels */
@@ -65,6 +68,9 @@ const struct tz_codec *const *tz_codecs(void);
 const struct tz_codec *tz_codec_by_name(const char *name);
 /* By the kind of a stored object, NULL if no codec of that kind is compiled in. (ZSTD_DICT: see dictionary.h.) */
 const struct tz_codec *tz_codec_by_kind(unsigned kind);
+/* What to call a kind: the codec's name; "same" for the three encodings of a same-filled page, "huge" for a raw one, as
+ * the kernel calls them. NULL: there is no such kind. */
+const char *tz_kind_name(unsigned kind);
 /* A particular variant, for tests and benchmarks: NULL when not compiled in or not runnable on this CPU. */
 const struct tz_codec *tz_codec_variant(const char *name, enum tz_isa isa);
 

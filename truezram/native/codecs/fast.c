@@ -156,7 +156,7 @@ static TZ_NOINLINE size_t or_lz4(struct fast_workspace *ws, const struct tz_code
 		return bref_decompress_##suffix(src, n, out); \
 	}
 #define VARIANT(isa, suffix) \
-	{ "fast", TZ_KIND_FAST, TZ_ISA_##isa, 0, 0, 0, workspace_size, workspace_init, compress_##suffix, \
+	{ "fast", "fast and smaller than lz4", TZ_KIND_FAST, TZ_ISA_##isa, 0, 0, 0, workspace_size, workspace_init, compress_##suffix, \
 		decompress_##suffix },
 
 TZ_EACH_ISA(FUNCTIONS)

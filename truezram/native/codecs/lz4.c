@@ -213,7 +213,7 @@ static int workspace_init(void *workspace, size_t size, int level, const char **
 }
 
 #define VARIANT(isa, suffix) \
-	{ "lz4", TZ_KIND_LZ4, TZ_ISA_##isa, 0, 0, 0, workspace_size, workspace_init, compress_##suffix, \
+	{ "lz4", "fast, known everywhere", TZ_KIND_LZ4, TZ_ISA_##isa, 0, 0, 0, workspace_size, workspace_init, compress_##suffix, \
 		decompress_##suffix },
 
 const struct tz_codec tz_lz4_variants[] = {

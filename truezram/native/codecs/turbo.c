@@ -56,7 +56,7 @@ static int workspace_init(void *workspace, size_t size, int level, const char **
 		return bref_decompress_##suffix(src, n, out); \
 	}
 #define VARIANT(isa, suffix) \
-	{ "turbo", TZ_KIND_TURBO, TZ_ISA_##isa, 0, 0, 0, workspace_size, workspace_init, compress_##suffix, \
+	{ "turbo", "fastest", TZ_KIND_TURBO, TZ_ISA_##isa, 0, 0, 0, workspace_size, workspace_init, compress_##suffix, \
 		decompress_##suffix },
 
 TZ_EACH_ISA(FUNCTIONS)

@@ -259,7 +259,8 @@ static int decompress(void *workspace, const uint8_t *src, size_t n, uint8_t *ou
 }
 
 const struct tz_codec tz_zstd_variants[] = {
-	{ "zstd", TZ_KIND_ZSTD, TZ_ISA_PORTABLE, -7, 19, 1, workspace_size, workspace_init, compress, decompress },
+	{ "zstd", "small, slower", TZ_KIND_ZSTD, TZ_ISA_PORTABLE, -7, 19, 1, workspace_size, workspace_init,
+		compress, decompress },
 	{ 0 },
 };
 
@@ -458,5 +459,6 @@ static int no_init(void *workspace, size_t size, int level, const char **why)
 }
 
 const struct tz_codec tz_zstd_dictionary = {
-	"zstd", TZ_KIND_ZSTD_DICT, TZ_ISA_PORTABLE, -7, 19, 1, no_size, no_init, compress_with, decompress_with
+	"zstd", "small, slower", TZ_KIND_ZSTD_DICT, TZ_ISA_PORTABLE, -7, 19, 1, no_size, no_init,
+	compress_with, decompress_with
 };

@@ -168,7 +168,7 @@ static inline __attribute__((always_inline)) const uint16_t *select_table(int le
 #endif
 
 #define VARIANT(isa, name) \
-	{ "dense", TZ_KIND_DENSE, TZ_ISA_##isa, 0, 0, 0, workspace_size, workspace_init, name##_compress, name##_decompress },
+	{ "dense", "small and quick to read back", TZ_KIND_DENSE, TZ_ISA_##isa, 0, 0, 0, workspace_size, workspace_init, name##_compress, name##_decompress },
 
 const struct tz_codec tz_dense_variants[] = {
 	TZ_EACH_ISA(VARIANT)
