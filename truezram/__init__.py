@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from truezram._version import __version__ as __version__
+
 if TYPE_CHECKING:
     from truezram.codec import (
         DICTIONARY_SIZES,
@@ -18,8 +20,6 @@ if TYPE_CHECKING:
         CorruptError,
         algorithms,
     )
-
-__version__ = "0.1.0"
 
 __all__ = [
     "DICTIONARY_SIZES",

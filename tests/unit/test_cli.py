@@ -194,6 +194,16 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     cli.build_parser()
 
 
+def test_the_version_is_written_once() -> None:
+    """In meson.build: the package, its metadata and the server have it from there."""
+    project = (Path(__file__).parents[2] / "meson.build").read_text()
+    version = re.search(r"^project\('truezram', version: '([^']+)'", project, re.MULTILINE)
+    assert version
+    server = subprocess.run([config.server_path(), "--version"], capture_output=True, text=True, check=True)
+    assert server.stdout == f"truezramd {version[1]}\n"
+    assert truezram.__version__ == metadata.version("truezram") == version[1]
+
+
 def test_every_verb_is_complete() -> None:
     assert {"create", "list", "stat", "set", "remove", "demo"} <= set(cli.verb_names())
     for name, module in cli.verb_names().items():

@@ -40,7 +40,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#define VERSION "0.1.0"
 #define MAX_DEPTH 4096
 #define MAX_TRIES 4096	/* numbers looked at for a free one */
 

@@ -1,0 +1,3 @@
+"""Made by meson of _version.py.in."""
+
+__version__: str
