@@ -1,8 +1,10 @@
-"""Who may import whom: nothing below the app knows Textual or the app, and a verb does not pay for them."""
+"""Who may import whom: rooms are in order, in Python and in C, nothing points back, and there are no circles. Nothing
+below the app knows Textual or the app, and a verb does not pay for them."""
 
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +15,31 @@ from conftest import HANG
 import truezram
 
 PACKAGE = Path(__file__).parents[2] / "truezram"
+NATIVE = PACKAGE / "native"
+
+# Rooms and what is in them, the lowest first: a room may use itself and those of earlier lines. Rooms of one line do
+# not see each other. A file is in the room whose prefix fits it best.
+Rooms = tuple[dict[str, tuple[str, ...]], ...]
+PYTHON_ROOMS: Rooms = (
+    {"library": ("truezram",)},
+    {"engine": ("truezram.engine",)},
+    {"measure": ("truezram.engine.measure",)},
+    {
+        # Until the command line has a room of its own.
+        "cli": tuple(f"truezram.engine.{name}" for name in ("cli", "output", "parsers", "shells", "verbs")),
+        "app": ("truezram.app",),
+    },
+    {"main": ("truezram.__main__",)},
+)
+NATIVE_ROOMS: Rooms = (
+    {"codecs": ("codecs",)},
+    # Until these have rooms of their own.
+    {"store, transport and server": ("",)},
+    {"python": ("python",)},
+)
+CIRCLES_ALLOWED = ("app",)
+"""Rooms that are not yet free of circles."""
+
 FORBIDDEN = ("textual", "textual_plotext", "plotext", "rich", "truezram.app")
 
 
@@ -32,6 +59,111 @@ def imported(path: Path) -> set[str]:
 
 def forbidden(path: Path) -> list[str]:
     return [name for name in imported(path) if any(name == bad or name.startswith(bad + ".") for bad in FORBIDDEN)]
+
+
+def room(name: str, rooms: Rooms, separator: str) -> tuple[int, str]:
+    """(line, name) of the room that a module or file is in."""
+    fitting = [
+        (len(prefix), line, title)
+        for line, beside in enumerate(rooms)
+        for title, prefixes in beside.items()
+        for prefix in prefixes
+        if not prefix or name == prefix or name.startswith(prefix + separator)
+    ]
+    return max(fitting)[1:]
+
+
+def pointing_back(graph: dict[str, set[str]], rooms: Rooms, separator: str) -> list[str]:
+    """The imports of something in a later line, or in another room of the same one."""
+    found = []
+    for name, targets in graph.items():
+        mine = room(name, rooms, separator)
+        for target in sorted(targets):
+            other = room(target, rooms, separator)
+            if other[0] > mine[0] or (other[0] == mine[0] and other != mine):
+                found.append(f"{name} -> {target}")
+    return found
+
+
+def circle(graph: dict[str, set[str]]) -> list[str]:
+    """One circle in the graph, or nothing."""
+    done: set[str] = set()
+    for start in graph:
+        path = [start]
+        stack = [iter(sorted(graph[start]))]
+        while stack:
+            following = next((name for name in stack[-1] if name not in done), None)
+            if following is None:
+                stack.pop()
+                done.add(path.pop())
+            elif following in path:
+                return [*path[path.index(following) :], following]
+            else:
+                path.append(following)
+                stack.append(iter(sorted(graph.get(following, ()))))
+    return []
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def python_graph() -> dict[str, set[str]]:
+    """Which modules of the package each module imports, anywhere in it and under TYPE_CHECKING too."""
+    files = {module_name(path): path for path in PACKAGE.rglob("*.py") if "native" not in path.parts}
+    made = {"truezram._native", "truezram._version"}
+    graph = {}
+    for name, path in files.items():
+        names = imported(path)
+        # A package is imported with its modules; only what is meant counts.
+        wanted = {other for other in names if other in files or other in made}
+        graph[name] = {
+            other
+            for other in wanted - {name}
+            if not (files.get(other, path).name == "__init__.py" and any(n.startswith(other + ".") for n in wanted))
+        }
+    return graph
+
+
+def native_graph() -> dict[str, set[str]]:
+    """Which files of ours each C file includes."""
+    files = [path for end in ("c", "h") for path in NATIVE.rglob(f"*.{end}")]
+    by_name = {path.name: str(path.relative_to(NATIVE)) for path in files}
+    assert len(by_name) == len(files), "two files of one name: headers are included by name alone"
+    graph = {}
+    for path in files:
+        included = re.findall(r'^[ \t]*#[ \t]*include "([^"]+)"', path.read_text(), re.MULTILINE)
+        graph[str(path.relative_to(NATIVE))] = {by_name[Path(name).name] for name in included}
+    return graph
+
+
+def test_rooms_are_in_order() -> None:
+    assert pointing_back(python_graph(), PYTHON_ROOMS, ".") == []
+    assert pointing_back(native_graph(), NATIVE_ROOMS, "/") == []
+
+
+def test_there_are_no_circles() -> None:
+    python = {
+        name: targets
+        for name, targets in python_graph().items()
+        if room(name, PYTHON_ROOMS, ".")[1] not in CIRCLES_ALLOWED
+    }
+    assert circle(python) == []
+    assert circle(native_graph()) == []
+
+
+def test_the_order_is_checked() -> None:
+    assert len(python_graph()) > 100
+    assert {"codecs/codec.h", "codecs/bref/bref.h"} <= native_graph()["codecs/fast.c"] | native_graph()["codecs/cpu.h"]
+    assert pointing_back({"codecs/dense/dense.c": {"store.h"}}, NATIVE_ROOMS, "/") == [
+        "codecs/dense/dense.c -> store.h"
+    ]
+    assert pointing_back({"truezram.engine.model": {"truezram.engine.measure.load"}}, PYTHON_ROOMS, ".")
+    assert not pointing_back({"truezram.engine.measure.load": {"truezram.engine.model"}}, PYTHON_ROOMS, ".")
+    assert pointing_back({"a.x": {"b.y", "a.z"}}, ({"A": ("a",), "B": ("b",)},), ".") == ["a.x -> b.y"]
+    assert circle({"a": {"b", "c"}, "b": {"c"}, "c": {"d"}, "d": {"b"}}) == ["b", "c", "d", "b"]
+    assert circle({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
 
 
 def test_engine_never_imports_the_app_or_textual() -> None:
