@@ -32,7 +32,8 @@ struct auto_workspace {
 	uint64_t seen_ns;		/* up to when it has been earned */
 	unsigned percent;
 	uint32_t poor;			/* objects of fast longer than this are worth a try */
-	uint32_t hopeless, skipped;	/* pages to skip after one that dense could not shrink either; skipped so far */
+	/* pages to skip after one that dense could not shrink either; skipped so far */
+	uint32_t hopeless, skipped;
 	uint8_t other[TZ_DST_SIZE];
 };
 
@@ -63,7 +64,8 @@ static int init(void *workspace, size_t size, int level, const char **why, enum 
 	struct auto_workspace *w = workspace;
 
 	if (level < 1 || level > 100 || size < workspace_size(level, why)) {
-		*why = level < 1 || level > 100 ? "auto: the level is a share of time, 1 to 100 per cent"
+		*why = level < 1 || level > 100
+			? "auto: the level is a share of time, 1 to 100 per cent"
 			: "auto: the workspace is smaller than workspace_size() says";
 		return -1;
 	}
@@ -83,7 +85,8 @@ static int init(void *workspace, size_t size, int level, const char **why, enum 
 	w->credit_ns = BURST_NS;
 	if (w->fast->workspace_init(w->fast_workspace, fast_size, 0, why) < 0)
 		return -1;
-	return w->dense->workspace_init(w->dense_workspace, w->dense->workspace_size(0, why), 0, why);
+	return w->dense->workspace_init(w->dense_workspace, w->dense->workspace_size(0, why), 0,
+		why);
 }
 
 /* Whether a page that fast left at n bytes (0: did not shrink) is worth a try. */
@@ -115,7 +118,8 @@ static int may_spend(struct auto_workspace *w, uint64_t now)
 }
 
 /* Puts dense's object in place of fast's n bytes (0: none) in dst, if it is shorter and there is time to make it. */
-static size_t try_dense(struct auto_workspace *w, const uint8_t *page, uint8_t *dst, size_t n, unsigned *kind)
+static size_t try_dense(struct auto_workspace *w, const uint8_t *page, uint8_t *dst, size_t n,
+	unsigned *kind)
 {
 	uint64_t start = now_ns();
 
@@ -164,7 +168,9 @@ void *tz_auto_part(void *workspace, unsigned kind)
 {
 	struct auto_workspace *w = workspace;
 
-	return kind == TZ_KIND_FAST ? w->fast_workspace : kind == TZ_KIND_DENSE ? w->dense_workspace : NULL;
+	return kind == TZ_KIND_FAST	? w->fast_workspace
+		: kind == TZ_KIND_DENSE ? w->dense_workspace
+					: NULL;
 }
 
 #define INIT(isa, suffix) \
@@ -175,7 +181,8 @@ void *tz_auto_part(void *workspace, unsigned kind)
 TZ_EACH_ISA(INIT)
 
 #define VARIANT(isa, suffix) \
-	{ "auto", "fast; dense where there is time for it", TZ_KIND_AUTO, TZ_ISA_##isa, 1, 100, PERCENT_DEFAULT, workspace_size, init_##suffix, compress, decompress },
+	{ "auto", "fast; dense where there is time for it", TZ_KIND_AUTO, TZ_ISA_##isa, 1, 100, \
+		PERCENT_DEFAULT, workspace_size, init_##suffix, compress, decompress },
 
 const struct tz_codec tz_auto_variants[] = {
 	TZ_EACH_ISA(VARIANT)

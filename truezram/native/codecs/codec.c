@@ -115,26 +115,32 @@ const struct tz_codec *tz_parse_algorithm(const char *text, int *level, char *wh
 	const struct tz_codec *codec;
 	char name[32], names[256];
 
-	snprintf(name, sizeof(name), "%.*s", (int)(name_len < sizeof(name) ? name_len : sizeof(name) - 1), text);
+	snprintf(name, sizeof(name), "%.*s",
+		(int)(name_len < sizeof(name) ? name_len : sizeof(name) - 1), text);
 	codec = name_len < sizeof(name) ? tz_codec_by_name(name) : NULL;
 	if (!codec) {
 		list_names(names, sizeof(names));
-		snprintf(why, why_size, "unknown algorithm \"%.*s\". Use one of: %s", (int)(name_len < 64 ? name_len : 64), text,
-			names);
+		snprintf(why, why_size, "unknown algorithm \"%.*s\". Use one of: %s",
+			(int)(name_len < 64 ? name_len : 64), text, names);
 		return NULL;
 	}
 	*level = codec->level_default;
 	if (colon && !codec->level_min && !codec->level_max) {
-		snprintf(why, why_size, "algorithm \"%s\" has no levels. Use \"%s\" alone", codec->name, codec->name);
+		snprintf(why, why_size, "algorithm \"%s\" has no levels. Use \"%s\" alone",
+			codec->name, codec->name);
 		return NULL;
 	}
-	if (colon && (parse_level(colon + 1, level) || *level < codec->level_min || *level > codec->level_max)) {
-		snprintf(why, why_size, "algorithm \"%s\": level \"%.16s\" is not a whole number from %d to %d", codec->name,
-			colon + 1, codec->level_min, codec->level_max);
+	if (colon &&
+		(parse_level(colon + 1, level) || *level < codec->level_min ||
+			*level > codec->level_max)) {
+		snprintf(why, why_size,
+			"algorithm \"%s\": level \"%.16s\" is not a whole number from %d to %d",
+			codec->name, colon + 1, codec->level_min, codec->level_max);
 		return NULL;
 	}
 	if (!codec->workspace_size(*level, &reason)) {
-		snprintf(why, why_size, "algorithm \"%s\" is not available: %s", codec->name, reason ? reason : "no reason given");
+		snprintf(why, why_size, "algorithm \"%s\" is not available: %s", codec->name,
+			reason ? reason : "no reason given");
 		return NULL;
 	}
 	return codec;

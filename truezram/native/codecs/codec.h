@@ -28,21 +28,26 @@
  * stored in arenas that outlive processes: never reuse one, take a new one when a format changes. */
 enum tz_kind {
 	TZ_KIND_EMPTY = 0,	/* never written, or discarded: reads as zeros */
-	TZ_KIND_SAME_S59 = 1,	/* one 8-byte word repeated; the word is the entry's upper 59 bits, sign-extended */
+	/* one 8-byte word repeated; the word is the entry's upper 59 bits, sign-extended */
+	TZ_KIND_SAME_S59 = 1,
 	TZ_KIND_SAME_U32 = 2,	/* one 4-byte word repeated, in the entry */
 	TZ_KIND_SAME_U64 = 3,	/* one 8-byte word repeated, in an 8-byte object */
 	TZ_KIND_RAW = 4,	/* incompressible ("huge"): the page itself */
 	TZ_KIND_LZ4 = 5,	/* LZ4 block format */
-	TZ_KIND_ZSTD = 6,	/* zstd frame: magicless, no checksum, no content size, no dictionary */
+	/* zstd frame: magicless, no checksum, no content size, no dictionary */
+	TZ_KIND_ZSTD = 6,
 	TZ_KIND_TURBO = 7,	/* block reference, 64-byte blocks, format 1 */
 	TZ_KIND_FAST = 8,	/* block reference, 32-byte blocks, or byte-LZ, or LZ4, format 1 */
 	TZ_KIND_DENSE = 9,	/* fine blocks and static entropy tables, format 1 */
 	TZ_KIND_ZSTD_DICT = 10,	/* as ZSTD, with the device's dictionary (dictionary.h) */
-	TZ_KIND_AUTO = 11,	/* never stored: an object of FAST or DENSE, then a byte with that number (auto.c) */
-	TZ_KINDS_STORED,	/* stays the last: every kind is below it, so nothing that counts by kind can miss one */
+	/* never stored: an object of FAST or DENSE, then a byte with that number (auto.c) */
+	TZ_KIND_AUTO = 11,
+	/* stays the last: every kind is below it, so nothing that counts by kind can miss one */
+	TZ_KINDS_STORED,
 };
 #define TZ_KINDS 32		/* what an entry has room for */
-_Static_assert(TZ_KINDS_STORED <= TZ_KINDS, "the page table's entries have no room for so many kinds");
+_Static_assert(TZ_KINDS_STORED <= TZ_KINDS,
+	"the page table's entries have no room for so many kinds");
 
 /* Instruction sets, each including those before it on the same architecture. */
 enum tz_isa { TZ_ISA_PORTABLE = 0, TZ_ISA_AVX2 = 1, TZ_ISA_AVX512 = 2, TZ_ISA_NEON = 3 };

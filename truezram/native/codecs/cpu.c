@@ -27,7 +27,8 @@ static int has(unsigned reg, const unsigned char *bits, size_t n)
 	return 1;
 }
 #define HAS(reg, ...) \
-	has(reg, (const unsigned char[]){ __VA_ARGS__ }, sizeof((const unsigned char[]){ __VA_ARGS__ }))
+	has(reg, (const unsigned char[]){ __VA_ARGS__ }, \
+		sizeof((const unsigned char[]){ __VA_ARGS__ }))
 
 /* Register state that the OS saves on a context switch (XCR0); 0 where it does not use XSAVE. */
 static unsigned os_saved_state(unsigned leaf1_ecx)
@@ -57,7 +58,8 @@ static unsigned detect(void)
 	if (HAS(c, 23, 28) && HAS(b7, 5, 3, 8) && HAS(ext, 5) && (saved & 0x06) == 0x06)
 		f |= TZ_CPU_AVX2;
 	/* F DQ CD BW VL; VBMI VBMI2 GFNI VNNI BITALG VPOPCNTDQ; opmask and ZMM state */
-	if ((f & TZ_CPU_AVX2) && HAS(b7, 16, 17, 28, 30, 31) && HAS(c7, 1, 6, 8, 11, 12, 14) && (saved & 0xe6) == 0xe6)
+	if ((f & TZ_CPU_AVX2) && HAS(b7, 16, 17, 28, 30, 31) && HAS(c7, 1, 6, 8, 11, 12, 14) &&
+		(saved & 0xe6) == 0xe6)
 		f |= TZ_CPU_AVX512;
 	if ((f & TZ_CPU_AVX512) && (f & TZ_CPU_CRC) && HAS(c7, 10))
 		f |= TZ_CPU_VPCLMUL;
@@ -101,8 +103,10 @@ static unsigned forbidden(const char *list)
 		if (i < sizeof(switches) / sizeof(*switches))
 			f |= switches[i].features;
 		else if (n)
-			fprintf(stderr, "truezram: TRUEZRAM_DISABLE_CPU: \"%.*s\" is not a name it knows and is ignored. Use "
-				"avx512, avx2, crc, neon, separated by commas.\n", (int)n, list);
+			fprintf(stderr,
+				"truezram: TRUEZRAM_DISABLE_CPU: \"%.*s\" is not a name it knows and is "
+				"ignored. Use avx512, avx2, crc, neon, separated by commas.\n",
+				(int)n, list);
 		list += n + (list[n] == ',');
 	}
 	return f;
@@ -123,15 +127,18 @@ enum tz_isa tz_cpu_isa(void)
 {
 	unsigned f = tz_cpu_features();
 
-	return f & TZ_CPU_AVX512 ? TZ_ISA_AVX512 : f & TZ_CPU_AVX2 ? TZ_ISA_AVX2 : f & TZ_CPU_NEON ? TZ_ISA_NEON
-		: TZ_ISA_PORTABLE;
+	return f & TZ_CPU_AVX512  ? TZ_ISA_AVX512
+		: f & TZ_CPU_AVX2 ? TZ_ISA_AVX2
+		: f & TZ_CPU_NEON ? TZ_ISA_NEON
+				  : TZ_ISA_PORTABLE;
 }
 
 int tz_cpu_runs(enum tz_isa isa)
 {
 	enum tz_isa best = tz_cpu_isa();
 
-	return isa == TZ_ISA_PORTABLE || isa == best || (isa == TZ_ISA_AVX2 && best == TZ_ISA_AVX512);
+	return isa == TZ_ISA_PORTABLE || isa == best ||
+		(isa == TZ_ISA_AVX2 && best == TZ_ISA_AVX512);
 }
 
 const char *tz_isa_name(enum tz_isa isa)

@@ -21,8 +21,10 @@
 #define TZ_X86 1
 #include <immintrin.h>
 #define TZ_TARGET_AVX2 __attribute__((target("avx2,bmi,bmi2,lzcnt,popcnt")))
-#define TZ_TARGET_AVX512 __attribute__((target("avx2,bmi,bmi2,lzcnt,popcnt,avx512f,avx512bw,avx512vl,avx512dq," \
-	"avx512cd,avx512vbmi,avx512vbmi2,avx512vnni,avx512bitalg,avx512vpopcntdq,gfni")))
+#define TZ_TARGET_AVX512 \
+	__attribute__((target( \
+		"avx2,bmi,bmi2,lzcnt,popcnt,avx512f,avx512bw,avx512vl,avx512dq," \
+		"avx512cd,avx512vbmi,avx512vbmi2,avx512vnni,avx512bitalg,avx512vpopcntdq,gfni")))
 #elif defined(__aarch64__)
 #define TZ_ARM64 1
 #include <arm_neon.h>
@@ -54,7 +56,8 @@
 
 /* Features, each bit set only when CPU, OS and TRUEZRAM_DISABLE_CPU all agree. */
 enum tz_cpu_feature {
-	TZ_CPU_CRC = 1,		/* CRC-32C and carry-less multiplication: SSE4.2 + PCLMULQDQ, or ARMv8 CRC + PMULL */
+	/* CRC-32C and carry-less multiplication: SSE4.2 + PCLMULQDQ, or ARMv8 CRC + PMULL */
+	TZ_CPU_CRC = 1,
 	TZ_CPU_AVX2 = 2,	/* AVX2, BMI1, BMI2, LZCNT, POPCNT */
 	TZ_CPU_AVX512 = 4,	/* F BW VL DQ CD VBMI VBMI2 VNNI BITALG VPOPCNTDQ, GFNI */
 	TZ_CPU_VPCLMUL = 8,	/* VPCLMULQDQ, beside the AVX-512 set */

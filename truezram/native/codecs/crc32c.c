@@ -14,17 +14,20 @@
 #include "cpu.h"
 
 #define POLY 0x82f63b78u		/* P without x^32, reflected */
-#define THREE_MAX 512			/* 8-byte words that one call of three_chains() can take a third of */
+/* 8-byte words that one call of three_chains() can take a third of */
+#define THREE_MAX 512
 
 static uint32_t tables[8][256];
-static uint32_t shift[THREE_MAX / 3 * 2 + 1];	/* [k]: x^(64 k - 33) mod P: moves a CRC over k words of zeros */
+/* [k]: x^(64 k - 33) mod P: moves a CRC over k words of zeros */
+static uint32_t shift[THREE_MAX / 3 * 2 + 1];
 
 static uint32_t table_update(uint32_t crc, const uint8_t *p, size_t n)
 {
 	for (; n >= 8; n -= 8, p += 8) {
 		uint32_t a = crc ^ tz_load32(p), b = tz_load32(p + 4);
-		crc = tables[7][a & 255] ^ tables[6][a >> 8 & 255] ^ tables[5][a >> 16 & 255] ^ tables[4][a >> 24]
-			^ tables[3][b & 255] ^ tables[2][b >> 8 & 255] ^ tables[1][b >> 16 & 255] ^ tables[0][b >> 24];
+		crc = tables[7][a & 255] ^ tables[6][a >> 8 & 255] ^ tables[5][a >> 16 & 255] ^
+			tables[4][a >> 24] ^ tables[3][b & 255] ^ tables[2][b >> 8 & 255] ^
+			tables[1][b >> 16 & 255] ^ tables[0][b >> 24];
 	}
 	for (; n; n--, p++)
 		crc = tables[0][(crc ^ *p) & 255] ^ crc >> 8;
@@ -54,8 +57,9 @@ static void make_tables(void)
 #define CRC_TARGET __attribute__((target("sse4.2,pclmul")))
 #define CRC64(crc, v) _mm_crc32_u64(crc, v)
 #define CRC8(crc, v) _mm_crc32_u8((uint32_t)(crc), v)
-#define CLMUL(a, b) ((uint64_t)_mm_cvtsi128_si64(_mm_clmulepi64_si128(_mm_cvtsi64_si128((long long)(a)), \
-	_mm_cvtsi64_si128((long long)(b)), 0)))
+#define CLMUL(a, b) \
+	((uint64_t)_mm_cvtsi128_si64(_mm_clmulepi64_si128(_mm_cvtsi64_si128((long long)(a)), \
+		_mm_cvtsi64_si128((long long)(b)), 0)))
 #define HAVE_THREE
 #elif defined(TZ_ARM64)
 /* Inline assembly: compilers disagree about how these extensions are named in a target attribute. */
@@ -131,13 +135,16 @@ static void make_shifts(void)
 #endif
 
 #if defined(TZ_X86)
-#define FOLD_TARGET __attribute__((target("sse4.2,pclmul,vpclmulqdq,avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi")))
+#define FOLD_TARGET \
+	__attribute__(( \
+		target("sse4.2,pclmul,vpclmulqdq,avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi")))
 #define FOLD_MIN 192
 
 /* Pairs of constants, x^(d + 31) for a lane's lower 64 bits (the earlier ones) and x^(d - 33) for its upper, that move a
  * 128-bit lane d bits on. */
 static struct { uint64_t by[2]; } move[17];	/* [i]: 128 i bits */
-static uint64_t join[8];			/* lanes 0..2 of one vector to its lane 3; lane 3 stays */
+/* lanes 0..2 of one vector to its lane 3; lane 3 stays */
+static uint64_t join[8];
 
 static void make_moves(void)
 {
@@ -151,32 +158,33 @@ static void make_moves(void)
 
 static inline FOLD_TARGET __m512i fold(__m512i v, __m512i by, __m512i next)
 {
-	return _mm512_ternarylogic_epi64(_mm512_clmulepi64_epi128(v, by, 0x00), _mm512_clmulepi64_epi128(v, by, 0x11),
-		next, 0x96);
+	return _mm512_ternarylogic_epi64(_mm512_clmulepi64_epi128(v, by, 0x00),
+		_mm512_clmulepi64_epi128(v, by, 0x11), next, 0x96);
 }
 
 static inline FOLD_TARGET __m512i move_by(unsigned vectors)
 {
-	return _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(const void *)move[4 * vectors].by));
+	return _mm512_broadcast_i32x4(
+		_mm_loadu_si128((const __m128i *)(const void *)move[4 * vectors].by));
 }
 
 /* CRC of the 64 bytes of v, from state zero. */
 static inline FOLD_TARGET uint32_t reduce(__m512i v)
 {
 	__m512i by = _mm512_loadu_si512(join);
-	__m512i m = _mm512_xor_si512(_mm512_clmulepi64_epi128(v, by, 0x00), _mm512_clmulepi64_epi128(v, by, 0x11));
+	__m512i m = _mm512_xor_si512(_mm512_clmulepi64_epi128(v, by, 0x00),
+		_mm512_clmulepi64_epi128(v, by, 0x11));
 	__m256i h = _mm256_xor_si256(_mm512_castsi512_si256(m), _mm512_extracti64x4_epi64(
 		_mm512_mask_blend_epi64(0xc0, m, v), 1));
 	__m128i s = _mm_xor_si128(_mm256_castsi256_si128(h), _mm256_extracti128_si256(h, 1));
 
-	return (uint32_t)_mm_crc32_u64(_mm_crc32_u64(0, (uint64_t)_mm_cvtsi128_si64(s)), (uint64_t)_mm_extract_epi64(s, 1));
+	return (uint32_t)_mm_crc32_u64(_mm_crc32_u64(0, (uint64_t)_mm_cvtsi128_si64(s)),
+		(uint64_t)_mm_extract_epi64(s, 1));
 }
 
-static const uint8_t iota[64] = {
-	0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31,
-	32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43, 44, 45, 46, 47, 48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60,
-	61, 62, 63
-};
+static const uint8_t iota[64] = { 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18,
+	19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41,
+	42, 43, 44, 45, 46, 47, 48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61, 62, 63 };
 
 static FOLD_TARGET uint32_t fold_update(uint32_t crc, const uint8_t *p, size_t n)
 {
@@ -184,9 +192,12 @@ static FOLD_TARGET uint32_t fold_update(uint32_t crc, const uint8_t *p, size_t n
 		return three_update(crc, p, n);
 
 	unsigned head = n & 63;
-	__m512i first = _mm512_xor_si512(_mm512_loadu_si512(p), _mm512_zextsi128_si512(_mm_cvtsi32_si128((int)crc)));
+	__m512i first = _mm512_xor_si512(_mm512_loadu_si512(p),
+		_mm512_zextsi128_si512(_mm_cvtsi32_si128((int)crc)));
 	/* What of the seed belongs to the bytes after the head. */
-	__m512i seed = _mm512_zextsi128_si512(_mm_cvtsi64_si128((long long)(head < 4 ? (uint64_t)crc >> 8 * head : 0)));
+	__m512i seed = _mm512_zextsi128_si512(_mm_cvtsi64_si128((long long)(head < 4
+			? (uint64_t)crc >> 8 * head
+			: 0)));
 	__m512i a = _mm512_maskz_permutexvar_epi8(head ? ~0ull << (64 - head) : 0,
 		_mm512_add_epi8(_mm512_loadu_si512(iota), _mm512_set1_epi8((char)head)), first);
 	__m512i b, c, d, by4 = move_by(4), by1 = move_by(1);

@@ -21,8 +21,8 @@ const char *tz_dictionary_fault(const void *bytes, size_t n);
 /* Bytes of memory (64-byte aligned) for a digested dictionary of n bytes; 0 = unavailable, `why` says the reason. */
 size_t tz_dictionary_size(size_t n, int level, const char **why);
 /* Digests it; keeps a copy of the bytes and no pointer to them. NULL: why says what is wrong. */
-struct tz_dictionary *tz_dictionary_init(void *memory, size_t size, const void *bytes, size_t n, int level,
-	const char **why);
+struct tz_dictionary *tz_dictionary_init(void *memory, size_t size, const void *bytes, size_t n,
+	int level, const char **why);
 
 /* The bytes it was made of, the number that training gave it, and the memory that it takes. */
 const void *tz_dictionary_bytes(const struct tz_dictionary *d, size_t *n);
@@ -31,6 +31,7 @@ size_t tz_dictionary_memory(const struct tz_dictionary *d);
 
 /* As workspace_size and workspace_init of a codec. The dictionary must outlive the workspace. */
 size_t tz_dictionary_workspace_size(const struct tz_dictionary *d, const char **why);
-int tz_dictionary_workspace_init(const struct tz_dictionary *d, void *workspace, size_t size, const char **why);
+int tz_dictionary_workspace_init(const struct tz_dictionary *d, void *workspace, size_t size,
+	const char **why);
 
 #endif

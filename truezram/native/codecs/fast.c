@@ -90,8 +90,8 @@ static int workspace_init(void *workspace, size_t size, int level, const char **
 #define LZ4_SAVES(n) ((n) / 64)
 
 /* Puts LZ4's object of the page in place of the n bytes in dst if it is smaller. Returns the length. */
-static TZ_NOINLINE size_t or_lz4(struct fast_workspace *ws, const struct tz_codec *codec, const uint8_t *page, uint8_t *dst,
-	size_t n)
+static TZ_NOINLINE size_t or_lz4(struct fast_workspace *ws, const struct tz_codec *codec,
+	const uint8_t *page, uint8_t *dst, size_t n)
 {
 	size_t lz4 = codec->compress(ws->lz4, page, ws->object);
 
@@ -104,8 +104,8 @@ static TZ_NOINLINE size_t or_lz4(struct fast_workspace *ws, const struct tz_code
 
 /* Byte-LZ comes first, in place of the last steps of block reference, where those cannot make it smaller any more. */
 #define FUNCTIONS(isa, suffix) \
-	static TZ_TARGET_##isa TZ_NOINLINE size_t compress_text_##suffix(struct fast_workspace *ws, const uint8_t *page, \
-		uint8_t *dst) \
+	static TZ_TARGET_##isa TZ_NOINLINE size_t \
+	compress_text_##suffix(struct fast_workspace *ws, const uint8_t *page, uint8_t *dst) \
 	{ \
 		size_t lz = lz_compress_##suffix(&ws->lz, page, dst, TZ_PAGE_SIZE), n; \
 		if (lz >= PLAIN_TEXT) \
@@ -118,7 +118,8 @@ static TZ_NOINLINE size_t or_lz4(struct fast_workspace *ws, const struct tz_code
 		} \
 		return lz < ZEROS ? lz : or_lz4(ws, lz4_for(TZ_ISA_##isa), page, dst, lz); \
 	} \
-	static TZ_TARGET_##isa size_t compress_##suffix(void *workspace, const uint8_t *page, uint8_t *dst) \
+	static TZ_TARGET_##isa size_t compress_##suffix(void *workspace, const uint8_t *page, \
+		uint8_t *dst) \
 	{ \
 		struct fast_workspace *ws = workspace; \
 		const struct lz_look look = lz_look_##suffix(page); \
@@ -132,7 +133,8 @@ static TZ_NOINLINE size_t or_lz4(struct fast_workspace *ws, const struct tz_code
 			n = finish_page_##suffix(&ws->bref, page, dst); \
 			if (TZ_LIKELY(!lz_may_win_##suffix(look, n))) \
 				return n; \
-			lz = lz_compress_##suffix(&ws->lz, page, ws->object, n ? n - LZ_SAVES : TZ_PAGE_SIZE); \
+			lz = lz_compress_##suffix(&ws->lz, page, ws->object, \
+				n ? n - LZ_SAVES : TZ_PAGE_SIZE); \
 			if (lz) \
 				memcpy(dst, ws->object, lz); \
 			return lz ? lz : n; \
@@ -146,7 +148,8 @@ static TZ_NOINLINE size_t or_lz4(struct fast_workspace *ws, const struct tz_code
 		memcpy(dst, ws->object, n); \
 		return n; \
 	} \
-	static int decompress_##suffix(void *workspace, const uint8_t *src, size_t n, uint8_t *out) \
+	static int decompress_##suffix(void *workspace, const uint8_t *src, size_t n, \
+		uint8_t *out) \
 	{ \
 		(void)workspace; \
 		if (n && src[n - 1] == MODE_LZ4) \
@@ -156,8 +159,8 @@ static TZ_NOINLINE size_t or_lz4(struct fast_workspace *ws, const struct tz_code
 		return bref_decompress_##suffix(src, n, out); \
 	}
 #define VARIANT(isa, suffix) \
-	{ "fast", "fast and smaller than lz4", TZ_KIND_FAST, TZ_ISA_##isa, 0, 0, 0, workspace_size, workspace_init, compress_##suffix, \
-		decompress_##suffix },
+	{ "fast", "fast and smaller than lz4", TZ_KIND_FAST, TZ_ISA_##isa, 0, 0, 0, \
+		workspace_size, workspace_init, compress_##suffix, decompress_##suffix },
 
 TZ_EACH_ISA(FUNCTIONS)
 

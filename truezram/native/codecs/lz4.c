@@ -20,9 +20,11 @@
 #define END_LITERALS 5		/* the block's last bytes are literals */
 #define LAST_START (TZ_PAGE_SIZE - 12)	/* no match starts later */
 #define MIN_MATCH 4
-#define OUT_SLACK 64		/* wide stores of the encoder end within this of where they should */
+/* wide stores of the encoder end within this of where they should */
+#define OUT_SLACK 64
 
-_Static_assert(TZ_PAGE_SIZE + TZ_PAGE_SIZE / 255 + 16 + OUT_SLACK <= TZ_DST_SIZE, "room for the longest LZ4 block");
+_Static_assert(TZ_PAGE_SIZE + TZ_PAGE_SIZE / 255 + 16 + OUT_SLACK <= TZ_DST_SIZE,
+	"room for the longest LZ4 block");
 
 /* An entry is base + position; those of earlier pages are below base. */
 struct lz4_workspace {
@@ -38,7 +40,8 @@ TZ_INLINE size_t hash5(uint64_t v)
 
 /* The last position whose 5 bytes hash like those at page + at (*v: the first 4 of them), and note of this one. Or 0,
  * when there was none: that is a position like any other, for the caller to compare. Without a branch. */
-TZ_INLINE unsigned look_up(struct lz4_workspace *ws, unsigned base, const uint8_t *page, unsigned at, uint32_t *v)
+TZ_INLINE unsigned look_up(struct lz4_workspace *ws, unsigned base, const uint8_t *page,
+	unsigned at, uint32_t *v)
 {
 	uint64_t bytes = tz_load64(page + at);
 	uint16_t *entry = &ws->table[hash5(bytes)];
@@ -57,10 +60,12 @@ TZ_INLINE unsigned look_up(struct lz4_workspace *ws, unsigned base, const uint8_
 #define R8(d, i) R4(d, i), R4(d, i + 4)
 #define ROW16(d) { R8(d, 0), R8(d, 8) }
 #define ROW32(d) { R8(d, 0), R8(d, 8), R8(d, 16), R8(d, 24) }
-#define ROWS16(ROW) ROW(1), ROW(2), ROW(3), ROW(4), ROW(5), ROW(6), ROW(7), ROW(8), ROW(9), ROW(10), ROW(11), ROW(12), \
-	ROW(13), ROW(14), ROW(15), ROW(16)
-#define ROWS32(ROW) ROWS16(ROW), ROW(17), ROW(18), ROW(19), ROW(20), ROW(21), ROW(22), ROW(23), ROW(24), ROW(25), \
-	ROW(26), ROW(27), ROW(28), ROW(29), ROW(30), ROW(31), ROW(32)
+#define ROWS16(ROW) \
+	ROW(1), ROW(2), ROW(3), ROW(4), ROW(5), ROW(6), ROW(7), ROW(8), ROW(9), ROW(10), ROW(11), \
+		ROW(12), ROW(13), ROW(14), ROW(15), ROW(16)
+#define ROWS32(ROW) \
+	ROWS16(ROW), ROW(17), ROW(18), ROW(19), ROW(20), ROW(21), ROW(22), ROW(23), ROW(24), \
+		ROW(25), ROW(26), ROW(27), ROW(28), ROW(29), ROW(30), ROW(31), ROW(32)
 #define PERIOD16(d) (d) * ((15 + (d)) / (d))
 #define PERIOD32(d) (d) * ((31 + (d)) / (d))
 static const uint8_t period32[33] = { 0, ROWS32(PERIOD32) };
@@ -80,14 +85,16 @@ static TZ_TARGET_AVX512 inline void copy32_avx512(uint8_t *to, const uint8_t *fr
 /* Index of the first byte that differs, 32 when none does. */
 static TZ_TARGET_AVX512 inline unsigned first_difference_avx512(const uint8_t *a, const uint8_t *b)
 {
-	const __m256i x = _mm256_loadu_si256((const __m256i *)a), y = _mm256_loadu_si256((const __m256i *)b);
+	const __m256i x = _mm256_loadu_si256((const __m256i *)a),
+		      y = _mm256_loadu_si256((const __m256i *)b);
 
 	return _tzcnt_u32(_mm256_cmpneq_epi8_mask(x, y));
 }
 
 static TZ_TARGET_AVX2 inline unsigned first_difference_avx2(const uint8_t *a, const uint8_t *b)
 {
-	const __m256i x = _mm256_loadu_si256((const __m256i *)a), y = _mm256_loadu_si256((const __m256i *)b);
+	const __m256i x = _mm256_loadu_si256((const __m256i *)a),
+		      y = _mm256_loadu_si256((const __m256i *)b);
 
 	return _tzcnt_u32(~(uint32_t)_mm256_movemask_epi8(_mm256_cmpeq_epi8(x, y)));
 }
@@ -100,7 +107,8 @@ static TZ_TARGET_AVX2 inline void copy32_avx2(uint8_t *to, const uint8_t *from)
 /* 32 bytes of a match at distance > 0. */
 static TZ_TARGET_AVX512 inline void spread32_avx512(uint8_t *op, size_t distance)
 {
-	const __m256i row = _mm256_load_si256((const __m256i *)rows32[distance < 32 ? distance : 32]);
+	const __m256i row =
+		_mm256_load_si256((const __m256i *)rows32[distance < 32 ? distance : 32]);
 	const __m256i from = _mm256_loadu_si256((const __m256i *)(op - distance));
 
 	_mm256_storeu_si256((__m256i *)op, _mm256_permutexvar_epi8(row, from));
@@ -111,8 +119,10 @@ static TZ_TARGET_AVX2 inline void spread32_avx2(uint8_t *op, size_t distance)
 	size_t d = distance < 16 ? distance : 16, period = distance < 16 ? period16[d] : distance;
 	const __m128i row = _mm_load_si128((const __m128i *)rows16[d]);
 
-	_mm_storeu_si128((__m128i *)op, _mm_shuffle_epi8(_mm_loadu_si128((const __m128i *)(op - distance)), row));
-	_mm_storeu_si128((__m128i *)(op + 16), _mm_loadu_si128((const __m128i *)(op + 16 - period)));
+	_mm_storeu_si128((__m128i *)op,
+		_mm_shuffle_epi8(_mm_loadu_si128((const __m128i *)(op - distance)), row));
+	_mm_storeu_si128((__m128i *)(op + 16),
+		_mm_loadu_si128((const __m128i *)(op + 16 - period)));
 }
 #elif defined(TZ_ARM64)
 static inline void copy32_neon(uint8_t *to, const uint8_t *from)
@@ -128,7 +138,10 @@ static inline unsigned first_difference_neon(const uint8_t *a, const uint8_t *b)
 	for (unsigned i = 0; i < 32; i += 16) {
 		/* Half a byte per byte compared. */
 		uint8x16_t equal = vceqq_u8(vld1q_u8(a + i), vld1q_u8(b + i));
-		uint64_t bits = ~vget_lane_u64(vreinterpret_u64_u8(vshrn_n_u16(vreinterpretq_u16_u8(equal), 4)), 0);
+		uint64_t bits =
+			~vget_lane_u64(vreinterpret_u64_u8(vshrn_n_u16(vreinterpretq_u16_u8(equal),
+					       4)),
+				0);
 
 		if (bits)
 			return i + (unsigned)__builtin_ctzll(bits) / 4;
@@ -213,8 +226,8 @@ static int workspace_init(void *workspace, size_t size, int level, const char **
 }
 
 #define VARIANT(isa, suffix) \
-	{ "lz4", "fast, known everywhere", TZ_KIND_LZ4, TZ_ISA_##isa, 0, 0, 0, workspace_size, workspace_init, compress_##suffix, \
-		decompress_##suffix },
+	{ "lz4", "fast, known everywhere", TZ_KIND_LZ4, TZ_ISA_##isa, 0, 0, 0, workspace_size, \
+		workspace_init, compress_##suffix, decompress_##suffix },
 
 const struct tz_codec tz_lz4_variants[] = {
 	TZ_EACH_ISA(VARIANT)

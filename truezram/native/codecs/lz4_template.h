@@ -1,7 +1,8 @@
 /* lz4_template.h - encoder and decoder of lz4.c for one instruction set. */
 
 /* Length of the match of page + a with page + b (a > b), up to page + end. Most are short: 8 bytes go first. */
-static TZ_TARGET inline unsigned TZ_FN(match_length)(const uint8_t *page, unsigned a, unsigned b, unsigned end)
+static TZ_TARGET inline unsigned TZ_FN(match_length)(const uint8_t *page, unsigned a, unsigned b,
+	unsigned end)
 {
 	unsigned start = a, n;
 
@@ -29,14 +30,16 @@ static TZ_TARGET inline uint8_t *TZ_FN(put_length)(uint8_t *op, unsigned rest)
 {
 	for (; TZ_UNLIKELY(rest >= 255); rest -= 255) {
 		*op++ = 255;
-		__asm__("" : "+r"(op));		/* a loop hardly ever taken: compilers are not to prepare vectors for it */
+		/* a loop hardly ever taken: compilers are not to prepare vectors for it */
+		__asm__("" : "+r"(op));
 	}
 	*op++ = (uint8_t)rest;
 	return op;
 }
 
 /* Token and literals page[from .. to). Copies in steps of 16, reading no further than the page's end. */
-static TZ_TARGET inline uint8_t *TZ_FN(put_literals)(uint8_t *op, const uint8_t *page, unsigned from, unsigned to)
+static TZ_TARGET inline uint8_t *TZ_FN(put_literals)(uint8_t *op, const uint8_t *page,
+	unsigned from, unsigned to)
 {
 	unsigned n = to - from;
 
@@ -65,8 +68,8 @@ static TZ_TARGET inline unsigned TZ_FN(next_base)(struct lz4_workspace *ws)
 
 /* The first position from `at` on whose 4 bytes stand at *from as well; beyond the last start when there is none. The
  * longer nothing is found, the larger the steps. */
-static TZ_TARGET inline unsigned TZ_FN(search)(struct lz4_workspace *ws, unsigned base, const uint8_t *page,
-	unsigned at, unsigned *from)
+static TZ_TARGET inline unsigned TZ_FN(search)(struct lz4_workspace *ws, unsigned base,
+	const uint8_t *page, unsigned at, unsigned *from)
 {
 	for (unsigned tries = 1 << 6; at <= LAST_START; at += tries++ >> 6) {
 		uint32_t v;
@@ -105,7 +108,8 @@ static TZ_TARGET size_t TZ_FN(compress)(void *workspace, const uint8_t *page, ui
 			}
 			tz_store16(op, (uint16_t)(at - from));
 			op += 2;
-			length = TZ_FN(match_length)(page, at + MIN_MATCH, from + MIN_MATCH, TZ_PAGE_SIZE - END_LITERALS);
+			length = TZ_FN(match_length)(page, at + MIN_MATCH, from + MIN_MATCH,
+				TZ_PAGE_SIZE - END_LITERALS);
 			at += MIN_MATCH + length;
 			anchor = at;
 			*token += (uint8_t)(length < 15 ? length : 15);
@@ -148,7 +152,8 @@ static TZ_TARGET inline void TZ_FN(copy_exact)(uint8_t *op, unsigned distance, u
 static TZ_TARGET inline void TZ_FN(copy_rest)(uint8_t *op, unsigned distance, unsigned n)
 {
 	/* The period is taken so often that what is read was written before. */
-	const uint8_t *from = op + 32 - (distance < 32 ? period32[distance] : distance), *end = op + n;
+	const uint8_t *from = op + 32 - (distance < 32 ? period32[distance] : distance),
+		      *end = op + n;
 
 	op += 32;
 	do {
@@ -166,8 +171,8 @@ static TZ_TARGET inline void TZ_FN(copy_literals)(uint8_t *op, const uint8_t *ip
 }
 
 /* One sequence with every check there is. Returns 1 when there are more, 0 at the end, -1 for an error. */
-static TZ_TARGET TZ_NOINLINE int TZ_FN(one_sequence)(const uint8_t **src, const uint8_t *in_end, uint8_t **dst,
-	uint8_t *out)
+static TZ_TARGET TZ_NOINLINE int TZ_FN(one_sequence)(const uint8_t **src, const uint8_t *in_end,
+	uint8_t **dst, uint8_t *out)
 {
 	const uint8_t *ip = *src;
 	uint8_t *op = *dst, *const out_end = out + TZ_PAGE_SIZE;
@@ -217,14 +222,15 @@ static TZ_TARGET TZ_NOINLINE int TZ_FN(one_sequence)(const uint8_t **src, const 
  *
  * At the loop's head 20 bytes can be read and 64 written. A token, up to 14 literals copied as 16 bytes, the distance
  * and a length byte take 18; up to 14 literals and 32 bytes of a match take 46. What is longer is checked there. */
-static TZ_TARGET inline int TZ_FN(plain_sequences)(const uint8_t **src, const uint8_t *in_end, uint8_t **dst,
-	uint8_t *out)
+static TZ_TARGET inline int TZ_FN(plain_sequences)(const uint8_t **src, const uint8_t *in_end,
+	uint8_t **dst, uint8_t *out)
 {
 	const uint8_t *ip = *src;
 	uint8_t *op = *dst, *const out_end = out + TZ_PAGE_SIZE;
 
 	while (in_end - ip >= 20 && out_end - op >= 64) {
-		unsigned token = *ip, literals = token >> 4, length = token & 15, distance, more, extra;
+		unsigned token = *ip, literals = token >> 4, length = token & 15, distance, more,
+			 extra;
 		const uint8_t *next = ip + 1 + literals;
 		uint8_t *to = op + literals;
 

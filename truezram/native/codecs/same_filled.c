@@ -77,7 +77,8 @@ int tz_same_filled(const uint8_t *page, uint64_t *word)
 {
 	uint64_t w = tz_load64(page);
 
-	if ((w ^ tz_load64(page + 8)) | (w ^ tz_load64(page + 2048 + 16)) | (w ^ tz_load64(page + TZ_PAGE_SIZE - 8)))
+	if ((w ^ tz_load64(page + 8)) | (w ^ tz_load64(page + 2048 + 16)) |
+		(w ^ tz_load64(page + TZ_PAGE_SIZE - 8)))
 		return 0;
 	if (!scan(page, w))
 		return 0;

@@ -46,18 +46,20 @@ static int workspace_init(void *workspace, size_t size, int level, const char **
 }
 
 #define FUNCTIONS(isa, suffix) \
-	static TZ_TARGET_##isa size_t compress_##suffix(void *workspace, const uint8_t *page, uint8_t *dst) \
+	static TZ_TARGET_##isa size_t compress_##suffix(void *workspace, const uint8_t *page, \
+		uint8_t *dst) \
 	{ \
 		return bref_compress_##suffix(workspace, page, dst); \
 	} \
-	static int decompress_##suffix(void *workspace, const uint8_t *src, size_t n, uint8_t *out) \
+	static int decompress_##suffix(void *workspace, const uint8_t *src, size_t n, \
+		uint8_t *out) \
 	{ \
 		(void)workspace; \
 		return bref_decompress_##suffix(src, n, out); \
 	}
 #define VARIANT(isa, suffix) \
-	{ "turbo", "fastest", TZ_KIND_TURBO, TZ_ISA_##isa, 0, 0, 0, workspace_size, workspace_init, compress_##suffix, \
-		decompress_##suffix },
+	{ "turbo", "fastest", TZ_KIND_TURBO, TZ_ISA_##isa, 0, 0, 0, workspace_size, \
+		workspace_init, compress_##suffix, decompress_##suffix },
 
 TZ_EACH_ISA(FUNCTIONS)
 

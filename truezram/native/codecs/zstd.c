@@ -26,10 +26,18 @@
 #include <unistd.h>
 
 /* From zstd.h; the interface of libzstd.so.1 since 1.4.0, "experimental" part included, which all of its builds export. */
-struct zstd_cparams { unsigned window_log, chain_log, hash_log, search_log, min_match, target_length; int strategy; };
+struct zstd_cparams {
+	unsigned window_log, chain_log, hash_log, search_log, min_match, target_length;
+	int strategy;
+};
 enum {
-	ZSTD_COMPRESSION_LEVEL = 100, ZSTD_CONTENT_SIZE_FLAG = 200, ZSTD_CHECKSUM_FLAG = 201, ZSTD_DICT_ID_FLAG = 202,
-	ZSTD_C_FORMAT = 10, ZSTD_D_FORMAT = 1000, ZSTD_MAGICLESS = 1
+	ZSTD_COMPRESSION_LEVEL = 100,
+	ZSTD_CONTENT_SIZE_FLAG = 200,
+	ZSTD_CHECKSUM_FLAG = 201,
+	ZSTD_DICT_ID_FLAG = 202,
+	ZSTD_C_FORMAT = 10,
+	ZSTD_D_FORMAT = 1000,
+	ZSTD_MAGICLESS = 1
 };
 enum { DICT_BY_REFERENCE = 1 };			/* ZSTD_dictLoadMethod_e */
 enum { DICT_CONTENT = 1, DICT_WITH_TABLES = 2 };	/* ZSTD_dictContentType_e; our marks too */
@@ -49,33 +57,54 @@ static struct {
 	size_t (*DCtx_setParameter)(void *dctx, int param, int value);
 	size_t (*compress2)(void *cctx, void *dst, size_t capacity, const void *src, size_t n);
 	size_t (*decompressDCtx)(void *dctx, void *dst, size_t capacity, const void *src, size_t n);
-	struct zstd_cparams (*adjustCParams)(struct zstd_cparams params, unsigned long long src_size, size_t dict_size);
+	struct zstd_cparams (*adjustCParams)(struct zstd_cparams params,
+		unsigned long long src_size, size_t dict_size);
 	size_t (*estimateCDictSize_advanced)(size_t n, struct zstd_cparams params, int load);
 	size_t (*estimateDDictSize)(size_t n, int load);
-	const void *(*initStaticCDict)(void *workspace, size_t size, const void *dict, size_t n, int load, int type,
-		struct zstd_cparams params);
-	const void *(*initStaticDDict)(void *workspace, size_t size, const void *dict, size_t n, int load, int type);
+	const void *(*initStaticCDict)(void *workspace, size_t size, const void *dict, size_t n,
+		int load, int type, struct zstd_cparams params);
+	const void *(*initStaticDDict)(void *workspace, size_t size, const void *dict, size_t n,
+		int load, int type);
 	size_t (*CCtx_refCDict)(void *cctx, const void *cdict);
-	size_t (*decompress_usingDDict)(void *dctx, void *dst, size_t capacity, const void *src, size_t n, const void *ddict);
+	size_t (*decompress_usingDDict)(void *dctx, void *dst, size_t capacity, const void *src,
+		size_t n, const void *ddict);
 } lib;
 
-static const struct { const char *symbol; void *slot; } imports[] = {
+static const struct {
+	const char *symbol;
+	void *slot;
+} imports[] = {
 #define IMPORT(name) { "ZSTD_" #name, &lib.name }
-	IMPORT(versionNumber), IMPORT(isError), IMPORT(getCParams), IMPORT(estimateCCtxSize_usingCParams),
-	IMPORT(estimateDCtxSize), IMPORT(initStaticCCtx), IMPORT(initStaticDCtx), IMPORT(CCtx_setParameter),
-	IMPORT(DCtx_setParameter), IMPORT(compress2), IMPORT(decompressDCtx), IMPORT(adjustCParams),
-	IMPORT(estimateCDictSize_advanced), IMPORT(estimateDDictSize), IMPORT(initStaticCDict), IMPORT(initStaticDDict),
-	IMPORT(CCtx_refCDict), IMPORT(decompress_usingDDict),
+	IMPORT(versionNumber),
+	IMPORT(isError),
+	IMPORT(getCParams),
+	IMPORT(estimateCCtxSize_usingCParams),
+	IMPORT(estimateDCtxSize),
+	IMPORT(initStaticCCtx),
+	IMPORT(initStaticDCtx),
+	IMPORT(CCtx_setParameter),
+	IMPORT(DCtx_setParameter),
+	IMPORT(compress2),
+	IMPORT(decompressDCtx),
+	IMPORT(adjustCParams),
+	IMPORT(estimateCDictSize_advanced),
+	IMPORT(estimateDDictSize),
+	IMPORT(initStaticCDict),
+	IMPORT(initStaticDDict),
+	IMPORT(CCtx_refCDict),
+	IMPORT(decompress_usingDDict),
 #undef IMPORT
 };
 
 static char missing[512];	/* why libzstd cannot be used; "" when it can */
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
-#define INSTALL "Debian, Ubuntu: apt install libzstd1; Fedora: dnf install libzstd; Arch: pacman -S zstd; Alpine: apk add zstd-libs"
+#define INSTALL \
+	"Debian, Ubuntu: apt install libzstd1; Fedora: dnf install libzstd; Arch: pacman -S zstd; " \
+	"Alpine: apk add zstd-libs"
 
-/* Whether nobody but root can change the file of that path, which has no links in it. Others may write to a folder with the
- * sticky bit: they cannot change what is not theirs in it. */
+/* Whether nobody but root can change the file of that path, which has no links in it. Others may write to a
+ * folder with the sticky bit: they cannot change what is not theirs in it. */
 static int only_root_changes(const char *file)
 {
 	char path[PATH_MAX];
@@ -97,12 +126,14 @@ static int only_root_changes(const char *file)
 static void open_library(void)
 {
 	static char real[PATH_MAX];
-	const char *given = secure_getenv("TRUEZRAM_LIBZSTD"), *file = given && *given ? given : "libzstd.so.1";
+	const char *given = secure_getenv("TRUEZRAM_LIBZSTD");
+	const char *file = given && *given ? given : "libzstd.so.1";
 
 	if (geteuid() == 0 && strchr(file, '/') && realpath(file, real)) {
 		if (!only_root_changes(real)) {
-			snprintf(missing, sizeof(missing), "%.256s (TRUEZRAM_LIBZSTD) can be changed by others than root, and is not"
-				" loaded as root. Unset the variable, or give the file to root", file);
+			snprintf(missing, sizeof(missing),
+				"%.256s (TRUEZRAM_LIBZSTD) can be changed by others than root, and is not loaded as root."
+				" Unset the variable, or give the file to root", file);
 			return;
 		}
 		file = real;
@@ -110,22 +141,26 @@ static void open_library(void)
 	void *handle = dlopen(file, RTLD_NOW | RTLD_LOCAL);
 
 	if (!handle) {
-		snprintf(missing, sizeof(missing), "%.256s cannot be opened. Install it (" INSTALL ")", file);
+		snprintf(missing, sizeof(missing),
+			"%.256s cannot be opened. Install it (" INSTALL ")", file);
 		return;
 	}
 	for (size_t i = 0; i < sizeof(imports) / sizeof(*imports); i++) {
 		void *address = dlsym(handle, imports[i].symbol);
 		if (!address) {
-			snprintf(missing, sizeof(missing), "%.256s lacks %s. Install libzstd 1.4.0 or newer (" INSTALL ")", file,
-				imports[i].symbol);
+			snprintf(missing, sizeof(missing),
+				"%.256s lacks %s. Install libzstd 1.4.0 or newer (" INSTALL ")",
+				file, imports[i].symbol);
 			dlclose(handle);
 			return;
 		}
 		memcpy(imports[i].slot, &address, sizeof(address));
 	}
 	if (lib.versionNumber() < ZSTD_MIN_VERSION) {
-		snprintf(missing, sizeof(missing), "%.256s is older than 1.4.0 (its version number is %u). Install a newer libzstd"
-			" (" INSTALL ")", file, lib.versionNumber());
+		snprintf(missing, sizeof(missing),
+			"%.256s is older than 1.4.0 (its version number is %u). "
+			"Install a newer libzstd (" INSTALL ")",
+			file, lib.versionNumber());
 		dlclose(handle);
 	}
 }
@@ -170,12 +205,18 @@ static size_t workspace_size(int level, const char **why)
 
 static int set_parameters(const struct workspace *ws, int level)
 {
-	static const struct { int param, value; } settings[] = {
-		{ ZSTD_C_FORMAT, ZSTD_MAGICLESS }, { ZSTD_CONTENT_SIZE_FLAG, 0 }, { ZSTD_CHECKSUM_FLAG, 0 }, { ZSTD_DICT_ID_FLAG, 0 },
+	static const struct {
+		int param, value;
+	} settings[] = {
+		{ ZSTD_C_FORMAT, ZSTD_MAGICLESS },
+		{ ZSTD_CONTENT_SIZE_FLAG, 0 },
+		{ ZSTD_CHECKSUM_FLAG, 0 },
+		{ ZSTD_DICT_ID_FLAG, 0 },
 	};
 
 	for (size_t i = 0; i < sizeof(settings) / sizeof(*settings); i++)
-		if (lib.isError(lib.CCtx_setParameter(ws->cctx, settings[i].param, settings[i].value)))
+		if (lib.isError(lib.CCtx_setParameter(ws->cctx, settings[i].param,
+			    settings[i].value)))
 			return -1;
 	if (lib.isError(lib.CCtx_setParameter(ws->cctx, ZSTD_COMPRESSION_LEVEL, level)))
 		return -1;
@@ -199,7 +240,8 @@ static int init_with(struct workspace *ws, size_t size, size_t cctx, int level, 
 		return -1;
 	}
 	if (set_parameters(ws, level)) {
-		*why = "zstd: libzstd refuses a parameter (magicless frames need libzstd 1.4.0 or newer)";
+		*why = "zstd: libzstd refuses a parameter (magicless frames need libzstd 1.4.0 or "
+			"newer)";
 		return -1;
 	}
 	return 0;
@@ -225,13 +267,16 @@ static size_t compress(void *workspace, const uint8_t *page, uint8_t *dst)
  * bytes wherever one more frame might start, past the end of the input if need be. */
 static int is_one_frame(const uint8_t *src, size_t n)
 {
-	size_t at = 2;		/* descriptor (0: neither content size, nor checksum, nor dictionary), window */
+	/* descriptor (0: neither content size, nor checksum, nor dictionary), window */
+	size_t at = 2;
 
 	if (n < 6 || src[0] != 0)
 		return 0;
 	while (n - at >= 3) {
-		unsigned header = src[at] | (unsigned)src[at + 1] << 8 | (unsigned)src[at + 2] << 16;
-		unsigned type = header >> 1 & 3, size = type == 1 ? 1 : header >> 3;	/* 1: one byte, repeated */
+		unsigned header = src[at] | (unsigned)src[at + 1] << 8 |
+			(unsigned)src[at + 2] << 16;
+		/* 1: one byte, repeated */
+		unsigned type = header >> 1 & 3, size = type == 1 ? 1 : header >> 3;
 		at += 3;
 		if (type == 3 || size > n - at)
 			return 0;
@@ -259,8 +304,8 @@ static int decompress(void *workspace, const uint8_t *src, size_t n, uint8_t *ou
 }
 
 const struct tz_codec tz_zstd_variants[] = {
-	{ "zstd", "small, slower", TZ_KIND_ZSTD, TZ_ISA_PORTABLE, -7, 19, 1, workspace_size, workspace_init,
-		compress, decompress },
+	{ "zstd", "small, slower", TZ_KIND_ZSTD, TZ_ISA_PORTABLE, -7, 19, 1, workspace_size,
+		workspace_init, compress, decompress },
 	{ 0 },
 };
 
@@ -286,7 +331,9 @@ const char *tz_dictionary_fault(const void *bytes, size_t n)
 		return "it has fewer than 256 bytes";
 	if (n > TZ_DICTIONARY_MAX)
 		return "it has more than 128 KiB (131072 bytes)";
-	return memcmp(bytes, magic, 4) ? "it is no trained zstd dictionary: it does not begin with 37 a4 30 ec" : NULL;
+	return memcmp(bytes, magic, 4)
+		? "it is no trained zstd dictionary: it does not begin with 37 a4 30 ec"
+		: NULL;
 }
 
 /* libzstd's own choice for pages with so much in front of them, but for its tables: they need not have more entries than
@@ -318,8 +365,8 @@ size_t tz_dictionary_size(size_t n, int level, const char **why)
 {
 	if (!is_available(why))
 		return 0;
-	return ALIGN64(sizeof(struct tz_dictionary)) + ALIGN64(n) + encoding_size(n, dictionary_params(n, level)) +
-		2 * decoding_size(n);
+	return ALIGN64(sizeof(struct tz_dictionary)) + ALIGN64(n) +
+		encoding_size(n, dictionary_params(n, level)) + 2 * decoding_size(n);
 }
 
 /* 0, or -1: libzstd refuses the bytes. */
@@ -327,18 +374,20 @@ static int digest(struct tz_dictionary *d, uint8_t *at)
 {
 	const size_t encoding = encoding_size(d->n, d->params), decoding = decoding_size(d->n);
 
-	d->cdict = lib.initStaticCDict(at, encoding, d->bytes, d->n, DICT_BY_REFERENCE, (int)d->mark, d->params);
+	d->cdict = lib.initStaticCDict(at, encoding, d->bytes, d->n, DICT_BY_REFERENCE,
+		(int)d->mark, d->params);
 	at += encoding;
 	for (int type = DICT_CONTENT; type <= DICT_WITH_TABLES; type++, at += decoding) {
-		d->ddicts[type] = lib.initStaticDDict(at, decoding, d->bytes, d->n, DICT_BY_REFERENCE, type);
+		d->ddicts[type] = lib.initStaticDDict(at, decoding, d->bytes, d->n,
+			DICT_BY_REFERENCE, type);
 		if (!d->ddicts[type])
 			return -1;
 	}
 	return d->cdict ? 0 : -1;
 }
 
-struct tz_dictionary *tz_dictionary_init(void *memory, size_t size, const void *bytes, size_t n, int level,
-	const char **why)
+struct tz_dictionary *tz_dictionary_init(void *memory, size_t size, const void *bytes, size_t n,
+	int level, const char **why)
 {
 	struct tz_dictionary *d = memory;
 	const char *fault = tz_dictionary_fault(bytes, n);
@@ -352,7 +401,9 @@ struct tz_dictionary *tz_dictionary_init(void *memory, size_t size, const void *
 		*why = "zstd: the memory is smaller than tz_dictionary_size() says";
 		return NULL;
 	}
-	*d = (struct tz_dictionary){ .memory = need, .n = n, .level = level, .params = dictionary_params(n, level) };
+	*d = (struct tz_dictionary){
+		.memory = need, .n = n, .level = level, .params = dictionary_params(n, level)
+	};
 	d->mark = d->params.strategy < STRATEGY_LAZY ? DICT_CONTENT : DICT_WITH_TABLES;
 	d->bytes = (uint8_t *)memory + ALIGN64(sizeof *d);
 	memcpy((uint8_t *)memory + ALIGN64(sizeof *d), bytes, n);
@@ -371,7 +422,8 @@ const void *tz_dictionary_bytes(const struct tz_dictionary *d, size_t *n)
 
 uint32_t tz_dictionary_id(const struct tz_dictionary *d)
 {
-	return d->bytes[4] | (uint32_t)d->bytes[5] << 8 | (uint32_t)d->bytes[6] << 16 | (uint32_t)d->bytes[7] << 24;
+	return d->bytes[4] | (uint32_t)d->bytes[5] << 8 | (uint32_t)d->bytes[6] << 16 |
+		(uint32_t)d->bytes[7] << 24;
 }
 
 size_t tz_dictionary_memory(const struct tz_dictionary *d)
@@ -383,7 +435,8 @@ size_t tz_dictionary_memory(const struct tz_dictionary *d)
 static size_t dictionary_cctx_size(const struct tz_dictionary *d)
 {
 	size_t own = cctx_size(d->level);
-	size_t its = ALIGN64(lib.estimateCCtxSize_usingCParams(lib.adjustCParams(d->params, TZ_PAGE_SIZE, 0)));
+	size_t its = ALIGN64(lib.estimateCCtxSize_usingCParams(lib.adjustCParams(d->params,
+		TZ_PAGE_SIZE, 0)));
 
 	return own > its ? own : its;
 }
@@ -413,8 +466,10 @@ static int decompress_with(void *workspace, const uint8_t *src, size_t n, uint8_
 	mark = mark_of(src);
 	if (mark != DICT_CONTENT && mark != DICT_WITH_TABLES)
 		return -1;
-	return lib.decompress_usingDDict(ws->dctx, out, TZ_PAGE_SIZE, src, n, ws->dictionary->ddicts[mark]) == TZ_PAGE_SIZE
-		? 0 : -1;
+	return lib.decompress_usingDDict(ws->dctx, out, TZ_PAGE_SIZE, src, n,
+		       ws->dictionary->ddicts[mark]) == TZ_PAGE_SIZE
+		? 0
+		: -1;
 }
 
 /* Another libzstd may want more memory than it says: better known now than page by page. */
@@ -429,7 +484,8 @@ static int is_working(struct workspace *ws)
 	return n && !decompress_with(ws, object, n, out) && !memcmp(page, out, TZ_PAGE_SIZE);
 }
 
-int tz_dictionary_workspace_init(const struct tz_dictionary *d, void *workspace, size_t size, const char **why)
+int tz_dictionary_workspace_init(const struct tz_dictionary *d, void *workspace, size_t size,
+	const char **why)
 {
 	struct workspace *ws = workspace;
 
@@ -437,7 +493,8 @@ int tz_dictionary_workspace_init(const struct tz_dictionary *d, void *workspace,
 		return -1;
 	ws->dictionary = d;
 	if (lib.isError(lib.CCtx_refCDict(ws->cctx, d->cdict)) || !is_working(ws)) {
-		*why = "zstd: this libzstd cannot use a dictionary without allocating memory. Install another version of it";
+		*why = "zstd: this libzstd cannot use a dictionary without allocating memory. "
+			"Install another version of it";
 		return -1;
 	}
 	return 0;

@@ -3,15 +3,16 @@
 
 #include <string.h>
 
-size_t tz_compress_pages(const struct tz_codec *codec, void *workspace, const uint8_t *pages, size_t n, uint8_t *out,
-	size_t capacity, uint64_t *offsets)
+size_t tz_compress_pages(const struct tz_codec *codec, void *workspace, const uint8_t *pages,
+	size_t n, uint8_t *out, size_t capacity, uint64_t *offsets)
 {
 	uint8_t spare[TZ_DST_SIZE];
 	size_t at = 0;
 
 	offsets[0] = 0;
 	for (size_t i = 0; i < n; i++, pages += TZ_PAGE_SIZE) {
-		int direct = capacity - at >= TZ_DST_SIZE;	/* else what a codec writes past its object would not fit */
+		/* else what a codec writes past its object would not fit */
+		int direct = capacity - at >= TZ_DST_SIZE;
 		uint8_t *dst = direct ? out + at : spare;
 		size_t length = codec->compress(workspace, pages, dst);
 		const uint8_t *object = length ? dst : pages;
@@ -28,8 +29,8 @@ size_t tz_compress_pages(const struct tz_codec *codec, void *workspace, const ui
 	return n;
 }
 
-size_t tz_decompress_pages(const struct tz_codec *codec, void *workspace, const uint8_t *data, size_t size,
-	const uint64_t *offsets, size_t n, uint8_t *out)
+size_t tz_decompress_pages(const struct tz_codec *codec, void *workspace, const uint8_t *data,
+	size_t size, const uint64_t *offsets, size_t n, uint8_t *out)
 {
 	for (size_t i = 0; i < n; i++, out += TZ_PAGE_SIZE) {
 		uint64_t from = offsets[i], to = offsets[i + 1];

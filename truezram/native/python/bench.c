@@ -5,7 +5,8 @@
 #include <sys/resource.h>
 #include <time.h>
 
-#define WARM_UP 4		/* pages that a subject does untimed beforehand, for its code and tables to be in the caches */
+/* pages that a subject does untimed beforehand, for its code and tables to be in the caches */
+#define WARM_UP 4
 #define TRIES 4			/* timings of a group, when other threads break into them */
 #define LONG_NS 10000000	/* longer than this and a second try would be broken into as well */
 #define POISON 0xa5		/* what the output holds before decompression */
@@ -189,7 +190,8 @@ static void time_compression(struct work *w, struct watch watch, int cold, struc
 }
 
 /* Number of pages that were decompressed: n, or less when the next is refused. */
-static unsigned time_decompression(struct work *w, struct watch watch, int cold, struct tz_bench_time *t)
+static unsigned time_decompression(struct work *w, struct watch watch, int cold,
+	struct tz_bench_time *t)
 {
 	unsigned done;
 
@@ -204,7 +206,8 @@ static unsigned time_decompression(struct work *w, struct watch watch, int cold,
 	return done;
 }
 
-static int time_subject(struct work *w, const struct watch *watch, int cold, struct tz_bench_time *t, uint32_t *page)
+static int time_subject(struct work *w, const struct watch *watch, int cold,
+	struct tz_bench_time *t, uint32_t *page)
 {
 	unsigned done;
 
@@ -223,15 +226,18 @@ static int time_subject(struct work *w, const struct watch *watch, int cold, str
 	return TZ_BENCH_OK;
 }
 
-int tz_bench_group(const struct tz_bench_subject *subjects, unsigned nr, unsigned first, const uint8_t *base,
-	const uint32_t *order, unsigned n, int cold, uint8_t *room, struct tz_bench_time *times, unsigned *subject,
-	uint32_t *page)
+int tz_bench_group(const struct tz_bench_subject *subjects, unsigned nr, unsigned first,
+	const uint8_t *base, const uint32_t *order, unsigned n, int cold, uint8_t *room,
+	struct tz_bench_time *times, unsigned *subject, uint32_t *page)
 {
-	struct work w = { .base = base, .order = order, .n = n < TZ_BENCH_GROUP ? n : TZ_BENCH_GROUP };
+	struct work w = {
+		.base = base, .order = order, .n = n < TZ_BENCH_GROUP ? n : TZ_BENCH_GROUP
+	};
 	struct watch watch = { 0 };
 
 	w.objects = (uint8_t *)(((uintptr_t)room + LINE - 1) & ~(uintptr_t)(LINE - 1));
-	w.out = (uint8_t *)(((uintptr_t)room + TZ_BENCH_OBJECTS + TZ_PAGE_SIZE - 1) & ~(uintptr_t)(TZ_PAGE_SIZE - 1));
+	w.out = (uint8_t *)(((uintptr_t)room + TZ_BENCH_OBJECTS + TZ_PAGE_SIZE - 1) &
+		~(uintptr_t)(TZ_PAGE_SIZE - 1));
 	if (!w.n)
 		return TZ_BENCH_OK;
 	watch.wall_cost = cost_of(CLOCK_MONOTONIC);
@@ -266,7 +272,8 @@ size_t tz_bench_select(const uint8_t *pages, size_t n, uint32_t *order)
 static size_t lz4_fast(void *context, const uint8_t *page, uint8_t *dst)
 {
 	const struct tz_bench_lz4 *c = context;
-	int n = c->compress_fast(c->state, (const char *)page, (char *)dst, TZ_PAGE_SIZE, TZ_DST_SIZE, c->level);
+	int n = c->compress_fast(c->state, (const char *)page, (char *)dst, TZ_PAGE_SIZE,
+		TZ_DST_SIZE, c->level);
 
 	return n > 0 ? (size_t)n : 0;
 }
@@ -274,7 +281,8 @@ static size_t lz4_fast(void *context, const uint8_t *page, uint8_t *dst)
 static size_t lz4_hc(void *context, const uint8_t *page, uint8_t *dst)
 {
 	const struct tz_bench_lz4 *c = context;
-	int n = c->compress_hc(c->state, (const char *)page, (char *)dst, TZ_PAGE_SIZE, TZ_DST_SIZE, c->level);
+	int n = c->compress_hc(c->state, (const char *)page, (char *)dst, TZ_PAGE_SIZE, TZ_DST_SIZE,
+		c->level);
 
 	return n > 0 ? (size_t)n : 0;
 }
@@ -283,7 +291,9 @@ static int lz4_decompress(void *context, const uint8_t *src, size_t n, uint8_t *
 {
 	const struct tz_bench_lz4 *c = context;
 
-	return c->decompress((const char *)src, (char *)out, (int)n, TZ_PAGE_SIZE) == TZ_PAGE_SIZE ? 0 : -1;
+	return c->decompress((const char *)src, (char *)out, (int)n, TZ_PAGE_SIZE) == TZ_PAGE_SIZE
+		? 0
+		: -1;
 }
 
 void tz_bench_use_lz4(struct tz_bench_subject *s, struct tz_bench_lz4 *lz4)

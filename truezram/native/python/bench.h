@@ -10,7 +10,8 @@
 
 #include "codec.h"
 
-#define TZ_BENCH_GROUP 64	/* pages in a group, at most: with its copy it fits a second-level cache */
+/* pages in a group, at most: with its copy it fits a second-level cache */
+#define TZ_BENCH_GROUP 64
 #define TZ_BENCH_ALIGN 16	/* objects start at multiples of this, as in the pool */
 /* Bytes of memory that tz_bench_group() works in: objects, then pages that come out. */
 #define TZ_BENCH_OBJECTS (TZ_BENCH_GROUP * TZ_PAGE_SIZE + TZ_DST_SIZE)
@@ -28,7 +29,8 @@ struct tz_bench_time {
 	uint64_t compress_ns, decompress_ns;
 	uint64_t object_bytes;		/* a page that does not shrink counts as 4096 */
 	uint32_t raw_pages;		/* that many did not */
-	uint32_t disturbed;		/* timings that other threads broke into every time: processor time, then */
+	/* timings that other threads broke into every time: processor time, then */
+	uint32_t disturbed;
 };
 
 enum tz_bench_fault { TZ_BENCH_OK, TZ_BENCH_REFUSED, TZ_BENCH_DIFFERS };
@@ -37,9 +39,9 @@ enum tz_bench_fault { TZ_BENCH_OK, TZ_BENCH_REFUSED, TZ_BENCH_DIFFERS };
  * times[] has nr entries. `cold`: pages, objects and results are put out of the caches before each timing; else into
  * them. Every page is verified. Returns TZ_BENCH_OK, or what is wrong; then *subject and *page (an index of base) say
  * where. */
-int tz_bench_group(const struct tz_bench_subject *subjects, unsigned nr, unsigned first, const uint8_t *base,
-	const uint32_t *order, unsigned n, int cold, uint8_t *room, struct tz_bench_time *times, unsigned *subject,
-	uint32_t *page);
+int tz_bench_group(const struct tz_bench_subject *subjects, unsigned nr, unsigned first,
+	const uint8_t *base, const uint32_t *order, unsigned n, int cold, uint8_t *room,
+	struct tz_bench_time *times, unsigned *subject, uint32_t *page);
 
 /* Whether there is a way to put memory out of this processor's caches. */
 int tz_bench_can_be_cold(void);
@@ -49,13 +51,15 @@ size_t tz_bench_select(const uint8_t *pages, size_t n, uint32_t *order);
 
 /* Baselines: the functions of other libraries, whose addresses the caller has found, made into subjects. */
 struct tz_bench_lz4 {
-	int (*compress_fast)(void *state, const char *src, char *dst, int n, int capacity, int acceleration);
+	int (*compress_fast)(void *state, const char *src, char *dst, int n, int capacity,
+		int acceleration);
 	int (*compress_hc)(void *state, const char *src, char *dst, int n, int capacity, int level);
 	int (*decompress)(const char *src, char *dst, int n, int capacity);
 	void *state;
 	int level;	/* acceleration, or hc's level */
 };
-void tz_bench_use_lz4(struct tz_bench_subject *s, struct tz_bench_lz4 *lz4);	/* hc when compress_hc is not NULL */
+/* hc when compress_hc is not NULL */
+void tz_bench_use_lz4(struct tz_bench_subject *s, struct tz_bench_lz4 *lz4);
 
 struct tz_bench_zstd {
 	size_t (*compress2)(void *cctx, void *dst, size_t capacity, const void *src, size_t n);

@@ -21,7 +21,8 @@
 #define TRAILER (WORD_MASKS + BLOCKS / 8 + 2)
 
 #define TABLE_BITS 11
-#define CANDIDATES 7			/* at most, distances tried per group, beside zero and the last one used */
+/* at most, distances tried per group, beside zero and the last one used */
+#define CANDIDATES 7
 #define CHAINS 4			/* parts of the page whose blocks are chosen side by side */
 #define CHAIN_GROUPS (GROUPS / CHAINS)
 #define MAX_SAMPLES 4096
@@ -48,7 +49,8 @@ struct bref_workspace {
 		/* AVX-512: where in the page the bytes lie that a group is compared with. */
 		_Alignas(64) uint16_t source[GROUPS][8];
 	};
-	_Alignas(64) uint64_t mask[CANDIDATES + 1][GROUPS];	/* bytes that differ, by candidate */
+	/* bytes that differ, by candidate */
+	_Alignas(64) uint64_t mask[CANDIDATES + 1][GROUPS];
 	_Alignas(64) uint64_t best_mask[GROUPS];
 	/* AVX only: of each block its cheapest candidate's distance and the cost up to which it stays with the reference
 	 * before it instead (of blocks of 64 bytes every second number). What all blocks refer to. */
@@ -56,7 +58,8 @@ struct bref_workspace {
 	_Alignas(64) uint16_t own[BLOCKS];
 	uint16_t before_first[32], block_refs[BLOCKS];
 	_Alignas(64) uint32_t best_cost[BLOCKS], best_index[BLOCKS];
-	_Alignas(64) uint8_t literals[CHAINS][GROUPS / CHAINS * 64 + 64], masks[CHAINS][CHAIN_GROUPS * 8 + 64];
+	_Alignas(64) uint8_t literals[CHAINS][GROUPS / CHAINS * 64 + 64],
+		masks[CHAINS][CHAIN_GROUPS * 8 + 64];
 	uint16_t refs[CHAINS][CHAIN_GROUPS * PER_GROUP + 8];
 	uint8_t word_masks[WORD_MASKS];
 };
@@ -102,11 +105,16 @@ TZ_INLINE const uint8_t *referred(const uint8_t *at, uint32_t distance)
 }
 
 /* The smallest multiple of each distance below 64 that is `least` or more (0: never asked for). */
-#define MULTIPLE(d, least) ((d) == 0 ? (least) : (d) >= (least) ? (d) : ((least) + (d) - 1) / ((d) + !(d)) * (d))
-#define MULTIPLES_8(d, least) MULTIPLE(d, least), MULTIPLE(d + 1, least), MULTIPLE(d + 2, least), MULTIPLE(d + 3, least), \
-	MULTIPLE(d + 4, least), MULTIPLE(d + 5, least), MULTIPLE(d + 6, least), MULTIPLE(d + 7, least)
-#define MULTIPLES(least) MULTIPLES_8(0, least), MULTIPLES_8(8, least), MULTIPLES_8(16, least), MULTIPLES_8(24, least), \
-	MULTIPLES_8(32, least), MULTIPLES_8(40, least), MULTIPLES_8(48, least), MULTIPLES_8(56, least)
+#define MULTIPLE(d, least) \
+	((d) == 0 ? (least) : (d) >= (least) ? (d) : ((least) + (d) - 1) / ((d) + !(d)) * (d))
+#define MULTIPLES_8(d, least) \
+	MULTIPLE(d, least), MULTIPLE(d + 1, least), MULTIPLE(d + 2, least), \
+		MULTIPLE(d + 3, least), MULTIPLE(d + 4, least), MULTIPLE(d + 5, least), \
+		MULTIPLE(d + 6, least), MULTIPLE(d + 7, least)
+#define MULTIPLES(least) \
+	MULTIPLES_8(0, least), MULTIPLES_8(8, least), MULTIPLES_8(16, least), \
+		MULTIPLES_8(24, least), MULTIPLES_8(32, least), MULTIPLES_8(40, least), \
+		MULTIPLES_8(48, least), MULTIPLES_8(56, least)
 static const uint8_t multiples[64] __attribute__((aligned(64))) = { MULTIPLES(BREF_BLOCK) };
 
 TZ_INLINE uint32_t next_generation(struct bref_workspace *ws)
@@ -129,8 +137,8 @@ TZ_INLINE void pack12_plain(uint8_t *to, const uint16_t *from, uint32_t n)
 #if defined(TZ_X86)
 /* What the table held for four entries, which take its place; none of them finds another of the four. Stores are what it
  * waits for, so what was found is kept in a register. */
-static inline __attribute__((always_inline)) TZ_TARGET_AVX512 __m128i look_up_4_avx512(uint32_t *table, uint32_t bits,
-	const uint32_t *entries)
+static inline __attribute__((always_inline)) TZ_TARGET_AVX512 __m128i
+look_up_4_avx512(uint32_t *table, uint32_t bits, const uint32_t *entries)
 {
 	const uint64_t a = tz_load64(entries), b = tz_load64(entries + 2);
 	uint32_t *slot[4] = { table + ((uint32_t)a >> (32 - bits)), table + (a >> (64 - bits)),
@@ -148,8 +156,8 @@ static inline __attribute__((always_inline)) TZ_TARGET_AVX512 __m128i look_up_4_
 }
 
 /* For 16 of them, four after four. */
-static inline __attribute__((always_inline)) TZ_TARGET_AVX512 __m512i look_up_16_avx512(uint32_t *table, uint32_t bits,
-	const uint32_t *entries)
+static inline __attribute__((always_inline)) TZ_TARGET_AVX512 __m512i
+look_up_16_avx512(uint32_t *table, uint32_t bits, const uint32_t *entries)
 {
 	__m512i found = _mm512_castsi128_si512(look_up_4_avx512(table, bits, entries));
 
@@ -159,12 +167,13 @@ static inline __attribute__((always_inline)) TZ_TARGET_AVX512 __m512i look_up_16
 }
 
 /* 12-bit numbers to 16 bits: those of the first `bytes` bytes, the others are 0. Reads no more than that. */
-static inline __attribute__((always_inline)) TZ_TARGET_AVX512 __m512i unpack12_avx512(const uint8_t *from, uint32_t bytes)
+static inline __attribute__((always_inline)) TZ_TARGET_AVX512 __m512i
+unpack12_avx512(const uint8_t *from, uint32_t bytes)
 {
-	const __m512i triples = _mm512_set_epi8(
-		47, 46, 46, 45, 44, 43, 43, 42, 41, 40, 40, 39, 38, 37, 37, 36, 35, 34, 34, 33, 32, 31, 31, 30, 29, 28, 28, 27,
-		26, 25, 25, 24, 23, 22, 22, 21, 20, 19, 19, 18, 17, 16, 16, 15, 14, 13, 13, 12, 11, 10, 10, 9, 8, 7, 7, 6, 5, 4,
-		4, 3, 2, 1, 1, 0);
+	const __m512i triples = _mm512_set_epi8(47, 46, 46, 45, 44, 43, 43, 42, 41, 40, 40, 39, 38,
+		37, 37, 36, 35, 34, 34, 33, 32, 31, 31, 30, 29, 28, 28, 27, 26, 25, 25, 24, 23, 22,
+		22, 21, 20, 19, 19, 18, 17, 16, 16, 15, 14, 13, 13, 12, 11, 10, 10, 9, 8, 7, 7, 6,
+		5, 4, 4, 3, 2, 1, 1, 0);
 	__m512i v = _mm512_maskz_loadu_epi8(_bzhi_u64(~0ull, bytes < 48 ? bytes : 48), from);
 
 	v = _mm512_permutexvar_epi8(triples, v);
@@ -172,15 +181,17 @@ static inline __attribute__((always_inline)) TZ_TARGET_AVX512 __m512i unpack12_a
 	return _mm512_and_si512(v, _mm512_set1_epi16(0xfff));
 }
 
-static inline __attribute__((always_inline)) TZ_TARGET_AVX512 void pack12_avx512(uint8_t *to, const uint16_t *from,
-	uint32_t n)
+static inline __attribute__((always_inline)) TZ_TARGET_AVX512 void pack12_avx512(uint8_t *to,
+	const uint16_t *from, uint32_t n)
 {
-	const __m512i three = _mm512_set_epi8(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 62, 61, 60, 58, 57, 56, 54, 53,
-		52, 50, 49, 48, 46, 45, 44, 42, 41, 40, 38, 37, 36, 34, 33, 32, 30, 29, 28, 26, 25, 24, 22, 21, 20, 18, 17, 16, 14,
-		13, 12, 10, 9, 8, 6, 5, 4, 2, 1, 0);
+	const __m512i three = _mm512_set_epi8(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 62,
+		61, 60, 58, 57, 56, 54, 53, 52, 50, 49, 48, 46, 45, 44, 42, 41, 40, 38, 37, 36, 34,
+		33, 32, 30, 29, 28, 26, 25, 24, 22, 21, 20, 18, 17, 16, 14, 13, 12, 10, 9, 8, 6, 5,
+		4, 2, 1, 0);
 
 	for (uint32_t i = 0; i < n; i += 32, to += 48) {
-		__m512i v = _mm512_madd_epi16(_mm512_loadu_si512(from + i), _mm512_set1_epi32(4096 << 16 | 1));
+		__m512i v = _mm512_madd_epi16(_mm512_loadu_si512(from + i),
+			_mm512_set1_epi32(4096 << 16 | 1));
 		_mm512_storeu_si512(to, _mm512_permutexvar_epi8(three, v));
 	}
 }

@@ -18,7 +18,9 @@ FN uint64_t pack_bytes_neon(uint64_t v, uint64_t t)
 
 FN uint64_t spread_bytes_neon(uint64_t v, uint32_t w)
 {
-	return vget_lane_u64(vreinterpret_u64_u8(vtbl1_u8(vcreate_u8(v), vcreate_u8(expand_shuffle[w]))), 0);
+	return vget_lane_u64(vreinterpret_u64_u8(vtbl1_u8(vcreate_u8(v),
+				     vcreate_u8(expand_shuffle[w]))),
+		0);
 }
 
 FN uint64_t differ_neon(const uint8_t *a, const uint8_t *b)
@@ -27,7 +29,8 @@ FN uint64_t differ_neon(const uint8_t *a, const uint8_t *b)
 	uint8x16_t m[4];
 
 	for (unsigned i = 0; i < 4; i++)
-		m[i] = vandq_u8(vmvnq_u8(vceqq_u8(vld1q_u8(a + 16 * i), vld1q_u8(b + 16 * i))), bits);
+		m[i] = vandq_u8(vmvnq_u8(vceqq_u8(vld1q_u8(a + 16 * i), vld1q_u8(b + 16 * i))),
+			bits);
 	m[0] = vpaddq_u8(vpaddq_u8(m[0], m[1]), vpaddq_u8(m[2], m[3]));
 	return vgetq_lane_u64(vreinterpretq_u64_u8(vpaddq_u8(m[0], m[0])), 0);
 }
@@ -45,7 +48,8 @@ FN void unpack_block_neon(uint8_t *to, const uint8_t *from, const uint8_t *liter
 	uint8x8_t done[BREF_BLOCK / 8];
 
 	for (unsigned i = 0; i < BREF_BLOCK / 8; i++, mask >>= 8) {
-		done[i] = vtbx1_u8(vld1_u8(from + 8 * i), vld1_u8(literals), vcreate_u8(expand_shuffle[mask & 0xff]));
+		done[i] = vtbx1_u8(vld1_u8(from + 8 * i), vld1_u8(literals),
+			vcreate_u8(expand_shuffle[mask & 0xff]));
 		literals += count_neon(mask & 0xff);
 	}
 	for (unsigned i = 0; i < BREF_BLOCK / 8; i++)
@@ -65,9 +69,12 @@ FN void largest_hashes_neon(const uint8_t *q, uint32_t *largest)
 
 			best[k] = vdupq_n_u32(0);
 			for (uint32_t j = 0; j < 4; j++) {
-				uint32x4_t hash = vmulq_n_u32(vreinterpretq_u32_u8(vld1q_u8(q + 16 * k + j)), SAMPLE_FACTOR);
+				uint32x4_t hash =
+					vmulq_n_u32(vreinterpretq_u32_u8(vld1q_u8(q + 16 * k + j)),
+						SAMPLE_FACTOR);
 
-				best[k] = vmaxq_u32(best[k], vbslq_u32(vdupq_n_u32(7), place, hash));
+				best[k] = vmaxq_u32(best[k],
+					vbslq_u32(vdupq_n_u32(7), place, hash));
 				place = vaddq_u32(place, vdupq_n_u32(1));
 			}
 		}

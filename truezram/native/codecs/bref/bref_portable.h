@@ -36,7 +36,9 @@ FN uint64_t differ_portable(const uint8_t *a, const uint8_t *b)
 	uint64_t mask = 0;
 
 	for (unsigned i = 0; i < 8; i++)
-		mask |= (uint64_t)gather_high_portable(nonzero_bytes(tz_load64(a + 8 * i) ^ tz_load64(b + 8 * i))) << 8 * i;
+		mask |= (uint64_t)gather_high_portable(nonzero_bytes(tz_load64(a + 8 * i) ^
+				tz_load64(b + 8 * i)))
+			<< 8 * i;
 	return mask;
 }
 
@@ -46,7 +48,8 @@ FN void pack_literals_portable(uint8_t *to, const uint8_t *q, uint64_t mask)
 		*to++ = q[__builtin_ctzll(mask)];
 }
 
-FN void unpack_block_portable(uint8_t *to, const uint8_t *from, const uint8_t *literals, uint64_t mask)
+FN void unpack_block_portable(uint8_t *to, const uint8_t *from, const uint8_t *literals,
+	uint64_t mask)
 {
 	uint8_t block[BREF_BLOCK];
 

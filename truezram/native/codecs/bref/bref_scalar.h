@@ -11,15 +11,19 @@
 
 /* Candidates of one group from its windows' largest hashes, no two neighbours equal, in the order found. Without
  * branches: hits come at random. */
-TZ_INLINE void scalar_group_candidates(struct bref_workspace *ws, const uint32_t *largest, uint32_t g)
+TZ_INLINE void scalar_group_candidates(struct bref_workspace *ws, const uint32_t *largest,
+	uint32_t g)
 {
 	uint32_t list[WINDOWS + 2] = { 0 }, n = 0;
 
 	for (uint32_t w = 0; w < WINDOWS; w++) {
 		/* An entry: tag 16, generation 4, position 12 bits; the hash's low 3 bits are the position in the window. */
-		uint32_t hash = largest[w] >> 3, product = hash * 2654435761u, slot = product >> (32 - TABLE_BITS);
-		uint32_t entry = (product << 12 & 0xffff0000) | ws->generation << 12 | (g * 64 + 8 * w + (largest[w] & 7));
-		uint32_t found = ws->table[slot], d = entry - found, other = (entry ^ found) >> 12, multiple = multiples[d & 63];
+		uint32_t hash = largest[w] >> 3, product = hash * 2654435761u,
+			 slot = product >> (32 - TABLE_BITS);
+		uint32_t entry = (product << 12 & 0xffff0000) | ws->generation << 12 |
+			(g * 64 + 8 * w + (largest[w] & 7));
+		uint32_t found = ws->table[slot], d = entry - found, other = (entry ^ found) >> 12,
+			 multiple = multiples[d & 63];
 
 		ws->table[slot] = entry;
 		d = (uint32_t)select_le(64, d, d, multiple);
@@ -75,7 +79,9 @@ TZ_INLINE void largest_hashes_portable(const uint8_t *q, uint32_t *largest)
 #define SCALAR_SEARCH(isa) \
 	FN void find_candidates_##isa(struct bref_workspace *ws, const uint8_t *page) \
 	{ \
-		uint8_t end[128] = { 0 };	/* the page's last 64 bytes and what is read behind them */ \
+		uint8_t end[128] = { \
+			0 \
+		}; /* the page's last 64 bytes and what is read behind them */ \
 		uint32_t largest[WINDOWS]; \
 		memcpy(end, page + TZ_PAGE_SIZE - 64, 64); \
 		for (uint32_t g = 0; g < GROUPS; g++) { \
@@ -91,12 +97,17 @@ TZ_INLINE void largest_hashes_portable(const uint8_t *q, uint32_t *largest)
 			for (uint32_t b = 0; b < PER_GROUP; b++) \
 				ws->best_cost[g * PER_GROUP + b] = 1000; \
 			for (uint32_t k = 0; k <= SCALAR_CANDIDATES; k++) { \
-				uint64_t m = differ_##isa(q, referred(q, ws->candidate[g][k])), t = nonzero_bytes(m); \
+				uint64_t m = differ_##isa(q, referred(q, ws->candidate[g][k])), \
+					 t = nonzero_bytes(m); \
 				for (uint32_t b = 0; b < PER_GROUP; b++) { \
-					uint64_t part = PER_GROUP == 1 ? ~0ull : 0xffffffffull << 32 * b; \
-					uint32_t *cost = &ws->best_cost[g * PER_GROUP + b], c = count_##isa(m & part) + count_##isa(t & part); \
-					ws->best_index[g * PER_GROUP + b] = (uint32_t)select_le(*cost, c, \
-						ws->best_index[g * PER_GROUP + b], k); \
+					uint64_t part = PER_GROUP == 1 ? ~0ull \
+								       : 0xffffffffull << 32 * b; \
+					uint32_t *cost = &ws->best_cost[g * PER_GROUP + b], \
+						 c = count_##isa(m & part) + \
+						count_##isa(t & part); \
+					ws->best_index[g * PER_GROUP + b] = \
+						(uint32_t)select_le(*cost, c, \
+							ws->best_index[g * PER_GROUP + b], k); \
 					best[b] = select_le(*cost, c, best[b], m & part); \
 					*cost = (uint32_t)select_le(*cost, c, *cost, c); \
 				} \

@@ -22,8 +22,8 @@ FN uint32_t P(plus_if_other)(uint32_t cost, uint32_t a, uint32_t b)
 }
 
 /* Gives block number n the reference `last` with its mask `same` when that costs no more than `limit`, or its own. */
-FN uint32_t P(keep_or_name)(struct bref_workspace *ws, uint32_t n, P(block_mask) same, uint32_t cost, uint32_t limit,
-	uint32_t last)
+FN uint32_t P(keep_or_name)(struct bref_workspace *ws, uint32_t n, P(block_mask) same,
+	uint32_t cost, uint32_t limit, uint32_t last)
 {
 	uint32_t ref = ws->own[n];
 	uint8_t *at = (uint8_t *)ws->best_mask + n * sizeof(same);
@@ -52,14 +52,16 @@ FN void P(settle)(struct bref_workspace *ws, const uint8_t *page)
 			const uint8_t *q = page + n * BREF_BLOCK;
 			const uint64_t same = P(differ)(q, referred(q, last[c]));
 			const P(block_mask) first = (P(block_mask))same;
-			uint32_t ref = P(keep_or_name)(ws, n, first, P(count)(first), ws->limit[n * 2 / PER_GROUP], last[c]);
+			uint32_t ref = P(keep_or_name)(ws, n, first, P(count)(first),
+				ws->limit[n * 2 / PER_GROUP], last[c]);
 #if BREF_BLOCK == 32
 			uint32_t cost = P(count)(same >> 32), limit = ws->limit[n + 1] - 1;
 
 			/* To stay with the reference of the group before costs something when the first block left it. */
 			cost = P(plus_if_other)(cost, last[c], ref);
 			limit = P(plus_if_other)(limit, ws->own[n + 1], ref);
-			ref = P(keep_or_name)(ws, n + 1, (uint32_t)(same >> 32), cost, limit, last[c]);
+			ref = P(keep_or_name)(ws, n + 1, (uint32_t)(same >> 32), cost, limit,
+				last[c]);
 #endif
 			last[c] = ref;
 		}

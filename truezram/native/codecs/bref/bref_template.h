@@ -13,19 +13,21 @@ struct P(chain) {
 };
 
 /* Chooses the references of group g and appends what they leave: masks, literals. */
-FN_INLINE void P(encode_group)(struct bref_workspace *ws, const uint8_t *page, uint32_t chain, uint32_t i,
-	struct P(chain) *c)
+FN_INLINE void P(encode_group)(struct bref_workspace *ws, const uint8_t *page, uint32_t chain,
+	uint32_t i, struct P(chain) *c)
 {
 	uint32_t g = chain * CHAIN_GROUPS + i;
 	const uint8_t *q = page + g * 64;
-	uint64_t m0 = P(differ)(q, referred(q, c->last)), m1 = P(differ)(q, referred(q, c->before)), best = ws->best_mask[g];
+	uint64_t m0 = P(differ)(q, referred(q, c->last)), m1 = P(differ)(q, referred(q, c->before)),
+		 best = ws->best_mask[g];
 	uint64_t t0 = nonzero_bytes(m0), t1 = nonzero_bytes(m1), mask = 0, t;
 	uint32_t words, first = c->last, second = c->before;
 
 	/* At the page's start there is nothing behind: a distance larger than the position is not offered. */
 	for (unsigned b = 0; b < PER_GROUP; b++) {
 		const uint64_t part = PER_GROUP == 1 ? ~0ull : 0xffffffffull << 32 * b;
-		uint32_t block = g * PER_GROUP + b, ref, own = ws->candidate[g][ws->best_index[block]];
+		uint32_t block = g * PER_GROUP + b, ref,
+			 own = ws->candidate[g][ws->best_index[block]];
 		uint32_t cost = 2 * ws->best_cost[block] + (own == c->last ? 0 : NEW_COST);
 		uint32_t cost0 = 2 * (P(count)(m0 & part) + P(count)(t0 & part));
 		uint32_t cost1 = 2 * (P(count)(m1 & part) + P(count)(t1 & part)) + NEW_COST;
@@ -83,7 +85,8 @@ FN_INLINE size_t P(put_object)(struct bref_workspace *ws, const struct P(chain) 
 			is_new[k] |= 1;
 			refs[n_refs++] = 0;
 		}
-		memcpy(refs + n_refs, ws->refs[k] + skip, sizeof(ws->refs[k]) - 8 * sizeof(uint16_t));
+		memcpy(refs + n_refs, ws->refs[k] + skip,
+			sizeof(ws->refs[k]) - 8 * sizeof(uint16_t));
 		n_refs += c[k].n_refs - skip;
 		previous = c[k].last;
 		n_literals += (uint32_t)(c[k].literals - ws->literals[k]);
@@ -146,7 +149,8 @@ FN_INLINE int P(decode_page)(struct bref_sections *s, uint8_t *out)
 	const uint16_t *ref = refs;
 	uint32_t bad = 0;
 
-	if (P(count_bytes)(s->word_masks, WORD_MASKS) != s->n_masks || P(count_bytes)(masks, s->n_masks) != s->n_literals)
+	if (P(count_bytes)(s->word_masks, WORD_MASKS) != s->n_masks ||
+		P(count_bytes)(masks, s->n_masks) != s->n_literals)
 		return -1;
 	refs[0] = 0;
 	P(unpack_refs)(refs + 1, s->refs, s->n_refs);
@@ -157,7 +161,8 @@ FN_INLINE int P(decode_page)(struct bref_sections *s, uint8_t *out)
 		masks += P(count)(words);
 		for (uint32_t b = 0; b < PER_GROUP; b++) {
 			const uint32_t at = g * 64 + b * BREF_BLOCK;
-			uint64_t part = PER_GROUP == 1 ? mask : (uint32_t)(mask >> 32 * b), *bits = &s->is_new[g * PER_GROUP / 64];
+			uint64_t part = PER_GROUP == 1 ? mask : (uint32_t)(mask >> 32 * b),
+				 *bits = &s->is_new[g * PER_GROUP / 64];
 			uint32_t distance;
 
 			ref += *bits & 1;
@@ -166,7 +171,8 @@ FN_INLINE int P(decode_page)(struct bref_sections *s, uint8_t *out)
 			/* What is behind the page's start reads as zeros, after which the object is refused. */
 			uint32_t wrong = (distance > at) | (distance - 1 < BREF_BLOCK - 1);
 			bad |= wrong;
-			P(unpack_block)(out + at, referred(out + at, wrong ? 0 : distance), literals, part);
+			P(unpack_block)(out + at, referred(out + at, wrong ? 0 : distance),
+				literals, part);
 			literals += P(count)(part);
 		}
 	}

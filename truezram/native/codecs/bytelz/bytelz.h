@@ -15,13 +15,16 @@
 
 #define LZ_FRONT 128			/* zeros before the page in the working copy */
 #define LZ_BACK 64			/* room behind it */
-#define LZ_ZEROS 64			/* where in the zeros before the page those for comparisons begin */
+/* where in the zeros before the page those for comparisons begin */
+#define LZ_ZEROS 64
 #define LZ_COPY 32			/* bytes of a copy; no piece is longer */
 #define LZ_MIN_MATCH 4
 #define LZ_MAX_LITERALS 15		/* of a token with a match */
-#define LZ_TRAILER 4			/* 12 bits number of tokens, 12 bits number of distances, 8 bits mode */
+/* 12 bits number of tokens, 12 bits number of distances, 8 bits mode */
+#define LZ_TRAILER 4
 #define LZ_MAX_TOKENS 4095
-#define LZ_MIN_TOKENS 88		/* as a token makes 47 bytes at most; so that much follows the literals */
+/* as a token makes 47 bytes at most; so that much follows the literals */
+#define LZ_MIN_TOKENS 88
 
 /* What the first looks at a page say: lz_strange_ISA() of every eighth 64 bytes, and whether the page is text, which
  * means hardly a byte that text has not. */
@@ -51,8 +54,10 @@ struct lz_match {
 /* Plain C uses the first of the two tables, AVX the second. */
 struct lz_workspace {
 	union {
-		uint16_t table[1 << LZ_HASH_BITS];	/* base + position; what is not above base is of an earlier page */
-		_Alignas(64) uint32_t tagged[1 << LZ_TAGGED_BITS];	/* tag 18, generation 2, position 12 bits */
+		/* base + position; what is not above base is of an earlier page */
+		uint16_t table[1 << LZ_HASH_BITS];
+		/* tag 18, generation 2, position 12 bits */
+		_Alignas(64) uint32_t tagged[1 << LZ_TAGGED_BITS];
 	};
 	uint32_t base;
 	_Alignas(64) uint32_t entry[LZ_STEP + 64];
@@ -77,8 +82,8 @@ static const uint8_t lz_runs[2][16] __attribute__((aligned(16))) = {
 	{ 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15 }
 };
 /* The largest code whose length is not above this. */
-static const uint8_t lz_code[33] = { 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 11, 12, 12, 12, 12, 13, 13, 13, 13,
-	14, 14, 14, 14, 14, 14, 14, 14, 15 };
+static const uint8_t lz_code[33] = { 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 11, 12, 12, 12,
+	12, 13, 13, 13, 13, 14, 14, 14, 14, 14, 14, 14, 14, 15 };
 
 TZ_INLINE uint32_t lz_hash(uint32_t v)
 {
@@ -99,7 +104,8 @@ TZ_INLINE uint32_t lz_next_base(struct lz_workspace *ws)
 /* Where the sections of an object are. From `literals` on, at least 32 bytes more than n_literals can be read. */
 struct lz_sections {
 	const uint8_t *literals, *distances, *tokens;
-	uint32_t n_literals;		/* at most; of 7-bit literals, one more than there are may fit in the bytes */
+	/* at most; of 7-bit literals, one more than there are may fit in the bytes */
+	uint32_t n_literals;
 	uint32_t stored, n_distances, n_tokens;
 };
 
@@ -202,14 +208,16 @@ TZ_INLINE int lz_expand_plain(const struct lz_sections *s, uint8_t *page)
 	uint8_t piece[LZ_COPY];
 
 	for (uint32_t i = 0; i < s->n_tokens; i++) {
-		const uint32_t token = s->tokens[i], code = token >> 4, named = code != 0, length = lz_length[code];
+		const uint32_t token = s->tokens[i], code = token >> 4, named = code != 0,
+			       length = lz_length[code];
 		const uint32_t run = lz_runs[named][token & 15];
 		uint32_t d, there;
 
 		memcpy(page + at, s->literals + literals, LZ_COPY);
 		literals += run;
 		at += run;
-		if (TZ_UNLIKELY(k + named > s->n_distances || at + length > TZ_PAGE_SIZE || literals > s->n_literals))
+		if (TZ_UNLIKELY(k + named > s->n_distances || at + length > TZ_PAGE_SIZE ||
+			    literals > s->n_literals))
 			return -1;
 		/* Where no distance is left, what is read is the tokens. */
 		d = lz_get12(s->distances, k) & (0 - named);
@@ -218,7 +226,8 @@ TZ_INLINE int lz_expand_plain(const struct lz_sections *s, uint8_t *page)
 		/* Zeros for 0 and for what is wrong, after which the object is refused. */
 		there = 0 - (uint32_t)(d - 1 < at);
 		/* By way of a buffer: what is behind the piece may overlap with it. */
-		memcpy(piece, page + (int32_t)(((at - d) & there) | ((uint32_t)-LZ_FRONT & ~there)), LZ_COPY);
+		memcpy(piece, page + (int32_t)(((at - d) & there) | ((uint32_t)-LZ_FRONT & ~there)),
+			LZ_COPY);
 		memcpy(page + at, piece, LZ_COPY);
 		at += length;
 	}

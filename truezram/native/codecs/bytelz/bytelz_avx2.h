@@ -6,8 +6,9 @@
 FN uint32_t lz_equal_avx2(const uint8_t *page, uint32_t at, uint32_t from)
 {
 	for (uint32_t n = 0; ; n += 32) {
-		uint32_t equal = (uint32_t)_mm256_movemask_epi8(_mm256_cmpeq_epi8(
-			_mm256_loadu_si256((const __m256i *)(page + at + n)), _mm256_loadu_si256((const __m256i *)(page + from + n))));
+		uint32_t equal = (uint32_t)_mm256_movemask_epi8(
+			_mm256_cmpeq_epi8(_mm256_loadu_si256((const __m256i *)(page + at + n)),
+				_mm256_loadu_si256((const __m256i *)(page + from + n))));
 
 		if (TZ_LIKELY(~equal))
 			return n + _tzcnt_u32(~equal);
@@ -19,8 +20,9 @@ FN uint32_t lz_equal_avx2(const uint8_t *page, uint32_t at, uint32_t from)
 FN uint32_t lz_zeros_avx2(const uint8_t *page, uint32_t at)
 {
 	for (uint32_t n = 0; ; n += 32) {
-		uint32_t zero = (uint32_t)_mm256_movemask_epi8(_mm256_cmpeq_epi8(
-			_mm256_loadu_si256((const __m256i *)(page + at + n)), _mm256_setzero_si256()));
+		uint32_t zero = (uint32_t)_mm256_movemask_epi8(
+			_mm256_cmpeq_epi8(_mm256_loadu_si256((const __m256i *)(page + at + n)),
+				_mm256_setzero_si256()));
 
 		if (~zero)
 			return n + _tzcnt_u32(~zero);
@@ -31,8 +33,9 @@ FN uint32_t lz_zeros_avx2(const uint8_t *page, uint32_t at)
 
 FN uint32_t lz_equal_behind_avx2(const uint8_t *a, const uint8_t *b)
 {
-	uint32_t equal = (uint32_t)_mm_movemask_epi8(_mm_cmpeq_epi8(_mm_loadu_si128((const __m128i *)(a - 16)),
-		_mm_loadu_si128((const __m128i *)(b - 16))));
+	uint32_t equal = (uint32_t)
+		_mm_movemask_epi8(_mm_cmpeq_epi8(_mm_loadu_si128((const __m128i *)(a - 16)),
+			_mm_loadu_si128((const __m128i *)(b - 16))));
 
 	return _lzcnt_u32(~(equal << 16));
 }
@@ -43,8 +46,10 @@ FN uint32_t lz_strange_avx2(const uint8_t *p)
 
 	for (uint32_t i = 0; i < 64; i += 32) {
 		__m256i v = _mm256_loadu_si256((const __m256i *)(p + i));
-		uint32_t zero = (uint32_t)_mm256_movemask_epi8(_mm256_cmpeq_epi8(v, _mm256_setzero_si256()));
-		uint32_t low = (uint32_t)_mm256_movemask_epi8(_mm256_cmpgt_epi8(_mm256_set1_epi8('\t'), v));
+		uint32_t zero = (uint32_t)_mm256_movemask_epi8(_mm256_cmpeq_epi8(v,
+			_mm256_setzero_si256()));
+		uint32_t low = (uint32_t)
+			_mm256_movemask_epi8(_mm256_cmpgt_epi8(_mm256_set1_epi8('\t'), v));
 
 		zeros += (uint32_t)_mm_popcnt_u32(zero);
 		strange += (uint32_t)_mm_popcnt_u32(low ^ zero);
@@ -64,15 +69,17 @@ FN int lz_any_high_avx2(const uint8_t *p, uint32_t n)
 /* 64 bytes to 56: two fields of 7 bits are brought together, then two of 14, two of 28, then 7 of 8 bytes. */
 FN void lz_pack7_avx2(uint8_t *to, const uint8_t *from, uint32_t n)
 {
-	const __m256i seven = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 2, 3, 4, 5, 6, 8, 9, 10, 11, 12, 13, 14,
-		-1, -1));
+	const __m256i seven = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 2, 3, 4, 5, 6, 8, 9,
+		10, 11, 12, 13, 14, -1, -1));
 	const __m256i low = _mm256_set1_epi64x(0xfffffff);
 
 	for (uint32_t i = 0; i < n; i += 32, to += 28) {
-		__m256i v = _mm256_maddubs_epi16(_mm256_set1_epi16((short)0x8001), _mm256_loadu_si256((const __m256i *)(from + i)));
+		__m256i v = _mm256_maddubs_epi16(_mm256_set1_epi16((short)0x8001),
+			_mm256_loadu_si256((const __m256i *)(from + i)));
 
 		v = _mm256_madd_epi16(v, _mm256_set1_epi32(0x40000001));
-		v = _mm256_or_si256(_mm256_and_si256(low, v), _mm256_andnot_si256(low, _mm256_srli_epi64(v, 4)));
+		v = _mm256_or_si256(_mm256_and_si256(low, v),
+			_mm256_andnot_si256(low, _mm256_srli_epi64(v, 4)));
 		v = _mm256_shuffle_epi8(v, seven);
 		_mm_storeu_si128((__m128i *)to, _mm256_castsi256_si128(v));
 		_mm_storeu_si128((__m128i *)(to + 14), _mm256_extracti128_si256(v, 1));
@@ -83,13 +90,16 @@ FN void lz_pack7_avx2(uint8_t *to, const uint8_t *from, uint32_t n)
  * shift down. Reads up to 29 bytes too many. */
 FN void lz_read7_avx2(uint8_t *to, const uint8_t *from, uint32_t stored)
 {
-	const __m256i first = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, -1));
+	const __m256i first = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 0, 1, 1, 2, 2, 3, 3,
+		4, 4, 5, 5, 6, 6, -1));
 	const __m256i second = _mm256_add_epi8(first, _mm256_set1_epi8(7));
-	const __m256i up = _mm256_broadcastsi128_si256(_mm_setr_epi16(1 << 9, 1 << 2, 1 << 3, 1 << 4, 1 << 5, 1 << 6, 1 << 7,
-		1 << 8));
+	const __m256i up = _mm256_broadcastsi128_si256(_mm_setr_epi16(1 << 9, 1 << 2, 1 << 3,
+		1 << 4, 1 << 5, 1 << 6, 1 << 7, 1 << 8));
 
 	for (uint32_t i = 0; i < stored; i += 28, to += 32) {
-		__m256i v = _mm256_loadu2_m128i((const __m128i *)(from + i + 14), (const __m128i *)(from + i)), low, high;
+		__m256i v = _mm256_loadu2_m128i((const __m128i *)(from + i + 14),
+				(const __m128i *)(from + i)),
+			low, high;
 
 		low = _mm256_srli_epi16(_mm256_mullo_epi16(_mm256_shuffle_epi8(v, first), up), 9);
 		high = _mm256_srli_epi16(_mm256_mullo_epi16(_mm256_shuffle_epi8(v, second), up), 9);
@@ -126,7 +136,8 @@ struct lz_places_avx2 {
 	_Alignas(32) int16_t from[16];
 };
 
-FN void lz_copy_avx2(uint8_t *page, const uint8_t *literals, const struct lz_places_avx2 *p, uint32_t j)
+FN void lz_copy_avx2(uint8_t *page, const uint8_t *literals, const struct lz_places_avx2 *p,
+	uint32_t j)
 {
 	__m256i v = _mm256_loadu_si256((const __m256i *)(literals + p->literal[j]));
 
@@ -140,7 +151,8 @@ FN int lz_expand_avx2(const struct lz_sections *s, uint8_t *page)
 {
 	static const int8_t last[32] = { 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15,
 		-1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1 };
-	const __m128i lengths = _mm_load_si128((const __m128i *)lz_length), runs = _mm_load_si128((const __m128i *)lz_runs[0]);
+	const __m128i lengths = _mm_load_si128((const __m128i *)lz_length),
+		      runs = _mm_load_si128((const __m128i *)lz_runs[0]);
 	const __m128i low = _mm_set1_epi8(15), none = _mm_setzero_si128();
 	const __m256i zero = _mm256_setzero_si256();
 	uint16_t distances[TZ_PAGE_SIZE / LZ_MIN_MATCH + 32];
@@ -163,7 +175,9 @@ FN int lz_expand_avx2(const struct lz_sections *s, uint8_t *page)
 		} else {
 			/* The last 16 tokens, of which those done are moved out; what comes in takes and makes nothing. */
 			length = _mm_loadu_si128((const __m128i *)(last + 16 - left));
-			token = _mm_shuffle_epi8(_mm_loadu_si128((const __m128i *)(s->tokens + i + left - 16)), length);
+			token = _mm_shuffle_epi8(_mm_loadu_si128((const __m128i *)(s->tokens + i +
+							 left - 16)),
+				length);
 		}
 		code = _mm_and_si128(_mm_srli_epi16(token, 4), low);
 		unnamed = _mm_cmpeq_epi8(code, none);
@@ -174,7 +188,8 @@ FN int lz_expand_avx2(const struct lz_sections *s, uint8_t *page)
 		named = ~(uint32_t)_mm_movemask_epi8(unnamed) & 0xffff;
 		if (TZ_UNLIKELY(k + count_avx2(named) > s->n_distances))
 			return -1;
-		d = _mm256_set_m128i(lz_spread_avx2(distances + k + count_avx2(named & 0xff), named >> 8),
+		d = _mm256_set_m128i(lz_spread_avx2(distances + k + count_avx2(named & 0xff),
+					     named >> 8),
 			lz_spread_avx2(distances + k, named & 0xff));
 		k += count_avx2(named);
 
@@ -183,11 +198,15 @@ FN int lz_expand_avx2(const struct lz_sections *s, uint8_t *page)
 		start = _mm256_add_epi16(_mm256_add_epi16(run_end, lz_sums_avx2(lengths16)), at);
 		run_end = _mm256_add_epi16(run_end, literals);
 		/* From the last lane to all. */
-		at = _mm256_shuffle_epi8(_mm256_permute4x64_epi64(start, 0xff), _mm256_set1_epi16(0x0f0e));
-		literals = _mm256_shuffle_epi8(_mm256_permute4x64_epi64(run_end, 0xff), _mm256_set1_epi16(0x0f0e));
+		at = _mm256_shuffle_epi8(_mm256_permute4x64_epi64(start, 0xff),
+			_mm256_set1_epi16(0x0f0e));
+		literals = _mm256_shuffle_epi8(_mm256_permute4x64_epi64(run_end, 0xff),
+			_mm256_set1_epi16(0x0f0e));
 		start = _mm256_sub_epi16(start, lengths16);
-		_mm256_store_si256((__m256i *)p.literal, _mm256_sub_epi16(run_end, _mm256_cvtepu8_epi16(run)));
-		_mm256_store_si256((__m256i *)p.to, _mm256_sub_epi16(start, _mm256_cvtepu8_epi16(run)));
+		_mm256_store_si256((__m256i *)p.literal,
+			_mm256_sub_epi16(run_end, _mm256_cvtepu8_epi16(run)));
+		_mm256_store_si256((__m256i *)p.to,
+			_mm256_sub_epi16(start, _mm256_cvtepu8_epi16(run)));
 		_mm256_store_si256((__m256i *)p.match, start);
 		is_zero = _mm256_cmpeq_epi16(d, zero);
 		wrong = _mm256_or_si256(wrong, _mm256_or_si256(_mm256_cmpgt_epi16(d, start),
@@ -196,7 +215,8 @@ FN int lz_expand_avx2(const struct lz_sections *s, uint8_t *page)
 		_mm256_store_si256((__m256i *)p.from, _mm256_blendv_epi8(_mm256_sub_epi16(start, d),
 			_mm256_set1_epi16(-LZ_FRONT), _mm256_or_si256(is_zero, wrong)));
 		end = (uint32_t)_mm256_cvtsi256_si32(at) & 0xffff;
-		if (TZ_UNLIKELY(end > TZ_PAGE_SIZE || ((uint32_t)_mm256_cvtsi256_si32(literals) & 0xffff) > s->n_literals))
+		if (TZ_UNLIKELY(end > TZ_PAGE_SIZE ||
+			    ((uint32_t)_mm256_cvtsi256_si32(literals) & 0xffff) > s->n_literals))
 			return -1;
 #pragma GCC unroll 16
 		for (uint32_t j = 0; j < 16; j++)
@@ -210,7 +230,8 @@ FN int lz_expand_avx2(const struct lz_sections *s, uint8_t *page)
 /* The lanes whose bits are set, moved together. */
 FN __m256i lz_together_avx2(__m256i v, uint32_t lanes)
 {
-	return _mm256_permutevar8x32_epi32(v, _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(set_bits_avx2 + lanes))));
+	return _mm256_permutevar8x32_epi32(v,
+		_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(set_bits_avx2 + lanes))));
 }
 
 FN uint32_t lz_lanes_avx2(__m256i mask)
@@ -223,8 +244,8 @@ FN uint32_t lz_lanes_avx2(__m256i mask)
 FN uint32_t lz_samples_avx2(struct lz_workspace *ws, uint32_t at, uint32_t *last_zero)
 {
 	const uint8_t *page = ws->page + LZ_FRONT;
-	const __m256i words = _mm256_setr_epi8(0, 1, 2, 3, 1, 2, 3, 4, 2, 3, 4, 5, 3, 4, 5, 6, 4, 5, 6, 7, 5, 6, 7, 8,
-		6, 7, 8, 9, 7, 8, 9, 10);
+	const __m256i words = _mm256_setr_epi8(0, 1, 2, 3, 1, 2, 3, 4, 2, 3, 4, 5, 3, 4, 5, 6, 4, 5,
+		6, 7, 5, 6, 7, 8, 6, 7, 8, 9, 7, 8, 9, 10);
 	const __m256i zero = _mm256_setzero_si256(), low = _mm256_set1_epi32(0x3fff);
 	__m256i place = _mm256_add_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7),
 		_mm256_set1_epi32((int)(ws->base << 12 | at)));
@@ -232,16 +253,21 @@ FN uint32_t lz_samples_avx2(struct lz_workspace *ws, uint32_t at, uint32_t *last
 
 #pragma GCC unroll 2
 	for (uint32_t i = at; i < at + LZ_STEP; i += 8) {
-		__m256i v = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(page + i))), product;
+		__m256i v = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(page +
+				i))),
+			product;
 		uint32_t zeros, take;
 
 		v = _mm256_shuffle_epi8(v, words);
 		product = _mm256_mullo_epi32(v, _mm256_set1_epi32((int)2654435761u));
 		zeros = lz_lanes_avx2(_mm256_cmpeq_epi32(v, zero));
-		take = lz_lanes_avx2(_mm256_cmpgt_epi32(_mm256_and_si256(product, _mm256_set1_epi32(3 << 14)), zero));
+		take = lz_lanes_avx2(_mm256_cmpgt_epi32(_mm256_and_si256(product,
+								_mm256_set1_epi32(3 << 14)),
+			zero));
 		take |= zeros & ~(zeros << 1 | *last_zero);
 		*last_zero = zeros >> 7;
-		v = lz_together_avx2(_mm256_or_si256(_mm256_andnot_si256(low, product), place), take);
+		v = lz_together_avx2(_mm256_or_si256(_mm256_andnot_si256(low, product), place),
+			take);
 		_mm256_storeu_si256((__m256i *)(ws->entry + n), v);
 		n += count_avx2(take);
 		place = _mm256_add_epi32(place, _mm256_set1_epi32(8));
@@ -279,24 +305,30 @@ FN uint32_t lz_candidates_avx2(struct lz_workspace *ws)
 		lz_look_up_avx2(ws, (samples + 1) & ~1u);
 #pragma GCC unroll 2
 		for (uint32_t i = 0; i < samples; i += 8) {
-			__m256i entry = _mm256_load_si256((const __m256i *)(ws->entry + i)), d, rotated, useless;
-			__m256i found = _mm256_load_si256((const __m256i *)(ws->found + i)), pair = _mm256_xor_si256(entry, found);
+			__m256i entry = _mm256_load_si256((const __m256i *)(ws->entry + i)), d,
+				rotated, useless;
+			__m256i found = _mm256_load_si256((const __m256i *)(ws->found + i)),
+				pair = _mm256_xor_si256(entry, found);
 			/* Or what has a tag like theirs; the comparison will show. */
 			const __m256i zero = _mm256_cmpeq_epi32(_mm256_srli_epi32(entry, 14), none);
 			uint32_t keep;
 
-			d = _mm256_and_si256(_mm256_sub_epi32(entry, found), _mm256_cmpeq_epi32(_mm256_srli_epi32(pair, 12), none));
+			d = _mm256_and_si256(_mm256_sub_epi32(entry, found),
+				_mm256_cmpeq_epi32(_mm256_srli_epi32(pair, 12), none));
 			d = _mm256_blendv_epi8(d, _mm256_set1_epi32(TZ_PAGE_SIZE), zero);
 			rotated = _mm256_permutevar8x32_epi32(d, up);
 			useless = _mm256_cmpeq_epi32(d, _mm256_blend_epi32(rotated, before, 1));
 			before = rotated;
-			keep = ~lz_lanes_avx2(_mm256_or_si256(useless, _mm256_cmpeq_epi32(d, none)));
+			keep = ~lz_lanes_avx2(_mm256_or_si256(useless,
+				_mm256_cmpeq_epi32(d, none)));
 			keep &= _bzhi_u32(0xff, samples - i < 8 ? samples - i : 8);
 			entry = _mm256_and_si256(entry, _mm256_set1_epi32(0xfff));
 			entry = _mm256_add_epi32(entry, _mm256_set1_epi32(LZ_FRONT));
-			d = _mm256_blendv_epi8(_mm256_sub_epi32(entry, d), _mm256_set1_epi32(LZ_ZEROS), zero);
+			d = _mm256_blendv_epi8(_mm256_sub_epi32(entry, d),
+				_mm256_set1_epi32(LZ_ZEROS), zero);
 			d = _mm256_or_si256(entry, _mm256_slli_epi32(d, 16));
-			_mm256_storeu_si256((__m256i *)(ws->candidate + n), lz_together_avx2(d, keep));
+			_mm256_storeu_si256((__m256i *)(ws->candidate + n),
+				lz_together_avx2(d, keep));
 			n += count_avx2(keep);
 		}
 	}
@@ -305,8 +337,9 @@ FN uint32_t lz_candidates_avx2(struct lz_workspace *ws)
 
 FN uint64_t lz_equal_32_avx2(const uint8_t *a, const uint8_t *b)
 {
-	return (uint32_t)_mm256_movemask_epi8(_mm256_cmpeq_epi8(_mm256_loadu_si256((const __m256i *)a),
-		_mm256_loadu_si256((const __m256i *)b)));
+	return (uint32_t)
+		_mm256_movemask_epi8(_mm256_cmpeq_epi8(_mm256_loadu_si256((const __m256i *)a),
+			_mm256_loadu_si256((const __m256i *)b)));
 }
 
 /* Matches, in the order of the page, without a branch for what overlaps or is too short. Returns how many. */
@@ -325,13 +358,17 @@ FN uint32_t lz_matches_avx2(struct lz_workspace *ws)
 		const uint32_t d = from == LZ_ZEROS ? 0 : place - from, at = place - LZ_FRONT;
 		/* 16 bytes before the position and 48 from there on. */
 		const uint8_t *a = ws->page + (place - 16), *b = ws->page + (from - 16);
-		const uint64_t differ = ~(lz_equal_32_avx2(a, b) | lz_equal_32_avx2(a + 32, b + 32) << 32);
-		const int32_t back = (int32_t)(at - (uint32_t)_lzcnt_u64(differ << 48 | 1ull << 47));
-		uint64_t end = at + (uint32_t)_tzcnt_u64(differ >> 16 | 1ull << 48), more = n + 1, start, m;
+		const uint64_t differ = ~(lz_equal_32_avx2(a, b) |
+			lz_equal_32_avx2(a + 32, b + 32) << 32);
+		const int32_t back = (int32_t)(at -
+			(uint32_t)_lzcnt_u64(differ << 48 | 1ull << 47));
+		uint64_t end = at + (uint32_t)_tzcnt_u64(differ >> 16 | 1ull << 48), more = n + 1,
+			 start, m;
 
 		if (TZ_UNLIKELY(!(differ >> 16)))
-			end += d ? lz_equal_avx2(ws->page + LZ_FRONT, (uint32_t)end, (uint32_t)end - d)
-				: lz_zeros_avx2(ws->page + LZ_FRONT, (uint32_t)end);
+			end += d ? lz_equal_avx2(ws->page + LZ_FRONT, (uint32_t)end,
+					   (uint32_t)end - d)
+				 : lz_zeros_avx2(ws->page + LZ_FRONT, (uint32_t)end);
 		end = end < TZ_PAGE_SIZE ? end : TZ_PAGE_SIZE;
 		/* Not back to where the page has no byte at that distance, nor into the match before. */
 		start = (uint32_t)(back < (int32_t)d ? (int32_t)d : back);

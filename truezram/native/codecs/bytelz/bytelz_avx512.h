@@ -6,8 +6,10 @@
 FN uint32_t lz_equal_avx512(const uint8_t *page, uint32_t at, uint32_t from)
 {
 	for (uint32_t n = 0; ; n += 32) {
-		uint32_t differ = _mm256_cmpneq_epi8_mask(_mm256_loadu_si256((const __m256i *)(page + at + n)),
-			_mm256_loadu_si256((const __m256i *)(page + from + n)));
+		uint32_t differ =
+			_mm256_cmpneq_epi8_mask(_mm256_loadu_si256((const __m256i *)(page + at +
+							n)),
+				_mm256_loadu_si256((const __m256i *)(page + from + n)));
 
 		if (TZ_LIKELY(differ))
 			return n + _tzcnt_u32(differ);
@@ -42,7 +44,8 @@ FN int lz_any_high_avx512(const uint8_t *p, uint32_t n)
 FN uint32_t lz_strange_avx512(const uint8_t *p)
 {
 	const __m512i v = _mm512_loadu_si512(p);
-	uint64_t strange = _mm512_cmplt_epi8_mask(v, _mm512_set1_epi8('\t')), zeros = _mm512_testn_epi8_mask(v, v);
+	uint64_t strange = _mm512_cmplt_epi8_mask(v, _mm512_set1_epi8('\t')),
+		 zeros = _mm512_testn_epi8_mask(v, v);
 
 	return (uint32_t)(_mm_popcnt_u64(zeros) << 16 | _mm_popcnt_u64(strange ^ zeros));
 }
@@ -50,15 +53,17 @@ FN uint32_t lz_strange_avx512(const uint8_t *p)
 /* 64 bytes to 56: two fields of 7 bits are brought together, then two of 14, two of 28, then 7 of 8 bytes. */
 FN void lz_pack7_avx512(uint8_t *to, const uint8_t *from, uint32_t n)
 {
-	const __m512i seven = _mm512_setr_epi64(0x0806050403020100, 0x11100e0d0c0b0a09, 0x1a19181615141312,
-		0x232221201e1d1c1b, 0x2c2b2a2928262524, 0x3534333231302e2d,
+	const __m512i seven = _mm512_setr_epi64(0x0806050403020100, 0x11100e0d0c0b0a09,
+		0x1a19181615141312, 0x232221201e1d1c1b, 0x2c2b2a2928262524, 0x3534333231302e2d,
 		0x3e3d3c3b3a393836, 0x0000000000000000);
 
 	for (uint32_t i = 0; i < n; i += 64, to += 56) {
-		__m512i v = _mm512_maddubs_epi16(_mm512_set1_epi16((short)0x8001), _mm512_loadu_si512(from + i));
+		__m512i v = _mm512_maddubs_epi16(_mm512_set1_epi16((short)0x8001),
+			_mm512_loadu_si512(from + i));
 
 		v = _mm512_madd_epi16(v, _mm512_set1_epi32(0x40000001));
-		v = _mm512_ternarylogic_epi64(v, _mm512_srli_epi64(v, 4), _mm512_set1_epi64(0xfffffff), 0xe4);
+		v = _mm512_ternarylogic_epi64(v, _mm512_srli_epi64(v, 4),
+			_mm512_set1_epi64(0xfffffff), 0xe4);
 		_mm512_storeu_si512(to, _mm512_permutexvar_epi8(seven, v));
 	}
 }
@@ -66,14 +71,15 @@ FN void lz_pack7_avx512(uint8_t *to, const uint8_t *from, uint32_t n)
 /* The reverse: seven bytes to each word, and eight fields of them. */
 FN void lz_read7_avx512(uint8_t *to, const uint8_t *from, uint32_t stored)
 {
-	const __m512i words = _mm512_setr_epi64(0x0006050403020100, 0x000d0c0b0a090807, 0x0014131211100f0e,
-		0x001b1a1918171615, 0x002221201f1e1d1c, 0x0029282726252423,
+	const __m512i words = _mm512_setr_epi64(0x0006050403020100, 0x000d0c0b0a090807,
+		0x0014131211100f0e, 0x001b1a1918171615, 0x002221201f1e1d1c, 0x0029282726252423,
 		0x00302f2e2d2c2b2a, 0x0037363534333231);
 	const __m512i fields = _mm512_set1_epi64(0x312a231c150e0700);
 
 	for (uint32_t i = 0; i < stored + 28; i += 56, to += 64) {
 		uint32_t left = i < stored ? stored - i : 0;
-		__m512i v = _mm512_maskz_loadu_epi8(_bzhi_u64(~0ull, left < 64 ? left : 64), from + i);
+		__m512i v = _mm512_maskz_loadu_epi8(_bzhi_u64(~0ull, left < 64 ? left : 64),
+			from + i);
 
 		v = _mm512_multishift_epi64_epi8(fields, _mm512_permutexvar_epi8(words, v));
 		_mm512_storeu_si512(to, _mm512_and_si512(v, _mm512_set1_epi8(0x7f)));
@@ -83,8 +89,8 @@ FN void lz_read7_avx512(uint8_t *to, const uint8_t *from, uint32_t stored)
 /* Sums of the lanes up to each, itself included. */
 FN __m512i lz_sums(__m512i v)
 {
-	const __m512i lane = _mm512_set_epi16(31, 30, 29, 28, 27, 26, 25, 24, 23, 22, 21, 20, 19, 18, 17, 16, 15, 14, 13, 12,
-		11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+	const __m512i lane = _mm512_set_epi16(31, 30, 29, 28, 27, 26, 25, 24, 23, 22, 21, 20, 19,
+		18, 17, 16, 15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
 
 #pragma GCC unroll 5
 	for (int step = 1; step < 32; step *= 2)
@@ -107,22 +113,28 @@ FN int lz_expand_avx512(const struct lz_sections *s, uint8_t *page)
 	if (s->n_distances > TZ_PAGE_SIZE / LZ_MIN_MATCH)
 		return -1;
 	for (uint32_t i = 0; i < s->n_distances; i += 32)
-		_mm512_store_si512(distances + i, unpack12_avx512(s->distances + i / 2 * 3, (3 * (s->n_distances - i) + 1) / 2));
+		_mm512_store_si512(distances + i,
+			unpack12_avx512(s->distances + i / 2 * 3,
+				(3 * (s->n_distances - i) + 1) / 2));
 	for (uint32_t i = 0; i < s->n_tokens; i += 32) {
 		const uint32_t left = s->n_tokens - i, n = left < 32 ? left : 32;
 		const __mmask32 there = _bzhi_u32(~0u, n);
 		__m512i token = _mm512_cvtepu8_epi16(_mm256_maskz_loadu_epi8(there, s->tokens + i));
-		__m512i code = _mm512_srli_epi16(token, 4), run = _mm512_and_si512(token, _mm512_set1_epi16(15));
-		__m512i length = _mm512_maskz_shuffle_epi8(0x5555555555555555, lengths, code), start, run_end, end, d;
+		__m512i code = _mm512_srli_epi16(token, 4),
+			run = _mm512_and_si512(token, _mm512_set1_epi16(15));
+		__m512i length = _mm512_maskz_shuffle_epi8(0x5555555555555555, lengths, code),
+			start, run_end, end, d;
 		const __mmask32 named = _mm512_test_epi16_mask(code, code);
 
-		run = _mm512_mask_shuffle_epi8(run, _pdep_u64(there & ~named, 0x5555555555555555), runs, run);
+		run = _mm512_mask_shuffle_epi8(run, _pdep_u64(there & ~named, 0x5555555555555555),
+			runs, run);
 		if (TZ_UNLIKELY(k + (uint32_t)_mm_popcnt_u32(named) > s->n_distances))
 			return -1;
 		d = _mm512_maskz_expand_epi16(named, _mm512_loadu_si512(distances + k));
 		k += (uint32_t)_mm_popcnt_u32(named);
 		run_end = lz_sums(run);
-		end = _mm512_add_epi16(_mm512_add_epi16(run_end, lz_sums(length)), _mm512_set1_epi16((short)at));
+		end = _mm512_add_epi16(_mm512_add_epi16(run_end, lz_sums(length)),
+			_mm512_set1_epi16((short)at));
 		run_end = _mm512_add_epi16(run_end, _mm512_set1_epi16((short)literals));
 		start = _mm512_sub_epi16(end, length);
 		_mm512_store_si512(literal, _mm512_sub_epi16(run_end, run));
@@ -158,7 +170,8 @@ FN uint32_t lz_samples_avx512(struct lz_workspace *ws, uint32_t at, uint32_t *la
 {
 	const uint8_t *page = ws->page + LZ_FRONT;
 	const __m512i lane = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
-	const __m512i words = _mm512_add_epi32(_mm512_mullo_epi32(lane, _mm512_set1_epi32(0x01010101)),
+	const __m512i words = _mm512_add_epi32(_mm512_mullo_epi32(lane,
+						       _mm512_set1_epi32(0x01010101)),
 		_mm512_set1_epi32(0x03020100));
 	__m512i place = _mm512_add_epi32(lane, _mm512_set1_epi32((int)(ws->base << 12 | at)));
 	uint32_t n = 0;
@@ -169,7 +182,8 @@ FN uint32_t lz_samples_avx512(struct lz_workspace *ws, uint32_t at, uint32_t *la
 		uint32_t zero = _mm512_testn_epi32_mask(v, v), take;
 
 		product = _mm512_mullo_epi32(v, _mm512_set1_epi32(LZ_FACTOR));
-		take = _mm512_test_epi32_mask(product, _mm512_set1_epi32(LZ_TAKEN)) | (zero & ~(zero << 1 | *last_zero));
+		take = _mm512_test_epi32_mask(product, _mm512_set1_epi32(LZ_TAKEN)) |
+			(zero & ~(zero << 1 | *last_zero));
 		*last_zero = zero >> 15;
 		v = _mm512_ternarylogic_epi32(product, place, _mm512_set1_epi32(0x3fff), 0xd8);
 		place = _mm512_add_epi32(place, _mm512_set1_epi32(16));
@@ -191,20 +205,25 @@ FN uint32_t lz_candidates_avx512(struct lz_workspace *ws)
 
 		for (uint32_t i = 0; i < samples; i += 16) {
 			__m512i entry = _mm512_load_si512(ws->entry + i), d;
-			const __m512i found = look_up_16_avx512(ws->tagged, LZ_TAGGED_BITS, ws->entry + i);
-			__mmask16 ok = _mm512_testn_epi32_mask(_mm512_xor_si512(entry, found), _mm512_set1_epi32((int)0xfffff000));
+			const __m512i found = look_up_16_avx512(ws->tagged, LZ_TAGGED_BITS,
+				ws->entry + i);
+			__mmask16 ok = _mm512_testn_epi32_mask(_mm512_xor_si512(entry, found),
+				_mm512_set1_epi32((int)0xfffff000));
 			/* Or what has a tag like theirs; the comparison will show. */
-			const __mmask16 zero = _mm512_testn_epi32_mask(entry, _mm512_set1_epi32(~0x3fff));
+			const __mmask16 zero = _mm512_testn_epi32_mask(entry,
+				_mm512_set1_epi32(~0x3fff));
 
 			d = _mm512_maskz_sub_epi32(ok, entry, found);
 			d = _mm512_mask_mov_epi32(d, zero, _mm512_set1_epi32(TZ_PAGE_SIZE));
 			ok = (__mmask16)_bzhi_u32(0xffff, samples - i < 16 ? samples - i : 16);
 			ok = _mm512_mask_test_epi32_mask(ok, d, d);
-			ok = _mm512_mask_cmpneq_epi32_mask(ok, d, _mm512_alignr_epi32(d, before, 15));
+			ok = _mm512_mask_cmpneq_epi32_mask(ok, d,
+				_mm512_alignr_epi32(d, before, 15));
 			before = d;
 			entry = _mm512_and_si512(entry, _mm512_set1_epi32(0xfff));
 			entry = _mm512_add_epi32(entry, _mm512_set1_epi32(LZ_FRONT));
-			d = _mm512_mask_mov_epi32(_mm512_sub_epi32(entry, d), zero, _mm512_set1_epi32(LZ_ZEROS));
+			d = _mm512_mask_mov_epi32(_mm512_sub_epi32(entry, d), zero,
+				_mm512_set1_epi32(LZ_ZEROS));
 			d = _mm512_or_si512(entry, _mm512_slli_epi32(d, 16));
 			_mm512_storeu_si512(ws->candidate + n, _mm512_maskz_compress_epi32(ok, d));
 			n += (uint32_t)_mm_popcnt_u32(ok);
@@ -221,21 +240,27 @@ FN uint32_t lz_candidates_avx512(struct lz_workspace *ws)
  * short. *distance is theirs. */
 FN __m512i lz_reach_avx512(__m512i differ, __m512i candidate, __m512i *distance)
 {
-	__m512i at = _mm512_and_si512(candidate, _mm512_set1_epi32(0xffff)), from = _mm512_srli_epi32(candidate, 16), start, end;
+	__m512i at = _mm512_and_si512(candidate, _mm512_set1_epi32(0xffff)),
+		from = _mm512_srli_epi32(candidate, 16), start, end;
 	__mmask16 further, few;
 
-	*distance = _mm512_maskz_sub_epi32(_mm512_cmpneq_epi32_mask(from, _mm512_set1_epi32(LZ_ZEROS)), at, from);
+	*distance = _mm512_maskz_sub_epi32(_mm512_cmpneq_epi32_mask(from,
+						   _mm512_set1_epi32(LZ_ZEROS)),
+		at, from);
 	at = _mm512_sub_epi32(at, _mm512_set1_epi32(LZ_FRONT));
 	/* Not back to where the page has no byte at that distance. */
 	start = _mm512_lzcnt_epi32(_mm512_or_si512(_mm512_slli_epi32(differ, 32 - LZ_BEHIND),
 		_mm512_set1_epi32(1 << (31 - LZ_BEHIND))));
 	start = _mm512_max_epi32(_mm512_sub_epi32(at, start), *distance);
 	/* The number of zeros below the lowest one. */
-	end = _mm512_or_si512(_mm512_srli_epi32(differ, LZ_BEHIND), _mm512_set1_epi32(1 << LZ_AHEAD));
-	end = _mm512_popcnt_epi32(_mm512_andnot_si512(end, _mm512_sub_epi32(end, _mm512_set1_epi32(1))));
+	end = _mm512_or_si512(_mm512_srli_epi32(differ, LZ_BEHIND),
+		_mm512_set1_epi32(1 << LZ_AHEAD));
+	end = _mm512_popcnt_epi32(_mm512_andnot_si512(end,
+		_mm512_sub_epi32(end, _mm512_set1_epi32(1))));
 	further = _mm512_cmpeq_epi32_mask(end, _mm512_set1_epi32(LZ_AHEAD));
 	end = _mm512_min_epi32(_mm512_add_epi32(at, end), _mm512_set1_epi32(TZ_PAGE_SIZE));
-	few = _mm512_cmplt_epi32_mask(_mm512_sub_epi32(end, start), _mm512_set1_epi32(LZ_MIN_MATCH));
+	few = _mm512_cmplt_epi32_mask(_mm512_sub_epi32(end, start),
+		_mm512_set1_epi32(LZ_MIN_MATCH));
 	end = _mm512_mask_or_epi32(end, further, end, _mm512_set1_epi32(LZ_FURTHER >> 16));
 	return _mm512_maskz_or_epi32((__mmask16)~few, start, _mm512_slli_epi32(end, 16));
 }
@@ -248,7 +273,8 @@ FN __mmask16 lz_useless_avx512(__m512i reach, __m512i other)
 	__m512i latest = _mm512_add_epi32(_mm512_and_si512(reach, starts), _mm512_set1_epi32(2));
 	__mmask16 early = _mm512_cmple_epi32_mask(_mm512_and_si512(other, starts), latest);
 
-	return _mm512_mask_cmpgt_epu32_mask(early, _mm512_and_si512(other, _mm512_set1_epi32(0x7fff0000)), reach);
+	return _mm512_mask_cmpgt_epu32_mask(early,
+		_mm512_and_si512(other, _mm512_set1_epi32(0x7fff0000)), reach);
 }
 
 /* Where a match that reaches to `end` at this distance does end. */
@@ -268,20 +294,28 @@ FN uint32_t lz_compare_avx512(struct lz_workspace *ws, const uint32_t *candidate
 
 #pragma GCC unroll 4
 	for (uint32_t i = 0; i < n; i++)
-		ws->differ[i] = _mm256_cmpneq_epi8_mask(
-			_mm256_loadu_si256((const __m256i *)(ws->page + ((uint16_t)candidate[i] - LZ_BEHIND))),
-			_mm256_loadu_si256((const __m256i *)(ws->page + ((candidate[i] >> 16) - LZ_BEHIND))));
+		ws->differ[i] =
+			_mm256_cmpneq_epi8_mask(_mm256_loadu_si256((const __m256i *)(ws->page +
+							((uint16_t)candidate[i] - LZ_BEHIND))),
+				_mm256_loadu_si256((const __m256i *)(ws->page +
+					((candidate[i] >> 16) - LZ_BEHIND))));
 	for (uint32_t i = 0; i < n + 16; i += 16) {
 		__m512i next_distance, next = lz_reach_avx512(_mm512_load_si512(ws->differ + i),
 			_mm512_loadu_si512(candidate + i), &next_distance), kept;
 		__mmask16 longer, keep = _mm512_test_epi32_mask(reach, reach);
 
-		next = _mm512_maskz_mov_epi32((__mmask16)_bzhi_u32(0xffff, n < i ? 0 : n - i < 16 ? n - i : 16), next);
-		keep = (__mmask16)(keep & ~lz_useless_avx512(reach, _mm512_alignr_epi32(next, reach, 1)) &
+		next = _mm512_maskz_mov_epi32((__mmask16)_bzhi_u32(0xffff,
+						      n < i ? 0
+							      : n - i < 16 ? n - i
+									   : 16),
+			next);
+		keep = (__mmask16)(keep &
+			~lz_useless_avx512(reach, _mm512_alignr_epi32(next, reach, 1)) &
 			~lz_useless_avx512(reach, _mm512_alignr_epi32(next, reach, 2)));
 		kept = _mm512_maskz_compress_epi32(keep, reach);
 		_mm512_storeu_si512(ws->reach + left, kept);
-		_mm512_storeu_si512(ws->distance + left, _mm512_maskz_compress_epi32(keep, distance));
+		_mm512_storeu_si512(ws->distance + left,
+			_mm512_maskz_compress_epi32(keep, distance));
 		longer = _mm512_movepi32_mask(kept);
 		_mm512_storeu_si512(ws->longer + n_longer, _mm512_maskz_compress_epi32(longer,
 			_mm512_add_epi32(lane, _mm512_set1_epi32((int)left))));
@@ -323,8 +357,10 @@ FN uint32_t lz_matches_avx512(struct lz_workspace *ws)
 			start |= end << 16 | (uint64_t)d << 32;
 			memcpy(&ws->match[n], &start, sizeof(start));
 			/* What is left is enough: two cycles from one to the next. */
-			__asm__("cmp %0, %2\n\tcmovge %3, %0\n\tcmovge %4, %1" : "+&r"(reached), "+&r"(n)
-				: "r"(end - LZ_MIN_MATCH), "r"(end), "r"(more) : "cc");
+			__asm__("cmp %0, %2\n\tcmovge %3, %0\n\tcmovge %4, %1"
+				: "+&r"(reached), "+&r"(n)
+				: "r"(end - LZ_MIN_MATCH), "r"(end), "r"(more)
+				: "cc");
 		}
 	}
 	return (uint32_t)n;

@@ -30,8 +30,8 @@ FN_INLINE uint32_t P(lz_put_literals)(struct P(lz_writer) *w, const uint8_t *fro
 
 /* The match of page[at .. end) at distance d, after as many literals as the token can hold. Returns where it ends: up to
  * 3 bytes may be left over. *anchor is the first byte that no token stands for. */
-FN_INLINE uint32_t P(lz_put_match)(struct P(lz_writer) *w, const uint8_t *page, uint32_t literals, uint32_t at,
-	uint32_t end, uint32_t d, uint32_t *anchor)
+FN_INLINE uint32_t P(lz_put_match)(struct P(lz_writer) *w, const uint8_t *page, uint32_t literals,
+	uint32_t at, uint32_t end, uint32_t d, uint32_t *anchor)
 {
 	const uint32_t start = at;
 
@@ -126,8 +126,8 @@ FN_INLINE uint8_t *P(lz_store)(uint8_t *to, const uint8_t *from, uint32_t n)
 }
 
 /* The page's object to dst, if it is shorter than `limit` (at most 4096). Returns its length, or 0. */
-static TZ_TARGET TZ_NOINLINE size_t P(lz_compress)(struct lz_workspace *ws, const uint8_t *page, uint8_t *dst,
-	size_t limit)
+static TZ_TARGET TZ_NOINLINE size_t P(lz_compress)(struct lz_workspace *ws, const uint8_t *page,
+	uint8_t *dst, size_t limit)
 {
 	struct P(lz_writer) w = { ws->literals, ws->tokens, ws->distances };
 	uint32_t n_literals, n_tokens, n_distances, stored, anchor;
@@ -136,7 +136,9 @@ static TZ_TARGET TZ_NOINLINE size_t P(lz_compress)(struct lz_workspace *ws, cons
 
 	P(lz_store)(ws->page + LZ_FRONT, page, TZ_PAGE_SIZE);
 	anchor = P(lz_parse)(ws, &w);
-	for (uint32_t n = P(lz_put_literals)(&w, ws->page + LZ_FRONT + anchor, TZ_PAGE_SIZE - anchor); n;) {
+	for (uint32_t n =
+			P(lz_put_literals)(&w, ws->page + LZ_FRONT + anchor, TZ_PAGE_SIZE - anchor);
+		n;) {
 		uint32_t run = n < 4 ? 1 : n & ~1u;
 		*w.tokens++ = (uint8_t)(n < 4 ? 0 : run / 2 - 1);
 		n -= run;
@@ -148,7 +150,8 @@ static TZ_TARGET TZ_NOINLINE size_t P(lz_compress)(struct lz_workspace *ws, cons
 	*w.distances = 0;
 	any = P(lz_any_high)(ws->literals, n_literals);
 	stored = any ? n_literals : (7 * n_literals + 7) / 8;
-	if (stored + (3 * n_distances + 1) / 2 + n_tokens + LZ_TRAILER >= limit || n_tokens > LZ_MAX_TOKENS)
+	if (stored + (3 * n_distances + 1) / 2 + n_tokens + LZ_TRAILER >= limit ||
+		n_tokens > LZ_MAX_TOKENS)
 		return 0;
 	if (any)
 		P(lz_store)(op, ws->literals, n_literals);
@@ -191,7 +194,8 @@ FN_INLINE int P(lz_may_win)(struct lz_look look, size_t n)
 /* An object whose last byte is MODE_LZ or MODE_LZ7. */
 static TZ_TARGET int P(lz_decompress)(const uint8_t *src, size_t n, uint8_t *out)
 {
-	_Alignas(64) uint8_t literals[TZ_PAGE_SIZE + LZ_BACK], page[LZ_FRONT + TZ_PAGE_SIZE + LZ_BACK];
+	_Alignas(64) uint8_t literals[TZ_PAGE_SIZE + LZ_BACK],
+		page[LZ_FRONT + TZ_PAGE_SIZE + LZ_BACK];
 	struct lz_sections s;
 	uint32_t trailer, rest;
 	int used;
@@ -219,7 +223,9 @@ static TZ_TARGET int P(lz_decompress)(const uint8_t *src, size_t n, uint8_t *out
 	}
 	memset(page, 0, LZ_FRONT);
 	used = P(lz_expand)(&s, page + LZ_FRONT);
-	if (used < 0 || (trailer >> 24 == MODE_LZ7 ? (7 * (uint32_t)used + 7) / 8 : (uint32_t)used) != s.stored)
+	if (used < 0 ||
+		(trailer >> 24 == MODE_LZ7 ? (7 * (uint32_t)used + 7) / 8 : (uint32_t)used) !=
+			s.stored)
 		return -1;
 	P(lz_store)(out, page + LZ_FRONT, TZ_PAGE_SIZE);
 	return 0;

@@ -56,7 +56,9 @@ static void make_tables(void)
 {
 	memset(tz_dense_tables.newest, 0xff, sizeof(tz_dense_tables.newest));
 	for (unsigned i = 0; i < DN_RECENT; i++)
-		tz_dense_tables.newest[DN_NEWEST(tz_dense_recent[i])] = (uint32_t)tz_dense_recent[i] << 16 | i;
+		tz_dense_tables.newest[DN_NEWEST(tz_dense_recent[i])] = (uint32_t)tz_dense_recent[i]
+				<< 16 |
+			i;
 	for (unsigned m = 0; m < 256; m++)
 		for (unsigned i = 0, n = 0; i < 8; i++)
 			tz_dense_tables.place[m][i] = m >> i & 1 ? (uint8_t)n++ : 0xff;
@@ -88,14 +90,15 @@ static int workspace_init(void *workspace, size_t size, int level, const char **
 /* a < b ? x : y; left <= at ? x : y. Compilers make branches of it where they can, and the branches are not
  * predictable; so cmov by hand where there is one. */
 #if defined(TZ_X86)
-static inline __attribute__((always_inline)) uint32_t select_less(uint32_t a, uint32_t b, uint32_t x, uint32_t y)
+static inline __attribute__((always_inline)) uint32_t select_less(uint32_t a, uint32_t b,
+	uint32_t x, uint32_t y)
 {
 	__asm__("cmpl %2, %1\n\tcmovbl %3, %0" : "+r"(y) : "r"(a), "r"(b), "r"(x) : "cc");
 	return y;
 }
 
-static inline __attribute__((always_inline)) const uint16_t *select_table(int left, int at, const uint16_t *x,
-									  const uint16_t *y)
+static inline __attribute__((always_inline)) const uint16_t *select_table(int left, int at,
+	const uint16_t *x, const uint16_t *y)
 {
 	__asm__("cmpl %2, %1\n\tcmovle %3, %0" : "+r"(y) : "r"(left), "ri"(at), "r"(x) : "cc");
 	return y;
@@ -105,26 +108,28 @@ static inline __attribute__((always_inline)) const uint16_t *select_table(int le
 /* The readers' two steps, for the same reason: gcc 12 makes nine instructions of the five of DN_SYMBOL, at twice the
  * time. DN_SYMBOL decodes one symbol from the register `bits` by table `t` to o[at]. */
 #define DN_SET_MARK(word) __asm__("btsq $63, %0" : "+r"(word) : : "cc")
-#define DN_SYMBOL_BMI2(bits, t, o, at)                                                                                 \
-	{                                                                                                              \
-		uint64_t entry;                                                                                        \
-		__asm__("movl %k[b], %k[e]\n\tandl %[m], %k[e]\n\tmovzwl (%[tab],%q[e],2), %k[e]\n\t"                  \
-			"shrx %q[e], %[b], %[b]\n\tmovb %h[e], %c[n](%[out])"                                          \
-			: [b] "+r"(bits), [e] "=&Q"(entry), "=m"((o)[at])                                              \
-			: [tab] "r"(t), [out] "D"(o), [n] "i"(at), [m] "i"((1 << DN_MAX_BITS) - 1),                    \
-			  "m"(*(const uint16_t(*)[1 << DN_MAX_BITS])(t))                                               \
-			: "cc");                                                                                       \
+#define DN_SYMBOL_BMI2(bits, t, o, at) \
+	{ \
+		uint64_t entry; \
+		__asm__("movl %k[b], %k[e]\n\tandl %[m], %k[e]\n\t" \
+			"movzwl (%[tab],%q[e],2), %k[e]\n\t" \
+			"shrx %q[e], %[b], %[b]\n\tmovb %h[e], %c[n](%[out])" \
+			: [b] "+r"(bits), [e] "=&Q"(entry), "=m"((o)[at]) \
+			: \
+			[tab] "r"(t), [out] "D"(o), [n] "i"(at), [m] "i"((1 << DN_MAX_BITS) - 1), \
+			"m"(*(const uint16_t (*)[1 << DN_MAX_BITS])(t)) \
+			: "cc"); \
 	}
 #else
 #define DN_SELECT_LESS(a, b, x, y) ((a) < (b) ? (x) : (y))
 #define DN_SELECT_TABLE(left, at, x, y) ((left) <= (at) ? (x) : (y))
 #define DN_SET_MARK(word) ((word) |= 1ull << 63)
 #endif
-#define DN_SYMBOL_C(bits, t, o, at)                                                                                    \
-	{                                                                                                              \
-		unsigned entry = (t)[(bits) & ((1 << DN_MAX_BITS) - 1)];                                               \
-		(bits) >>= entry & 63;                                                                                 \
-		(o)[at] = (uint8_t)(entry >> 8);                                                                       \
+#define DN_SYMBOL_C(bits, t, o, at) \
+	{ \
+		unsigned entry = (t)[(bits) & ((1 << DN_MAX_BITS) - 1)]; \
+		(bits) >>= entry & 63; \
+		(o)[at] = (uint8_t)(entry >> 8); \
 	}
 
 #define DN_FN static DN_TARGET
@@ -168,7 +173,8 @@ static inline __attribute__((always_inline)) const uint16_t *select_table(int le
 #endif
 
 #define VARIANT(isa, name) \
-	{ "dense", "small and quick to read back", TZ_KIND_DENSE, TZ_ISA_##isa, 0, 0, 0, workspace_size, workspace_init, name##_compress, name##_decompress },
+	{ "dense", "small and quick to read back", TZ_KIND_DENSE, TZ_ISA_##isa, 0, 0, 0, \
+		workspace_size, workspace_init, name##_compress, name##_decompress },
 
 const struct tz_codec tz_dense_variants[] = {
 	TZ_EACH_ISA(VARIANT)

@@ -14,7 +14,8 @@
 #include <stdlib.h>
 
 struct sample {
-	uint16_t count[2][256]; /* literals: as they are, and as differences; other classes use the first */
+	/* literals: as they are, and as differences; other classes use the first */
+	uint16_t count[2][256];
 };
 
 static struct sample *samples[DN_CLASSES];
@@ -82,7 +83,8 @@ static void set_prices(const double *counts, float *price)
 	for (unsigned i = 0; i < 256; i++)
 		sum += counts[i];
 	for (unsigned i = 0; i < 256; i++) {
-		double p = (counts[i] + sum * 1e-6 + 0.02) / (sum * (1 + 256e-6) + 256 * 0.02), bits = -log2(p);
+		double p = (counts[i] + sum * 1e-6 + 0.02) / (sum * (1 + 256e-6) + 256 * 0.02),
+		       bits = -log2(p);
 
 		price[i] = (float)(bits > DN_MAX_BITS ? DN_MAX_BITS : bits < 1 ? 1 : bits);
 	}
@@ -127,7 +129,8 @@ static double cluster(unsigned class, uint64_t seed, double (*sums)[256])
 
 			for (unsigned side = 0; side < sides; side++) {
 				for (unsigned t = 0; t < k; t++) {
-					float cost = page_cost(samples[class][p].count[side], price[t]);
+					float cost = page_cost(samples[class][p].count[side],
+						price[t]);
 
 					if (cost < best_cost)
 						best_cost = cost, best = t, best_side = side;
@@ -186,7 +189,8 @@ int main(int argc, char **argv)
 				memcpy(least, sums, sizeof(sums));
 			}
 		}
-		fprintf(stderr, "%s: %.1f bytes a page\n", names[c], least_cost / 8 / (double)n_samples);
+		fprintf(stderr, "%s: %.1f bytes a page\n", names[c],
+			least_cost / 8 / (double)n_samples);
 		for (unsigned t = 0; t < DN_TABLES_EACH; t++) {
 			printf("%s %u", names[c], t);
 			for (unsigned i = 0; i < 256; i++)

@@ -44,25 +44,31 @@ enum dn_class { DN_W, DN_M, DN_L, DN_CLASSES };
 extern const uint8_t tz_dense_kind_bits[16];
 extern const uint8_t tz_dense_kind_shift[16];
 extern const uint8_t tz_dense_kind_back[16];
-extern const uint16_t tz_dense_recent[DN_RECENT]; /* the "recent" distances at the start, oldest first */
+/* the "recent" distances at the start, oldest first */
+extern const uint16_t tz_dense_recent[DN_RECENT];
 
 /* The codes as the coder and the decoder want them, made once from the lengths in dense_tables.h. */
 struct dn_tables {
-	uint16_t len[DN_CLASSES][256][DN_TABLES_EACH];		   /* by symbol, a class's tables side by side */
+	/* by symbol, a class's tables side by side */
+	uint16_t len[DN_CLASSES][256][DN_TABLES_EACH];
 	uint32_t newest[512];  /* what struct dn_encoder's newest[] is at the start of a page */
 	uint8_t place[256][8]; /* mask -> for each byte, which literal it is, or 0xff */
-	uint16_t code[DN_TABLES][256];			   /* bits, first bit lowest | length << 12 */
-	uint16_t dec[DN_TABLES + 1][1 << DN_MAX_BITS]; /* symbol << 8 | length; the last one: nothing, length 0 */
+	/* bits, first bit lowest | length << 12 */
+	uint16_t code[DN_TABLES][256];
+	/* symbol << 8 | length; the last one: nothing, length 0 */
+	uint16_t dec[DN_TABLES + 1][1 << DN_MAX_BITS];
 };
 extern struct dn_tables tz_dense_tables;
 
 /* Encoder's copy of the page: zeros before it stand for "zeros" (offset 0) and for distances that reach before it. */
 #define DN_LEAD 512
 #define DN_HASH_BITS 11
-#define DN_OLD 8	  /* references offered to a group because earlier blocks used them; the first of its slots */
+/* references offered to a group because earlier blocks used them; the first of its slots */
+#define DN_OLD 8
 #define DN_CANDIDATES 32 /* those found by content, in the slots after */
 #define DN_SLOTS (DN_OLD + DN_CANDIDATES)
-#define DN_PART 8	 /* groups compared before they are priced: few, to stay in the first-level cache */
+/* groups compared before they are priced: few, to stay in the first-level cache */
+#define DN_PART 8
 #define DN_NO_KEY (0xff00 | DN_OLD) /* dearer than any */
 
 /* Unlike for all multiples of eight. */
@@ -73,18 +79,21 @@ struct dn_encoder {
 	uint8_t page[DN_LEAD + TZ_PAGE_SIZE + 128] DN_ALIGNED;
 	uint8_t ref[TZ_PAGE_SIZE] DN_ALIGNED;		/* the reference bytes of every block */
 	uint16_t table[1 << DN_HASH_BITS];
-	uint16_t hash[TZ_PAGE_SIZE / 2 + 64];	/* of the sampled positions; later what the table held */
+	/* of the sampled positions; later what the table held */
+	uint16_t hash[TZ_PAGE_SIZE / 2 + 64];
 	uint16_t where[TZ_PAGE_SIZE / 2 + 64];	/* the sampled positions */
 	uint16_t first[DN_GROUPS + 1];		/* a group's first entry in those two */
 	uint16_t winners[16 + DN_BLOCKS];	/* distances that were some block's best */
 	uint16_t offset[DN_GROUPS][DN_SLOTS];	/* of candidates, in page[]; 0 = zeros */
-	uint64_t differ[DN_PART][DN_SLOTS] DN_ALIGNED; /* which of a group's bytes differ, for a part of the groups */
+	/* which of a group's bytes differ, for a part of the groups */
+	uint64_t differ[DN_PART][DN_SLOTS] DN_ALIGNED;
 	uint32_t prices[DN_GROUPS][DN_SLOTS] DN_ALIGNED;	/* of candidates, a byte a block */
 	uint16_t best[DN_GROUPS][4];		/* price << 8 | slot */
 	uint8_t batches[DN_GROUPS];
 	uint16_t dist[DN_BLOCKS + 32];		/* chosen distances, DN_NO_REF = zeros */
 	uint16_t changes[DN_BLOCKS + 64];
-	uint32_t newest[512];			/* by DN_NEWEST: a new distance << 16 | its number */
+	/* by DN_NEWEST: a new distance << 16 | its number */
+	uint32_t newest[512];
 	uint64_t mask[DN_GROUPS];
 	uint8_t lit[2][TZ_PAGE_SIZE + 64];
 	uint8_t flags[DN_FLAGS];
@@ -101,12 +110,16 @@ struct dn_decoder {
 	uint8_t flags[DN_FLAGS];
 	uint8_t kinds[DN_BLOCKS + 64];
 	uint8_t width[DN_BLOCKS + 64];
-	uint16_t list[DN_BLOCKS + 64];		/* the distances references change to, after the first block's: zeros */
-	uint16_t news[DN_BLOCKS + 64];		/* the new ones of them, after the initial "recent" ones */
-	uint16_t from[DN_BLOCKS] DN_ALIGNED;		/* where each block's reference is in `page` */
+	/* the distances references change to, after the first block's: zeros */
+	uint16_t list[DN_BLOCKS + 64];
+	/* the new ones of them, after the initial "recent" ones */
+	uint16_t news[DN_BLOCKS + 64];
+	/* where each block's reference is in `page` */
+	uint16_t from[DN_BLOCKS] DN_ALIGNED;
 	/* Zeros, then the page; at first the literals in their places. */
 	uint8_t page[64 + TZ_PAGE_SIZE] DN_ALIGNED;
-	uint8_t keep[TZ_PAGE_SIZE] DN_ALIGNED;		/* 0xff where a byte is the reference's, if literals replace it */
+	/* 0xff where a byte is the reference's, if literals replace it */
+	uint8_t keep[TZ_PAGE_SIZE] DN_ALIGNED;
 };
 
 struct dn_workspace {

@@ -7,11 +7,13 @@
 DN_INLINE uint64_t DN(differ)(const uint8_t *a, const uint8_t *b)
 {
 #if DN_USE_AVX2
-	__m256i lo = _mm256_cmpeq_epi8(_mm256_loadu_si256((const __m256i *)a), _mm256_loadu_si256((const __m256i *)b));
+	__m256i lo = _mm256_cmpeq_epi8(_mm256_loadu_si256((const __m256i *)a),
+		_mm256_loadu_si256((const __m256i *)b));
 	__m256i hi = _mm256_cmpeq_epi8(_mm256_loadu_si256((const __m256i *)(a + 32)),
 				       _mm256_loadu_si256((const __m256i *)(b + 32)));
 
-	return ~((uint32_t)_mm256_movemask_epi8(lo) | (uint64_t)(uint32_t)_mm256_movemask_epi8(hi) << 32);
+	return ~((uint32_t)_mm256_movemask_epi8(lo) |
+		(uint64_t)(uint32_t)_mm256_movemask_epi8(hi) << 32);
 #elif DN_USE_NEON
 	const uint8x16_t bit = { 1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128 };
 	uint8x16_t m[4];
@@ -29,7 +31,8 @@ DN_INLINE uint64_t DN(differ)(const uint8_t *a, const uint8_t *b)
 		memcpy(&x, a + 8 * i, 8);
 		memcpy(&y, b + 8 * i, 8);
 		x ^= y;
-		x = ((x & 0x7f7f7f7f7f7f7f7f) + 0x7f7f7f7f7f7f7f7f) | x; /* bit 7 of every byte: not zero */
+		/* bit 7 of every byte: not zero */
+		x = ((x & 0x7f7f7f7f7f7f7f7f) + 0x7f7f7f7f7f7f7f7f) | x;
 		x = x >> 7 & 0x0101010101010101;
 		mask |= (x * 0x0102040810204080 >> 56) << 8 * i;
 	}
@@ -61,7 +64,8 @@ DN_INLINE unsigned DN(op_sample)(struct dn_encoder *e)
 
 		e->first[g] = (uint16_t)n;
 #if DN_USE_AVX2
-		const __m256i w01 = _mm256_set1_epi16((short)(101 << 8 | 37)), w23 = _mm256_set1_epi16(59 << 8 | (-83 & 255));
+		const __m256i w01 = _mm256_set1_epi16((short)(101 << 8 | 37)),
+			      w23 = _mm256_set1_epi16(59 << 8 | (-83 & 255));
 		uint64_t m = 0;
 
 		for (unsigned i = 0; i < 64; i += 32) {
@@ -69,12 +73,17 @@ DN_INLINE unsigned DN(op_sample)(struct dn_encoder *e)
 			__m256i x1 = _mm256_loadu_si256((const __m256i *)(q + i + 1));
 			__m256i x2 = _mm256_loadu_si256((const __m256i *)(q + i + 2));
 			__m256i x3 = _mm256_loadu_si256((const __m256i *)(q + i + 3));
-			__m256i even = _mm256_add_epi16(_mm256_maddubs_epi16(x0, w01), _mm256_maddubs_epi16(x2, w23));
-			__m256i odd = _mm256_add_epi16(_mm256_maddubs_epi16(x1, w01), _mm256_maddubs_epi16(x3, w23));
-			__m256i s = _mm256_blendv_epi8(even, _mm256_slli_epi16(odd, 8), _mm256_set1_epi16((short)0xff00));
-			__m256i same = _mm256_and_si256(_mm256_cmpeq_epi8(x0, x1), _mm256_cmpeq_epi8(x1, x2));
+			__m256i even = _mm256_add_epi16(_mm256_maddubs_epi16(x0, w01),
+				_mm256_maddubs_epi16(x2, w23));
+			__m256i odd = _mm256_add_epi16(_mm256_maddubs_epi16(x1, w01),
+				_mm256_maddubs_epi16(x3, w23));
+			__m256i s = _mm256_blendv_epi8(even, _mm256_slli_epi16(odd, 8),
+				_mm256_set1_epi16((short)0xff00));
+			__m256i same = _mm256_and_si256(_mm256_cmpeq_epi8(x0, x1),
+				_mm256_cmpeq_epi8(x1, x2));
 			same = _mm256_and_si256(same, _mm256_cmpeq_epi8(x2, x3));
-			m |= (uint64_t)(uint32_t)_mm256_movemask_epi8(_mm256_andnot_si256(same, s)) << i;
+			m |= (uint64_t)(uint32_t)_mm256_movemask_epi8(_mm256_andnot_si256(same, s))
+				<< i;
 		}
 		for (unsigned k = 0; m && k < DN_CANDIDATES; k++, m &= m - 1) {
 			unsigned i = (unsigned)__builtin_ctzll(m);
@@ -105,7 +114,8 @@ DN_INLINE unsigned DN(op_sample)(struct dn_encoder *e)
 DN_INLINE unsigned DN(op_group_candidates)(struct dn_encoder *e, unsigned g)
 {
 	/* A distance below a block's length is taken as its least multiple that is not. */
-	static const uint8_t multiple[16] = { 0, 16, 16, 18, 16, 20, 18, 21, 16, 18, 20, 22, 24, 26, 28, 30 };
+	static const uint8_t multiple[16] = { 0, 16, 16, 18, 16, 20, 18, 21, 16, 18, 20, 22, 24, 26,
+		28, 30 };
 	uint16_t *off = e->offset[g] + DN_OLD;
 	unsigned n = 0, last = 0, reach = 64 * g;
 
@@ -128,7 +138,8 @@ DN_INLINE unsigned DN(op_group_candidates)(struct dn_encoder *e, unsigned g)
 DN_INLINE void DN(op_compare)(struct dn_encoder *e, unsigned g, unsigned slot, unsigned batches)
 {
 	for (unsigned i = slot; i < slot + 8 * batches; i++)
-		e->differ[g % DN_PART][i] = DN(differ)(e->page + DN_LEAD + 64 * g, e->page + e->offset[g][i]);
+		e->differ[g % DN_PART][i] = DN(differ)(e->page + DN_LEAD + 64 * g,
+			e->page + e->offset[g][i]);
 }
 
 /* Four 16-bit prices, one a block, in half bits: for every word that differs 9, and 12 for every byte. */
@@ -149,23 +160,27 @@ DN_INLINE uint32_t DN(pack)(uint64_t prices)
 
 /* Prices those slots in each block: best[b] becomes the least of price + extra << 8 | slot, and of what it was unless
  * slot is DN_OLD. */
-DN_INLINE void DN(op_prices)(struct dn_encoder *e, unsigned g, const unsigned slot, unsigned batches, const int extra)
+DN_INLINE void DN(op_prices)(struct dn_encoder *e, unsigned g, const unsigned slot,
+	unsigned batches, const int extra)
 {
 #if DN_USE_AVX2
 	const __m256i nibble = _mm256_set1_epi8(15), one = _mm256_set1_epi8(1);
-	const __m256i count = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4));
+	const __m256i count = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1,
+		2, 2, 3, 2, 3, 3, 4));
 	const __m256i price = _mm256_broadcastsi128_si256(
 		_mm_setr_epi8(0, 21, 33, 45, 57, 69, 81, 93, 105, 0, 0, 0, 0, 0, 0, 0));
 	const __m256i low = _mm256_broadcastsi128_si256(
 		_mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, -1, -1, -1, -1, -1, -1, -1, -1));
-	__m256i slots = _mm256_add_epi16(_mm256_setr_epi64x(0, 0x0001000100010001, 0x0002000200020002, 0x0003000300030003),
-					 _mm256_set1_epi16((short)(extra << 8 | slot)));
+	__m256i slots = _mm256_add_epi16(_mm256_setr_epi64x(0, 0x0001000100010001,
+						 0x0002000200020002, 0x0003000300030003),
+		_mm256_set1_epi16((short)(extra << 8 | slot)));
 	__m256i key = _mm256_set1_epi16((short)DN_NO_KEY);
 
 	for (unsigned i = slot; i < slot + 8 * batches; i += 4) {
 		__m256i m = _mm256_loadu_si256((const __m256i *)(e->differ[g % DN_PART] + i));
 		__m256i n = _mm256_add_epi8(_mm256_shuffle_epi8(count, _mm256_and_si256(m, nibble)),
-					    _mm256_shuffle_epi8(count, _mm256_and_si256(_mm256_srli_epi16(m, 4), nibble)));
+			_mm256_shuffle_epi8(count,
+				_mm256_and_si256(_mm256_srli_epi16(m, 4), nibble)));
 		n = _mm256_maddubs_epi16(_mm256_shuffle_epi8(price, n), one);
 		__m256i bytes = _mm256_permute4x64_epi64(_mm256_shuffle_epi8(n, low), 0x08);
 		_mm_storeu_si128((__m128i *)(e->prices[g] + i), _mm256_castsi256_si128(bytes));
@@ -205,7 +220,8 @@ DN_INLINE void DN(op_prices)(struct dn_encoder *e, unsigned g, const unsigned sl
 
 		e->prices[g][i] = DN(pack)(n);
 		for (unsigned b = 0; b < 4; b++) {
-			uint32_t key = ((uint32_t)(n >> 16 * b & 0xffff) + (unsigned)extra) << 8 | i;
+			uint32_t key = ((uint32_t)(n >> 16 * b & 0xffff) + (unsigned)extra) << 8 |
+				i;
 
 			best[b] = key < best[b] ? key : best[b];
 		}
@@ -263,7 +279,8 @@ DN_INLINE uint64_t DN(gather_bytes)(uint64_t x, unsigned m)
 #endif
 }
 
-DN_INLINE unsigned DN(op_emit)(struct dn_encoder *e, uint8_t *words, uint8_t *masks, unsigned *literals)
+DN_INLINE unsigned DN(op_emit)(struct dn_encoder *e, uint8_t *words, uint8_t *masks,
+	unsigned *literals)
 {
 	const uint64_t high = 0x8080808080808080;
 	unsigned n = 0, n_lit = 0;
@@ -295,7 +312,8 @@ DN_INLINE unsigned DN(op_emit)(struct dn_encoder *e, uint8_t *words, uint8_t *ma
 	return n;
 }
 
-DN_INLINE void DN(op_streams)(const uint16_t *code, unsigned n, uint8_t (*stream)[1024], uint32_t length[DN_STREAMS])
+DN_INLINE void DN(op_streams)(const uint16_t *code, unsigned n, uint8_t (*stream)[1024],
+	uint32_t length[DN_STREAMS])
 {
 	for (unsigned s = 0; s < DN_STREAMS; s++) {
 		uint8_t *o = stream[s];
@@ -327,7 +345,8 @@ DN_FN int DN(op_read_refs)(struct dn_decoder *d, const uint8_t *refs, size_t siz
 	memcpy(news, tz_dense_recent, sizeof(tz_dense_recent));
 	d->list[0] = DN_NO_REF;
 	for (unsigned i = 0; i < n; i++) {
-		unsigned kind = d->kinds[i], is_new = kind < DN_KIND_RECENT, width = tz_dense_kind_bits[kind];
+		unsigned kind = d->kinds[i], is_new = kind < DN_KIND_RECENT,
+			 width = tz_dense_kind_bits[kind];
 		uint32_t word;
 
 		memcpy(&word, refs + (bits >> 3), 4);
@@ -351,7 +370,9 @@ DN_INLINE uint64_t DN(spread_bytes)(const uint8_t *lit, unsigned m)
 #if DN_USE_AVX2
 	return _pdep_u64(x, DN(widen)(m));
 #elif DN_USE_NEON
-	return vget_lane_u64(vreinterpret_u64_u8(vtbl1_u8(vcreate_u8(x), vld1_u8(tz_dense_tables.place[m]))), 0);
+	return vget_lane_u64(vreinterpret_u64_u8(vtbl1_u8(vcreate_u8(x),
+				     vld1_u8(tz_dense_tables.place[m]))),
+		0);
 #else
 	uint64_t y = 0;
 
@@ -384,8 +405,8 @@ DN_INLINE void DN(add_references)(struct dn_decoder *d, const int delta)
 }
 
 /* The decoder's last step: from what is coded to the page. -1 when the counts are not what was flagged. */
-DN_INLINE int DN(op_rebuild)(struct dn_decoder *d, const uint8_t *masks, const uint8_t *lit, uint8_t *out, int delta,
-			     unsigned changes, unsigned n_masks, unsigned n_lit)
+DN_INLINE int DN(op_rebuild)(struct dn_decoder *d, const uint8_t *masks, const uint8_t *lit,
+	uint8_t *out, int delta, unsigned changes, unsigned n_masks, unsigned n_lit)
 {
 	unsigned at = 0, n = 0, used = 0;
 

@@ -38,10 +38,12 @@ DN_NOINLINE void DN(price_candidates)(struct dn_encoder *e)
 		e->first[g] = (uint16_t)n;
 #pragma GCC unroll 4
 		for (unsigned b = 0; b < 4; b++) {
-			unsigned key = e->best[g][b], off = e->offset[g][key & 63], dist = DN_LEAD + 64 * g - off;
+			unsigned key = e->best[g][b], off = e->offset[g][key & 63],
+				 dist = DN_LEAD + 64 * g - off;
 
 			w[n] = (uint16_t)dist;
-			n += ((key >> 8) < DN_PRICE_GOOD) & (off != 0) & (dist != last) & (dist != before);
+			n += ((key >> 8) < DN_PRICE_GOOD) & (off != 0) & (dist != last) &
+				(dist != before);
 			before = last;
 			last = dist;
 		}
@@ -79,7 +81,8 @@ DN_NOINLINE void DN(choose)(struct dn_encoder *e)
 #pragma GCC unroll 2
 		for (unsigned half = 0; half < 2; half++) {
 			unsigned g = i + half * (DN_GROUPS / 2), here = DN_LEAD + 64 * g;
-			uint32_t off = now[half], prices = DN(op_price)(e->page + here, e->page + off);
+			uint32_t off = now[half],
+				 prices = DN(op_price)(e->page + here, e->page + off);
 
 #pragma GCC unroll 4
 			for (unsigned b = 0; b < 4; b++) {
@@ -107,7 +110,8 @@ DN_NOINLINE size_t DN(code_refs)(struct dn_encoder *e, unsigned changes)
 	uint32_t n = DN_RECENT;
 	memcpy(e->newest, tz_dense_tables.newest, sizeof(e->newest));
 	for (unsigned i = 0; i < changes; i++) {
-		unsigned dist = e->changes[i] & (TZ_PAGE_SIZE - 1), zero = e->changes[i] == DN_NO_REF;
+		unsigned dist = e->changes[i] & (TZ_PAGE_SIZE - 1),
+			 zero = e->changes[i] == DN_NO_REF;
 		uint32_t *entry = &e->newest[DN_NEWEST(dist)], back = n + (dist << 16) - *entry;
 		unsigned known = back <= DN_RECENT, is_new = !(known | zero);
 		unsigned kind = (dist & 7 ? 2 : 0) + (dist >= 256);
@@ -159,7 +163,8 @@ DN_NOINLINE unsigned DN(pick)(unsigned class, const uint8_t *sym, unsigned n, un
 
 DN_NOINLINE void DN(parse)(struct dn_encoder *e, const uint8_t *page)
 {
-	memcpy(e->page + DN_LEAD, page, TZ_PAGE_SIZE); /* workspace_init() zeroed what is around it */
+	/* workspace_init() zeroed what is around it */
+	memcpy(e->page + DN_LEAD, page, TZ_PAGE_SIZE);
 	memset(e->table, 0x80, sizeof(e->table));
 	unsigned n = DN(op_sample)(e);
 
@@ -261,47 +266,48 @@ struct DN(readers) {
 #define DN_EACH(F) F(0) F(1) F(2) F(3) F(4) F(5) F(6) F(7)
 #define DN_LOAD(s) b##s = r->b[s];
 #define DN_SAVE(s) r->b[s] = b##s;
-#define DN_REFILL(s)                                                                                                   \
-	{                                                                                                              \
-		unsigned used = (unsigned)__builtin_clzll(b##s);                                                       \
-		const uint8_t *p = r->p[s] + (used >> 3);                                                              \
-		uint64_t next;                                                                                         \
-		r->p[s] = p;                                                                                           \
-		memcpy(&next, p, 8);                                                                                   \
-		DN_SET_MARK(next);                                                                                     \
-		b##s = next >> (used & 7);                                                                             \
+#define DN_REFILL(s) \
+	{ \
+		unsigned used = (unsigned)__builtin_clzll(b##s); \
+		const uint8_t *p = r->p[s] + (used >> 3); \
+		uint64_t next; \
+		r->p[s] = p; \
+		memcpy(&next, p, 8); \
+		DN_SET_MARK(next); \
+		b##s = next >> (used & 7); \
 	}
 #define DN_TAKE(s) DN_SYMBOL(b##s, t, o, s)
-#define DN_TAKE_EITHER(s)                                                                                              \
-	{                                                                                                              \
-		const uint16_t *either = DN_SELECT_TABLE(left, s, after, t);                                           \
-		DN_SYMBOL(b##s, either, o, s)                                                                          \
+#define DN_TAKE_EITHER(s) \
+	{ \
+		const uint16_t *either = DN_SELECT_TABLE(left, s, after, t); \
+		DN_SYMBOL(b##s, either, o, s) \
 	}
 
 /* Rounds of eight symbols by one table, four or five between refills. Not inlined: the compiler shall find registers
  * for these loops and nothing else. */
-#define DN_READ_ROUNDS(name, each)                                                                                     \
-	DN_NOINLINE uint8_t *name(struct DN(readers) *r, const uint16_t *t, uint8_t *o, unsigned refills)              \
-	{                                                                                                              \
-		uint64_t b0, b1, b2, b3, b4, b5, b6, b7;                                                               \
-                                                                                                                       \
-		DN_EACH(DN_LOAD)                                                                                       \
-		do {                                                                                                   \
-			DN_EACH(DN_REFILL)                                                                             \
-			_Pragma("GCC unroll 5") for (unsigned k = 0; k < each; k++, o += 8)                            \
-			{                                                                                              \
-				DN_EACH(DN_TAKE)                                                                       \
-			}                                                                                              \
-		} while (--refills);                                                                                   \
-		DN_EACH(DN_SAVE)                                                                                       \
-		return o;                                                                                              \
+#define DN_READ_ROUNDS(name, each) \
+	DN_NOINLINE uint8_t *name(struct DN(readers) *r, const uint16_t *t, uint8_t *o, \
+		unsigned refills) \
+	{ \
+		uint64_t b0, b1, b2, b3, b4, b5, b6, b7; \
+\
+		DN_EACH(DN_LOAD) \
+		do { \
+			DN_EACH(DN_REFILL) \
+			_Pragma("GCC unroll 5") for (unsigned k = 0; k < each; k++, o += 8) \
+			{ \
+				DN_EACH(DN_TAKE) \
+			} \
+		} while (--refills); \
+		DN_EACH(DN_SAVE) \
+		return o; \
 	}
 DN_READ_ROUNDS(DN(read_fours), 4)
 DN_READ_ROUNDS(DN(read_fives), 5)
 
 /* Five rounds of which only the first `left` symbols are by `t`, the others by `after`. */
-DN_NOINLINE uint8_t *DN(read_border)(struct DN(readers) *r, const uint16_t *t, const uint16_t *after, int left,
-				     uint8_t *o)
+DN_NOINLINE uint8_t *DN(read_border)(struct DN(readers) *r, const uint16_t *t,
+	const uint16_t *after, int left, uint8_t *o)
 {
 	uint64_t b0, b1, b2, b3, b4, b5, b6, b7;
 
@@ -316,8 +322,9 @@ DN_NOINLINE uint8_t *DN(read_border)(struct DN(readers) *r, const uint16_t *t, c
 }
 
 /* As read_border() for a chunk with more than one border. */
-DN_NOINLINE uint8_t *DN(read_borders)(struct DN(readers) *r, const uint16_t *const table[DN_CLASSES + 1],
-				      const unsigned end[DN_CLASSES], unsigned i, uint8_t *o)
+DN_NOINLINE uint8_t *DN(read_borders)(struct DN(readers) *r,
+	const uint16_t *const table[DN_CLASSES + 1], const unsigned end[DN_CLASSES], unsigned i,
+	uint8_t *o)
 {
 	for (unsigned s = 0; s < DN_STREAMS; s++) {
 		unsigned used = (unsigned)__builtin_clzll(r->b[s]);
@@ -341,8 +348,8 @@ DN_NOINLINE uint8_t *DN(read_borders)(struct DN(readers) *r, const uint16_t *con
 /* Decodes end[DN_L] symbols to sym (and up to DN_CHUNK - 1 bytes more), class c's up to end[c] with table[c]. The
  * refills fall after 4 and 8 rounds, where W ends, then after every fifth; table[DN_CLASSES] takes no bits.
  * -1 when a stream is not exactly as long as stated. Reads less than 1100 bytes past src. */
-DN_NOINLINE int DN(read_symbols)(const uint8_t *src, const uint32_t length[DN_STREAMS], uint8_t *sym,
-			   const uint16_t *const table[DN_CLASSES + 1], const unsigned end[DN_CLASSES])
+DN_NOINLINE int DN(read_symbols)(const uint8_t *src, const uint32_t length[DN_STREAMS],
+	uint8_t *sym, const uint16_t *const table[DN_CLASSES + 1], const unsigned end[DN_CLASSES])
 {
 	const uint8_t *start[DN_STREAMS];
 	struct DN(readers) r;
@@ -372,7 +379,9 @@ DN_NOINLINE int DN(read_symbols)(const uint8_t *src, const uint32_t length[DN_ST
 			o = DN(read_borders)(&r, table, end, at, o);
 	}
 	for (unsigned i = 0; i < DN_STREAMS; i++)
-		wrong |= ((uint64_t)(r.p[i] - start[i]) + ((unsigned)__builtin_clzll(r.b[i]) + 7) / 8) ^ length[i];
+		wrong |= ((uint64_t)(r.p[i] - start[i]) +
+				 ((unsigned)__builtin_clzll(r.b[i]) + 7) / 8) ^
+			length[i];
 	return wrong ? -1 : 0;
 }
 
@@ -397,16 +406,19 @@ DN_FN int DN(decompress)(void *workspace, const uint8_t *src, size_t n, uint8_t 
 	unsigned width = lengths >> 10, kinds = (changes + 1) / 2;
 	if (literals > TZ_PAGE_SIZE || masks > DN_WORDS || changes > DN_BLOCKS || width > 10)
 		return -1;
-	const uint8_t *flags = d->src + DN_HEAD + width, *kind = flags + DN_FLAGS, *streams = kind + kinds;
+	const uint8_t *flags = d->src + DN_HEAD + width, *kind = flags + DN_FLAGS,
+		      *streams = kind + kinds;
 	size_t used = DN_HEAD + width + DN_FLAGS + kinds;
 	for (unsigned i = 0; i < DN_STREAMS; i++) {
-		length[i] = (lengths & 0x3ff) + ((uint32_t)(widths >> (i * width)) & ((1u << width) - 1));
+		length[i] = (lengths & 0x3ff) +
+			((uint32_t)(widths >> (i * width)) & ((1u << width) - 1));
 		used += length[i];
 	}
 	if (used > n)
 		return -1;
 
-	const unsigned end[DN_CLASSES] = { DN_GROUPS, DN_GROUPS + masks, DN_GROUPS + masks + literals };
+	const unsigned end[DN_CLASSES] = { DN_GROUPS, DN_GROUPS + masks,
+		DN_GROUPS + masks + literals };
 	const uint16_t *table[DN_CLASSES + 1] = {
 		tz_dense_tables.dec[DN_W * DN_TABLES_EACH + (tables >> 11)],
 		tz_dense_tables.dec[DN_M * DN_TABLES_EACH + (tables >> 6 & 31)],
@@ -415,7 +427,8 @@ DN_FN int DN(decompress)(void *workspace, const uint8_t *src, size_t n, uint8_t 
 	};
 	for (unsigned i = 0; i < 2 << DN_MAX_BITS; i += 64)
 		__builtin_prefetch((const uint8_t *)table[DN_L] + i);
-	for (unsigned i = 0; i < DN_BLOCKS / 2; i += 16) { /* always all: a fixed number, no branch */
+	/* always all: a fixed number, no branch */
+	for (unsigned i = 0; i < DN_BLOCKS / 2; i += 16) {
 		DN(pairs) pairs;
 		DN(halves) halves;
 
@@ -428,5 +441,6 @@ DN_FN int DN(decompress)(void *workspace, const uint8_t *src, size_t n, uint8_t 
 	if (DN(op_read_refs)(d, d->src + used, n - used, changes) ||
 	    DN(read_symbols)(streams, length, d->sym, table, end))
 		return -1;
-	return DN(op_rebuild)(d, d->sym + end[DN_W], d->sym + end[DN_M], out, tables & 1, changes, masks, literals);
+	return DN(op_rebuild)(d, d->sym + end[DN_W], d->sym + end[DN_M], out, tables & 1, changes,
+		masks, literals);
 }
