@@ -26,7 +26,7 @@ def _text(chars: Any) -> str:
     return str(ffi.string(chars).decode())
 
 
-ISAS: tuple[str, ...] = tuple(_text(lib.tz_isa_name(isa)) for isa in ffi.typeof("enum tz_isa").elements)
+ISAS: tuple[str, ...] = tuple(_text(lib.tz_isa_name(isa)) for isa in sorted(ffi.typeof("enum tz_isa").elements))
 """Instruction sets, in the order of ``enum tz_isa``."""
 
 KINDS: tuple[str, ...] = tuple(_text(lib.tz_kind_name(kind)) for kind in range(lib.TZ_KINDS_STORED))

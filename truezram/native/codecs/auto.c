@@ -1,17 +1,21 @@
-/* auto.c - the algorithm `auto`: `fast` at once; `dense` instead where `fast` does poorly and there is time for it.
+/* auto.c - the algorithm `auto`: `fast` first, then `dense` if `fast` did poorly and the time
+ * budget allows it.
  *
- * An object of `auto` is the object of one of the two, then a byte that says which (enum tz_kind). The store takes the byte
- * off and keeps the object under its own kind, so that a device's pages can be told apart and are decoded directly; a
- * library's user keeps it, so that a blob says what it is.
+ * An object of `auto` is an object of one of the two, followed by a byte that says which (enum
+ * tz_kind). The store removes the byte and keeps the object under its own kind, so a device's pages
+ * are counted by their real kind and decoded directly. A user of the library keeps the byte, so a
+ * blob describes itself.
  *
- * The level is the budget: the time that dense may take, in per cent of the time that passes beside it on the thread that
- * calls. It accrues as time goes by, but no further ahead than a page needs, so that a device that is written page by page
- * packs nearly as tightly as dense does, while a burst of pages, after however long a pause, goes, at 25, at 0.8 of fast's
- * speed like a device that is always busy: with 50 us saved up, 64 pages went at 0.7.
+ * The level is the budget: the time that dense may take, in per cent of the time that passes
+ * outside of it on the calling thread. Credit accrues as time passes, but only as much as one page
+ * needs. So a device that is written page by page packs nearly as tightly as dense does, while a
+ * burst of pages runs at 0.8 of fast's speed (level 25), however long the pause before it. (With 50
+ * us of credit saved up, a burst of 64 pages ran at 0.7.)
  *
- * What "poorly" means follows from the budget: the size from which pages are worth dense's time rises whenever one
- * finds nothing left to spend and falls while there is plenty, so that time goes where most is to be saved. Pages that fast cannot shrink
- * at all are tried more and more rarely as long as dense fails on them too.
+ * What counts as "poorly" follows from the budget: the size from which an object is worth a try
+ * rises whenever there is no credit left and falls while there is plenty, so the time goes to the
+ * pages that save most. Pages that fast cannot shrink at all are tried less and less often while
+ * dense fails on them too.
  */
 #include "cpu.h"
 #include "variants.h"
@@ -19,20 +23,20 @@
 #include <time.h>
 
 #define PERCENT_DEFAULT 25
-#define BURST_NS 5000	/* saved up at most; what is there is enough to begin a page */
+#define BURST_NS 5000	/* most credit saved up; any credit is enough to begin a page */
 #define POOR_LEAST 512u
 #define POOR_MOST 2560u
 #define POOR_STEP 32u
-#define RARELY 64u	/* of pages that do not shrink, every so many-th is tried at least */
+#define RARELY 64u	/* pages that do not shrink: at least one in so many is tried */
 
 struct auto_workspace {
 	const struct tz_codec *fast, *dense;
 	void *fast_workspace, *dense_workspace;
-	int64_t credit_ns;		/* what dense may take now */
-	uint64_t seen_ns;		/* up to when it has been earned */
+	int64_t credit_ns;		/* time that dense may take now */
+	uint64_t seen_ns;		/* until when credit has been added */
 	unsigned percent;
 	uint32_t poor;			/* objects of fast longer than this are worth a try */
-	/* pages to skip after one that dense could not shrink either; skipped so far */
+	/* pages to skip after one that dense could not shrink either; how many were skipped */
 	uint32_t hopeless, skipped;
 	uint8_t other[TZ_DST_SIZE];
 };
@@ -102,7 +106,8 @@ static int is_worth_it(struct auto_workspace *w, size_t n)
 	return 1;
 }
 
-/* Adds what has been earned, and says whether there is something to spend; moves the mark of what is poor. */
+/* Adds the credit earned since the last call, moves the threshold of what is poor, and says whether
+ * there is credit to spend. */
 static int may_spend(struct auto_workspace *w, uint64_t now)
 {
 	w->credit_ns += (int64_t)((now - w->seen_ns) * w->percent / 100);
@@ -117,7 +122,8 @@ static int may_spend(struct auto_workspace *w, uint64_t now)
 	return 0;
 }
 
-/* Puts dense's object in place of fast's n bytes (0: none) in dst, if it is shorter and there is time to make it. */
+/* Replaces fast's n bytes (0: none) in dst with dense's object, if it is shorter and there is time
+ * to make it. */
 static size_t try_dense(struct auto_workspace *w, const uint8_t *page, uint8_t *dst, size_t n,
 	unsigned *kind)
 {
@@ -126,7 +132,7 @@ static size_t try_dense(struct auto_workspace *w, const uint8_t *page, uint8_t *
 	if (!may_spend(w, start))
 		return n;
 	size_t m = w->dense->compress(w->dense_workspace, page, w->other);
-	w->seen_ns = now_ns();	/* what it took itself earns nothing */
+	w->seen_ns = now_ns();	/* dense's own time earns no credit */
 	w->credit_ns -= (int64_t)(w->seen_ns - start);
 	if (!n)
 		w->hopeless = m ? 0 : w->hopeless < RARELY ? 2 * w->hopeless + 1 : RARELY;

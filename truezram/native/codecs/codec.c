@@ -1,7 +1,8 @@
-/* codec.c - the table of codecs, each in its best variant for this CPU (contract: codec.h), and the text "NAME[:LEVEL]"
- * that names an algorithm on the command line, in messages and in statistics.
+/* codec.c - the table of codecs, each in its best variant for this CPU (contract: codec.h), and the
+ * text "NAME[:LEVEL]" that names an algorithm on the command line, in messages and in statistics.
  *
- * The table is filled before main() (or when the extension is loaded), so that reading it needs no lock.
+ * The table is filled before main() (or when the extension is loaded), so that reading it needs no
+ * lock.
  */
 #include "codec.h"
 #include "cpu.h"

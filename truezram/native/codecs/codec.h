@@ -1,17 +1,20 @@
 /* codec.h - what a page codec is, and the table of them.
  *
- * A codec turns one 4096-byte page into a shorter object and back. It is a table of named function pointers, chosen
- * once for the CPU (cpu.c) and called from queue threads, from Python through cffi, and from tests; it holds no state
- * of its own. What it needs to work lives in a workspace that the caller allocates beforehand, so nothing here
- * allocates, locks or faults.
+ * A codec turns one 4096-byte page into a shorter object and back. It is a table of named function
+ * pointers, chosen once for the CPU (cpu.c) and called from queue threads, from Python through
+ * cffi, and from tests; it holds no state of its own. Its working memory is a workspace that the
+ * caller allocates beforehand, so nothing here allocates, locks or faults.
  *
  * Contract of every codec:
- *  - compress() reads exactly the 4096 bytes of `page`, writes at most TZ_DST_SIZE bytes to `dst`, and returns the
- *    object's length, 1 .. 4095, or 0 when the page does not shrink (the store then keeps it raw).
- *    The page must not change meanwhile, but if it does the worst is a wrong object, never a write out of bounds.
- *  - decompress() is given any bytes of any length. It never reads outside src[0 .. n), never writes outside
- *    out[0 .. 4096), and returns 0, or -1 for an object that compress() cannot have made (out is then undefined).
- *  - Neither keeps a pointer. A workspace is used by one thread at a time; its contents after a call mean nothing.
+ *  - compress() reads exactly the 4096 bytes of `page`, writes at most TZ_DST_SIZE bytes to `dst`,
+ *    and returns the object's length, 1 .. 4095, or 0 when the page does not shrink (the store then
+ *    keeps it raw). The page must not change during the call; if it does, the object may be wrong,
+ *    but nothing is written out of bounds.
+ *  - decompress() accepts any bytes of any length. It never reads outside src[0 .. n), never writes
+ *    outside out[0 .. 4096), and returns 0, or -1 for an object that compress() cannot have made
+ *    (out is then undefined).
+ *  - Neither keeps a pointer. A workspace is used by one thread at a time; its contents after a
+ *    call are undefined.
  *  - All instruction-set variants of a codec decode each other's objects.
  */
 #ifndef TZ_CODEC_H
@@ -24,8 +27,9 @@
 /* Capacity of compress()'s output buffer: room for wide stores past the end of the object. */
 #define TZ_DST_SIZE (4096 + 1024)
 
-/* What a page-table entry says its object is: the codec and the version of its format (store.h). The numbers are
- * stored in arenas that outlive processes: never reuse one, take a new one when a format changes. */
+/* What a page-table entry says its object is: the codec and the version of its format (store.h).
+ * The numbers are stored in arenas that outlive processes: never reuse one, take a new one when a
+ * format changes. */
 enum tz_kind {
 	TZ_KIND_EMPTY = 0,	/* never written, or discarded: reads as zeros */
 	/* one 8-byte word repeated; the word is the entry's upper 59 bits, sign-extended */
@@ -42,10 +46,10 @@ enum tz_kind {
 	TZ_KIND_ZSTD_DICT = 10,	/* as ZSTD, with the device's dictionary (dictionary.h) */
 	/* never stored: an object of FAST or DENSE, then a byte with that number (auto.c) */
 	TZ_KIND_AUTO = 11,
-	/* stays the last: every kind is below it, so nothing that counts by kind can miss one */
+	/* must stay last: every kind is below it, so nothing that counts by kind can miss one */
 	TZ_KINDS_STORED,
 };
-#define TZ_KINDS 32		/* what an entry has room for */
+#define TZ_KINDS 32		/* room in an entry */
 _Static_assert(TZ_KINDS_STORED <= TZ_KINDS,
 	"the page table's entries have no room for so many kinds");
 
@@ -54,43 +58,50 @@ enum tz_isa { TZ_ISA_PORTABLE = 0, TZ_ISA_AVX2 = 1, TZ_ISA_AVX512 = 2, TZ_ISA_NE
 
 struct tz_codec {
 	const char *name;		/* "lz4", "zstd", "fast", ... */
-	const char *summary;		/* what to choose it for, in a few words */
+	const char *summary;		/* what it is good for, in a few words */
 	uint8_t kind;			/* enum tz_kind of its objects */
 	uint8_t isa;			/* enum tz_isa of the code behind the pointers */
 	int8_t level_min, level_max;	/* both 0: the codec has no levels */
 	int8_t level_default;
-	/* Bytes of workspace (64-byte aligned) for this level; 0 = unavailable, `why` says the reason. */
+	/* Bytes of workspace (64-byte aligned) for this level; 0 = unavailable, and `why` is set to
+	 * the reason. */
 	size_t (*workspace_size)(int level, const char **why);
-	/* Prepares a workspace of that size. 0, or -1 (why says what failed). */
+	/* Prepares a workspace of that size. 0, or -1 with `why` set. */
 	int (*workspace_init)(void *workspace, size_t size, int level, const char **why);
 	size_t (*compress)(void *workspace, const uint8_t *page, uint8_t *dst);
 	int (*decompress)(void *workspace, const uint8_t *src, size_t n, uint8_t *out);
 };
 
-/* All codecs, NULL-terminated, each in the best variant for this CPU (less what TRUEZRAM_DISABLE_CPU forbids). */
+/* All codecs, NULL-terminated, each in the best variant for this CPU (except those that
+ * TRUEZRAM_DISABLE_CPU forbids). */
 const struct tz_codec *const *tz_codecs(void);
 /* By name, NULL if unknown. */
 const struct tz_codec *tz_codec_by_name(const char *name);
-/* By the kind of a stored object, NULL if no codec of that kind is compiled in. (ZSTD_DICT: see dictionary.h.) */
+/* By the kind of a stored object, NULL if no codec of that kind is compiled in. (ZSTD_DICT: see
+ * dictionary.h.) */
 const struct tz_codec *tz_codec_by_kind(unsigned kind);
-/* What to call a kind: the codec's name; "same" for the three encodings of a same-filled page, "huge" for a raw one, as
- * the kernel calls them. NULL: there is no such kind. */
+/* The name of a kind: the codec's name; "same" for the three encodings of a same-filled page,
+ * "huge" for a raw one, as the kernel calls them. NULL if there is no such kind. */
 const char *tz_kind_name(unsigned kind);
-/* A particular variant, for tests and benchmarks: NULL when not compiled in or not runnable on this CPU. */
+/* A particular variant, for tests and benchmarks: NULL when not compiled in or not runnable on this
+ * CPU. */
 const struct tz_codec *tz_codec_variant(const char *name, enum tz_isa isa);
 
-/* "NAME[:LEVEL]" -> codec and level. NULL: why says what is wrong (unknown name, level out of range, no libzstd). */
+/* "NAME[:LEVEL]" -> codec and level. NULL with `why` set: unknown name, level out of range, no
+ * libzstd. */
 const struct tz_codec *tz_parse_algorithm(const char *text, int *level, char *why, size_t why_size);
 
 /* The version of the libzstd that zstd uses, 10504 for 1.5.4; 0 when there is none. */
 unsigned tz_zstd_version(void);
 
-/* Memory that is locked as it is touched, page-aligned: what the server leaves out when it locks all of its own. */
+/* Page-aligned memory that is locked page by page when it is touched; the server leaves it out when
+ * it locks the rest. */
 struct tz_range { uintptr_t from, to; };
-/* dense.c: its tables, made when the first workspace of it is. */
+/* dense.c: its tables, built when the first workspace is initialized. */
 struct tz_range tz_dense_table_range(void);
 
-/* cpu.c: the best set this CPU, its OS and TRUEZRAM_DISABLE_CPU (comma list of avx512, avx2, neon) allow. Read once. */
+/* cpu.c: the best set that this CPU, its OS and TRUEZRAM_DISABLE_CPU (comma list of avx512, avx2,
+ * neon) allow. Read once. */
 enum tz_isa tz_cpu_isa(void);
 const char *tz_isa_name(enum tz_isa isa);
 
@@ -98,7 +109,8 @@ const char *tz_isa_name(enum tz_isa isa);
 int tz_same_filled(const uint8_t *page, uint64_t *word);
 void tz_fill(uint8_t *page, uint64_t word);
 
-/* crc32c.c: CRC-32C (Castagnoli, reflected, init and xorout ~0 when seed = 0), hardware where there is some. */
+/* crc32c.c: CRC-32C (Castagnoli, reflected, init and xorout ~0 when seed = 0), in hardware where
+ * the CPU supports it. */
 uint32_t tz_crc32c(uint32_t seed, const void *data, size_t n);
 
 #endif

@@ -1,7 +1,9 @@
-/* cpu.c - what this CPU can do, less what its OS does not save and TRUEZRAM_DISABLE_CPU forbids.
+/* cpu.c - which instruction sets this CPU has, the OS supports and TRUEZRAM_DISABLE_CPU does not
+ * forbid.
  *
- * TRUEZRAM_DISABLE_CPU is a comma list: "avx512", "avx2" (and with it avx512), "crc" (the CRC-32C instruction and what
- * is built on it), "neon". It is for tests, which so reach every lesser path on one machine, and is read once.
+ * TRUEZRAM_DISABLE_CPU is a comma list: "avx512", "avx2" (and with it avx512), "crc" (the CRC-32C
+ * instruction and what is built on it), "neon". It is read once. It exists so that tests can reach
+ * every fallback path on one machine.
  */
 #include "cpu.h"
 
@@ -30,7 +32,7 @@ static int has(unsigned reg, const unsigned char *bits, size_t n)
 	has(reg, (const unsigned char[]){ __VA_ARGS__ }, \
 		sizeof((const unsigned char[]){ __VA_ARGS__ }))
 
-/* Register state that the OS saves on a context switch (XCR0); 0 where it does not use XSAVE. */
+/* Register state that the OS saves on a context switch (XCR0); 0 if it does not use XSAVE. */
 static unsigned os_saved_state(unsigned leaf1_ecx)
 {
 	unsigned eax, edx;
@@ -104,8 +106,9 @@ static unsigned forbidden(const char *list)
 			f |= switches[i].features;
 		else if (n)
 			fprintf(stderr,
-				"truezram: TRUEZRAM_DISABLE_CPU: \"%.*s\" is not a name it knows and is "
-				"ignored. Use avx512, avx2, crc, neon, separated by commas.\n",
+				"truezram: TRUEZRAM_DISABLE_CPU: \"%.*s\" is not a name it "
+				"knows and is ignored. Use avx512, avx2, crc, neon, separated by "
+				"commas.\n",
 				(int)n, list);
 		list += n + (list[n] == ',');
 	}

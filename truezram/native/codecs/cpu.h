@@ -1,14 +1,16 @@
-/* cpu.h - what the codecs' bodies need to be compiled once per instruction set, and to be chosen at run time.
+/* cpu.h - compiles the codecs' bodies once per instruction set and chooses one at run time.
  *
- * How a SIMD body is written (after the example of libdeflate): the algorithm stands in NAME_template.h, written with
- * TZ_FN(function) for its function names and TZ_TARGET before each of them; NAME.c includes it once per set:
+ * How a SIMD body is written (following libdeflate): the algorithm is in NAME_template.h, written
+ * with TZ_FN(function) for its function names and TZ_TARGET before each of them; NAME.c includes it
+ * once per set:
  *
  *	#define TZ_SUFFIX avx512
  *	#define TZ_TARGET TZ_TARGET_AVX512
  *	#include "NAME_template.h"		(ends with #undef TZ_SUFFIX, TZ_TARGET)
  *
- * and lists the results, best first, in tz_NAME_variants[] (variants.h). The rest of the file, and whatever helper the
- * body calls, must be TZ_INLINE: a function with more instructions can absorb one with fewer, never the reverse.
+ * and lists the results, best first, in tz_NAME_variants[] (variants.h). The rest of the file, and
+ * every helper that the body calls, must be TZ_INLINE: the compiler can inline a function into one
+ * compiled for a larger instruction set, but not the reverse.
  */
 #ifndef TZ_CPU_H
 #define TZ_CPU_H
@@ -32,7 +34,8 @@
 #endif
 #define TZ_TARGET_PORTABLE
 
-/* X(ISA, suffix) for each instruction set that a codec is compiled for, best first: TZ_ISA_ISA, TZ_TARGET_ISA, name_suffix. */
+/* X(ISA, suffix) for each instruction set that a codec is compiled for, best first: TZ_ISA_ISA,
+ * TZ_TARGET_ISA, name_suffix. */
 #if defined(TZ_X86)
 #define TZ_EACH_ISA(X) X(AVX512, avx512) X(AVX2, avx2) X(PORTABLE, portable)
 #elif defined(TZ_ARM64)
@@ -60,11 +63,11 @@ enum tz_cpu_feature {
 	TZ_CPU_CRC = 1,
 	TZ_CPU_AVX2 = 2,	/* AVX2, BMI1, BMI2, LZCNT, POPCNT */
 	TZ_CPU_AVX512 = 4,	/* F BW VL DQ CD VBMI VBMI2 VNNI BITALG VPOPCNTDQ, GFNI */
-	TZ_CPU_VPCLMUL = 8,	/* VPCLMULQDQ, beside the AVX-512 set */
+	TZ_CPU_VPCLMUL = 8,	/* VPCLMULQDQ, in addition to the AVX-512 set */
 	TZ_CPU_NEON = 16
 };
 unsigned tz_cpu_features(void);
-/* Whether code of this set may run: tz_cpu_isa() itself or one that it includes. */
+/* Whether code for this set may run: tz_cpu_isa() itself, or a set that it includes. */
 int tz_cpu_runs(enum tz_isa isa);
 
 TZ_INLINE uint16_t tz_load16(const void *p)

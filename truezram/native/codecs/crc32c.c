@@ -1,20 +1,23 @@
 /* crc32c.c - CRC-32C, computed over every stored object when it is written and when it is read.
  *
- * Objects are about 1,300 bytes, so it is latency that counts, not bandwidth. Three ways:
- *  - fold: four 512-bit accumulators, carry-less multiplication (AVX-512 + VPCLMULQDQ). Leading zeros do not change a CRC
- *    whose state is zero, so the data is aligned at its end: the first n % 64 bytes are moved to the end of a vector of
- *    zeros, and no tail is left over.
- *  - three: three interleaved chains of the CPU's CRC instruction (which has a latency of 3), of one third each, joined
- *    by carry-less multiplication (SSE4.2 + PCLMULQDQ, or ARMv8 CRC + PMULL);
+ * Objects are about 1,300 bytes, so latency matters, not bandwidth. There are three
+ * implementations:
+ *  - fold: four 512-bit accumulators, carry-less multiplication (AVX-512 + VPCLMULQDQ). Leading
+ *    zeros do not change a CRC whose state is zero, so the data is aligned at its end: the first n
+ *    % 64 bytes are moved to the end of a vector of zeros, and no tail is left over.
+ *  - three: three interleaved chains of the CPU's CRC instruction (which has a latency of 3), of
+ *    one third each, joined by carry-less multiplication (SSE4.2 + PCLMULQDQ, or ARMv8 CRC +
+ *    PMULL);
  *  - table: eight tables of 256 entries, eight bytes at a time.
  *
- * Bits are reflected as the CRC-32C standard has them. A polynomial x^n mod P is kept as a 32-bit word with the coefficient of
- * x^31 in bit 0; a carry-less product of two reflected words comes out one bit short, hence the odd exponents.
+ * Bits are reflected as the CRC-32C standard has them. A polynomial x^n mod P is kept as a 32-bit
+ * word with the coefficient of x^31 in bit 0; a carry-less product of two reflected words is one
+ * bit short, hence the odd exponents.
  */
 #include "cpu.h"
 
 #define POLY 0x82f63b78u		/* P without x^32, reflected */
-/* 8-byte words that one call of three_chains() can take a third of */
+/* most 8-byte words for one call of three_chains(), which handles a third per chain */
 #define THREE_MAX 512
 
 static uint32_t tables[8][256];
@@ -62,7 +65,8 @@ static void make_tables(void)
 		_mm_cvtsi64_si128((long long)(b)), 0)))
 #define HAVE_THREE
 #elif defined(TZ_ARM64)
-/* Inline assembly: compilers disagree about how these extensions are named in a target attribute. */
+/* Inline assembly: compilers disagree about how these extensions are named in a target
+ * attribute. */
 #define CRC_TARGET
 TZ_INLINE uint64_t CRC64(uint64_t crc, uint64_t v)
 {
@@ -88,7 +92,8 @@ TZ_INLINE uint64_t CLMUL(uint64_t a, uint64_t b)
 #endif
 
 #if defined(HAVE_THREE)
-/* 3 * k words at p; k <= THREE_MAX / 3. The last word of the third chain takes in what the other two amount to. */
+/* 3 * k words at p; k <= THREE_MAX / 3. The CRCs of the first two chains are folded into the last
+ * word of the third. */
 static CRC_TARGET uint32_t three_chains(uint32_t crc, const uint8_t *p, size_t k)
 {
 	uint64_t a = crc, b = 0, c = 0, joined;
@@ -122,7 +127,7 @@ static CRC_TARGET uint32_t three_update(uint32_t crc, const uint8_t *p, size_t n
 	return (uint32_t)c;
 }
 
-/* The product that CLMUL gives is one bit short of 64, and CRC64 multiplies by x^32 besides: x^(64 k - 33). */
+/* The product of CLMUL is one bit short of 64, and CRC64 also multiplies by x^32: x^(64 k - 33). */
 static void make_shifts(void)
 {
 	uint32_t v = times_x(1u << 31, 31);	/* x^31 = x^(64 - 33) */
@@ -140,8 +145,8 @@ static void make_shifts(void)
 		target("sse4.2,pclmul,vpclmulqdq,avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi")))
 #define FOLD_MIN 192
 
-/* Pairs of constants, x^(d + 31) for a lane's lower 64 bits (the earlier ones) and x^(d - 33) for its upper, that move a
- * 128-bit lane d bits on. */
+/* Pairs of constants, x^(d + 31) for a lane's lower 64 bits (the earlier ones) and x^(d - 33) for
+ * its upper, that move a 128-bit lane d bits on. */
 static struct { uint64_t by[2]; } move[17];	/* [i]: 128 i bits */
 /* lanes 0..2 of one vector to its lane 3; lane 3 stays */
 static uint64_t join[8];
@@ -194,7 +199,7 @@ static FOLD_TARGET uint32_t fold_update(uint32_t crc, const uint8_t *p, size_t n
 	unsigned head = n & 63;
 	__m512i first = _mm512_xor_si512(_mm512_loadu_si512(p),
 		_mm512_zextsi128_si512(_mm_cvtsi32_si128((int)crc)));
-	/* What of the seed belongs to the bytes after the head. */
+	/* The part of the seed that applies to the bytes after the head. */
 	__m512i seed = _mm512_zextsi128_si512(_mm_cvtsi64_si128((long long)(head < 4
 			? (uint64_t)crc >> 8 * head
 			: 0)));

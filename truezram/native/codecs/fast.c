@@ -1,5 +1,6 @@
-/* fast.c - the codec `fast`: block reference with 32-byte blocks (bref.h), byte-LZ where that is smaller (bytelz.h), or
- * LZ4 (lz4.c) where text repeats itself at such length that byte-LZ's pieces of 32 bytes add up.
+/* fast.c - the codec `fast`: block reference with 32-byte blocks (bref.h), byte-LZ (bytelz.h) if
+ * that is smaller, or LZ4 (lz4.c) for text with repetitions so long that byte-LZ's pieces of 32
+ * bytes add up.
  */
 #define BREF_BLOCK 32
 
@@ -73,23 +74,27 @@ static int workspace_init(void *workspace, size_t size, int level, const char **
 	return tz_lz4_variants->workspace_init(ws->lz4, size - sizeof(*ws), level, why);
 }
 
-/* Text that byte-LZ makes no smaller than this is left to it at once. The rest repeats itself in a way that block reference
- * or LZ4 may be good at; what is smaller than ZEROS then, not even LZ4: it is little more than that. */
+/* Text that byte-LZ leaves at this size or more is stored as byte-LZ at once. Smaller objects come
+ * from repetitive text, which block reference or LZ4 may do better; below ZEROS not even LZ4 is
+ * tried, as there is little left to save. */
 #define PLAIN_TEXT 1400
 #define ZEROS 400
 
-/* What references and masks add to the bytes that differ, at least where byte-LZ may win. */
+/* Bytes that references and masks add to the differing bytes, at least on pages where byte-LZ may
+ * win. */
 #define BREF_OTHERS 400
 
-/* What byte-LZ must save: its objects take three times as long to read. Twice as much would make reading 3 % faster and
- * the ratio 1 % less. Of text, which is small after either, a share of what block reference makes of it. */
+/* Bytes that byte-LZ must save, because its objects take three times as long to read. Twice this
+ * would make reading 3 % faster and the ratio 1 % lower. For text, which is small either way, it is
+ * a share of block reference's size. */
 #define LZ_SAVES 384
 #define TEXT_SAVES(n) ((n) / 8)
 
-/* What LZ4 must save beside the better of both: it takes longer to read than they. */
+/* Bytes that LZ4 must save over the better of the two, because it takes longer to read. */
 #define LZ4_SAVES(n) ((n) / 64)
 
-/* Puts LZ4's object of the page in place of the n bytes in dst if it is smaller. Returns the length. */
+/* Replaces the n bytes in dst with LZ4's object of the page if that is smaller. Returns the
+ * length. */
 static TZ_NOINLINE size_t or_lz4(struct fast_workspace *ws, const struct tz_codec *codec,
 	const uint8_t *page, uint8_t *dst, size_t n)
 {
@@ -102,7 +107,8 @@ static TZ_NOINLINE size_t or_lz4(struct fast_workspace *ws, const struct tz_code
 	return lz4 + 1;
 }
 
-/* Byte-LZ comes first, in place of the last steps of block reference, where those cannot make it smaller any more. */
+/* Byte-LZ is tried before the last steps of block reference, which are skipped if they cannot win
+ * any more. */
 #define FUNCTIONS(isa, suffix) \
 	static TZ_TARGET_##isa TZ_NOINLINE size_t \
 	compress_text_##suffix(struct fast_workspace *ws, const uint8_t *page, uint8_t *dst) \

@@ -1,17 +1,21 @@
-/* lz4.c - the LZ4 block format, for one page at a time: our own encoder and decoder, compatible with every other.
+/* lz4.c - the LZ4 block format, one page at a time: our own encoder and decoder, compatible with
+ * all others.
  *
- * The format, in short: sequences of (token, literals, 2-byte offset, match); the token holds the number of literals
- * and the match's length less 4 in 4 bits each, 15 meaning that bytes follow which add up to the rest. The block ends
- * with literals alone: at least 5 of them, and no match starts within the last 12 bytes.
+ * The format in short: sequences of (token, literals, 2-byte offset, match); the token holds the
+ * number of literals and the match's length less 4 in 4 bits each, 15 meaning that more bytes
+ * follow, to be added. The block ends with at least 5 literals and no match, and no match starts
+ * within the last 12 bytes.
  *
- * What a page of known size makes possible: 16-bit positions, a hash table that is cleared once in 16 pages (an entry
- * carries the number of the page that made it), and a decoder that knows when its output is complete.
+ * A known page size makes possible: 16-bit positions, a hash table that is cleared once in 16 pages
+ * (an entry carries the number of the page that made it), and a decoder that knows when its output
+ * is complete.
  *
- * Where the time goes: into mispredicted branches, one or two per sequence. So the encoder hashes five bytes, which
- * finds fewer and longer matches than four do, and takes stale table entries for position 0 without a branch. The
- * decoder copies 16 bytes of literals and 32 of a match whatever their number, and a permutation repeats a short period
- * instead of a loop. (Tried and slower: the match's length and the bytes before it without branches, which only
- * lengthens the chain from one sequence to the next; 16 or 64 bytes of a match at a time.)
+ * The time goes into mispredicted branches, one or two per sequence. So the encoder hashes five
+ * bytes, which finds fewer and longer matches than four, and treats stale table entries as position
+ * 0 without a branch. The decoder copies 16 bytes of literals and 32 of a match whatever their
+ * lengths are, and repeats a short period by a permutation instead of a loop. (Tried and slower:
+ * the match's length and the bytes before it without branches, which only lengthens the chain from
+ * one sequence to the next; 16 or 64 bytes of a match at a time.)
  */
 #include "cpu.h"
 #include "variants.h"
@@ -20,7 +24,7 @@
 #define END_LITERALS 5		/* the block's last bytes are literals */
 #define LAST_START (TZ_PAGE_SIZE - 12)	/* no match starts later */
 #define MIN_MATCH 4
-/* wide stores of the encoder end within this of where they should */
+/* how far wide stores of the encoder may run past the end */
 #define OUT_SLACK 64
 
 _Static_assert(TZ_PAGE_SIZE + TZ_PAGE_SIZE / 255 + 16 + OUT_SLACK <= TZ_DST_SIZE,
@@ -38,8 +42,9 @@ TZ_INLINE size_t hash5(uint64_t v)
 	return (v << 24) * 0x9e3779b185ebca87u >> (64 - HASH_BITS);
 }
 
-/* The last position whose 5 bytes hash like those at page + at (*v: the first 4 of them), and note of this one. Or 0,
- * when there was none: that is a position like any other, for the caller to compare. Without a branch. */
+/* Returns the last position whose 5 bytes hash like those at page + at (*v: the first 4 of them),
+ * and enters this one. Without such a position it returns 0, which the caller compares like any
+ * other. No branch. */
 TZ_INLINE unsigned look_up(struct lz4_workspace *ws, unsigned base, const uint8_t *page,
 	unsigned at, uint32_t *v)
 {
@@ -54,8 +59,9 @@ TZ_INLINE unsigned look_up(struct lz4_workspace *ws, unsigned base, const uint8_
 
 /* ---- 32 bytes at a time ---- */
 
-/* Rows: how to repeat the first `distance` bytes of a vector over all of it; the last row leaves them as they are.
- * Periods: the smallest multiple of a distance that is not less than the vector's size. */
+/* Rows: the shuffle that repeats the first `distance` bytes of a vector over all of it; the last
+ * row changes nothing. Periods: the smallest multiple of a distance that is not less than the
+ * vector's size. */
 #define R4(d, i) (i) % (d), (i + 1) % (d), (i + 2) % (d), (i + 3) % (d)
 #define R8(d, i) R4(d, i), R4(d, i + 4)
 #define ROW16(d) { R8(d, 0), R8(d, 8) }
@@ -82,7 +88,7 @@ static TZ_TARGET_AVX512 inline void copy32_avx512(uint8_t *to, const uint8_t *fr
 	_mm256_storeu_si256((__m256i *)to, _mm256_loadu_si256((const __m256i *)from));
 }
 
-/* Index of the first byte that differs, 32 when none does. */
+/* Index of the first byte that differs, 32 if none does. */
 static TZ_TARGET_AVX512 inline unsigned first_difference_avx512(const uint8_t *a, const uint8_t *b)
 {
 	const __m256i x = _mm256_loadu_si256((const __m256i *)a),

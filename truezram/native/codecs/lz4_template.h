@@ -1,6 +1,7 @@
 /* lz4_template.h - encoder and decoder of lz4.c for one instruction set. */
 
-/* Length of the match of page + a with page + b (a > b), up to page + end. Most are short: 8 bytes go first. */
+/* Length of the match of page + a with page + b (a > b), up to page + end. Most are short, so 8
+ * bytes are compared first. */
 static TZ_TARGET inline unsigned TZ_FN(match_length)(const uint8_t *page, unsigned a, unsigned b,
 	unsigned end)
 {
@@ -25,19 +26,20 @@ static TZ_TARGET inline unsigned TZ_FN(match_length)(const uint8_t *page, unsign
 	return a - start;
 }
 
-/* The bytes that add up to a length of 15 or more. */
+/* The extra bytes of a length of 15 or more. */
 static TZ_TARGET inline uint8_t *TZ_FN(put_length)(uint8_t *op, unsigned rest)
 {
 	for (; TZ_UNLIKELY(rest >= 255); rest -= 255) {
 		*op++ = 255;
-		/* a loop hardly ever taken: compilers are not to prepare vectors for it */
+		/* rarely taken: the compiler must not vectorize this loop */
 		__asm__("" : "+r"(op));
 	}
 	*op++ = (uint8_t)rest;
 	return op;
 }
 
-/* Token and literals page[from .. to). Copies in steps of 16, reading no further than the page's end. */
+/* Token and literals page[from .. to). Copies in steps of 16, reading no further than the page's
+ * end. */
 static TZ_TARGET inline uint8_t *TZ_FN(put_literals)(uint8_t *op, const uint8_t *page,
 	unsigned from, unsigned to)
 {
@@ -55,19 +57,19 @@ static TZ_TARGET inline uint8_t *TZ_FN(put_literals)(uint8_t *op, const uint8_t 
 	return op + n;
 }
 
-/* Number of this page in the table: what its entries are counted from. */
+/* Base of this page's entries in the table. */
 static TZ_TARGET inline unsigned TZ_FN(next_base)(struct lz4_workspace *ws)
 {
 	ws->base = (uint16_t)(ws->base + TZ_PAGE_SIZE);
-	if (ws->base < TZ_PAGE_SIZE) {	/* wrapped: forget all pages */
+	if (ws->base < TZ_PAGE_SIZE) {	/* wrapped around: forget all pages */
 		memset(ws->table, 0, sizeof(ws->table));
 		ws->base = TZ_PAGE_SIZE;
 	}
 	return ws->base;
 }
 
-/* The first position from `at` on whose 4 bytes stand at *from as well; beyond the last start when there is none. The
- * longer nothing is found, the larger the steps. */
+/* The first position from `at` on whose 4 bytes are also at *from; past the last possible start if
+ * there is none. The steps grow while nothing is found. */
 static TZ_TARGET inline unsigned TZ_FN(search)(struct lz4_workspace *ws, unsigned base,
 	const uint8_t *page, unsigned at, unsigned *from)
 {
@@ -126,7 +128,8 @@ done:
 	return op - dst < TZ_PAGE_SIZE ? (size_t)(op - dst) : 0;
 }
 
-/* A length of 15 and its further bytes, at *ip. More than a page holds is an error like any other, so stop there. */
+/* A length of 15 and its further bytes, at *ip. More than a page holds is an error anyway, so it
+ * stops there. */
 static TZ_TARGET inline unsigned TZ_FN(get_length)(const uint8_t **ip, const uint8_t *end)
 {
 	unsigned length = 15, byte = 255;
@@ -138,7 +141,7 @@ static TZ_TARGET inline unsigned TZ_FN(get_length)(const uint8_t **ip, const uin
 	return byte == 255 ? TZ_PAGE_SIZE + 1 : length;
 }
 
-/* Match of n bytes at distance, exactly to op + n. */
+/* Copies a match of n bytes at distance, ending exactly at op + n. */
 static TZ_TARGET inline void TZ_FN(copy_exact)(uint8_t *op, unsigned distance, unsigned n)
 {
 	if (distance >= n)
@@ -148,10 +151,11 @@ static TZ_TARGET inline void TZ_FN(copy_exact)(uint8_t *op, unsigned distance, u
 			op[i] = op[(int)i - (int)distance];
 }
 
-/* The rest of a match of n > 32 bytes at distance, whose first 32 are there. Writes up to 31 bytes too many. */
+/* The rest of a match of n > 32 bytes at distance, whose first 32 bytes are done. Writes up to 31
+ * bytes too many. */
 static TZ_TARGET inline void TZ_FN(copy_rest)(uint8_t *op, unsigned distance, unsigned n)
 {
-	/* The period is taken so often that what is read was written before. */
+	/* Uses a multiple of the period, so that what is read has been written before. */
 	const uint8_t *from = op + 32 - (distance < 32 ? period32[distance] : distance),
 		      *end = op + n;
 
@@ -170,7 +174,7 @@ static TZ_TARGET inline void TZ_FN(copy_literals)(uint8_t *op, const uint8_t *ip
 		TZ_FN(copy32)(op, ip);
 }
 
-/* One sequence with every check there is. Returns 1 when there are more, 0 at the end, -1 for an error. */
+/* One sequence with all checks. Returns 1 if more follow, 0 at the end, -1 on error. */
 static TZ_TARGET TZ_NOINLINE int TZ_FN(one_sequence)(const uint8_t **src, const uint8_t *in_end,
 	uint8_t **dst, uint8_t *out)
 {
@@ -217,11 +221,12 @@ static TZ_TARGET TZ_NOINLINE int TZ_FN(one_sequence)(const uint8_t **src, const 
 	return 1;
 }
 
-/* As long as both ends are far away: no more checks and branches than a sequence needs. Stops before a sequence
- * that comes near an end. -1 for an error.
+/* The fast loop, while both ends are far away: only the checks and branches that every sequence
+ * needs. Stops before a sequence that comes near an end. -1 on error.
  *
- * At the loop's head 20 bytes can be read and 64 written. A token, up to 14 literals copied as 16 bytes, the distance
- * and a length byte take 18; up to 14 literals and 32 bytes of a match take 46. What is longer is checked there. */
+ * At the loop's head 20 bytes can be read and 64 written. A token, up to 14 literals copied as 16
+ * bytes, the distance and a length byte take 18; up to 14 literals and 32 bytes of a match take 46.
+ * Longer ones are checked where they occur. */
 static TZ_TARGET inline int TZ_FN(plain_sequences)(const uint8_t **src, const uint8_t *in_end,
 	uint8_t **dst, uint8_t *out)
 {

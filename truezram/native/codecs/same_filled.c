@@ -1,12 +1,13 @@
-/* same_filled.c - finds pages that are one 8-byte word repeated, and makes such pages.
+/* same_filled.c - detects pages that are one 8-byte word repeated, and fills pages with a word.
  *
- * Every page that is written comes through here first, so a page that is not same-filled must cost next to nothing: four
- * words far apart are compared before anything is scanned. (A page that passes them and still fails is rare.)
- * The scan ORs up differences and looks at the sum four times a page.
+ * Every page that is written comes through here first, so a page that is not same-filled must cost
+ * almost nothing: four words far apart are compared before anything is scanned. (Few pages pass
+ * that and still fail.) The scan ORs the differences together and checks the result four times per
+ * page.
  */
 #include "cpu.h"
 
-#define SCAN_STEP 1024	/* bytes between looks */
+#define SCAN_STEP 1024	/* bytes between two checks */
 
 #if defined(TZ_X86)
 #define TZ_SUFFIX avx512

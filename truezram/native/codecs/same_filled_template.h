@@ -1,4 +1,5 @@
-/* same_filled_template.h - the bodies of same_filled.c for one instruction set; VEC* come from there. */
+/* same_filled_template.h - the bodies of same_filled.c for one instruction set; VEC* come from
+ * there. */
 
 static TZ_TARGET int TZ_FN(scan)(const uint8_t *page, uint64_t word)
 {

@@ -1,7 +1,9 @@
-/* variants.h - the list of compiled-in codecs: one line per codec, in the order in which they are shown.
+/* variants.h - the list of compiled-in codecs: one line per codec, in the order in which they are
+ * listed.
  *
- * NAME.c defines tz_NAME_variants[]: one entry per instruction set that it was compiled for, best first, all with the
- * same name, kind and levels, ended by an entry without a name. codec.c picks from them.
+ * NAME.c defines tz_NAME_variants[]: one entry per instruction set that it was compiled for, best
+ * first, all with the same name, kind and levels, ended by an entry without a name. codec.c picks
+ * from them.
  */
 #ifndef TZ_VARIANTS_H
 #define TZ_VARIANTS_H
@@ -16,7 +18,7 @@
 	CODEC(zstd) \
 	CODEC(auto)
 
-/* The part of a workspace of `auto` that decodes objects of this kind; NULL: none does. */
+/* The part of an `auto` workspace that decodes objects of this kind; NULL if there is none. */
 void *tz_auto_part(void *workspace, unsigned kind);
 
 /* zstd with a dictionary (dictionary.h), which has no name of its own. */

@@ -1,16 +1,21 @@
-/* zstd.c - the zstd codec: the system's libzstd, opened at run time, working in the caller's memory.
+/* zstd.c - the zstd codec: the system's libzstd, opened at run time, working in the caller's
+ * memory.
  *
- * An object is one zstd frame without magic number, checksum, content size and dictionary id: 2 bytes of header (the format
- * `zstd --format=zstd1` writes, less its first four bytes). libzstd is opened once, by whoever first asks for a workspace's
- * size: when a device starts, never on its I/O path. Both its contexts are "static": they live inside the workspace, and
- * libzstd allocates nothing for them (it returns an error instead, which tests/native/test_zstd_alloc.c watches).
+ * An object is one zstd frame without magic number, checksum, content size and dictionary id: 2
+ * bytes of header (the format `zstd --format=zstd1` writes, less its first four bytes). libzstd is
+ * opened once, by the first call that asks for a workspace's size: when a device starts, never on
+ * its I/O path. Both its contexts are "static": they live inside the workspace, and libzstd
+ * allocates nothing for them (it returns an error instead, which tests/native/test_zstd_alloc.c
+ * watches).
  *
- * With a dictionary (dictionary.h) the lower three bits of the window descriptor, which are 0 otherwise, say what the
- * object was made with: the dictionary's content alone, or its entropy tables too. The fast levels of libzstd take those
- * tables without asking whether they fit, which makes pages 2 to 3 % larger than without; so they get the content alone.
+ * With a dictionary (dictionary.h) the lower three bits of the window descriptor, which are 0
+ * otherwise, say what the object was made with: the dictionary's content alone, or its entropy
+ * tables too. The fast levels of libzstd use those tables without checking whether they fit, which
+ * makes pages 2 to 3 % larger than no dictionary at all; so they get the content alone.
  *
- * TRUEZRAM_LIBZSTD names another library file than libzstd.so.1 (systems without a library path; tests). As root, a path is
- * refused when anybody else can change the file or a folder on the way to it: sudo may have let the variable through.
+ * TRUEZRAM_LIBZSTD names the library file to open instead of libzstd.so.1 (for systems without a
+ * library path, and tests). As root, a path is refused when anybody else can change the file or a
+ * folder on the way to it: sudo may have let the variable through.
  */
 #include "cpu.h"
 #include "dictionary.h"
@@ -25,7 +30,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* From zstd.h; the interface of libzstd.so.1 since 1.4.0, "experimental" part included, which all of its builds export. */
+/* From zstd.h: the interface of libzstd.so.1 since 1.4.0. All builds export its "experimental" part
+ * too. */
 struct zstd_cparams {
 	unsigned window_log, chain_log, hash_log, search_log, min_match, target_length;
 	int strategy;
@@ -40,7 +46,7 @@ enum {
 	ZSTD_MAGICLESS = 1
 };
 enum { DICT_BY_REFERENCE = 1 };			/* ZSTD_dictLoadMethod_e */
-enum { DICT_CONTENT = 1, DICT_WITH_TABLES = 2 };	/* ZSTD_dictContentType_e; our marks too */
+enum { DICT_CONTENT = 1, DICT_WITH_TABLES = 2 };	/* ZSTD_dictContentType_e; also our marks */
 enum { STRATEGY_LAZY = 4, STRATEGY_TREES = 6 };
 
 #define ZSTD_MIN_VERSION 10400
@@ -100,8 +106,8 @@ static char missing[512];	/* why libzstd cannot be used; "" when it can */
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
 #define INSTALL \
-	"Debian, Ubuntu: apt install libzstd1; Fedora: dnf install libzstd; Arch: pacman -S zstd; " \
-	"Alpine: apk add zstd-libs"
+	"Debian, Ubuntu: apt install libzstd1; Fedora: dnf install libzstd; " \
+	"Arch: pacman -S zstd; Alpine: apk add zstd-libs"
 
 /* Whether nobody but root can change the file of that path, which has no links in it. Others may write to a
  * folder with the sticky bit: they cannot change what is not theirs in it. */
@@ -261,10 +267,12 @@ static size_t compress(void *workspace, const uint8_t *page, uint8_t *dst)
 	return n < TZ_PAGE_SIZE ? n : 0;
 }
 
-/* Whether src[0 .. n) is one frame with a header such as compress() makes, and nothing after its last block.
+/* Whether src[0 .. n) is one frame with a header as compress() writes it, and nothing after its
+ * last block.
  *
- * Checked here because libzstd before 1.5.5, given a magicless frame, looks for a magic number all the same: it reads four
- * bytes wherever one more frame might start, past the end of the input if need be. */
+ * Checked here because libzstd before 1.5.5, given a magicless frame, still looks for a magic
+ * number: it reads four bytes wherever another frame might start, even past the end of the
+ * input. */
 static int is_one_frame(const uint8_t *src, size_t n)
 {
 	/* descriptor (0: neither content size, nor checksum, nor dictionary), window */
@@ -287,8 +295,8 @@ static int is_one_frame(const uint8_t *src, size_t n)
 	return 0;
 }
 
-/* What an object was made with: 0 = no dictionary, DICT_CONTENT, DICT_WITH_TABLES. In the mantissa of the window's size,
- * which may be more than is needed. */
+/* What an object was made with: 0 = no dictionary, DICT_CONTENT, DICT_WITH_TABLES. It is in the
+ * mantissa of the window size, which may be larger than needed. */
 static unsigned mark_of(const uint8_t *src)
 {
 	return src[1] & 7;
@@ -311,7 +319,8 @@ const struct tz_codec tz_zstd_variants[] = {
 
 /* ---- with a dictionary ---- */
 
-/* Head of the memory; a copy of the bytes, libzstd's tables for compression and two for decompression follow. */
+/* Head of the memory. It is followed by a copy of the bytes, libzstd's digested dictionary for
+ * compression and two for decompression. */
 struct tz_dictionary {
 	size_t memory, n;
 	int level;
@@ -336,8 +345,8 @@ const char *tz_dictionary_fault(const void *bytes, size_t n)
 		: NULL;
 }
 
-/* libzstd's own choice for pages with so much in front of them, but for its tables: they need not have more entries than
- * the dictionary has positions, and no fewer than a page's. */
+/* libzstd's own parameters for a page with n bytes before it, except for the table sizes: no more
+ * entries than the dictionary has positions, but no fewer than a page has. */
 static struct zstd_cparams dictionary_params(size_t n, int level)
 {
 	struct zstd_cparams params = lib.getCParams(level, TZ_PAGE_SIZE, n);
@@ -431,7 +440,8 @@ size_t tz_dictionary_memory(const struct tz_dictionary *d)
 	return d->memory;
 }
 
-/* A context that uses a digested dictionary has the dictionary's parameters, cut down to what one page needs. */
+/* A context that uses a digested dictionary has the dictionary's parameters, reduced to what one
+ * page needs. */
 static size_t dictionary_cctx_size(const struct tz_dictionary *d)
 {
 	size_t own = cctx_size(d->level);
@@ -472,7 +482,7 @@ static int decompress_with(void *workspace, const uint8_t *src, size_t n, uint8_
 		: -1;
 }
 
-/* Another libzstd may want more memory than it says: better known now than page by page. */
+/* Another libzstd may need more memory than it says: find out now and not on every page. */
 static int is_working(struct workspace *ws)
 {
 	uint8_t page[TZ_PAGE_SIZE], object[TZ_DST_SIZE], out[TZ_PAGE_SIZE];
@@ -500,7 +510,7 @@ int tz_dictionary_workspace_init(const struct tz_dictionary *d, void *workspace,
 	return 0;
 }
 
-/* codec.h's functions, which know of no dictionary. */
+/* The functions of codec.h, which take no dictionary. */
 static size_t no_size(int level, const char **why)
 {
 	(void)level;

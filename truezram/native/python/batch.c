@@ -11,7 +11,7 @@ size_t tz_compress_pages(const struct tz_codec *codec, void *workspace, const ui
 
 	offsets[0] = 0;
 	for (size_t i = 0; i < n; i++, pages += TZ_PAGE_SIZE) {
-		/* else what a codec writes past its object would not fit */
+		/* otherwise what a codec writes past its object would not fit */
 		int direct = capacity - at >= TZ_DST_SIZE;
 		uint8_t *dst = direct ? out + at : spare;
 		size_t length = codec->compress(workspace, pages, dst);

@@ -1,18 +1,18 @@
-/* bench.c - times page codecs side by side (bench.h). */
+/* bench.c - times page codecs against each other (bench.h). */
 #include "bench.h"
 #include "cpu.h"
 
 #include <sys/resource.h>
 #include <time.h>
 
-/* pages that a subject does untimed beforehand, for its code and tables to be in the caches */
+/* untimed pages before each timing, to bring code and tables into the caches */
 #define WARM_UP 4
-#define TRIES 4			/* timings of a group, when other threads break into them */
-#define LONG_NS 10000000	/* longer than this and a second try would be broken into as well */
+#define TRIES 4			/* most timings of a group, if other threads interrupt them */
+#define LONG_NS 10000000	/* if a timing takes longer, a retry would be interrupted too */
 #define POISON 0xa5		/* what the output holds before decompression */
 #define LINE 64
 
-/* One subject at work on one group. */
+/* One subject working on one group. */
 struct work {
 	const struct tz_bench_subject *subject;
 	const uint8_t *base;
@@ -30,7 +30,7 @@ static uint64_t now_ns(clockid_t clock)
 	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
-/* What reading a clock twice takes by itself. */
+/* The time of reading a clock twice. */
 static uint64_t cost_of(clockid_t clock)
 {
 	uint64_t least = UINT64_MAX;
@@ -43,7 +43,7 @@ static uint64_t cost_of(clockid_t clock)
 	return least;
 }
 
-/* How often this thread has lost its processor or left it. */
+/* How often this thread was switched out. */
 static long switches(void)
 {
 	struct rusage usage;
@@ -106,7 +106,7 @@ static void compress_pages(struct work *w, unsigned from)
 	}
 }
 
-/* Index of the first page that is refused; n when there is none. */
+/* Index of the first page that is refused; n if none is. */
 static unsigned decompress_pages(struct work *w, unsigned from)
 {
 	const struct tz_bench_subject *s = w->subject;
@@ -138,11 +138,11 @@ static void set_caches(const struct work *w, int cold, int objects)
 	put(w->out, (size_t)w->n * TZ_PAGE_SIZE);
 }
 
-/* A stopwatch over one or more tries at the same work. The time of a try during which this thread kept its processor
- * counts as it is. When no try is left alone, the processor time of the last one counts, which leaves out the time of
- * others, but not what they did to the caches. */
+/* A stopwatch for one or more tries at the same work. If this thread was not switched out during a
+ * try, the wall time of that try counts. If every try was interrupted, the CPU time of the last one
+ * counts; that leaves out other threads' time, but not their effect on the caches. */
 struct watch {
-	uint64_t wall_cost, cpu_cost;	/* of reading the clocks */
+	uint64_t wall_cost, cpu_cost;	/* cost of reading the clocks */
 	uint64_t wall, cpu, took;
 	long switches;
 	unsigned tries;
@@ -189,7 +189,7 @@ static void time_compression(struct work *w, struct watch watch, int cold, struc
 	}
 }
 
-/* Number of pages that were decompressed: n, or less when the next is refused. */
+/* Number of pages decompressed: n, or less if the next is refused. */
 static unsigned time_decompression(struct work *w, struct watch watch, int cold,
 	struct tz_bench_time *t)
 {
@@ -321,7 +321,8 @@ void tz_bench_use_zstd(struct tz_bench_subject *s, struct tz_bench_zstd *zstd)
 	*s = (struct tz_bench_subject){ zstd_compress, zstd_decompress, zstd };
 }
 
-/* A page that does not shrink is copied both ways (compress_pages, decompress_pages): that is all there is to it. */
+/* A page that does not shrink is copied in both directions (compress_pages, decompress_pages),
+ * which is what memcpy measures. */
 static size_t no_compress(void *context, const uint8_t *page, uint8_t *dst)
 {
 	(void)context;

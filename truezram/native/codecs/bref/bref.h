@@ -1,11 +1,13 @@
-/* bref.h - what the block-reference codecs `turbo` and `fast` share: the workspace, the tables, the small helpers.
+/* bref.h - the parts that the block-reference codecs `turbo` and `fast` share: workspace, tables,
+ * small helpers.
  *
- * The page is cut into blocks of BREF_BLOCK bytes (defined by turbo.c and fast.c). A block is stored as the distance back
- * to earlier content of the page (0 = zero bytes) and the bytes that differ from it. There is no branch that depends on
- * the data, which is where the speed comes from. docs/formats.md describes the object; bref_template.h holds the
- * algorithm, bref_avx512.h, bref_avx2.h, bref_neon.h, bref_portable.h and bref_scalar.h the instruction sets' primitives;
- * bref_avx512.h and bref_avx2.h have encoders and decoders of their own in place of the template's, which make and read the
- * same objects.
+ * The page is cut into blocks of BREF_BLOCK bytes (defined by turbo.c and fast.c). A block is
+ * stored as the distance back to earlier content of the page (0 = zero bytes) and the bytes that
+ * differ from it. No branch depends on the data, which is where the speed comes from.
+ * docs/formats.md describes the object; bref_template.h holds the algorithm, bref_avx512.h,
+ * bref_avx2.h, bref_neon.h, bref_portable.h and bref_scalar.h the primitives for each instruction
+ * set. bref_avx512.h and bref_avx2.h replace the template's encoder and decoder by their own, which
+ * make and read the same objects.
  *
  * Everything is done in groups of 64 bytes: one block of 64 or two of 32.
  */
@@ -21,39 +23,42 @@
 #define TRAILER (WORD_MASKS + BLOCKS / 8 + 2)
 
 #define TABLE_BITS 11
-/* at most, distances tried per group, beside zero and the last one used */
+/* most distances tried per group, in addition to zero and the last one used */
 #define CANDIDATES 7
-#define CHAINS 4			/* parts of the page whose blocks are chosen side by side */
+#define CHAINS 4			/* parts of the page chosen in parallel */
 #define CHAIN_GROUPS (GROUPS / CHAINS)
 #define MAX_SAMPLES 4096
 
-/* Cost of naming a reference, in the unit of costs: half bytes. */
+/* Cost of naming a reference, in half bytes as all costs. */
 #define NEW_COST 3
 
 #define LOW7 0x7f7f7f7f7f7f7f7full
 #define HIGH1 0x8080808080808080ull
 #define ONES 0x0101010101010101ull
 
-/* Encoder's memory. An entry of the table is tag 16, generation 4, position 12 bits: the generation is the page's number
- * modulo 16, and the table is cleared each time it starts again, so entries of other pages are never taken. */
+/* Encoder's memory. An entry of the table is tag 16, generation 4, position 12 bits: the generation
+ * is the page's number modulo 16, and the table is cleared each time it wraps around, so entries of
+ * other pages are never used. */
 struct bref_workspace {
 	uint32_t table[1 << TABLE_BITS];
 	uint32_t generation;
 	_Alignas(64) uint32_t entry[MAX_SAMPLES + 64];
 	_Alignas(64) uint32_t found[MAX_SAMPLES + 64];	/* AVX2 only */
 	union {
-		/* [0] = 0, then distances; the unused are 0. */
+		/* [0] = 0, then distances; unused ones are 0. */
 		_Alignas(64) uint32_t candidate[GROUPS][16];
-		/* AVX2: the samples' slots, in whose place come the groups' distances, of which the first is 0. */
+		/* AVX2: the samples' slots, later replaced by the groups' distances, the first of
+		 * which is 0. */
 		uint16_t slot[TZ_PAGE_SIZE / 8], distance[GROUPS][8];
-		/* AVX-512: where in the page the bytes lie that a group is compared with. */
+		/* AVX-512: positions in the page of the bytes that a group is compared with. */
 		_Alignas(64) uint16_t source[GROUPS][8];
 	};
-	/* bytes that differ, by candidate */
+	/* differing bytes, by candidate */
 	_Alignas(64) uint64_t mask[CANDIDATES + 1][GROUPS];
 	_Alignas(64) uint64_t best_mask[GROUPS];
-	/* AVX only: of each block its cheapest candidate's distance and the cost up to which it stays with the reference
-	 * before it instead (of blocks of 64 bytes every second number). What all blocks refer to. */
+	/* AVX only: for each block, the distance of its cheapest candidate and the cost up to which
+	 * it keeps the previous block's reference instead (64-byte blocks: every second number);
+	 * then what all blocks refer to. */
 	_Alignas(64) uint32_t limit[2 * GROUPS];
 	_Alignas(64) uint16_t own[BLOCKS];
 	uint16_t before_first[32], block_refs[BLOCKS];
@@ -64,14 +69,14 @@ struct bref_workspace {
 	uint8_t word_masks[WORD_MASKS];
 };
 
-/* Where a decoder finds what; sizes are checked against each other by the one who uses them. */
+/* Where the sections of an object are; the caller checks their sizes against each other. */
 struct bref_sections {
 	const uint8_t *literals, *masks, *refs, *word_masks;
 	uint32_t n_literals, n_masks, n_refs;
 	uint64_t is_new[PER_GROUP];
 };
 
-/* What a zero reference reads: a block, and the one behind it. */
+/* What a zero reference reads: a block and the one after it. */
 static const uint8_t zeros[128] __attribute__((aligned(64)));
 
 /* 0x80 for each byte of v that is not zero. */
@@ -80,7 +85,7 @@ TZ_INLINE uint64_t nonzero_bytes(uint64_t v)
 	return (((v & LOW7) + LOW7) | v) & HIGH1;
 }
 
-/* x when a <= b, else y; written so that no compiler makes a branch of it. */
+/* a <= b ? x : y, written so that compilers do not make it a branch. */
 TZ_INLINE uint64_t select_le(uint32_t a, uint32_t b, uint64_t x, uint64_t y)
 {
 #if defined(TZ_X86)
@@ -92,7 +97,7 @@ TZ_INLINE uint64_t select_le(uint32_t a, uint32_t b, uint64_t x, uint64_t y)
 #endif
 }
 
-/* Where the bytes lie that a block at `at` refers to by this distance. */
+/* Address of the bytes that a block at `at` refers to with this distance. */
 TZ_INLINE const uint8_t *referred(const uint8_t *at, uint32_t distance)
 {
 #if defined(TZ_X86)
@@ -127,7 +132,7 @@ TZ_INLINE uint32_t next_generation(struct bref_workspace *ws)
 	return ws->generation;
 }
 
-/* n numbers in 12 bits each, from the lowest bit on. Writes up to 64 bytes too many. */
+/* Packs n numbers into 12 bits each, lowest bit first. Writes up to 64 bytes too many. */
 TZ_INLINE void pack12_plain(uint8_t *to, const uint16_t *from, uint32_t n)
 {
 	for (uint32_t i = 0; i < n; i += 2, to += 3)
@@ -135,8 +140,8 @@ TZ_INLINE void pack12_plain(uint8_t *to, const uint16_t *from, uint32_t n)
 }
 
 #if defined(TZ_X86)
-/* What the table held for four entries, which take its place; none of them finds another of the four. Stores are what it
- * waits for, so what was found is kept in a register. */
+/* Replaces four entries of the table and returns the old ones; none of the four finds another. It
+ * is bound by stores, so the result is kept in a register. */
 static inline __attribute__((always_inline)) TZ_TARGET_AVX512 __m128i
 look_up_4_avx512(uint32_t *table, uint32_t bits, const uint32_t *entries)
 {
@@ -155,7 +160,7 @@ look_up_4_avx512(uint32_t *table, uint32_t bits, const uint32_t *entries)
 	return found;
 }
 
-/* For 16 of them, four after four. */
+/* The same for 16 entries, four at a time. */
 static inline __attribute__((always_inline)) TZ_TARGET_AVX512 __m512i
 look_up_16_avx512(uint32_t *table, uint32_t bits, const uint32_t *entries)
 {
@@ -166,7 +171,8 @@ look_up_16_avx512(uint32_t *table, uint32_t bits, const uint32_t *entries)
 	return _mm512_inserti32x4(found, look_up_4_avx512(table, bits, entries + 12), 3);
 }
 
-/* 12-bit numbers to 16 bits: those of the first `bytes` bytes, the others are 0. Reads no more than that. */
+/* Unpacks 12-bit numbers to 16 bits: those of the first `bytes` bytes, the others become 0. Reads
+ * no more than that. */
 static inline __attribute__((always_inline)) TZ_TARGET_AVX512 __m512i
 unpack12_avx512(const uint8_t *from, uint32_t bytes)
 {

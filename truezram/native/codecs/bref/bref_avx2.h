@@ -1,4 +1,4 @@
-/* bref_avx2.h - primitives of bref_template.h with AVX2 and BMI2. */
+/* bref_avx2.h - primitives of bref_template.h for AVX2 and BMI2. */
 #include "words_avx2.h"
 
 #define FN static inline __attribute__((always_inline)) TZ_TARGET_AVX2
@@ -14,13 +14,14 @@ FN uint64_t differ_avx2(const uint8_t *a, const uint8_t *b)
 		(uint32_t)_mm256_movemask_epi8(low));
 }
 
-/* By four bits of "new reference": which of five references, the first of which was used last, four blocks take. */
+/* By four bits of "new reference": which of five references, the first being the previous block's,
+ * four blocks use. */
 #define TAKES(bits) \
 	{ 2 * BELOW(bits, 1), 2 * BELOW(bits, 1) + 1, 2 * BELOW(bits, 2), 2 * BELOW(bits, 2) + 1, \
 		2 * BELOW(bits, 3), 2 * BELOW(bits, 3) + 1, 2 * BELOW(bits, 4), \
 		2 * BELOW(bits, 4) + 1 }
 
-/* Where what every block refers to lies. Returns -1 when a distance is not allowed. */
+/* Addresses of what all blocks refer to. Returns -1 if a distance is not allowed. */
 FN int find_referred_avx2(const struct bref_sections *s, const uint8_t *out, uint64_t *from)
 {
 	static const uint8_t takes[16][8] = { TAKES(0), TAKES(1), TAKES(2), TAKES(3), TAKES(4),
@@ -80,8 +81,8 @@ FN __m256i count_bits_avx2(__m256i v)
 		_mm256_shuffle_epi8(bits, _mm256_and_si256(_mm256_srli_epi16(v, 4), low)));
 }
 
-/* Of the byte masks of four groups: where in its group's literals each word's begin, and how many each group has.
- * Returns the sum. */
+/* From the byte masks of four groups: where each word's literals begin among its group's, and how
+ * many each group has. Returns the sum. */
 FN uint32_t count_literals_avx2(__m256i mask, uint8_t *before, uint64_t *literals)
 {
 	__m256i sum = count_bits_avx2(mask);
@@ -103,8 +104,8 @@ FN __m128i load_two_avx2(const void *low, const void *high)
 		_mm_castsi128_ps(_mm_loadl_epi64((const __m128i *)low)), (const __m64 *)high));
 }
 
-/* The byte mask of every word, where in its group's literals the word's begin, and how many the group has. Returns the
- * sum. */
+/* The byte mask of every word, where its literals begin among its group's, and how many the group
+ * has. Returns the sum. */
 FN uint32_t spread_masks_avx2(const struct bref_sections *s, uint8_t *mask, uint8_t *before,
 	uint64_t *literals)
 {
@@ -134,7 +135,8 @@ FN uint32_t spread_masks_avx2(const struct bref_sections *s, uint8_t *mask, uint
 	return total;
 }
 
-/* 32 bytes: those at `from`, but by the masks of their four words literals, of which each word's begin at `before`. */
+/* 32 bytes: those at `from`, with literals where the masks of the four words say so; each word's
+ * literals begin at `before`. */
 FN __m256i expand_avx2(const uint8_t *from, const uint8_t *literals, const uint8_t *mask,
 	const uint8_t *before)
 {
@@ -149,8 +151,9 @@ FN __m256i expand_avx2(const uint8_t *from, const uint8_t *literals, const uint8
 		_mm256_loadu_si256((const __m256i *)from), how);
 }
 
-/* Everything that can be known about all blocks first, many at a time; then the blocks. Stands for the template's
- * decoder. All reads beyond what is meant are of 32 bytes or less, and the trailer is longer. */
+/* First computes everything that can be known about all blocks, many at a time; then the blocks.
+ * Replaces the template's decoder. No read overruns its section by more than 32 bytes, and the
+ * trailer is longer. */
 FN int decode_page_avx2(struct bref_sections *s, uint8_t *out)
 {
 	_Alignas(32) uint8_t mask[8 * GROUPS], before[8 * GROUPS];
@@ -181,14 +184,15 @@ FN int decode_page_avx2(struct bref_sections *s, uint8_t *out)
 }
 #define BREF_DECODE_PAGE
 
-/* The search, in phases that each do one thing for the whole page, so that nothing waits for a result just made. */
+/* The search, in phases that each do one thing for the whole page, so that nothing waits for a
+ * result that was just computed. */
 
 #define SAMPLES_AVX2 (TZ_PAGE_SIZE / 8)
-#define TRIED_AVX2 6	/* more cost more than they find */
+#define TRIED_AVX2 6	/* more would cost more than they find */
 _Static_assert(TRIED_AVX2 <= CANDIDATES, "room for the masks of what is tried");
 
-/* Of each eight of 32 positions the largest hash of the four bytes there, the position in its low 3 bits, in each even
- * lane. (The factors: those of bref_avx512.h.) */
+/* For each eight of 32 positions, the largest hash of the four bytes there, with the position in
+ * its low 3 bits, in each even lane. (The factors are those of bref_avx512.h.) */
 FN __m256i largest_hashes_avx2(const uint8_t *q)
 {
 	const __m256i factors = _mm256_set1_epi32(0x0050b158);
@@ -205,16 +209,17 @@ FN __m256i largest_hashes_avx2(const uint8_t *q)
 	return _mm256_max_epu32(best, _mm256_srli_epi64(best, 32));
 }
 
-/* Samples: in each eight positions the one with the largest hash, so that a copy is mostly sampled where its source is,
- * wherever they lie, and the samples' number is fixed. Zeros are no sample. An entry of the table is tag 15, generation
- * 4, zero 1, position 12 bits: two of one page and tag differ by less than 4096, any others by more. */
+/* Samples: of each eight positions the one with the largest hash. So a copy is mostly sampled at
+ * the same bytes as its source, wherever the two are, and the number of samples is fixed. Zeros are
+ * not sampled. An entry of the table is tag 15, generation 4, zero 1, position 12 bits: two entries
+ * with the same page and tag differ by less than 4096, any others by more. */
 FN void take_samples_avx2(struct bref_workspace *ws, const uint8_t *page)
 {
 	const __m256i multiplier = _mm256_set1_epi32((int)2654435761u),
 		      seven = _mm256_set1_epi32(7);
 	__m256i place = _mm256_add_epi32(_mm256_setr_epi32(0, 8, 16, 24, 32, 40, 48, 56),
 		_mm256_set1_epi32((int)(ws->generation << 13)));
-	uint8_t end[128] = { 0 };	/* the page's last 64 bytes and what is read behind them */
+	uint8_t end[128] = { 0 };	/* the page's last 64 bytes and what is read past them */
 
 	memcpy(end, page + TZ_PAGE_SIZE - 64, 64);
 	for (uint32_t g = 0; g < GROUPS; g += 2) {
@@ -249,7 +254,7 @@ FN void take_samples_avx2(struct bref_workspace *ws, const uint8_t *page)
 	}
 }
 
-/* found[i] = how far back the slot's entry lies, or a number above 4095 or 0 where it is of something else. */
+/* found[i] = the distance to the slot's entry; above 4095 or 0 if the entry is unrelated. */
 FN void look_up_avx2(struct bref_workspace *ws)
 {
 #pragma GCC unroll 4
@@ -261,11 +266,11 @@ FN void look_up_avx2(struct bref_workspace *ws)
 	}
 }
 
-/* A distance below a block's size, times this by its number of fours, is a block's size or more. */
+/* Factors, by distance / 4, that make a distance below a block's size at least a block's size. */
 #define FACTOR_4(d) ((d) < BREF_BLOCK ? (BREF_BLOCK + (d) - 1) / ((d) + !(d)) : 1)
 
-/* Of groups g and g + 1: zero, and the distances that the samples found, up to seven, no neighbours equal. The places
- * left over hold any of the list. */
+/* For groups g and g + 1: zero, then up to seven distances that the samples found, without equal
+ * neighbours. Unused places hold any of the list. */
 FN void list_distances_avx2(const struct bref_workspace *ws, uint32_t g, uint16_t *list)
 {
 	const __m256i factors = _mm256_broadcastsi128_si256(_mm_setr_epi8(BREF_BLOCK, FACTOR_4(4),
@@ -289,7 +294,7 @@ FN void list_distances_avx2(const struct bref_workspace *ws, uint32_t g, uint16_
 	d = _mm256_andnot_si256(none, d);
 	none = _mm256_or_si256(none, _mm256_cmpeq_epi16(d, _mm256_slli_si256(d, 2)));
 	keep = ~(uint32_t)_mm256_movemask_epi8(_mm256_packs_epi16(none, none));
-	/* Moved together by the numbers of those kept, and one further. */
+	/* Compacts by the numbers of those kept, shifted by one. */
 	how = _mm256_cvtepu8_epi16(_mm_set_epi64x((long long)set_bits_avx2[keep >> 16 & 0xff],
 		(long long)set_bits_avx2[keep & 0xff]));
 	how = _mm256_add_epi16(_mm256_mullo_epi16(how, _mm256_set1_epi16(0x0202)),
@@ -297,7 +302,7 @@ FN void list_distances_avx2(const struct bref_workspace *ws, uint32_t g, uint16_
 	_mm256_storeu_si256((__m256i *)list, _mm256_slli_si256(_mm256_shuffle_epi8(d, how), 2));
 }
 
-/* Leaves eight distances of each group where the slots stood. */
+/* Replaces the slots by eight distances per group. */
 FN void find_candidates_avx2(struct bref_workspace *ws, const uint8_t *page)
 {
 	take_samples_avx2(ws, page);
@@ -306,7 +311,7 @@ FN void find_candidates_avx2(struct bref_workspace *ws, const uint8_t *page)
 		list_distances_avx2(ws, g, ws->distance[g]);
 }
 
-/* The number of bytes that differ in each block of four groups. */
+/* The number of differing bytes in each block of four groups. */
 FN __m256i costs_avx2(__m256i mask)
 {
 	const __m256i sum = count_bits_avx2(mask);
@@ -319,8 +324,8 @@ FN __m256i costs_avx2(__m256i mask)
 #endif
 }
 
-/* The cheapest candidate of every block: bytes that differ * 16 + index, and its mask. All the masks first (of the
- * bytes that are equal), then four groups at once. */
+/* The cheapest candidate of every block: differing bytes * 16 + index, and its mask. First all the
+ * masks (of equal bytes), then four groups at once. */
 FN void choose_candidates_avx2(struct bref_workspace *ws, const uint8_t *page)
 {
 	for (uint32_t g = 0; g < GROUPS; g++) {
@@ -375,13 +380,14 @@ FN void choose_candidates_avx2(struct bref_workspace *ws, const uint8_t *page)
 
 #include "bref_settle.h"
 
-/* The references that are not those of the block before, and which blocks they are of. Returns how many. */
+/* The references that differ from the previous block's, and which blocks they belong to. Returns
+ * their number. */
 FN uint32_t put_refs_avx2(const struct bref_workspace *ws, uint16_t *refs, uint8_t *is_new)
 {
 	uint32_t n = 0;
 
 	for (uint32_t i = 0; i < BLOCKS; i += 8) {
-		const uint16_t *at = ws->block_refs + i;	/* what is before the first is 0 */
+		const uint16_t *at = ws->block_refs + i;	/* the one before the first is 0 */
 		__m128i v = _mm_loadu_si128((const __m128i *)at), how, same;
 		uint32_t other;
 
@@ -398,7 +404,8 @@ FN uint32_t put_refs_avx2(const struct bref_workspace *ws, uint16_t *refs, uint8
 	return n;
 }
 
-/* The masks of words that differ moved together, and which words they are of. Returns their number. */
+/* Compacts the masks of differing words and marks which words they belong to. Returns their
+ * number. */
 FN uint32_t put_masks_avx2(const struct bref_workspace *ws, uint8_t *masks, uint8_t *word_masks)
 {
 	uint32_t n = 0;
@@ -420,7 +427,7 @@ FN uint32_t put_masks_avx2(const struct bref_workspace *ws, uint8_t *masks, uint
 	return n;
 }
 
-/* The bytes of all blocks that differ. Returns where they end. */
+/* Writes the differing bytes of all blocks. Returns their end. */
 FN uint8_t *put_literals_avx2(uint8_t *to, const uint8_t *page, const uint8_t *mask,
 	const uint8_t *before, const uint64_t *literals)
 {
@@ -441,7 +448,7 @@ FN uint8_t *put_literals_avx2(uint8_t *to, const uint8_t *page, const uint8_t *m
 	return to;
 }
 
-/* From the masks and references of all blocks to the object. Returns its length, or 0. */
+/* Writes the object from the masks and references of all blocks. Returns its length, or 0. */
 FN size_t put_page_avx2(struct bref_workspace *ws, const uint8_t *page, uint8_t *dst)
 {
 	_Alignas(32) uint8_t before[8 * GROUPS];
@@ -471,7 +478,7 @@ FN size_t put_page_avx2(struct bref_workspace *ws, const uint8_t *page, uint8_t 
 	return (size_t)(op + 2 - dst);
 }
 
-/* Stands for the template's. */
+/* Replaces the template's. */
 FN size_t finish_page_avx2(struct bref_workspace *ws, const uint8_t *page, uint8_t *dst)
 {
 	settle_avx2(ws, page);

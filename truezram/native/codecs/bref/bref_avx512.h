@@ -1,8 +1,9 @@
-/* bref_avx512.h - primitives of bref_template.h with AVX-512 (VBMI2, VNNI, BITALG, VPOPCNTDQ) and BMI2. */
+/* bref_avx512.h - primitives of bref_template.h for AVX-512 (VBMI2, VNNI, BITALG, VPOPCNTDQ) and
+ * BMI2. */
 
 #define FN static inline __attribute__((always_inline)) TZ_TARGET_AVX512
 
-/* 8-byte mask arithmetic. */
+/* Arithmetic on 64-bit masks. */
 FN uint32_t count_avx512(uint64_t v)
 {
 	return (uint32_t)_mm_popcnt_u64(v);
@@ -13,13 +14,13 @@ FN uint64_t differ_avx512(const uint8_t *a, const uint8_t *b)
 	return _mm512_cmpneq_epi8_mask(_mm512_loadu_si512(a), _mm512_loadu_si512(b));
 }
 
-/* The selected bytes of the 64 at q, moved together; writes 64. */
+/* Compacts the selected bytes of the 64 at q; writes 64. */
 FN void pack_literals_avx512(uint8_t *to, const uint8_t *q, uint64_t mask)
 {
 	_mm512_storeu_si512(to, _mm512_maskz_compress_epi8(mask, _mm512_loadu_si512(q)));
 }
 
-/* Per byte i the number of set bits among bits 0 .. i. */
+/* For each byte i, the number of set bits among bits 0 .. i. */
 FN __m512i ranks_avx512(uint64_t bits)
 {
 	const __m512i byte_of = _mm512_set_epi64(0x0707070707070707, 0x0606060606060606,
@@ -34,15 +35,16 @@ FN __m512i ranks_avx512(uint64_t bits)
 	return _mm512_add_epi8(v, _mm512_shuffle_epi8(below, byte_of));
 }
 
-/* Where blocks' references lie: what a block refers to begins `offset` bytes into the block at `from` and goes on in the
- * next. A load across what two stores have just written would wait for both to reach the cache; two loads, each of what
- * one store wrote, do not. */
+/* Where references point: what a block refers to begins `offset` bytes into the block at `from` and
+ * continues in the next one. A load that spans two recent stores would wait for both to reach the
+ * cache; two loads that each read one store's data do not. */
 struct bref_sources {
 	_Alignas(64) const uint8_t *from[BLOCKS];
 	_Alignas(64) uint8_t offset[BLOCKS];
 };
 
-/* Of 32 blocks from number `first` on, with distances d. Returns which are not allowed, 0 when all are. */
+/* For 32 blocks from number `first` on, with distances d. Returns the ones that are not allowed, as
+ * bits. */
 FN uint32_t sources_avx512(struct bref_sources *sources, uint32_t first, __m512i d,
 	const uint8_t *out)
 {
@@ -70,13 +72,13 @@ FN uint32_t sources_avx512(struct bref_sources *sources, uint32_t first, __m512i
 		_mm512_cmplt_epu16_mask(_mm512_sub_epi16(d, _mm512_set1_epi16(1)), inside);
 }
 
-/* Where every block's bytes come from. Returns which references are not allowed, 0 when all are. */
+/* Finds where every block's bytes come from. Returns nonzero if a reference is not allowed. */
 FN uint32_t find_sources_avx512(const struct bref_sections *s, struct bref_sources *sources,
 	const uint8_t *out)
 {
 	_Alignas(64) uint16_t refs[32 + BLOCKS + 64];
 	const uint32_t bytes = (3 * s->n_refs + 1) / 2;
-	uint32_t used = 31, bad = 0;	/* a zero stands before the first */
+	uint32_t used = 31, bad = 0;	/* a zero before the first */
 
 	_mm512_store_si512(refs, _mm512_setzero_si512());
 #pragma GCC unroll 4
@@ -110,8 +112,8 @@ static const uint8_t lanes[64] __attribute__((aligned(64))) = { LANES_8(0), LANE
 	LANES_8(24), LANES_8(32), LANES_8(40), LANES_8(48), LANES_8(56) };
 #undef LANES_8
 
-/* Everything that can be known about all blocks first, many at a time; then the blocks, each a copy with literals put in.
- * Stands for the template's decoder. */
+/* First computes everything that can be known about all blocks, many at a time; then the blocks,
+ * each a copy with literals inserted. Replaces the template's decoder. */
 FN int decode_page_avx512(struct bref_sections *s, uint8_t *out)
 {
 	struct bref_sources sources;
@@ -171,20 +173,22 @@ FN int decode_page_avx512(struct bref_sections *s, uint8_t *out)
 
 /* The search, in phases that each do one thing for the whole page. */
 
-/* As many distances are tried of every group. Where the samples find fewer, the last of these (or the page's start) stand
- * in for the rest: records of like lengths lie side by side. Shorter ones take longer to read. */
+/* Number of distances tried for every group. If the samples find fewer, the last of these (or the
+ * page's start) fill the rest: records of similar lengths lie next to each other. Shorter ones take
+ * longer to read. */
 #define OTHERS_AVX512 192, 256, 128, 320, 384, 512, 1024
 
 #if BREF_BLOCK == 64
-/* What was written last takes long to be read again. So for short distances stand multiples of them, at which what repeats
- * at a distance does so too: for those below 64 of 192 or more, for those below this the double. (More of them, or all
- * that for blocks of 32 bytes, cost too much ratio.) */
+/* Data just written is slow to read back. So short distances are replaced by multiples, at which a
+ * repetition repeats as well: distances below 64 by a multiple of 192 or more, those below this by
+ * the double. (More replacements, or the same for 32-byte blocks, cost too much ratio.) */
 #define DOUBLED_AVX512 96
 static const uint8_t far_multiples[64] __attribute__((aligned(64))) = { MULTIPLES(192) };
 #endif
 
-/* Of each eight positions of 64 bytes the largest hash of the four bytes there, the position in its low 3 bits. x[j] are
- * the bytes from position j on. The factors are multiples of 8, of the pairs tried those with the best ratios. */
+/* For each eight positions of 64 bytes, the largest hash of the four bytes there, with the position
+ * in its low 3 bits. x[j] are the bytes from position j on. The factors are multiples of 8, the
+ * pair with the best ratios of those tried. */
 FN __m512i largest_hashes_avx512(__m512i x0, __m512i x1, __m512i x2, __m512i x3)
 {
 	const __m512i factors = _mm512_set1_epi32(0x0050b158);
@@ -196,8 +200,9 @@ FN __m512i largest_hashes_avx512(__m512i x0, __m512i x1, __m512i x2, __m512i x3)
 	return _mm512_max_epu32(_mm512_max_epu32(h0, h1), _mm512_max_epu32(h2, h3));
 }
 
-/* Samples: in each eight positions the one with the largest hash, so that a copy is mostly sampled where its source is,
- * wherever they lie, and the samples' number is fixed. Zeros are no sample; an entry 0 stands for them. */
+/* Samples: of each eight positions the one with the largest hash. So a copy is mostly sampled at
+ * the same bytes as its source, wherever the two are, and the number of samples is fixed. Zeros are
+ * not sampled; their entry is 0. */
 FN void take_samples_avx512(struct bref_workspace *ws, const uint8_t *page)
 {
 	const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26,
@@ -207,7 +212,7 @@ FN void take_samples_avx512(struct bref_workspace *ws, const uint8_t *page)
 
 	for (uint32_t g = 0; g < GROUPS; g += 2) {
 		const uint8_t *q = page + g * 64;
-		/* nothing is read behind the page */
+		/* nothing is read past the page */
 		const uint64_t more = g == GROUPS - 2 ? 0 : ~0ull;
 		__m512i low = largest_hashes_avx512(_mm512_loadu_si512(q),
 			_mm512_loadu_si512(q + 1), _mm512_loadu_si512(q + 2),
@@ -227,14 +232,15 @@ FN void take_samples_avx512(struct bref_workspace *ws, const uint8_t *page)
 		entry = _mm512_add_epi32(place,
 			_mm512_set1_epi32((int)(ws->generation << 12 | g * 64)));
 		entry = _mm512_or_si512(entry, _mm512_and_si512(best, _mm512_set1_epi32(7)));
-		/* Tag: the product's upper 16 bits, of which the upper ones are the slot as well. */
+		/* Tag: the product's upper 16 bits; the topmost ones are also the slot. */
 		entry = _mm512_maskz_ternarylogic_epi32(some, product, entry,
 			_mm512_set1_epi32(0xffff), 0xd8);
 		_mm512_store_si512(ws->entry + 8 * g, entry);
 	}
 }
 
-/* Where the candidates of groups g and g + 1 lie. `most` is where the two groups begin, so how far back is possible. */
+/* Positions of the candidates of groups g and g + 1. `most` is where the two groups begin, that is,
+ * the largest possible distance. */
 FN void two_groups_candidates_avx512(struct bref_workspace *ws, uint32_t g, __m512i most)
 {
 	const __m512i own_group = _mm512_inserti64x4(_mm512_set1_epi32(0xff),
@@ -242,7 +248,8 @@ FN void two_groups_candidates_avx512(struct bref_workspace *ws, uint32_t g, __m5
 	const __m256i others = _mm256_broadcastsi128_si256(_mm_setr_epi16(OTHERS_AVX512, 0));
 	const __m512i entry = _mm512_load_si512(ws->entry + 8 * g);
 	const __m256i rest = _mm256_subs_epu16(_mm512_cvtepi32_epi16(most), others);
-	/* Of entries with the same tag and generation, that of the positions; of others, it is more than is possible. */
+	/* For entries with the same tag and generation, the difference of positions; for others,
+	 * more than is possible. */
 	__m512i d = _mm512_sub_epi32(entry,
 		look_up_16_avx512(ws->table, TABLE_BITS, ws->entry + 8 * g));
 	__mmask16 valid = _mm512_cmplt_epu32_mask(_mm512_sub_epi32(d, _mm512_set1_epi32(1)), most);
@@ -258,11 +265,12 @@ FN void two_groups_candidates_avx512(struct bref_workspace *ws, uint32_t g, __m5
 	valid = _mm512_mask_cmple_epu32_mask(valid, d, most);
 	d = _mm512_maskz_mov_epi32(valid, d);
 #else
-	/* The multiples are not above a distance of 64 or more, by whose lower bits they are read. */
+	/* For a distance of 64 or more the multiple read by its lower bits is never larger than the
+	 * distance. */
 	d = _mm512_maskz_max_epu32(valid, d, _mm512_maskz_permutexvar_epi8(0x1111111111111111ull, d,
 		_mm512_load_si512(multiples)));
 #endif
-	/* Each distance once. */
+	/* Drops duplicates. */
 	valid = _mm512_mask_testn_epi32_mask(valid, _mm512_conflict_epi32(d), own_group);
 	source = _mm512_cvtepi32_epi16(_mm512_sub_epi32(most, d));
 	_mm_store_si128((__m128i *)ws->source[g],
@@ -284,8 +292,8 @@ FN void find_candidates_avx512(struct bref_workspace *ws, const uint8_t *page)
 	}
 }
 
-/* The cheapest candidate of every block: number of bytes that differ * 16 + index, and its mask. All the masks first, then
- * 64 bytes of them at once. */
+/* The cheapest candidate of every block: number of differing bytes * 16 + index, and its mask.
+ * First all the masks, then 64 bytes of them at once. */
 FN void choose_candidates_avx512(struct bref_workspace *ws, const uint8_t *page)
 {
 	/* The first group has nothing before it. */
@@ -332,8 +340,8 @@ FN void choose_candidates_avx512(struct bref_workspace *ws, const uint8_t *page)
 			best = _mm512_min_epu32(best, cost);
 #endif
 		}
-		/* From the index to the source, whose place among those of eight groups is group and index together, and from it
-		 * to the distance; that of index 0 is 0. */
+		/* From the index to the source (its place among those of eight groups is made of
+		 * group and index), and from that to the distance; the distance of index 0 is 0. */
 #if BREF_BLOCK == 64
 		own = _mm512_add_epi64(_mm512_and_si512(best, seven), group);
 		own = _mm512_permutex2var_epi16(_mm512_load_si512(ws->source[g]), own,
@@ -356,7 +364,7 @@ FN void choose_candidates_avx512(struct bref_workspace *ws, const uint8_t *page)
 
 #include "bref_settle.h"
 
-/* From the masks and references of all blocks to the object. Returns its length, or 0. */
+/* Writes the object from the masks and references of all blocks. Returns its length, or 0. */
 FN size_t put_page_avx512(struct bref_workspace *ws, const uint8_t *page, uint8_t *dst)
 {
 	uint8_t masks[8 * GROUPS + 64];
@@ -378,7 +386,7 @@ FN size_t put_page_avx512(struct bref_workspace *ws, const uint8_t *page, uint8_
 		is_new[i] = 0;
 #pragma GCC unroll 2
 		for (uint32_t j = 0; j < 64; j += 32) {
-			/* what is before the first is 0 */
+			/* the one before the first is 0 */
 			const uint16_t *at = ws->block_refs + 64 * i + j;
 			__m512i v = _mm512_loadu_si512(at);
 			__mmask32 other = _mm512_cmpneq_epi16_mask(v, _mm512_loadu_si512(at - 1));
@@ -409,7 +417,7 @@ FN size_t put_page_avx512(struct bref_workspace *ws, const uint8_t *page, uint8_
 	return (size_t)(op + 2 - dst);
 }
 
-/* Stands for the template's. */
+/* Replaces the template's. */
 FN size_t finish_page_avx512(struct bref_workspace *ws, const uint8_t *page, uint8_t *dst)
 {
 	settle_avx512(ws, page);

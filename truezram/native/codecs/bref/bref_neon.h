@@ -1,4 +1,4 @@
-/* bref_neon.h - primitives of bref_template.h with NEON. */
+/* bref_neon.h - primitives of bref_template.h for NEON. */
 
 #define FN TZ_INLINE
 

@@ -1,23 +1,24 @@
-/* bref_scalar.h - what NEON and plain C share: some words' arithmetic, and the search, one table.
+/* bref_scalar.h - what NEON and plain C share: arithmetic on words, and the search.
  *
- * Samples are as those of bref_avx2.h: in each eight positions the one with the largest hash.
+ * Samples are those of bref_avx2.h: of each eight positions the one with the largest hash.
  */
 #ifndef TZ_BREF_SCALAR_H
 #define TZ_BREF_SCALAR_H
 
-#define SCALAR_CANDIDATES 4	/* every comparison counts here */
+#define SCALAR_CANDIDATES 4	/* every comparison costs time here */
 #define WINDOWS 8		/* of eight positions, in a group */
 #define SAMPLE_FACTOR 0x9e3779b1u
 
-/* Candidates of one group from its windows' largest hashes, no two neighbours equal, in the order found. Without
- * branches: hits come at random. */
+/* Candidates of one group from the largest hashes of its windows, in the order found, without equal
+ * neighbours. No branches, because hits are random. */
 TZ_INLINE void scalar_group_candidates(struct bref_workspace *ws, const uint32_t *largest,
 	uint32_t g)
 {
 	uint32_t list[WINDOWS + 2] = { 0 }, n = 0;
 
 	for (uint32_t w = 0; w < WINDOWS; w++) {
-		/* An entry: tag 16, generation 4, position 12 bits; the hash's low 3 bits are the position in the window. */
+		/* An entry: tag 16, generation 4, position 12 bits; the hash's low 3 bits are the
+		 * position in the window. */
 		uint32_t hash = largest[w] >> 3, product = hash * 2654435761u,
 			 slot = product >> (32 - TABLE_BITS);
 		uint32_t entry = (product << 12 & 0xffff0000) | ws->generation << 12 |
@@ -27,7 +28,7 @@ TZ_INLINE void scalar_group_candidates(struct bref_workspace *ws, const uint32_t
 
 		ws->table[slot] = entry;
 		d = (uint32_t)select_le(64, d, d, multiple);
-		/* The element that is not kept lies beyond the end and is overwritten or cleared. */
+		/* An element that is not kept lies past the end and is overwritten or cleared. */
 		list[n + 1] = d;
 		n += (other == 0) & (hash != 0) & (d <= g * 64) & (d != list[n]);
 	}
@@ -50,8 +51,8 @@ TZ_INLINE void largest_hashes_portable(const uint8_t *q, uint32_t *largest)
 	}
 }
 
-/* The functions gather_high_ISA (one bit for each 0x80 of t: the multiplication brings bit 8 i + 7 to bit 56 + i),
- * count_bytes_ISA and unpack_refs_ISA, from count_ISA. */
+/* Defines gather_high_ISA (one bit for each 0x80 of t: the multiplication moves bit 8 i + 7 to bit
+ * 56 + i), count_bytes_ISA and unpack_refs_ISA, using count_ISA. */
 #define SCALAR_WORDS(isa) \
 	FN uint32_t gather_high_##isa(uint64_t t) \
 	{ \
@@ -75,13 +76,13 @@ TZ_INLINE void largest_hashes_portable(const uint8_t *q, uint32_t *largest)
 		} \
 	}
 
-/* The functions find_candidates_ISA and choose_candidates_ISA, from largest_hashes_ISA, differ_ISA and count_ISA. */
+/* Defines find_candidates_ISA and choose_candidates_ISA, using largest_hashes_ISA, differ_ISA and
+ * count_ISA. */
 #define SCALAR_SEARCH(isa) \
 	FN void find_candidates_##isa(struct bref_workspace *ws, const uint8_t *page) \
 	{ \
-		uint8_t end[128] = { \
-			0 \
-		}; /* the page's last 64 bytes and what is read behind them */ \
+		/* the page's last 64 bytes and what is read past them */ \
+		uint8_t end[128] = { 0 }; \
 		uint32_t largest[WINDOWS]; \
 		memcpy(end, page + TZ_PAGE_SIZE - 64, 64); \
 		for (uint32_t g = 0; g < GROUPS; g++) { \

@@ -1,27 +1,29 @@
-/* bref_settle.h - what the encoders of bref_avx512.h and bref_avx2.h do in the same way: which reference a block gets.
+/* bref_settle.h - chooses the reference of each block, in the same way for the encoders of
+ * bref_avx512.h and bref_avx2.h.
  *
- * A block costs as many as its bytes that differ. The bytes of masks that go with them are left out: they change the choice
- * so seldom that to count them costs more than it gains.
+ * A block's cost is the number of its differing bytes. Mask bytes are not counted: they change the
+ * choice so seldom that counting them costs more than it gains.
  */
 
-/* FN is the includer's, and so are differ and count. */
+/* FN, differ and count are defined by the includer. */
 #define P(name) TZ_CONCAT(name, TZ_SUFFIX)
 
-/* Bytes of a block that differ, a bit for each. */
+/* The differing bytes of a block, one bit each. */
 #if BREF_BLOCK == 64
 typedef uint64_t P(block_mask);
 #else
 typedef uint32_t P(block_mask);
 #endif
 
-/* cost + (a != b): what naming another reference costs is added without a branch. */
+/* cost + (a != b): adds the cost of naming another reference without a branch. */
 FN uint32_t P(plus_if_other)(uint32_t cost, uint32_t a, uint32_t b)
 {
 	__asm__("xor %2, %1\n\tcmp $1, %1\n\tsbb $-1, %0" : "+r"(cost), "+&r"(a) : "r"(b) : "cc");
 	return cost;
 }
 
-/* Gives block number n the reference `last` with its mask `same` when that costs no more than `limit`, or its own. */
+/* Gives block n the reference `last` with its mask `same` if that costs no more than `limit`,
+ * otherwise its own. */
 FN uint32_t P(keep_or_name)(struct bref_workspace *ws, uint32_t n, P(block_mask) same,
 	uint32_t cost, uint32_t limit, uint32_t last)
 {
@@ -37,8 +39,8 @@ FN uint32_t P(keep_or_name)(struct bref_workspace *ws, uint32_t n, P(block_mask)
 	return ref;
 }
 
-/* References and masks of all blocks, from those of each one's cheapest candidate. A block waits for the one before it, so the
- * page is several chains side by side, each of which begins with a guess. */
+/* References and masks of all blocks, from each block's cheapest candidate. A block depends on the
+ * one before it, so the page is split into several parallel chains, each starting with a guess. */
 FN void P(settle)(struct bref_workspace *ws, const uint8_t *page)
 {
 	uint32_t last[CHAINS] = { 0 };
@@ -57,7 +59,8 @@ FN void P(settle)(struct bref_workspace *ws, const uint8_t *page)
 #if BREF_BLOCK == 32
 			uint32_t cost = P(count)(same >> 32), limit = ws->limit[n + 1] - 1;
 
-			/* To stay with the reference of the group before costs something when the first block left it. */
+			/* Keeping the previous group's reference has a cost if the first block left
+			 * it. */
 			cost = P(plus_if_other)(cost, last[c], ref);
 			limit = P(plus_if_other)(limit, ws->own[n + 1], ref);
 			ref = P(keep_or_name)(ws, n + 1, (uint32_t)(same >> 32), cost, limit,

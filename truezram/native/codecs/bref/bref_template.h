@@ -4,15 +4,15 @@
 #define FN_INLINE static inline __attribute__((always_inline)) TZ_TARGET
 
 #if !defined(BREF_FINISH_PAGE)
-/* What one chain carries from block to block. */
+/* State that one chain carries from block to block. */
 struct P(chain) {
-	uint32_t last, before;		/* the last reference, and the last that was another one */
+	uint32_t last, before;		/* the last reference, and the last other one */
 	uint32_t n_refs;
-	uint64_t is_new;		/* bit per block: names a reference */
+	uint64_t is_new;		/* bit per block: it names a reference */
 	uint8_t *masks, *literals;
 };
 
-/* Chooses the references of group g and appends what they leave: masks, literals. */
+/* Chooses the references of group g and appends the masks and literals. */
 FN_INLINE void P(encode_group)(struct bref_workspace *ws, const uint8_t *page, uint32_t chain,
 	uint32_t i, struct P(chain) *c)
 {
@@ -23,7 +23,7 @@ FN_INLINE void P(encode_group)(struct bref_workspace *ws, const uint8_t *page, u
 	uint64_t t0 = nonzero_bytes(m0), t1 = nonzero_bytes(m1), mask = 0, t;
 	uint32_t words, first = c->last, second = c->before;
 
-	/* At the page's start there is nothing behind: a distance larger than the position is not offered. */
+	/* A distance larger than the position is not offered. */
 	for (unsigned b = 0; b < PER_GROUP; b++) {
 		const uint64_t part = PER_GROUP == 1 ? ~0ull : 0xffffffffull << 32 * b;
 		uint32_t block = g * PER_GROUP + b, ref,
@@ -56,7 +56,7 @@ FN_INLINE void P(encode_group)(struct bref_workspace *ws, const uint8_t *page, u
 	c->literals += P(count)(mask);
 }
 
-/* n bytes in steps of 64. */
+/* Copies n bytes in steps of 64. */
 FN_INLINE uint8_t *P(append)(uint8_t *to, const uint8_t *from, uint32_t n)
 {
 	for (uint32_t i = 0; i < n; i += 64)
@@ -64,7 +64,8 @@ FN_INLINE uint8_t *P(append)(uint8_t *to, const uint8_t *from, uint32_t n)
 	return to + n;
 }
 
-/* The object's sections: literals, byte masks, references, word masks, bits of new references, count. */
+/* The object's sections: literals, byte masks, references, word masks, bits of new references,
+ * count. */
 FN_INLINE size_t P(put_object)(struct bref_workspace *ws, const struct P(chain) *c, uint8_t *dst)
 {
 	uint32_t n_literals = 0, n_masks = 0, n_refs = 0, previous = 0;
@@ -75,8 +76,9 @@ FN_INLINE size_t P(put_object)(struct bref_workspace *ws, const struct P(chain) 
 	for (unsigned k = 0; k < CHAINS; k++) {
 		uint32_t skip = 0;
 		is_new[k] = c[k].is_new;
-		/* A chain begins as if the reference before it was zero. Where that was another, its first block must say so;
-		 * where its first block names the very same, it need not. */
+		/* A chain begins as if the reference before it were zero. If it was another one,
+		 * the chain's first block must name its own; if it is the same one that the first
+		 * block names, it need not. */
 		uint32_t start = is_new[k] & 1 ? ws->refs[k][0] : 0;
 		if (start == previous) {
 			skip = is_new[k] & 1;
@@ -141,7 +143,7 @@ FN_INLINE size_t P(bref_compress)(struct bref_workspace *ws, const uint8_t *page
 }
 
 #if !defined(BREF_DECODE_PAGE)
-/* The page, block by block. */
+/* Decodes the page block by block. */
 FN_INLINE int P(decode_page)(struct bref_sections *s, uint8_t *out)
 {
 	const uint8_t *masks = s->masks, *literals = s->literals;
@@ -168,7 +170,8 @@ FN_INLINE int P(decode_page)(struct bref_sections *s, uint8_t *out)
 			ref += *bits & 1;
 			*bits >>= 1;
 			distance = *ref;
-			/* What is behind the page's start reads as zeros, after which the object is refused. */
+			/* What lies before the page's start reads as zeros; the object is refused
+			 * afterwards. */
 			uint32_t wrong = (distance > at) | (distance - 1 < BREF_BLOCK - 1);
 			bad |= wrong;
 			P(unpack_block)(out + at, referred(out + at, wrong ? 0 : distance),
@@ -180,7 +183,8 @@ FN_INLINE int P(decode_page)(struct bref_sections *s, uint8_t *out)
 }
 #endif
 
-/* All reads of more than a section's bytes end within the trailer, so within the object; that is why it stands last. */
+/* Reads past a section end within the trailer, and so within the object; that is why the trailer
+ * comes last. */
 static TZ_TARGET int P(bref_decompress)(const uint8_t *src, size_t n, uint8_t *out)
 {
 	struct bref_sections s = { .literals = src };

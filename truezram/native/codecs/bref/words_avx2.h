@@ -1,8 +1,9 @@
-/* words_avx2.h - what both kinds of `fast`'s pages, block reference and byte-LZ, need of AVX2 and BMI2. */
+/* words_avx2.h - AVX2 and BMI2 helpers for both kinds of `fast` pages, block reference and
+ * byte-LZ. */
 #ifndef TZ_WORDS_AVX2_H
 #define TZ_WORDS_AVX2_H
 
-/* For 8 mask bits the numbers of those that are set, one a byte. */
+/* For 8 mask bits, the indices of the set ones, one per byte. */
 static const uint64_t set_bits_avx2[256] __attribute__((aligned(64))) = ALL(PACK);
 
 static inline __attribute__((always_inline)) TZ_TARGET_AVX2 uint32_t count_avx2(uint64_t v)
@@ -10,7 +11,8 @@ static inline __attribute__((always_inline)) TZ_TARGET_AVX2 uint32_t count_avx2(
 	return (uint32_t)_mm_popcnt_u64(v);
 }
 
-/* n numbers of 12 bits, 16 a turn. Reads up to 28 bytes behind them and makes up to 15 numbers of that. */
+/* Unpacks n numbers of 12 bits, 16 at a time. Reads up to 28 bytes past them and makes up to 15
+ * numbers of that. */
 static inline __attribute__((always_inline)) TZ_TARGET_AVX2 void unpack12_avx2(uint16_t *to,
 	const uint8_t *from, uint32_t n)
 {

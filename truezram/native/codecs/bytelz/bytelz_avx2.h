@@ -66,7 +66,8 @@ FN int lz_any_high_avx2(const uint8_t *p, uint32_t n)
 	return _mm256_movemask_epi8(any) != 0;
 }
 
-/* 64 bytes to 56: two fields of 7 bits are brought together, then two of 14, two of 28, then 7 of 8 bytes. */
+/* 64 bytes to 56: joins two fields of 7 bits, then two of 14, two of 28, then takes 7 of 8
+ * bytes. */
 FN void lz_pack7_avx2(uint8_t *to, const uint8_t *from, uint32_t n)
 {
 	const __m256i seven = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 2, 3, 4, 5, 6, 8, 9,
@@ -86,8 +87,8 @@ FN void lz_pack7_avx2(uint8_t *to, const uint8_t *from, uint32_t n)
 	}
 }
 
-/* The reverse, 14 bytes to 16 in each half: to every field the two bytes that hold it; a multiplication moves it up, a
- * shift down. Reads up to 29 bytes too many. */
+/* The reverse, 14 bytes to 16 in each half: every field gets the two bytes that hold it, is moved
+ * up by a multiplication and down by a shift. Reads up to 29 bytes too many. */
 FN void lz_read7_avx2(uint8_t *to, const uint8_t *from, uint32_t stored)
 {
 	const __m256i first = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 0, 1, 1, 2, 2, 3, 3,
@@ -107,7 +108,7 @@ FN void lz_read7_avx2(uint8_t *to, const uint8_t *from, uint32_t stored)
 	}
 }
 
-/* Sums of the lanes up to each, itself included. */
+/* Inclusive prefix sums of the lanes. */
 FN __m256i lz_sums_avx2(__m256i v)
 {
 	__m256i low;
@@ -115,12 +116,12 @@ FN __m256i lz_sums_avx2(__m256i v)
 	v = _mm256_add_epi16(v, _mm256_slli_si256(v, 2));
 	v = _mm256_add_epi16(v, _mm256_slli_si256(v, 4));
 	v = _mm256_add_epi16(v, _mm256_slli_si256(v, 8));
-	/* The last of the lower half goes to all of the upper one. */
+	/* Adds the lower half's last lane to all of the upper half. */
 	low = _mm256_permute2x128_si256(v, v, 0x08);
 	return _mm256_add_epi16(v, _mm256_shuffle_epi8(low, _mm256_set1_epi16(0x0f0e)));
 }
 
-/* Eight numbers, to the lanes whose bits are set the next each, to the others 0. */
+/* Eight numbers: the next one for each lane whose bit is set, 0 for the others. */
 FN __m128i lz_spread_avx2(const uint16_t *next, uint32_t lanes)
 {
 	__m128i how = _mm_loadl_epi64((const __m128i *)(expand_shuffle + lanes));
@@ -130,7 +131,7 @@ FN __m128i lz_spread_avx2(const uint16_t *next, uint32_t lanes)
 	return _mm_shuffle_epi8(_mm_loadu_si128((const __m128i *)next), how);
 }
 
-/* Where the 16 tokens of one turn put and take what. */
+/* Where the 16 tokens of one step read and write. */
 struct lz_places_avx2 {
 	_Alignas(32) uint16_t to[16], literal[16], match[16];
 	_Alignas(32) int16_t from[16];
@@ -146,7 +147,8 @@ FN void lz_copy_avx2(uint8_t *page, const uint8_t *literals, const struct lz_pla
 	_mm256_storeu_si256((__m256i *)(page + p->match[j]), v);
 }
 
-/* 16 tokens a turn: their places first, all at once, then their copies. Reads up to 28 bytes behind the distances. */
+/* 16 tokens per step: first all their places at once, then their copies. Reads up to 28 bytes past
+ * the distances. */
 FN int lz_expand_avx2(const struct lz_sections *s, uint8_t *page)
 {
 	static const int8_t last[32] = { 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15,
@@ -173,7 +175,8 @@ FN int lz_expand_avx2(const struct lz_sections *s, uint8_t *page)
 			token = _mm_loadu_si128((const __m128i *)(s->tokens + i));
 			length = none;
 		} else {
-			/* The last 16 tokens, of which those done are moved out; what comes in takes and makes nothing. */
+			/* The last 16 tokens: those already done are shifted out; those shifted in
+			 * neither read nor write anything. */
 			length = _mm_loadu_si128((const __m128i *)(last + 16 - left));
 			token = _mm_shuffle_epi8(_mm_loadu_si128((const __m128i *)(s->tokens + i +
 							 left - 16)),
@@ -197,7 +200,7 @@ FN int lz_expand_avx2(const struct lz_sections *s, uint8_t *page)
 		run_end = lz_sums_avx2(_mm256_cvtepu8_epi16(run));
 		start = _mm256_add_epi16(_mm256_add_epi16(run_end, lz_sums_avx2(lengths16)), at);
 		run_end = _mm256_add_epi16(run_end, literals);
-		/* From the last lane to all. */
+		/* Broadcasts the last lane. */
 		at = _mm256_shuffle_epi8(_mm256_permute4x64_epi64(start, 0xff),
 			_mm256_set1_epi16(0x0f0e));
 		literals = _mm256_shuffle_epi8(_mm256_permute4x64_epi64(run_end, 0xff),
@@ -211,7 +214,7 @@ FN int lz_expand_avx2(const struct lz_sections *s, uint8_t *page)
 		is_zero = _mm256_cmpeq_epi16(d, zero);
 		wrong = _mm256_or_si256(wrong, _mm256_or_si256(_mm256_cmpgt_epi16(d, start),
 			_mm256_andnot_si256(is_zero, _mm256_cmpgt_epi16(lengths16, d))));
-		/* Zeros; so are what the wrong ones get, after which the object is refused. */
+		/* Zeros; invalid ones get them too, and the object is refused afterwards. */
 		_mm256_store_si256((__m256i *)p.from, _mm256_blendv_epi8(_mm256_sub_epi16(start, d),
 			_mm256_set1_epi16(-LZ_FRONT), _mm256_or_si256(is_zero, wrong)));
 		end = (uint32_t)_mm256_cvtsi256_si32(at) & 0xffff;
@@ -227,7 +230,7 @@ FN int lz_expand_avx2(const struct lz_sections *s, uint8_t *page)
 	return _mm256_cvtsi256_si32(literals) & 0xffff;
 }
 
-/* The lanes whose bits are set, moved together. */
+/* Compacts the lanes whose bits are set. */
 FN __m256i lz_together_avx2(__m256i v, uint32_t lanes)
 {
 	return _mm256_permutevar8x32_epi32(v,
@@ -239,8 +242,9 @@ FN uint32_t lz_lanes_avx2(__m256i mask)
 	return (uint32_t)_mm256_movemask_ps(_mm256_castsi256_ps(mask));
 }
 
-/* The positions that are looked up, of LZ_STEP from `at` on: three in four by their content's hash, so that a copy is
- * looked up where its source was, and the first of zeros. Returns their number. */
+/* Chooses the positions to look up among LZ_STEP from `at` on: three in four, by the hash of their
+ * content, so that a copy is looked up where its source was; and the first of zeros. Returns their
+ * number. */
 FN uint32_t lz_samples_avx2(struct lz_workspace *ws, uint32_t at, uint32_t *last_zero)
 {
 	const uint8_t *page = ws->page + LZ_FRONT;
@@ -276,7 +280,7 @@ FN uint32_t lz_samples_avx2(struct lz_workspace *ws, uint32_t at, uint32_t *last
 	return n;
 }
 
-/* What the table held for each of n entries (an even number), which take its place. */
+/* Replaces n entries of the table (an even number) and returns the old ones. */
 FN void lz_look_up_avx2(struct lz_workspace *ws, uint32_t n)
 {
 #pragma GCC unroll 2
@@ -292,7 +296,7 @@ FN void lz_look_up_avx2(struct lz_workspace *ws, uint32_t n)
 	}
 }
 
-/* Of each run of samples that the same distance was found for, the first. Returns the number of them. */
+/* The first of each run of samples with the same distance. Returns their number. */
 FN uint32_t lz_candidates_avx2(struct lz_workspace *ws)
 {
 	const __m256i none = _mm256_setzero_si256(), up = _mm256_setr_epi32(7, 0, 1, 2, 3, 4, 5, 6);
@@ -309,7 +313,7 @@ FN uint32_t lz_candidates_avx2(struct lz_workspace *ws)
 				rotated, useless;
 			__m256i found = _mm256_load_si256((const __m256i *)(ws->found + i)),
 				pair = _mm256_xor_si256(entry, found);
-			/* Or what has a tag like theirs; the comparison will show. */
+			/* Or an entry with the same tag; the comparison will show. */
 			const __m256i zero = _mm256_cmpeq_epi32(_mm256_srli_epi32(entry, 14), none);
 			uint32_t keep;
 
@@ -342,7 +346,8 @@ FN uint64_t lz_equal_32_avx2(const uint8_t *a, const uint8_t *b)
 			_mm256_loadu_si256((const __m256i *)b)));
 }
 
-/* Matches, in the order of the page, without a branch for what overlaps or is too short. Returns how many. */
+/* Matches in page order, without a branch for those that overlap or are too short. Returns their
+ * number. */
 FN uint32_t lz_matches_avx2(struct lz_workspace *ws)
 {
 	uint64_t reached = 0, n = 0;
@@ -356,7 +361,7 @@ FN uint32_t lz_matches_avx2(struct lz_workspace *ws)
 	for (uint32_t i = 0; i < candidates; i++) {
 		const uint32_t place = ws->candidate[i] & 0xffff, from = ws->candidate[i] >> 16;
 		const uint32_t d = from == LZ_ZEROS ? 0 : place - from, at = place - LZ_FRONT;
-		/* 16 bytes before the position and 48 from there on. */
+		/* 16 bytes before the position and 48 from it on. */
 		const uint8_t *a = ws->page + (place - 16), *b = ws->page + (from - 16);
 		const uint64_t differ = ~(lz_equal_32_avx2(a, b) |
 			lz_equal_32_avx2(a + 32, b + 32) << 32);
@@ -370,7 +375,8 @@ FN uint32_t lz_matches_avx2(struct lz_workspace *ws)
 					   (uint32_t)end - d)
 				 : lz_zeros_avx2(ws->page + LZ_FRONT, (uint32_t)end);
 		end = end < TZ_PAGE_SIZE ? end : TZ_PAGE_SIZE;
-		/* Not back to where the page has no byte at that distance, nor into the match before. */
+		/* Neither back beyond the page's start at that distance, nor into the previous
+		 * match. */
 		start = (uint32_t)(back < (int32_t)d ? (int32_t)d : back);
 		start = start < reached ? reached : start;
 		m = start | end << 16 | (uint64_t)d << 32;

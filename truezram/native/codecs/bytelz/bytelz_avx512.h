@@ -1,5 +1,5 @@
-/* bytelz_avx512.h - primitives of bytelz_template.h with AVX-512 (VBMI2). bref.h has look_up_16_avx512(), pack12_avx512() and
- * unpack12_avx512(). */
+/* bytelz_avx512.h - primitives of bytelz_template.h for AVX-512 (VBMI2). bref.h has
+ * look_up_16_avx512(), pack12_avx512() and unpack12_avx512(). */
 
 #define FN static inline __attribute__((always_inline)) TZ_TARGET_AVX512
 
@@ -40,7 +40,8 @@ FN int lz_any_high_avx512(const uint8_t *p, uint32_t n)
 	return _mm512_movepi8_mask(any) != 0;
 }
 
-/* Of 64 bytes the number of zeros << 16 | the number of others that text hardly has: control characters, above 127. */
+/* For 64 bytes, the number of zeros << 16 | the number of other bytes that are rare in text:
+ * control characters and above 127. */
 FN uint32_t lz_strange_avx512(const uint8_t *p)
 {
 	const __m512i v = _mm512_loadu_si512(p);
@@ -50,7 +51,8 @@ FN uint32_t lz_strange_avx512(const uint8_t *p)
 	return (uint32_t)(_mm_popcnt_u64(zeros) << 16 | _mm_popcnt_u64(strange ^ zeros));
 }
 
-/* 64 bytes to 56: two fields of 7 bits are brought together, then two of 14, two of 28, then 7 of 8 bytes. */
+/* 64 bytes to 56: joins two fields of 7 bits, then two of 14, two of 28, then takes 7 of 8
+ * bytes. */
 FN void lz_pack7_avx512(uint8_t *to, const uint8_t *from, uint32_t n)
 {
 	const __m512i seven = _mm512_setr_epi64(0x0806050403020100, 0x11100e0d0c0b0a09,
@@ -68,7 +70,7 @@ FN void lz_pack7_avx512(uint8_t *to, const uint8_t *from, uint32_t n)
 	}
 }
 
-/* The reverse: seven bytes to each word, and eight fields of them. */
+/* The reverse: seven bytes to each word, split into eight fields. */
 FN void lz_read7_avx512(uint8_t *to, const uint8_t *from, uint32_t stored)
 {
 	const __m512i words = _mm512_setr_epi64(0x0006050403020100, 0x000d0c0b0a090807,
@@ -86,7 +88,7 @@ FN void lz_read7_avx512(uint8_t *to, const uint8_t *from, uint32_t stored)
 	}
 }
 
-/* Sums of the lanes up to each, itself included. */
+/* Inclusive prefix sums of the lanes. */
 FN __m512i lz_sums(__m512i v)
 {
 	const __m512i lane = _mm512_set_epi16(31, 30, 29, 28, 27, 26, 25, 24, 23, 22, 21, 20, 19,
@@ -99,7 +101,7 @@ FN __m512i lz_sums(__m512i v)
 	return v;
 }
 
-/* 32 tokens a turn: their places first, all at once, then their copies. */
+/* 32 tokens per step: first all their places at once, then their copies. */
 FN int lz_expand_avx512(const struct lz_sections *s, uint8_t *page)
 {
 	const __m512i lengths = _mm512_broadcast_i32x4(_mm_load_si128((const __m128i *)lz_length));
@@ -142,7 +144,7 @@ FN int lz_expand_avx512(const struct lz_sections *s, uint8_t *page)
 		_mm512_store_si512(match, start);
 		wrong |= _mm512_cmpgt_epu16_mask(d, start) |
 			_mm512_mask_cmplt_epu16_mask(_mm512_test_epi16_mask(d, d), d, length);
-		/* Zeros; so are what the wrong ones get, after which the object is refused. */
+		/* Zeros; invalid ones get them too, and the object is refused afterwards. */
 		_mm512_store_si512(from, _mm512_mask_sub_epi16(_mm512_set1_epi16(-LZ_FRONT),
 			_mm512_test_epi16_mask(d, d) & ~wrong, start, d));
 		at = (uint16_t)_mm_extract_epi16(_mm512_extracti32x4_epi32(end, 3), 7);
@@ -159,13 +161,15 @@ FN int lz_expand_avx512(const struct lz_sections *s, uint8_t *page)
 	return wrong || at != TZ_PAGE_SIZE || k != s->n_distances ? -1 : (int)literals;
 }
 
-/* The factor and the bit of its product that say which positions to look up: of some 12,000 tried on the corpus, the pair
- * that made its pages smallest without looking up more. */
+/* The factor, and the bit of its product, that decide which positions are looked up: of about
+ * 12,000 pairs tried on the corpus, the one that made its pages smallest without looking up
+ * more. */
 #define LZ_FACTOR ((int)2500850179u)
 #define LZ_TAKEN (1 << 16)
 
-/* The positions that are looked up, of LZ_STEP from `at` on: about half of them by their content's hash, so that a copy is
- * looked up where its source was, and the first of zeros. Returns their number. */
+/* Chooses the positions to look up among LZ_STEP from `at` on: about half of them, by the hash of
+ * their content, so that a copy is looked up where its source was; and the first of zeros. Returns
+ * their number. */
 FN uint32_t lz_samples_avx512(struct lz_workspace *ws, uint32_t at, uint32_t *last_zero)
 {
 	const uint8_t *page = ws->page + LZ_FRONT;
@@ -194,7 +198,7 @@ FN uint32_t lz_samples_avx512(struct lz_workspace *ws, uint32_t at, uint32_t *la
 	return n;
 }
 
-/* Of each run of samples that the same distance was found for, the first. Returns the number of them. */
+/* The first of each run of samples with the same distance. Returns their number. */
 FN uint32_t lz_candidates_avx512(struct lz_workspace *ws)
 {
 	__m512i before = _mm512_setzero_si512();
@@ -209,7 +213,7 @@ FN uint32_t lz_candidates_avx512(struct lz_workspace *ws)
 				ws->entry + i);
 			__mmask16 ok = _mm512_testn_epi32_mask(_mm512_xor_si512(entry, found),
 				_mm512_set1_epi32((int)0xfffff000));
-			/* Or what has a tag like theirs; the comparison will show. */
+			/* Or an entry with the same tag; the comparison will show. */
 			const __mmask16 zero = _mm512_testn_epi32_mask(entry,
 				_mm512_set1_epi32(~0x3fff));
 
@@ -232,12 +236,12 @@ FN uint32_t lz_candidates_avx512(struct lz_workspace *ws)
 	return n;
 }
 
-#define LZ_FURTHER (1u << 31)		/* the match goes on behind its end */
+#define LZ_FURTHER (1u << 31)		/* the match continues past its end */
 #define LZ_BEHIND 4			/* bytes compared before the position */
-#define LZ_AHEAD (32 - LZ_BEHIND)	/* and from there on */
+#define LZ_AHEAD (32 - LZ_BEHIND)	/* and from the position on */
 
-/* Start | end << 16 of 16 candidates' matches within the bytes compared, and whether they may be longer; 0 for what is too
- * short. *distance is theirs. */
+/* Start | end << 16 of 16 candidates' matches within the compared bytes, and whether they may be
+ * longer; 0 for those that are too short. *distance holds their distances. */
 FN __m512i lz_reach_avx512(__m512i differ, __m512i candidate, __m512i *distance)
 {
 	__m512i at = _mm512_and_si512(candidate, _mm512_set1_epi32(0xffff)),
@@ -248,11 +252,11 @@ FN __m512i lz_reach_avx512(__m512i differ, __m512i candidate, __m512i *distance)
 						   _mm512_set1_epi32(LZ_ZEROS)),
 		at, from);
 	at = _mm512_sub_epi32(at, _mm512_set1_epi32(LZ_FRONT));
-	/* Not back to where the page has no byte at that distance. */
+	/* Not back beyond the page's start at that distance. */
 	start = _mm512_lzcnt_epi32(_mm512_or_si512(_mm512_slli_epi32(differ, 32 - LZ_BEHIND),
 		_mm512_set1_epi32(1 << (31 - LZ_BEHIND))));
 	start = _mm512_max_epi32(_mm512_sub_epi32(at, start), *distance);
-	/* The number of zeros below the lowest one. */
+	/* The number of zero bits below the lowest set bit. */
 	end = _mm512_or_si512(_mm512_srli_epi32(differ, LZ_BEHIND),
 		_mm512_set1_epi32(1 << LZ_AHEAD));
 	end = _mm512_popcnt_epi32(_mm512_andnot_si512(end,
@@ -265,8 +269,8 @@ FN __m512i lz_reach_avx512(__m512i differ, __m512i candidate, __m512i *distance)
 	return _mm512_maskz_or_epi32((__mmask16)~few, start, _mm512_slli_epi32(end, 16));
 }
 
-/* Which of 16 matches another one makes useless: one that begins no more than two bytes behind its start, which is less
- * than a token and a distance take, and ends behind its end. */
+/* Which of 16 matches are useless because of another one: one that begins at most two bytes after
+ * its start (less than a token and a distance take) and ends after its end. */
 FN __mmask16 lz_useless_avx512(__m512i reach, __m512i other)
 {
 	const __m512i starts = _mm512_set1_epi32(0xffff);
@@ -277,15 +281,15 @@ FN __mmask16 lz_useless_avx512(__m512i reach, __m512i other)
 		_mm512_and_si512(other, _mm512_set1_epi32(0x7fff0000)), reach);
 }
 
-/* Where a match that reaches to `end` at this distance does end. */
+/* Where a match at this distance that is known to reach `end` really ends. */
 FN uint32_t lz_end_avx512(const uint8_t *page, uint32_t end, uint32_t distance)
 {
 	end += distance ? lz_equal_avx512(page, end, end - distance) : lz_zeros_avx512(page, end);
 	return end < TZ_PAGE_SIZE ? end : TZ_PAGE_SIZE;
 }
 
-/* ws->reach[] and ws->distance[] of n candidates' matches, without those that one of the next two makes useless. Returns
- * how many are left. */
+/* ws->reach[] and ws->distance[] of n candidates' matches, without those that one of the next two
+ * makes useless. Returns the number left. */
 FN uint32_t lz_compare_avx512(struct lz_workspace *ws, const uint32_t *candidate, uint32_t n)
 {
 	__m512i reach = _mm512_setzero_si512(), distance = reach;
@@ -333,7 +337,8 @@ FN uint32_t lz_compare_avx512(struct lz_workspace *ws, const uint32_t *candidate
 	return left;
 }
 
-/* Matches, in the order of the page, without a branch for what overlaps or is too short. Returns how many. */
+/* Matches in page order, without a branch for those that overlap or are too short. Returns their
+ * number. */
 FN uint32_t lz_matches_avx512(struct lz_workspace *ws)
 {
 	uint64_t reached = 0, n = 0;
@@ -352,11 +357,11 @@ FN uint32_t lz_matches_avx512(struct lz_workspace *ws)
 			const uint32_t m = ws->reach[i], d = ws->distance[i];
 			uint64_t start = (uint16_t)m, end = m >> 16, more = n + 1;
 
-			/* Not into the match before. */
+			/* Not into the previous match. */
 			start = start < reached ? reached : start;
 			start |= end << 16 | (uint64_t)d << 32;
 			memcpy(&ws->match[n], &start, sizeof(start));
-			/* What is left is enough: two cycles from one to the next. */
+			/* The rest, if it is long enough: two cycles from one match to the next. */
 			__asm__("cmp %0, %2\n\tcmovge %3, %0\n\tcmovge %4, %1"
 				: "+&r"(reached), "+&r"(n)
 				: "r"(end - LZ_MIN_MATCH), "r"(end), "r"(more)

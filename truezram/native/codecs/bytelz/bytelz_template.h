@@ -1,15 +1,17 @@
-/* bytelz_template.h - byte-LZ encoder and decoder (bytelz.h) for one instruction set; bref_template.h follows it. */
+/* bytelz_template.h - byte-LZ encoder and decoder (bytelz.h) for one instruction set;
+ * bref_template.h follows it. */
 
 #define P(name) TZ_CONCAT(name, TZ_SUFFIX)
 #define FN_INLINE static inline __attribute__((always_inline)) TZ_TARGET
 
-/* Where the encoder has got to in its three streams. */
+/* The encoder's positions in its three streams. */
 struct P(lz_writer) {
 	uint8_t *literals, *tokens;
 	uint16_t *distances;
 };
 
-/* Literals from `from` on: to the stream, and the tokens of all but what one with a match can hold; returns that. */
+/* Appends literals from `from` on, with tokens for all but those that a token with a match can
+ * hold; returns the number of these. */
 FN_INLINE uint32_t P(lz_put_literals)(struct P(lz_writer) *w, const uint8_t *from, uint32_t n)
 {
 	memcpy(w->literals, from, LZ_COPY);
@@ -28,8 +30,9 @@ FN_INLINE uint32_t P(lz_put_literals)(struct P(lz_writer) *w, const uint8_t *fro
 	return n;
 }
 
-/* The match of page[at .. end) at distance d, after as many literals as the token can hold. Returns where it ends: up to
- * 3 bytes may be left over. *anchor is the first byte that no token stands for. */
+/* Appends the match of page[at .. end) at distance d, after as many literals as the token can
+ * hold. Returns where it ends: up to 3 bytes may be left over. *anchor is the first byte without
+ * a token. */
 FN_INLINE uint32_t P(lz_put_match)(struct P(lz_writer) *w, const uint8_t *page, uint32_t literals,
 	uint32_t at, uint32_t end, uint32_t d, uint32_t *anchor)
 {
@@ -39,7 +42,7 @@ FN_INLINE uint32_t P(lz_put_match)(struct P(lz_writer) *w, const uint8_t *page, 
 		uint32_t distance = d, most = end - at, code;
 
 		if (TZ_UNLIKELY(d - 1 < LZ_COPY - 1)) {
-			/* A short period: as far back as it reaches by now. */
+			/* A short period: goes back as far as it reaches by now. */
 			distance = (at - start + d) / d * d;
 			most = most < distance ? most : distance;
 			if (distance < LZ_MIN_MATCH) {
@@ -63,7 +66,8 @@ FN_INLINE uint32_t P(lz_put_match)(struct P(lz_writer) *w, const uint8_t *page, 
 }
 
 #if defined(LZ_MATCHES)
-/* The streams of the page in ws->page, from matches found beforehand. Returns the first byte that is not in them. */
+/* Writes the streams of the page in ws->page, from matches found beforehand. Returns the first byte
+ * that is not in them. */
 FN_INLINE uint32_t P(lz_parse)(struct lz_workspace *ws, struct P(lz_writer) *w)
 {
 	const uint8_t *page = ws->page + LZ_FRONT;
@@ -78,7 +82,8 @@ FN_INLINE uint32_t P(lz_parse)(struct lz_workspace *ws, struct P(lz_writer) *w)
 	return anchor;
 }
 #else
-/* The streams of the page in ws->page, one match after the other. Returns the first byte not in them. */
+/* Writes the streams of the page in ws->page, one match after the other. Returns the first byte
+ * that is not in them. */
 FN_INLINE uint32_t P(lz_parse)(struct lz_workspace *ws, struct P(lz_writer) *w)
 {
 	const uint8_t *page = ws->page + LZ_FRONT;
@@ -90,7 +95,7 @@ FN_INLINE uint32_t P(lz_parse)(struct lz_workspace *ws, struct P(lz_writer) *w)
 		uint16_t *entry = &ws->table[lz_hash(v)];
 		int32_t from = (int32_t)*entry - (int32_t)base;
 
-		/* Nothing found is a position before the page, where zeros are. */
+		/* Nothing found: a position before the page, where there are zeros. */
 		from = from < 0 ? -LZ_FRONT / 2 : from;
 		*entry = (uint16_t)(base + at);
 		if (tz_load32(page + from) != v) {
@@ -117,7 +122,7 @@ FN_INLINE uint32_t P(lz_parse)(struct lz_workspace *ws, struct P(lz_writer) *w)
 }
 #endif
 
-/* n literals in 64 bytes' steps. Returns where they end. */
+/* Copies n literals in steps of 64 bytes. Returns their end. */
 FN_INLINE uint8_t *P(lz_store)(uint8_t *to, const uint8_t *from, uint32_t n)
 {
 	for (uint32_t i = 0; i < n; i += 64)
@@ -125,7 +130,8 @@ FN_INLINE uint8_t *P(lz_store)(uint8_t *to, const uint8_t *from, uint32_t n)
 	return to + n;
 }
 
-/* The page's object to dst, if it is shorter than `limit` (at most 4096). Returns its length, or 0. */
+/* Writes the page's object to dst if it is shorter than `limit` (at most 4096). Returns its length,
+ * or 0. */
 static TZ_TARGET TZ_NOINLINE size_t P(lz_compress)(struct lz_workspace *ws, const uint8_t *page,
 	uint8_t *dst, size_t limit)
 {
@@ -165,7 +171,7 @@ static TZ_TARGET TZ_NOINLINE size_t P(lz_compress)(struct lz_workspace *ws, cons
 	return (size_t)(op + LZ_TRAILER - dst);
 }
 
-/* Most of what is not text shows in the first few looks. */
+/* Most pages that are not text show it in the first few samples. */
 FN_INLINE struct lz_look P(lz_look)(const uint8_t *page)
 {
 	uint32_t n = 0, strange;
@@ -181,8 +187,8 @@ FN_INLINE struct lz_look P(lz_look)(const uint8_t *page)
 	return (struct lz_look){ strange, (n >> 16) + (n & 0xffff) <= LZ_TEXT };
 }
 
-/* Whether byte-LZ may make an object enough smaller (LZ_SAVES in fast.c) than the n bytes (0: none) that block reference
- * did. The limits are those of many programs' pages. */
+/* Whether byte-LZ may save enough (LZ_SAVES in fast.c) over the n bytes (0: none) of block
+ * reference. The limits are fitted to pages of many programs. */
 FN_INLINE int P(lz_may_win)(struct lz_look look, size_t n)
 {
 	n = n ? n : TZ_PAGE_SIZE;
@@ -191,7 +197,7 @@ FN_INLINE int P(lz_may_win)(struct lz_look look, size_t n)
 	return n > 3000 && (n < 3950 || look.strange < LZ_LOOKS / 2);
 }
 
-/* An object whose last byte is MODE_LZ or MODE_LZ7. */
+/* Decodes an object whose last byte is MODE_LZ or MODE_LZ7. */
 static TZ_TARGET int P(lz_decompress)(const uint8_t *src, size_t n, uint8_t *out)
 {
 	_Alignas(64) uint8_t literals[TZ_PAGE_SIZE + LZ_BACK],

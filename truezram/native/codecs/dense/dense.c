@@ -1,7 +1,9 @@
-/* dense.c - the page codec `dense`: 16-byte blocks by reference, masks and literals through static prefix codes.
+/* dense.c - the page codec `dense`: 16-byte blocks by reference, masks and literals in static
+ * prefix codes.
  *
- * This file makes the codes from the lengths in dense_tables.h and compiles the body (dense_template.h) for each
- * instruction set. The format is docs/format-dense.md, the vocabulary dense_impl.h.
+ * This file makes the codes from the lengths in dense_tables.h and compiles the body
+ * (dense_template.h) for each instruction set. The format is in docs/format-dense.md, the terms in
+ * dense_impl.h.
  */
 #include "cpu.h"
 #include "dense_impl.h"
@@ -9,7 +11,7 @@
 
 #include <pthread.h>
 
-#ifdef DN_GATHER /* training (dense_gather.c) has no tables yet and codes nothing */
+#ifdef DN_GATHER /* training (dense_gather.c) has no tables yet and encodes nothing */
 static const char dn_lengths[DN_TABLES][257];
 #else
 #include "dense_tables.h"
@@ -29,7 +31,8 @@ struct tz_range tz_dense_table_range(void)
 	return (struct tz_range){ from, (from + sizeof tz_dense_tables) & ~(uintptr_t)4095 };
 }
 
-/* Canonical codes: by length, then by symbol; sent first bit first, so kept bit-reversed. */
+/* Canonical codes, by length, then by symbol. The first bit is written first, so they are stored
+ * bit-reversed. */
 static void make_table(unsigned class, unsigned number)
 {
 	struct dn_tables *t = &tz_dense_tables;
@@ -87,8 +90,8 @@ static int workspace_init(void *workspace, size_t size, int level, const char **
 	return 0;
 }
 
-/* a < b ? x : y; left <= at ? x : y. Compilers make branches of it where they can, and the branches are not
- * predictable; so cmov by hand where there is one. */
+/* a < b ? x : y; left <= at ? x : y. Compilers may turn these into branches, which are not
+ * predictable; so they are cmov by hand where the CPU has it. */
 #if defined(TZ_X86)
 static inline __attribute__((always_inline)) uint32_t select_less(uint32_t a, uint32_t b,
 	uint32_t x, uint32_t y)
@@ -105,8 +108,9 @@ static inline __attribute__((always_inline)) const uint16_t *select_table(int le
 }
 #define DN_SELECT_LESS(a, b, x, y) select_less(a, b, x, y)
 #define DN_SELECT_TABLE(left, at, x, y) select_table(left, at, x, y)
-/* The readers' two steps, for the same reason: gcc 12 makes nine instructions of the five of DN_SYMBOL, at twice the
- * time. DN_SYMBOL decodes one symbol from the register `bits` by table `t` to o[at]. */
+/* The readers' two steps are in assembly for the same reason: gcc 12 needs nine instructions for
+ * the five of DN_SYMBOL, and twice the time. DN_SYMBOL decodes one symbol from the register `bits`
+ * by table `t` to o[at]. */
 #define DN_SET_MARK(word) __asm__("btsq $63, %0" : "+r"(word) : : "cc")
 #define DN_SYMBOL_BMI2(bits, t, o, at) \
 	{ \

@@ -1,10 +1,12 @@
-/* dense_gather.c - training statistics of the dense codec; a program, built and run by make_dense_tables.py --gather.
+/* dense_gather.c - training statistics of the dense codec; a program, built and run by
+ * make_dense_tables.py --gather.
  *
  * usage: dense_gather FILE...   (raw 4096-byte pages)
  *
- * Parses every page that is not same-filled as the encoder does, counts each class's symbols per page, and sorts the
- * pages' counts into as many clusters as the class has tables (k-means, the distance being what coding the page with
- * the cluster's statistics would cost). Prints each cluster's counts. Deterministic.
+ * Parses every page that is not same-filled as the encoder does, counts each class's symbols per
+ * page, and sorts the pages' counts into as many clusters as the class has tables (k-means; the
+ * distance is the cost of coding the page with the cluster's statistics). Prints each cluster's
+ * counts. Deterministic.
  */
 #define DN_GATHER
 #include "dense.c"
@@ -14,7 +16,7 @@
 #include <stdlib.h>
 
 struct sample {
-	/* literals: as they are, and as differences; other classes use the first */
+	/* literals: as they are, and as differences; other classes use the first only */
 	uint16_t count[2][256];
 };
 
@@ -22,7 +24,7 @@ static struct sample *samples[DN_CLASSES];
 static size_t n_samples;
 static const char *const names[DN_CLASSES] = { "W", "M", "L" };
 
-/* The body for AVX-512 is the one trained for; the others' choices differ little. */
+/* The tables are trained for the AVX-512 body; the others' choices differ little. */
 #if defined(TZ_X86)
 #define PARSE avx512_parse
 #define SYMBOLIZE avx512_symbolize
@@ -99,7 +101,8 @@ static float page_cost(const uint16_t *counts, const float *price)
 	return cost;
 }
 
-/* One run of k-means from random pages. Returns the cost in bits; sums[k] is the counts of cluster k. */
+/* One run of k-means from random pages. Returns the cost in bits; sums[k] is the counts of cluster
+ * k. */
 static double cluster(unsigned class, uint64_t seed, double (*sums)[256])
 {
 	unsigned k = DN_TABLES_EACH, sides = class == DN_L ? 2 : 1;
@@ -147,7 +150,7 @@ static double cluster(unsigned class, uint64_t seed, double (*sums)[256])
 
 			for (unsigned i = 0; i < 256; i++)
 				sum += sums[t][i];
-			if (sum == 0 && round < 12) /* nobody's: start again where it helps most */
+			if (sum == 0 && round < 12) /* empty: start again where it helps most */
 				for (unsigned i = 0; i < 256; i++)
 					sums[t][i] = samples[class][worst_page].count[0][i];
 			set_prices(sums[t], price[t]);

@@ -1,4 +1,5 @@
-/* dense_ops_avx512.h - primitives of the dense codec in AVX-512 (VBMI2, BITALG, GFNI). See dense_template.h. */
+/* dense_ops_avx512.h - primitives of the dense codec for AVX-512 (VBMI2, BITALG, GFNI). See
+ * dense_template.h. */
 
 DN_INLINE unsigned DN(op_sample)(struct dn_encoder *e)
 {
@@ -6,7 +7,7 @@ DN_INLINE unsigned DN(op_sample)(struct dn_encoder *e)
 		10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30,
 		31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43, 44, 45, 46, 47, 48, 49, 50, 51,
 		52, 53, 54, 55, 56, 57, 58, 59, 60, 61, 62, 63 };
-	/* Random 8x8 bit matrices: a byte-wise linear hash of four bytes. */
+	/* Random 8x8 bit matrices: a linear hash of four bytes, byte by byte. */
 	const __m512i a0 = _mm512_set1_epi64((int64_t)0x9b5c3f21d4e68a77ull);
 	const __m512i a1 = _mm512_set1_epi64((int64_t)0x5d2e9147c3b86af1ull);
 	const __m512i a2 = _mm512_set1_epi64((int64_t)0xe37a1c5b94d20f68ull);
@@ -25,7 +26,7 @@ DN_INLINE unsigned DN(op_sample)(struct dn_encoder *e)
 			_mm512_gf2p8affine_epi64_epi8(x1, a1, 0),
 			_mm512_gf2p8affine_epi64_epi8(x2, a2, 0), 0x96);
 		s = _mm512_xor_si512(s, _mm512_gf2p8affine_epi64_epi8(x3, a3, 0));
-		/* Four equal bytes say nothing: not sampled. */
+		/* Four equal bytes identify nothing: not sampled. */
 		__m512i differ = _mm512_ternarylogic_epi64(_mm512_xor_si512(x0, x1),
 			_mm512_xor_si512(x1, x2), _mm512_xor_si512(x2, x3), 0xfe);
 		uint64_t m = _mm512_mask_cmplt_epu8_mask(_mm512_test_epi8_mask(differ, differ), s,
@@ -54,7 +55,7 @@ DN_INLINE unsigned DN(op_sample)(struct dn_encoder *e)
 
 DN_INLINE unsigned DN(op_group_candidates)(struct dn_encoder *e, unsigned g)
 {
-	/* A distance below a block's length is taken as its least multiple that is not. */
+	/* A distance below a block's length is replaced by its smallest multiple that is not. */
 	static const uint16_t multiple[32] __attribute__((aligned(64))) = { 16, 16, 16, 18, 16, 20,
 		18, 21, 16, 18, 20, 22, 24, 26, 28, 30 };
 	static const uint16_t previous[32] __attribute__((aligned(64))) = {
@@ -68,7 +69,7 @@ DN_INLINE unsigned DN(op_group_candidates)(struct dn_encoder *e, unsigned g)
 
 	d = _mm512_mask_permutexvar_epi16(d, _mm512_cmplt_epu16_mask(d, _mm512_set1_epi16(16)), d,
 					  _mm512_load_si512(multiple));
-	/* Into the zeros before the page only by whole blocks. */
+	/* Reaches into the zeros before the page only by whole blocks. */
 	__mmask32 ok = _mm512_cmple_epu16_mask(d, reach) |
 		       (_mm512_testn_epi16_mask(d, _mm512_set1_epi16(15)) &
 			_mm512_cmple_epu16_mask(d, _mm512_add_epi16(reach, _mm512_set1_epi16(63))));
@@ -102,8 +103,8 @@ DN_INLINE void DN(op_compare)(struct dn_encoder *e, unsigned g, unsigned slot, u
 	}
 }
 
-/* Prices those slots in each block: best[b] becomes the least of price + extra << 8 | slot, and of what it was unless
- * slot is DN_OLD. */
+/* Prices these slots for each block: best[b] becomes the smallest price + extra << 8 | slot, or
+ * keeps its value if that is smaller and slot is not DN_OLD. */
 DN_INLINE void DN(op_prices)(struct dn_encoder *e, unsigned g, const unsigned slot,
 	unsigned batches, const int extra)
 {
@@ -133,7 +134,7 @@ DN_INLINE void DN(op_prices)(struct dn_encoder *e, unsigned g, const unsigned sl
 	_mm_storel_epi64((__m128i *)e->best[g], two);
 }
 
-/* The prices of one reference, a byte a block. */
+/* The prices of one reference, a byte per block. */
 DN_INLINE uint32_t DN(op_price)(const uint8_t *cur, const uint8_t *ref)
 {
 	const __m512i price = _mm512_broadcast_i32x4(_mm_setr_epi8(DN_WORD_PRICES));
@@ -198,7 +199,8 @@ DN_INLINE unsigned DN(op_emit)(struct dn_encoder *e, uint8_t *words, uint8_t *ma
 	return n;
 }
 
-/* codes of sym[from .. to); writes up to 31 codes more. Eight registers hold a table, 32 codes each. */
+/* The codes of sym[from .. to); writes up to 31 codes too many. Eight registers hold a table, 32
+ * codes each. */
 DN_INLINE void DN(op_codes)(struct dn_encoder *e, unsigned from, unsigned to, unsigned table)
 {
 	const uint16_t *code = tz_dense_tables.code[table];
@@ -261,8 +263,8 @@ DN_INLINE void DN(op_streams)(const uint16_t *code, unsigned n, uint8_t (*stream
 	}
 }
 
-/* The distances of `n` changed references, to list[1 .. n]. -1 when one is impossible or the bits are not `size` bytes.
- * Reads at most 400 bytes of refs. */
+/* Writes the distances of `n` changed references to list[1 .. n]. -1 if one is invalid or the bits
+ * are not `size` bytes. Reads at most 400 bytes of refs. */
 DN_INLINE int DN(op_read_refs)(struct dn_decoder *d, const uint8_t *refs, size_t size, unsigned n)
 {
 	const __m512i widths =
@@ -299,7 +301,7 @@ DN_INLINE int DN(op_read_refs)(struct dn_decoder *d, const uint8_t *refs, size_t
 		__m256i index =
 			_mm256_popcnt_epi16(_mm256_and_si256(_mm256_set1_epi16((short)is_new),
 				upto));
-		/* Among the 11 before these 16, and at most 16 new ones. */
+		/* Among the 11 before these 16 and up to 16 new ones. */
 		index = _mm256_sub_epi16(_mm256_add_epi16(index, _mm256_set1_epi16(DN_RECENT - 1)),
 					 _mm256_cvtepu8_epi16(back));
 		__m512i near = _mm512_loadu_si512(d->news + newest);
@@ -319,7 +321,8 @@ DN_INLINE int DN(op_read_refs)(struct dn_decoder *d, const uint8_t *refs, size_t
 		: 0;
 }
 
-/* Literals to their places, and where they replace the reference, a mask of the other bytes. Returns their number. */
+/* Puts literals in their places and, if they replace the reference, makes a mask of the other
+ * bytes. Returns their number. */
 DN_INLINE unsigned DN(spread)(struct dn_decoder *d, const uint8_t *masks, const uint8_t *lit,
 	const int delta)
 {
@@ -344,8 +347,8 @@ DN_INLINE unsigned DN(spread)(struct dn_decoder *d, const uint8_t *masks, const 
 	return (unsigned)(l - lit);
 }
 
-/* Adds the references. Two loads of eight bytes, because a load that lies across two recent stores has to wait until
- * both are done, and most distances are multiples of eight. */
+/* Adds the references. Two loads of eight bytes, because a load that spans two recent stores waits
+ * for both, and most distances are multiples of eight. */
 DN_INLINE void DN(add_references)(struct dn_decoder *d, const int delta)
 {
 	uint8_t *page = d->page + 64;
@@ -367,7 +370,8 @@ DN_INLINE void DN(add_references)(struct dn_decoder *d, const int delta)
 	}
 }
 
-/* The decoder's last step: from what is coded to the page. -1 when the counts are not what was flagged. */
+/* The decoder's last step: builds the page from decoded symbols. -1 if the counts do not match the
+ * flags. */
 DN_INLINE int DN(op_rebuild)(struct dn_decoder *d, const uint8_t *masks, const uint8_t *lit,
 	uint8_t *out, int delta, unsigned changes, unsigned n_masks, unsigned n_lit)
 {

@@ -1,9 +1,10 @@
-/* dense_ops_plain.h - primitives of the dense codec in C, with AVX2 and NEON where C is slow. See dense_template.h.
+/* dense_ops_plain.h - primitives of the dense codec in C, with AVX2 and NEON where C is slow. See
+ * dense_template.h.
  *
  * The includer defines DN_USE_AVX2 or DN_USE_NEON as 1, or neither for portable C.
  */
 
-/* A bit for each of 64 bytes: do they differ? */
+/* One bit for each of 64 bytes: whether they differ. */
 DN_INLINE uint64_t DN(differ)(const uint8_t *a, const uint8_t *b)
 {
 #if DN_USE_AVX2
@@ -52,8 +53,8 @@ DN_INLINE uint64_t DN(widen)(uint64_t m)
 #endif
 }
 
-/* The sampler takes the positions where bit 7 of a weighted sum of four bytes is set, about half of them, but none of
- * four equal bytes. */
+/* The sampler takes positions where bit 7 of a weighted sum of four bytes is set, about half of
+ * them, but not those of four equal bytes. */
 
 DN_INLINE unsigned DN(op_sample)(struct dn_encoder *e)
 {
@@ -113,7 +114,7 @@ DN_INLINE unsigned DN(op_sample)(struct dn_encoder *e)
 
 DN_INLINE unsigned DN(op_group_candidates)(struct dn_encoder *e, unsigned g)
 {
-	/* A distance below a block's length is taken as its least multiple that is not. */
+	/* A distance below a block's length is replaced by its smallest multiple that is not. */
 	static const uint8_t multiple[16] = { 0, 16, 16, 18, 16, 20, 18, 21, 16, 18, 20, 22, 24, 26,
 		28, 30 };
 	uint16_t *off = e->offset[g] + DN_OLD;
@@ -123,7 +124,7 @@ DN_INLINE unsigned DN(op_group_candidates)(struct dn_encoder *e, unsigned g)
 		unsigned dist = (uint16_t)(e->where[i] - e->hash[i]);
 
 		dist = DN_SELECT_LESS(dist, 16, multiple[dist & 15], dist);
-		/* Into the zeros before the page only by whole blocks. */
+		/* Reaches into the zeros before the page only by whole blocks. */
 		unsigned fits = (dist <= reach) | ((dist % DN_BLOCK == 0) & (dist < reach + 64));
 		off[n] = (uint16_t)(DN_LEAD + reach - dist);
 		n += fits & (dist != last);
@@ -142,7 +143,8 @@ DN_INLINE void DN(op_compare)(struct dn_encoder *e, unsigned g, unsigned slot, u
 			e->page + e->offset[g][i]);
 }
 
-/* Four 16-bit prices, one a block, in half bits: for every word that differs 9, and 12 for every byte. */
+/* Four 16-bit prices, one per block, in half bits: 9 for every differing word plus 12 for every
+ * differing byte. */
 DN_INLINE uint64_t DN(price)(uint64_t m)
 {
 	m -= m >> 1 & 0x5555555555555555;
@@ -158,8 +160,8 @@ DN_INLINE uint32_t DN(pack)(uint64_t prices)
 	return (uint32_t)(prices | prices >> 16);
 }
 
-/* Prices those slots in each block: best[b] becomes the least of price + extra << 8 | slot, and of what it was unless
- * slot is DN_OLD. */
+/* Prices these slots for each block: best[b] becomes the smallest price + extra << 8 | slot, or
+ * keeps its value if that is smaller and slot is not DN_OLD. */
 DN_INLINE void DN(op_prices)(struct dn_encoder *e, unsigned g, const unsigned slot,
 	unsigned batches, const int extra)
 {
@@ -231,7 +233,7 @@ DN_INLINE void DN(op_prices)(struct dn_encoder *e, unsigned g, const unsigned sl
 #endif
 }
 
-/* The prices of one reference, a byte a block. */
+/* The prices of one reference, a byte per block. */
 DN_INLINE uint32_t DN(op_price)(const uint8_t *cur, const uint8_t *ref)
 {
 	return DN(pack)(DN(price)(DN(differ)(cur, ref)));
@@ -265,7 +267,7 @@ DN_INLINE void DN(op_codes)(struct dn_encoder *e, unsigned from, unsigned to, un
 		e->code[i] = code[e->sym[i]];
 }
 
-/* The bytes of x that m flags, together. */
+/* Compacts the bytes of x that m flags. */
 DN_INLINE uint64_t DN(gather_bytes)(uint64_t x, unsigned m)
 {
 #if DN_USE_AVX2
@@ -335,8 +337,8 @@ DN_INLINE void DN(op_streams)(const uint16_t *code, unsigned n, uint8_t (*stream
 	}
 }
 
-/* The distances of `n` changed references, to list[1 .. n]. -1 when one is impossible or the bits are not `size` bytes.
- * Reads at most 400 bytes of refs. */
+/* Writes the distances of `n` changed references to list[1 .. n]. -1 if one is invalid or the bits
+ * are not `size` bytes. Reads at most 400 bytes of refs. */
 DN_FN int DN(op_read_refs)(struct dn_decoder *d, const uint8_t *refs, size_t size, unsigned n)
 {
 	uint16_t *news = d->news;
@@ -361,7 +363,7 @@ DN_FN int DN(op_read_refs)(struct dn_decoder *d, const uint8_t *refs, size_t siz
 	return low || (bits + 7) / 8 != size ? -1 : 0;
 }
 
-/* The next literals in the places that m flags, zeros in the others. */
+/* The next literals at the places that m flags, zeros elsewhere. */
 DN_INLINE uint64_t DN(spread_bytes)(const uint8_t *lit, unsigned m)
 {
 	uint64_t x;
@@ -384,7 +386,7 @@ DN_INLINE uint64_t DN(spread_bytes)(const uint8_t *lit, unsigned m)
 
 typedef uint8_t DN(block) __attribute__((vector_size(DN_BLOCK)));
 
-/* Adds the references, or puts them where `keep` says. */
+/* Adds the references, or copies them where `keep` says so. */
 DN_INLINE void DN(add_references)(struct dn_decoder *d, const int delta)
 {
 	uint8_t *page = d->page + 64;
@@ -404,7 +406,8 @@ DN_INLINE void DN(add_references)(struct dn_decoder *d, const int delta)
 	}
 }
 
-/* The decoder's last step: from what is coded to the page. -1 when the counts are not what was flagged. */
+/* The decoder's last step: builds the page from decoded symbols. -1 if the counts do not match the
+ * flags. */
 DN_INLINE int DN(op_rebuild)(struct dn_decoder *d, const uint8_t *masks, const uint8_t *lit,
 	uint8_t *out, int delta, unsigned changes, unsigned n_masks, unsigned n_lit)
 {

@@ -1,10 +1,13 @@
 /* dense_template.h - the body of the dense codec, included by dense.c once per instruction set.
  *
- * The includer defines DN(name), DN_FN (static + target attribute) and DN_INLINE (the same, always inlined), after
- * including one dense_ops_*.h with the primitives, which is where the instruction sets differ:
+ * The includer defines DN(name), DN_FN (static + target attribute) and DN_INLINE (the same, always
+ * inlined), after including one dense_ops_*.h with the primitives, in which the instruction sets
+ * differ:
  *   op_sample()   picks positions of the page by content and hashes them
- *   op_group_candidates()  turns what the table held into distinct reference offsets of one 64-byte group
- *   op_costs()    compares a group with up to 32 references, prices every 16-byte block, finds the cheapest
+ *   op_group_candidates()  turns old entries of the table into distinct reference offsets of one
+ *                          64-byte group
+ *   op_costs()    compares a group with up to 32 references, prices every 16-byte block, finds the
+ *                 cheapest
  *   op_emit()     masks and literals from page and references
  *   op_changes()  where the reference changes from block to block
  *   op_pick()     the cheapest table for some symbols
@@ -13,14 +16,15 @@
  * The rest is plain C that the compiler may schedule for the set.
  */
 
-/* Prices, in half bits. A block costs at most 2 * 105 = 210 (op_costs), so price + surcharge fits a byte. */
+/* Prices, in half bits. A block costs at most 2 * 105 = 210 (op_costs), so price + surcharge fits a
+ * byte. */
 #define DN_PRICE_SAME 1
 #define DN_PRICE_RECENT 10
 #define DN_PRICE_NEW 20
-/* A distance that brings a block below this is offered to the blocks after it. */
+/* A distance that prices a block below this is offered to the blocks after it. */
 #define DN_PRICE_GOOD 130
 
-/* Compares every group with the candidates found by content, and lists the distances that were good for something.
+/* Compares every group with the candidates found by content, and lists the useful distances.
  * first[g] becomes the number of those before group g. */
 DN_NOINLINE void DN(price_candidates)(struct dn_encoder *e)
 {
@@ -52,7 +56,8 @@ DN_NOINLINE void DN(price_candidates)(struct dn_encoder *e)
 
 typedef uint16_t DN(old) __attribute__((vector_size(2 * DN_OLD)));
 
-/* For every block the best of zeros, the seven latest good distances, and the group's own candidates. */
+/* For every block, the best of zeros, the seven latest useful distances, and the group's own
+ * candidates. */
 DN_NOINLINE void DN(price_choices)(struct dn_encoder *e)
 {
 	for (unsigned from = 0; from < DN_GROUPS; from += DN_PART) {
@@ -70,9 +75,10 @@ DN_NOINLINE void DN(price_choices)(struct dn_encoder *e)
 	}
 }
 
-/* Goes through the blocks, staying with a reference where changing it would not pay. Every block's price with the
- * current reference is known from the choice made for an earlier block of its group; only at a group's start it has to
- * be computed. Two halves of the page at once, because each is one long chain of dependent steps. */
+/* Goes through the blocks and keeps a reference if changing it does not pay. Every block's price
+ * with the current reference is known from the choice for an earlier block of its group; only at
+ * the start of a group it must be computed. Both halves of the page at once, because each is one
+ * long dependency chain. */
 DN_NOINLINE void DN(choose)(struct dn_encoder *e)
 {
 	uint32_t now[2] = { 0, 0 };
@@ -181,7 +187,7 @@ DN_NOINLINE void DN(parse)(struct dn_encoder *e, const uint8_t *page)
 	DN(choose)(e);
 }
 
-/* What the parse leaves to be coded; also what the tables are trained on. */
+/* The symbols that the parse leaves to be coded; the tables are trained on the same. */
 struct DN(symbols) {
 	unsigned changes, masks, literals;
 	size_t refs; /* bytes in e->refs */
@@ -256,8 +262,9 @@ DN_FN size_t DN(compress)(void *workspace, const uint8_t *page, uint8_t *dst)
 	return size;
 }
 
-/* Eight bit readers. A register holds unread bits and, above them, one marker bit: the zeros above the marker say how
- * many bits were taken since `p`, so that no count is kept. After a refill 56 bits can be taken. */
+/* Eight bit readers. A register holds unread bits and, above them, one marker bit: the zeros above
+ * the marker give the number of bits taken since `p`, so no counter is needed. After a refill 56
+ * bits can be taken. */
 struct DN(readers) {
 	const uint8_t *p[DN_STREAMS];
 	uint64_t b[DN_STREAMS];
@@ -283,8 +290,8 @@ struct DN(readers) {
 		DN_SYMBOL(b##s, either, o, s) \
 	}
 
-/* Rounds of eight symbols by one table, four or five between refills. Not inlined: the compiler shall find registers
- * for these loops and nothing else. */
+/* Rounds of eight symbols by one table, four or five between refills. Not inlined, so that the
+ * compiler has all registers for these loops. */
 #define DN_READ_ROUNDS(name, each) \
 	DN_NOINLINE uint8_t *name(struct DN(readers) *r, const uint16_t *t, uint8_t *o, \
 		unsigned refills) \
@@ -305,7 +312,7 @@ struct DN(readers) {
 DN_READ_ROUNDS(DN(read_fours), 4)
 DN_READ_ROUNDS(DN(read_fives), 5)
 
-/* Five rounds of which only the first `left` symbols are by `t`, the others by `after`. */
+/* Five rounds of which only the first `left` symbols use `t`, the others `after`. */
 DN_NOINLINE uint8_t *DN(read_border)(struct DN(readers) *r, const uint16_t *t,
 	const uint16_t *after, int left, uint8_t *o)
 {
@@ -345,9 +352,10 @@ DN_NOINLINE uint8_t *DN(read_borders)(struct DN(readers) *r,
 	return o + DN_CHUNK;
 }
 
-/* Decodes end[DN_L] symbols to sym (and up to DN_CHUNK - 1 bytes more), class c's up to end[c] with table[c]. The
- * refills fall after 4 and 8 rounds, where W ends, then after every fifth; table[DN_CLASSES] takes no bits.
- * -1 when a stream is not exactly as long as stated. Reads less than 1100 bytes past src. */
+/* Decodes end[DN_L] symbols to sym (and up to DN_CHUNK - 1 bytes more), class c's up to end[c] with
+ * table[c]. Refills come after 4 and 8 rounds, where W ends, then after every fifth;
+ * table[DN_CLASSES] takes no bits. -1 if a stream is not exactly as long as stated. Reads less than
+ * 1100 bytes past src. */
 DN_NOINLINE int DN(read_symbols)(const uint8_t *src, const uint32_t length[DN_STREAMS],
 	uint8_t *sym, const uint16_t *const table[DN_CLASSES + 1], const unsigned end[DN_CLASSES])
 {
@@ -396,7 +404,8 @@ DN_FN int DN(decompress)(void *workspace, const uint8_t *src, size_t n, uint8_t 
 
 	if (n < DN_HEAD + DN_FLAGS || n >= TZ_PAGE_SIZE)
 		return -1;
-	/* From a copy with room behind it, where wrong objects may lead; the header, which is whole, from the source. */
+	/* Reads from a copy with room after it, because invalid objects may lead past the end; the
+	 * header, which is complete, from the source. */
 	memcpy(d->src, src, n);
 	memcpy(&tables, src, 2);
 	memcpy(&counts, src + 2, 4);
@@ -427,7 +436,7 @@ DN_FN int DN(decompress)(void *workspace, const uint8_t *src, size_t n, uint8_t 
 	};
 	for (unsigned i = 0; i < 2 << DN_MAX_BITS; i += 64)
 		__builtin_prefetch((const uint8_t *)table[DN_L] + i);
-	/* always all: a fixed number, no branch */
+	/* always all of them: a fixed number, no branch */
 	for (unsigned i = 0; i < DN_BLOCKS / 2; i += 16) {
 		DN(pairs) pairs;
 		DN(halves) halves;

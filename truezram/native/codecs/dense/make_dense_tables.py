@@ -25,8 +25,9 @@ MAX_BITS = 10
 UNIT = 1 << 30  # what a table's counts are scaled to
 
 HEADER = """\
-/* dense_tables.h - code lengths of the dense codec, made by make_dense_tables.py from dense_stats.txt: do not edit.
- * A line is a table; a character is a symbol's code length in bits, 'a' = 1. */
+/* dense_tables.h - code lengths of the dense codec, made by make_dense_tables.py from
+ * dense_stats.txt: do not edit. A line is a table; a character is the code length of a symbol in
+ * bits, 'a' = 1. */
 static const char dn_lengths[DN_TABLES][257] = {
 """
 
