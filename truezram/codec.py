@@ -1,8 +1,8 @@
-"""The page codecs as a library: ``truezram.Compressor``.
+"""The page codecs as a library: `truezram.Compressor`.
 
-A codec works on pages of 4096 bytes, one by one, because a memory device must. Single pages come and go as
-``bytes``; many pages at once as buffers (``bytearray``, ``memoryview``, ``mmap``, NumPy arrays ...), without copies and
-with the GIL released, so that threads with a compressor each run in parallel.
+A codec works on single pages of 4096 bytes, as a memory device must. Single pages are passed as `bytes`; many pages at
+once as buffers (`bytearray`, `memoryview`, `mmap`, NumPy arrays ...), without copies and without the GIL, so that
+threads with a compressor each run in parallel.
 """
 
 from __future__ import annotations
@@ -27,22 +27,23 @@ def _text(chars: Any) -> str:
 
 
 ISAS: tuple[str, ...] = tuple(_text(lib.tz_isa_name(isa)) for isa in sorted(ffi.typeof("enum tz_isa").elements))
-"""Instruction sets, in the order of ``enum tz_isa``."""
+"""Instruction sets, in the order of `enum tz_isa`."""
 
 KINDS: tuple[str, ...] = tuple(_text(lib.tz_kind_name(kind)) for kind in range(lib.TZ_KINDS_STORED))
-"""What to call each ``enum tz_kind``; the three encodings of same-filled pages are one thing to a user."""
+"""The name of each `enum tz_kind`; the three encodings of same-filled pages share one."""
 
 DICTIONARY_SIZES = range(lib.TZ_DICTIONARY_MIN, lib.TZ_DICTIONARY_MAX + 1)
-"""How many bytes a dictionary may have."""
+"""Allowed sizes of a dictionary in bytes."""
 
 
 class AlgorithmError(ValueError):
-    """An algorithm that does not exist, has no such level, or cannot run here; the text says which and what to do."""
+    """An algorithm that does not exist, has no such level, or cannot run here; the message says which and what to
+    do."""
 
 
 class CorruptError(ValueError):
-    """Bytes that no compressor of this algorithm, and with the same dictionary if any, made. ``index`` is the object's
-    number in a batch, else 0."""
+    """Bytes that were not made by this algorithm (with the same dictionary, if any). `index` is the object's number in
+    a batch, otherwise 0."""
 
     def __init__(self, message: str, index: int = 0) -> None:
         super().__init__(message)
@@ -51,18 +52,19 @@ class CorruptError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Algorithm:
-    """One algorithm: its name, its levels (None: it has none) and the instruction set of the code that runs here."""
+    """One algorithm: its name, its levels (None if it has none) and the instruction set of the code that runs here."""
 
     name: str
     isa: str
     levels: range | None
     default_level: int | None
     summary: str = ""
-    """What to choose it for, in a few words."""
+    """What it is good for, in a few words."""
 
 
 def algorithms() -> tuple[Algorithm, ...]:
-    """All algorithms compiled in. One that needs a library which is missing is listed too; ``Compressor`` says so."""
+    """All algorithms that are compiled in. One whose library is missing is listed too; `Compressor` raises an error for
+    it."""
     found: list[Algorithm] = []
     table = lib.tz_codecs()
     while table[len(found)] != ffi.NULL:
@@ -74,19 +76,19 @@ def algorithms() -> tuple[Algorithm, ...]:
 
 
 def default_algorithm() -> str:
-    """The algorithm to use when none is named: ``fast`` where this CPU has AVX-512 or AVX2, else ``lz4``."""
+    """The default algorithm: `fast` if this CPU has AVX-512 or AVX2, otherwise `lz4`."""
     fast = lib.tz_codec_by_name(b"fast")
     return "fast" if fast != ffi.NULL and ISAS[fast.isa] in ("avx512", "avx2") else "lz4"
 
 
 @dataclass(frozen=True, slots=True)
 class CompressedPages:
-    """Objects of a batch, packed: object ``i`` is ``data[offsets[i]:offsets[i + 1]]``, 4096 bytes when stored raw."""
+    """Objects of a batch, packed: object `i` is `data[offsets[i]:offsets[i + 1]]`, 4096 bytes when stored raw."""
 
     data: memoryview
-    """Bytes of all objects; part of the caller's buffer if one was given."""
+    """The bytes of all objects; part of the caller's buffer if one was given."""
     offsets: memoryview
-    """n + 1 unsigned 64-bit integers, from 0 to ``len(data)``."""
+    """n + 1 unsigned 64-bit integers, from 0 to `len(data)`."""
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -103,21 +105,21 @@ class CompressedPages:
 class Compressor:
     """Compresses and decompresses pages with one algorithm.
 
-    A page that does not shrink is stored raw: its object is the page, 4096 bytes long; all others are shorter.
-    Objects of one instruction set can be decompressed with any other. An instance may be shared between threads, but
-    its calls then wait for each other: give each thread its own.
+    A page that does not shrink is stored raw: its object is the page, 4096 bytes long; all others are shorter. Objects
+    of one instruction set can be decompressed with any other. An instance may be shared between threads, but calls on
+    it are serialized: give each thread its own.
     """
 
     def __init__(
         self, algorithm: str | None = None, *, isa: str | None = None, dictionary: Buffer | None = None
     ) -> None:
-        """``algorithm`` is ``NAME`` or ``NAME:LEVEL``, by default what ``default_algorithm`` says. ``isa`` (one of
-        ``ISAS``) picks an instruction set other than this CPU's best one, for comparisons. ``dictionary`` is for
-        ``zstd``: a trained zstd dictionary (``truezram train``, ``zstd --train``), `DICTIONARY_SIZES` bytes long. Its
-        objects can only be decompressed with the same dictionary, at any level.
+        """`algorithm` is `NAME` or `NAME:LEVEL`; the default is `default_algorithm()`. `isa` (one of `ISAS`) selects an
+        instruction set other than this CPU's best one, for comparisons. `dictionary` is for `zstd`: a trained zstd
+        dictionary (`truezram train`, `zstd --train`) of `DICTIONARY_SIZES` bytes. Its objects can only be decompressed
+        with the same dictionary, at any level.
 
-        Raises AlgorithmError: unknown name, level out of range, library missing, instruction set not available, a
-        dictionary that is none or is not for this algorithm.
+        Raises AlgorithmError: unknown name, level out of range, library missing, instruction set not available, data
+        that is not a dictionary, or an algorithm that takes none.
         """
         level, why = ffi.new("int *"), ffi.new("char[1024]")
         name = default_algorithm() if algorithm is None else algorithm
@@ -144,12 +146,12 @@ class Compressor:
 
     @property
     def level(self) -> int | None:
-        """Level in use, or None for an algorithm that has none."""
+        """The level in use, or None for an algorithm without levels."""
         return self._level if self._codec.level_min or self._codec.level_max else None
 
     @property
     def isa(self) -> str:
-        """Instruction set of the code that runs, one of ``ISAS``."""
+        """Instruction set of the code that runs, one of `ISAS`."""
         isa: str = ISAS[self._codec.isa]
         return isa
 
@@ -160,7 +162,7 @@ class Compressor:
 
     @property
     def _maker(self) -> str:
-        """What makes objects that this one can read, for messages."""
+        """Describes the objects that this one can read, for messages."""
         return f"{self.name} object" + (" made with this dictionary" if self._dictionary else "")
 
     @property
@@ -178,7 +180,7 @@ class Compressor:
                 return bytes(ffi.buffer(self._dst, length) if length else ffi.buffer(source))
 
     def decompress(self, blob: Buffer) -> bytes:
-        """Returns the page (4096 bytes) of an object that ``compress`` made. Raises CorruptError for other bytes."""
+        """Returns the page (4096 bytes) of an object made by `compress`. Raises CorruptError for other bytes."""
         with _borrow(blob, "blob") as source:
             if len(source) == PAGE_SIZE:
                 return bytes(ffi.buffer(source))
@@ -186,17 +188,18 @@ class Compressor:
                 if not self._codec.decompress(self._workspace, source, len(source), self._page):
                     return bytes(ffi.buffer(self._page))
             raise CorruptError(
-                f"these {len(source)} bytes are no {self._maker}: damaged, cut short, or made by another {self._others}"
+                f"these {len(source)} bytes are not a valid {self._maker}: damaged, cut short, or made by"
+                f" another {self._others}"
             )
 
     def compress_pages(self, pages: Buffer, out: Buffer | None = None) -> CompressedPages:
         """Compresses n pages that lie one after another.
 
-        ``pages`` is a C-contiguous buffer of n * 4096 bytes, of any shape and element type. The objects go, packed,
-        into ``out`` (writable, not overlapping ``pages``) or a new buffer; n * 4096 bytes are always enough. Bytes of
-        ``out`` after the last object may be overwritten.
+        `pages` is a C-contiguous buffer of n * 4096 bytes, of any shape and element type. The objects are packed into
+        `out` (writable, not overlapping `pages`) or a new buffer; n * 4096 bytes are always enough. Bytes of `out`
+        after the last object may be overwritten.
 
-        Raises ValueError: size not a multiple of 4096, or ``out`` too small.
+        Raises ValueError: size not a multiple of 4096, or `out` too small.
         """
         with _borrow(pages, "pages") as source:
             count, rest = divmod(len(source), PAGE_SIZE)
@@ -218,13 +221,13 @@ class Compressor:
         return CompressedPages(_bytes_of(target, offsets[count]), memoryview(offsets))
 
     def decompress_pages(self, data: Buffer, offsets: Buffer, out: Buffer | None = None) -> memoryview:
-        """Decompresses a batch: object i is ``data[offsets[i]:offsets[i + 1]]``.
+        """Decompresses a batch: object i is `data[offsets[i]:offsets[i + 1]]`.
 
-        ``offsets`` holds n + 1 64-bit integers. The pages go into ``out`` (writable, n * 4096 bytes or more) or a new
-        buffer; returned is a view of those n * 4096 bytes.
+        `offsets` holds n + 1 64-bit integers. The pages go into `out` (writable, n * 4096 bytes or more) or a new
+        buffer; returns a view of these n * 4096 bytes.
 
-        Raises CorruptError, with ``index``, for an object that is not one or does not lie in ``data``; the pages before
-        it are in ``out`` then. Raises ValueError for offsets of another type, or an ``out`` that is too small.
+        Raises CorruptError, with `index`, for an invalid object or one outside `data`; the pages before it are then in
+        `out`. Raises ValueError for offsets of the wrong type, or an `out` that is too small.
         """
         count = _count_objects(offsets)
         target = bytearray(count * PAGE_SIZE) if out is None else out
@@ -240,17 +243,17 @@ class Compressor:
                 done = lib.tz_decompress_pages(self._codec, self._workspace, source, len(source), bounds, count, sink)
             if done < count:
                 raise CorruptError(
-                    f"object {done} of {count} (bytes {bounds[done]} to {bounds[done + 1]} of {len(source)}) is no"
-                    f" {self._maker}: damaged, outside the data, or made by another {self._others}",
+                    f"object {done} of {count} (bytes {bounds[done]} to {bounds[done + 1]} of {len(source)}) is not a"
+                    f" valid {self._maker}: damaged, outside the data, or made by another {self._others}",
                     done,
                 )
         return _bytes_of(target, count * PAGE_SIZE)
 
 
 def _borrow(obj: Buffer, what: str, writable: bool = False) -> Any:
-    """The buffer's bytes as a C array of its length, no copy. ``what`` says which argument is at fault.
+    """The buffer's bytes as a C array of its length, not copied. `what` names the argument for messages.
 
-    To be used in ``with``: the buffer is given back at once even when an exception keeps the frame alive, so that its
+    Use it in a `with` statement: the buffer is released at once even if an exception keeps the frame alive, so that its
     owner can resize or close it (and because collecting such a frame crashes CPython before 3.11.9, gh-77894).
     """
     try:
@@ -289,7 +292,7 @@ def _variant(codec: Any, isa: str) -> Any:
 
 
 def make_workspace(codec: Any, level: int) -> tuple[Any, Any]:
-    """Memory and, in it, the 64-byte-aligned workspace of a codec (cffi's ``struct tz_codec *``). Raises
+    """Memory and, in it, the 64-byte-aligned workspace of a codec (cffi's `struct tz_codec *`). Raises
     AlgorithmError."""
     why = ffi.new("const char **")
     size = codec.workspace_size(level, why)
@@ -300,7 +303,7 @@ def make_workspace(codec: Any, level: int) -> tuple[Any, Any]:
 
 
 def dictionary_fault(data: bytes) -> str:
-    """Why these bytes are no dictionary, as far as a look at them says; empty when they may be one."""
+    """Why these bytes are not a dictionary (a quick check, without libzstd); empty if they may be one."""
     why = lib.tz_dictionary_fault(data, len(data))
     return "" if why == ffi.NULL else _text(why)
 
@@ -317,10 +320,10 @@ def _aligned(size: int) -> tuple[Any, Any]:
 
 
 def make_dictionary_workspace(codec: Any, level: int, data: bytes) -> tuple[Any, Any, Any]:
-    """The codec that `codec` is with the dictionary `data`, memory to keep, and the workspace in it. Raises
+    """The variant of `codec` with the dictionary `data`, memory to keep, and the workspace in it. Raises
     AlgorithmError."""
     if codec.kind != lib.TZ_KIND_ZSTD:
-        raise AlgorithmError(f"algorithm {_text(codec.name)!r} has no use for a dictionary. Use zstd, or leave it out")
+        raise AlgorithmError(f"algorithm {_text(codec.name)!r} takes no dictionary. Use zstd, or leave it out")
     why = ffi.new("const char **")
     bad = f"cannot use this dictionary of {len(data)} bytes"
     if fault := dictionary_fault(data):

@@ -127,7 +127,7 @@ def test_sizes() -> None:
 
 @pytest.mark.parametrize("name", [a.name for a in truezram.algorithms() if a.name != "zstd"])
 def test_other_algorithms_refuse_one(name: str) -> None:
-    with pytest.raises(truezram.AlgorithmError, match=f"'{name}' has no use for a dictionary. Use zstd"):
+    with pytest.raises(truezram.AlgorithmError, match=f"'{name}' takes no dictionary. Use zstd"):
         truezram.Compressor(name, dictionary=DICTIONARY)
 
 

@@ -381,7 +381,7 @@ def test_bad_requests(child: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("why", "error"), [("not permitted to read its memory", PermissionDenied), ("the time was up", Failed)]
+    ("why", "error"), [("not permitted to read its memory", PermissionDenied), ("the time ran out", Failed)]
 )
 def test_nothing_to_read(monkeypatch: pytest.MonkeyPatch, why: str, error: type[TruezramError]) -> None:
     nothing = SampledPages(memoryview(b""), [], (), (Skipped(PROCESSES[0], why),))

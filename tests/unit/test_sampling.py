@@ -300,7 +300,7 @@ def test_progress_cancel_and_time(child: Child) -> None:
     assert caught.value.exit_code == 130
     late = sample_pages([child.pid], limit=100, seconds=1e-9)
     assert not late.complete
-    assert late.skipped[0].why == "the time was up"
+    assert late.skipped[0].why == "the time ran out"
 
 
 @pytest.mark.parametrize(("limit", "seconds"), [(0, 1.0), (-5, 1.0), (1, 0.0), (1, -1.0), (1, float("nan"))])

@@ -1,9 +1,9 @@
-"""What our codecs are measured against: liblz4, libzstd and memcpy, called from C at addresses that are found here,
-and kernel zram (zram_bench.py).
+"""The baselines that our codecs are compared with: liblz4, libzstd and memcpy, called from C at addresses that are
+found here, and kernel zram (zram_bench.py).
 
-liblz4 is the one that the ``lz4`` package brings (its extension exports it, or is linked with the system's), libzstd
-the one of the ``zstandard`` package (its cffi module knows the addresses), else the system's. libzstd is given the
-parameters that our own ``zstd`` uses: its best for single pages, without magic number, checksum and content size.
+liblz4 comes from the `lz4` package (its extension exports it, or is linked with the system's), libzstd from the
+`zstandard` package (its cffi module knows the addresses) or else from the system. libzstd gets the same parameters as
+our own `zstd`: the best ones for single pages, without magic number, checksum and content size.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ class Subject:
     """Something that compresses and decompresses pages, ready to be timed (native/bench.h)."""
 
     algorithm: str
-    """As results call it: ``fast``, ``lz4:8``, ``zstd:1``."""
+    """Its name in results: `fast`, `lz4:8`, `zstd:1`."""
     implementation: str
-    """``truezram``, ``liblz4``, ``libzstd`` or ``libc``."""
+    """`truezram`, `liblz4`, `libzstd` or `libc`."""
     struct: Any
-    """``struct tz_bench_subject *``."""
+    """`struct tz_bench_subject *`."""
     isa: str | None = None
-    """The instruction set of our code; None for others', which do not tell."""
+    """The instruction set of our code; None for other libraries, which do not report it."""
     version: str = ""
-    """The library's version and where it came from; of ours only zstd uses one."""
+    """Version and origin of the library; of our codecs only zstd has one."""
     keep: tuple[Any, ...] = field(default=(), repr=False)
     """Memory that `struct` points to."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """One name that ``--against`` takes."""
+    """One name for `--against`."""
 
     implementation: str
     algorithm: str
@@ -59,7 +59,7 @@ _KINDS = {
 NAMES = tuple(_KINDS)
 DEFAULT = ("liblz4", "libzstd:1", "memcpy")
 KERNEL = "zram"
-"""The baseline that is a device (zram_bench.py): ``zram[:COMPRESSOR]``."""
+"""The baseline that is a kernel device (zram_bench.py): `zram[:COMPRESSOR]`."""
 _KERNEL_DEFAULT = "lz4"
 
 
@@ -92,7 +92,7 @@ def _is_kernel(part: str) -> bool:
 
 
 def parse(texts: Sequence[str]) -> list[tuple[str, int]]:
-    """(name, level) of each library in comma-separated lists such as ``liblz4:8,memcpy,zram``; none twice.
+    """(name, level) of each library in comma-separated lists such as `liblz4:8,memcpy,zram`, without duplicates.
 
     Raises `UsageError`: unknown name, bad level, an empty list.
     """
@@ -100,21 +100,23 @@ def parse(texts: Sequence[str]) -> list[tuple[str, int]]:
 
 
 def parse_kernel(texts: Sequence[str]) -> list[str]:
-    """The compressors of kernel zram in such lists; none twice. Raises `UsageError` for what is no name of one."""
+    """The compressors of kernel zram in such lists, without duplicates. Raises `UsageError` for an invalid name."""
     found = []
     for part in filter(_is_kernel, _parts(texts)):
         _, colon, name = part.partition(":")
         name = name if colon else _KERNEL_DEFAULT
         if not re.fullmatch(r"[a-z0-9_-]{1,32}", name):
             raise UsageError(
-                f"invalid baseline {part[:40]!r}", f"{name[:20]!r} names no compressor", "Write zram:lz4 or zram:zstd"
+                f"invalid baseline {part[:40]!r}",
+                f"{name[:20]!r} is not a compressor",
+                "Write zram:lz4 or zram:zstd",
             )
         found.append(name)
     return list(dict.fromkeys(found))
 
 
 def kernel_first(texts: Sequence[str]) -> bool:
-    """Whether the first of them, which is what figures are compared with, is kernel zram."""
+    """Whether the first of them, which figures are compared with, is kernel zram."""
     return _is_kernel(_parts(texts)[0])
 
 
@@ -140,7 +142,7 @@ def _function(find: Find, signature: str, name: str) -> Any:
 
 
 def version_text(number: int) -> str:
-    """``1.5.4`` for 10504, as liblz4 and libzstd number themselves."""
+    """`1.5.4` for 10504, as liblz4 and libzstd number themselves."""
     return f"{number // 10000}.{number // 100 % 100}.{number % 100}"
 
 
@@ -188,7 +190,7 @@ def _find_zstd(name: str) -> tuple[Find, str]:
             return _exported(ctypes.CDLL("libzstd.so.1"), name, remedy), "the system's"
         except OSError as error:
             raise _missing(
-                name, "neither the package zstandard with its cffi module nor libzstd.so.1 is here", remedy
+                name, "neither the package zstandard with its cffi module nor libzstd.so.1 is installed", remedy
             ) from error
 
     def find(symbol: str) -> int:

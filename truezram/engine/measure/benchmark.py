@@ -1,14 +1,14 @@
-"""Measures page codecs on this machine: ours and, beside them in the same process, liblz4, libzstd and memcpy,
-and kernel zram after them (zram_bench.py).
+"""Measures page codecs on this machine: ours and, in the same process, liblz4, libzstd and memcpy; then kernel zram
+(zram_bench.py).
 
-What is timed is C calling C (native/bench.c). Pages are worked on in groups of 64: every codec does one group before
-any goes on to the next, in an order that rotates, so that a change of the processor's clock or a noisy neighbour meets
-all of them. Rounds over all pages give a sample each, the median counts. Every page is verified in every round; pages
-that are same-filled are set apart first. A timing that another thread broke into is repeated, three times at most; then
-the thread's processor time counts instead.
+The timed code is C calling C (native/python/bench.c). Pages are processed in groups of 64: every codec does one group
+before any starts the next, in rotating order, so that changes of the CPU's clock and other load affect all of them
+alike. Each round over all pages gives one sample; results are medians. Every page is verified in every round.
+Same-filled pages are left out. A timing that another thread interrupted is repeated up to three times; after that, the
+thread's CPU time is used.
 
-`run` does all of it. It blocks, releases the GIL while it measures, and may run on any thread; `progress` and
-`cancelled` are called on that thread.
+`run` does all of it. It blocks, releases the GIL while it measures, and may run on any thread; it calls `progress` and
+`cancelled` on that thread.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ _PROGRESS_SECONDS = 0.1
 
 
 def make_input(name: str, data: bytes | memoryview) -> Input:
-    """Pages as an input: n * 4096 bytes, n > 0. A memoryview is taken as it is, bytes are copied to a page boundary."""
+    """Makes an input of n * 4096 bytes, n > 0. A memoryview is used as it is; bytes are copied to a page boundary."""
     if not len(data) or len(data) % PAGE:
         raise UsageError(f"cannot take pages from {name}", f"{len(data)} bytes are not a multiple of {PAGE}")
     view = data if isinstance(data, memoryview) else page_files.aligned(data)
@@ -71,7 +71,7 @@ def make_input(name: str, data: bytes | memoryview) -> Input:
 
 
 def read_inputs(paths: Sequence[str | Path]) -> list[Input]:
-    """Files and folders of pages as inputs. Raises what `page_files.find` and `page_files.read` raise."""
+    """Files and folders of pages as inputs. Raises the errors of `page_files.find` and `page_files.read`."""
     return [make_input(item.name, item.data) for item in page_files.read(page_files.find(paths))]
 
 
@@ -81,7 +81,7 @@ def sample_inputs(
     progress: ProgressCallback | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> list[Input]:
-    """Pages of the running processes that this user may read, as one input called ``memory``.
+    """Pages of running processes that this user may read, as one input called `memory`.
 
     Raises `Failed` when there are none.
     """
@@ -105,7 +105,7 @@ def sample_inputs(
 
 
 def _subject(name: str, codec: Any, memory: Any, workspace: Any) -> Subject:
-    """A codec of ours at work in a workspace, which is in `memory`."""
+    """One of our codecs with its workspace, which is in `memory`."""
     struct = ffi.new("struct tz_bench_subject *")
     struct.compress, struct.decompress, struct.context = codec.compress, codec.decompress, workspace
     version = ""
@@ -115,14 +115,14 @@ def _subject(name: str, codec: Any, memory: Any, workspace: Any) -> Subject:
 
 
 def open_algorithm(text: str) -> Subject:
-    """One of our algorithms, ``NAME[:LEVEL]``. Raises what `parse_algorithm` raises."""
+    """One of our algorithms, `NAME[:LEVEL]`. Raises the errors of `parse_algorithm`."""
     algorithm, level = parse_algorithm(text)
     codec = lib.tz_codec_by_name(algorithm.name.encode())
     return _subject(canonical(text), codec, *make_workspace(codec, level))
 
 
 def open_with_dictionary(text: str, dictionary: Dictionary) -> Subject:
-    """``zstd[:LEVEL]`` with a dictionary. Raises `Failed` when that cannot be used."""
+    """`zstd[:LEVEL]` with a dictionary. Raises `Failed` when that cannot be used."""
     algorithm, level = parse_algorithm(text)
     plain = lib.tz_codec_by_name(algorithm.name.encode())
     try:
@@ -133,7 +133,7 @@ def open_with_dictionary(text: str, dictionary: Dictionary) -> Subject:
 
 
 def _open_named(named: Sequence[str], dictionary: Dictionary | None) -> list[Subject]:
-    """Our algorithms, and after each ``zstd`` the same with the dictionary, if there is one."""
+    """Our algorithms; each `zstd` is followed by the same with the dictionary, if there is one."""
     if dictionary is None:
         return [open_algorithm(text) for text in named]
     subjects = []
@@ -152,9 +152,9 @@ def open_subjects(
     against: Sequence[str] = baselines.DEFAULT,
     dictionary: Dictionary | None = None,
 ) -> tuple[list[Subject], tuple[str, str]]:
-    """What to measure: our `algorithms` (``NAME[:LEVEL]``; without any, all that can run here; ``zstd`` with the
-    `dictionary` too), then the baselines of `against`, the first of which is the one to compare with (second value: its
-    implementation and algorithm). Kernel zram, which is no code to call, is not among them (`zram_bench.add`).
+    """What to measure: our `algorithms` (`NAME[:LEVEL]`; if empty, all that can run here; `zstd` with the `dictionary`
+    too), then the baselines of `against`. The second value is the (implementation, algorithm) to compare with, the
+    first of the baselines. Kernel zram is not included, because it cannot be called as code (`zram_bench.add`).
 
     Raises `UsageError` for a name or level that does not exist, `Unsupported` for a library that is missing, `Failed`
     for a dictionary that cannot be used.
@@ -170,13 +170,13 @@ def open_subjects(
 
 
 def default_baselines() -> tuple[str, ...]:
-    """What is measured against when nobody says otherwise: `DEFAULT`, and kernel zram where a device can be made."""
+    """The default baselines: `baselines.DEFAULT`, and kernel zram if a device can be created."""
     known = zram_bench.compressors()
     return (*baselines.DEFAULT, *(f"{baselines.KERNEL}:{name}" for name in ("lz4", "zstd") if name in known))
 
 
 def _cpu(cpuinfo: str) -> str:
-    """``AMD EPYC (family 26, model 2)``: in virtual machines the name alone often does not tell generations apart."""
+    """`AMD EPYC (family 26, model 2)`: in virtual machines the name alone often does not identify the generation."""
     first = cpuinfo.partition("\n\n")[0].splitlines()
     values = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in first)}
     name = values.get("model name") or platform.machine()
@@ -185,7 +185,7 @@ def _cpu(cpuinfo: str) -> str:
 
 
 def host() -> dict[str, str | int | float]:
-    """This machine, as results name it."""
+    """This machine, as described in results."""
     return {
         "cpu": _cpu(procfs.read_text("/proc/cpuinfo") or ""),
         "machine": platform.machine(),
@@ -203,7 +203,7 @@ def host() -> dict[str, str | int | float]:
 
 @dataclass(slots=True)
 class _Tally:
-    """One subject's figures on one input: a sum per round, the last one growing."""
+    """One subject's figures on one input: a sum per round, the last one being accumulated."""
 
     compress_ns: list[int] = field(default_factory=list)
     decompress_ns: list[int] = field(default_factory=list)
@@ -231,7 +231,8 @@ class _Measurement:
         self._where = ffi.new("unsigned *"), ffi.new("uint32_t *")
 
     def do_group(self, item: Input, pages: Any, order: Any, count: int) -> None:
-        """Times every subject on `count` pages and adds that to the tallies. Raises `Failed` for a broken codec."""
+        """Times every subject on `count` pages and adds the times to the tallies. Raises `Failed` for a broken
+        codec."""
         subject, page = self._where
         first = self.groups % len(self.subjects)
         fault = lib.tz_bench_group(
@@ -242,13 +243,13 @@ class _Measurement:
         if fault:
             broken = self.subjects[subject[0]]
             why = {
-                lib.TZ_BENCH_REFUSED: "its decompressor refuses the object that its compressor made of",
-                lib.TZ_BENCH_DIFFERS: "what it made differs from the original after decompression in",
+                lib.TZ_BENCH_REFUSED: "its decompressor rejects the object that its compressor made of",
+                lib.TZ_BENCH_DIFFERS: "the decompressed data differs from the original in",
             }[fault]
             raise Failed(
                 f"{broken.algorithm} ({broken.implementation}) is broken on this machine",
                 f"{why} page {page[0]} of {item.name}",
-                "Do not use it for data; report this with the page",
+                "Do not use it for data, and report this with the page",
             )
         for tally, took in zip(self.tallies[item.name], self._times, strict=True):
             tally.compress_ns[-1] += took.compress_ns
@@ -259,7 +260,7 @@ class _Measurement:
             self.disturbed += took.disturbed
 
     def groups_of(self, item: Input, number: int) -> list[array[int]]:
-        """Indices of the pages of round `number`, in groups; in random order when the caches are to be cold."""
+        """Indices of the pages of round `number`, in groups; in random order for cold caches."""
         order = item.order
         if self.cold:
             order = array("I", random.Random(f"{number}:{item.name}").sample(order, len(order)))
@@ -272,7 +273,7 @@ class _Measurement:
             tally.object_bytes = tally.raw_pages = 0
 
     def report(self, rounds: int) -> Report:
-        """What is known after `rounds` whole rounds."""
+        """The results after `rounds` complete rounds."""
         results: list[Result] = []
         whole = [item for item in self.inputs if len(self.tallies[item.name][0].compress_ns) >= max(1, rounds)]
         for item in whole:
@@ -311,7 +312,7 @@ _GROUP: int = lib.TZ_BENCH_GROUP
 
 @dataclass(slots=True)
 class _Plan:
-    """How long to go on: a number of rounds, or as many as end within `seconds`."""
+    """When to stop: after a number of rounds, or after as many as fit into `seconds`."""
 
     rounds: int
     seconds: float | None
@@ -345,17 +346,17 @@ def measure(
     progress: ProgressCallback | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> Report:
-    """Times `subjects` on `inputs`, `rounds` times over all pages; with `seconds` as many times as end within about so
-    long, but once at least.
+    """Times `subjects` on `inputs`, `rounds` times over all pages; with `seconds`, as many rounds as fit in about that
+    time (at least one).
 
-    `progress` hears of it some ten times a second; `cancelled` is asked between groups. Raises `Cancelled`, `Failed`
-    for a codec whose pages do not come back as they were and for inputs of same-filled pages only, `Unsupported` for
-    `cold` on a processor whose caches cannot be emptied, `UsageError` for rounds or seconds that are out of range.
+    `progress` is called about ten times a second, `cancelled` between groups. Raises `Cancelled`; `Failed` for a codec
+    that does not reproduce its pages and for inputs of same-filled pages only; `Unsupported` for `cold` on a CPU whose
+    caches cannot be flushed; `UsageError` for rounds or seconds that are out of range.
     """
     _check(rounds, seconds, cold)
     work = _Measurement(inputs, subjects, baseline, cold)
     if not work.inputs:
-        raise Failed("there is nothing to measure", "all pages are same-filled, which no codec gets to see")
+        raise Failed("there is nothing to measure", "all pages are same-filled, and those are not compressed")
     plan = _Plan(rounds, seconds, sum(-(-len(item.order) // _GROUP) for item in work.inputs))
     done, told, latest = 0, 0.0, None
     while plan.goes_on(done):
@@ -388,7 +389,7 @@ def _check(rounds: int, seconds: float | None, cold: bool) -> None:
     if seconds is not None and not 0 < seconds <= MAX_SECONDS:
         raise UsageError("cannot measure", f"{seconds:g} seconds were asked for", f"Choose up to {MAX_SECONDS:.0f}")
     if cold and not lib.tz_bench_can_be_cold():
-        raise Unsupported("cannot measure with cold caches", "this processor has no known way to empty them")
+        raise Unsupported("cannot measure with cold caches", "there is no known way to flush the caches of this CPU")
 
 
 def run(
@@ -403,10 +404,10 @@ def run(
     progress: ProgressCallback | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> Report:
-    """`truezram benchmark codec`: measures `algorithms` (without any: all; ``zstd`` also with the dictionary in the
-    file `dictionary`) against `against` (the first one is what figures are compared with; None: `default_baselines()`)
-    on the files and folders `pages` (without any: a sample of the memory of running processes). Raises what
-    `dictionary.load`, `open_subjects`, `read_inputs`, `sample_inputs`, `measure` and `zram_bench.add` raise."""
+    """`truezram benchmark codec`: measures `algorithms` (if empty, all; `zstd` also with the dictionary in the file
+    `dictionary`) and the baselines `against` (figures are compared with the first one; None: `default_baselines()`) on
+    the files and folders `pages` (if empty, a sample of the memory of running processes). Raises the errors of
+    `dictionary.load`, `open_subjects`, `read_inputs`, `sample_inputs`, `measure` and `zram_bench.add`."""
     _check(rounds, seconds, cold)
     against = default_baselines() if against is None else against
     known = None if dictionary is None else load(dictionary)

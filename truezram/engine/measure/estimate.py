@@ -1,10 +1,9 @@
-"""What would my memory compress to? Samples running processes, runs the codecs on the copies, and reckons for the
-whole.
+"""What would my memory compress to? Samples running processes, runs the codecs on the copies, and extrapolates.
 
-For each algorithm: the memory a device would take for these pages (slots, checksums and table entries included, as
-the store has them), the ratio that makes, and microseconds per page on this machine. Every process is a stratum of
-the sample; the figure of a group of processes is the sum of their own estimates, and its 95 % interval follows from
-the spread within each (docs/estimate.md). Nothing is written, and nothing is brought back from swap (sampling.py).
+For each algorithm: the memory that a device would take for these pages (including slots, checksums and table entries,
+as in the store), the resulting ratio, and microseconds per page on this machine. Every process is a stratum of the
+sample; the estimate for a group of processes is the sum of its processes' estimates, and its 95 % interval follows from
+the variance within each (docs/estimate.md). Nothing is written, and nothing is brought back from swap (sampling.py).
 """
 
 from __future__ import annotations
@@ -39,18 +38,18 @@ _BATCH = 64
 _ROUNDS = 2
 _PARTIAL_EVERY = 0.3
 
-# store.c and pool.c: the table's entry, the checksum behind an object, slabs, and from where on a page is kept raw.
+# As in store.c and pool.c: table entry, checksum after an object, slab, and the size from which a page is kept raw.
 ENTRY, CRC, SLAB, HUGE = 8, 4, 65536, 3840
 
 
 def _slots() -> list[float]:
-    """By bytes needed (0 … 4096): the bytes of a slab that one object of that size takes."""
+    """Indexed by bytes needed (0 … 4096): the bytes of a slab that one object of that size takes."""
     found = [0.0] * (PAGE + 1)
     for per_slab in range(SLAB // PAGE, SLAB // 16 + 1):
         size = SLAB // per_slab & ~15
         for need in range(max(size - 16, 0) + 1, size + 1):
             found[need] = SLAB / per_slab
-    # Sizes between two classes take the next larger one.
+    # Sizes between two classes use the next larger one.
     for need in range(PAGE - 1, 0, -1):
         found[need] = found[need] or found[need + 1]
     return found
@@ -60,12 +59,12 @@ _SLOT = _slots()
 
 
 def is_huge(size: int) -> bool:
-    """Whether the store keeps a page raw whose object has `size` bytes."""
+    """Whether the store keeps a page raw if its object has `size` bytes."""
     return size + CRC > HUGE
 
 
 def cost(size: int) -> float:
-    """Bytes of memory that the store takes for a page whose object has `size` bytes, its table entry included."""
+    """Bytes of memory for a page whose object has `size` bytes, including its table entry."""
     return ENTRY + (float(PAGE) if is_huge(size) else _SLOT[size + CRC])
 
 
@@ -82,26 +81,25 @@ def same_filled_cost(word: bytes) -> float:
 @dataclass(frozen=True, slots=True)
 class Scope:
     """Whose memory: `kind` is one of `SCOPES`, `value` a user's name or number, a cgroup's path (with all below it),
-    pids with commas, or empty for all."""
+    comma-separated pids, or empty for all."""
 
     kind: str = "all"
     value: str = ""
 
     def select(self, processes: Iterable[Process]) -> list[Process]:
-        """Those of `processes` that are meant. Raises `UsageError` for a scope that makes no sense, `NotFound` for
-        none."""
+        """The matching ones of `processes`. Raises `UsageError` for an invalid scope, `NotFound` if none matches."""
         found = [process for process in processes if self._has(process)]
         if self.kind == "pid":
             missing = set(self._pids()) - {process.pid for process in found}
             if missing:
                 names = ", ".join(map(str, sorted(missing)))
-                raise NotFound(f"no process {names}", "it has ended, or is a kernel thread without memory of its own")
+                raise NotFound(f"no process {names}", "it has ended, or is a kernel thread without its own memory")
         if not found:
             why = {
                 "user": f"none belongs to user {self.value}",
                 "cgroup": f"none is in {self.value} or below",
             }
-            raise NotFound("no process to look at", why.get(self.kind, "none is visible"))
+            raise NotFound("no matching process", why.get(self.kind, "none is visible"))
         return found
 
     def _has(self, process: Process) -> bool:
@@ -130,23 +128,24 @@ class Scope:
 
 @dataclass(frozen=True, slots=True)
 class AlgorithmEstimate:
-    """What one algorithm would make of a group's memory. `low` and `high` bound the 95 % confidence interval."""
+    """The estimate of one algorithm for a group's memory. `low` and `high` bound the 95 % confidence interval."""
 
     algorithm: str
     ratio: float
-    """Memory over `resident`: everything counted, same-filled pages too (as `DeviceSnapshot.ratio`)."""
+    """Memory divided by `resident`, with everything included, same-filled pages too (as `DeviceSnapshot.ratio`)."""
     ratio_low: float
     ratio_high: float
     compression_ratio: float | None
-    """The codec alone, same-filled pages apart, a page that does not shrink as 4096 bytes (as in benchmarks)."""
+    """The codec alone, without same-filled pages; a page that does not shrink counts as 4096 bytes (as in
+    benchmarks)."""
     resident: int
-    """Bytes that a device would take for it."""
+    """Bytes that a device would take."""
     resident_low: int
     resident_high: int
     gained: int
-    """Bytes that become free: memory less `resident`."""
+    """Bytes that become free: memory minus `resident`."""
     compress_us: float | None
-    """Microseconds per page that is not same-filled, on one core; None when there was none."""
+    """Microseconds per page that is not same-filled, on one core; None if there was none."""
     decompress_us: float | None
     incompressible: float
     """Share of all pages that would be stored raw, 0 … 1."""
@@ -154,7 +153,7 @@ class AlgorithmEstimate:
 
 @dataclass(frozen=True, slots=True)
 class GroupEstimate:
-    """A process, a user, a cgroup, or all of them."""
+    """A process, a user, a cgroup, or the total."""
 
     name: str
     """The process's command, the user, the cgroup's path, or "total"."""
@@ -164,7 +163,7 @@ class GroupEstimate:
     bytes: int
     """Memory that could be swapped out: its present anonymous pages."""
     sampled: int
-    """Pages of it in the sample; with 0, `algorithms` is empty."""
+    """Its pages in the sample; with 0, `algorithms` is empty."""
     same_filled: float
     """Share of same-filled pages, 0 … 1."""
     algorithms: tuple[AlgorithmEstimate, ...] = ()
@@ -183,7 +182,7 @@ class Estimate:
     seed: int = 0
     seconds: float = 0.0
     complete: bool = True
-    """False while it is being made, or when the time was up first."""
+    """False for a partial result, or if the time ran out."""
 
 
 # ---- measuring one process ----
@@ -220,7 +219,7 @@ class _Stratum:
 
 
 class _Bench:
-    """One algorithm's compressor with its buffers."""
+    """One algorithm's compressor and its buffers."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -229,8 +228,8 @@ class _Bench:
         self.back = bytearray(_BATCH * PAGE)
 
     def run(self, pages: bytes, into: _Measured) -> None:
-        """Compresses and decompresses up to `_BATCH` pages; the faster of some rounds counts, in CPU time, which a busy
-        machine does not stretch, and every page is compared. Raises `Failed` when one does not come back as it was."""
+        """Compresses and decompresses up to `_BATCH` pages and compares them. The fastest round counts, in CPU time,
+        which load on the machine does not stretch. Raises `Failed` if a page is not reproduced."""
         compress = decompress = math.inf
         for _ in range(_ROUNDS):
             began = time.thread_time_ns()
@@ -240,9 +239,7 @@ class _Bench:
             ended = time.thread_time_ns()
             compress, decompress = min(compress, half - began), min(decompress, ended - half)
         if bytes(back) != pages:
-            raise Failed(
-                f"{self.name} did not give back what it was given", "", "Please report this, with `doctor --json`"
-            )
+            raise Failed(f"{self.name} did not reproduce a page", "", "Please report this, with `doctor --json`")
         offsets = packed.offsets
         sizes = [offsets[i + 1] - offsets[i] for i in range(len(packed))]
         into.add(sizes, int(compress), int(decompress))
@@ -251,7 +248,7 @@ class _Bench:
 def _measure(
     benches: Sequence[_Bench], source: SampledProcess, pages: Sequence[memoryview], check: Callable[[], None]
 ) -> _Stratum:
-    """Runs all algorithms, taking turns, on one process's pages."""
+    """Runs all algorithms in turn on one process's pages."""
     stratum = _Stratum(source.process, source.pages, sampled=len(pages))
     stratum.by_algorithm = {bench.name: _Measured() for bench in benches}
     same = [page for page in pages if is_same_filled(page)]
@@ -273,7 +270,7 @@ def _measure(
 
 @dataclass(frozen=True, slots=True)
 class Total:
-    """An estimated sum with its interval."""
+    """An estimated sum and its interval."""
 
     value: float
     low: float
@@ -294,10 +291,10 @@ def student(degrees: float) -> float:
 def stratified_total(strata: Sequence[tuple[int, Sequence[float]]], least: float, most: float) -> Total:
     """Estimates a sum over strata of (pages, values of the sampled ones), values lying in [least, most].
 
-    A stratum that was counted in full adds no uncertainty. To the spread of every other, one page at either end of the
-    range is added: in a small sample that happens to be uniform, "no other page was seen" does not mean there is none.
-    Strata without a sample are taken to be like the others, and widen the interval by their part. No sample at all is a
-    ValueError.
+    A completely sampled stratum adds no uncertainty. For every other, one page at each end of the range is added to the
+    variance, because a small sample that happens to be uniform does not prove that all pages are alike. Strata without
+    a sample are assumed to be like the others, and widen the interval by their share. Raises ValueError if there is no
+    sample at all.
     """
     value = variance = satterthwaite = 0.0
     counted = unseen = 0
@@ -324,7 +321,7 @@ def stratified_total(strata: Sequence[tuple[int, Sequence[float]]], least: float
 
 
 def _per_page_us(strata: Sequence[_Stratum], name: str, which: str) -> float | None:
-    """Mean time of a page that is not same-filled, each process weighing as much as it has such pages."""
+    """Mean time per page that is not same-filled, each process weighted by its number of such pages."""
     time_sum = weight_sum = 0.0
     for stratum in strata:
         measured = stratum.by_algorithm.get(name)
@@ -336,7 +333,7 @@ def _per_page_us(strata: Sequence[_Stratum], name: str, which: str) -> float | N
 
 
 def _mean_share(strata: Sequence[_Stratum], share: Callable[[_Stratum], float]) -> float:
-    """A share of pages over several processes, by their pages."""
+    """A share of pages over several processes, weighted by their pages."""
     seen = [stratum for stratum in strata if stratum.sampled]
     return sum(item.pages * share(item) / item.sampled for item in seen) / sum(item.pages for item in seen)
 
@@ -393,7 +390,8 @@ def _groups(strata: Sequence[_Stratum], names: Sequence[str], by: str) -> tuple[
 
 
 def choose_algorithms(wanted: Sequence[str]) -> list[str]:
-    """Canonical names, none twice; without any, every algorithm that can be used here. Raises `TruezramError`."""
+    """Canonical names without duplicates; if `wanted` is empty, every algorithm that can be used here. Raises
+    `TruezramError`."""
     if wanted:
         return list(dict.fromkeys(canonical(name) for name in wanted))
     found = []
@@ -427,12 +425,12 @@ def estimate(
     seconds: float = 20.0,
 ) -> Estimate:
     """Samples up to `limit` pages of the processes of `scope` and estimates what the `wanted` algorithms
-    (``NAME[:LEVEL]``, all if empty) make of their memory, in total and per process, user or cgroup (`by`).
+    (`NAME[:LEVEL]`; all if empty) would make of their memory, in total and per process, user or cgroup (`by`).
 
-    `progress` gets (fraction, text), `partial` now and then the estimate of what has been measured so far; `cancel`
-    is asked often and ends it with `Cancelled`. `seconds` bounds the sampling.
+    `progress` is called with (fraction, text), and `partial` from time to time with the estimate so far; `cancel` is
+    called often and ends it with `Cancelled`. `seconds` limits the sampling.
 
-    Raises `UsageError`, `NotFound`, `PermissionDenied` (nothing may be read), `Failed`.
+    Raises `UsageError`, `NotFound`, `PermissionDenied` (no process may be read), `Failed`.
     """
     scope = scope or Scope()
     if by not in GROUPS:

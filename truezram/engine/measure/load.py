@@ -4,9 +4,9 @@ Each thread has its own part of the device and remembers which sampled page it w
 one right answer. Pages that were discarded, or never written, must read as zeros. At the end everything is read once
 more.
 
-Run as a program (``python -m truezram.engine.measure.load NAME THREADS SEED``) it is the demo's load while the app
-runs: it writes a line of JSON twice a second and stops when its standard input is closed, so it never outlives the
-process that started it.
+Run as a program (`python -m truezram.engine.measure.load NAME THREADS SEED`) it is the demo's load while the app runs:
+it writes a line of JSON twice a second and stops when its standard input is closed, so it never outlives the process
+that started it.
 """
 
 from __future__ import annotations
@@ -37,29 +37,28 @@ _WRITE_SHARE, _READ_SHARE = 0.42, 0.48
 
 
 class PageDevice(Protocol):
-    """What the replay needs of a device. Failures are `OSError`."""
+    """The part of a device that the load needs. Failures are `OSError`."""
 
     pages: int
 
     def read(self, page: int, count: int = 1) -> bytes:
-        """``count * 4096`` bytes."""
+        """`count * 4096` bytes."""
 
     def write(self, page: int, data: bytes) -> None:
         """Whole pages."""
 
     def discard(self, page: int, count: int = 1) -> None:
-        """They read as zeros from then on."""
+        """They read as zeros afterwards."""
 
     def close(self) -> None:
         """No more requests."""
 
 
 class BlockDevice:
-    """A ublk block device, opened for itself alone and past the page cache, so that every request reaches the
-    server."""
+    """A ublk block device, opened exclusively and with O_DIRECT, so that every request reaches the server."""
 
     def __init__(self, path: str) -> None:
-        """Raises `Busy` when it is in use, `TruezramError` otherwise."""
+        """Raises `Busy` if it is in use, otherwise `TruezramError`."""
         what = f"cannot use {path}"
         try:
             self._fd = os.open(path, os.O_RDWR | os.O_DIRECT | os.O_EXCL | os.O_CLOEXEC)
@@ -78,7 +77,7 @@ class BlockDevice:
         os.close(self._fd)
 
     def _buffer(self) -> mmap.mmap:
-        """This thread's aligned buffer, as O_DIRECT wants."""
+        """This thread's aligned buffer for O_DIRECT."""
         buffer: mmap.mmap | None = getattr(self._buffers, "map", None)
         if buffer is None:
             buffer = self._buffers.map = mmap.mmap(-1, MAX_RUN * PAGE)
@@ -111,30 +110,30 @@ def open_device(entry: Entry) -> PageDevice:
 
 @dataclass(slots=True)
 class Counts:
-    """What a replay did. `wrong_pages` is what must be 0."""
+    """Counters of a load. `wrong_pages` must be 0."""
 
     seconds: float = 0.0
     pages_written: int = 0
     pages_read: int = 0
     pages_discarded: int = 0
     pages_verified: int = 0
-    """Pages read whose contents were right."""
+    """Pages that were read with the right contents."""
     wrong_pages: int = 0
     failed_requests: int = 0
     refused_writes: int = 0
-    """Write requests refused with ENOSPC (the device's mem_limit); the pages keep what they had."""
+    """Write requests refused with ENOSPC (the device's mem_limit); the pages keep their contents."""
     first_wrong: str = ""
-    """Which page, and how it was wrong; of the first wrong page or failed request."""
+    """Description of the first wrong page or failed request."""
 
     def add(self, other: Counts) -> None:
-        """Adds another thread's counts; `seconds` is left alone."""
+        """Adds another thread's counts, except `seconds`."""
         for name in _COUNTERS:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.first_wrong = self.first_wrong or other.first_wrong
 
     @property
     def good(self) -> bool:
-        """Whether pages were verified, all were right and no request failed."""
+        """Whether pages were verified, all of them were right, and no request failed."""
         return self.pages_verified > 0 and not self.wrong_pages and not self.failed_requests
 
 
@@ -143,7 +142,7 @@ _COUNTERS = tuple(name for name in Counts.__dataclass_fields__ if name not in ("
 
 @dataclass(slots=True)
 class _Worker:
-    """One thread: pages [first, first + pages) of the device are its own."""
+    """One thread, which owns pages [first, first + pages) of the device."""
 
     device: PageDevice
     data: bytes
@@ -152,10 +151,11 @@ class _Worker:
     random: random.Random
     counts: Counts = field(default_factory=Counts)
     wrote: list[int | None] = field(default_factory=list)
-    """By page: index of the sampled page that is there, -1 for zeros, None for unknown (a failed write)."""
+    """For each page: the index of the sampled page stored there, -1 for zeros, None for unknown (after a failed
+    write)."""
 
     def run(self, stop: threading.Event) -> None:
-        """Random requests until told to stop, then everything that was written once more."""
+        """Random requests until `stop` is set, then reads everything that was written once more."""
         self.wrote = [-1] * self.pages
         while not stop.is_set():
             self._one()
@@ -216,7 +216,7 @@ class _Worker:
                 self.counts.pages_verified += 1
             else:
                 self.counts.wrong_pages += 1
-                kind = "zeros were due" if source < 0 else f"sampled page {source} was due"
+                kind = "zeros were expected" if source < 0 else f"sampled page {source} was expected"
                 self.counts.first_wrong = self.counts.first_wrong or f"page {self.first + page + index}: {kind}"
 
     def _failed(self, what: str, page: int, error: OSError) -> None:
@@ -224,7 +224,7 @@ class _Worker:
         text = f"{what} of page {self.first + page}: {error.strerror}"
         self.counts.first_wrong = self.counts.first_wrong or text
         if error.errno in (errno.ENODEV, errno.ETIMEDOUT, errno.EBADF):
-            # The device is gone or hangs: going on would only count the same failure over and over.
+            # The device is gone or hangs: continuing would only count the same failure over and over.
             raise _Gone from None
 
 
@@ -243,10 +243,10 @@ def run_load(
     progress: Callable[[Counts], None] | None = None,
     interval: float = 0.5,
 ) -> Counts:
-    """Puts load on an empty device, for `seconds` or until `stop` is set, and verifies; returns what was done.
+    """Puts load on an empty device, for `seconds` or until `stop` is set, and verifies it; returns the counters.
 
-    `data` holds whole sampled pages. `progress` is called every `interval` seconds from the calling thread. What the
-    threads do depends on `seed` alone, but not how they interleave.
+    `data` holds whole sampled pages. `progress` is called every `interval` seconds from the calling thread. `seed`
+    determines what each thread does, but not how the threads interleave.
     """
     if not data or len(data) % PAGE:
         raise ValueError("the data must be whole pages, and at least one")
@@ -293,7 +293,7 @@ def _sum(workers: Sequence[_Worker], started: float) -> Counts:
 
 
 def sample(limit: int = 8192, seed: int = 0) -> tuple[bytes, int]:
-    """(pages of running processes, number of processes). Raises `Failed` when there is none that this user may read."""
+    """(pages of running processes, number of processes). Raises `Failed` if this user may not read any."""
     from truezram.engine.measure.sampling import sample_pages
 
     sampled = sample_pages(limit=limit, seed=seed)
@@ -304,7 +304,7 @@ def sample(limit: int = 8192, seed: int = 0) -> tuple[bytes, int]:
 
 
 def main(argv: Sequence[str]) -> int:
-    """The load beside the app: arguments NAME THREADS SEED; stops at the end of standard input."""
+    """The load for the app: arguments NAME THREADS SEED; stops at the end of standard input."""
     name, threads, seed = argv[0], int(argv[1]), int(argv[2])
     stop = threading.Event()
 

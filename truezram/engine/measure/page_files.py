@@ -1,7 +1,6 @@
-"""Files of memory pages: 4096 bytes each, one after another, optionally zstd-compressed; what benchmarks work on.
+"""Files of memory pages, 4096 bytes each, optionally zstd-compressed: the input of benchmarks.
 
-``NAME.pages`` and ``NAME.pages.zst`` are what `find` takes from a folder; a file that is named itself may have any
-name.
+From a folder, `find` takes `NAME.pages` and `NAME.pages.zst`; a file given by itself may have any name.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ class PageFile:
     """The pages of one file."""
 
     name: str
-    """The file's name without ``.pages`` and ``.zst``."""
+    """The file's name without `.pages` and `.zst`."""
     data: memoryview
     """n * 4096 bytes, n > 0, in memory that begins at a multiple of 4096."""
 
@@ -35,7 +34,7 @@ class PageFile:
 
 
 def name_of(path: Path) -> str:
-    """``csrc`` of ``corpus/csrc.pages.zst``."""
+    """`csrc` of `corpus/csrc.pages.zst`."""
     name = path.name
     for suffix in (".zst", ".pages"):
         name = name.removesuffix(suffix)
@@ -50,10 +49,10 @@ def aligned(data: bytes | bytearray | memoryview) -> memoryview:
 
 
 def find(given: Iterable[str | Path]) -> list[Path]:
-    """The files that `given` names: files as they are, of folders the ``*.pages`` and ``*.pages.zst`` in them.
+    """The files that `given` names; for a folder, the `*.pages` and `*.pages.zst` in it.
 
-    Raises `UsageError` for what does not exist, a folder without such files, and two files of the same name (which
-    results could not tell apart).
+    Raises `UsageError` for a path that does not exist, a folder without such files, and two files of the same name
+    (they would be indistinguishable in results).
     """
     found: list[Path] = []
     for item in given:
@@ -91,7 +90,7 @@ def _cannot_read(path: Path, error: OSError) -> Failed | PermissionDenied:
 
 
 class _Reader:
-    """Reads one file; `room` is how many bytes of pages may still be taken."""
+    """Reads one file; `room` is the number of bytes of pages still allowed."""
 
     def __init__(self, path: Path, room: int) -> None:
         self.path = path
@@ -162,8 +161,8 @@ class _Reader:
 
 
 def read(paths: Sequence[Path]) -> list[PageFile]:
-    """Reads them all. Raises `Failed`, naming the file: unreadable, empty, not whole pages, zstd data damaged or cut
-    short, more than half of the memory available."""
+    """Reads all of them. Raises `Failed` with the file's name if it is unreadable, empty, not whole pages, has damaged
+    or truncated zstd data, or would take more than half of the available memory."""
     room = max(procfs.mem_available() // 2, 256 << 20)
     found = []
     for path in paths:

@@ -1,4 +1,4 @@
-"""A benchmark's results as JSON, as tables for the terminal, and as an HTML page that needs nothing else."""
+"""A benchmark's results as JSON, as tables for the terminal, and as a self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _speed(speed: Speed) -> dict[str, Any]:
 
 
 def to_json(report: Report) -> dict[str, Any]:
-    """The document but for its ``schema``. Speeds in MB/s (10^6 bytes of page data a second), one sample per round."""
+    """The document without its `schema`. Speeds in MB/s (10^6 bytes of page data a second), one sample per round."""
     results = []
     for result in report.results:
         entry: dict[str, Any] = {
@@ -58,7 +58,7 @@ def to_json(report: Report) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class _Figure:
-    """One cell: a value, what it is beside the baseline's (None: no baseline), and its bar, 0 … 1."""
+    """One cell: a value, its multiple of the baseline's (None: no baseline), and its bar, 0 … 1."""
 
     text: str
     times: float | None
@@ -81,7 +81,8 @@ def _values(result: Result) -> tuple[float, float, float]:
 
 
 def _rows(report: Report, name: str) -> list[_Row]:
-    """The rows of one input. Bars are relative to the best codec; memcpy, which is none, may run off the scale."""
+    """The rows of one input. Bars are relative to the best codec; memcpy, which is not a codec, may be off the
+    scale."""
     results = report.of(name)
     codecs = [_values(result) for result in results if result.implementation != "libc"]
     most = [max(column) for column in zip(*(codecs or map(_values, results)), strict=True)]
@@ -100,7 +101,7 @@ def _rows(report: Report, name: str) -> list[_Row]:
 
 
 def _names(report: Report) -> list[str]:
-    """Inputs that have results, and ``total`` last when there is more than one."""
+    """Inputs that have results, and `total` last if there is more than one."""
     names = [item.name for item in report.inputs if report.of(item.name)]
     return [*names, TOTAL] if len(names) > 1 and report.of(TOTAL) else names
 
@@ -131,15 +132,15 @@ def _about(report: Report) -> list[str]:
     if report.dictionary is not None:
         known = report.dictionary
         lines.append(
-            f"zstd+dictionary has the dictionary {known.file} ({known.bytes:,} bytes, id {known.id}), the baselines"
-            " have none. It does better on pages that it was trained on than on any others."
+            f"zstd+dictionary uses the dictionary {known.file} ({known.bytes:,} bytes, id {known.id}); the baselines"
+            " use none. A dictionary does better on pages that it was trained on than on others."
         )
     if any(r.implementation == "zram" for r in report.results):
-        lines.append("zram was measured last, as a device: requests of 256 KiB, which the block layer brings to it.")
+        lines.append("zram was measured last, as a device: requests of 256 KiB through the block layer.")
     if report.disturbed > 0.05:
         lines.append(
-            f"{report.disturbed:.0%} of the timings were disturbed by other work and are less exact: repeat it on a"
-            " quiet machine."
+            f"{report.disturbed:.0%} of the timings were disturbed by other work and are less exact: repeat it on"
+            " an idle machine."
         )
     return lines
 
@@ -185,8 +186,8 @@ def _table(rows: Sequence[_Row], width: int | None, unicode: bool) -> list[str]:
 
 
 def to_text(report: Report, width: int | None = None, unicode: bool = True) -> str:
-    """Tables with bars, one per input and the total last. `width`: columns of the terminal; bars go when it is
-    narrow."""
+    """Tables with bars, one per input and the total last. `width`: columns of the terminal; a narrow one gets no
+    bars."""
     lines = []
     for name in _names(report):
         pages, same = _pages_of(report, name)
@@ -227,7 +228,7 @@ def _html_row(row: _Row, ours: bool) -> str:
 
 
 def to_html(report: Report) -> str:
-    """One page with everything in it: a table with bars per input, the total first."""
+    """One self-contained page: a table with bars per input, the total first."""
     heads = '<th>algorithm</th><th colspan="2">ratio</th>' + "".join(
         f'<th colspan="2">{title}</th><th></th>' for title in TITLES[1:]
     )

@@ -1,5 +1,4 @@
-"""What a measurement of page codecs goes in with and comes out with (benchmark.py, zram_bench.py, report.py): values
-only, nothing is measured here."""
+"""Inputs and results of benchmarks of page codecs (benchmark.py, zram_bench.py, report.py): values only."""
 
 from __future__ import annotations
 
@@ -13,11 +12,11 @@ from truezram.engine.measure.page_files import PAGE
 
 TOTAL = "total"
 WITH_DICTIONARY = "+dictionary"
-"""What results add to the name of an algorithm that was given a dictionary."""
+"""Suffix in results for an algorithm that uses a dictionary."""
 
 
 class Cancelled(TruezramError):
-    """The caller's `cancelled` said so."""
+    """The caller cancelled the measurement."""
 
     exit_code = EXIT_INTERRUPTED
 
@@ -38,7 +37,7 @@ class Input:
 
     @property
     def same_filled(self) -> int:
-        """Pages that repeat one 8-byte word; neither timed nor counted in a ratio."""
+        """Pages that repeat one 8-byte word; they are neither timed nor included in ratios."""
         return self.pages - len(self.order)
 
 
@@ -55,32 +54,32 @@ class Speed:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One codec on one input, or on all of them (`input` is ``total``)."""
+    """One codec on one input, or on all of them (`input` is `total`)."""
 
     algorithm: str
     implementation: str
-    """``truezram``, ``liblz4``, ``libzstd``, ``libc`` or ``zram``."""
+    """`truezram`, `liblz4`, `libzstd`, `libc` or `zram`."""
     isa: str | None
-    """Of our code; None for others'."""
+    """Of our code; None for other libraries."""
     input: str
     ratio: float
-    """Bytes of pages by bytes of objects; a page that does not shrink counts as 4096."""
+    """Bytes of pages divided by bytes of objects; a page that does not shrink counts as 4096."""
     raw_pages: int
     """Pages that do not shrink."""
     compress: Speed
     decompress: Speed
     version: str = ""
-    """Of the library, and where it came from: of others', and of the one that our zstd uses."""
+    """Version and origin of the library: of a baseline, or of the libzstd that our zstd uses."""
 
     @property
     def key(self) -> tuple[str, str]:
-        """What tells codecs apart: (implementation, algorithm)."""
+        """Identifies the codec: (implementation, algorithm)."""
         return self.implementation, self.algorithm
 
 
 @dataclass(frozen=True, slots=True)
 class InputInfo:
-    """An input as results tell of it."""
+    """An input as described in results."""
 
     name: str
     pages: int
@@ -98,28 +97,27 @@ class DictionaryInfo:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All that is known after `rounds` whole rounds; `results` are theirs, and in the first one those of the inputs
-    that are done."""
+    """The state after `rounds` complete rounds; during the first round, `results` has the inputs that are done."""
 
     host: dict[str, str | int | float]
     inputs: tuple[InputInfo, ...]
     results: tuple[Result, ...]
     baseline: tuple[str, str]
-    """(implementation, algorithm) of the results that others are compared with."""
+    """(implementation, algorithm) that the others are compared with."""
     cold: bool
     rounds: int
-    """Whole rounds done, 0 while the first one lasts."""
+    """Complete rounds, 0 during the first one."""
     disturbed: float
-    """Share of the timings that other threads broke into however often they were repeated, 0 … 1."""
+    """Share of timings that were interrupted by other threads on every try, 0 … 1."""
     dictionary: DictionaryInfo | None = None
 
     def of(self, name: str) -> list[Result]:
-        """The results of an input, or of ``total``, in the order of the subjects."""
+        """The results of an input, or of `total`, in the order of the subjects."""
         return [result for result in self.results if result.input == name]
 
     def relative(self, result: Result) -> tuple[float, float, float] | None:
-        """(ratio, compression speed, decompression speed) as multiples of the baseline's on the same input; speeds
-        round by round, then the median. None when the baseline has no result there."""
+        """(ratio, compression speed, decompression speed) as multiples of the baseline's on the same input; for speeds,
+        the median of each round's multiple. None if the baseline has no result there."""
         for other in self.results:
             if other.input == result.input and other.key == self.baseline:
                 compress = map(_divide, result.compress.samples, other.compress.samples)
@@ -130,13 +128,13 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a measurement is."""
+    """Progress of a measurement."""
 
     fraction: float
     """0 … 1."""
     text: str
     report: Report | None
-    """Results so far; the same object until there are more. None before the first."""
+    """Results so far; the same object until there are new ones. None before the first."""
 
 
 ProgressCallback = Callable[[Progress], None]

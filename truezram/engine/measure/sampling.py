@@ -1,14 +1,13 @@
-"""Copies a sample of the pages that running processes hold in memory, to find out what they would compress to.
+"""Copies a sample of the pages that running processes hold in memory, to find out how well they would compress.
 
-What is looked at is what could be swapped out: private anonymous memory (heaps, stacks, written copies of private
-file mappings). Nothing of it is written, and nothing is brought back from swap: the kernel's page map says first
-whether a page is in memory (reading a swapped page would fault it in) and it is asked again right before every batch
-of copies. Where Linux has PAGEMAP_SCAN (6.7+) a process is searched with a few calls, elsewhere the page map's
-entries are read.
+It samples what could be swapped out: private anonymous memory (heaps, stacks, written copies of private file mappings).
+Nothing is written, and nothing is brought back from swap: the kernel's page map says whether a page is in memory
+(reading a swapped page would fault it in), and it is checked again right before every batch of copies. With
+PAGEMAP_SCAN (Linux 6.7) a process is searched with a few calls; on older kernels the page map's entries are read.
 
-The sample is stratified: every process is a stratum, gets a share of the sample in proportion to its memory (and a
-few pages at least), and within it pages are drawn without replacement. The same seed on the same memory draws the
-same pages.
+The sample is stratified: every process is a stratum and gets a share of the sample in proportion to its memory (with a
+minimum of a few pages); within it, pages are drawn without replacement. The same seed on the same memory draws the same
+pages.
 """
 
 from __future__ import annotations
@@ -35,25 +34,25 @@ from truezram.engine.procfs import Process
 
 PAGE = 4096
 LEAST = 16
-"""Pages that every process gets, if it has them and the limit allows."""
+"""Minimum number of pages per process, if it has as many and the limit allows."""
 _KERNEL_PAGE = os.sysconf("SC_PAGE_SIZE")
 _BATCH = 128
 _READ_ENTRIES = 1 << 14
 _MAX_REGIONS = 4096
 
 Progress = Callable[[float, str], None]
-"""Called with (fraction done 0…1, what is being done); whatever it raises ends the sampling."""
+"""Called with (fraction done 0…1, what is being done); an exception from it ends the sampling."""
 
 
 class Cancelled(TruezramError):
-    """The caller's `cancel` said so."""
+    """The caller cancelled it."""
 
     exit_code = EXIT_INTERRUPTED
 
 
 @dataclass(frozen=True, slots=True)
 class SampledProcess:
-    """One stratum: a process, the pages it holds and how many of them are in the sample."""
+    """One stratum: a process, its pages, and how many of them are in the sample."""
 
     process: Process
     pages: int
@@ -62,12 +61,12 @@ class SampledProcess:
     same_filled: int
     """Of the sampled ones: pages that repeat one 8-byte word."""
     unreadable: int
-    """Drawn, but not to be read: gone, swapped out or unmapped since, or refused by the kernel."""
+    """Drawn, but not readable: gone, swapped out or unmapped since, or refused by the kernel."""
 
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A process whose memory could not be looked at."""
+    """A process whose memory could not be read."""
 
     process: Process
     why: str
@@ -75,7 +74,7 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True)
 class SampledPages:
-    """The sample. Page i is ``data[i * 4096:(i + 1) * 4096]`` and comes from ``processes[sources[i]]``."""
+    """The sample. Page i is `data[i * 4096:(i + 1) * 4096]` and comes from `processes[sources[i]]`."""
 
     data: memoryview
     """n * 4096 bytes, read-only, the pages of one process after another in the order of their addresses."""
@@ -85,7 +84,7 @@ class SampledPages:
     skipped: tuple[Skipped, ...] = ()
     seconds: float = 0.0
     complete: bool = True
-    """False when the time was up before all processes had been searched and read."""
+    """False if the time ran out before all processes had been searched and read."""
 
     def __len__(self) -> int:
         return len(self.sources)
@@ -129,7 +128,7 @@ _REGION = struct.Struct("=3Q")
 
 
 def _scan(pagemap: int, start: int, end: int, deadline: float) -> Iterator[tuple[int, int]]:
-    """Ranges of present anonymous pages in [start, end), by PAGEMAP_SCAN. The shared page of zeros is left out: it
+    """Ranges of present anonymous pages in [start, end), by PAGEMAP_SCAN. The shared zero page is left out, because it
     takes no memory. Raises OSError (ENOTTY: the kernel is older), TimeoutError at `deadline`."""
     vector = ctypes.create_string_buffer(_REGION.size * _MAX_REGIONS)
     unwanted = _IS_FILE | _IS_ZERO_PAGE
@@ -186,7 +185,7 @@ def _intersect(ranges: Iterator[tuple[int, int]], allowed: list[tuple[int, int]]
 
 @dataclass(slots=True)
 class Regions:
-    """Address ranges of present pages; 4096-byte page k of them is at ``address(k)``."""
+    """Address ranges of present pages; 4096-byte page k of them is at `address(k)`."""
 
     starts: array[int] = field(default_factory=lambda: array("Q"))
     ends: array[int] = field(default_factory=lambda: array("Q"))
@@ -211,7 +210,7 @@ class Regions:
 
 
 def find_pages(pid: int, deadline: float = float("inf"), scan: bool = True, root: Path = procfs.ROOT) -> Regions:
-    """Where the process's present anonymous pages are. `scan`: use PAGEMAP_SCAN where the kernel has it.
+    """Finds the process's present anonymous pages. `scan`: use PAGEMAP_SCAN if the kernel has it.
 
     Raises OSError: PermissionError, or that the process is gone; TimeoutError at `deadline` (time.monotonic()).
     """
@@ -235,8 +234,8 @@ def find_pages(pid: int, deadline: float = float("inf"), scan: bool = True, root
 
 
 def allocate(sizes: Sequence[int], limit: int, least: int = LEAST) -> list[int]:
-    """How many pages of each stratum of `sizes` pages to draw: `limit` in all, `least` each (all, if it has fewer),
-    the rest in proportion. With more strata than `limit` the largest get one each."""
+    """How many pages to draw from each stratum of `sizes` pages: `limit` in total, at least `least` each (or all, if it
+    has fewer), the rest in proportion. With more strata than `limit`, the largest get one each."""
     if sum(sizes) <= limit:
         return list(sizes)
     counted = sum(1 for size in sizes if size)
@@ -261,7 +260,7 @@ def _draw(regions: Regions, count: int, seed: str) -> list[int]:
 
 
 class _Reader:
-    """Copies pages of other processes: process_vm_readv, or /proc/PID/mem where that call is barred."""
+    """Copies pages of other processes: with process_vm_readv, or through /proc/PID/mem if that call is blocked."""
 
     def __init__(self) -> None:
         call = getattr(ctypes.CDLL(None, use_errno=True), "process_vm_readv", None)
@@ -272,7 +271,7 @@ class _Reader:
         self._call = call
 
     def read(self, pid: int, addresses: Sequence[int], out: memoryview, mem: int | None = None) -> int:
-        """Copies what can be copied of the pages at `addresses` one after another into `out`; returns how many.
+        """Copies the readable pages of `addresses`, packed, to `out`; returns their number.
 
         Raises PermissionError, or ProcessLookupError when the process is gone.
         """
@@ -294,7 +293,7 @@ class _Reader:
                 if code != errno.EFAULT:
                     raise OSError(code, os.strerror(code))
                 got = 0
-            # It stops at the first page that cannot be read: leave that one out and go on behind it.
+            # It stops at the first page that cannot be read: skip that one and continue after it.
             done += got // PAGE
             at += got // PAGE + 1
         return done
@@ -311,8 +310,7 @@ class _Reader:
             raise
 
     def copy(self, pid: int, addresses: Sequence[int], out: memoryview, check: Callable[[], None]) -> int:
-        """Copies those pages that are still present at this moment; returns how many. `check` is called before every
-        batch."""
+        """Copies the pages that are still present; returns their number. `check` is called before every batch."""
         pagemap = os.open(f"/proc/{pid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
         mem: int | None = None
         done = 0
@@ -380,7 +378,7 @@ class _Sampler:
             self.progress(fraction, text)
 
     def search(self, candidates: Sequence[Process], scan: bool) -> list[tuple[Process, Regions]]:
-        """The processes that have pages, with where these are."""
+        """The processes that have pages, and where these are."""
         found = []
         for number, process in enumerate(candidates):
             try:
@@ -389,7 +387,7 @@ class _Sampler:
                 regions = find_pages(process.pid, self.deadline, scan)
             except TimeoutError:
                 self.complete = False
-                self.skipped += [Skipped(left, "the time was up") for left in candidates[number:]]
+                self.skipped += [Skipped(left, "the time ran out") for left in candidates[number:]]
                 break
             except OSError as error:
                 if error.errno not in _GONE:
@@ -400,12 +398,12 @@ class _Sampler:
         return found
 
     def read(self, reader: _Reader, process: Process, addresses: Sequence[int], room: memoryview) -> int | None:
-        """How many pages were copied to `room`; None when the process cannot be read."""
+        """The number of pages copied to `room`; None if the process cannot be read."""
         try:
             return reader.copy(process.pid, addresses, room, self.check)
         except TimeoutError:
             self.complete = False
-            self.skipped.append(Skipped(process, "the time was up"))
+            self.skipped.append(Skipped(process, "the time ran out"))
         except OSError as error:
             if error.errno not in _GONE:
                 self.skipped.append(Skipped(process, _why(error)))
@@ -426,10 +424,10 @@ def sample_pages(
     """Copies up to `limit` pages of the processes `pids`, or of all that this user may read (this one only with
     `include_self`).
 
-    Lasts at most about `seconds`; what could not be looked at until then is in `skipped`. `cancel` is asked often and
-    ends it with `Cancelled`. `scan=False` does without PAGEMAP_SCAN. Processes that end meanwhile are left out. Never
-    raises for a process that cannot be read: see `skipped`. Raises `UsageError` for a limit or a time that is not
-    positive.
+    Takes at most about `seconds`; processes that could not be read by then are in `skipped`. `cancel` is called often
+    and ends it with `Cancelled`. `scan=False` does not use PAGEMAP_SCAN. Processes that end in the meantime are left
+    out. A process that cannot be read is not an error: see `skipped`. Raises `UsageError` for a limit or a time that is
+    not positive.
     """
     if limit < 1 or not seconds > 0:
         raise UsageError("cannot sample", "the number of pages and the seconds must be greater than zero")

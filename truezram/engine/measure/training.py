@@ -1,9 +1,8 @@
-"""Trains a dictionary for zstd on pages, and measures on other pages of the same inputs what it is worth.
+"""Trains a zstd dictionary on pages, and measures its worth on other pages of the same inputs.
 
-Training is zstd's (the ``zstandard`` package); what is measured is our own codec, with the dictionary and without. The
-pages are drawn at random: two thirds to train on, a third to measure on. They come from the same processes or files,
-so what is measured is the best that can be hoped for; the programs' next run will gain less, and other programs may
-lose (docs/benchmarks.md).
+Training is done by zstd (the `zstandard` package); our own codec is measured, with and without the dictionary. The
+pages are drawn at random: two thirds for training, one third for measuring. They come from the same processes or files,
+so the result is the best case; the programs' next run will gain less, and other programs may lose (docs/benchmarks.md).
 """
 
 from __future__ import annotations
@@ -27,23 +26,23 @@ from truezram.engine.units import format_size
 DEFAULT_SIZE = 32 << 10
 DEFAULT_LEVEL = 3
 MIN_SIZE = 1024
-"""Bytes of the smallest dictionary that is trained: its tables alone take some hundreds."""
+"""Smallest dictionary to train, in bytes: its tables alone take several hundred."""
 MAX_PAGES = 16384
-"""Pages that are looked at: training takes seconds with these."""
+"""Most pages that are used; training on them takes seconds."""
 LEAST_PAGES = 64
 _TIMES = 8
-"""So many times the dictionary's size is trained on, at least."""
+"""Training needs at least this many times the dictionary's size."""
 _BATCH = 128
 WORTH = 0.02
-"""Share of the objects' bytes that a dictionary must save to be recommended: less is within what a program's pages
-differ by from one run to the next."""
+"""Share of the objects' bytes that a dictionary must save to be recommended; less is within the variation between two
+runs of a program."""
 
 Progress = Callable[[float, str], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Pages of one file, or of the processes of one name; none of them same-filled."""
+    """Pages of one file, or of all processes of one name, without same-filled ones."""
 
     name: str
     pages: tuple[bytes, ...]
@@ -70,13 +69,13 @@ class Measured:
 
     @property
     def saved(self) -> float:
-        """Share of the bytes that the dictionary saves; negative when it costs some."""
+        """Share of the bytes that the dictionary saves; negative if objects become larger."""
         return 1 - self.trained / self.plain
 
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """Microseconds a page, on one core."""
+    """Microseconds per page, on one core."""
 
     compress: float
     decompress: float
@@ -84,18 +83,18 @@ class Times:
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """A dictionary, and what it did."""
+    """A dictionary and its measured effect."""
 
     data: bytes
     level: int
     training_pages: int
     total: Measured
     sources: tuple[Measured, ...]
-    """By pages, most first."""
+    """The one with the most pages first."""
     plain_times: Times
     trained_times: Times
     memory: int
-    """What a device takes for it, with its tables at this level."""
+    """Bytes that a device needs for it, including its tables at this level."""
 
     @property
     def id(self) -> int:
@@ -103,7 +102,7 @@ class Trained:
 
     @property
     def pays_from(self) -> int | None:
-        """How many bytes of such pages a device must hold for `memory` to be saved; None: it saves nothing."""
+        """Bytes of such pages that a device must hold before the savings exceed `memory`; None if it saves nothing."""
         saved = self.total.plain - self.total.trained
         return None if saved <= 0 else -(-self.memory * self.total.pages // saved) * PAGE
 
@@ -127,7 +126,7 @@ def check(size: int, level: int) -> None:
 
 
 def _source(name: str, data: memoryview, count: int) -> Source:
-    """`count` pages of the data, drawn at random, without the same-filled ones among them."""
+    """`count` pages of the data, drawn at random, minus the same-filled ones among them."""
     numbers = range(len(data) // PAGE)
     chosen = sorted(random.Random(name).sample(numbers, min(count, len(numbers))))
     views = (data[i * PAGE : (i + 1) * PAGE] for i in chosen)
@@ -135,15 +134,15 @@ def _source(name: str, data: memoryview, count: int) -> Source:
 
 
 def from_files(paths: Sequence[str | Path]) -> list[Source]:
-    """Pages of files and folders, `MAX_PAGES` at most. Raises what `page_files.find` and `page_files.read` raise."""
+    """Pages of files and folders, at most `MAX_PAGES`. Raises the errors of `page_files.find` and `page_files.read`."""
     files = page_files.read(page_files.find(paths))
     counts = allocate([item.pages for item in files], MAX_PAGES)
     return [_source(item.name, item.data, count) for item, count in zip(files, counts, strict=True)]
 
 
 def from_processes(pids: Sequence[str] = (), progress: Progress | None = None) -> list[Source]:
-    """Pages of these running processes, or of all that this user may read, `MAX_PAGES` at most. Raises `UsageError`,
-    `NotFound`, `Failed` when none can be read."""
+    """Pages of these running processes, or of all that this user may read, at most `MAX_PAGES`. Raises `UsageError`,
+    `NotFound`, and `Failed` if none can be read."""
     from truezram.engine import procfs
 
     wanted = None
@@ -165,7 +164,7 @@ def from_processes(pids: Sequence[str] = (), progress: Progress | None = None) -
 
 
 def _split(source: Source) -> tuple[list[bytes], list[bytes]]:
-    """(to train on, to measure on)."""
+    """(pages for training, pages for measuring)."""
     pages = list(source.pages)
     random.Random(source.name).shuffle(pages)
     cut = len(pages) - len(pages) // 3
@@ -173,7 +172,7 @@ def _split(source: Source) -> tuple[list[bytes], list[bytes]]:
 
 
 def _train(pages: list[bytes | bytearray | memoryview], size: int, level: int, progress: Progress) -> bytes:
-    """Runs the training beside this thread, which tells how long it has lasted and can be interrupted."""
+    """Trains in another thread, while this one reports the elapsed time and can be interrupted."""
     import zstandard
 
     made: list[bytes | BaseException] = []
@@ -197,14 +196,14 @@ def _train(pages: list[bytes | bytearray | memoryview], size: int, level: int, p
 
 
 class _Meter:
-    """One compressor at work on the held-out pages."""
+    """One compressor, measured on the held-out pages."""
 
     def __init__(self, compressor: Compressor) -> None:
         self.compressor = compressor
         self.bytes = self.pages = self.compress_ns = self.decompress_ns = 0
 
     def add(self, pages: bytes) -> int:
-        """Bytes of the objects of these pages. Raises `Failed` when they do not come back."""
+        """The size of the objects of these pages in bytes. Raises `Failed` if a page is not reproduced."""
         began = time.thread_time_ns()
         packed = self.compressor.compress_pages(pages)
         half = time.thread_time_ns()
@@ -213,7 +212,7 @@ class _Meter:
         self.compress_ns += half - began
         self.pages += len(packed)
         if bytes(back) != pages:
-            what = f"{self.compressor!r} did not give back what it was given"
+            what = f"{self.compressor!r} did not reproduce a page"
             raise Failed(what, "", "Please report this, with `doctor --json`")
         return len(packed.data)
 
@@ -237,15 +236,15 @@ def train(
     level: int = DEFAULT_LEVEL,
     progress: Progress = lambda fraction, text: None,
 ) -> Trained:
-    """Trains a dictionary of up to `size` bytes on two thirds of the pages and measures it with ``zstd:level`` on the
+    """Trains a dictionary of up to `size` bytes on two thirds of the pages and measures it with `zstd:level` on the
     rest. Raises `UsageError`, `Failed` (too few pages)."""
     check(size, level)
     parts = [(source.name, *_split(source)) for source in sources]
     training: list[bytes | bytearray | memoryview] = [page for _, pages, _ in parts for page in pages]
     least = max(LEAST_PAGES, _TIMES * size // PAGE)
     if len(training) < least:
-        why = f"there are {len(training)} pages to train on, and {format_size(size)} take {least}"
-        remedy = f"Give more pages ({least * 3 // 2}, same-filled ones apart), or a smaller --size"
+        why = f"there are {len(training)} pages to train on, and {format_size(size)} needs {least}"
+        remedy = f"Give more pages ({least * 3 // 2} that are not same-filled), or a smaller --size"
         raise Failed("cannot train a dictionary", why, remedy)
     data = _train(training, size, level, progress)
     plain, trained = _Meter(Compressor(f"zstd:{level}")), _Meter(Compressor(f"zstd:{level}", dictionary=data))

@@ -1,13 +1,11 @@
-"""Long computations in a process of their own, of the lowest priority: the benchmark and the estimate behind the app.
+"""Long computations in a separate process with the lowest priority: the app's benchmark and estimate.
 
-In the app's own process a thread that computes would hold the interpreter's lock whenever the scheduler takes its CPU
-away, and the app would wait for a thread that waits for a CPU. The child speaks pickled messages over its standard
-output (it is our own program, run by the same user); it ends when its standard input does, so it never outlives the
-app, however that ends. Its session is its own: the kernel's autogroups share the CPUs between sessions first, and only
-then between the processes of one by their nice values.
+In the app's own process, a computing thread would hold the GIL while it waits for a CPU, and the app would wait for it.
+The child sends pickled messages over its standard output (it is our own program, run by the same user) and exits when
+its standard input is closed, so it never outlives the app. It has its own session, because the kernel's autogroups
+divide CPU time between sessions first, and only within a session by nice values.
 
-The child sends ``("progress", fraction, text, partial)`` as it comes, then ``("result", value)`` or ``("error",
-exception)``.
+The child sends `("progress", fraction, text, partial)` messages, then `("result", value)` or `("error", exception)`.
 """
 
 from __future__ import annotations
@@ -26,14 +24,15 @@ from typing import Any
 from truezram.engine.errors import Failed, TruezramError
 
 Report = Callable[[float | None, str, Any], None]
-"""Called with (fraction 0…1 or None, what is being done, a result so far or None). What it raises ends the call."""
+"""Called with (fraction 0…1 or None, what is being done, partial result or None). An exception from it ends the
+call."""
 _NICE = 19
 _STOP_TIMEOUT = 5.0
 
 
 def run(name: str, report: Report, **options: Any) -> Any:
-    """Runs one of `CALLS` in a process of its own and returns its result. Raises what that raised, what `report`
-    raised, or `Failed` when the process ended without an answer."""
+    """Runs one of `CALLS` in a separate process and returns its result. Raises its exception, an exception of `report`,
+    or `Failed` if the process ended without a result."""
     with _started(name, options) as (child, log):
         assert child.stdout is not None
         while True:
@@ -49,12 +48,12 @@ def run(name: str, report: Report, **options: Any) -> Any:
 
 
 class _started:
-    """The child and its standard error; at the end there is no child any more."""
+    """The child and its standard error; the child has ended when the context is left."""
 
     def __init__(self, name: str, options: dict[str, Any]) -> None:
         self.log = os.memfd_create(f"truezram-{name}", os.MFD_CLOEXEC)
         try:
-            # -P: without the current folder, which may be a source tree.
+            # -P: do not import from the current folder, which may be a source tree.
             self.child = subprocess.Popen(
                 [sys.executable, "-P", "-m", "truezram.engine.measure.worker", name],
                 stdin=subprocess.PIPE,
@@ -69,7 +68,7 @@ class _started:
 
     def __enter__(self) -> tuple[subprocess.Popen[bytes], int]:
         assert self.child.stdin is not None
-        with contextlib.suppress(OSError):  # it has died: reading its answer says so
+        with contextlib.suppress(OSError):  # it has died: reading its answer will report that
             pickle.dump(self.options, self.child.stdin)
             self.child.stdin.flush()
         return self.child, self.log
@@ -77,7 +76,7 @@ class _started:
     def __exit__(self, *exception: object) -> None:
         assert self.child.stdin is not None
         assert self.child.stdout is not None
-        # It sees that it is not wanted any more and puts in order what it has made (a zram device, for one).
+        # The child notices that it is no longer needed and cleans up (a zram device, for example).
         self.child.stdout.close()
         with contextlib.suppress(OSError):
             self.child.stdin.close()
@@ -90,7 +89,7 @@ class _started:
 
 
 def _last_words(child: subprocess.Popen[bytes], log: int) -> str:
-    """Why the child ended, from its standard error or its exit code."""
+    """Why the child ended, according to its standard error or exit code."""
     with contextlib.suppress(subprocess.TimeoutExpired):
         child.wait(_STOP_TIMEOUT)
     said = os.pread(log, 4096, max(0, os.fstat(log).st_size - 4096)).decode(errors="replace").strip()
@@ -131,22 +130,23 @@ def _estimate(tell: Report, cancelled: Callable[[], bool], *, kind: str, value: 
 
 
 CALLS: dict[str, Callable[..., Any]] = {"benchmark": _benchmark, "estimate": _estimate}
-"""What can be called, with their options: ``benchmark(seconds)``, ``estimate(kind, value, by)``."""
+"""The available calls and their options: `benchmark(seconds)`, `estimate(kind, value, by)`."""
 
 
 def _give_way() -> None:
-    """The lowest priority, within the session and between sessions (where the kernel has autogroups)."""
+    """Sets the lowest priority, within the session and between sessions (if the kernel has autogroups)."""
     os.setpriority(os.PRIO_PROCESS, 0, _NICE)
     with contextlib.suppress(OSError), open("/proc/self/autogroup", "w") as file:  # noqa: PTH123
         file.write(str(_NICE))
 
 
 def _end_with_input() -> Callable[[], bool]:
-    """Returns what says that standard input has ended. This process ends soon after that, wherever it is."""
+    """Returns a function that says whether standard input has ended. Soon after that, this process exits in any
+    case."""
     ended = threading.Event()
 
     def watch() -> None:
-        # Not through sys.stdin, whose lock Python wants at its end.
+        # Not through sys.stdin, whose lock Python takes at exit.
         while os.read(0, 1):
             pass
         ended.set()
@@ -161,7 +161,7 @@ def main(name: str) -> int:
     """The child's side."""
     _give_way()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # Nothing else may write into the channel.
+    # Nothing else may write to the channel.
     channel = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     options = pickle.load(sys.stdin.buffer)

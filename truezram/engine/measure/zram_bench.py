@@ -1,8 +1,8 @@
-"""Kernel zram as a baseline of `benchmark codec`: a device of its own, written and read back directly, then removed.
+"""Kernel zram as a baseline of `benchmark codec`: creates a device, writes and reads it directly, and removes it.
 
-zram's compressors cannot be called from outside the kernel, so what is timed is the whole device: 256 KiB requests with
-O_DIRECT, which the block layer brings to it and it cuts into pages. That adds the store and a little of the block layer
-to the codec; users of zram pay both. Every page is verified. Needs root and the zram module; the machine's other zram
+zram's compressors cannot be called from outside the kernel, so the whole device is timed: 256 KiB requests with
+O_DIRECT, which pass the block layer and are cut into pages by zram. That adds zram's store and a part of the block
+layer to the codec; users of zram pay for both. Every page is verified. Needs root and the zram module; other zram
 devices are not touched.
 """
 
@@ -28,7 +28,7 @@ CONTROL = Path("/sys/class/zram-control")
 REQUEST = 64 * PAGE
 MAX_ROUNDS = 5
 SHARE = 0.9
-"""Of the progress that is made before zram's turn comes."""
+"""Share of the progress before zram's turn."""
 _FREE_SECONDS = 5.0
 _WHAT = "cannot measure against zram"
 
@@ -38,7 +38,7 @@ class Measured:
     """One compressor of zram's on the pages of one input."""
 
     stored: int
-    """Bytes of pages (mm_stat); same-filled ones are left out by the caller."""
+    """Bytes of pages (mm_stat); the caller leaves out same-filled ones."""
     objects: int
     """Bytes of the objects made of them."""
     raw_pages: int
@@ -48,7 +48,7 @@ class Measured:
 
 
 def available() -> bool:
-    """Whether a zram device can be made here."""
+    """Whether a zram device can be created here."""
     return os.geteuid() == 0 and (CONTROL / "hot_add").exists()
 
 
@@ -57,7 +57,7 @@ def _write(path: str | Path, text: str) -> None:
 
 
 def _remove(number: int) -> None:
-    """Resets and removes; udev may hold the device for a moment after it appeared."""
+    """Resets and removes the device; udev may hold it for a moment after it appeared."""
     deadline = time.monotonic() + _FREE_SECONDS
     while True:
         try:
@@ -73,8 +73,8 @@ def _remove(number: int) -> None:
 
 @contextlib.contextmanager
 def _ended_in_order() -> Iterator[None]:
-    """SIGTERM ends the process as an exception does: what stands between is put in order. Python leaves handlers to the
-    main thread; elsewhere, or where somebody has one already, this does nothing."""
+    """Lets SIGTERM end the process like an exception, so that clean-up runs. Only the main thread can set handlers; in
+    other threads, or if there already is a handler, this does nothing."""
     mine = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
     def end(number: int, frame: object) -> None:
@@ -91,16 +91,16 @@ def _ended_in_order() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _fresh() -> Iterator[tuple[int, list[str]]]:
-    """A new zram device that has no size yet: its number and its compressors; removed afterwards."""
+    """A new zram device without a size: its number and its compressors. It is removed afterwards."""
     if os.geteuid() != 0:
-        raise Unsupported(_WHAT, "a zram device is made for it, and only root may do that", "Run it with sudo")
+        raise Unsupported(_WHAT, "it creates a zram device, which only root may do", "Run it with sudo")
     if not (CONTROL / "hot_add").exists():
         raise Unsupported(_WHAT, "the module zram is not loaded", "Run: modprobe zram num_devices=0")
     with _ended_in_order():
         try:
             number = int((CONTROL / "hot_add").read_text())
         except OSError as error:
-            raise Failed(_WHAT, f"the kernel makes no device: {error.strerror}") from error
+            raise Failed(_WHAT, f"the kernel did not create a device: {error.strerror}") from error
         try:
             listed = procfs.read_text(f"/sys/block/zram{number}/comp_algorithm") or ""
             yield number, listed.replace("[", "").replace("]", "").split()
@@ -109,7 +109,7 @@ def _fresh() -> Iterator[tuple[int, list[str]]]:
 
 
 def compressors() -> tuple[str, ...]:
-    """What zram can compress with here; nothing without root or the module."""
+    """The compressors of this kernel's zram; none without root or the module."""
     if not available():
         return ()
     with _fresh() as (_, known):
@@ -117,7 +117,7 @@ def compressors() -> tuple[str, ...]:
 
 
 def check(algorithms: Sequence[str]) -> None:
-    """Raises `Unsupported` when one of `algorithms` cannot be measured, before minutes are spent."""
+    """Raises `Unsupported` early if one of `algorithms` cannot be measured."""
     if algorithms:
         with _fresh() as (_, known):
             for algorithm in algorithms:
@@ -129,7 +129,7 @@ def check(algorithms: Sequence[str]) -> None:
 
 @contextlib.contextmanager
 def _device(algorithm: str, size: int) -> Iterator[tuple[str, int]]:
-    """A fresh zram device of `size` bytes: its folder in sysfs and an open descriptor; gone afterwards."""
+    """A new zram device of `size` bytes: its folder in sysfs and an open descriptor. It is removed afterwards."""
     with _fresh() as (number, _):
         folder = f"/sys/block/zram{number}"
         try:
@@ -152,9 +152,9 @@ def measure(
     cancelled: Callable[[], bool] | None = None,
 ) -> Measured | None:
     """Writes the pages `order` of `data` (n * 4096 bytes) to a zram device and reads them back, `rounds` times, at most
-    `MAX_ROUNDS`. None when `cancelled` says so between rounds.
+    `MAX_ROUNDS`. None if `cancelled` returns true between rounds.
 
-    Raises `Unsupported` without root, the module or the algorithm; `Failed` when the device does not work, or does not
+    Raises `Unsupported` without root, the module or the algorithm; `Failed` if the device does not work, or does not
     return what was written.
     """
     size = len(order) * PAGE
@@ -175,7 +175,7 @@ def measure(
                 raise Failed(_WHAT, f"what its {algorithm} returned differs from what was written")
         columns = [int(word) for word in (procfs.read_text(f"{folder}/mm_stat") or "").split()]
     if len(columns) < 2 or not columns[1]:
-        raise Failed(_WHAT, "the kernel does not say what its objects take (mm_stat)")
+        raise Failed(_WHAT, "the kernel does not report the size of its objects (mm_stat)")
     return replace(measured, stored=columns[0], objects=columns[1], raw_pages=(columns + [0] * 8)[7])
 
 
@@ -184,7 +184,7 @@ def _pread(descriptor: int, part: memoryview, offset: int) -> int:
 
 
 def _timed(call: Callable[[int, memoryview, int], int], descriptor: int, memory: memoryview) -> int:
-    """Nanoseconds for all of `memory`, a request at a time."""
+    """Nanoseconds for all of `memory`, one request at a time."""
     began = time.perf_counter_ns()
     for offset in range(0, len(memory), REQUEST):
         part = memory[offset : offset + REQUEST]
@@ -200,8 +200,8 @@ def add(
     progress: ProgressCallback | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> Report | None:
-    """`report` with zram's `algorithms` on the same inputs, as many rounds as it has, at most `MAX_ROUNDS`. None when
-    `cancelled` says so. Raises what `measure` raises."""
+    """Adds zram's `algorithms` to `report`: the same inputs and number of rounds, at most `MAX_ROUNDS`. None if
+    `cancelled` returns true. Raises the errors of `measure`."""
 
     def result(algorithm: str, name: str, parts: Sequence[Measured]) -> Result:
         stored = sum(part.stored for part in parts)

@@ -341,7 +341,7 @@ const char *tz_dictionary_fault(const void *bytes, size_t n)
 	if (n > TZ_DICTIONARY_MAX)
 		return "it has more than 128 KiB (131072 bytes)";
 	return memcmp(bytes, magic, 4)
-		? "it is no trained zstd dictionary: it does not begin with 37 a4 30 ec"
+		? "it is not a trained zstd dictionary: it does not begin with 37 a4 30 ec"
 		: NULL;
 }
 
