@@ -1,4 +1,4 @@
-"""The cffi extension (native/_native.cdef). Its values are cffi's, without static types."""
+"""The cffi extension (native/python/_native.cdef). Its values are cffi's, without static types."""
 
 from typing import Any
 

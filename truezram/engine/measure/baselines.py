@@ -24,7 +24,7 @@ Find = Callable[[str], int]
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """Something that compresses and decompresses pages, ready to be timed (native/bench.h)."""
+    """Something that compresses and decompresses pages, ready to be timed (native/python/bench.h)."""
 
     algorithm: str
     """Its name in results: `fast`, `lz4:8`, `zstd:1`."""
