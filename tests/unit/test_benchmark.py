@@ -387,10 +387,10 @@ def subject(change: str) -> Subject:
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        ("one bit", "differs from the original after decompression in page 3 of x"),
-        ("writes nothing", "differs from the original after decompression in page 1 of x"),
-        ("late round", "differs from the original after decompression in page 3 of x"),
-        ("refuses", "refuses the object that its compressor made of page 3 of x"),
+        ("one bit", "the decompressed data differs from the original in page 3 of x"),
+        ("writes nothing", "the decompressed data differs from the original in page 1 of x"),
+        ("late round", "the decompressed data differs from the original in page 3 of x"),
+        ("refuses", "rejects the object that its compressor made of page 3 of x"),
     ],
 )
 def test_broken_codec_is_found(change: str, why: str) -> None:

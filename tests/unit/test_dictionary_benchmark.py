@@ -37,7 +37,7 @@ def test_benchmark(pages: Path, file: Path, capsys: pytest.CaptureFixture[str]) 
     assert document["dictionary"] == {"file": "words.zdict", "bytes": len(DICTIONARY), "id": number}
     code, out, _ = call(capsys, "benchmark", "codec", *argv)
     assert "zstd:3+dictionary (portable)" in out
-    assert f"zstd+dictionary has the dictionary words.zdict ({len(DICTIONARY):,} bytes" in out
+    assert f"zstd+dictionary uses the dictionary words.zdict ({len(DICTIONARY):,} bytes" in out
 
 
 def test_benchmark_without_one_says_nothing_of_it(pages: Path, capsys: pytest.CaptureFixture[str]) -> None:

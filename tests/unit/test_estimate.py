@@ -323,7 +323,7 @@ def test_a_codec_that_lies_is_found_out(child: int, monkeypatch: pytest.MonkeyPa
         return back
 
     monkeypatch.setattr(Compressor, "decompress_pages", wrong)
-    with pytest.raises(Failed, match="did not give back"):
+    with pytest.raises(Failed, match="did not reproduce a page"):
         estimate.estimate(Scope("pid", str(child)), ["lz4"], limit=100)
 
 

@@ -120,7 +120,7 @@ def test_processes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_too_few_pages() -> None:
     pages = tuple(make_pages(90, 5))
-    with pytest.raises(Failed, match=r"60 pages to train on, and 4K take 64\. Give more pages \(96"):
+    with pytest.raises(Failed, match=r"60 pages to train on, and 4K needs 64\. Give more pages \(96"):
         training.train([Source("a", pages)], 4096, 3)
     with pytest.raises(Failed, match="0 pages to train on"):
         training.train([], 4096, 3)
