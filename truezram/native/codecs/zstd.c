@@ -14,8 +14,8 @@
  * makes pages 2 to 3 % larger than no dictionary at all; so they get the content alone.
  *
  * TRUEZRAM_LIBZSTD names the library file to open instead of libzstd.so.1 (for systems without a
- * library path, and tests). As root, a path is refused when anybody else can change the file or a
- * folder on the way to it: sudo may have let the variable through.
+ * library path, and tests). As root, a path is refused if anyone else can change the file or a
+ * folder above it, because sudo may have let the variable through.
  */
 #include "cpu.h"
 #include "dictionary.h"
@@ -109,8 +109,8 @@ static pthread_once_t once = PTHREAD_ONCE_INIT;
 	"Debian, Ubuntu: apt install libzstd1; Fedora: dnf install libzstd; " \
 	"Arch: pacman -S zstd; Alpine: apk add zstd-libs"
 
-/* Whether nobody but root can change the file of that path, which has no links in it. Others may write to a
- * folder with the sticky bit: they cannot change what is not theirs in it. */
+/* Whether only root can change the file at that path, which contains no links. Others may write to
+ * a folder with the sticky bit: they can only change their own files in it. */
 static int only_root_changes(const char *file)
 {
 	char path[PATH_MAX];
@@ -138,8 +138,10 @@ static void open_library(void)
 	if (geteuid() == 0 && strchr(file, '/') && realpath(file, real)) {
 		if (!only_root_changes(real)) {
 			snprintf(missing, sizeof(missing),
-				"%.256s (TRUEZRAM_LIBZSTD) can be changed by others than root, and is not loaded as root."
-				" Unset the variable, or give the file to root", file);
+				"%.256s (TRUEZRAM_LIBZSTD) can be changed by others than root, "
+				"and is not loaded as root. Unset the variable, or give the file "
+				"to root",
+				file);
 			return;
 		}
 		file = real;
