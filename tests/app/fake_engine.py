@@ -115,11 +115,6 @@ class FakeEngine(Replay):
             time.sleep(0.001)
         self.gone.add(name)
 
-    def set(self, name: str, key: str, value: str) -> None:
-        """Kept."""
-        self._called("set", name, key, value)
-        self.settings[name, key] = value
-
     def tunables(self) -> tuple[Tunable, ...]:
         """Two of the machine's and two of every device."""
         self._called("tunables")

@@ -575,7 +575,7 @@ async def test_the_reader_reads_and_quitting_stops_nothing(bench: Make) -> None:
         await settle(pilot, lambda: b.app.history.latest is not None)
         await pilot.press("q")
         await pilot.pause()
-    assert not [call for call in b.engine.calls if call[0] in ("remove", "set", "create")]
+    assert not [call for call in b.engine.calls if call[0] in ("remove", "tune", "create")]
 
 
 async def test_a_hanging_engine_does_not_hold_up_the_app(bench: Make, monkeypatch: pytest.MonkeyPatch) -> None:

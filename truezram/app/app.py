@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, ClassVar
 
 from textual.app import SystemCommand
@@ -312,10 +311,3 @@ class TruezramApp(Appearance):
         self._redraw()
         self.refresh(repaint=True)
         self.screen.refresh(layout=True)
-
-
-def main(record: Path | None = None, replay: Path | None = None) -> int:
-    """Shows the app until the user quits; the exit code. See `truezram.app.main.run`."""
-    from truezram.app.main import run
-
-    return run(record, replay)

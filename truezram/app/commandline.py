@@ -58,11 +58,6 @@ def tune(key: str, value: str) -> str:
     return _line("tune", "apply", f"{key}={value}", root=True)
 
 
-def undo(change_id: int) -> str:
-    """``sudo truezram --no-tui tune undo #3``."""
-    return _line("tune", "undo", f"#{change_id}", root=True)
-
-
 def estimate(scope: Scope, by: str = "process") -> str:
     """``truezram --no-tui estimate --pid 4711``."""
     whose = (f"--{scope.kind}", scope.value) if scope.kind != "all" else ()
@@ -77,8 +72,3 @@ def benchmark(seconds: float, root: bool = False) -> str:
 def doctor() -> str:
     """``truezram --no-tui doctor``."""
     return _line("doctor")
-
-
-def stat(name: str) -> str:
-    """``truezram --no-tui stat ublkb0``."""
-    return _line("stat", name)

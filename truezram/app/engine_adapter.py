@@ -128,13 +128,6 @@ class RealEngine:
         with Client() as client:
             remove(client, name, force, _staged(progress))
 
-    def set(self, name: str, key: str, value: str) -> None:
-        """Checked as the verb checks it."""
-        from truezram.engine.device import parse_settings, set_values
-
-        with Client() as client:
-            set_values(client, client.resolve(name), parse_settings([f"{key}={value}"]))
-
     def page_map(self, name: str, first_page: int, pages: int, regions: int) -> PageMap:
         """Asked of the device's server."""
         with Client() as client:
@@ -179,9 +172,12 @@ class RealEngine:
         return tuple(out)
 
     def tune(self, device: str, key: str, value: str) -> None:
-        """One setting; the machine's are journalled by the engine."""
+        """One setting, checked as the verbs check it; the machine's are journalled by the engine."""
         if device:
-            self.set(device, key, value)
+            from truezram.engine.device import parse_settings, set_values
+
+            with Client() as client:
+                set_values(client, client.resolve(device), parse_settings([f"{key}={value}"]))
             return
         from truezram.engine.tune import apply
 

@@ -74,10 +74,6 @@ class Recorded:
         """Passed on."""
         self._engine.remove(name, force, progress)
 
-    def set(self, name: str, key: str, value: str) -> None:
-        """Passed on."""
-        self._engine.set(name, key, value)
-
     def page_map(self, name: str, first_page: int, pages: int, regions: int) -> PageMap:
         """Recorded."""
         return self._keep("page_map", {"name": name}, self._engine.page_map(name, first_page, pages, regions))

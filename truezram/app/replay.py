@@ -24,20 +24,10 @@ from truezram.app.source import (
     Tunable,
 )
 from truezram.engine.errors import Failed, Unsupported
-from truezram.engine.model import DeviceSnapshot, Snapshot
+from truezram.engine.model import Snapshot
 from truezram.engine.recording import Recording, decode
 
 T = TypeVar("T")
-
-
-def shift(snapshot: Snapshot, seconds: float) -> Snapshot:
-    """The same snapshot taken `seconds` later."""
-
-    def later(device: DeviceSnapshot) -> DeviceSnapshot:
-        return replace(device, time=device.time + seconds)
-
-    machine = replace(snapshot.machine, time=snapshot.machine.time + seconds)
-    return Snapshot(machine, tuple(later(device) for device in snapshot.devices))
 
 
 class Replay:
@@ -105,10 +95,6 @@ class Replay:
     def remove(self, name: str, force: bool, progress: Progress) -> None:
         """Refused."""
         self.refuse("remove")
-
-    def set(self, name: str, key: str, value: str) -> None:
-        """Refused."""
-        self.refuse("set")
 
     def page_map(self, name: str, first_page: int, pages: int, regions: int) -> PageMap:
         """The recorded regions that begin in these pages, so many put together that there are no more than `regions`;

@@ -67,7 +67,6 @@ class Rates:
     write_p50: float = NAN
     write_p99: float = NAN
     cpu: float = NAN
-    enospc: float = 0.0
 
 
 def device_rates(new: DeviceSnapshot, old: DeviceSnapshot) -> Rates:
@@ -92,7 +91,6 @@ def device_rates(new: DeviceSnapshot, old: DeviceSnapshot) -> Rates:
         write_p50=write50,
         write_p99=write99,
         cpu=cpu,
-        enospc=(a.enospc - b.enospc) / dt,
     )
 
 

@@ -246,9 +246,6 @@ class Engine(Protocol):
     def remove(self, name: str, force: bool, progress: Progress) -> None:
         """Swapoff first, with progress; raises `Busy` naming the holder unless `force`."""
 
-    def set(self, name: str, key: str, value: str) -> None:
-        """Changes a setting of a live device."""
-
     def page_map(self, name: str, first_page: int, pages: int, regions: int) -> PageMap:
         """Counts of kinds in up to 256 equal regions of a range of pages."""
 

@@ -78,10 +78,6 @@ class TextLine(LineWidget):
         self.parts: list[tuple[str, str]] = []
         self.display = False
 
-    def set_text(self, text: str, style: str = "") -> None:
-        """Shows `text`; "" hides the line."""
-        self.set_parts([(text, style)] if text else [])
-
     def set_parts(self, parts: list[tuple[str, str]]) -> None:
         """Shows text in several styles: (text, component class or "")."""
         if parts != self.parts:
@@ -89,7 +85,7 @@ class TextLine(LineWidget):
             self.display = bool(parts)
             self.rebuild()
 
-    COMPONENT_CLASSES: ClassVar[set[str]] = {"line--bad", "line--warn", "line--good", "line--muted", "line--strong"}
+    COMPONENT_CLASSES: ClassVar[set[str]] = {"line--bad", "line--warn", "line--muted"}
 
     def build(self, width: int, height: int) -> list[Line]:
         """The text, cut to the width."""
