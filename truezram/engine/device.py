@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
-import shlex
 import subprocess
 import time
 from collections.abc import Iterable, Sequence
@@ -21,62 +20,13 @@ from truezram.engine.algorithms import canonical, default_algorithm
 from truezram.engine.client import Client, Entry
 from truezram.engine.errors import Busy, Failed, PermissionDenied, TruezramError, Unsupported, UsageError
 from truezram.engine.model import BAD_STATES, SwapArea
+from truezram.engine.options import MAX_ID, MAX_QUEUE_DEPTH, TRANSPORTS
+from truezram.engine.options import CreateOptions as CreateOptions
 from truezram.engine.units import MAX_SIZE, PAGE, format_exact, format_size, parse_size
 from truezram.engine.users import Swaps
 
-TRANSPORTS = ("ublk", "local")
-MAX_ID = (1 << 20) - 1
-"""Device numbers are minors, which have 20 bits."""
-MAX_QUEUE_DEPTH = {"ublk": 4096, "local": 64}
 CONTROL = Path("/dev/ublk-control")
 _TABLE_ENTRY = 8
-
-
-@dataclass(frozen=True, slots=True)
-class CreateOptions:
-    """What `create` is asked for. Sizes in bytes; None leaves the choice to us or to the server."""
-
-    size: int
-    algorithm: str | None = None
-    mem_limit: int = 0
-    id: int | None = None
-    queues: int | None = None
-    queue_depth: int | None = None
-    transport: str = "ublk"
-    swap: bool = False
-    priority: int | None = None
-    fs: str | None = None
-    """A filesystem to make on it: one of `filesystem.KINDS`."""
-    mount: str | None = None
-    """The folder to mount that on."""
-    dictionary: str | None = None
-    """A file with a dictionary for zstd."""
-
-    def command(self) -> str:
-        """The command line that does the same."""
-        words = ["truezram", "create", "--size", format_exact(self.size)]
-        for option, value in (
-            ("--algorithm", self.algorithm),
-            ("--dictionary", self.dictionary),
-            ("--mem-limit", format_exact(self.mem_limit) if self.mem_limit else None),
-            ("--id", self.id),
-            ("--queues", self.queues),
-            ("--queue-depth", self.queue_depth),
-            ("--transport", self.transport if self.transport != "ublk" else None),
-        ):
-            if value is not None:
-                words += _option(option, str(value))
-        if self.swap:
-            words.append("--swap")
-        for option, value in (("--priority", self.priority), ("--fs", self.fs), ("--mount", self.mount)):
-            if value is not None:
-                words += _option(option, str(value))
-        return shlex.join(words)
-
-
-def _option(name: str, value: str) -> list[str]:
-    """An option as words of a command line; a value that looks like an option is written behind a "="."""
-    return [f"{name}={value}"] if value.startswith("-") else [name, value]
 
 
 @dataclass(frozen=True, slots=True)
