@@ -17,6 +17,7 @@ from truezram.app.screens.create import CreateScreen
 from truezram.app.source import Capabilities, CreateSpec
 from truezram.app.widgets.device_table import DeviceTable
 from truezram.engine.errors import Failed
+from truezram.engine.options import CreateOptions
 
 from .conftest import SMALL, Bench, settle, text_of
 from .test_themes import contrast
@@ -56,7 +57,7 @@ class TestCreate:
         b = bench(1)
         async with b.app.run_test(size=SMALL) as pilot:
             b.play(3)
-            b.app.create_from(1 << 30, "lz4", 1 << 29, swap=True)
+            b.app.create_from(CreateOptions(size=1 << 30, algorithm="lz4", mem_limit=1 << 29, swap=True))
             await pilot.pause()
             assert "--swap --priority 100" in text_of(b.app.screen, "#command")
 

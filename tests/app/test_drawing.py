@@ -12,8 +12,9 @@ from truezram.app.columns import COLUMNS, Row
 from truezram.app.config import Config
 from truezram.app.eventlog import Detector
 from truezram.app.sanity import emptied, implausible
+from truezram.app.screens.chart import COLOURS
 from truezram.app.widgets.grid import Grid, Head, _with_place
-from truezram.app.widgets.still import colour, unbroken
+from truezram.app.widgets.still import shade, unbroken
 from truezram.engine.model import KINDS, Snapshot
 
 from .conftest import SMALL, Bench, eight
@@ -57,7 +58,7 @@ class TestChart:
     async def test_curves_differ_in_colour_or_in_sign(self, bench: Make, theme: str, several: bool) -> None:
         b = bench(1, config=Config(theme=theme, glyphs="braille"))
         async with b.app.run_test(size=SMALL):
-            colours = {colour(b.app, number) for number in range(4)}
+            colours = {shade(b.app.theme_variables[name], b.app.current_theme.ansi) for name in COLOURS}
             assert len(colours) == (4 if several else 1)
             assert (None in colours) != several  # with none, still.py takes a sign for each
 

@@ -17,6 +17,7 @@ from truezram.app.screens.benchmark import load_runs
 from truezram.app.screens.chart import ChartScreen
 from truezram.app.screens.create import CreateScreen
 from truezram.app.screens.jump import JumpScreen
+from truezram.app.screens.page import PAGES
 from truezram.app.screens.tune import EditScreen
 from truezram.app.source import BenchResult, BenchRow, CreateSpec, PageMap, Scope, Tunable
 from truezram.app.widgets.barchart import BarChart
@@ -453,7 +454,7 @@ class TestEverywhere:
         async with b.app.run_test(size=SMALL) as pilot:
             await pilot.pause()
             b.play(2)
-            modes = [page[0] for page in b.app.pages]
+            modes = [place.mode for place in PAGES]
             assert len(modes) == 8
             for number, mode in enumerate(modes, 1):
                 await pilot.press(str(number))

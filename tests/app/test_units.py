@@ -21,6 +21,7 @@ from truezram.app.eventlog import Detector, Event, EventLog
 from truezram.app.format import short_ns, short_size
 from truezram.app.replay import Replay
 from truezram.app.sanity import implausible
+from truezram.app.screens.page import dialogs, owners
 from truezram.app.series import History
 from truezram.app.source import CreateSpec
 from truezram.app.widgets.device_table import matches
@@ -84,10 +85,10 @@ class TestKeymap:
         assert len(problems(app_create="i", app_help="i")) == 1
 
     def test_the_programs_own_keys_are_in_order(self) -> None:
-        bindings = keymap.bindings_of((TruezramApp, *keymap.owners()))
+        bindings = keymap.bindings_of((TruezramApp, *owners()))
         own = {name: keys for name, (keys, _) in bindings.items()}
         assert list(keymap.problems(bindings, set(), own)) == []
-        assert "chart.close" in keymap.of_dialogs()
+        assert "chart.close" in keymap.bindings_of(dialogs())
 
 
 def at(snapshot: Snapshot, when: float) -> Snapshot:

@@ -1,4 +1,5 @@
-"""Who may import whom: nothing below the app knows Textual or the app, and a verb does not pay for them."""
+"""Who may import whom: nothing below the app knows Textual or the app, a verb does not pay for them, and no imports go
+in a circle."""
 
 from __future__ import annotations
 
@@ -59,6 +60,73 @@ def test_the_rule_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         assert forbidden(path), line
     path.write_text("import textwrap\nfrom .units import parse_size\nfrom truezram.engine import app_config")
     assert forbidden(path) == []
+
+
+HELD = "truezram.app"
+"""Modules from here down must not import one another in a circle; "truezram" will hold the whole package to it."""
+
+
+def name_of(path: Path) -> str:
+    """The module's name, of ``__init__.py`` the package's."""
+    parts = ["truezram", *path.relative_to(PACKAGE).with_suffix("").parts]
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def modules() -> dict[str, set[str]]:
+    """Module → the modules below `HELD` that it imports anywhere: in functions and under TYPE_CHECKING, too."""
+    files = {name_of(path): path for path in PACKAGE.rglob("*.py")}
+    held = {name for name in files if f"{name}.".startswith(f"{HELD}.")}
+    return {name: (imported(files[name]) & held) - {name} for name in held}
+
+
+def circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """The sets of modules that reach one another, by Tarjan's algorithm."""
+    index: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+    found: list[list[str]] = []
+
+    def visit(node: str) -> None:
+        index[node] = low[node] = len(index)
+        stack.append(node)
+        for other in sorted(graph[node]):
+            if other not in index:
+                visit(other)
+                low[node] = min(low[node], low[other])
+            elif other in stack:
+                low[node] = min(low[node], index[other])
+        if low[node] == index[node]:
+            place = stack.index(node)
+            if len(stack) - place > 1:
+                found.append(sorted(stack[place:]))
+            del stack[place:]
+
+    for node in sorted(graph):
+        if node not in index:
+            visit(node)
+    return found
+
+
+def test_no_imports_go_in_a_circle() -> None:
+    graph = modules()
+    assert len(graph) > 40
+    assert circles(graph) == []
+
+
+def test_circles_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However the imports are written."""
+    monkeypatch.setattr(sys.modules[__name__], "PACKAGE", tmp_path)
+    folder = tmp_path / "app"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("")
+    (folder / "a.py").write_text(
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from truezram.app import b\n"
+    )
+    (folder / "b.py").write_text("def f():\n    import truezram.app.c\n")
+    (folder / "c.py").write_text("from truezram.engine.units import PAGE\n")
+    assert circles(modules()) == []
+    (folder / "c.py").write_text("from truezram.app.a import A\n")
+    assert circles(modules()) == [["truezram.app.a", "truezram.app.b", "truezram.app.c"]]
 
 
 @pytest.mark.parametrize("words", [["--help"], ["list"], ["stat", "--help"], ["create", "--size", "0"]])

@@ -69,6 +69,12 @@ class Appearance(Core):
             wanted = "dark" if "dark" in self._themes.themes else "textual-dark"
         return wanted
 
+    def change_config(self, **changes: Any) -> None:
+        """As `Core.change_config`; a theme is put on."""
+        super().change_config(**changes)
+        if "theme" in changes:
+            self.theme = self.pick_theme()
+
     def theme_titles(self) -> dict[str, str]:
         """Name → title of the themes that can be used."""
         return dict(self._themes.titles)

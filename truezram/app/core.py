@@ -12,10 +12,12 @@ import os
 import select
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 from textual.app import App
+from textual.screen import Screen
 
 from truezram.app import config as configuration
 from truezram.app import glyphs
@@ -26,10 +28,9 @@ from truezram.app.messages import SnapshotArrived
 from truezram.app.reader import Reader
 from truezram.app.recorded import Recorded
 from truezram.app.sanity import emptied, implausible
-from truezram.app.screens.page import Page
 from truezram.app.series import History
 from truezram.app.source import Cancelled, Capabilities, Engine, Estimate, Progress
-from truezram.app.widgets.graph import View
+from truezram.app.view import View
 from truezram.app.work import Jobs, TimedOut
 from truezram.engine.errors import TruezramError
 from truezram.engine.model import Snapshot
@@ -38,6 +39,29 @@ from truezram.engine.recording import Recorder
 T = TypeVar("T")
 STALE = 3.0
 """Seconds beyond the refresh interval after which figures are called old."""
+
+
+def _is_palette(screen: Screen[Any]) -> bool:
+    # By its name: importing it takes time that a start without it need not spend.
+    return type(screen).__name__ == "CommandPalette"
+
+
+class LivePage(Screen[None]):
+    """A screen that the core keeps up to date while it is shown; what pages do about it is in screens/page.py."""
+
+    @property
+    def tz(self) -> Core:
+        """The app."""
+        return cast(Core, self.app)
+
+    def tick(self, sampled: bool) -> None:
+        """New figures; `sampled` when graphs have something new to draw."""
+
+    def update_chrome(self) -> None:
+        """What stands around the page's own widgets may have changed."""
+
+    def update_jobs(self) -> None:
+        """Jobs came, went or got further."""
 
 
 class Core(App[int]):
@@ -161,11 +185,27 @@ class Core(App[int]):
                 page.update_chrome()
 
     @property
-    def page(self) -> Page | None:
+    def page(self) -> LivePage | None:
         """The page that is shown, under whatever dialogs; None before the first one is up."""
         stack = self._screen_stacks.get(self.current_mode, [])
         first = stack[0] if stack else None
-        return first if isinstance(first, Page) and first.is_mounted else None
+        return first if isinstance(first, LivePage) and first.is_mounted else None
+
+    @property
+    def in_dialog(self) -> bool:
+        """Whether a dialog is open."""
+        return not isinstance(self.asked_from, LivePage)
+
+    @property
+    def asked_from(self) -> Screen[Any]:
+        """The screen that is used: the palette lies over it and offers what can be done on it."""
+        stack = self.screen_stack
+        return next((screen for screen in reversed(stack) if not _is_palette(screen)), stack[-1])
+
+    def action_go(self, mode: str) -> None:
+        """Shows another page."""
+        if mode in self.MODES and mode != self.current_mode and not self.in_dialog:
+            self.switch_mode(mode)
 
     def rows(self) -> list[Row]:
         """The table's rows."""
@@ -247,6 +287,33 @@ class Core(App[int]):
     def report(self, level: str, text: str, device: str = "") -> None:
         """Something that the user should see now and find in the log later; "info" goes to the log only."""
         self.log_event(Event(self.clock(), level, text, device))
+
+    # ---- settings
+
+    def change_config(self, **changes: Any) -> None:
+        """Changes settings, applies them, and saves them."""
+        self.config = replace(self.config, **changes)
+        self.view.glyphs = glyphs.choose(self.config.glyphs, self.environ)
+        self.view.pages = self.config.units == "pages"
+        if "keys" in changes:
+            self.set_keymap(dict(self.config.keys))
+        if self._reader:
+            self._reader.interval = self.interval
+        if self.config_path is not None:
+            try:
+                configuration.save(self.config_path, self.config)
+            except OSError as error:
+                self.report("warning", f"settings not saved: {self.config_path}: {error.strerror}")
+        self.redraw()
+        self.refresh(repaint=True)
+        self.screen.refresh(layout=True)
+
+    def redraw(self) -> None:
+        """Draws the page that is shown anew: how it is looked at has changed."""
+        page = self.page
+        if page is not None:
+            page.tick(True)
+        self.screen.refresh_bindings()
 
     # ---- engine calls
 

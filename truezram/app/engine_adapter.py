@@ -71,8 +71,9 @@ class RealEngine:
         from truezram._native import lib
         from truezram.engine import filesystem
         from truezram.engine.algorithms import algorithms, default_algorithm
-        from truezram.engine.device import CONTROL, MAX_QUEUE_DEPTH
+        from truezram.engine.device import CONTROL
         from truezram.engine.doctor import examine
+        from truezram.engine.options import MAX_QUEUE_DEPTH
         from truezram.engine.systemd import RUNNING
 
         root = os.geteuid() == 0

@@ -23,39 +23,6 @@ def bindings_of(owners: Iterable[type]) -> dict[str, tuple[str, str]]:
     return found
 
 
-def owners() -> tuple[type, ...]:
-    """The app's screens and what has the focus on them; imported only when they are asked for."""
-    from truezram.app.screens.benchmark import BenchmarkPage
-    from truezram.app.screens.dashboard import DashboardPage
-    from truezram.app.screens.device import DevicePage
-    from truezram.app.screens.doctor import DoctorPage
-    from truezram.app.screens.log import LogPage
-    from truezram.app.screens.settings import SettingsPage
-    from truezram.app.screens.tune import TunePage
-    from truezram.app.screens.whatif import WhatIfPage
-    from truezram.app.widgets.device_table import DeviceTable
-    from truezram.app.widgets.grid import Grid
-    from truezram.app.widgets.page_map import PageMapView
-
-    pages = (DashboardPage, DevicePage, WhatIfPage, TunePage, BenchmarkPage, DoctorPage, LogPage, SettingsPage)
-    return (DeviceTable, Grid, PageMapView, *pages)
-
-
-def of_dialogs() -> set[str]:
-    """Names of the dialogs' actions: a key can be chosen for them, too, but no screen lists them."""
-    from truezram.app.screens.chart import ChartScreen
-    from truezram.app.screens.columns_dialog import ColumnsScreen
-    from truezram.app.screens.confirm import RemoveScreen
-    from truezram.app.screens.create import CreateScreen
-    from truezram.app.screens.export_dialog import ExportScreen
-    from truezram.app.screens.help import HelpScreen
-    from truezram.app.screens.jump import JumpScreen
-    from truezram.app.screens.tune import EditScreen
-
-    dialogs = (ChartScreen, ColumnsScreen, RemoveScreen, CreateScreen, ExportScreen, HelpScreen, JumpScreen, EditScreen)
-    return set(bindings_of(dialogs))
-
-
 def _keys(text: str) -> set[str]:
     """The names of keys in `text`: "c,?" → c, question_mark."""
     return {binding.key for binding in Binding.make_bindings([Binding(text, "")])}

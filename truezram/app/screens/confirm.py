@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import ClassVar
 
 from rich.text import Text
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
-from textual.screen import ModalScreen
 from textual.widgets import Button, Checkbox, Input, Label, Static
 
 from truezram.app import commandline
+from truezram.app.screens.dialog import Dialog
 from truezram.app.widgets.chrome import Footer
 from truezram.app.widgets.tick import Tick
 from truezram.engine.model import DeviceSnapshot, MachineSnapshot
 from truezram.engine.units import format_size
-
-if TYPE_CHECKING:
-    from truezram.app.app import TruezramApp
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +70,7 @@ def in_use(device: DeviceSnapshot) -> bool:
     return device.swap_priority is not None or bool(device.mountpoints)
 
 
-class RemoveScreen(ModalScreen[bool | None]):
+class RemoveScreen(Dialog[bool | None]):
     """Returns True to remove with force, False to remove, None to leave it."""
 
     GUIDE: ClassVar[str] = (
@@ -89,11 +86,6 @@ class RemoveScreen(ModalScreen[bool | None]):
         super().__init__()
         self.device = device
         self.now = consequences(device, machine, hangs)
-
-    @property
-    def tz(self) -> TruezramApp:
-        """The app."""
-        return cast("TruezramApp", self.app)
 
     def compose(self) -> ComposeResult:
         """What happens, the name, the buttons. What does not apply now is hidden: it may apply in a second."""

@@ -3,27 +3,25 @@ left."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import Any, ClassVar
 
 from rich.text import Text
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
-from textual.screen import ModalScreen
 from textual.widgets import Button, Checkbox, Input, Label, Select, Static
 
 from truezram.app import commandline, plan
 from truezram.app.format import capitalized
+from truezram.app.screens.dialog import Dialog
 from truezram.app.source import Algorithm, CreateSpec, Estimate, Scope
 from truezram.app.widgets.choice import Choice
 from truezram.app.widgets.chrome import Footer
 from truezram.app.widgets.tick import Tick
 from truezram.engine.errors import TruezramError, UsageError
+from truezram.engine.options import CreateOptions
 from truezram.engine.units import format_exact, format_size, parse_size
-
-if TYPE_CHECKING:
-    from truezram.app.app import TruezramApp
 
 
 def whole(text: str, what: str, low: int, high: int) -> int | None:
@@ -39,7 +37,7 @@ def whole(text: str, what: str, low: int, high: int) -> int | None:
     return value
 
 
-class CreateScreen(ModalScreen[CreateSpec | None]):
+class CreateScreen(Dialog[CreateSpec | None]):
     """Returns what to make, or None."""
 
     GUIDE: ClassVar[str] = (
@@ -56,23 +54,18 @@ class CreateScreen(ModalScreen[CreateSpec | None]):
         Binding("down", "app.focus_next", "Next field", show=False),
     ]
 
-    def __init__(self, *, size: int = 0, algorithm: str = "", mem_limit: int = 0, swap: bool = False) -> None:
+    def __init__(self, proposal: CreateOptions | None = None) -> None:
+        """`proposal`: what the fields begin with."""
         super().__init__()
-        self._start = (size, algorithm, mem_limit)
-        self._swap = swap
+        self._start = proposal or CreateOptions(0)
         self.spec: CreateSpec | None = None
         self._preset = -1
-
-    @property
-    def tz(self) -> TruezramApp:
-        """The app."""
-        return cast("TruezramApp", self.app)
 
     def compose(self) -> ComposeResult:
         """Fields, preview, buttons."""
         can = self.tz.capabilities
-        size, algorithm, limit = self._start
-        name, _, level = algorithm.partition(":")
+        size, limit = self._start.size, self._start.mem_limit
+        name, _, level = (self._start.algorithm or "").partition(":")
         usable = [a for a in can.algorithms if not a.unavailable]
         options = [(a.name, a.name) for a in usable]
         first = name if any(a.name == name for a in usable) else (usable[0].name if usable else "")
@@ -104,7 +97,7 @@ class CreateScreen(ModalScreen[CreateSpec | None]):
                 yield Label("Use")
                 ublk = transports[0][1] == "ublk"
                 uses = [("plain disk", "disk"), ("swap", "swap"), *((fs, fs) for fs in can.filesystems)]
-                first = "swap" if self._swap and ublk else "disk"
+                first = "swap" if self._start.swap and ublk else "disk"
                 yield Choice(uses, value=first, allow_blank=False, id="use", compact=True, disabled=not ublk)
                 yield Label("priority", id="use-more", classes="second")
                 yield Input("100", id="priority", compact=True, classes="short", disabled=True)

@@ -53,6 +53,7 @@ class DashboardPage(Page):
 
     MODE = "dashboard"
     TITLE_TEXT = "Devices"
+    CREATES = REMOVES = GRAPHS = DEVICE_COLUMNS = True
     GUIDE = (
         "The table shows every compressed device of this machine, the kernel's own zram included. Below it "
         "are the device under the cursor, or all of them together (a): what it holds (logical) and what that "
@@ -104,9 +105,7 @@ class DashboardPage(Page):
     def on_mount(self) -> None:
         """The keys go to the table."""
         self.query_one("#filter").display = False
-        table = self.query_one(DeviceTable)
-        table.wanted = self.tz.config.columns
-        table.focus()
+        self.query_one(DeviceTable).focus()
 
     def shows(self, device: str) -> bool:
         """The one under the table's cursor; the filter may hide it."""
@@ -120,6 +119,7 @@ class DashboardPage(Page):
         app = self.tz
         table = self.query_one(DeviceTable)
         rows = app.rows()
+        table.wanted = app.config.columns
         welcome = self.query_one("#welcome")
         if welcome.display != (not rows):
             welcome.display = not rows
@@ -273,7 +273,7 @@ class DashboardPage(Page):
     @on(DeviceTable.Opened)
     def _opened(self, event: DeviceTable.Opened) -> None:
         self.tz.selected = event.name
-        self.tz.go("device")
+        self.tz.action_go("device")
 
     def action_memory(self) -> None:
         """The machine's memory, or the devices' graphs."""
@@ -311,8 +311,16 @@ class DashboardPage(Page):
         self.query_one(DeviceTable).focus()
 
     def action_columns(self) -> None:
-        """Chooses columns."""
-        self.tz.choose_columns()
+        """Opens the choice of columns; it is kept in the settings."""
+        from truezram.app.screens.columns_dialog import ColumnsScreen
+
+        app = self.tz
+
+        def answered(chosen: tuple[str, ...] | None) -> None:
+            if chosen is not None:
+                app.change_config(columns=chosen)
+
+        app.push_screen(ColumnsScreen(app.config.columns, self.size.width - 2), answered)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Only what does something now is offered."""

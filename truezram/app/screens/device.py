@@ -36,6 +36,7 @@ class DevicePage(Page):
 
     MODE = "device"
     TITLE_TEXT = "Device"
+    CREATES = REMOVES = True
     GUIDE = (
         "The page map shows the device's table from the first page to the last: each cell is a region, "
         "coloured by what it holds most of, darker the emptier it is; without colours it is a letter, a capital where "
@@ -253,7 +254,7 @@ class DevicePage(Page):
 
     def action_edit(self) -> None:
         """Its settings, on the tune page."""
-        self.tz.go("tune")
+        self.tz.action_go("tune")
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Only what does something."""

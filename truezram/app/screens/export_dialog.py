@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import ClassVar
 
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
-from textual.screen import ModalScreen
 from textual.widgets import Input, Label
 
 from truezram.app import export
+from truezram.app.screens.dialog import Dialog
 from truezram.app.widgets.chrome import Footer
 from truezram.app.widgets.grid import Grid, Head, Item
-
-if TYPE_CHECKING:
-    from truezram.app.app import TruezramApp
 
 FORMATS = (
     ("svg", "SVG", "this screen as a picture"),
@@ -33,7 +30,7 @@ OF_A_TABLE = (
 )
 
 
-class ExportScreen(ModalScreen[None]):
+class ExportScreen(Dialog[None]):
     """Writes the file itself, so that what goes wrong is said here."""
 
     GUIDE: ClassVar[str] = "Enter writes a file with the time in its name into the folder below and says where."
@@ -47,11 +44,6 @@ class ExportScreen(ModalScreen[None]):
         super().__init__()
         self.picture = picture
         self.table = table
-
-    @property
-    def tz(self) -> TruezramApp:
-        """The app."""
-        return cast("TruezramApp", self.app)
 
     def compose(self) -> ComposeResult:
         """Formats, folder."""

@@ -6,48 +6,112 @@ its own that a snapshot could have told it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, cast
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual.app import ComposeResult
 from textual.screen import Screen
 
+from truezram.app.core import LivePage
 from truezram.app.widgets.chrome import Footer, JobBar, TextLine, TopBar
 
 if TYPE_CHECKING:
-    from truezram.app.app import TruezramApp
     from truezram.app.export import Table
+    from truezram.engine.options import CreateOptions
 
-PAGES: tuple[tuple[str, str, str], ...] = (
-    ("dashboard", "Devices", "Devs"),
-    ("device", "Device", "Dev"),
-    ("whatif", "What if", "What"),
-    ("tune", "Tune", "Tune"),
-    ("benchmark", "Bench", "Bench"),
-    ("doctor", "Doctor", "Doc"),
-    ("log", "Log", "Log"),
-    ("settings", "Settings", "Set"),
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A page of the app. Its module has the mode's name and is imported when the page is first shown: what is not seen
+    costs no start-up time."""
+
+    mode: str
+    name: str
+    short: str
+    """Its name on a narrow terminal."""
+    made_by: str
+    """The class."""
+
+    def load(self) -> type[Page]:
+        """Imports the class."""
+        found: type[Page] = _load(f"screens.{self.mode}", self.made_by)
+        return found
+
+    def make(self) -> Screen[Any]:
+        """The screen."""
+        return self.load()()
+
+
+PAGES = (
+    Place("dashboard", "Devices", "Devs", "DashboardPage"),
+    Place("device", "Device", "Dev", "DevicePage"),
+    Place("whatif", "What if", "What", "WhatIfPage"),
+    Place("tune", "Tune", "Tune", "TunePage"),
+    Place("benchmark", "Bench", "Bench", "BenchmarkPage"),
+    Place("doctor", "Doctor", "Doc", "DoctorPage"),
+    Place("log", "Log", "Log", "LogPage"),
+    Place("settings", "Settings", "Set", "SettingsPage"),
 )
+"""All pages; their keys are 1, 2, … in this order. What a page can do says its class."""
+FOCUSED = (
+    ("widgets.device_table", "DeviceTable"),
+    ("widgets.grid", "Grid"),
+    ("widgets.page_map", "PageMapView"),
+)
+"""What has the focus on pages and keys of its own."""
+DIALOGS = (
+    ("screens.chart", "ChartScreen"),
+    ("screens.columns_dialog", "ColumnsScreen"),
+    ("screens.confirm", "RemoveScreen"),
+    ("screens.create", "CreateScreen"),
+    ("screens.export_dialog", "ExportScreen"),
+    ("screens.help", "HelpScreen"),
+    ("screens.jump", "JumpScreen"),
+    ("screens.tune", "EditScreen"),
+)
+"""Dialogs with keys of their own."""
+
+
+def _load(module: str, name: str) -> type[Any]:
+    found: type[Any] = getattr(import_module(f"truezram.app.{module}"), name)
+    return found
+
+
+def owners() -> Iterable[type]:
+    """Everything on pages that keys can be chosen for, and the pages; imported only when they are asked for."""
+    return (*(_load(*entry) for entry in FOCUSED), *(place.load() for place in PAGES))
+
+
+def dialogs() -> Iterable[type]:
+    """The dialogs that keys can be chosen for, too."""
+    return (_load(*entry) for entry in DIALOGS)
+
 
 SETTLED = 2.0
 """Seconds after which a page has made what it is made of."""
 
 
-class Page(Screen[None]):
+class Page(LivePage):
     """One of `PAGES`."""
 
     MODE: ClassVar[str] = ""
     TITLE_TEXT: ClassVar[str] = ""
     GUIDE: ClassVar[str] = ""
     """What the screen shows and how to read it, for its help."""
-
-    @property
-    def tz(self) -> TruezramApp:
-        """The app."""
-        return cast("TruezramApp", self.app)
+    CREATES: ClassVar[bool] = False
+    """A device can be made from here."""
+    REMOVES: ClassVar[bool] = False
+    """The device under the cursor can be removed."""
+    GRAPHS: ClassVar[bool] = False
+    """Its graphs can be paused and zoomed."""
+    DEVICE_COLUMNS: ClassVar[bool] = False
+    """Its help explains the columns of the device table."""
 
     def compose(self) -> ComposeResult:
         """Chrome around the content."""
-        yield TopBar(self.tz.pages, self.MODE)
+        yield TopBar([(place.mode, place.name, place.short) for place in PAGES], self.MODE)
         yield TextLine(id="notice")
         yield from self.content()
         yield JobBar()
@@ -65,12 +129,9 @@ class Page(Screen[None]):
         """What the page has found out, for an export; None where that is the devices' figures."""
         return None
 
-    def open_create(self) -> None:
-        """Opens Create; with what the page has found out, where it has."""
-        self.tz.create_from()
-
-    def tick(self, sampled: bool) -> None:
-        """New figures; `sampled` when graphs have something new to draw."""
+    def proposal(self) -> CreateOptions | None:
+        """What Create should begin with, where the page has found that out."""
+        return None
 
     def on_screen_resume(self) -> None:
         """Draws what happened while another page was shown."""

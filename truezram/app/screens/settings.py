@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar
+from typing import ClassVar, cast
 
 from textual import events, on
 from textual.app import ComposeResult
@@ -13,9 +13,10 @@ from textual.screen import ModalScreen
 from textual.widgets import Label, Select, Static
 
 from truezram.app import keymap
+from truezram.app.appearance import Appearance
 from truezram.app.config import refresh_interval
 from truezram.app.glyphs import GLYPH_SETS
-from truezram.app.screens.page import Page
+from truezram.app.screens.page import Page, owners
 from truezram.app.widgets.grid import Grid, Head, Item
 
 REFRESH = (("automatic", 0.0), ("0.25 s", 0.25), ("0.5 s", 0.5), ("1 s", 1.0), ("2 s", 2.0), ("5 s", 5.0))
@@ -66,6 +67,15 @@ class SettingsPage(Page):
         Binding("r", "reset_key", "Own key back", id="settings.reset"),
         Binding("escape", "app.go('dashboard')", "Back", show=False, id="settings.back"),
     ]
+
+    @property
+    def tz(self) -> Appearance:
+        """The app, which has themes."""
+        return cast(Appearance, self.app)
+
+    def bindings(self) -> keymap.Bindings:
+        """Everything that a key can be chosen for."""
+        return keymap.bindings_of((type(self.app), *owners()))
 
     def content(self) -> ComposeResult:
         """Choices, then the key map."""
@@ -119,7 +129,7 @@ class SettingsPage(Page):
     def _keys(self) -> list[Item]:
         config = self.tz.config
         items = []
-        for name, (keys, what) in self.tz.all_bindings().items():
+        for name, (keys, what) in self.bindings().items():
             own = name in config.keys
             items.append(Item(name, (config.keys.get(name, keys), what, name), "warn" if own else ""))
         return items
@@ -135,7 +145,7 @@ class SettingsPage(Page):
     def action_rebind(self) -> None:
         """Another key for the action under the cursor."""
         name = self.query_one("#keys", Grid).cursor
-        bindings = self.tz.all_bindings()
+        bindings = self.bindings()
 
         def held_by(key: str) -> str:
             return next((bindings[other][1] for other in keymap.holders(bindings, self.tz.config.keys, name, key)), "")

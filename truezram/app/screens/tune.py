@@ -5,27 +5,24 @@ from __future__ import annotations
 
 import textwrap
 import time
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import ClassVar
 
 from rich.text import Text
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
-from textual.screen import ModalScreen
 from textual.widgets import Button, Input, Label, Static
 
 from truezram.app import commandline
 from truezram.app.format import capitalized
+from truezram.app.screens.dialog import Dialog
 from truezram.app.screens.page import Page
 from truezram.app.source import Change, Tunable
 from truezram.app.widgets.chrome import Footer
 from truezram.app.widgets.grid import Grid, Head, Item, TextBlock
 from truezram.engine.errors import TruezramError
 from truezram.engine.units import parse_size
-
-if TYPE_CHECKING:
-    from truezram.app.app import TruezramApp
 
 
 def differs(tunable: Tunable) -> bool:
@@ -40,7 +37,7 @@ def command(tunable: Tunable, value: str) -> str:
     return commandline.tune(tunable.key, value)
 
 
-class EditScreen(ModalScreen[str | None]):
+class EditScreen(Dialog[str | None]):
     """Asks for a new value. Returns it, or None."""
 
     GUIDE: ClassVar[str] = (
@@ -56,11 +53,6 @@ class EditScreen(ModalScreen[str | None]):
         self.tunable = tunable
         choices = [tunable.suggested, *tunable.choices]
         self.choices = [choice for choice in dict.fromkeys(choices) if choice]
-
-    @property
-    def tz(self) -> TruezramApp:
-        """The app."""
-        return cast("TruezramApp", self.app)
 
     def compose(self) -> ComposeResult:
         """The field, what may be entered, the command."""

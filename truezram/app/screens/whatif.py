@@ -19,6 +19,7 @@ from truezram.app.screens.page import Page
 from truezram.app.source import AlgorithmEstimate, Estimate, ProcessEstimate, Scope
 from truezram.app.widgets.barchart import BarChart, Bars
 from truezram.app.widgets.grid import Grid, Head, Item, TextBlock
+from truezram.engine.options import CreateOptions
 
 SCOPES = (("all processes", "all"), ("one user's", "user"), ("a cgroup's", "cgroup"), ("one process (pid)", "pid"))
 GROUPS = (("by process", "process"), ("by user", "user"), ("by cgroup", "cgroup"))
@@ -41,6 +42,7 @@ class WhatIfPage(Page):
 
     MODE = "whatif"
     TITLE_TEXT = "What if"
+    CREATES = True
     GUIDE = (
         "Copies a few thousand pages of running processes and compresses the copies: nothing is written, and "
         "nothing is brought back from swap. RATIO is memory over what a device would take for it, everything "
@@ -288,29 +290,28 @@ class WhatIfPage(Page):
     # ---- from here to Create
 
     @on(Grid.Chosen, "#algorithms")
-    def action_create_from(self) -> None:
+    async def action_create_from(self) -> None:
         """Create, with a size for this memory and the algorithm under the cursor."""
-        self.open_create()
+        await self.app.run_action("create", self.app)
 
-    def open_create(self) -> None:
-        """As `Page.open_create`."""
+    def proposal(self) -> CreateOptions | None:
+        """A swap device for the memory that was looked at, with the algorithm under the cursor."""
         found = self.estimate
         name = self.query_one("#algorithms", Grid).cursor
         a = next((a for a in found.total.algorithms if a.algorithm == name), None) if found else None
         if found is None or a is None:
-            super().open_create()
-            return
+            return None
         # As large as the memory that was looked at, in whole MiB; the limit is what that needs with a quarter to spare.
         size = max(found.total.bytes // MIB, 1) * MIB
         limit = max(int(size / max(a.ratio_low, 1.0) * 1.25) // MIB, 1) * MIB
-        self.tz.create_from(size, a.algorithm, min(limit, size), swap=True)
+        return CreateOptions(size=size, algorithm=a.algorithm, mem_limit=min(limit, size), swap=True)
 
     def action_leave(self) -> None:
         """Out of the fields first, then back to the dashboard."""
         if isinstance(self.focused, Input | Select):
             self.query_one("#algorithms", Grid).focus()
         else:
-            self.tz.go("dashboard")
+            self.tz.action_go("dashboard")
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Only what does something."""

@@ -9,7 +9,7 @@ from rich.segment import Segment
 from truezram.app import glyphs
 from truezram.app.columns import Row, mountpoint
 from truezram.app.format import short_size
-from truezram.app.widgets.graph import View
+from truezram.app.view import View
 from truezram.app.widgets.lines import Line, LineWidget, clip
 from truezram.engine.units import format_duration
 

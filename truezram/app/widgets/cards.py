@@ -11,8 +11,9 @@ from textual.containers import Container, Horizontal, Vertical
 from textual.timer import Timer
 
 from truezram.app.columns import Row
+from truezram.app.view import View
 from truezram.app.widgets.bars import Bars
-from truezram.app.widgets.graph import Graph, Trace, View
+from truezram.app.widgets.graph import Graph, Trace
 from truezram.app.widgets.lines import Painted
 
 MOST = 8

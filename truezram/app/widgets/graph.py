@@ -18,29 +18,13 @@ from rich.style import Style
 from truezram.app import glyphs
 from truezram.app.format import decade, short_ns, short_size
 from truezram.app.series import NAN, SAMPLES, Ring
+from truezram.app.view import View
 from truezram.app.widgets.lines import Line, LineWidget, clip
 from truezram.engine.units import format_count, format_duration
 
-ZOOMS = (1, 2, 5, 10, 15)
 HOLD = 10
 """Seconds before a scale comes down one step."""
 GUTTER = 7
-
-
-@dataclass
-class View:
-    """What all graphs of the app have in common."""
-
-    glyphs: str = "braille"
-    zoom: int = 0
-    pages: bool = False
-    """Throughput in pages a second instead of bytes."""
-    paused: bool = False
-
-    @property
-    def seconds(self) -> int:
-        """Seconds that one dot stands for."""
-        return ZOOMS[self.zoom]
 
 
 @dataclass(frozen=True)

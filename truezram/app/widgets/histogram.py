@@ -11,7 +11,7 @@ from rich.segment import Segment
 
 from truezram.app import glyphs
 from truezram.app.format import short_ns
-from truezram.app.widgets.graph import View
+from truezram.app.view import View
 from truezram.app.widgets.lines import Line, LineWidget, clip
 from truezram.engine.rates import latency_floor, percentile
 from truezram.engine.units import format_count

@@ -17,7 +17,7 @@ from textual.message import Message
 
 from truezram.app import glyphs
 from truezram.app.source import PageMap
-from truezram.app.widgets.graph import View
+from truezram.app.view import View
 from truezram.app.widgets.lines import Line, LineWidget, clip
 from truezram.engine.model import KINDS
 from truezram.engine.units import format_count
