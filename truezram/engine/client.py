@@ -19,7 +19,7 @@ from truezram._native import lib
 from truezram.engine import config, procfs, users, zram
 from truezram.engine.control import TIMEOUT, Op, request
 from truezram.engine.errors import NotFound, Unsupported, UsageError
-from truezram.engine.model import DeviceSnapshot, Snapshot, SwapArea
+from truezram.engine.model import DeviceSnapshot, PageMap, Snapshot, SwapArea
 from truezram.engine.stats_page import StatsPage, Unreadable
 from truezram.engine.users import Mounts, Swaps
 
@@ -54,16 +54,6 @@ class Entry:
     def path(self) -> str:
         """``/dev/ublkb0`` or ``local:0``, as `DeviceSnapshot.path`."""
         return f"/dev/{self.name}" if self.transport == "ublk" else f"local:{self.id}"
-
-
-@dataclass(frozen=True, slots=True)
-class PageMap:
-    """What a range of a device's pages is stored as: `regions` equal parts of `pages` pages from page `first` on.
-    Each region holds a count per kind, in the order of `model.KINDS`."""
-
-    first: int
-    pages: int
-    regions: tuple[tuple[int, ...], ...]
 
 
 def candidates(text: str) -> tuple[str, ...]:
