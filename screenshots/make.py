@@ -25,8 +25,9 @@ from truezram.app.app import TruezramApp  # noqa: E402
 from truezram.app.config import Config  # noqa: E402
 from truezram.app.picture import portable  # noqa: E402
 from truezram.app.replay import Replay  # noqa: E402
-from truezram.app.source import Capabilities, Change, Tunable  # noqa: E402
+from truezram.app.source import Capabilities  # noqa: E402
 from truezram.app.widgets import cards  # noqa: E402
+from truezram.engine.model import Change, Tunable  # noqa: E402
 from truezram.engine.recording import decode, load  # noqa: E402
 
 cards.PAUSE = 0  # a picture is of one moment

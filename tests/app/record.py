@@ -20,10 +20,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from truezram.app.engine_adapter import RealEngine
-from truezram.app.source import PageMap, Progress, Scope
+from truezram.app.source import Progress
 from truezram.engine.client import Client
 from truezram.engine.device import CreateOptions, create
 from truezram.engine.errors import TruezramError
+from truezram.engine.model import PageMap, Scope
 from truezram.engine.recording import Header, Recorder
 from truezram.engine.removal import remove_entry
 

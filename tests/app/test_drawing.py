@@ -90,7 +90,7 @@ async def test_regions_tell_their_own_pages(real: Make) -> None:
     b = real()
     async with b.app.run_test(size=SMALL) as pilot:
         view, shown = await page_map(b, pilot)
-        view.map = replace(shown, first_page=100, pages=10, regions=((3, 0, 0), (0, 0, 4), (1, 0, 2)))
+        view.map = replace(shown, first=100, pages=10, regions=((3, 0, 0), (0, 0, 4), (1, 0, 2)))
         told = []
         for view.picked in range(3):
             told.append("".join(segment.text for segment in view._picked(60)))

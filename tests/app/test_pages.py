@@ -19,7 +19,7 @@ from truezram.app.screens.create import CreateScreen
 from truezram.app.screens.jump import JumpScreen
 from truezram.app.screens.page import PAGES
 from truezram.app.screens.tune import EditScreen
-from truezram.app.source import BenchResult, BenchRow, CreateSpec, PageMap, Scope, Tunable
+from truezram.app.source import BenchResult, BenchRow
 from truezram.app.widgets.barchart import BarChart
 from truezram.app.widgets.chrome import Footer
 from truezram.app.widgets.device_table import DeviceTable
@@ -28,6 +28,8 @@ from truezram.app.widgets.grid import Grid, TextBlock
 from truezram.app.widgets.histogram import squeeze
 from truezram.app.widgets.page_map import PageMapView, region_kinds
 from truezram.engine.errors import Failed, PermissionDenied
+from truezram.engine.model import PageMap, Scope, Tunable
+from truezram.engine.options import CreateOptions
 
 from .conftest import NOW, SMALL, WIDE, Bench, settle
 
@@ -101,7 +103,7 @@ class TestDevice:
             assert "Back out" not in keys(b)
             await pilot.press("right", "down", "enter")
             await settle(pilot, lambda: view.map is not None and view.map.pages < whole)
-            assert view.map.first_page > 0
+            assert view.map.first > 0
             assert "Back out" in keys(b)
             await pilot.press("backspace")
             await settle(pilot, lambda: view.map is not None and view.map.pages == whole)
@@ -168,10 +170,10 @@ class TestWhatIf:
             await pilot.pause()
             dialog = b.app.screen
             assert isinstance(dialog, CreateScreen)
-            assert dialog.spec is not None
-            assert dialog.spec.algorithm.startswith(name)
-            assert dialog.spec.size == found.total.bytes >> 20 << 20
-            assert 0 < dialog.spec.mem_limit < dialog.spec.size
+            assert dialog.options is not None
+            assert dialog.options.algorithm.startswith(name)
+            assert dialog.options.size == found.total.bytes >> 20 << 20
+            assert 0 < dialog.options.mem_limit < dialog.options.size
 
     async def test_create_is_there_before_anything_is_measured(self, real: Make) -> None:
         b = real()
@@ -242,7 +244,7 @@ class TestTune:
             await pilot.press("c")
             await pilot.pause()
             await pilot.press(*"1G", "ctrl+s")
-            await settle(pilot, lambda: ("create", CreateSpec(1 << 30, "lz4")) in b.engine.calls)
+            await settle(pilot, lambda: ("create", CreateOptions(1 << 30, "lz4")) in b.engine.calls)
             b.play(1)
             await pilot.press("4")
             await settle(
@@ -288,7 +290,9 @@ class TestTune:
 
     async def test_what_is_read_only_cannot_be_edited(self, bench: Make) -> None:
         b = bench(1)
-        b.engine.tunables = lambda: (Tunable("vm.swappiness", "", "60", "150", "x", readonly="only root may"),)  # type: ignore[method-assign]
+        b.engine.tunables = lambda: (
+            Tunable("vm.swappiness", current="60", suggested="150", reason="x", readonly="only root may"),
+        )  # type: ignore[method-assign]
         async with b.app.run_test(size=SMALL) as pilot:
             await start(b, pilot, "4")
             await settle(pilot, lambda: bool(b.app.screen.query_one("#settings", Grid).items))
@@ -354,7 +358,7 @@ class TestDoctorAndLog:
             await settle(pilot, lambda: len(grid.items) > 5)
             checks = {check.name: check for check in b.engine.doctor()}
             # The worst is shown first, and its remedy with it.
-            assert checks[grid.cursor].status == "fail"
+            assert checks[grid.cursor].state == "fail"
             assert checks[grid.cursor].remedy.split()[0] in text(b.app.screen, "#remedy")
             await pilot.press("g")
             await pilot.pause()

@@ -23,11 +23,11 @@ from truezram.app.replay import Replay
 from truezram.app.sanity import implausible
 from truezram.app.screens.page import dialogs, owners
 from truezram.app.series import History
-from truezram.app.source import CreateSpec
 from truezram.app.widgets.device_table import matches
 from truezram.app.widgets.graph import Scale, group, iec_steps
 from truezram.engine.errors import Failed, UsageError
 from truezram.engine.model import DeviceSnapshot, Snapshot
+from truezram.engine.options import CreateOptions
 from truezram.engine.rates import latency_floor
 from truezram.engine.recording import Header, Recorder, decode, encode, load
 
@@ -257,16 +257,25 @@ class TestPlan:
 
 class TestCommandLine:
     def test_create(self) -> None:
-        spec = CreateSpec(8 * GIB, "zstd:3", GIB, 2, 4, 128, "ublk", True, 100)
-        assert commandline.create(spec) == (
-            "sudo truezram --no-tui create --size 8G --algorithm zstd:3 --mem-limit 1G --id 2 --queues 4"
-            " --queue-depth 128"
-            " --swap --priority 100"
+        options = CreateOptions(
+            size=8 * GIB,
+            algorithm="zstd:3",
+            mem_limit=GIB,
+            id=2,
+            queues=4,
+            queue_depth=128,
+            swap=True,
+            priority=100,
+            dictionary="/d",
+        )
+        assert commandline.create(options) == (
+            "sudo truezram --no-tui create --size 8G --algorithm zstd:3 --dictionary /d --mem-limit 1G --id 2"
+            " --queues 4 --queue-depth 128 --swap --priority 100"
         )
 
     def test_create_with_a_filesystem(self) -> None:
-        spec = CreateSpec(8 * GIB, fs="ext4", mount="/mnt/a b")
-        assert commandline.create(spec).endswith("--algorithm lz4 --fs ext4 --mount '/mnt/a b'")
+        options = CreateOptions(8 * GIB, "lz4", fs="ext4", mount="/mnt/a b")
+        assert commandline.create(options).endswith("--algorithm lz4 --fs ext4 --mount '/mnt/a b'")
 
     def test_names_are_quoted(self) -> None:
         assert shlex.split(commandline.remove("x; rm -rf /"))[-1] == "x; rm -rf /"

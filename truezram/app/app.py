@@ -19,7 +19,7 @@ from truezram.app.commands import commands
 from truezram.app.format import capitalized
 from truezram.app.picture import portable
 from truezram.app.screens.page import PAGES, Page, dialogs, owners
-from truezram.app.source import CreateSpec, Engine
+from truezram.app.source import Engine
 from truezram.app.view import ZOOMS
 
 if TYPE_CHECKING:
@@ -93,11 +93,11 @@ class TruezramApp(Appearance):
             self.selected = name
             self.report("info", "created", name)
 
-        def answered(spec: CreateSpec | None) -> None:
-            if spec is not None:
+        def answered(options: CreateOptions | None) -> None:
+            if options is not None:
                 self.work(
-                    f"create {spec.transport} device",
-                    lambda progress: self.engine.create(spec, progress),
+                    f"create {options.transport} device",
+                    lambda progress: self.engine.create(options, progress),
                     done=made,
                     timeout=30,
                     quiet=True,

@@ -11,34 +11,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from truezram.app.source import (
-    Algorithm,
-    AlgorithmEstimate,
-    BenchResult,
-    BenchRow,
-    Capabilities,
-    Change,
-    Check,
-    CreateSpec,
-    Estimate,
-    PageMap,
-    ProcessEstimate,
-    Progress,
-    Scope,
-    Tunable,
-)
+from truezram.app.source import BenchResult, BenchRow, Capabilities, Estimate, ProcessEstimate, Progress
 from truezram.engine.client import Client
-from truezram.engine.model import Snapshot
+from truezram.engine.model import Change, Check, PageMap, Scope, Snapshot, Tunable
+from truezram.engine.options import MAX_QUEUE_DEPTH, CreateOptions
 from truezram.engine.units import format_exact, format_size
-
-SUMMARIES = {
-    "lz4": "fast, known everywhere",
-    "zstd": "small, slower",
-    "turbo": "fastest",
-    "fast": "fast and smaller than lz4",
-    "dense": "small and quick to read back",
-    "auto": "fast; dense where there is time for it",
-}
 
 
 def _staged(progress: Progress) -> Callable[[str, int, int], None]:
@@ -73,52 +50,33 @@ class RealEngine:
         from truezram.engine.algorithms import algorithms, default_algorithm
         from truezram.engine.device import CONTROL
         from truezram.engine.doctor import examine
-        from truezram.engine.options import MAX_QUEUE_DEPTH
         from truezram.engine.systemd import RUNNING
 
         root = os.geteuid() == 0
         bad = [check for check in examine().checks if check.state == "fail" and check.name != "root"]
         why = f"{bad[0].detail}. {bad[0].remedy}".strip(". ") if bad else ""
         ublk = not bad if root else CONTROL.exists() or not bad
-        known = [
-            Algorithm(a.name, a.level_min, a.level_max, a.level_default, SUMMARIES.get(a.name, ""), a.unavailable)
-            for a in algorithms()
-        ]
-        known.sort(key=lambda a: a.name != default_algorithm())
         return Capabilities(
             persist_why="" if RUNNING.is_dir() else "no systemd here",
             ublk=ublk,
             ublk_why=why,
             root=root,
-            algorithms=tuple(known),
+            algorithms=tuple(sorted(algorithms(), key=lambda a: a.name != default_algorithm())),
             max_queues=min(lib.TZ_MAX_QUEUES, os.cpu_count() or 1),
             max_queue_depth=MAX_QUEUE_DEPTH["ublk"],
             max_local_depth=MAX_QUEUE_DEPTH["local"],
             filesystems=filesystem.available(),
         )
 
-    def create(self, spec: CreateSpec, progress: Progress) -> str:
+    def create(self, options: CreateOptions, progress: Progress) -> str:
         """The server says when it is ready; until then there is no measure of how far it is."""
-        from truezram.engine.device import CreateOptions, create
-
-        options = CreateOptions(
-            spec.size,
-            spec.algorithm,
-            spec.mem_limit,
-            spec.id,
-            spec.queues,
-            spec.queue_depth,
-            spec.transport,
-            spec.swap,
-            spec.priority,
-            spec.fs,
-            spec.mount,
-        )
-        if spec.persist:
+        if options.persist:
             from truezram.engine import systemd
 
             progress(None, "writing and starting its unit")
             return f"ublkb{systemd.add(options, start=True).id}"
+        from truezram.engine.device import create
+
         progress(None, "starting its server")
         return create(options).name
 
@@ -129,23 +87,22 @@ class RealEngine:
         with Client() as client:
             remove(client, name, force, _staged(progress))
 
-    def page_map(self, name: str, first_page: int, pages: int, regions: int) -> PageMap:
+    def page_map(self, name: str, first: int, pages: int, regions: int) -> PageMap:
         """Asked of the device's server."""
         with Client() as client:
-            found = client.page_map(name, first_page, pages, regions)
-        return PageMap(found.first, found.pages, found.regions)
+            return client.page_map(name, first, pages, regions)
 
     def doctor(self) -> tuple[Check, ...]:
         """All checks."""
         from truezram.engine.doctor import examine
 
-        return tuple(Check(c.name, c.state, c.detail, c.remedy) for c in examine().checks)
+        return examine().checks
 
     def tunables(self) -> tuple[Tunable, ...]:
         """The machine's, then each device's."""
         from truezram.engine.tune import tunables
 
-        out = [Tunable(t.key, "", t.current, t.suggested, t.reason, t.choices, t.hint, t.readonly) for t in tunables()]
+        out = list(tunables())
         names = tuple(a.name for a in self.capabilities().algorithms if not a.unavailable)
         with Client() as client:
             devices = client.devices()
@@ -155,20 +112,27 @@ class RealEngine:
             out.append(
                 Tunable(
                     "algorithm",
-                    device.name,
-                    device.algorithm,
-                    "",
-                    "pages written from now on; those stored keep theirs",
-                    names,
-                    "NAME or NAME:LEVEL",
-                    why,
+                    device=device.name,
+                    current=device.algorithm,
+                    reason="pages written from now on; those stored keep theirs",
+                    choices=names,
+                    hint="NAME or NAME:LEVEL",
+                    readonly=why,
                 )
             )
             # Without a limit a device of incompressible pages grows until the machine has no memory left.
             suggested = format_exact(device.disksize // 2) if not device.mem_limit else ""
             reason = "writes beyond it fail cleanly (ENOSPC); without one the device may grow to its disksize and more"
             out.append(
-                Tunable("mem_limit", device.name, limit, suggested, reason, (), "a size, or none for no limit", why)
+                Tunable(
+                    "mem_limit",
+                    device=device.name,
+                    current=limit,
+                    suggested=suggested,
+                    reason=reason,
+                    hint="a size, or none for no limit",
+                    readonly=why,
+                )
             )
         return tuple(out)
 
@@ -189,7 +153,7 @@ class RealEngine:
         from truezram.engine.tune import history
 
         changes, _ = history()
-        return tuple(Change(c.id, c.time, c.key, c.before, c.after, c.undone) for c in reversed(changes))
+        return tuple(reversed(changes))
 
     def undo(self, change_id: int) -> None:
         """By its number."""
@@ -226,19 +190,20 @@ class RealEngine:
             notes += (f"{found.disturbed * 100:.0f}% of the timings were disturbed",)
         if not any(result.implementation == "zram" for result in found.results):
             notes += ("kernel zram is measured as root, with its module loaded",)
-        return BenchResult(began, machine, time.time() - began, tuple(_rows(found)), notes)
+        seconds = time.time() - began
+        return BenchResult(time=began, machine=machine, seconds=seconds, rows=tuple(_rows(found)), notes=notes)
 
 
 def _rows(report: Any) -> list[BenchRow]:
     several = len(report.inputs) > 1
     return [
         BenchRow(
-            r.algorithm if r.implementation == "truezram" else f"{r.implementation} {r.algorithm}".strip(),
-            r.input,
-            r.ratio,
-            r.compress.median * 1e6,
-            r.decompress.median * 1e6,
-            r.implementation == "truezram",
+            codec=r.algorithm if r.implementation == "truezram" else f"{r.implementation} {r.algorithm}".strip(),
+            corpus=r.input,
+            ratio=r.ratio,
+            compress_rate=r.compress.median * 1e6,
+            decompress_rate=r.decompress.median * 1e6,
+            ours=r.implementation == "truezram",
         )
         for r in report.results
         if several or r.input != "total"
@@ -246,39 +211,26 @@ def _rows(report: Any) -> list[BenchRow]:
 
 
 def _estimate(scope: Scope, by: str, found: Any) -> Estimate:
-    whys = sorted({item.why for item in found.skipped})
     return Estimate(
-        scope,
-        by,
-        _group(found.total),
-        tuple(_group(group) for group in found.groups),
-        len(found.skipped),
-        "; ".join(whys),
-        found.seconds,
-        found.complete,
+        scope=scope,
+        by=by,
+        total=_group(found.total),
+        processes=tuple(_group(group) for group in found.groups),
+        skipped=len(found.skipped),
+        skipped_why="; ".join(sorted({item.why for item in found.skipped})),
+        seconds=found.seconds,
+        complete=found.complete,
     )
 
 
 def _group(group: Any) -> ProcessEstimate:
     return ProcessEstimate(
-        group.pid or 0,
-        "".join(char if char.isprintable() else "?" for char in group.name),
-        group.user,
-        group.bytes,
-        group.sampled,
-        group.same_filled,
-        tuple(
-            AlgorithmEstimate(
-                a.algorithm,
-                a.ratio,
-                a.ratio_low,
-                a.ratio_high,
-                a.compress_us,
-                a.decompress_us,
-                a.incompressible,
-                a.gained,
-            )
-            for a in group.algorithms
-        ),
-        group.processes,
+        pid=group.pid or 0,
+        command="".join(char if char.isprintable() else "?" for char in group.name),
+        user=group.user,
+        bytes=group.bytes,
+        sampled=group.sampled,
+        same_filled=group.same_filled,
+        algorithms=group.algorithms,
+        processes=group.processes,
     )

@@ -5,21 +5,10 @@ from __future__ import annotations
 import threading
 from typing import TypeVar
 
-from truezram.app.source import (
-    BenchResult,
-    Capabilities,
-    Change,
-    Check,
-    CreateSpec,
-    Engine,
-    Estimate,
-    PageMap,
-    Progress,
-    Scope,
-    Tunable,
-)
+from truezram.app.source import BenchResult, Capabilities, Engine, Estimate, Progress
 from truezram.engine.errors import TruezramError
-from truezram.engine.model import Snapshot
+from truezram.engine.model import Change, Check, PageMap, Scope, Snapshot, Tunable
+from truezram.engine.options import CreateOptions
 from truezram.engine.recording import Recorder
 
 T = TypeVar("T")
@@ -66,17 +55,17 @@ class Recorded:
         """Recorded."""
         return self._keep("capabilities", None, self._engine.capabilities())
 
-    def create(self, spec: CreateSpec, progress: Progress) -> str:
+    def create(self, options: CreateOptions, progress: Progress) -> str:
         """Passed on."""
-        return self._engine.create(spec, progress)
+        return self._engine.create(options, progress)
 
     def remove(self, name: str, force: bool, progress: Progress) -> None:
         """Passed on."""
         self._engine.remove(name, force, progress)
 
-    def page_map(self, name: str, first_page: int, pages: int, regions: int) -> PageMap:
+    def page_map(self, name: str, first: int, pages: int, regions: int) -> PageMap:
         """Recorded."""
-        return self._keep("page_map", {"name": name}, self._engine.page_map(name, first_page, pages, regions))
+        return self._keep("page_map", {"name": name}, self._engine.page_map(name, first, pages, regions))
 
     def doctor(self) -> tuple[Check, ...]:
         """Recorded."""

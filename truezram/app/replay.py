@@ -11,20 +11,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeVar
 
-from truezram.app.source import (
-    BenchResult,
-    Capabilities,
-    Change,
-    Check,
-    CreateSpec,
-    Estimate,
-    PageMap,
-    Progress,
-    Scope,
-    Tunable,
-)
+from truezram.app.source import BenchResult, Capabilities, Estimate, Progress
+from truezram.app.upgrade import upgraded
 from truezram.engine.errors import Failed, Unsupported
-from truezram.engine.model import Snapshot
+from truezram.engine.model import Change, Check, PageMap, Scope, Snapshot, Tunable
+from truezram.engine.options import CreateOptions
 from truezram.engine.recording import Recording, decode
 
 T = TypeVar("T")
@@ -34,7 +25,7 @@ class Replay:
     """Plays a recording in real time (times `speed`) and stays on its last snapshot when it is over."""
 
     def __init__(self, recording: Recording, speed: float = 1.0, clock: Callable[[], float] = time.monotonic) -> None:
-        self.recording = recording
+        self.recording = upgraded(recording)
         self._speed = speed
         self._clock = clock
         self._started: float | None = None
@@ -87,7 +78,7 @@ class Replay:
         """Raises `Unsupported`: a replay changes nothing."""
         raise Unsupported(f"{what} is not possible", "this is a replay", "Start truezram without --replay")
 
-    def create(self, spec: CreateSpec, progress: Progress) -> str:
+    def create(self, options: CreateOptions, progress: Progress) -> str:
         """Refused."""
         self.refuse("create")
         return ""
@@ -96,21 +87,21 @@ class Replay:
         """Refused."""
         self.refuse("remove")
 
-    def page_map(self, name: str, first_page: int, pages: int, regions: int) -> PageMap:
+    def page_map(self, name: str, first: int, pages: int, regions: int) -> PageMap:
         """The recorded regions that begin in these pages, so many put together that there are no more than `regions`;
         or else the one that holds them: it has no finer ones."""
         found = self.answered("page_map", PageMap, {"name": name})
         count = len(found.regions)
         if not count or len({len(region) for region in found.regions}) > 1:
             raise Failed("cannot show the page map", "the one in this recording is damaged")
-        starts = [found.first_page + found.pages * index // count for index in range(count)]
-        inside = [index for index, start in enumerate(starts) if first_page <= start < first_page + pages]
+        starts = [found.first + found.pages * index // count for index in range(count)]
+        inside = [index for index, start in enumerate(starts) if first <= start < first + pages]
         if not inside:
-            inside = [max((index for index, start in enumerate(starts) if start <= first_page), default=0)]
+            inside = [max((index for index, start in enumerate(starts) if start <= first), default=0)]
         step = -(-len(inside) // max(regions, 1))
         groups = [inside[index : index + step] for index in range(0, len(inside), step)]
         together = (tuple(map(sum, zip(*(found.regions[i] for i in group), strict=True))) for group in groups)
-        return PageMap(first_page, pages, tuple(together))
+        return PageMap(first=first, pages=pages, regions=tuple(together))
 
     def doctor(self) -> tuple[Check, ...]:
         """As recorded."""

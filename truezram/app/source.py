@@ -1,4 +1,5 @@
-"""What the app needs of the engine, and nothing else: the `Engine` protocol and the frozen values it trades in.
+"""What the app needs of the engine, and nothing else: the `Engine` protocol, and the values that are smaller than the
+engine's own. All others are the engine's (engine/model.py, engine/options.py).
 
 The app holds one `Engine` and never touches a device. The real one wraps truezram.engine (engine_adapter.py),
 `replay.Replay` plays a recording, tests have a fake. Every method may block, so only the reader thread and workers
@@ -12,7 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from truezram.engine.model import Snapshot
+from truezram.engine.model import Algorithm, AlgorithmEstimate, Change, Check, PageMap, Scope, Snapshot, Tunable
+from truezram.engine.options import CreateOptions
 
 
 class Cancelled(Exception):
@@ -47,19 +49,6 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
-class Algorithm:
-    """An algorithm that devices can use: name, levels (both 0: none), and what it is good for in a few words."""
-
-    name: str
-    level_min: int = 0
-    level_max: int = 0
-    level_default: int = 0
-    summary: str = ""
-    unavailable: str = ""
-    """Why it cannot be used here; empty when it can."""
-
-
-@dataclass(frozen=True, slots=True)
 class Capabilities:
     """What can be done on this machine by this user."""
 
@@ -67,7 +56,10 @@ class Capabilities:
     ublk_why: str = ""
     """Why not, and the remedy, in one line."""
     root: bool = True
-    algorithms: tuple[Algorithm, ...] = (Algorithm("lz4"), Algorithm("zstd", -7, 19, 3))
+    algorithms: tuple[Algorithm, ...] = (
+        Algorithm("lz4"),
+        Algorithm("zstd", level_min=-7, level_max=19, level_default=3),
+    )
     persist_why: str = ""
     """Why devices cannot be made at every start; empty when they can."""
     max_queues: int = 64
@@ -78,101 +70,6 @@ class Capabilities:
     """Those that can be made."""
     replay: str = ""
     """Set when these are recorded figures: where they come from."""
-
-
-@dataclass(frozen=True, slots=True)
-class CreateSpec:
-    """A device to be made; the same things as ``truezram create`` takes. Sizes in bytes."""
-
-    size: int
-    algorithm: str = "lz4"
-    mem_limit: int = 0
-    id: int | None = None
-    queues: int | None = None
-    queue_depth: int | None = None
-    transport: str = "ublk"
-    swap: bool = False
-    priority: int | None = None
-    persist: bool = False
-    """Made by a systemd unit, now and at every start of the machine; needs an id."""
-    fs: str | None = None
-    """A filesystem to make on it."""
-    mount: str | None = None
-    """The folder to mount that on."""
-
-
-@dataclass(frozen=True, slots=True)
-class PageMap:
-    """The page table by region: ``regions[i]`` counts pages by kind, in the order of `model.KINDS`."""
-
-    first_page: int
-    pages: int
-    regions: tuple[tuple[int, ...], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One line of the doctor: `status` is "ok", "warn", "fail" or "info"; `remedy` is empty when nothing is wrong."""
-
-    name: str
-    status: str
-    detail: str
-    remedy: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Tunable:
-    """One setting: of a device (`device` is its name) or of the machine (`device` is empty)."""
-
-    key: str
-    device: str = ""
-    current: str = ""
-    suggested: str = ""
-    """Empty: nothing better is known than what is set."""
-    reason: str = ""
-    choices: tuple[str, ...] = ()
-    hint: str = ""
-    """What may be entered: "0 to 200", "a size, or 0 for none"."""
-    readonly: str = ""
-    """Why it cannot be changed now; empty when it can."""
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """One line of the journal of changes to the machine's settings."""
-
-    id: int
-    time: float
-    key: str
-    before: str
-    after: str
-    undone: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Scope:
-    """Whose memory to look at: kind "all", "user", "cgroup" or "pid", and which."""
-
-    kind: str = "all"
-    value: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class AlgorithmEstimate:
-    """What one algorithm makes of the sampled pages (same-filled ones counted in ratio, not in times)."""
-
-    algorithm: str
-    ratio: float
-    ratio_low: float
-    ratio_high: float
-    """95 % confidence interval of the ratio."""
-    compress_us: float | None
-    decompress_us: float | None
-    """Microseconds per page; None when every page was same-filled."""
-    incompressible: float = 0.0
-    """Share of pages that do not shrink, 0…1."""
-    gained: int = 0
-    """Bytes that become free when all of this memory is in a device with this algorithm."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,13 +137,13 @@ class Engine(Protocol):
     def snapshot(self) -> Snapshot:
         """The machine and every compressed device, now."""
 
-    def create(self, spec: CreateSpec, progress: Progress) -> str:
+    def create(self, options: CreateOptions, progress: Progress) -> str:
         """Makes a device, usable when this returns; its name."""
 
     def remove(self, name: str, force: bool, progress: Progress) -> None:
         """Swapoff first, with progress; raises `Busy` naming the holder unless `force`."""
 
-    def page_map(self, name: str, first_page: int, pages: int, regions: int) -> PageMap:
+    def page_map(self, name: str, first: int, pages: int, regions: int) -> PageMap:
         """Counts of kinds in up to 256 equal regions of a range of pages."""
 
     def doctor(self) -> tuple[Check, ...]:

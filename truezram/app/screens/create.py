@@ -3,6 +3,8 @@ left."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 from rich.text import Text
@@ -15,12 +17,16 @@ from textual.widgets import Button, Checkbox, Input, Label, Select, Static
 from truezram.app import commandline, plan
 from truezram.app.format import capitalized
 from truezram.app.screens.dialog import Dialog
-from truezram.app.source import Algorithm, CreateSpec, Estimate, Scope
+from truezram.app.source import Estimate
 from truezram.app.widgets.choice import Choice
 from truezram.app.widgets.chrome import Footer
 from truezram.app.widgets.tick import Tick
+from truezram.engine.algorithms import parse_algorithm
+from truezram.engine.dictionary import takes_one
 from truezram.engine.errors import TruezramError, UsageError
-from truezram.engine.options import CreateOptions
+from truezram.engine.model import Algorithm, Scope
+from truezram.engine.options import MAX_ID, CreateOptions
+from truezram.engine.swap import DEFAULT_PRIORITY, MAX_PRIORITY
 from truezram.engine.units import format_exact, format_size, parse_size
 
 
@@ -37,7 +43,7 @@ def whole(text: str, what: str, low: int, high: int) -> int | None:
     return value
 
 
-class CreateScreen(Dialog[CreateSpec | None]):
+class CreateScreen(Dialog[CreateOptions | None]):
     """Returns what to make, or None."""
 
     GUIDE: ClassVar[str] = (
@@ -58,20 +64,27 @@ class CreateScreen(Dialog[CreateSpec | None]):
         """`proposal`: what the fields begin with."""
         super().__init__()
         self._start = proposal or CreateOptions(0)
-        self.spec: CreateSpec | None = None
-        self._preset = -1
+        self.options: CreateOptions | None = None
+        self._good = True
 
     def compose(self) -> ComposeResult:
         """Fields, preview, buttons."""
-        can = self.tz.capabilities
-        size, limit = self._start.size, self._start.mem_limit
-        name, _, level = (self._start.algorithm or "").partition(":")
+        can, start = self.tz.capabilities, self._start
+        name, _, level = (start.algorithm or "").partition(":")
         usable = [a for a in can.algorithms if not a.unavailable]
         options = [(a.name, a.name) for a in usable]
         first = name if any(a.name == name for a in usable) else (usable[0].name if usable else "")
-        size = size or plan.presets(self.tz.memory or 1 << 30)[1]
+        size = start.size or plan.presets(self.tz.memory or 1 << 30)[1]
         transports = [("ublk: in /dev", "ublk")] if can.ublk and can.root else []
         transports.append(("local: in a process", "local"))
+        ublk = transports[0][1] == "ublk"
+        transport = start.transport if ublk else "local"
+        limit = format_exact(start.mem_limit) if start.mem_limit else ""
+        priority = DEFAULT_PRIORITY if start.priority is None else start.priority
+
+        def text(value: object) -> str:
+            return "" if value is None else str(value)
+
         with VerticalScroll(id="dialog"):
             yield Label("Create a device", id="heading")
             with Horizontal(classes="field"):
@@ -85,31 +98,34 @@ class CreateScreen(Dialog[CreateSpec | None]):
                 yield Input(level, id="level", compact=True, classes="short")
                 yield Static(id="level-note", classes="note")
             with Horizontal(classes="field"):
+                yield Label("Dictionary")
+                yield Input(text(start.dictionary), placeholder="none", id="dictionary", compact=True)
+                yield Static(id="dictionary-note", classes="note")
+            with Horizontal(classes="field"):
                 yield Label("Limit")
-                yield Input(format_exact(limit) if limit else "", placeholder="none", id="limit", compact=True)
+                yield Input(limit, placeholder="none", id="limit", compact=True)
                 yield Static(id="limit-note", classes="note")
             with Horizontal(classes="field"):
                 yield Label("Transport")
-                yield Choice(transports, value=transports[0][1], allow_blank=False, id="transport", compact=True)
-                yield Tick("at boot", False, id="persist", compact=True, disabled=bool(can.persist_why))
+                yield Choice(transports, value=transport, allow_blank=False, id="transport", compact=True)
+                yield Tick("at boot", start.persist, id="persist", compact=True, disabled=bool(can.persist_why))
                 yield Static(id="persist-note", classes="note")
             with Horizontal(classes="field"):
                 yield Label("Use")
-                ublk = transports[0][1] == "ublk"
                 uses = [("plain disk", "disk"), ("swap", "swap"), *((fs, fs) for fs in can.filesystems)]
-                first = "swap" if self._start.swap and ublk else "disk"
-                yield Choice(uses, value=first, allow_blank=False, id="use", compact=True, disabled=not ublk)
+                use = ("swap" if start.swap else start.fs or "disk") if ublk else "disk"
+                yield Choice(uses, value=use, allow_blank=False, id="use", compact=True, disabled=not ublk)
                 yield Label("priority", id="use-more", classes="second")
-                yield Input("100", id="priority", compact=True, classes="short", disabled=True)
-                yield Input(placeholder="not mounted", id="mount", compact=True)
+                yield Input(text(priority), id="priority", compact=True, classes="short", disabled=True)
+                yield Input(text(start.mount), placeholder="not mounted", id="mount", compact=True)
                 yield Static(id="use-note", classes="note")
             with Horizontal(classes="field"):
                 yield Label("Queues")
-                yield Input(placeholder="auto", id="queues", compact=True, classes="short")
+                yield Input(text(start.queues), placeholder="auto", id="queues", compact=True, classes="short")
                 yield Label("depth", classes="second")
-                yield Input(placeholder="auto", id="depth", compact=True, classes="short")
+                yield Input(text(start.queue_depth), placeholder="auto", id="depth", compact=True, classes="short")
                 yield Label("number", classes="second")
-                yield Input(placeholder="auto", id="number", compact=True, classes="short")
+                yield Input(text(start.id), placeholder="auto", id="number", compact=True, classes="short")
                 yield Static(id="queues-note", classes="note")
             with Vertical(id="preview"):
                 yield Static(id="command")
@@ -196,10 +212,16 @@ class CreateScreen(Dialog[CreateSpec | None]):
         note.update(Text(text))
         note.set_class(bad, "bad")
 
-    def _checked(self, name: str, problem: UsageError) -> None:
-        # Beside the field there is room for the reason and the remedy; the field itself says what was given.
-        text = problem.why or problem.what
-        self._note(name, f"{capitalized(text)}. {problem.remedy}".removesuffix(". "), True)
+    @contextlib.contextmanager
+    def _checking(self, name: str) -> Iterator[None]:
+        """What is wrong with a field is shown beside it, and nothing can be made."""
+        try:
+            yield
+        except TruezramError as error:
+            # There is room for the reason and the remedy; the field itself says what was given.
+            text = f"{capitalized(error.why or error.what)}. {error.remedy}"
+            self._note(name, text.removesuffix(". "), True)
+            self._good = False
 
     def _algorithm(self) -> Algorithm:
         chosen = self.query_one("#algorithm", Select).value
@@ -210,74 +232,99 @@ class CreateScreen(Dialog[CreateSpec | None]):
     @on(Checkbox.Changed)
     def check(self) -> None:
         """Checks all fields and shows what would happen."""
-        can, memory = self.tz.capabilities, self.tz.memory
-        good = True
-        size = limit = 0
-        try:
-            size, remark = plan.check_size(self._field("size"), memory)
-            self._note("size", remark or self._presets_hint())
-        except UsageError as error:
-            self._checked("size", error)
-            good = False
-        try:
-            limit, remark = plan.check_limit(self._field("limit"), size)
-            self._note(
-                "limit", remark or ("writes fail with ENOSPC beyond it" if limit else "may grow until memory is full")
-            )
-        except UsageError as error:
-            self._checked("limit", error)
-            good = False
-        algorithm = self._algorithm()
-        level: int | None = None
-        has_levels = (algorithm.level_min, algorithm.level_max) != (0, 0)
-        self.query_one("#level").disabled = not has_levels
-        try:
-            low, high = algorithm.level_min, algorithm.level_max
-            level = whole(self._field("level"), "the level", low, high) if has_levels else None
-            hint = f"{low} to {high}; {algorithm.level_default} if empty" if has_levels else "none"
-            self._note("level", hint)
-        except UsageError as error:
-            self._checked("level", error)
-            good = False
+        self._good = True
+        size, limit = self._check_sizes()
+        algorithm, dictionary = self._check_algorithm()
         transport = str(self.query_one("#transport", Select).value)
-        use, fs = self._use(transport)
-        swap = use == "swap"
-        persist_box = self.query_one("#persist", Checkbox)
-        persist_why = "needs ublk" if transport != "ublk" else can.persist_why
-        persist_box.disabled = bool(persist_why)
-        self._note("persist", persist_why)
-        persist = persist_box.value and not persist_box.disabled
-        priority: int | None = None
-        mount: str | None = None
-        try:
-            if swap:
-                priority = whole(self._field("priority"), "the priority", 0, 32767)
-            elif fs is not None:
-                mount = plan.check_mount(fs, size, self._field("mount"))
-            self._note("use", "higher is used first" if swap else "" if transport == "ublk" else "needs ublk")
-        except UsageError as error:
-            self._checked("use", error)
-            good = False
-        queues = depth = number = None
-        try:
-            queues = whole(self._field("queues"), "queues", 1, can.max_queues)
-            most = can.max_queue_depth if transport == "ublk" else can.max_local_depth
-            depth = whole(self._field("depth"), "depth", 1, most)
-            number = whole(self._field("number"), "the number", 0, (1 << 20) - 1)
-            self._note("queues", "")
-        except UsageError as error:
-            self._checked("queues", UsageError(f"{error.what}: {error.remedy.lower()}"))
-            good = False
+        persist = self._check_persist(transport)
+        swap, priority, fs, mount = self._check_use(transport, size)
+        queues, depth, number = self._check_queues(transport)
         if persist and number is None:
             # A unit names its device; the preview must show which.
             number = self._free_number()
-        name = algorithm.name if level is None else f"{algorithm.name}:{level}"
-        self.spec = (
-            CreateSpec(size, name, limit, number, queues, depth, transport, swap, priority, persist, fs, mount)
-            if good
-            else None
+        options = CreateOptions(
+            size=size,
+            algorithm=algorithm,
+            mem_limit=limit,
+            id=number,
+            queues=queues,
+            queue_depth=depth,
+            transport=transport,
+            swap=swap,
+            priority=priority,
+            fs=fs,
+            mount=mount,
+            dictionary=dictionary,
+            persist=persist,
         )
+        self.options = options if self._good else None
         self._preview()
+
+    def _check_sizes(self) -> tuple[int, int]:
+        """Size and memory limit."""
+        size = limit = 0
+        with self._checking("size"):
+            size, remark = plan.check_size(self._field("size"), self.tz.memory)
+            self._note("size", remark or self._presets_hint())
+        with self._checking("limit"):
+            limit, remark = plan.check_limit(self._field("limit"), size)
+            effect = "writes fail with ENOSPC beyond it" if limit else "may grow until memory is full"
+            self._note("limit", remark or effect)
+        return size, limit
+
+    def _check_algorithm(self) -> tuple[str, str | None]:
+        """``NAME[:LEVEL]`` and the dictionary's file."""
+        algorithm, dictionary = self._algorithm(), None
+        takes = takes_one(algorithm.name)
+        self.query_one("#level").disabled = not algorithm.has_levels
+        self.query_one("#dictionary").disabled = not takes
+        level_text = self._field("level").strip() if algorithm.has_levels else ""
+        name = f"{algorithm.name}:{level_text}" if level_text else algorithm.name
+        level = algorithm.level_default
+        with self._checking("level"):
+            level = parse_algorithm(name)[1]
+            hint = f"{algorithm.level_min} to {algorithm.level_max}; {algorithm.level_default} if empty"
+            self._note("level", hint if algorithm.has_levels else "none")
+        with self._checking("dictionary"):
+            remark = "needs zstd"
+            if takes:
+                dictionary, remark = plan.check_dictionary(self._field("dictionary"), algorithm.name, level)
+            self._note("dictionary", remark)
+        return name, dictionary
+
+    def _check_persist(self, transport: str) -> bool:
+        """Whether the device is to be made at every start."""
+        box = self.query_one("#persist", Checkbox)
+        why = "needs ublk" if transport != "ublk" else self.tz.capabilities.persist_why
+        box.disabled = bool(why)
+        self._note("persist", why)
+        return box.value and not box.disabled
+
+    def _check_use(self, transport: str, size: int) -> tuple[bool, int | None, str | None, str | None]:
+        """As swap? its priority; the filesystem, and where that is mounted."""
+        use, fs = self._use(transport)
+        swap = use == "swap"
+        priority: int | None = None
+        mount: str | None = None
+        with self._checking("use"):
+            if swap:
+                priority = whole(self._field("priority"), "the priority", 0, MAX_PRIORITY)
+            elif fs is not None:
+                mount = plan.check_mount(fs, size, self._field("mount"))
+            self._note("use", "higher is used first" if swap else "" if transport == "ublk" else "needs ublk")
+        return swap, priority, fs, mount
+
+    def _check_queues(self, transport: str) -> tuple[int | None, int | None, int | None]:
+        """Queues, their depth, the device's number."""
+        can = self.tz.capabilities
+        queues = depth = number = None
+        with self._checking("queues"):
+            queues = whole(self._field("queues"), "queues", 1, can.max_queues)
+            most = can.max_queue_depth if transport == "ublk" else can.max_local_depth
+            depth = whole(self._field("depth"), "depth", 1, most)
+            number = whole(self._field("number"), "the number", 0, MAX_ID)
+            self._note("queues", "")
+        return queues, depth, number
 
     def _use(self, transport: str) -> tuple[str, str | None]:
         """What the device is to be used as, and the filesystem then; shows what belongs to it."""
@@ -302,22 +349,22 @@ class CreateScreen(Dialog[CreateSpec | None]):
     # ---- preview
 
     def _preview(self) -> None:
-        spec = self.spec
-        self.query_one("#create", Button).disabled = spec is None
+        options = self.options
+        self.query_one("#create", Button).disabled = options is None
         self.refresh_bindings()
         command, table, warning = (self.query_one(f"#{n}", Static) for n in ("command", "outcome", "warning"))
-        if spec is None:
+        if options is None:
             command.update(Text("Correct the fields marked above first.", "italic"))
             table.update("")
             warning.update("")
             return
-        command.update(Text(f"$ {commandline.create(spec)}"))
+        command.update(Text(f"$ {commandline.create(options)}"))
         snapshot = self.tz.history.latest
         available = snapshot.machine.mem_available if snapshot else 0
         lines = [f"{'ratio':<6}{'holds':>7}{'takes':>8}{'left: disk':>12}{'gain: swap':>12}"]
         measured = self._ratio()
         for ratio in (*plan.RATIOS, *((measured,) if measured else ())):
-            o = plan.outcome(spec.size, spec.mem_limit, ratio, available)
+            o = plan.outcome(options.size, options.mem_limit, ratio, available)
             label = f"{ratio:g}×" if ratio in plan.RATIOS else f"{ratio:.2f}×"
             lines.append(
                 f"{label:<6}{format_size(o.holds):>7}{format_size(o.resident):>8}{format_size(o.left):>12}"
@@ -331,13 +378,13 @@ class CreateScreen(Dialog[CreateSpec | None]):
         for line in lines[1:]:
             text.append("\n" + line)
         table.update(text)
-        warning.update(Text(plan.unsafe(spec, snapshot.machine) if snapshot else ""))
+        warning.update(Text(plan.unsafe(options, snapshot.machine) if snapshot else ""))
 
     # ---- what the user does
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Create is offered when every field is right."""
-        return self.spec is not None if action == "create" else True
+        return self.options is not None if action == "create" else True
 
     def action_preset(self) -> None:
         """Puts the next preset size into the field."""
@@ -353,8 +400,8 @@ class CreateScreen(Dialog[CreateSpec | None]):
     @on(Input.Submitted)
     def action_create(self) -> None:
         """Makes it, if every field is right."""
-        if self.spec is not None:
-            self.dismiss(self.spec)
+        if self.options is not None:
+            self.dismiss(self.options)
 
     @on(Button.Pressed, "#cancel")
     def action_cancel(self) -> None:

@@ -14,12 +14,11 @@ from truezram.app.columns import mountpoint, shown_state
 from truezram.app.format import short_rate, short_size
 from truezram.app.screens.page import Page
 from truezram.app.series import DeviceSeries, queue_rates
-from truezram.app.source import PageMap
 from truezram.app.widgets.event_list import EventList
 from truezram.app.widgets.grid import Grid, Head, Item, TextBlock
 from truezram.app.widgets.histogram import LatencyHistogram, SizeHistogram
 from truezram.app.widgets.page_map import PageMapView
-from truezram.engine.model import BAD_STATES, DeviceSnapshot
+from truezram.engine.model import BAD_STATES, DeviceSnapshot, PageMap
 from truezram.engine.rates import histogram_difference
 from truezram.engine.units import format_duration
 
@@ -215,7 +214,7 @@ class DevicePage(Page):
                 start, end = count * number // calls, count * (number + 1) // calls
                 share = regions * (number + 1) // calls - regions * number // calls
                 parts += engine.page_map(name, first + start, end - start, min(share, end - start)).regions
-            return PageMap(first, count, tuple(parts))
+            return PageMap(first=first, pages=count, regions=tuple(parts))
 
         def done(found: PageMap) -> None:
             self._asking = False

@@ -13,10 +13,10 @@ from textual.widgets import Static
 
 from truezram.app import commandline
 from truezram.app.screens.page import Page
-from truezram.app.source import Check
 from truezram.app.widgets.grid import Grid, Head, Item, TextBlock
+from truezram.engine.model import Check
 
-STYLES = {"ok": "good", "warn": "warn", "fail": "bad", "info": "muted"}
+STYLES = {"ok": "good", "warn": "warn", "fail": "bad"}
 
 
 class DoctorPage(Page):
@@ -66,10 +66,8 @@ class DoctorPage(Page):
 
     def _done(self, checks: tuple[Check, ...]) -> None:
         self.checks = checks
-        self.query_one(Grid).show(
-            [Item(c.name, (c.name, c.status, c.detail), STYLES.get(c.status, "")) for c in checks]
-        )
-        worst = next((c.name for status in ("fail", "warn") for c in checks if c.status == status), "")
+        self.query_one(Grid).show([Item(c.name, (c.name, c.state, c.detail), STYLES.get(c.state, "")) for c in checks])
+        worst = next((c.name for state in ("fail", "warn") for c in checks if c.state == state), "")
         if worst and not self.query_one(TextBlock).make(80):
             grid = self.query_one(Grid)
             grid.cursor = worst
@@ -88,7 +86,7 @@ class DoctorPage(Page):
         def make(width: int) -> list[list[tuple[str, str]]]:
             if check is None:
                 return []
-            lines = [[(f"{check.name}: {check.status}", "heading")]]
+            lines = [[(f"{check.name}: {check.state}", "heading")]]
             lines += [[(line, "plain")] for line in textwrap.wrap(check.detail, width)]
             remedy = textwrap.wrap(check.remedy, max(width - 4, 10), break_on_hyphens=False) if check.remedy else []
             lines += [[(("→ " if n == 0 else "  ") + line, "command")] for n, line in enumerate(remedy)]

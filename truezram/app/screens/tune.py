@@ -18,16 +18,12 @@ from truezram.app import commandline
 from truezram.app.format import capitalized
 from truezram.app.screens.dialog import Dialog
 from truezram.app.screens.page import Page
-from truezram.app.source import Change, Tunable
 from truezram.app.widgets.chrome import Footer
 from truezram.app.widgets.grid import Grid, Head, Item, TextBlock
+from truezram.engine.algorithms import parse_algorithm
 from truezram.engine.errors import TruezramError
+from truezram.engine.model import Change, Tunable
 from truezram.engine.units import parse_size
-
-
-def differs(tunable: Tunable) -> bool:
-    """Whether there is something better that can be set."""
-    return bool(tunable.suggested) and tunable.suggested != tunable.current and not tunable.readonly
 
 
 def command(tunable: Tunable, value: str) -> str:
@@ -89,30 +85,16 @@ class EditScreen(Dialog[str | None]):
     def _problem(self, value: str) -> str:
         if not value:
             return "It is empty"
-        if self.tunable.key == "mem_limit" and value.lower() not in ("none", "0"):
-            try:
+        try:
+            if self.tunable.key == "mem_limit" and value.lower() not in ("none", "0"):
                 parse_size(value)
-            except TruezramError as error:
-                return (getattr(error, "why", "") or str(error)).capitalize()
+            if self.tunable.key == "algorithm":
+                parse_algorithm(value)
+        except TruezramError as error:
+            return f"{capitalized(error.why or error.what)}. {error.remedy}".removesuffix(". ")
         if self.tunable.key != "algorithm" and self.tunable.choices and value not in self.tunable.choices:
             return f"Choose {', '.join(self.tunable.choices)}"
-        if self.tunable.key == "algorithm":
-            return self._algorithm(value)
         return ""
-
-    def _algorithm(self, value: str) -> str:
-        name, colon, level = value.partition(":")
-        known = {a.name: a for a in self.tz.capabilities.algorithms if not a.unavailable}
-        found = known.get(name)
-        if found is None:
-            return f"Choose {', '.join(known)}"
-        if not colon:
-            return ""
-        try:
-            good = found.level_min <= int(level) <= found.level_max and (found.level_min or found.level_max)
-        except ValueError:
-            good = False
-        return "" if good else f"Levels of {name}: {found.level_min} to {found.level_max}"
 
     def action_next_choice(self) -> None:
         """The next of the values there are."""
@@ -230,7 +212,7 @@ class TunePage(Page):
         self.changes = changes
         items = []
         for key, t in self.tunables.items():
-            style = "warn" if differs(t) else "muted" if t.readonly else ""
+            style = "warn" if t.differs else "muted" if t.readonly else ""
             suggested = t.suggested if t.suggested != t.current else ""
             items.append(Item(key, (t.device or "machine", t.key, t.current, suggested or "-"), style))
         self.query_one("#settings", Grid).show(items)
@@ -261,7 +243,7 @@ class TunePage(Page):
                 lines.append([(f"Cannot be changed here: {tunable.readonly}.", "warn")])
             elif tunable.hint:
                 lines.append([(f"May be {tunable.hint}.", "muted")])
-            if differs(tunable):
+            if tunable.differs:
                 lines.append([(f"$ {command(tunable, tunable.suggested)}", "command")])
             return lines
 
@@ -286,12 +268,12 @@ class TunePage(Page):
     def action_suggested(self) -> None:
         """Applies the suggestion under the cursor."""
         tunable = self.current
-        if tunable is not None and differs(tunable):
+        if tunable is not None and tunable.differs:
             self._set([(tunable, tunable.suggested)])
 
     def action_all_suggested(self) -> None:
         """Applies every suggestion for the machine; devices are left to their owner."""
-        self._set([(t, t.suggested) for t in self.tunables.values() if differs(t) and not t.device])
+        self._set([(t, t.suggested) for t in self.tunables.values() if t.differs and not t.device])
 
     def _set(self, wanted: list[tuple[Tunable, str]]) -> None:
         if not wanted:
@@ -329,9 +311,9 @@ class TunePage(Page):
         if action == "edit":
             return tunable is not None and not tunable.readonly
         if action == "suggested":
-            return tunable is not None and differs(tunable)
+            return tunable is not None and tunable.differs
         if action == "all_suggested":
-            return any(differs(t) and not t.device for t in self.tunables.values())
+            return any(t.differs and not t.device for t in self.tunables.values())
         if action == "undo":
             return any(not change.undone for change in self.changes)
         return True

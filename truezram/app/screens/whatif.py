@@ -16,9 +16,10 @@ from truezram.app import commandline
 from truezram.app.export import Table
 from truezram.app.format import short_size
 from truezram.app.screens.page import Page
-from truezram.app.source import AlgorithmEstimate, Estimate, ProcessEstimate, Scope
+from truezram.app.source import Estimate, ProcessEstimate
 from truezram.app.widgets.barchart import BarChart, Bars
 from truezram.app.widgets.grid import Grid, Head, Item, TextBlock
+from truezram.engine.model import AlgorithmEstimate, Scope
 from truezram.engine.options import CreateOptions
 
 SCOPES = (("all processes", "all"), ("one user's", "user"), ("a cgroup's", "cgroup"), ("one process (pid)", "pid"))

@@ -16,10 +16,9 @@ from textual.binding import Binding, BindingType
 from textual.message import Message
 
 from truezram.app import glyphs
-from truezram.app.source import PageMap
 from truezram.app.view import View
 from truezram.app.widgets.lines import Line, LineWidget, clip
-from truezram.engine.model import KINDS
+from truezram.engine.model import KINDS, PageMap
 from truezram.engine.units import format_count
 
 MOST_REGIONS = 3072
@@ -111,7 +110,7 @@ class PageMapView(LineWidget, can_focus=True):
         if self.map is None or self.map.pages <= len(self.map.regions):
             return
         first, pages = self._pages_picked()
-        self._stack.append((self.map.first_page, self.map.pages))
+        self._stack.append((self.map.first, self.map.pages))
         self.picked = 0
         self.post_message(self.Range(first, max(pages, 1)))
 
@@ -119,7 +118,7 @@ class PageMapView(LineWidget, can_focus=True):
         """The picked region's first page and how many it has. Regions are not all of one size: each counts its own."""
         assert self.map is not None
         before = sum(map(sum, self.map.regions[: self.picked]))
-        return self.map.first_page + before, sum(self.map.regions[self.picked])
+        return self.map.first + before, sum(self.map.regions[self.picked])
 
     def action_look_out(self) -> None:
         """Back to the range before."""

@@ -1,0 +1,100 @@
+"""The recordings that tests and pictures play are in today's form, and older ones are brought into it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from truezram.app.replay import Replay
+from truezram.app.source import BenchResult, Capabilities, Estimate, Progress
+from truezram.app.upgrade import upgraded
+from truezram.engine.model import Algorithm, AlgorithmEstimate, Change, Check, PageMap, Scope, Tunable
+from truezram.engine.recording import Answer, Header, Recording, decode, encode, load
+
+from .conftest import RECORDINGS, eight
+
+ANSWERS: dict[str, Any] = {
+    "benchmark": BenchResult,
+    "capabilities": Capabilities,
+    "doctor": tuple[Check, ...],
+    "estimate": Estimate,
+    "journal": tuple[Change, ...],
+    "page_map": PageMap,
+    "tunables": tuple[Tunable, ...],
+}
+
+
+@pytest.mark.parametrize("path", sorted(RECORDINGS.iterdir()), ids=lambda path: path.name)
+def test_ours_are_in_todays_form(path: Path) -> None:
+    """Nothing to convert, and no field that reading it would lose."""
+    recording = load(path)
+    assert upgraded(recording) == recording
+    assert recording.answers
+    for answer in recording.answers:
+        read = decode(ANSWERS[answer.call], answer.result)
+        assert decode(ANSWERS[answer.call], encode(read)) == read
+        assert named(answer.result) <= fields(read), answer.call
+
+
+def named(data: Any) -> set[str]:
+    """The names of all fields in plain JSON; of sparse tuples none."""
+    if isinstance(data, dict):
+        if set(data) == {"n", "v"}:
+            return set()
+        return set(data).union(*map(named, data.values()))
+    return set().union(*map(named, data)) if isinstance(data, list) else set()
+
+
+def fields(value: Any) -> set[str]:
+    """The names of all fields of a value and of those in it."""
+    if isinstance(value, tuple):
+        return set().union(*map(fields, value))
+    names = getattr(value, "__dataclass_fields__", {})
+    return set(names).union(*(fields(getattr(value, name)) for name in names))
+
+
+OLD = (
+    Answer("doctor", None, [{"name": "zswap", "status": "warn", "detail": "it is on", "remedy": "turn it off"}]),
+    Answer("page_map", {"name": "ublkb0"}, {"first_page": 0, "pages": 8, "regions": [[8, 0], [4, 4]]}),
+    Answer("capabilities", None, {"algorithms": [{"name": "zstd", "level_min": -7, "level_max": 19, "level_default": 3,
+                                                  "summary": "small, slower"}]}),
+    Answer("journal", None, [{"id": 1, "time": 5.0, "key": "swappiness", "before": "60", "after": "150"}]),
+    Answer("tunables", None, [{"key": "mem_limit", "device": "ublkb0", "current": "none", "suggested": "1G"}]),
+    Answer("estimate", None, {
+        "scope": {}, "by": "process",
+        "total": {"pid": 0, "command": "total", "user": "", "bytes": 4096000, "sampled": 1000, "same_filled": 0.1,
+                  "algorithms": [{"algorithm": "lz4", "ratio": 2.0, "ratio_low": 1.6, "ratio_high": 2.5,
+                                  "compress_us": 1.5, "decompress_us": None, "gained": 2048000}]},
+    }),
+)  # fmt: skip
+"""As written before the app used the engine's own values."""
+
+
+def test_older_ones_are_brought_into_it() -> None:
+    replay = Replay(Recording(Header("recorded"), eight(1)[:1], OLD))
+    assert replay.doctor() == (Check(name="zswap", state="warn", detail="it is on", remedy="turn it off"),)
+    assert replay.page_map("ublkb0", 0, 8, 2) == PageMap(first=0, pages=8, regions=((8, 0), (4, 4)))
+    zstd = Algorithm("zstd", level_min=-7, level_max=19, level_default=3)
+    assert replay.capabilities().algorithms == (zstd,)
+    assert replay.journal() == (Change(id=1, time=5.0, key="swappiness", before="60", after="150"),)
+    assert replay.tunables() == (Tunable("mem_limit", device="ublkb0", current="none", suggested="1G"),)
+    assert replay.estimate(Scope(), "process", Progress()).total.algorithms == (
+        AlgorithmEstimate(
+            algorithm="lz4",
+            ratio=2.0,
+            ratio_low=1.6,
+            ratio_high=2.5,
+            compression_ratio=None,
+            resident=2048000,
+            resident_low=1638400,
+            resident_high=2560000,
+            gained=2048000,
+            compress_us=1.5,
+            decompress_us=None,
+            incompressible=0.0,
+        ),
+    )
+    once = upgraded(Recording(Header("recorded"), (), OLD))
+    assert upgraded(once) == once
