@@ -3,7 +3,8 @@ before use.
 
 A theme has ``title``, ``dark``, optionally ``extends`` (another theme's name) and ``ansi`` (colours are the
 terminal's own 16), and the tables ``[colors]``, ``[graph]``, ``[map]`` and ``[text]``. Every key is known and every
-colour parses, or the file is reported and not used; the app keeps what it had. A theme's name is its file's name.
+colour parses, or the file is reported and not used; the app keeps what it had. Of ``[map]`` keys may be missing. A
+theme's name is its file's name.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from typing import Any
 from textual.color import Color, ColorParseError
 from textual.theme import Theme
 
+from truezram.engine.model import KINDS
+
 BASE_KEYS = (
     "primary",
     "secondary",
@@ -31,7 +34,9 @@ BASE_KEYS = (
     "error",
 )
 GRAPH_KEYS = ("read", "write", "ratio", "p50", "p99", "cpu", "axis", "logical", "resident", "track")
-MAP_KEYS = ("empty", "same", "huge", "lz4", "zstd", "turbo", "fast", "dense", "zstd_dict")
+MAP_KEYS = tuple(dict.fromkeys(KINDS))
+"""What a page can be stored as. A theme need not name them all: see `_map_colours`."""
+OPTIONAL = ("map",)
 TEXT_KEYS = ("muted", "heading", "key", "cursor", "cursor_background")
 TABLES = {"colors": BASE_KEYS, "graph": GRAPH_KEYS, "map": MAP_KEYS, "text": TEXT_KEYS}
 SCALARS = ("title", "dark", "extends", "ansi")
@@ -137,17 +142,29 @@ def resolve(spec: ThemeSpec, specs: Mapping[str, ThemeSpec]) -> Theme:
             colors[table].update(values)
         dark = dark if part.dark is None else part.dark
         ansi = ansi if part.ansi is None else part.ansi
-    missing = [f"{table}.{key}" for table, keys in TABLES.items() for key in keys if key not in colors[table]]
+    needed = {table: keys for table, keys in TABLES.items() if table not in OPTIONAL}
+    missing = [f"{table}.{key}" for table, keys in needed.items() for key in keys if key not in colors[table]]
     if missing:
         raise ThemeError(f'{spec.path}: {", ".join(missing)} missing; add them, or start with extends = "dark"')
     base: dict[str, Any] = dict(colors["colors"])
     return Theme(name=spec.name, dark=dark, ansi=ansi, variables=_variables(colors, ansi), **base)
 
 
+CYCLE = ("read", "ratio", "write", "cpu", "p50", "p99", "logical", "resident")
+"""Of the graphs' colours, those for kinds of pages that a theme has none for."""
+
+
+def _map_colours(colors: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    """A colour for every kind of page: a new codec shows in themes that are older."""
+    graph = colors["graph"]
+    others = {key: graph[CYCLE[place % len(CYCLE)]] for place, key in enumerate(MAP_KEYS)}
+    return {**others, "empty": graph["axis"], **colors["map"]}
+
+
 def _variables(colors: Mapping[str, Mapping[str, str]], ansi: bool) -> dict[str, str]:
     base, text = colors["colors"], colors["text"]
     out = {f"graph-{key}": value for key, value in colors["graph"].items()}
-    out |= {f"map-{key.replace('_', '-')}": value for key, value in colors["map"].items()}
+    out |= {f"map-{key.replace('_', '-')}": value for key, value in _map_colours(colors).items()}
     out |= {
         "muted": text["muted"],
         "heading": text["heading"],

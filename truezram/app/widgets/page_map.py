@@ -8,6 +8,8 @@ half of the region holds something. A cursor picks a region; Enter looks into it
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
+from string import ascii_lowercase
 from typing import ClassVar
 
 from rich.segment import Segment
@@ -23,16 +25,23 @@ from truezram.engine.units import format_count
 
 MOST_REGIONS = 3072
 """Twelve answers of the server, every few seconds."""
-LETTERS = {
-    "same": "s",
-    "huge": "h",
-    "lz4": "l",
-    "zstd": "z",
-    "turbo": "t",
-    "fast": "f",
-    "dense": "d",
-    "zstd_dict": "x",
-}
+
+
+def lettered(kinds: Iterable[str]) -> dict[str, str]:
+    """Kind → the first letter of its name that no kind before it has."""
+    out: dict[str, str] = {}
+    for name in kinds:
+        letters = (letter for letter in name + ascii_lowercase if letter.isalpha() and letter not in out.values())
+        out[name] = next(letters, "?")
+    return out
+
+
+LETTERS = lettered(name for name in dict.fromkeys(KINDS) if name != "empty")
+
+
+def style_name(kind: str) -> str:
+    """The component class of a kind's cells."""
+    return f"map--{kind.replace('_', '-')}"
 
 
 def region_kinds(region: tuple[int, ...]) -> Counter[str]:
@@ -51,8 +60,11 @@ class PageMapView(LineWidget, can_focus=True):
         "map--title",
         "map--text",
         "map--cursor",
-        *(f"map--{name.replace('_', '-')}" for name in ("empty", *LETTERS)),
+        *map(style_name, KINDS),
     }
+    DEFAULT_CSS = "".join(
+        f".{style_name(kind)} {{ color: ${style_name(kind).replace('--', '-')}; }}\n" for kind in dict.fromkeys(KINDS)
+    )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("left,h", "move(-1,0)", "Left", show=False, id="map.left"),
         Binding("right,l", "move(1,0)", "Right", show=False, id="map.right"),
@@ -184,7 +196,7 @@ class PageMapView(LineWidget, can_focus=True):
         line: Line = []
         for index in range(start, end):
             text, name = self._cell(self.map.regions[index])
-            style = self.style(f"map--{name}")
+            style = self.style(name)
             if index == self.picked and self.has_focus:
                 style = self.style("map--cursor")
                 text = text if self.plain else "+"
@@ -198,9 +210,9 @@ class PageMapView(LineWidget, can_focus=True):
         kinds = region_kinds(region)
         total, empty = sum(kinds.values()), kinds.pop("empty", 0)
         if not kinds or not total:
-            return ("." if self.plain else "·"), "empty"
+            return ("." if self.plain else "·"), style_name("empty")
         name = kinds.most_common(1)[0][0]
-        style = name.replace("_", "-") if name in LETTERS else "same"
+        style = style_name(name if name in LETTERS else "same")
         if self.plain:
             letter = LETTERS.get(name, "?")
             return letter.upper() if empty * 2 < total else letter, style
@@ -233,8 +245,8 @@ class PageMapView(LineWidget, can_focus=True):
             text = f" {name}  "
             if used + len(text) + 1 > width:
                 break
-            style = name.replace("_", "-") if name in LETTERS else "empty"
-            line += [Segment(mark, self.style(f"map--{style}")), Segment(text, self.style("map--text"))]
+            style = style_name(name if name in LETTERS else "empty")
+            line += [Segment(mark, self.style(style)), Segment(text, self.style("map--text"))]
             used += len(text) + 1
         note = "CAPITAL: over half full" if self.plain else "darker: emptier"
         if used + len(note) <= width:
