@@ -7,7 +7,7 @@ import json
 import math
 import shlex
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import ClassVar
@@ -16,7 +16,7 @@ import pytest
 
 from truezram.app import commandline, config, glyphs, keymap, plan, series
 from truezram.app.app import TruezramApp
-from truezram.app.columns import COLUMNS, Row, fitting
+from truezram.app.columns import BY_KEY, COLUMNS, Row, fitting
 from truezram.app.eventlog import Detector, Event, EventLog
 from truezram.app.format import short_ns, short_size
 from truezram.app.replay import Replay
@@ -26,7 +26,7 @@ from truezram.app.series import History
 from truezram.app.widgets.device_table import matches
 from truezram.app.widgets.graph import Scale, group, iec_steps
 from truezram.engine.errors import Failed, UsageError
-from truezram.engine.model import DeviceSnapshot, Snapshot
+from truezram.engine.model import IO_STAT, DeviceSnapshot, QueueSnapshot, Snapshot
 from truezram.engine.options import CreateOptions
 from truezram.engine.rates import latency_floor
 from truezram.engine.recording import Header, Recorder, decode, encode, load
@@ -481,6 +481,15 @@ class TestTable:
             assert key in at80
         assert next(c.key for c in fitting(20)) == "name"
         assert sum(c.width + 1 for c in fitting(60)) <= 61
+
+    def test_every_counter_is_a_column_when_asked_for(self) -> None:
+        total = QueueSnapshot(deferred_writes=3, pages_discarded=70_000)
+        row = Row(DeviceSnapshot("ublkb0", "/dev/ublkb0", total=total))
+        chosen = fitting(200, ("deferred_writes", "notify_free"))
+        assert [column.cell(row) for column in chosen] == ["ublkb0", "70.0k", "3"]
+        assert {counter.name for counter in IO_STAT} <= set(BY_KEY)
+        assert not {counter.name for counter in IO_STAT} & {column.key for column in fitting(10_000)}
+        assert {counter.field or counter.name for counter in IO_STAT} <= {f.name for f in fields(QueueSnapshot)}
 
     def test_filter(self) -> None:
         row = Row(replace(eight(1)[5].devices[0], algorithm="zstd:3", mem_used_total=2 * GIB, orig_data_size=6 * GIB))

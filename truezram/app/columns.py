@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from truezram.app.format import short_ns, short_rate, short_size
 from truezram.app.series import DeviceSeries, Rates
-from truezram.engine.model import BAD_STATES, DeviceSnapshot
+from truezram.engine.model import BAD_STATES, IO_STAT, Counter, DeviceSnapshot
 from truezram.engine.units import format_count
 
 
@@ -96,6 +96,24 @@ class Column:
 NO_FIGURES = ("name", "state", "mountpoint")
 
 
+ON_REQUEST = 100
+"""Rank from which on a column is shown only when it was chosen."""
+
+
+def _counter(counter: Counter) -> Column:
+    """The column of a counter."""
+    title = counter.name.upper().replace("_", "-")
+    return Column(
+        counter.name,
+        title,
+        max(len(title), 7),
+        ON_REQUEST,
+        f"{counter.about} Since the device was made ({counter.name}).",
+        lambda r: format_count(counter.of(r.device.total)) if r.device.kind == "truezram" else "-",
+        lambda r: counter.of(r.device.total),
+    )
+
+
 def _known(value: float) -> float:
     return -1.0 if value != value else value
 
@@ -144,18 +162,22 @@ COLUMNS: tuple[Column, ...] = (
            lambda r: format_count(r.device.pages_compacted), lambda r: r.device.pages_compacted),
     Column("mountpoint", "MOUNTPOINT", 14, 5, "[SWAP] and its priority, or where the filesystem is mounted.",
            lambda r: mountpoint(r.device) or "-", lambda r: mountpoint(r.device), left=True),
+    *map(_counter, IO_STAT),
 )
 # fmt: on
 BY_KEY = {column.key: column for column in COLUMNS}
+ALL = tuple(column.key for column in COLUMNS if column.rank < ON_REQUEST)
+"""Those that are shown by themselves where there is room."""
 GAP = 1
 
 
 def fitting(width: int, wanted: tuple[str, ...] = ()) -> list[Column]:
     """The columns to show in `width` cells, in the table's order: the `wanted` ones, or as many by rank as fit.
 
-    The name is always shown, and columns that the user asked for are left out only when there is no room.
+    The name is always shown, and columns that the user asked for are left out only when there is no room. Counters are
+    shown only when they were asked for.
     """
-    pool = [c for c in COLUMNS if not wanted or c.key in wanted or c.key == "name"]
+    pool = [c for c in COLUMNS if c.key in (wanted or ALL) or c.key == "name"]
     chosen: set[str] = set()
     used = 0
     for column in sorted(pool, key=lambda c: c.rank):

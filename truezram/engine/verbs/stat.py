@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from truezram.engine.errors import NotFound
-from truezram.engine.model import DeviceSnapshot, QueueSnapshot
+from truezram.engine.model import IO_STAT, DeviceSnapshot, QueueSnapshot
 from truezram.engine.output import print_json
 from truezram.engine.rates import latency_floor, percentile
 from truezram.engine.units import format_ns, format_ratio, format_size
@@ -56,23 +56,7 @@ def mm_stat(device: DeviceSnapshot) -> dict[str, int]:
 
 def io_stat(device: DeviceSnapshot) -> dict[str, int]:
     """The kernel's io_stat, in its order, then ours. notify_free counts pages that were discarded."""
-    total = device.total
-    return {
-        "failed_reads": total.failed_reads,
-        "failed_writes": total.failed_writes,
-        "invalid_io": total.invalid_io,
-        "notify_free": total.pages_discarded,
-        "num_reads": total.num_reads,
-        "num_writes": total.num_writes,
-        "num_discards": total.num_discards,
-        "num_flushes": total.num_flushes,
-        "pages_read": total.pages_read,
-        "pages_written": total.pages_written,
-        "enospc": total.enospc,
-        "checksum_errors": total.checksum_errors,
-        "swap_writes": total.swap_writes,
-        "deferred_writes": total.deferred_writes,
-    }
+    return {counter.name: counter.of(device.total) for counter in IO_STAT}
 
 
 def latency(histogram: tuple[int, ...]) -> dict[str, Any]:
