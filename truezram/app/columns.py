@@ -108,7 +108,7 @@ def _counter(counter: Counter) -> Column:
         title,
         max(len(title), 7),
         ON_REQUEST,
-        f"{counter.about} Since the device was made ({counter.name}).",
+        f"{counter.about.removesuffix('.')}, since the device was made.",
         lambda r: format_count(counter.of(r.device.total)) if r.device.kind == "truezram" else "-",
         lambda r: counter.of(r.device.total),
     )

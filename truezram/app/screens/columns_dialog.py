@@ -40,7 +40,7 @@ class ColumnsScreen(ModalScreen[tuple[str, ...] | None]):
         """A list to tick."""
         with Vertical(id="dialog"):
             yield Label("Columns of the table", id="heading")
-            heads = [Head("", 3, left=True), Head("COLUMN", 10, left=True), Head("ABOUT", 20, left=True, grow=True)]
+            heads = [Head("", 3, left=True), Head("COLUMN", 15, left=True), Head("ABOUT", 20, left=True, grow=True)]
             yield Grid(heads, id="columns")
         yield Footer()
 
