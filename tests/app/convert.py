@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from truezram.app.upgrade import upgraded
+from truezram.app.backend.upgrade import upgraded
 from truezram.engine.recording import Recorder, load
 
 

@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from truezram.app.replay import Replay
-from truezram.app.source import BenchResult, Capabilities, Estimate, Progress
+from truezram.app.backend.protocol import BenchResult, Capabilities, Estimate, Progress
+from truezram.app.backend.replay import Replay
 from truezram.engine.errors import Busy, Failed
 from truezram.engine.model import Algorithm, Change, Check, DeviceSnapshot, PageMap, Scope, Snapshot, Tunable
 from truezram.engine.options import CreateOptions

@@ -30,7 +30,7 @@ from dataclasses import replace
 from fcntl import ioctl
 from pathlib import Path
 
-from truezram.app.work import coming_first
+from truezram.app.backend.jobs import coming_first
 from truezram.engine.model import Snapshot
 
 HERE = Path(__file__).parent

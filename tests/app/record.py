@@ -19,8 +19,8 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from truezram.app.engine_adapter import RealEngine
-from truezram.app.source import Progress
+from truezram.app.backend.protocol import Progress
+from truezram.app.backend.real import RealEngine
 from truezram.engine.client import Client
 from truezram.engine.device import CreateOptions, create
 from truezram.engine.errors import TruezramError

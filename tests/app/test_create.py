@@ -13,9 +13,9 @@ from textual.color import Color
 from textual.pilot import Pilot
 from textual.widgets import Button, Checkbox, Input, Select
 
+from truezram.app.backend.protocol import Capabilities
 from truezram.app.config import Config
 from truezram.app.screens.create import CreateScreen
-from truezram.app.source import Capabilities
 from truezram.app.widgets.device_table import DeviceTable
 from truezram.engine.dictionary import id_of, memory_of
 from truezram.engine.errors import Failed

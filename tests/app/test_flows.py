@@ -12,15 +12,15 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import Button, Checkbox, Input
 
-from truezram.app.engine_adapter import _staged
+from truezram.app.backend.jobs import Job
+from truezram.app.backend.protocol import Capabilities, Progress
+from truezram.app.backend.real import _staged
 from truezram.app.format import short_size
 from truezram.app.screens.confirm import RemoveScreen, consequences
 from truezram.app.screens.create import CreateScreen
-from truezram.app.source import Capabilities, Progress
 from truezram.app.widgets.chrome import Footer, JobBar
 from truezram.app.widgets.device_table import DeviceTable
 from truezram.app.widgets.graph import Graph
-from truezram.app.work import Job
 from truezram.engine import zram
 from truezram.engine.model import DeviceSnapshot, Zswap
 
@@ -546,7 +546,7 @@ class TestTrouble:
             b.engine.release.set()
 
     async def test_an_engine_without_figures_is_said(self, bench: Make) -> None:
-        from truezram.app.messages import SnapshotArrived
+        from truezram.app.backend.messages import SnapshotArrived
 
         b = bench(2)
         async with b.app.run_test(size=SMALL) as pilot:

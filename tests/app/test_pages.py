@@ -11,6 +11,7 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import Input, Select, Static
 
+from truezram.app.backend.protocol import BenchResult, BenchRow
 from truezram.app.config import Config, load
 from truezram.app.eventlog import Event
 from truezram.app.screens.benchmark import load_runs
@@ -19,7 +20,6 @@ from truezram.app.screens.create import CreateScreen
 from truezram.app.screens.jump import JumpScreen
 from truezram.app.screens.page import PAGES
 from truezram.app.screens.tune import EditScreen
-from truezram.app.source import BenchResult, BenchRow
 from truezram.app.widgets.barchart import BarChart
 from truezram.app.widgets.chrome import Footer
 from truezram.app.widgets.device_table import DeviceTable
@@ -547,7 +547,7 @@ async def test_the_servers_cpu_has_a_graph_where_there_is_room(real: Make) -> No
 
 
 async def test_what_is_recorded_replays_the_same(bench: Make, tmp_path: Path) -> None:
-    from truezram.app.replay import Replay
+    from truezram.app.backend.replay import Replay
     from truezram.engine.recording import Header, Recorder
     from truezram.engine.recording import load as load_recording
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from truezram.app.replay import Replay
-from truezram.app.source import BenchResult, Capabilities, Estimate, Progress
-from truezram.app.upgrade import upgraded
+from truezram.app.backend.protocol import BenchResult, Capabilities, Estimate, Progress
+from truezram.app.backend.replay import Replay
+from truezram.app.backend.upgrade import upgraded
 from truezram.engine.model import Algorithm, AlgorithmEstimate, Change, Check, PageMap, Scope, Tunable
 from truezram.engine.recording import Answer, Header, Recording, decode, encode, load
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from truezram.app.backend.protocol import Capabilities
 from truezram.app.config import Config
-from truezram.app.source import Capabilities
 
 from .conftest import NARROW, SMALL, WIDE, Bench
 

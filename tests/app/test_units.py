@@ -14,12 +14,12 @@ from typing import ClassVar
 
 import pytest
 
-from truezram.app import commandline, config, glyphs, keymap, plan, series
+from truezram.app import config, equivalent, glyphs, keymap, plan, series
 from truezram.app.app import TruezramApp
+from truezram.app.backend.replay import Replay
 from truezram.app.columns import BY_KEY, COLUMNS, Row, fitting
 from truezram.app.eventlog import Detector, Event, EventLog
 from truezram.app.format import short_ns, short_size
-from truezram.app.replay import Replay
 from truezram.app.sanity import implausible
 from truezram.app.screens.page import dialogs, owners
 from truezram.app.series import History
@@ -268,17 +268,17 @@ class TestCommandLine:
             priority=100,
             dictionary="/d",
         )
-        assert commandline.create(options) == (
+        assert equivalent.create(options) == (
             "sudo truezram --no-tui create --size 8G --algorithm zstd:3 --dictionary /d --mem-limit 1G --id 2"
             " --queues 4 --queue-depth 128 --swap --priority 100"
         )
 
     def test_create_with_a_filesystem(self) -> None:
         options = CreateOptions(8 * GIB, "lz4", fs="ext4", mount="/mnt/a b")
-        assert commandline.create(options).endswith("--algorithm lz4 --fs ext4 --mount '/mnt/a b'")
+        assert equivalent.create(options).endswith("--algorithm lz4 --fs ext4 --mount '/mnt/a b'")
 
     def test_names_are_quoted(self) -> None:
-        assert shlex.split(commandline.remove("x; rm -rf /"))[-1] == "x; rm -rf /"
+        assert shlex.split(equivalent.remove("x; rm -rf /"))[-1] == "x; rm -rf /"
 
 
 class TestEvents:

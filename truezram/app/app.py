@@ -15,11 +15,11 @@ from textual.widget import Widget
 
 from truezram.app import keymap
 from truezram.app.appearance import Appearance
+from truezram.app.backend.protocol import Engine
 from truezram.app.commands import commands
 from truezram.app.format import capitalized
 from truezram.app.picture import portable
 from truezram.app.screens.page import PAGES, Page, dialogs, owners
-from truezram.app.source import Engine
 from truezram.app.view import ZOOMS
 
 if TYPE_CHECKING:

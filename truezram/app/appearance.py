@@ -12,8 +12,8 @@ from textual.filter import LineFilter, Monochrome, NoColor
 from textual.theme import Theme
 
 from truezram.app import glyphs, theme
+from truezram.app.backend.protocol import Engine
 from truezram.app.core import Core
-from truezram.app.source import Engine
 
 
 class Appearance(Core):

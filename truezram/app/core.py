@@ -1,7 +1,7 @@
 """The app below its surface: holds the engine, takes in its snapshots, calls it, and knows what is wrong.
 
-A reader thread posts frozen snapshots (reader.py); `take` puts them into the history and the event log and lets the
-page that is shown draw what changed. Every other engine call goes through `Jobs` (work.py), on a thread of its own
+A reader thread posts frozen snapshots (backend/reader.py); `take` puts them into the history and the event log and
+lets the current page draw what changed. Every other engine call goes through `Jobs` (backend/jobs.py), on its own thread
 with a timeout. `Appearance` (appearance.py) adds themes to this, `TruezramApp` (app.py) screens, keys and actions.
 """
 
@@ -21,17 +21,17 @@ from textual.screen import Screen
 
 from truezram.app import config as configuration
 from truezram.app import glyphs
+from truezram.app.backend.jobs import Jobs, TimedOut
+from truezram.app.backend.messages import SnapshotArrived
+from truezram.app.backend.protocol import Cancelled, Capabilities, Engine, Estimate, Progress
+from truezram.app.backend.reader import Reader
+from truezram.app.backend.recorded import Recorded
 from truezram.app.columns import Row
 from truezram.app.config import Config
 from truezram.app.eventlog import Detector, Event, EventLog
-from truezram.app.messages import SnapshotArrived
-from truezram.app.reader import Reader
-from truezram.app.recorded import Recorded
 from truezram.app.sanity import emptied, implausible
 from truezram.app.series import History
-from truezram.app.source import Cancelled, Capabilities, Engine, Estimate, Progress
 from truezram.app.view import View
-from truezram.app.work import Jobs, TimedOut
 from truezram.engine.errors import TruezramError
 from truezram.engine.model import Snapshot
 from truezram.engine.recording import Recorder

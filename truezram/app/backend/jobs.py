@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from truezram.app.source import Cancelled, Progress
+from truezram.app.backend.protocol import Cancelled, Progress
 from truezram.engine.errors import Failed
 
 T = TypeVar("T")

@@ -1,9 +1,9 @@
 """What the app needs of the engine, and nothing else: the `Engine` protocol, and the values that are smaller than the
 engine's own. All others are the engine's (engine/model.py, engine/options.py).
 
-The app holds one `Engine` and never touches a device. The real one wraps truezram.engine (engine_adapter.py),
+The app holds one `Engine` and never touches a device. The real one wraps truezram.engine (real.py),
 `replay.Replay` plays a recording, tests have a fake. Every method may block, so only the reader thread and workers
-(work.py) call them; every one raises `TruezramError`, or `Cancelled` from inside `Progress`.
+(jobs.py) call them; every one raises `TruezramError`, or `Cancelled` from inside `Progress`.
 """
 
 from __future__ import annotations

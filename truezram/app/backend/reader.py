@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from truezram.app.source import Engine
+from truezram.app.backend.protocol import Engine
 from truezram.engine.model import Snapshot
 
 Deliver = Callable[[Snapshot | None, str], None]

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from truezram.app.source import BenchResult, BenchRow, Capabilities, Estimate, ProcessEstimate, Progress
+from truezram.app.backend.protocol import BenchResult, BenchRow, Capabilities, Estimate, ProcessEstimate, Progress
 from truezram.engine.client import Client
 from truezram.engine.model import Change, Check, PageMap, Scope, Snapshot, Tunable
 from truezram.engine.options import MAX_QUEUE_DEPTH, CreateOptions
@@ -32,7 +32,7 @@ def _staged(progress: Progress) -> Callable[[str, int, int], None]:
 
 
 class RealEngine:
-    """See `source.Engine`."""
+    """See `protocol.Engine`."""
 
     def __init__(self) -> None:
         self._reader: Client | None = None

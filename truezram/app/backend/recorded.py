@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import TypeVar
 
-from truezram.app.source import BenchResult, Capabilities, Engine, Estimate, Progress
+from truezram.app.backend.protocol import BenchResult, Capabilities, Engine, Estimate, Progress
 from truezram.engine.errors import TruezramError
 from truezram.engine.model import Change, Check, PageMap, Scope, Snapshot, Tunable
 from truezram.engine.options import CreateOptions
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 class Recorded:
-    """See `source.Engine`; all is passed on. When the recording cannot be written it ends, and the app goes on."""
+    """See `protocol.Engine`; all is passed on. When the recording cannot be written it ends, and the app goes on."""
 
     def __init__(self, engine: Engine, recorder: Recorder) -> None:
         self._engine = engine

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeVar
 
-from truezram.app.source import BenchResult, Capabilities, Estimate, Progress
-from truezram.app.upgrade import upgraded
+from truezram.app.backend.protocol import BenchResult, Capabilities, Estimate, Progress
+from truezram.app.backend.upgrade import upgraded
 from truezram.engine.errors import Failed, Unsupported
 from truezram.engine.model import Change, Check, PageMap, Scope, Snapshot, Tunable
 from truezram.engine.options import CreateOptions

@@ -14,11 +14,11 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.widgets import Static
 
-from truezram.app import commandline
+from truezram.app import equivalent
+from truezram.app.backend.protocol import BenchResult, BenchRow
 from truezram.app.export import Table
 from truezram.app.format import short_size
 from truezram.app.screens.page import Page
-from truezram.app.source import BenchResult, BenchRow
 from truezram.app.widgets.barchart import BarChart, Bars
 from truezram.app.widgets.grid import Grid, Head, Item, TextBlock
 from truezram.engine.recording import decode
@@ -125,7 +125,7 @@ class BenchmarkPage(Page):
 
     def content(self) -> ComposeResult:
         """Head, rows, chart."""
-        command = commandline.benchmark(SECONDS, self.tz.capabilities.root)
+        command = equivalent.benchmark(SECONDS, self.tz.capabilities.root)
         yield Static(f"Codecs on this machine  $ {command}", classes="pagehead", markup=False)
         yield TextBlock(id="summary")
         yield Grid(

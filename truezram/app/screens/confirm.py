@@ -12,7 +12,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.widgets import Button, Checkbox, Input, Label, Static
 
-from truezram.app import commandline
+from truezram.app import equivalent
 from truezram.app.screens.dialog import Dialog
 from truezram.app.widgets.chrome import Footer
 from truezram.app.widgets.tick import Tick
@@ -136,7 +136,7 @@ class RemoveScreen(Dialog[bool | None]):
         allowed = not now.refused or self.force
         self.query_one("#remove", Button).disabled = not (named and allowed)
         root = self.device.transport != "local"
-        self.query_one("#command", Static).update(Text(f"$ {commandline.remove(self.device.name, self.force, root)}"))
+        self.query_one("#command", Static).update(Text(f"$ {equivalent.remove(self.device.name, self.force, root)}"))
 
     @on(Input.Submitted)
     def _submitted(self) -> None:

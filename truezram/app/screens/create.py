@@ -14,10 +14,10 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.widgets import Button, Checkbox, Input, Label, Select, Static
 
-from truezram.app import commandline, plan
+from truezram.app import equivalent, plan
+from truezram.app.backend.protocol import Estimate
 from truezram.app.format import capitalized
 from truezram.app.screens.dialog import Dialog
-from truezram.app.source import Estimate
 from truezram.app.widgets.choice import Choice
 from truezram.app.widgets.chrome import Footer
 from truezram.app.widgets.tick import Tick
@@ -358,7 +358,7 @@ class CreateScreen(Dialog[CreateOptions | None]):
             table.update("")
             warning.update("")
             return
-        command.update(Text(f"$ {commandline.create(options)}"))
+        command.update(Text(f"$ {equivalent.create(options)}"))
         snapshot = self.tz.history.latest
         available = snapshot.machine.mem_available if snapshot else 0
         lines = [f"{'ratio':<6}{'holds':>7}{'takes':>8}{'left: disk':>12}{'gain: swap':>12}"]

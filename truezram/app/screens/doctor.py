@@ -11,7 +11,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.widgets import Static
 
-from truezram.app import commandline
+from truezram.app import equivalent
 from truezram.app.screens.page import Page
 from truezram.app.widgets.grid import Grid, Head, Item, TextBlock
 from truezram.engine.model import Check
@@ -40,7 +40,7 @@ class DoctorPage(Page):
 
     def content(self) -> ComposeResult:
         """Checks, and the details of one."""
-        yield Static(Text(f"Checks of this machine  $ {commandline.doctor()}"), classes="pagehead")
+        yield Static(Text(f"Checks of this machine  $ {equivalent.doctor()}"), classes="pagehead")
         yield Grid(
             [Head("CHECK", 14, left=True), Head("STATE", 5, left=True), Head("FOUND", 20, left=True, grow=True)],
             empty="Checking.",

@@ -14,7 +14,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.widgets import Button, Input, Label, Static
 
-from truezram.app import commandline
+from truezram.app import equivalent
 from truezram.app.format import capitalized
 from truezram.app.screens.dialog import Dialog
 from truezram.app.screens.page import Page
@@ -29,8 +29,8 @@ from truezram.engine.units import parse_size
 def command(tunable: Tunable, value: str) -> str:
     """The command that does the same."""
     if tunable.device:
-        return commandline.set_value(tunable.device, tunable.key, value, not tunable.device.startswith("local"))
-    return commandline.tune(tunable.key, value)
+        return equivalent.set_value(tunable.device, tunable.key, value, not tunable.device.startswith("local"))
+    return equivalent.tune(tunable.key, value)
 
 
 class EditScreen(Dialog[str | None]):

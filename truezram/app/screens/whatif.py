@@ -12,11 +12,11 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal
 from textual.widgets import Button, Input, Select, Static
 
-from truezram.app import commandline
+from truezram.app import equivalent
+from truezram.app.backend.protocol import Estimate, ProcessEstimate
 from truezram.app.export import Table
 from truezram.app.format import short_size
 from truezram.app.screens.page import Page
-from truezram.app.source import Estimate, ProcessEstimate
 from truezram.app.widgets.barchart import BarChart, Bars
 from truezram.app.widgets.grid import Grid, Head, Item, TextBlock
 from truezram.engine.model import AlgorithmEstimate, Scope
@@ -117,7 +117,7 @@ class WhatIfPage(Page):
         missing = scope.kind != "all" and not scope.value
         self.query_one("#run", Button).disabled = missing or self.running
         by = str(self.query_one("#by", Select).value)
-        self.query_one("#command", Static).update(what if missing else f"$ {commandline.estimate(scope, by)}")
+        self.query_one("#command", Static).update(what if missing else f"$ {equivalent.estimate(scope, by)}")
 
     @on(Select.Changed, "#scope")
     def _whose(self) -> None:
@@ -180,7 +180,7 @@ class WhatIfPage(Page):
             about = asdict(replace(group, algorithms=()))
             del about["algorithms"]
             rows += [{**about, **asdict(algorithm)} for algorithm in group.algorithms]
-        return Table("estimate", commandline.estimate(found.scope, found.by), rows)
+        return Table("estimate", equivalent.estimate(found.scope, found.by), rows)
 
     def _show(self) -> None:
         self._asked()

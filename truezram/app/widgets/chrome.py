@@ -12,8 +12,8 @@ from textual import events
 from textual.geometry import Size
 
 from truezram.app import glyphs
+from truezram.app.backend.jobs import Job
 from truezram.app.widgets.lines import Line, LineWidget, clip
-from truezram.app.work import Job
 
 
 class TopBar(LineWidget):
