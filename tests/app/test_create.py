@@ -124,10 +124,10 @@ class TestCreate:
             ("size", "", "It is empty"),
             ("limit", "lots", "It is not a number"),
             ("queues", "0", "Queues is out of range"),
-            ("depth", "x", "Depth is no whole number"),
+            ("depth", "x", "Depth is not a whole number"),
         ],
     )
-    async def test_what_is_wrong_stands_beside_the_field(self, bench: Make, field: str, text: str, reason: str) -> None:
+    async def test_errors_are_shown_next_to_the_field(self, bench: Make, field: str, text: str, reason: str) -> None:
         b = bench(1)
         async with creating(b, 2) as pilot:
             screen = b.app.screen
@@ -167,7 +167,7 @@ class TestCreate:
             assert text_of(screen, "#command").endswith("--fs ext4")
             screen.query_one("#mount", Input).value = str(tmp_path / "missing")
             await pilot.pause()
-            assert "no such folder" in text_of(screen, "#use-note")
+            assert "No such folder" in text_of(screen, "#use-note")
             assert screen.query_one("#create", Button).disabled
             screen.query_one("#mount", Input).value = str(tmp_path)
             await pilot.pause()

@@ -63,12 +63,12 @@ class TestChart:
             assert (None in colours) != several  # with none, still.py takes a sign for each
 
 
-class TestGarbage:
+class TestUnreadable:
     def test_no_figure_of_it_is_shown(self) -> None:
         broken = replace(eight(1)[5].devices[0], orig_data_size=-1)
         row = Row(emptied(broken, implausible(broken)))
         shown = {column.key: column.cell(row) for column in COLUMNS}
-        assert (shown["name"], shown["state"]) == ("ublkb0", "garbage")
+        assert (shown["name"], shown["state"]) == ("ublkb0", "unreadable")
         assert {shown[key] for key in ("disksize", "data", "compr", "total", "ratio", "algorithm", "limit")} == {"-"}
 
     def test_what_it_lost_is_no_event(self) -> None:
@@ -81,8 +81,8 @@ class TestGarbage:
             return [event.text for event in detector.feed(Snapshot(good.machine, (device,)), 0.0)]  # type: ignore[arg-type]
 
         assert texts(limited) == []
-        assert texts(broken) == ["live → garbage: orig_data_size is -1"]
-        assert texts(limited) == ["garbage → live"]
+        assert texts(broken) == ["live → unreadable: orig_data_size is -1"]
+        assert texts(limited) == ["unreadable → live"]
 
 
 async def test_regions_tell_their_own_pages(real: Make) -> None:

@@ -347,7 +347,7 @@ class TestBenchmark:
         path.write_text('{"time": 1.0, "machine": "x", "seconds": 2.0}\nbroken\n{"time": "no"}\n')
         runs, problem = load_runs(path)
         assert len(runs) == 1
-        assert "2 damaged" in problem
+        assert "2 unreadable lines" in problem
 
     async def test_an_engine_without_it_says_so(self, real: Make) -> None:
         b = real()
@@ -442,7 +442,7 @@ class TestSettings:
                 await pilot.press("enter", key)
                 await pilot.pause()
                 answer = str(b.app.screen.query_one("#answer", Static).content)
-                assert answer.startswith(f"{key} is the key of: {holder}.")
+                assert answer.startswith(f"{key} is already used for: {holder}.")
                 await pilot.press("escape")
                 await pilot.pause()
             assert not path.exists()

@@ -118,7 +118,7 @@ BAD = {
     "not TOML": "= =",
     "unknown key": "colour = 1",
     "no 'prime'": '[colors]\nprime = "#fff"',
-    "no colour": '[colors]\nprimary = "#ggg"',
+    "not a colour": '[colors]\nprimary = "#ggg"',
     "must be a table": "colors = 1",
     "must be true or false": 'dark = "yes"',
     "which is not there": 'extends = "gone"',

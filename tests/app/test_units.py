@@ -307,7 +307,7 @@ class TestEvents:
         assert [e.level for e in detector.feed(at(0.91), 1.0)] == ["warning"]
         assert [e.level for e in detector.feed(at(0.92), 2.0)] == []
         assert [e.level for e in detector.feed(at(0.995), 3.0)] == ["error"]
-        assert [e.text[:10] for e in detector.feed(at(0.5), 4.0)] == ["room again"]
+        assert [e.text[:10] for e in detector.feed(at(0.5), 4.0)] == ["space agai"]
 
     def test_pressure_is_told_once(self) -> None:
         detector = Detector()
@@ -462,7 +462,7 @@ class TestSanity:
             {"mem_limit": -5},
         ],
     )
-    def test_garbage(self, change: dict[str, int]) -> None:
+    def test_implausible_figures(self, change: dict[str, int]) -> None:
         assert implausible(replace(eight(1)[5].devices[0], **change))
 
 

@@ -1,6 +1,6 @@
 """The app's surface: its screens, keys and actions, on top of `Appearance` (appearance.py) and `Core` (core.py).
 
-The app owns no device: quitting, or a hang-up, stops nothing.
+The app owns no device: quitting, or a hang-up, stops none.
 """
 
 from __future__ import annotations
@@ -70,23 +70,23 @@ class TruezramApp(Appearance):
 
     @property
     def page(self) -> Page | None:
-        """The page that is shown, under whatever dialogs; None before the first one is up."""
+        """The current page, below any dialogs; None until the first one is mounted."""
         page = super().page
         return page if isinstance(page, Page) else None
 
     @property
     def _shown(self) -> type[Page]:
-        """What the page that is shown can do, even while it is being made."""
+        """The class of the current page, even before it is mounted: what can be done on it."""
         return next((place.load() for place in PAGES if place.mode == self.current_mode), Page)
 
     # ---- devices
 
     def action_create(self) -> None:
-        """Asks for a new device and makes it."""
+        """Opens the create dialog and creates the device."""
         self.create_from(self.page.proposal() if self.page is not None else None)
 
     def create_from(self, proposal: CreateOptions | None) -> None:
-        """Opens the create dialog with these values, or with its own."""
+        """Opens the create dialog with these values, or with defaults."""
         from truezram.app.screens.create import CreateScreen
 
         def made(name: str) -> None:
@@ -137,12 +137,12 @@ class TruezramApp(Appearance):
     # ---- view
 
     def action_pause(self) -> None:
-        """Stops the graphs, or lets them go on; figures are still taken in."""
+        """Pauses or resumes the graphs; figures are still collected."""
         self.view.paused = not self.view.paused
         self.redraw()
 
     def action_zoom(self, step: int) -> None:
-        """More or fewer seconds a dot."""
+        """More or fewer seconds per dot."""
         self.view.zoom = max(0, min(len(ZOOMS) - 1, self.view.zoom + step))
         self.redraw()
 
@@ -158,7 +158,7 @@ class TruezramApp(Appearance):
         return capitalized(shown) if len(shown) > 1 else shown
 
     def action_jump(self) -> None:
-        """Letters on everything that can have the focus."""
+        """Jump mode: a letter on each focusable widget."""
         from truezram.app.screens.jump import JumpScreen
 
         def answered(widget: Widget | None) -> None:
@@ -168,7 +168,7 @@ class TruezramApp(Appearance):
         self.push_screen(JumpScreen(self.screen), answered)
 
     def action_export(self) -> None:
-        """Asks what to export, and writes it."""
+        """Opens the export dialog."""
         from truezram.app.screens.export_dialog import ExportScreen
 
         picture = portable(self.export_screenshot())
@@ -176,7 +176,7 @@ class TruezramApp(Appearance):
         self.push_screen(ExportScreen(picture, page.table() if page else None))
 
     def action_chart(self) -> None:
-        """The graphs of the device under the cursor as a large chart that stands still."""
+        """A large static chart of the device under the cursor."""
         from truezram.app.screens.chart import ChartScreen
 
         series = self.history.devices.get(self.selected)
@@ -201,7 +201,7 @@ class TruezramApp(Appearance):
         self.push_screen(HelpScreen(title, guide, list(seen.values()), shown, getattr(screen, "DEVICE_COLUMNS", False)))
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """The footer offers only what does something now."""
+        """The footer shows only actions that are available."""
         if action == "cancel_job":
             return bool(self.jobs.jobs)
         if action in ("create", "remove", "pause", "zoom", "go", "step", "chart", "export", "jump") and self.in_dialog:

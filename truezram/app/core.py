@@ -1,8 +1,9 @@
 """The app below its surface: holds the engine, takes in its snapshots, calls it, and knows what is wrong.
 
 A reader thread posts frozen snapshots (backend/reader.py); `take` puts them into the history and the event log and
-lets the current page draw what changed. Every other engine call goes through `Jobs` (backend/jobs.py), on its own thread
-with a timeout. `Appearance` (appearance.py) adds themes to this, `TruezramApp` (app.py) screens, keys and actions.
+lets the current page draw what changed. All other engine calls go through `Jobs` (backend/jobs.py), each on its own
+thread with a timeout. `Appearance` (appearance.py) adds themes to this, `TruezramApp` (app.py) screens, keys and
+actions.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def _is_palette(screen: Screen[Any]) -> bool:
 
 
 class LivePage(Screen[None]):
-    """A screen that the core keeps up to date while it is shown; what pages do about it is in screens/page.py."""
+    """A screen that the core keeps up to date while it is shown; `screens.page.Page` implements it."""
 
     @property
     def tz(self) -> Core:
@@ -58,10 +59,10 @@ class LivePage(Screen[None]):
         """New figures; `sampled` when graphs have something new to draw."""
 
     def update_chrome(self) -> None:
-        """What stands around the page's own widgets may have changed."""
+        """Redraws what surrounds the page's own widgets."""
 
     def update_jobs(self) -> None:
-        """Jobs came, went or got further."""
+        """Redraws the jobs in progress."""
 
 
 class Core(App[int]):
@@ -81,7 +82,7 @@ class Core(App[int]):
         config_path: Path | None = None,
     ) -> None:
         """`read`: start the reader (tests call `take` themselves). `state`: folder for the event log, None for none.
-        `problems` with the settings are shown once. `clock` gives CLOCK_REALTIME."""
+        `problems`: with the settings, shown once. `clock` gives CLOCK_REALTIME."""
         self.environ = environ
         super().__init__()
         self.engine: Engine = Recorded(engine, recorder) if recorder else engine
@@ -97,10 +98,10 @@ class Core(App[int]):
         self.capabilities = Capabilities(ublk=False, root=False)
         self.selected = ""
         self.measured: Estimate | None = None
-        """What the memory of this machine's processes compresses to, once something has measured it."""
+        """What the memory of this machine's processes compresses to, once it has been measured."""
         self.measuring = False
         self.trouble: dict[str, str] = {}
-        """Device → what is wrong with it that its snapshots do not say."""
+        """Device → a problem that its snapshots do not show."""
         self._problems = list(problems)
         self._read = read
         self._reader: Reader | None = None
@@ -115,7 +116,7 @@ class Core(App[int]):
         return configuration.refresh_interval(self.config, self.environ)
 
     def on_mount(self) -> None:
-        """Says what is wrong with the settings, then starts the reader."""
+        """Reports problems with the settings, then starts the reader."""
         for problem in self._problems:
             self.report("warning", problem)
         if self._read:
@@ -128,14 +129,14 @@ class Core(App[int]):
         self.post_message(SnapshotArrived(snapshot, why))
 
     def on_unmount(self) -> None:
-        """Ends the reader; devices go on."""
+        """Stops the reader; devices keep running."""
         if self._reader:
             self._reader.stop()
         if isinstance(self.engine, Recorded):
             self.engine.close()
 
     def refresh_capabilities(self) -> None:
-        """Asks what can be done here."""
+        """Asks the engine what can be done on this machine."""
 
         def known(capabilities: Capabilities) -> None:
             self.capabilities = capabilities
@@ -146,7 +147,7 @@ class Core(App[int]):
     # ---- snapshots
 
     def on_snapshot_arrived(self, message: SnapshotArrived) -> None:
-        """Takes in what the reader brought."""
+        """Takes what the reader delivered."""
         try:
             if message.snapshot is None:
                 if message.why != self._why:
@@ -159,7 +160,7 @@ class Core(App[int]):
                 self._reader.taken()
 
     def take(self, snapshot: Snapshot) -> None:
-        """One snapshot: history, events, and what the page that is shown draws of it."""
+        """Takes one snapshot: history, events, and the current page."""
         if self._why:
             self.report("info", "figures again")
         self._why = ""
@@ -186,7 +187,7 @@ class Core(App[int]):
 
     @property
     def page(self) -> LivePage | None:
-        """The page that is shown, under whatever dialogs; None before the first one is up."""
+        """The current page, below any dialogs; None until the first one is mounted."""
         stack = self._screen_stacks.get(self.current_mode, [])
         first = stack[0] if stack else None
         return first if isinstance(first, LivePage) and first.is_mounted else None
@@ -198,7 +199,7 @@ class Core(App[int]):
 
     @property
     def asked_from(self) -> Screen[Any]:
-        """The screen that is used: the palette lies over it and offers what can be done on it."""
+        """The screen in use: below the command palette, which offers what can be done on it."""
         stack = self.screen_stack
         return next((screen for screen in reversed(stack) if not _is_palette(screen)), stack[-1])
 
@@ -220,7 +221,7 @@ class Core(App[int]):
         """The machine's memory in bytes; 0 before the first snapshot."""
         return self.history.latest.machine.mem_total if self.history.latest else 0
 
-    # ---- what stands around the pages
+    # ---- what surrounds the pages
 
     def right_text(self) -> str:
         """The right end of the top bar."""
@@ -228,7 +229,7 @@ class Core(App[int]):
         return f"Linux {latest.machine.kernel}" if latest and latest.machine.kernel else "truezram"
 
     def notice(self) -> list[tuple[str, str]]:
-        """The one line that says what the user must know; empty when there is nothing."""
+        """The line at the top with what the user must know; empty when there is nothing."""
         age = time.monotonic() - self._arrived if self._arrived is not None and self._read else 0.0
         if self._why:
             return [("no figures: ", "line--bad"), (self._why, "")]
@@ -254,15 +255,15 @@ class Core(App[int]):
         return []
 
     def _look_around(self) -> None:
-        """Every second: is the terminal there, are figures old, have jobs become long."""
+        """Every second: checks the terminal, the age of the figures, and long jobs."""
         if _hung_up():
             self.exit(0)
             return
         self._chrome()
 
     def settled(self) -> None:
-        """A page has made what it is made of, and that stays; looking through it for garbage again and again would hold
-        up keys for 0.1 s."""
+        """A page has created its widgets, and they stay. Frozen, they are not scanned by the garbage collector, which
+        would delay keys by 0.1 s each time."""
         gc.freeze()
 
     def _chrome(self) -> None:
@@ -285,7 +286,7 @@ class Core(App[int]):
             )
 
     def report(self, level: str, text: str, device: str = "") -> None:
-        """Something that the user should see now and find in the log later; "info" goes to the log only."""
+        """Shows a message to the user and logs it; "info" is only logged."""
         self.log_event(Event(self.clock(), level, text, device))
 
     # ---- settings
@@ -309,7 +310,7 @@ class Core(App[int]):
         self.screen.refresh(layout=True)
 
     def redraw(self) -> None:
-        """Draws the page that is shown anew: how it is looked at has changed."""
+        """Redraws the current page, because the way it is viewed has changed."""
         page = self.page
         if page is not None:
             page.tick(True)
@@ -330,9 +331,9 @@ class Core(App[int]):
         quiet: bool = False,
         optional: bool = False,
     ) -> None:
-        """Runs an engine call in the background. Its errors go to the log, to a toast, and to `failed`; a device that
-        does not answer is marked on its row. With `quiet` only errors are logged; errors of what is `optional`
-        only go to the log."""
+        """Runs an engine call in the background. Errors go to the log, to a notification, and to `failed`; a device
+        that does not answer is marked on its row. With `quiet`, success is not logged; with `optional`, errors are
+        only logged."""
 
         async def run() -> None:
             try:
@@ -343,7 +344,7 @@ class Core(App[int]):
                     failed("cancelled")
                 return
             except Exception as error:
-                # Whatever an engine throws is its own trouble: it is shown, and the rest goes on.
+                # Whatever the engine raises is reported; the app continues.
                 known = isinstance(error, TruezramError)
                 why = str(error) if known else f"{title}: {type(error).__name__}: {error}"
                 if device and isinstance(error, TimedOut):
@@ -367,8 +368,8 @@ class Core(App[int]):
 
 
 def _hung_up() -> bool:
-    """Whether the other end of the terminal (or of the browser's pipe) is closed. Where that is not the controlling
-    terminal (setsid, a container whose client died) no SIGHUP tells it, and Textual would read its end for ever."""
+    """Whether the other end of the terminal (or of the browser's pipe) is closed. If that is not the controlling
+    terminal (setsid, a container whose client died), there is no SIGHUP, and Textual would read end-of-file forever."""
     poll = select.poll()
     poll.register(0, 0)
     return any(events & select.POLLHUP for _, events in poll.poll(0))

@@ -1,4 +1,4 @@
-"""Keys that the user chose for actions: which actions there are, and what else a key already does."""
+"""Keys that the user chose for actions: the actions that exist, and conflicts with other keys."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from textual.binding import Binding
 
 WIDGETS = {"table", "list", "map"}
-"""Scopes (what stands before the dot in an action's name) that have the focus on a screen; they never meet."""
+"""Scopes (the part of an action's name before the dot) of focusable widgets; only one of them has the focus."""
 
 Bindings = Mapping[str, tuple[str, str]]
 """Action's name → (the program's own keys, what it does)."""
 
 
 def bindings_of(owners: Iterable[type]) -> dict[str, tuple[str, str]]:
-    """All actions of these screens and widgets that a key can be chosen for."""
+    """All actions of these screens and widgets whose key can be changed."""
     found: dict[str, tuple[str, str]] = {}
     for owner in owners:
         for binding in getattr(owner, "BINDINGS", ()):
@@ -29,15 +29,15 @@ def _keys(text: str) -> set[str]:
 
 
 def _meet(one: str, other: str) -> bool:
-    """Whether actions of these scopes can be had at the same time."""
+    """Whether actions of these scopes can be available at the same time."""
     if one == other or "app" in (one, other):
         return True
     return (one in WIDGETS) != (other in WIDGETS)
 
 
 def holders(bindings: Bindings, own: Mapping[str, str], action: str, keys: str) -> Iterator[str]:
-    """Names of the actions that one of `keys` already belongs to, where `action` is. What the program's own keys share
-    by intention is left out."""
+    """Names of the actions that already have one of `keys`, in the scope of `action`. Keys that the defaults share on
+    purpose are left out."""
     wanted, before = _keys(keys), _keys(bindings[action][0])
     scope = action.partition(".")[0]
     for name, (default, _) in bindings.items():
@@ -49,8 +49,8 @@ def holders(bindings: Bindings, own: Mapping[str, str], action: str, keys: str) 
 
 
 def problems(bindings: Bindings, dialogs: set[str], own: Mapping[str, str]) -> Iterator[str]:
-    """What is wrong with the user's keys `own`. `dialogs`: actions that `bindings` leaves out."""
-    told: set[frozenset[str]] = set()
+    """Problems with the user's keys `own`. `dialogs`: actions that `bindings` leaves out."""
+    reported: set[frozenset[str]] = set()
     for action, keys in own.items():
         if action not in bindings:
             if action not in dialogs:
@@ -58,8 +58,8 @@ def problems(bindings: Bindings, dialogs: set[str], own: Mapping[str, str]) -> I
             continue
         for holder in holders(bindings, own, action, keys):
             pair = frozenset((action, holder))
-            if pair not in told:
-                told.add(pair)
+            if pair not in reported:
+                reported.add(pair)
                 yield (
                     f'[keys] in config.toml: "{keys}" for {action} is also a key of {holder} ({bindings[holder][1]});'
                     " give one of them another"

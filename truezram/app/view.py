@@ -1,16 +1,16 @@
-"""How the user looks at things: what all graphs of the app have in common."""
+"""View settings shared by all graphs of the app."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 ZOOMS = (1, 2, 5, 10, 15)
-"""Seconds that one dot of a graph can stand for."""
+"""Possible seconds per dot of a graph."""
 
 
 @dataclass
 class View:
-    """What all graphs of the app have in common."""
+    """See the module's text."""
 
     glyphs: str = "braille"
     zoom: int = 0
@@ -20,5 +20,5 @@ class View:
 
     @property
     def seconds(self) -> int:
-        """Seconds that one dot stands for."""
+        """Seconds per dot."""
         return ZOOMS[self.zoom]

@@ -1,7 +1,7 @@
 """What the app needs of the engine, and nothing else: the `Engine` protocol, and the values that are smaller than the
 engine's own. All others are the engine's (engine/model.py, engine/options.py).
 
-The app holds one `Engine` and never touches a device. The real one wraps truezram.engine (real.py),
+The app uses one `Engine` and never touches a device. The real one wraps truezram.engine (real.py),
 `replay.Replay` plays a recording, tests have a fake. Every method may block, so only the reader thread and workers
 (jobs.py) call them; every one raises `TruezramError`, or `Cancelled` from inside `Progress`.
 """
@@ -18,14 +18,14 @@ from truezram.engine.options import CreateOptions
 
 
 class Cancelled(Exception):
-    """The user gave up on a call; raised inside the engine by `Progress`."""
+    """The user cancelled a call; raised inside the engine by `Progress`."""
 
 
 class Progress:
-    """How a call reports how far it is, and learns that it is no longer wanted.
+    """How a call reports its progress, and learns that it was cancelled.
 
-    ``progress(fraction, text)``: fraction 0…1, or None when it cannot be known; text says what is being done. `partial`
-    hands over a result that is ready before the rest. Raises `Cancelled` when the user cancelled.
+    ``progress(fraction, text)``: fraction 0…1, or None if unknown; text describes the current step. `partial` is a
+    result that is ready before the rest. Raises `Cancelled` when the user cancelled.
     """
 
     def __init__(self, report: Callable[[float | None, str, object], None] | None = None) -> None:
@@ -61,7 +61,7 @@ class Capabilities:
         Algorithm("zstd", level_min=-7, level_max=19, level_default=3),
     )
     persist_why: str = ""
-    """Why devices cannot be made at every start; empty when they can."""
+    """Why devices cannot be made persistent; empty when they can."""
     max_queues: int = 64
     max_queue_depth: int = 4096
     max_local_depth: int = 64
@@ -69,7 +69,7 @@ class Capabilities:
     filesystems: tuple[str, ...] = ("ext4",)
     """Those that can be made."""
     replay: str = ""
-    """Set when these are recorded figures: where they come from."""
+    """Set for recorded figures: where they come from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +138,7 @@ class Engine(Protocol):
         """The machine and every compressed device, now."""
 
     def create(self, options: CreateOptions, progress: Progress) -> str:
-        """Makes a device, usable when this returns; its name."""
+        """Creates a device, which is ready when this returns; its name."""
 
     def remove(self, name: str, force: bool, progress: Progress) -> None:
         """Swapoff first, with progress; raises `Busy` naming the holder unless `force`."""
@@ -159,7 +159,7 @@ class Engine(Protocol):
         """What was changed on the machine, newest first."""
 
     def undo(self, change_id: int) -> None:
-        """Puts back what a change found."""
+        """Restores the value from before a change."""
 
     def estimate(self, scope: Scope, by: str, progress: Progress) -> Estimate:
         """Samples live memory, read-only. `progress` gets partial `Estimate`s."""

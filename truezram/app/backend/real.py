@@ -1,7 +1,7 @@
-"""The real engine behind the app's `Engine` protocol: the only file of the app that knows truezram.engine's functions.
+"""The real engine behind the app's `Engine` protocol: the only file of the app that calls the engine's functions.
 
-Calls come from several threads (the reader, workers): each makes a `Client` of its own where it needs one, and the
-reader keeps one. What is not needed for the first snapshot is imported when it is called.
+Calls come from several threads (the reader, jobs): each creates its own `Client` if it needs one, and the reader keeps
+one. What the first snapshot does not need is imported when it is called.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from truezram.engine.units import format_exact, format_size
 
 
 def _staged(progress: Progress) -> Callable[[str, int, int], None]:
-    """The engine's progress of removals, (stage, done, total), as ours."""
+    """Converts the engine's progress of a removal, (stage, done, total)."""
 
     def report(stage: str, done: int, total: int) -> None:
         if stage == "swapoff":
-            progress(done / total if total else None, f"swapoff: {format_size(done)} of {format_size(total)} back")
+            progress(done / total if total else None, f"swapoff: {format_size(done)} of {format_size(total)} read back")
         else:
-            # How long a server takes to end cannot be known.
-            progress(None, "its server ends")
+            # How long a server takes to exit is unknown.
+            progress(None, "waiting for its server to exit")
 
     return report
 
@@ -69,15 +69,15 @@ class RealEngine:
         )
 
     def create(self, options: CreateOptions, progress: Progress) -> str:
-        """The server says when it is ready; until then there is no measure of how far it is."""
+        """The server reports when it is ready; until then the progress is unknown."""
         if options.persist:
             from truezram.engine import systemd
 
-            progress(None, "writing and starting its unit")
+            progress(None, "writing and starting the unit")
             return f"ublkb{systemd.add(options, start=True).id}"
         from truezram.engine.device import create
 
-        progress(None, "starting its server")
+        progress(None, "starting the server")
         return create(options).name
 
     def remove(self, name: str, force: bool, progress: Progress) -> None:
@@ -162,7 +162,7 @@ class RealEngine:
         undo([f"#{change_id}"])
 
     def estimate(self, scope: Scope, by: str, progress: Progress) -> Estimate:
-        """Read-only sampling, in a process of its own; partial results on the way."""
+        """Read-only sampling in a separate process, with partial results."""
         from truezram.engine import apart
 
         def report(fraction: float | None, text: str, found: Any) -> None:
@@ -172,7 +172,7 @@ class RealEngine:
         return _estimate(scope, by, found)
 
     def benchmark(self, seconds: float, progress: Progress) -> BenchResult:
-        """On a sample of the memory of running processes, in a process of its own; rows as rounds are done."""
+        """On a sample of the memory of running processes, in a separate process; rows after each round."""
         from truezram.engine import apart
 
         began = time.time()

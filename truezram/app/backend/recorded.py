@@ -1,4 +1,4 @@
-"""An engine whose answers go into a recording as they are given, so that a replay can give them again."""
+"""An engine whose answers are recorded, so that a replay can give them again."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ T = TypeVar("T")
 
 
 class Recorded:
-    """See `protocol.Engine`; all is passed on. When the recording cannot be written it ends, and the app goes on."""
+    """See `protocol.Engine`; all calls are forwarded. If the recording cannot be written it ends; the app continues."""
 
     def __init__(self, engine: Engine, recorder: Recorder) -> None:
         self._engine = engine
         self._recorder: Recorder | None = recorder
         self._lock = threading.Lock()
         self.problem = ""
-        """Why the recording ended; empty while it goes on."""
+        """Why the recording ended; empty while recording."""
 
     def _keep(self, call: str, args: object, result: T) -> T:
         with self._lock:
@@ -56,11 +56,11 @@ class Recorded:
         return self._keep("capabilities", None, self._engine.capabilities())
 
     def create(self, options: CreateOptions, progress: Progress) -> str:
-        """Passed on."""
+        """Forwarded."""
         return self._engine.create(options, progress)
 
     def remove(self, name: str, force: bool, progress: Progress) -> None:
-        """Passed on."""
+        """Forwarded."""
         self._engine.remove(name, force, progress)
 
     def page_map(self, name: str, first: int, pages: int, regions: int) -> PageMap:
@@ -76,7 +76,7 @@ class Recorded:
         return self._keep("tunables", None, self._engine.tunables())
 
     def tune(self, device: str, key: str, value: str) -> None:
-        """Passed on."""
+        """Forwarded."""
         self._engine.tune(device, key, value)
 
     def journal(self) -> tuple[Change, ...]:
@@ -84,7 +84,7 @@ class Recorded:
         return self._keep("journal", None, self._engine.journal())
 
     def undo(self, change_id: int) -> None:
-        """Passed on."""
+        """Forwarded."""
         self._engine.undo(change_id)
 
     def estimate(self, scope: Scope, by: str, progress: Progress) -> Estimate:

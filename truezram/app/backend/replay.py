@@ -1,7 +1,7 @@
-"""A recording as an engine: plays the snapshots at the speed at which they were taken, and knows the answers it holds.
+"""A recording as an engine: plays the snapshots at the speed at which they were taken, and gives the recorded answers.
 
-What the recording has no answer for is refused, and says that this is a replay. Times are those of the recording, so
-that rates and gaps come out as they were.
+Calls without a recorded answer are refused with a message that this is a replay. Times are those of the recording, so
+that rates and gaps are as they were.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 class Replay:
-    """Plays a recording in real time (times `speed`) and stays on its last snapshot when it is over."""
+    """Plays a recording in real time (times `speed`) and stays on its last snapshot."""
 
     def __init__(self, recording: Recording, speed: float = 1.0, clock: Callable[[], float] = time.monotonic) -> None:
         self.recording = upgraded(recording)
@@ -41,7 +41,7 @@ class Replay:
         return self._place == len(self.recording.snapshots) - 1
 
     def snapshot(self) -> Snapshot:
-        """The newest snapshot whose time has come."""
+        """The newest snapshot that is due."""
         if self._started is None:
             self._started = self._clock()
         now = self.seek_start() + (self._clock() - self._started) * self._speed
@@ -88,8 +88,8 @@ class Replay:
         self.refuse("remove")
 
     def page_map(self, name: str, first: int, pages: int, regions: int) -> PageMap:
-        """The recorded regions that begin in these pages, so many put together that there are no more than `regions`;
-        or else the one that holds them: it has no finer ones."""
+        """The recorded regions that begin in these pages, merged so that there are at most `regions`; if none begins
+        there, the one that contains them, since the recording has no finer ones."""
         found = self.answered("page_map", PageMap, {"name": name})
         count = len(found.regions)
         if not count or len({len(region) for region in found.regions}) > 1:

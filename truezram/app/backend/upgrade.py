@@ -1,6 +1,6 @@
-"""Answers in recordings that an earlier version made, brought into the form that the engine's values have now.
+"""Converts answers in recordings made by earlier versions to the current form of the engine's values.
 
-Nothing is guessed and nothing is dropped unseen: a field was renamed, follows from others, or was never shown.
+Nothing is guessed or silently dropped: a field was renamed, can be computed from others, or was never shown.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def _capabilities(data: Object) -> Object:
 
 
 def _group(data: Object) -> Object:
-    """Of an algorithm, only the ratio, its interval and the gain were kept: what it takes follows from them."""
+    """Only the ratio, its interval and the gain were recorded; the resident sizes are computed from them."""
     if "algorithms" not in data:
         return data
     memory = data["bytes"]
@@ -36,7 +36,7 @@ def _group(data: Object) -> Object:
         gained = item.get("gained", 0)
         made.append(
             {
-                "compression_ratio": None,  # it was not kept
+                "compression_ratio": None,  # not recorded
                 "resident": memory - gained,
                 "resident_low": round(memory / item["ratio_high"]),
                 "resident_high": round(memory / item["ratio_low"]),
@@ -63,11 +63,11 @@ UPGRADES: dict[str, Callable[[Any], Any]] = {
     "estimate": _estimate,
     "page_map": _renamed("first_page", "first"),
 }
-"""Call → its answer in today's form; one that has it already stays as it is."""
+"""Call → converter of its answer; an answer in the current form is returned as it is."""
 
 
 def upgraded(recording: Recording) -> Recording:
-    """The recording in today's form. An answer that cannot be understood stays as it is: reading it says why."""
+    """The recording in the current form. A malformed answer is left as it is: decoding it reports the error."""
 
     def answer(old: Answer) -> Answer:
         upgrade = UPGRADES.get(old.call)

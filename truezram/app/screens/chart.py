@@ -1,4 +1,4 @@
-"""A device's last minutes as one large chart that stands still, with axes, drawn by plotext."""
+"""A device's last minutes as one large static chart with axes, drawn by plotext."""
 
 from __future__ import annotations
 
@@ -27,11 +27,9 @@ COLOURS = ("graph-read", "graph-write", "graph-ratio", "graph-p99")
 
 
 class ChartScreen(Dialog[None]):
-    """Tab goes from chart to chart, + and - choose how much time."""
+    """Tab selects the chart, + and - the time span."""
 
-    GUIDE: ClassVar[str] = (
-        "The chart shows what was known when it was opened. Tab: the next one. + and -: more or less time."
-    )
+    GUIDE: ClassVar[str] = "A static chart of the data when it was opened. Tab: next chart. + and -: less or more time."
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,C,q", "dismiss(None)", "Close", id="chart.close"),
         Binding("tab,v", "next", "Next chart", id="chart.next"),

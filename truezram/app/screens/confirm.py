@@ -1,4 +1,4 @@
-"""Confirming what destroys: the focus is on Cancel, and a device in use needs its name typed."""
+"""Confirming removal: the focus is on Cancel, and the name of a device in use must be typed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from truezram.engine.units import format_size
 
 @dataclass(frozen=True, slots=True)
 class Consequences:
-    """What removing a device does."""
+    """The consequences of removing a device."""
 
     lines: list[str]
     refused: str = ""
@@ -32,12 +32,12 @@ class Consequences:
 
 
 def consequences(device: DeviceSnapshot, machine: MachineSnapshot, hangs: bool = False) -> Consequences:
-    """What removing the device does, as things are now. `hangs`: its server did not answer."""
+    """The consequences of removing the device now. `hangs`: its server did not answer."""
     held, taken = format_size(device.orig_data_size), format_size(device.mem_used_total)
     if device.state == "dead":
-        lines = [f"Its server is dead: the {held} that it held are lost already."]
+        lines = [f"Its server is dead: the {held} that it held are already lost."]
     elif device.state == "unreadable":
-        lines = ["Its data will be lost. How much that is cannot be read."]
+        lines = ["Its data will be lost. Its size cannot be read."]
     elif not device.orig_data_size:
         lines = ["It holds no data."]
     elif device.swap_priority is not None:
@@ -53,15 +53,15 @@ def consequences(device: DeviceSnapshot, machine: MachineSnapshot, hangs: bool =
         if not fits:
             needed, free = format_size(device.swap_used), format_size(machine.mem_available)
             why = f"swapoff needs {needed} and {free} is free"
-            return Consequences(lines, why, "force: swapoff all the same; the kernel may kill programs")
+            return Consequences(lines, why, "force: swapoff anyway; the kernel may kill programs")
     if device.mountpoints:
         mounts = ", ".join(device.mountpoints)
         lines.append(f"It is mounted on {mounts}.")
         why = f"it is mounted on {mounts}: unmount it first"
-        return Consequences(lines, why, "force: do it; its users get I/O errors")
+        return Consequences(lines, why, "force: remove it anyway; its users get I/O errors")
     if hangs:
-        lines.append("Its server did not answer of late; asked to end, it may not do so either.")
-        return Consequences(lines, "", "force: end the server if it does not listen")
+        lines.append("Its server did not answer recently; it may not exit when asked to.")
+        return Consequences(lines, "", "force: kill the server if it does not exit")
     return Consequences(lines)
 
 
@@ -74,8 +74,8 @@ class RemoveScreen(Dialog[bool | None]):
     """Returns True to remove with force, False to remove, None to leave it."""
 
     GUIDE: ClassVar[str] = (
-        "Cancel has the focus. A device in use asks for its name. What would be refused is said before, as things are"
-        " now, and the box for force says what is lost when it is done all the same."
+        "Cancel has the focus. To remove a device in use, type its name. If removal would be refused now, the reason"
+        " is shown, and the force box says what is lost if it is done anyway."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "cancel", "Cancel", id="remove.cancel"),
@@ -88,7 +88,7 @@ class RemoveScreen(Dialog[bool | None]):
         self.now = consequences(device, machine, hangs)
 
     def compose(self) -> ComposeResult:
-        """What happens, the name, the buttons. What does not apply now is hidden: it may apply in a second."""
+        """Consequences, name, buttons. What does not apply now is hidden: it may apply a second later."""
         with Vertical(id="dialog"):
             yield Label(f"Remove {self.device.name}?", id="heading")
             yield Static(id="what")
@@ -103,13 +103,13 @@ class RemoveScreen(Dialog[bool | None]):
         yield Footer()
 
     def on_mount(self) -> None:
-        """The harmless button has the focus."""
+        """The focus is on Cancel."""
         self.query_one("#cancel").focus()
         self.check()
         self.set_interval(1.0, self._look_again)
 
     def _look_again(self) -> None:
-        """Memory gets free, devices are unmounted or get into use while the dialog is open."""
+        """Updates the dialog: memory is freed, devices are unmounted or come into use while it is open."""
         series, latest = self.tz.history.devices.get(self.device.name), self.tz.history.latest
         if series is not None and series.latest is not None and latest is not None:
             self.device = series.latest
@@ -127,7 +127,7 @@ class RemoveScreen(Dialog[bool | None]):
         """Remove can be pressed when the name is right and it would not be refused."""
         now, used = self.now, in_use(self.device)
         self.query_one("#what", Static).update(Text("\n".join(now.lines)))
-        self.query_one("#refused", Static).update(Text(f"Without force it is refused: {now.refused}."))
+        self.query_one("#refused", Static).update(Text(f"Refused without force: {now.refused}."))
         if now.force:
             self.query_one("#force", Checkbox).label = now.force
         for name, shown in (("refused", now.refused), ("force", now.force), ("ask", used), ("name", used)):
@@ -150,5 +150,5 @@ class RemoveScreen(Dialog[bool | None]):
 
     @on(Button.Pressed, "#cancel")
     def action_cancel(self) -> None:
-        """Leaves it."""
+        """Closes the dialog."""
         self.dismiss(None)

@@ -37,7 +37,7 @@ def whole(text: str, what: str, low: int, high: int) -> int | None:
     try:
         value = int(text)
     except ValueError:
-        raise UsageError(f"{what} is no whole number", "", f"Give {low} to {high}") from None
+        raise UsageError(f"{what} is not a whole number", "", f"Give {low} to {high}") from None
     if not low <= value <= high:
         raise UsageError(f"{what} is out of range", "", f"Give {low} to {high}")
     return value
@@ -47,10 +47,10 @@ class CreateScreen(Dialog[CreateOptions | None]):
     """Returns what to make, or None."""
 
     GUIDE: ClassVar[str] = (
-        "Every field is checked as you type; what is wrong stands beside it. The command at the bottom does "
-        "exactly what Create does. The table shows the device full of data that compresses 1.5, 2, 3 or 4 to "
-        "one: what it takes, what is left of the memory that is free now (data that was on disk), and what is"
-        " gained when it is used as swap."
+        "Fields are checked as you type; errors are shown next to them. The command below does exactly what "
+        "Create does. The table shows the device when full, at compression ratios of 1.5, 2, 3 and 4: the memory "
+        "it takes, what is then left of the memory that is free now (if the data was on disk), and what is "
+        "gained if it is used as swap."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "cancel", "Cancel", id="create.cancel"),
@@ -137,7 +137,7 @@ class CreateScreen(Dialog[CreateOptions | None]):
         yield Footer()
 
     def on_mount(self) -> None:
-        """The size is what one starts with."""
+        """The focus is on the size."""
         self.query_one("#size", Input).focus()
         self.check()
         if self.tz.measured is not None:
@@ -148,7 +148,7 @@ class CreateScreen(Dialog[CreateOptions | None]):
     # ---- what this machine's memory compresses to
 
     def _measure(self) -> None:
-        """Once a session, in the background: the dialog can be used meanwhile, and left."""
+        """Once per session, in the background; the dialog can be used or closed meanwhile."""
         app = self.tz
         app.measuring = True
 
@@ -174,7 +174,7 @@ class CreateScreen(Dialog[CreateOptions | None]):
         )
 
     def _measured(self, found: Estimate) -> None:
-        """Ratio and time to compress a page beside the algorithms' names."""
+        """Shows ratio and time to compress a page next to the algorithms' names."""
         by_name = {a.algorithm.partition(":")[0]: a for a in found.total.algorithms}
         select = self.query_one("#algorithm", Select)
         chosen = select.value
@@ -214,11 +214,11 @@ class CreateScreen(Dialog[CreateOptions | None]):
 
     @contextlib.contextmanager
     def _checking(self, name: str) -> Iterator[None]:
-        """What is wrong with a field is shown beside it, and nothing can be made."""
+        """Shows an error next to its field and disables Create."""
         try:
             yield
         except TruezramError as error:
-            # There is room for the reason and the remedy; the field itself says what was given.
+            # There is room for the reason and the remedy; the field shows the value.
             text = f"{capitalized(error.why or error.what)}. {error.remedy}"
             self._note(name, text.removesuffix(". "), True)
             self._good = False
@@ -240,7 +240,7 @@ class CreateScreen(Dialog[CreateOptions | None]):
         swap, priority, fs, mount = self._check_use(transport, size)
         queues, depth, number = self._check_queues(transport)
         if persist and number is None:
-            # A unit names its device; the preview must show which.
+            # A unit names its device, so the preview must show the number.
             number = self._free_number()
         options = CreateOptions(
             size=size,
@@ -293,7 +293,7 @@ class CreateScreen(Dialog[CreateOptions | None]):
         return name, dictionary
 
     def _check_persist(self, transport: str) -> bool:
-        """Whether the device is to be made at every start."""
+        """Whether the device is to be created at every boot."""
         box = self.query_one("#persist", Checkbox)
         why = "needs ublk" if transport != "ublk" else self.tz.capabilities.persist_why
         box.disabled = bool(why)
@@ -301,7 +301,7 @@ class CreateScreen(Dialog[CreateOptions | None]):
         return box.value and not box.disabled
 
     def _check_use(self, transport: str, size: int) -> tuple[bool, int | None, str | None, str | None]:
-        """As swap? its priority; the filesystem, and where that is mounted."""
+        """Swap or not, its priority, the filesystem, its mount point."""
         use, fs = self._use(transport)
         swap = use == "swap"
         priority: int | None = None
@@ -327,7 +327,7 @@ class CreateScreen(Dialog[CreateOptions | None]):
         return queues, depth, number
 
     def _use(self, transport: str) -> tuple[str, str | None]:
-        """What the device is to be used as, and the filesystem then; shows what belongs to it."""
+        """The use of the device, and the filesystem if any; shows the fields that belong to it."""
         choice = self.query_one("#use", Select)
         choice.disabled = transport != "ublk"
         use = "disk" if choice.disabled else str(choice.value)
@@ -354,7 +354,7 @@ class CreateScreen(Dialog[CreateOptions | None]):
         self.refresh_bindings()
         command, table, warning = (self.query_one(f"#{n}", Static) for n in ("command", "outcome", "warning"))
         if options is None:
-            command.update(Text("Correct the fields marked above first.", "italic"))
+            command.update(Text("Correct the marked fields first.", "italic"))
             table.update("")
             warning.update("")
             return
@@ -383,7 +383,7 @@ class CreateScreen(Dialog[CreateOptions | None]):
     # ---- what the user does
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Create is offered when every field is right."""
+        """Create is available when every field is valid."""
         return self.options is not None if action == "create" else True
 
     def action_preset(self) -> None:
@@ -399,11 +399,11 @@ class CreateScreen(Dialog[CreateOptions | None]):
     @on(Button.Pressed, "#create")
     @on(Input.Submitted)
     def action_create(self) -> None:
-        """Makes it, if every field is right."""
+        """Creates it, if every field is valid."""
         if self.options is not None:
             self.dismiss(self.options)
 
     @on(Button.Pressed, "#cancel")
     def action_cancel(self) -> None:
-        """Makes nothing."""
+        """Closes the dialog."""
         self.dismiss(None)

@@ -1,4 +1,4 @@
-"""The doctor: what this machine has and lacks for compressed memory, each line with its remedy."""
+"""The doctor: checks of this machine, each with its remedy."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class DoctorPage(Page):
     MODE = "doctor"
     TITLE_TEXT = "Doctor"
     GUIDE = (
-        "ok: as it should be. warn: it works, but read this. fail: ublk devices cannot be made until this is put right."
-        " Below the table stand the details of the line under the cursor and what to do about it."
+        "ok: nothing to do. warn: it works, but read the details. fail: ublk devices cannot be created until this is"
+        " fixed. The details of the check under the cursor, and what to do about it, are below the table."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("r", "run", "Check again", id="doctor.run"),
@@ -76,7 +76,7 @@ class DoctorPage(Page):
 
     def _failed(self, why: str) -> None:
         grid = self.query_one(Grid)
-        grid.empty = f"The checks did not run: {why}"
+        grid.empty = f"The checks failed: {why}"
         grid.show([])
 
     @on(Grid.Moved)

@@ -18,22 +18,22 @@ from truezram.app.widgets.grid import Grid, Head, Item
 
 FORMATS = (
     ("svg", "SVG", "this screen as a picture"),
-    ("csv", "CSV", "the devices' figures, a line each"),
+    ("csv", "CSV", "the devices' figures, one per line"),
     ("jsonl", "JSON lines", "devices with the samples of their graphs"),
     ("html", "HTML", "a report: table, graphs, events"),
 )
 OF_A_TABLE = (
     FORMATS[0],
-    ("csv", "CSV", "what this page has found out, a line each"),
-    ("jsonl", "JSON lines", "the same, an object each"),
+    ("csv", "CSV", "this page's results, one per line"),
+    ("jsonl", "JSON lines", "the same as JSON objects"),
     ("html", "HTML", "a report: the same as a table"),
 )
 
 
 class ExportScreen(Dialog[None]):
-    """Writes the file itself, so that what goes wrong is said here."""
+    """Writes the file itself, so that errors are shown here."""
 
-    GUIDE: ClassVar[str] = "Enter writes a file with the time in its name into the folder below and says where."
+    GUIDE: ClassVar[str] = "Enter writes a file, with the time in its name, into the folder below and shows its path."
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "write", "Write the file", key_display="Enter", id="export.write"),
         Binding("escape", "dismiss(None)", "Cancel", id="export.cancel"),
@@ -50,7 +50,7 @@ class ExportScreen(Dialog[None]):
         with Vertical(id="dialog"):
             yield Label(f"Export: {self.table.name}" if self.table else "Export", id="heading")
             yield Grid([Head("FORMAT", 10, left=True), Head("WHAT", 20, left=True, grow=True)], id="formats")
-            yield Label("into the folder")
+            yield Label("Folder")
             yield Input(str(Path.cwd()), id="folder", compact=True)
         yield Footer()
 

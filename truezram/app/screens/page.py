@@ -1,7 +1,7 @@
 """The base of the screens that can be switched between: top bar, notice, content, jobs, footer.
 
-A page draws from the app's history when it is shown and at every snapshot while it is (`tick`); it keeps nothing of
-its own that a snapshot could have told it.
+A page draws from the app's history when it is shown and at every snapshot (`tick`); it keeps no state that can be
+read from a snapshot.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A page of the app. Its module has the mode's name and is imported when the page is first shown: what is not seen
-    costs no start-up time."""
+    """A page of the app. Its module has the mode's name and is imported when the page is first shown, to save start-up
+    time."""
 
     mode: str
     name: str
@@ -54,13 +54,13 @@ PAGES = (
     Place("log", "Log", "Log", "LogPage"),
     Place("settings", "Settings", "Set", "SettingsPage"),
 )
-"""All pages; their keys are 1, 2, … in this order. What a page can do says its class."""
+"""All pages, in the order of their keys 1, 2, …"""
 FOCUSED = (
     ("widgets.device_table", "DeviceTable"),
     ("widgets.grid", "Grid"),
     ("widgets.page_map", "PageMapView"),
 )
-"""What has the focus on pages and keys of its own."""
+"""Focusable widgets of the pages with their own keys."""
 DIALOGS = (
     ("screens.chart", "ChartScreen"),
     ("screens.columns_dialog", "ColumnsScreen"),
@@ -71,7 +71,7 @@ DIALOGS = (
     ("screens.jump", "JumpScreen"),
     ("screens.tune", "EditScreen"),
 )
-"""Dialogs with keys of their own."""
+"""Dialogs with their own keys."""
 
 
 def _load(module: str, name: str) -> type[Any]:
@@ -80,17 +80,17 @@ def _load(module: str, name: str) -> type[Any]:
 
 
 def owners() -> Iterable[type]:
-    """Everything on pages that keys can be chosen for, and the pages; imported only when they are asked for."""
+    """Widgets and pages whose keys can be changed; imported on demand."""
     return (*(_load(*entry) for entry in FOCUSED), *(place.load() for place in PAGES))
 
 
 def dialogs() -> Iterable[type]:
-    """The dialogs that keys can be chosen for, too."""
+    """Dialogs whose keys can be changed."""
     return (_load(*entry) for entry in DIALOGS)
 
 
 SETTLED = 2.0
-"""Seconds after which a page has made what it is made of."""
+"""Seconds after which a page has created its widgets."""
 
 
 class Page(LivePage):
@@ -99,9 +99,9 @@ class Page(LivePage):
     MODE: ClassVar[str] = ""
     TITLE_TEXT: ClassVar[str] = ""
     GUIDE: ClassVar[str] = ""
-    """What the screen shows and how to read it, for its help."""
+    """What the screen shows and how to read it, for the help."""
     CREATES: ClassVar[bool] = False
-    """A device can be made from here."""
+    """A device can be created from here."""
     REMOVES: ClassVar[bool] = False
     """The device under the cursor can be removed."""
     GRAPHS: ClassVar[bool] = False
@@ -122,19 +122,19 @@ class Page(LivePage):
         raise NotImplementedError
 
     def shows(self, device: str) -> bool:
-        """Whether the user can see which device is meant: what is hidden must not be removed."""
+        """Whether the device is visible to the user: a hidden one must not be removed."""
         return True
 
     def table(self) -> Table | None:
-        """What the page has found out, for an export; None where that is the devices' figures."""
+        """The page's results for an export; None to export the devices."""
         return None
 
     def proposal(self) -> CreateOptions | None:
-        """What Create should begin with, where the page has found that out."""
+        """What the create dialog should start with, if the page knows."""
         return None
 
     def on_screen_resume(self) -> None:
-        """Draws what happened while another page was shown."""
+        """Draws what changed while another page was shown."""
         self.update_chrome()
         self.tick(True)
 
@@ -151,5 +151,5 @@ class Page(LivePage):
         self.update_jobs()
 
     def update_jobs(self) -> None:
-        """The jobs that have lasted long enough."""
+        """The jobs that have run long enough."""
         self.query_one(JobBar).show(self.tz.jobs.visible(), self.tz.view.glyphs)

@@ -1,5 +1,5 @@
-"""Tune: every live setting of the devices and the machine, current against suggested, with the reason; applied and
-undone."""
+"""Tune: every live setting of the devices and the machine, current and suggested values with the reason; apply and
+undo."""
 
 from __future__ import annotations
 
@@ -36,9 +36,7 @@ def command(tunable: Tunable, value: str) -> str:
 class EditScreen(Dialog[str | None]):
     """Asks for a new value. Returns it, or None."""
 
-    GUIDE: ClassVar[str] = (
-        "Type a value, or with F2 go through those there are. The command does exactly what Apply does."
-    )
+    GUIDE: ClassVar[str] = "Type a value, or select one with F2. The command does exactly what Apply does."
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "cancel", "Cancel", id="edit.cancel"),
         Binding("f2", "next_choice", "Next choice", id="edit.next"),
@@ -73,7 +71,7 @@ class EditScreen(Dialog[str | None]):
 
     @on(Input.Changed)
     def check(self) -> None:
-        """What can be judged here is judged here; the engine judges the rest."""
+        """Checks what can be checked here; the engine checks the rest."""
         value = self.query_one(Input).value.strip()
         problem = self._problem(value)
         note = self.query_one("#value-note", Static)
@@ -84,7 +82,7 @@ class EditScreen(Dialog[str | None]):
 
     def _problem(self, value: str) -> str:
         if not value:
-            return "It is empty"
+            return "Enter a value"
         try:
             if self.tunable.key == "mem_limit" and value.lower() not in ("none", "0"):
                 parse_size(value)
@@ -97,14 +95,14 @@ class EditScreen(Dialog[str | None]):
         return ""
 
     def action_next_choice(self) -> None:
-        """The next of the values there are."""
+        """Selects the next choice."""
         if self.choices:
             field = self.query_one(Input)
             place = self.choices.index(field.value) if field.value in self.choices else -1
             field.value = self.choices[(place + 1) % len(self.choices)]
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Choices are offered where there are some."""
+        """F2 is shown only if there are choices."""
         return bool(self.choices) if action == "next_choice" else True
 
     @on(Button.Pressed, "#apply")
@@ -125,17 +123,17 @@ class TunePage(Page):
     MODE = "tune"
     TITLE_TEXT = "Tune"
     GUIDE = (
-        "Every setting that can be changed while things run. Lines with a suggestion that differs stand out; "
-        "the reason is below. Enter edits, a applies the suggestion under the cursor, A all of them. Changes "
-        "of the machine's settings are journalled and last until the next restart: u puts the newest one "
-        "back, or in the journal (Tab) the one under the cursor."
+        "Every setting that can be changed at run time. Settings whose suggested value differs are highlighted; "
+        "the reason is below. Enter edits, a applies the suggestion under the cursor, A all suggestions for the "
+        "machine. Changes to the machine's settings are recorded in a journal and last until the next boot: u "
+        "undoes the newest one, or in the journal (Tab) the one under the cursor."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "edit", "Edit", key_display="Enter", id="tune.edit"),
         Binding("a", "suggested", "Apply suggestion", id="tune.apply"),
         Binding("A", "all_suggested", "Apply all", id="tune.apply_all"),
         Binding("u", "undo", "Undo", id="tune.undo"),
-        Binding("r", "reload", "Read again", show=False, id="tune.reload"),
+        Binding("r", "reload", "Reload", show=False, id="tune.reload"),
         Binding("escape", "app.go('dashboard')", "Back", show=False, id="tune.back"),
     ]
 
@@ -167,7 +165,7 @@ class TunePage(Page):
                 Head("BECAME", 8, left=True, grow=True, most=24),
                 Head("NOW", 8, left=True),
             ],
-            empty="No setting of the machine was changed.",
+            empty="No machine settings were changed.",
             id="journal",
         )
 
@@ -219,7 +217,7 @@ class TunePage(Page):
         rows = []
         for change in changes:
             stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(change.time))
-            now = "put back" if change.undone else "in force"
+            now = "undone" if change.undone else "in force"
             cells = (f"#{change.id}", stamp, change.key, change.before, change.after, now)
             rows.append(Item(str(change.id), cells, "muted" if change.undone else ""))
         self.query_one("#journal", Grid).show(rows)
@@ -240,9 +238,9 @@ class TunePage(Page):
                 return []
             lines = [[(line, "plain")] for line in textwrap.wrap(capitalized(tunable.reason), width)[:4]]
             if tunable.readonly:
-                lines.append([(f"Cannot be changed here: {tunable.readonly}.", "warn")])
+                lines.append([(f"Cannot be changed: {tunable.readonly}.", "warn")])
             elif tunable.hint:
-                lines.append([(f"May be {tunable.hint}.", "muted")])
+                lines.append([(f"Allowed: {tunable.hint}.", "muted")])
             if tunable.differs:
                 lines.append([(f"$ {command(tunable, tunable.suggested)}", "command")])
             return lines
@@ -272,7 +270,7 @@ class TunePage(Page):
             self._set([(tunable, tunable.suggested)])
 
     def action_all_suggested(self) -> None:
-        """Applies every suggestion for the machine; devices are left to their owner."""
+        """Applies every suggestion for the machine, not those for devices."""
         self._set([(t, t.suggested) for t in self.tunables.values() if t.differs and not t.device])
 
     def _set(self, wanted: list[tuple[Tunable, str]]) -> None:
@@ -289,7 +287,7 @@ class TunePage(Page):
         self.tz.work(f"set {title}", call, done=lambda _: self.action_reload(), device=device)
 
     def action_undo(self) -> None:
-        """Puts back the change under the journal's cursor, else the newest one in force."""
+        """Undoes the change under the journal's cursor, or the newest one in force."""
         journal = self.query_one("#journal", Grid)
         in_force = [change for change in self.changes if not change.undone]
         chosen = [c for c in in_force if str(c.id) == journal.cursor] if journal.has_focus else []
@@ -298,13 +296,13 @@ class TunePage(Page):
             return
         engine = self.tz.engine
         self.tz.work(
-            f"put back {change.key}={change.before}",
+            f"undo {change.key}={change.before}",
             lambda _: engine.undo(change.id),
             done=lambda _: self.action_reload(),
         )
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Only what does something."""
+        """Only available actions."""
         if not self.is_mounted:
             return True
         tunable = self.current

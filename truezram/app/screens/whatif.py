@@ -1,4 +1,4 @@
-"""What if: samples the memory of live processes and says what it would compress to, and from there goes to Create."""
+"""What if: samples the memory of running processes, estimates what it would compress to, and leads to Create."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ class WhatIfPage(Page):
     CREATES = True
     GUIDE = (
         "Copies a few thousand pages of running processes and compresses the copies: nothing is written, and "
-        "nothing is brought back from swap. RATIO is memory over what a device would take for it, everything "
-        "counted; the range is a 95 % confidence interval. GAINS is the memory that would become free; RAW "
-        "the share of pages that do not shrink. µs IN and OUT are per page on one core. Green is what gains most; by "
-        "process GAINS and RAW are those of the BEST algorithm.\n"
-        "Enter or c on an algorithm opens Create with a size for this memory and that algorithm, as swap. v changes "
-        "between the processes and a chart of ratio against time, E exports what was found."
+        "nothing is read back from swap. RATIO is the memory divided by everything that a device would take for "
+        "it, with a 95 % confidence interval. GAINS is the memory that would become free; RAW the share of "
+        "pages that do not compress. µs IN and OUT are per page on one core. The best gain is green; in the lower "
+        "table GAINS and RAW are those of the BEST algorithm.\n"
+        "Enter or c on an algorithm opens Create with that algorithm and a size for this memory, as swap. v switches "
+        "between the processes and a chart of ratio and time, E exports the results."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("r", "run", "Measure", id="whatif.run"),
@@ -86,7 +86,7 @@ class WhatIfPage(Page):
                 Head("RAW", 5, rank=1),
                 Head("", 2, left=True, grow=True),
             ],
-            empty="r measures what this memory would compress to; it takes some seconds.",
+            empty="r measures what this memory would compress to; it takes a few seconds.",
             id="algorithms",
         )
         yield Grid([], empty="", sortable=True, id="groups")
@@ -159,7 +159,7 @@ class WhatIfPage(Page):
         if found.scope.kind == "all":
             self.tz.measured = found
         best = max(found.total.algorithms, key=lambda a: a.gained, default=None)
-        self.tz.report("info", f"what if: {best.ratio:.2f} with {best.algorithm}" if best else "what if: nothing found")
+        self.tz.report("info", f"what if: {best.ratio:.2f} with {best.algorithm}" if best else "what if: no result")
         self._show()
 
     def _failed(self, why: str) -> None:
@@ -215,10 +215,10 @@ class WhatIfPage(Page):
         same = f", {total.same_filled * 100:.0f}% same-filled"
         line.append((f"  {total.sampled} pages sampled{same}, {found.seconds:.1f} s", "muted"))
         if self.running or not found.complete:
-            line.append(("  not complete", "warn"))
+            line.append(("  incomplete", "warn"))
         lines = [line]
         if found.skipped:
-            note = f"  {found.skipped} left out: {found.skipped_why}"
+            note = f"  {found.skipped} skipped: {found.skipped_why}"
             if sum(cell_len(text) for text, _ in line) + cell_len(note) > width:
                 lines.append([])
             lines[-1].append((note if lines[-1] else note.lstrip(), "warn"))
@@ -296,26 +296,26 @@ class WhatIfPage(Page):
         await self.app.run_action("create", self.app)
 
     def proposal(self) -> CreateOptions | None:
-        """A swap device for the memory that was looked at, with the algorithm under the cursor."""
+        """A swap device for the sampled memory, with the algorithm under the cursor."""
         found = self.estimate
         name = self.query_one("#algorithms", Grid).cursor
         a = next((a for a in found.total.algorithms if a.algorithm == name), None) if found else None
         if found is None or a is None:
             return None
-        # As large as the memory that was looked at, in whole MiB; the limit is what that needs with a quarter to spare.
+        # As large as the sampled memory, in whole MiB; the limit is what that needs plus a quarter.
         size = max(found.total.bytes // MIB, 1) * MIB
         limit = max(int(size / max(a.ratio_low, 1.0) * 1.25) // MIB, 1) * MIB
         return CreateOptions(size=size, algorithm=a.algorithm, mem_limit=min(limit, size), swap=True)
 
     def action_leave(self) -> None:
-        """Out of the fields first, then back to the dashboard."""
+        """Leaves the fields first, then the page."""
         if isinstance(self.focused, Input | Select):
             self.query_one("#algorithms", Grid).focus()
         else:
             self.tz.action_go("dashboard")
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Only what does something."""
+        """Only available actions."""
         if action == "run":
             return not self.running
         if action in ("chart", "create_from"):

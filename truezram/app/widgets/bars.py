@@ -81,7 +81,7 @@ class Bars(LineWidget):
         return line
 
     def _bar(self, width: int, name: str, value: int, full: int, rest: str, longest: int) -> Line:
-        """`longest`: cells that the longer of both `rest`s takes; 0: there is no room for either."""
+        """`longest`: cells that the longer of both `rest`s takes; 0: neither fits."""
         text = self.style("bars--text")
         label = f"{name:<{NAME}}"
         numbers = f" {short_size(value):>{NUMBER - 1}}" + (f" {rest:<{longest}}" if longest else "")

@@ -1,6 +1,6 @@
 """Live graphs: filled areas above and below one axis, or lines on a linear or logarithmic scale, one sample a dot.
 
-All graphs of a screen share a `View`: how many seconds one dot stands for, and whether time stands still. A graph
+All graphs of a screen share a `View`: the seconds per dot, and whether it is paused. A graph
 never rescales nervously: its top rises at once when a value needs it and falls one step at a time, after `HOLD`
 seconds in which the lower step would have done.
 """
@@ -157,7 +157,7 @@ class Graph(LineWidget):
         self._seen = 0
 
     def show(self, traces: Sequence[Trace]) -> None:
-        """Shows these curves from now on; the scale starts anew when they are others than before."""
+        """Shows these curves from now on; the scale is reset when the curves change."""
         if [t.ring for t in traces] != [t.ring for t in self.traces]:
             self._scale = Scale(self.kind.steps, self.kind.least)
             self._frozen = None
@@ -272,7 +272,7 @@ class Graph(LineWidget):
         decades = {}
         for d in range(round(base), round(high) + 1):
             row = round((high - d) / step)
-            if abs(high - row * step - d) < 0.15:  # a label tells of its row, not of a value between two
+            if abs(high - row * step - d) < 0.15:  # a label is the value of its row, not one between two rows
                 decades[row] = d
         for row in range(rows):
             label = decade(10.0 ** decades[row]) if row in decades else ""

@@ -230,7 +230,7 @@ class Grid(RowsWidget, can_focus=True):
         return lines
 
     def _titles(self) -> str:
-        """The heading; the mark of the sorted column takes the gap beside a title that fills its column."""
+        """The heading; the mark of the sorted column takes the gap next to a title that fills its column."""
         text = ""
         for column, cells in self._shown:
             head, gap = self.heads[column], " "

@@ -9,7 +9,7 @@ from truezram.app.widgets.lines import LineWidget
 
 
 class RowsWidget(LineWidget):
-    """Rows that are told apart by a key, one of which has the cursor."""
+    """Rows identified by a key, one of which has the cursor."""
 
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)

@@ -1,7 +1,7 @@
-"""Charts that stand still, drawn by plotext: the graphs of a device at a moment.
+"""Static charts drawn by plotext: the graphs of a device at one moment.
 
-plotext is slow (46 ms a frame at 80x24) and only for what is drawn once; what is live is `Graph`. It is imported when
-the first chart is drawn.
+plotext is slow (46 ms per frame at 80x24) and only used for what is drawn once; live graphs are `Graph`. It is imported
+when the first chart is drawn.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from truezram.app.view import View
 
 MARKERS = "*ox+"
 Shade = tuple[int, int, int] | str | None
-"""A colour as plotext wants it; None where the theme has none."""
+"""A colour as plotext wants it; None if the theme has none."""
 
 
 def shade(chosen: str, ansi: bool) -> Shade:
@@ -59,12 +59,12 @@ class StillChart(Static):
         view: View,
     ) -> None:
         """Curves: (name, times in seconds before now, values); a curve has a gap where its value is NaN. `shades`: the
-        curves' colours, used again from the first when there are more curves."""
+        curves' colours, reused from the first if there are more curves."""
 
         def draw(plot: Any) -> None:
             for number, (name, times, values) in enumerate(series):
                 colour = shades[number % len(shades)]
-                # Where colour does not tell curves apart, signs must.
+                # If colours do not distinguish the curves, markers must.
                 fine = view.glyphs == "braille" and colour is not None
                 marker = "braille" if fine else MARKERS[number % len(MARKERS)]
                 for piece, (x, y) in enumerate(unbroken(times, values)):
