@@ -14,6 +14,7 @@ from pathlib import Path
 
 from truezram.app.columns import nearly_full
 from truezram.engine.model import BAD_STATES, DeviceSnapshot, Snapshot
+from truezram.engine.settings import SETTINGS
 from truezram.engine.units import format_size
 
 KEEP = 1000
@@ -114,10 +115,9 @@ def _figures(was: DeviceSnapshot, now: DeviceSnapshot) -> Iterator[tuple[str, st
         yield "error", "a write failed: mem_limit reached (ENOSPC)"
     if now.total.checksum_errors > was.total.checksum_errors:
         yield "error", f"{now.total.checksum_errors - was.total.checksum_errors} objects failed their checksum (EIO)"
-    if now.algorithm != was.algorithm:
-        yield "info", f"algorithm is {now.algorithm} (was {was.algorithm})"
-    if now.mem_limit != was.mem_limit:
-        yield "info", f"mem_limit is {format_size(now.mem_limit) if now.mem_limit else 'none'}"
+    for setting in SETTINGS:
+        if setting.of(now) != setting.of(was):
+            yield "info", f"{setting.key} is {setting.shown(now)} (was {setting.shown(was)})"
 
 
 def _use(was: DeviceSnapshot, now: DeviceSnapshot) -> Iterator[tuple[str, str]]:

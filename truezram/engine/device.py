@@ -22,7 +22,9 @@ from truezram.engine.errors import Busy, Failed, PermissionDenied, TruezramError
 from truezram.engine.model import BAD_STATES, SwapArea
 from truezram.engine.options import MAX_ID, MAX_QUEUE_DEPTH, TRANSPORTS
 from truezram.engine.options import CreateOptions as CreateOptions
-from truezram.engine.units import MAX_SIZE, PAGE, format_exact, format_size, parse_size
+from truezram.engine.settings import BY_KEY as SETTINGS
+from truezram.engine.settings import parse_mem_limit as parse_mem_limit
+from truezram.engine.units import MAX_SIZE, PAGE, format_exact, format_size
 from truezram.engine.users import Swaps
 
 CONTROL = Path("/dev/ublk-control")
@@ -235,9 +237,6 @@ def _free_id(entry: Entry) -> None:
         swap.check_node(entry.path)
 
 
-SETTINGS = ("mem_limit", "algorithm")
-
-
 @dataclass(frozen=True, slots=True)
 class Change:
     """One setting that was changed; values as text, sizes in bytes."""
@@ -245,18 +244,6 @@ class Change:
     key: str
     before: str
     after: str
-
-
-def parse_mem_limit(text: str) -> int:
-    """Bytes of a memory limit; ``none`` is 0, which means no limit. Raises `UsageError`."""
-    if text.strip().lower() == "none":
-        return 0
-    try:
-        return parse_size(text, "mem_limit")
-    except UsageError as error:
-        if error.why == "it is zero":
-            raise UsageError(error.what, error.why, "Write none for no limit") from None
-        raise
 
 
 def parse_settings(pairs: Iterable[str]) -> dict[str, str]:
@@ -269,10 +256,10 @@ def parse_settings(pairs: Iterable[str]) -> dict[str, str]:
                 f"cannot understand {pair[:60]!r}", "it is not KEY=VALUE", "Write mem_limit=512M, for example"
             )
         if key not in SETTINGS:
-            raise UsageError(f"cannot set {key[:40]!r}", "there is no such setting", f"Settings: {', '.join(SETTINGS)}")
+            raise UsageError(f"cannot set {key[:40]!r}", "no such setting", f"Settings: {', '.join(SETTINGS)}")
         if key in out:
             raise UsageError(f"cannot set {key}", "it is given twice", "Give it once")
-        out[key] = str(parse_mem_limit(value)) if key == "mem_limit" else canonical(value)
+        out[key] = SETTINGS[key].parse(value)
     if not out:
         raise UsageError("nothing to set", "no KEY=VALUE was given", f"Settings: {', '.join(SETTINGS)}")
     return out
@@ -286,7 +273,7 @@ def set_values(client: Client, entry: Entry, settings: dict[str, str]) -> tuple[
         if device.state == "halted":
             remedy = f"Let its server go on: kill -CONT {device.pid}"
         raise Failed(f"cannot change {entry.name}", f"it is {device.state}", remedy)
-    before = {"mem_limit": str(device.mem_limit), "algorithm": device.algorithm}
+    before = {key: SETTINGS[key].of(device) for key in settings}
     done: list[Change] = []
     try:
         for key, value in settings.items():

@@ -49,14 +49,12 @@ class CreateOptions:
             ("--transport", self.transport if self.transport != "ublk" else None),
         ):
             if value is not None:
-                words += [option, str(value)]
+                words += _option(option, str(value))
         if self.swap:
             words.append("--swap")
-        if self.priority is not None:
-            words += ["--priority", str(self.priority)]
-        for option, value in (("--fs", self.fs), ("--mount", self.mount)):
+        for option, value in (("--priority", self.priority), ("--fs", self.fs), ("--mount", self.mount)):
             if value is not None:
-                words += [option, value]
+                words += _option(option, str(value))
         if self.persist:
             words.append("--now")
         return words
@@ -64,3 +62,8 @@ class CreateOptions:
     def command(self) -> str:
         """The command line that does the same."""
         return shlex.join(["truezram", *self.words()])
+
+
+def _option(name: str, value: str) -> list[str]:
+    """An option as words of a command line; a value that looks like an option is written behind a "="."""
+    return [f"{name}={value}"] if value.startswith("-") else [name, value]

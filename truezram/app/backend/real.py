@@ -15,7 +15,7 @@ from truezram.app.backend.protocol import BenchResult, BenchRow, Capabilities, E
 from truezram.engine.client import Client
 from truezram.engine.model import Change, Check, PageMap, Scope, Snapshot, Tunable
 from truezram.engine.options import MAX_QUEUE_DEPTH, CreateOptions
-from truezram.engine.units import format_exact, format_size
+from truezram.engine.units import format_size
 
 
 def _staged(progress: Progress) -> Callable[[str, int, int], None]:
@@ -100,41 +100,9 @@ class RealEngine:
 
     def tunables(self) -> tuple[Tunable, ...]:
         """The machine's, then each device's."""
-        from truezram.engine.tune import tunables
+        from truezram.engine import settings, tune
 
-        out = list(tunables())
-        names = tuple(a.name for a in self.capabilities().algorithms if not a.unavailable)
-        with Client() as client:
-            devices = client.devices()
-        for device in devices:
-            why = "" if device.state == "live" else f"it is {device.state}"
-            limit = format_exact(device.mem_limit) if device.mem_limit else "none"
-            out.append(
-                Tunable(
-                    "algorithm",
-                    device=device.name,
-                    current=device.algorithm,
-                    reason="pages written from now on; those stored keep theirs",
-                    choices=names,
-                    hint="NAME or NAME:LEVEL",
-                    readonly=why,
-                )
-            )
-            # Without a limit a device of incompressible pages grows until the machine has no memory left.
-            suggested = format_exact(device.disksize // 2) if not device.mem_limit else ""
-            reason = "writes beyond it fail cleanly (ENOSPC); without one the device may grow to its disksize and more"
-            out.append(
-                Tunable(
-                    "mem_limit",
-                    device=device.name,
-                    current=limit,
-                    suggested=suggested,
-                    reason=reason,
-                    hint="a size, or none for no limit",
-                    readonly=why,
-                )
-            )
-        return tuple(out)
+        return (*tune.tunables(), *settings.of_devices())
 
     def tune(self, device: str, key: str, value: str) -> None:
         """One setting, checked as the verbs check it; the machine's are journalled by the engine."""

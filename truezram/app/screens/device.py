@@ -20,6 +20,7 @@ from truezram.app.widgets.histogram import LatencyHistogram, SizeHistogram
 from truezram.app.widgets.page_map import PageMapView
 from truezram.engine.model import BAD_STATES, DeviceSnapshot, PageMap
 from truezram.engine.rates import histogram_difference
+from truezram.engine.settings import SETTINGS
 from truezram.engine.units import format_duration
 
 MAP_EVERY = 5.0
@@ -39,7 +40,8 @@ class DevicePage(Page):
     GUIDE = (
         "The page map shows the device's table from the first page to the last: each cell is a region, "
         "coloured by the kind of most of its pages, darker if it is emptier; without colours it is a letter, a "
-        "capital if it is more than half full. The arrow keys select a region, Enter zooms into it, Backspace zooms out.\n"
+        "capital if it is more than half full. The arrow keys select a region, Enter zooms into it, Backspace zooms "
+        "out.\n"
         "Pages by ratio: how small pages are stored, from 16 to 1 on the left to pages that do not shrink on "
         "the right. Service time: reads above, writes below, over the last minute or (t) since the device was"
         " created.\n"
@@ -290,10 +292,10 @@ def facts(device: DeviceSnapshot) -> list[Item]:
     if device.state == "unreadable":
         return []
     ratio = "-" if device.compression_ratio is None else f"{device.compression_ratio:.2f}"
+    isa = {"algorithm": f" {device.isa}"} if device.isa else {}
     rows = [
-        ("algorithm", f"{device.algorithm} {device.isa}".strip()),
+        *((setting.key, setting.shown(device) + isa.get(setting.key, "")) for setting in SETTINGS),
         ("disksize", short_size(device.disksize)),
-        ("mem_limit", short_size(device.mem_limit) if device.mem_limit else "none"),
         ("transport", "local, no node" if device.transport == "local" else device.transport),
         ("queues", f"{device.nr_queues} of depth {device.queue_depth}" if device.nr_queues else "-"),
         ("codec ratio", ratio),

@@ -20,10 +20,9 @@ from truezram.app.screens.dialog import Dialog
 from truezram.app.screens.page import Page
 from truezram.app.widgets.chrome import Footer
 from truezram.app.widgets.grid import Grid, Head, Item, TextBlock
-from truezram.engine.algorithms import parse_algorithm
 from truezram.engine.errors import TruezramError
 from truezram.engine.model import Change, Tunable
-from truezram.engine.units import parse_size
+from truezram.engine.settings import BY_KEY, SETTINGS
 
 
 def command(tunable: Tunable, value: str) -> str:
@@ -84,13 +83,11 @@ class EditScreen(Dialog[str | None]):
         if not value:
             return "Enter a value"
         try:
-            if self.tunable.key == "mem_limit" and value.lower() not in ("none", "0"):
-                parse_size(value)
-            if self.tunable.key == "algorithm":
-                parse_algorithm(value)
+            if self.tunable.device:
+                BY_KEY[self.tunable.key].parse(value)
         except TruezramError as error:
             return f"{capitalized(error.why or error.what)}. {error.remedy}".removesuffix(". ")
-        if self.tunable.key != "algorithm" and self.tunable.choices and value not in self.tunable.choices:
+        if not self.tunable.device and self.tunable.choices and value not in self.tunable.choices:
             return f"Choose {', '.join(self.tunable.choices)}"
         return ""
 
@@ -183,7 +180,7 @@ class TunePage(Page):
         latest = self.tz.history.latest
         if latest is None:
             return
-        key = tuple((d.name, d.state, d.algorithm, d.mem_limit) for d in latest.devices)
+        key = tuple((d.name, d.state, *(setting.of(d) for setting in SETTINGS)) for d in latest.devices)
         if key != self._key:
             first, self._key = not self._key, key
             if not first:

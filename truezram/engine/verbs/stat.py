@@ -10,6 +10,7 @@ from truezram.engine.errors import NotFound
 from truezram.engine.model import IO_STAT, DeviceSnapshot, QueueSnapshot
 from truezram.engine.output import print_json
 from truezram.engine.rates import latency_floor, percentile
+from truezram.engine.settings import SETTINGS, Setting
 from truezram.engine.units import format_ns, format_ratio, format_size
 
 NAME = "stat"
@@ -52,6 +53,11 @@ def mm_stat(device: DeviceSnapshot) -> dict[str, int]:
         "huge_pages": device.huge_pages,
         "huge_pages_since": device.total.huge_pages_since,
     }
+
+
+def _settings(device: DeviceSnapshot) -> list[Setting]:
+    """The settings in force that are not in mm_stat."""
+    return [setting for setting in SETTINGS if setting.key not in mm_stat(device)]
 
 
 def io_stat(device: DeviceSnapshot) -> dict[str, int]:
@@ -107,7 +113,7 @@ def as_json(device: DeviceSnapshot) -> dict[str, Any]:
         "state": device.state,
         "pid": device.pid,
         "created": device.created,
-        "algorithm": device.algorithm,
+        **{setting.key: setting.value(setting.of(device)) for setting in _settings(device)},
         "isa": device.isa,
         "dictionary": dictionary_json(device),
         "disksize": device.disksize,
@@ -163,7 +169,9 @@ def lines(device: DeviceSnapshot) -> list[tuple[str, str]]:
     if device.state == "unreadable":
         return out
     yes = {True: "yes", False: "no"}
-    out.append(("algorithm", device.algorithm + (f" ({device.isa})" if device.isa else "")))
+    for setting in _settings(device):
+        isa = f" ({device.isa})" if setting.key == "algorithm" and device.isa else ""
+        out.append((setting.key, setting.shown(device) + isa))
     if device.dictionary_size:
         size, memory = format_size(device.dictionary_size), format_size(device.dictionary_memory)
         out.append(("dictionary", f"{size} for zstd, id {device.dictionary_id}; with its tables {memory} of memory"))
