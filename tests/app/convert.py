@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from truezram.app.backend.recording import Recorder, load
 from truezram.app.backend.upgrade import upgraded
-from truezram.engine.recording import Recorder, load
 
 
 def convert(path: Path) -> None:

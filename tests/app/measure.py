@@ -239,8 +239,8 @@ def soak(folder: Path) -> None:
     from app import simulate
     from app.fake_engine import FakeEngine
     from truezram.app.app import TruezramApp
+    from truezram.app.backend.recording import Header, Recording
     from truezram.app.config import Config
-    from truezram.engine.recording import Header, Recording
 
     made = simulate.snapshots(4, 60)
 

@@ -547,9 +547,9 @@ async def test_the_servers_cpu_has_a_graph_where_there_is_room(real: Make) -> No
 
 
 async def test_what_is_recorded_replays_the_same(bench: Make, tmp_path: Path) -> None:
+    from truezram.app.backend.recording import Header, Recorder
+    from truezram.app.backend.recording import load as load_recording
     from truezram.app.backend.replay import Replay
-    from truezram.engine.recording import Header, Recorder
-    from truezram.engine.recording import load as load_recording
 
     path = tmp_path / "session.jsonl"
     b = bench(2, recorder=Recorder(path, Header("recorded", "test")))

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from truezram.app.backend.protocol import BenchResult, Capabilities, Estimate, Progress
+from truezram.app.backend.recording import Answer, Header, Recording, decode, encode, load
 from truezram.app.backend.replay import Replay
 from truezram.app.backend.upgrade import upgraded
 from truezram.engine.errors import Failed
 from truezram.engine.model import Algorithm, AlgorithmEstimate, Change, Check, PageMap, Scope, Snapshot, Tunable
-from truezram.engine.recording import Answer, Header, Recording, decode, encode, load
 
 from .conftest import RECORDINGS, eight
 

@@ -16,6 +16,7 @@ import pytest
 
 from truezram.app import config, equivalent, glyphs, keymap, plan, series
 from truezram.app.app import TruezramApp
+from truezram.app.backend.recording import Header, Recorder, decode, encode, load
 from truezram.app.backend.replay import Replay
 from truezram.app.columns import BY_KEY, COLUMNS, Row, fitting
 from truezram.app.eventlog import Detector, Event, EventLog
@@ -29,7 +30,6 @@ from truezram.engine.errors import Failed, UsageError
 from truezram.engine.model import IO_STAT, DeviceSnapshot, QueueSnapshot, Snapshot
 from truezram.engine.options import CreateOptions
 from truezram.engine.rates import latency_floor
-from truezram.engine.recording import Header, Recorder, decode, encode, load
 
 from .conftest import RECORDINGS, eight
 from .simulate import lat_bin

@@ -27,6 +27,7 @@ from truezram.app.backend.messages import SnapshotArrived
 from truezram.app.backend.protocol import Cancelled, Capabilities, Engine, Estimate, Progress
 from truezram.app.backend.reader import Reader
 from truezram.app.backend.recorded import Recorded
+from truezram.app.backend.recording import Recorder
 from truezram.app.columns import Row
 from truezram.app.config import Config
 from truezram.app.eventlog import Detector, Event, EventLog
@@ -35,7 +36,6 @@ from truezram.app.series import History
 from truezram.app.view import View
 from truezram.engine.errors import TruezramError
 from truezram.engine.model import Snapshot
-from truezram.engine.recording import Recorder
 
 T = TypeVar("T")
 STALE = 3.0

@@ -11,7 +11,7 @@ from pathlib import Path
 from truezram.app import config as configuration
 from truezram.app.backend.jobs import coming_first
 from truezram.app.backend.protocol import Engine
-from truezram.engine.recording import Header, Recorder, load
+from truezram.app.backend.recording import Header, Recorder, load
 
 
 def run(record: Path | None = None, replay: Path | None = None) -> int:

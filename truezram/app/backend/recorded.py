@@ -6,10 +6,10 @@ import threading
 from typing import TypeVar
 
 from truezram.app.backend.protocol import BenchResult, Capabilities, Engine, Estimate, Progress
+from truezram.app.backend.recording import Recorder
 from truezram.engine.errors import TruezramError
 from truezram.engine.model import Change, Check, PageMap, Scope, Snapshot, Tunable
 from truezram.engine.options import CreateOptions
-from truezram.engine.recording import Recorder
 
 T = TypeVar("T")
 

@@ -12,11 +12,11 @@ from dataclasses import replace
 from typing import TypeVar
 
 from truezram.app.backend.protocol import BenchResult, Capabilities, Estimate, Progress
+from truezram.app.backend.recording import Recording, decode
 from truezram.app.backend.upgrade import upgraded
 from truezram.engine.errors import Failed, Unsupported
 from truezram.engine.model import Change, Check, PageMap, Scope, Snapshot, Tunable
 from truezram.engine.options import CreateOptions
-from truezram.engine.recording import Recording, decode
 
 T = TypeVar("T")
 

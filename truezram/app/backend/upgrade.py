@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from truezram.engine.recording import Answer, Recording
+from truezram.app.backend.recording import Answer, Recording
 
 Object = dict[str, Any]
 

@@ -16,12 +16,12 @@ from textual.widgets import Static
 
 from truezram.app import equivalent
 from truezram.app.backend.protocol import BenchResult, BenchRow
+from truezram.app.backend.recording import decode
 from truezram.app.export import Table
 from truezram.app.format import short_size
 from truezram.app.screens.page import Page
 from truezram.app.widgets.barchart import BarChart, Bars
 from truezram.app.widgets.grid import Grid, Head, Item, TextBlock
-from truezram.engine.recording import decode
 
 SECONDS = 20.0
 KEEP = 50
