@@ -28,7 +28,7 @@ from truezram.app.backend.replay import Replay  # noqa: E402
 from truezram.app.config import Config  # noqa: E402
 from truezram.app.picture import portable  # noqa: E402
 from truezram.app.widgets import cards  # noqa: E402
-from truezram.engine.model import Change, Tunable  # noqa: E402
+from truezram.engine.answers import Change, Tunable  # noqa: E402
 
 cards.PAUSE = 0  # a picture is of one moment
 RECORDINGS = ROOT / "tests" / "app" / "recordings"

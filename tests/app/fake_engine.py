@@ -11,8 +11,9 @@ from dataclasses import replace
 from truezram.app.backend.protocol import BenchResult, Capabilities, Estimate, Progress
 from truezram.app.backend.recording import Recording
 from truezram.app.backend.replay import Replay
+from truezram.engine.answers import Algorithm, Change, Check, PageMap, Scope, Tunable
 from truezram.engine.errors import Busy, Failed
-from truezram.engine.model import Algorithm, Change, Check, DeviceSnapshot, PageMap, Scope, Snapshot, Tunable
+from truezram.engine.model import DeviceSnapshot, Snapshot
 from truezram.engine.options import CreateOptions
 from truezram.engine.units import format_exact, parse_size
 

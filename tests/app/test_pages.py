@@ -27,8 +27,8 @@ from truezram.app.widgets.graph import Graph
 from truezram.app.widgets.grid import Grid, TextBlock
 from truezram.app.widgets.histogram import squeeze
 from truezram.app.widgets.page_map import LETTERS, PageMapView, lettered, region_kinds
+from truezram.engine.answers import PageMap, Scope, Tunable
 from truezram.engine.errors import Failed, PermissionDenied
-from truezram.engine.model import PageMap, Scope, Tunable
 from truezram.engine.options import CreateOptions
 
 from .conftest import NOW, SMALL, WIDE, Bench, settle

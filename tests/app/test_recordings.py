@@ -12,8 +12,9 @@ from truezram.app.backend.protocol import BenchResult, Capabilities, Estimate, P
 from truezram.app.backend.recording import Answer, Header, Recording, decode, encode, load
 from truezram.app.backend.replay import Replay
 from truezram.app.backend.upgrade import upgraded
+from truezram.engine.answers import Algorithm, AlgorithmEstimate, Change, Check, PageMap, Scope, Tunable
 from truezram.engine.errors import Failed
-from truezram.engine.model import Algorithm, AlgorithmEstimate, Change, Check, PageMap, Scope, Snapshot, Tunable
+from truezram.engine.model import Snapshot
 
 from .conftest import RECORDINGS, eight
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import shlex
 
-from truezram.engine.model import Scope
+from truezram.engine.answers import Scope
 from truezram.engine.options import CreateOptions
 
 PROGRAM = "truezram"

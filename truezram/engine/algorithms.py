@@ -8,8 +8,8 @@ from functools import cache
 from truezram._native import ffi, lib
 from truezram.codec import ISAS
 from truezram.codec import default_algorithm as default_algorithm
+from truezram.engine.answers import Algorithm as Algorithm
 from truezram.engine.errors import Unsupported, UsageError
-from truezram.engine.model import Algorithm as Algorithm
 
 
 @cache

@@ -14,14 +14,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from truezram._native import lib
 from truezram.engine import config, procfs, users, zram
 from truezram.engine.control import TIMEOUT, Op, request
 from truezram.engine.errors import NotFound, Unsupported, UsageError
-from truezram.engine.model import DeviceSnapshot, PageMap, Snapshot, SwapArea
+from truezram.engine.model import DeviceSnapshot, Snapshot, SwapArea
 from truezram.engine.stats_page import StatsPage, Unreadable
 from truezram.engine.users import Mounts, Swaps
+
+if TYPE_CHECKING:
+    from truezram.engine.answers import PageMap
 
 _ENTRY = re.compile(r"(ublkb|local)(\d{1,7})\.stats")
 _DEVICE = re.compile(r"(?:/dev/)?((?:ublkb|local|zram)\d{1,7}|zswap)|(local):(\d{1,7})|(\d{1,7})")
@@ -196,6 +200,8 @@ class Client:
 
     def page_map(self, device: Entry | str, first: int, pages: int, regions: int, timeout: float = TIMEOUT) -> PageMap:
         """What the `pages` pages from `first` on are stored as, in `regions` (1 … 256) equal parts."""
+        from truezram.engine.answers import PageMap
+
         if not 1 <= regions <= lib.TZ_MAP_REGIONS or first < 0 or pages < regions:
             limit = lib.TZ_MAP_REGIONS
             raise UsageError("cannot map these pages", f"regions must be 1 … {limit} and no more than the pages")

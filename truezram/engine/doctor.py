@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from truezram.engine import config, procfs, users
+from truezram.engine.answers import Check as Check
 from truezram.engine.errors import TruezramError
-from truezram.engine.model import Check as Check
 from truezram.engine.model import MachineSnapshot, SwapArea
 from truezram.engine.procfs import ROOT
 from truezram.engine.units import format_percent, format_size

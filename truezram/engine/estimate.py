@@ -18,9 +18,9 @@ from statistics import NormalDist
 from truezram.codec import Compressor, algorithms
 from truezram.engine import procfs
 from truezram.engine.algorithms import canonical
+from truezram.engine.answers import AlgorithmEstimate as AlgorithmEstimate
+from truezram.engine.answers import Scope as Scope
 from truezram.engine.errors import Failed, NotFound, PermissionDenied, TruezramError, UsageError
-from truezram.engine.model import AlgorithmEstimate as AlgorithmEstimate
-from truezram.engine.model import Scope as Scope
 from truezram.engine.procfs import Process
 from truezram.engine.sampling import (
     PAGE,

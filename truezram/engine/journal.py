@@ -18,8 +18,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from truezram.engine import config, procfs
+from truezram.engine.answers import Change as Change
 from truezram.engine.errors import Failed, PermissionDenied, TruezramError
-from truezram.engine.model import Change as Change
 
 SYSTEM_STATE_DIR = Path("/var/lib/truezram")
 _FIELDS: dict[str, tuple[type, ...]] = {

@@ -8,6 +8,7 @@ Counters count since the device was made; rates and ratios are derived from two 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 KINDS = ("empty", "same", "same", "same", "huge", "lz4", "zstd", "turbo", "fast", "dense", "zstd_dict")
 """What to call each ``enum tz_kind`` of codec.h; the three same-filled encodings are one thing to a user."""
@@ -55,8 +56,7 @@ class QueueSnapshot:
     tid: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Counter:
+class Counter(NamedTuple):
     """A counter as it is shown: in `stat` and its JSON, and as a column of the app."""
 
     name: str
@@ -222,120 +222,3 @@ class Snapshot:
 
     machine: MachineSnapshot
     devices: tuple[DeviceSnapshot, ...] = ()
-
-
-# ---- what is asked for and answered ----
-
-
-@dataclass(frozen=True, slots=True)
-class Algorithm:
-    """One codec. `level_min` and `level_max` are both 0 for one without levels."""
-
-    name: str
-    isa: str = ""
-    """The instruction set of the variant that this CPU gets: "portable", "avx2", "avx512", "neon"."""
-    level_min: int = 0
-    level_max: int = 0
-    level_default: int = 0
-    unavailable: str = ""
-    """Why it cannot be used on this machine; empty when it can."""
-
-    @property
-    def has_levels(self) -> bool:
-        return bool(self.level_min or self.level_max)
-
-
-@dataclass(frozen=True, slots=True)
-class PageMap:
-    """What a range of a device's pages is stored as: `regions` equal parts of `pages` pages from page `first` on.
-    Each region holds a count per kind, in the order of `KINDS`."""
-
-    first: int
-    pages: int
-    regions: tuple[tuple[int, ...], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One line of the doctor: `state` is "ok", "warn" (works, but read this) or "fail" (no ublk device until this is
-    put right)."""
-
-    name: str
-    state: str
-    detail: str
-    remedy: str = ""
-    """What to do; empty when the state is "ok"."""
-
-
-@dataclass(frozen=True, slots=True)
-class Tunable:
-    """One live setting, of the machine or of a device, as it is and as it should be."""
-
-    key: str
-    path: str = ""
-    """The kernel's file; empty for a setting of a device."""
-    current: str = ""
-    suggested: str = ""
-    """Empty: nothing better is known than what is set."""
-    reason: str = ""
-    hint: str = ""
-    """What may be entered: "0 to 200", "a size, or none for no limit"."""
-    choices: tuple[str, ...] = ()
-    """All values, where there are few."""
-    readonly: str = ""
-    """Why it cannot be changed now; empty when it can."""
-    device: str = ""
-    """The device's name; empty for a setting of the machine."""
-
-    @property
-    def differs(self) -> bool:
-        """Whether there is something better than what is set, and it can be set."""
-        return bool(self.suggested) and self.suggested != self.current and not self.readonly
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """One change of one of the machine's settings (journal.py)."""
-
-    id: int
-    time: float
-    """CLOCK_REALTIME, seconds."""
-    key: str
-    before: str
-    after: str
-    boot: str = ""
-    """Boot in which it was made (/proc/sys/kernel/random/boot_id); empty: not known."""
-    undone: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Scope:
-    """Whose memory: `kind` is one of `estimate.SCOPES`, `value` a user's name or number, a cgroup's path (with all
-    below it), pids with commas, or empty for all."""
-
-    kind: str = "all"
-    value: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class AlgorithmEstimate:
-    """What one algorithm would make of a group's memory. `low` and `high` bound the 95 % confidence interval."""
-
-    algorithm: str
-    ratio: float
-    """Memory over `resident`: everything counted, same-filled pages too (as `DeviceSnapshot.ratio`)."""
-    ratio_low: float
-    ratio_high: float
-    compression_ratio: float | None
-    """The codec alone, same-filled pages apart, a page that does not shrink as 4096 bytes (as in benchmarks)."""
-    resident: int
-    """Bytes that a device would take for it."""
-    resident_low: int
-    resident_high: int
-    gained: int
-    """Bytes that become free: memory less `resident`."""
-    compress_us: float | None
-    """Microseconds per page that is not same-filled, on one core; None when there was none."""
-    decompress_us: float | None
-    incompressible: float
-    """Share of all pages that would be stored raw, 0 … 1."""

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from truezram.engine.answers import Tunable
 from truezram.engine.errors import UsageError
-from truezram.engine.model import DeviceSnapshot, MachineSnapshot, Tunable
+from truezram.engine.model import DeviceSnapshot, MachineSnapshot
 from truezram.engine.units import format_exact, format_size, parse_size
 
 

@@ -17,10 +17,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from truezram.engine import procfs
+from truezram.engine.answers import Tunable
 from truezram.engine.doctor import is_compressed
 from truezram.engine.errors import Busy, Failed, NotFound, PermissionDenied, TruezramError, Unsupported, UsageError
 from truezram.engine.journal import Change, Journal, boot_id
-from truezram.engine.model import MachineSnapshot, Tunable
+from truezram.engine.model import MachineSnapshot
 from truezram.engine.procfs import ROOT
 
 

@@ -1,5 +1,5 @@
 """What the app needs of the engine, and nothing else: the `Engine` protocol, and the values that are smaller than the
-engine's own. All others are the engine's (engine/model.py, engine/options.py).
+engine's own. All others are the engine's (engine/answers.py, engine/model.py, engine/options.py).
 
 The app uses one `Engine` and never touches a device. The real one wraps truezram.engine (real.py),
 `replay.Replay` plays a recording, tests have a fake. Every method may block, so only the reader thread and workers
@@ -13,7 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from truezram.engine.model import Algorithm, AlgorithmEstimate, Change, Check, PageMap, Scope, Snapshot, Tunable
+from truezram.engine.answers import Algorithm, AlgorithmEstimate, Change, Check, PageMap, Scope, Tunable
+from truezram.engine.model import Snapshot
 from truezram.engine.options import CreateOptions
 
 

@@ -12,8 +12,9 @@ from collections.abc import Callable
 from typing import Any
 
 from truezram.app.backend.protocol import BenchResult, BenchRow, Capabilities, Estimate, ProcessEstimate, Progress
+from truezram.engine.answers import Change, Check, PageMap, Scope, Tunable
 from truezram.engine.client import Client
-from truezram.engine.model import Change, Check, PageMap, Scope, Snapshot, Tunable
+from truezram.engine.model import Snapshot
 from truezram.engine.options import MAX_QUEUE_DEPTH, CreateOptions
 from truezram.engine.units import format_size
 

@@ -14,8 +14,9 @@ from typing import TypeVar
 from truezram.app.backend.protocol import BenchResult, Capabilities, Estimate, Progress
 from truezram.app.backend.recording import Recording, decode
 from truezram.app.backend.upgrade import upgraded
+from truezram.engine.answers import Change, Check, PageMap, Scope, Tunable
 from truezram.engine.errors import Failed, Unsupported
-from truezram.engine.model import Change, Check, PageMap, Scope, Snapshot, Tunable
+from truezram.engine.model import Snapshot
 from truezram.engine.options import CreateOptions
 
 T = TypeVar("T")

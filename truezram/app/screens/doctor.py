@@ -14,7 +14,7 @@ from textual.widgets import Static
 from truezram.app import equivalent
 from truezram.app.screens.page import Page
 from truezram.app.widgets.grid import Grid, Head, Item, TextBlock
-from truezram.engine.model import Check
+from truezram.engine.answers import Check
 
 STYLES = {"ok": "good", "warn": "warn", "fail": "bad"}
 

@@ -20,8 +20,8 @@ from truezram.app.screens.dialog import Dialog
 from truezram.app.screens.page import Page
 from truezram.app.widgets.chrome import Footer
 from truezram.app.widgets.grid import Grid, Head, Item, TextBlock
+from truezram.engine.answers import Change, Tunable
 from truezram.engine.errors import TruezramError
-from truezram.engine.model import Change, Tunable
 from truezram.engine.settings import BY_KEY, SETTINGS
 
 

@@ -19,7 +19,7 @@ from truezram.app.format import short_size
 from truezram.app.screens.page import Page
 from truezram.app.widgets.barchart import BarChart, Bars
 from truezram.app.widgets.grid import Grid, Head, Item, TextBlock
-from truezram.engine.model import AlgorithmEstimate, Scope
+from truezram.engine.answers import AlgorithmEstimate, Scope
 from truezram.engine.options import CreateOptions
 
 SCOPES = (("all processes", "all"), ("one user's", "user"), ("a cgroup's", "cgroup"), ("one process (pid)", "pid"))

@@ -20,7 +20,8 @@ from textual.message import Message
 from truezram.app import glyphs
 from truezram.app.view import View
 from truezram.app.widgets.lines import Line, LineWidget, clip
-from truezram.engine.model import KINDS, PageMap
+from truezram.engine.answers import PageMap
+from truezram.engine.model import KINDS
 from truezram.engine.units import format_count
 
 MOST_REGIONS = 3072
