@@ -330,7 +330,7 @@ class TestFooterAndHelp:
             b.play(2)
             await pilot.pause()
             foot = b.app.screen.query_one(Footer)
-            x = foot._strips[0].text.index("Create")
+            x = foot.render_line(0).text.index("Create")
             await pilot.click(foot, offset=(x, 0))
             await pilot.pause()
             assert isinstance(b.app.screen, CreateScreen)

@@ -108,7 +108,24 @@ class TestDevice:
             await pilot.press("backspace")
             await settle(pilot, lambda: view.map is not None and view.map.pages == whole)
 
-    async def test_a_server_that_does_not_answer_is_said_and_marked(self, real: Make) -> None:
+    async def test_a_server_that_does_not_answer_is_reported_and_marked(
+        self, real: Make, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("truezram.app.screens.device.MAP_TIMEOUT", 0.2)
+        b = real()
+        b.engine.script["page_map"] = b.engine.hang
+        async with b.app.run_test(size=SMALL) as pilot:
+            await start(b, pilot, "2")
+            view = b.app.screen.query_one(PageMapView)
+            await settle(pilot, lambda: "no answer" in view.problem)
+            assert "no answer" in b.app.trouble["local0"]
+            assert [row.state for row in b.app.rows()] == ["no reply", "live", "live"]
+            b.play(1)
+            await pilot.pause()
+            assert "no answer" in text(b.app.screen, "#title")
+            b.engine.release.set()
+
+    async def test_a_damaged_answer_is_shown_in_place(self, real: Make) -> None:
         b = real()
         b.engine.script["page_map"] = Failed("cannot read the page map of local0", "its server's answer is damaged")
         async with b.app.run_test(size=SMALL) as pilot:
@@ -117,7 +134,9 @@ class TestDevice:
             await settle(pilot, lambda: "damaged" in view.problem)
             b.play(5)
             await pilot.pause()
-            assert b.app.is_running
+            assert view.map is None
+            assert "damaged" in b.app.events.events[-1].text
+            assert b.app.trouble == {}
 
     async def test_the_next_device(self, real: Make) -> None:
         b = real()

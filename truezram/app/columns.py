@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from truezram.app.format import short_ns, short_rate, short_size
 from truezram.app.series import DeviceSeries, Rates
 from truezram.engine.model import BAD_STATES, IO_STAT, Counter, DeviceSnapshot
-from truezram.engine.units import format_count
+from truezram.engine.units import PAGE, format_count
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Row:
         """A rate of bytes as the user wants it."""
         if not self.pages:
             return short_rate(value)
-        return "-" if value != value else format_count(value / 4096)
+        return "-" if value != value else format_count(value / PAGE)
 
     @property
     def rates(self) -> Rates:

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 from truezram.engine.model import DeviceSnapshot, QueueSnapshot, Snapshot
 from truezram.engine.rates import histogram_difference, percentile, same_device
+from truezram.engine.units import PAGE
 
-PAGE = 4096
 SAMPLES = 900
 """15 minutes at one a second."""
 NAN = math.nan

@@ -22,10 +22,12 @@ from truezram.engine.answers import PageMap
 from truezram.engine.model import BAD_STATES, DeviceSnapshot
 from truezram.engine.rates import histogram_difference
 from truezram.engine.settings import SETTINGS
-from truezram.engine.units import format_duration
+from truezram.engine.units import PAGE, format_duration
 
 MAP_EVERY = 5.0
 """Seconds between page maps: the server walks its whole table for one."""
+MAP_TIMEOUT = 5.0
+"""Seconds in which the server must answer."""
 PER_CALL = 256
 """Regions in one answer (protocol.h, TZ_MAP_REGIONS)."""
 
@@ -204,7 +206,7 @@ class DevicePage(Page):
         if self._asking or now - self._map_time < MAP_EVERY or not view.size.height:
             return
         self._asking, self._map_time = True, now
-        pages = device.disksize // 4096
+        pages = device.disksize // PAGE
         first, count = self._range if self._range[1] else (0, pages)
         regions = min(view.regions_wanted(), count)
         name, engine = device.name, self.tz.engine
@@ -230,7 +232,9 @@ class DevicePage(Page):
             if name == self.name_shown:
                 view.show(None, why)
 
-        self.tz.work(f"page map of {name}", call, done=done, failed=failed, device=name, timeout=5, quiet=True)
+        self.tz.work(
+            f"page map of {name}", call, done=done, failed=failed, device=name, timeout=MAP_TIMEOUT, quiet=True
+        )
 
     @on(PageMapView.Range)
     def _ranged(self, event: PageMapView.Range) -> None:

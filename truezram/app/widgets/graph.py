@@ -20,7 +20,7 @@ from truezram.app.format import decade, short_ns, short_size
 from truezram.app.series import NAN, SAMPLES, Ring
 from truezram.app.view import View
 from truezram.app.widgets.lines import Line, LineWidget, clip
-from truezram.engine.units import format_count, format_duration
+from truezram.engine.units import PAGE, format_count, format_duration
 
 HOLD = 10
 """Seconds before a scale comes down one step."""
@@ -103,7 +103,7 @@ def _rate(value: float) -> str:
 
 
 def _page_rate(value: float) -> str:
-    return "-" if value != value else f"{format_count(value / 4096)}/s"
+    return "-" if value != value else f"{format_count(value / PAGE)}/s"
 
 
 KINDS = {
