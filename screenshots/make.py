@@ -1,7 +1,7 @@
 """Makes the pictures of this folder from the real app, playing recordings: ``python screenshots/make.py [FOLDER]``.
 
-What is shown are recordings of real devices (tests/app/recordings). Run it after a change to how anything looks, and
-look at the result.
+What is shown are recordings of real devices (tests/app/recordings). It needs truezram installed. Run it after a change
+to how anything looks, and look at the result.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
+sys.path.insert(0, str(ROOT / "tests"))
 os.environ["TZ"] = "UTC"
 time.tzset()
 
