@@ -14,6 +14,8 @@ from truezram.app.eventlog import Detector
 from truezram.app.sanity import emptied, implausible
 from truezram.app.screens.chart import COLOURS
 from truezram.app.widgets.grid import Grid, Head, _with_place
+from truezram.app.widgets.histogram import squeeze
+from truezram.app.widgets.page_map import LETTERS, lettered, region_kinds
 from truezram.app.widgets.still import shade, unbroken
 from truezram.engine.model import KINDS, Snapshot
 
@@ -110,3 +112,21 @@ async def test_without_colours_capitals_are_fuller(real: Make) -> None:
             return view._cell(tuple(region))[0]
 
         assert [cell(0, 9), cell(4, 5), cell(5, 4), cell(9, 0)] == ["F", "F", "f", "."]
+
+
+class TestKinds:
+    def test_squeeze_keeps_the_sum(self) -> None:
+        assert sum(squeeze(list(range(65)), 30)) == sum(range(65))
+        assert len(squeeze([1.0, 2.0], 7)) == 7
+
+    def test_same_filled_encodings_are_one_kind(self) -> None:
+        assert region_kinds((5, 1, 2, 3, 0, 7)) == {"empty": 5, "same": 6, "lz4": 7}
+
+    def test_every_kind_has_a_letter_of_its_own(self) -> None:
+        assert LETTERS == {
+            "same": "s", "huge": "h", "lz4": "l", "zstd": "z",
+            "turbo": "t", "fast": "f", "dense": "d", "zstd_dict": "i",
+        }  # fmt: skip
+        many = lettered([*LETTERS, "sz", "lzo", *(f"s{number}" for number in range(30))])
+        assert (many["sz"], many["lzo"]) == ("a", "o")
+        assert len({letter for letter in many.values() if letter != "?"}) == 26

@@ -25,8 +25,7 @@ from truezram.app.widgets.chrome import Footer
 from truezram.app.widgets.device_table import DeviceTable
 from truezram.app.widgets.graph import Graph
 from truezram.app.widgets.grid import Grid, TextBlock
-from truezram.app.widgets.histogram import squeeze
-from truezram.app.widgets.page_map import LETTERS, PageMapView, lettered, region_kinds
+from truezram.app.widgets.page_map import PageMapView
 from truezram.engine.answers import PageMap, Scope, Tunable
 from truezram.engine.errors import Failed, PermissionDenied
 from truezram.engine.options import CreateOptions
@@ -161,22 +160,6 @@ class TestDevice:
             await pilot.press("t")
             await pilot.pause()
             assert sum(histogram.reads) > minute  # type: ignore[attr-defined]
-
-    def test_squeeze_keeps_the_sum(self) -> None:
-        assert sum(squeeze(list(range(65)), 30)) == sum(range(65))
-        assert len(squeeze([1.0, 2.0], 7)) == 7
-
-    def test_same_filled_encodings_are_one_kind(self) -> None:
-        assert region_kinds((5, 1, 2, 3, 0, 7)) == {"empty": 5, "same": 6, "lz4": 7}
-
-    def test_every_kind_has_a_letter_of_its_own(self) -> None:
-        assert LETTERS == {
-            "same": "s", "huge": "h", "lz4": "l", "zstd": "z",
-            "turbo": "t", "fast": "f", "dense": "d", "zstd_dict": "i",
-        }  # fmt: skip
-        many = lettered([*LETTERS, "sz", "lzo", *(f"s{number}" for number in range(30))])
-        assert (many["sz"], many["lzo"]) == ("a", "o")
-        assert len({letter for letter in many.values() if letter != "?"}) == 26
 
 
 class TestWhatIf:
