@@ -1,7 +1,7 @@
 """Makes the pictures of this folder from the real app, playing recordings: ``python screenshots/make.py [FOLDER]``.
 
-What is shown are recordings of real devices (tests/app/recordings). Run it after a change to how anything looks, and
-look at the result.
+What is shown are recordings of real devices (tests/app/recordings). It needs truezram installed. Run it after a change
+to how anything looks, and look at the result.
 """
 
 from __future__ import annotations
@@ -15,19 +15,20 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
+sys.path.insert(0, str(ROOT / "tests"))
 os.environ["TZ"] = "UTC"
 time.tzset()
 
 from app.fake_engine import FakeEngine  # noqa: E402
 
 from truezram.app.app import TruezramApp  # noqa: E402
+from truezram.app.backend.protocol import Capabilities  # noqa: E402
+from truezram.app.backend.recording import decode, load  # noqa: E402
+from truezram.app.backend.replay import Replay  # noqa: E402
 from truezram.app.config import Config  # noqa: E402
 from truezram.app.picture import portable  # noqa: E402
-from truezram.app.replay import Replay  # noqa: E402
-from truezram.app.source import Capabilities, Change, Tunable  # noqa: E402
 from truezram.app.widgets import cards  # noqa: E402
-from truezram.engine.recording import decode, load  # noqa: E402
+from truezram.engine.answers import Change, Tunable  # noqa: E402
 
 cards.PAUSE = 0  # a picture is of one moment
 RECORDINGS = ROOT / "tests" / "app" / "recordings"

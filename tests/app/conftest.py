@@ -15,11 +15,11 @@ from textual.pilot import Pilot
 from textual.widgets import Input, Static
 
 from truezram.app.app import TruezramApp
+from truezram.app.backend.protocol import Capabilities
+from truezram.app.backend.recording import Recording, decode, load
 from truezram.app.config import Config
-from truezram.app.source import Capabilities
 from truezram.app.widgets import cards
 from truezram.engine.model import Snapshot
-from truezram.engine.recording import Recording, decode, load
 
 from .fake_engine import FakeEngine
 

@@ -8,29 +8,19 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from truezram.app.replay import Replay
-from truezram.app.source import (
-    Algorithm,
-    BenchResult,
-    Capabilities,
-    Change,
-    Check,
-    CreateSpec,
-    Estimate,
-    PageMap,
-    Progress,
-    Scope,
-    Tunable,
-)
+from truezram.app.backend.protocol import BenchResult, Capabilities, Estimate, Progress
+from truezram.app.backend.recording import Recording
+from truezram.app.backend.replay import Replay
+from truezram.engine.answers import Algorithm, Change, Check, PageMap, Scope, Tunable
 from truezram.engine.errors import Busy, Failed
 from truezram.engine.model import DeviceSnapshot, Snapshot
-from truezram.engine.recording import Recording
+from truezram.engine.options import CreateOptions
 from truezram.engine.units import format_exact, parse_size
 
 ALGORITHMS = (
-    Algorithm("lz4", summary="fast"),
-    Algorithm("zstd", -7, 19, 3, "small"),
-    Algorithm("turbo", summary="fastest"),
+    Algorithm("lz4"),
+    Algorithm("zstd", level_min=-7, level_max=19, level_default=3),
+    Algorithm("turbo"),
 )
 
 
@@ -86,20 +76,21 @@ class FakeEngine(Replay):
         self._called("capabilities")
         return self._capabilities
 
-    def create(self, spec: CreateSpec, progress: Progress) -> str:
+    def create(self, options: CreateOptions, progress: Progress) -> str:
         """An empty device."""
-        self._called("create", spec)
-        prefix = "ublkb" if spec.transport == "ublk" else "local"
+        self._called("create", options)
+        prefix = "ublkb" if options.transport == "ublk" else "local"
         used = {d.name for d in self.recording.snapshots[0].devices} | {d.name for d in self.made}
-        number = next(n for n in range(99) if f"{prefix}{n}" not in used) if spec.id is None else spec.id
+        number = next(n for n in range(99) if f"{prefix}{n}" not in used) if options.id is None else options.id
         name = f"{prefix}{number}"
         progress(0.5, "starting the server")
         self.made.append(
             DeviceSnapshot(
-                name=name, path=f"/dev/{name}" if prefix == "ublkb" else f"local:{number}", transport=spec.transport,
-                algorithm=spec.algorithm, disksize=spec.size, mem_limit=spec.mem_limit, mem_used_total=1 << 20,
-                swap_priority=(-2 if spec.priority is None else spec.priority) if spec.swap else None,
-                nr_queues=spec.queues or 1, queue_depth=spec.queue_depth or 128, created=2e9,
+                name=name, path=f"/dev/{name}" if prefix == "ublkb" else f"local:{number}", transport=options.transport,
+                algorithm=options.algorithm or "", disksize=options.size, mem_limit=options.mem_limit,
+                mem_used_total=1 << 20,
+                swap_priority=(-2 if options.priority is None else options.priority) if options.swap else None,
+                nr_queues=options.queues or 1, queue_depth=options.queue_depth or 128, created=2e9,
             )
         )  # fmt: skip
         return name
@@ -115,11 +106,6 @@ class FakeEngine(Replay):
             time.sleep(0.001)
         self.gone.add(name)
 
-    def set(self, name: str, key: str, value: str) -> None:
-        """Kept."""
-        self._called("set", name, key, value)
-        self.settings[name, key] = value
-
     def tunables(self) -> tuple[Tunable, ...]:
         """Two of the machine's and two of every device."""
         self._called("tunables")
@@ -127,25 +113,32 @@ class FakeEngine(Replay):
         out = [
             Tunable(
                 "vm.swappiness",
-                "",
-                swap,
-                "150",
-                "swap in memory is cheap: prefer it to dropping caches",
+                current=swap,
+                suggested="150",
+                reason="swap in memory is cheap: prefer it to dropping caches",
                 hint="0 to 200",
             ),
             Tunable(
-                "vm.page-cluster", "", cluster, "0", "no seek to save: read only what is asked for", hint="0 to 10"
+                "vm.page-cluster",
+                current=cluster,
+                suggested="0",
+                reason="no seek to save: read only what is asked for",
+                hint="0 to 10",
             ),
         ]
         for device in self.recording.snapshots[0].devices:
             if device.name not in self.gone:
                 current = self._with_settings(device)
-                out.append(Tunable("algorithm", device.name, current.algorithm, choices=("lz4", "zstd:3", "turbo")))
+                out.append(
+                    Tunable(
+                        "algorithm", device=device.name, current=current.algorithm, choices=("lz4", "zstd:3", "turbo")
+                    )
+                )
                 out.append(
                     Tunable(
                         "mem_limit",
-                        device.name,
-                        format_exact(current.mem_limit) if current.mem_limit else "none",
+                        device=device.name,
+                        current=format_exact(current.mem_limit) if current.mem_limit else "none",
                         hint="a size, or none for no limit",
                     )
                 )
@@ -174,11 +167,11 @@ class FakeEngine(Replay):
         self.machine_values[change.key] = change.before
         self.changes[change_id - 1] = replace(change, undone=True)
 
-    def page_map(self, name: str, first_page: int, pages: int, regions: int) -> PageMap:
+    def page_map(self, name: str, first: int, pages: int, regions: int) -> PageMap:
         """The recorded one, cut to the regions asked for."""
         self._called("page_map", name)
-        found = super().page_map(name, first_page, pages, regions)
-        return PageMap(first_page, pages, found.regions[:regions])
+        found = super().page_map(name, first, pages, regions)
+        return PageMap(first, pages, found.regions[:regions])
 
     def doctor(self) -> tuple[Check, ...]:
         """The recorded one."""

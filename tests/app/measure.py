@@ -26,10 +26,12 @@ import tempfile
 import termios
 import threading
 import time
+from dataclasses import replace
 from fcntl import ioctl
 from pathlib import Path
 
-from truezram.app.work import coming_first
+from truezram.app.backend.jobs import coming_first
+from truezram.engine.model import Snapshot
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
@@ -226,14 +228,19 @@ def busy(folder: Path) -> None:
                 subprocess.run([*cli, "remove", f"local{number}"], env=environ, stdout=subprocess.DEVNULL, check=False)
 
 
+def shift(snapshot: Snapshot, seconds: float) -> Snapshot:
+    """The same snapshot taken `seconds` later."""
+    devices = tuple(replace(device, time=device.time + seconds) for device in snapshot.devices)
+    return Snapshot(replace(snapshot.machine, time=snapshot.machine.time + seconds), devices)
+
+
 def soak(folder: Path) -> None:
     """An hour at accelerated clock."""
     from app import simulate
     from app.fake_engine import FakeEngine
     from truezram.app.app import TruezramApp
+    from truezram.app.backend.recording import Header, Recording
     from truezram.app.config import Config
-    from truezram.app.replay import shift
-    from truezram.engine.recording import Header, Recording
 
     made = simulate.snapshots(4, 60)
 

@@ -19,12 +19,13 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from truezram.app.engine_adapter import RealEngine
-from truezram.app.source import PageMap, Progress, Scope
+from truezram.app.backend.protocol import Progress
+from truezram.app.backend.real import RealEngine
+from truezram.app.backend.recording import Header, Recorder
+from truezram.engine.answers import PageMap, Scope
 from truezram.engine.client import Client
 from truezram.engine.device import CreateOptions, create
 from truezram.engine.errors import TruezramError
-from truezram.engine.recording import Header, Recorder
 from truezram.engine.removal import remove_entry
 
 SECONDS = 100

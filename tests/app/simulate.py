@@ -11,6 +11,7 @@ import random
 import sys
 from pathlib import Path
 
+from truezram.app.backend.recording import Header, Recorder
 from truezram.engine.model import (
     DeviceSnapshot,
     MachineSnapshot,
@@ -21,7 +22,6 @@ from truezram.engine.model import (
     SwapArea,
     Zswap,
 )
-from truezram.engine.recording import Header, Recorder
 
 PAGE = 4096
 GIB = 1 << 30

@@ -8,15 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import zstandard
 from textual.color import Color
 from textual.pilot import Pilot
 from textual.widgets import Button, Checkbox, Input, Select
 
+from truezram.app.backend.protocol import Capabilities
 from truezram.app.config import Config
 from truezram.app.screens.create import CreateScreen
-from truezram.app.source import Capabilities, CreateSpec
 from truezram.app.widgets.device_table import DeviceTable
+from truezram.engine.dictionary import id_of, memory_of
 from truezram.engine.errors import Failed
+from truezram.engine.options import CreateOptions
+from truezram.engine.units import format_size
 
 from .conftest import SMALL, Bench, settle, text_of
 from .test_themes import contrast
@@ -46,7 +50,7 @@ class TestCreate:
             await pilot.pause()
             assert "--size 4G" in text_of(screen, "#command")
             await pilot.press("ctrl+s")
-            await settle(pilot, lambda: ("create", CreateSpec(4 << 30, "lz4")) in b.engine.calls)
+            await settle(pilot, lambda: ("create", CreateOptions(4 << 30, "lz4")) in b.engine.calls)
             await settle(pilot, lambda: b.app.selected == "ublkb1")
             b.play()
             await pilot.pause()
@@ -56,7 +60,7 @@ class TestCreate:
         b = bench(1)
         async with b.app.run_test(size=SMALL) as pilot:
             b.play(3)
-            b.app.create_from(1 << 30, "lz4", 1 << 29, swap=True)
+            b.app.create_from(CreateOptions(size=1 << 30, algorithm="lz4", mem_limit=1 << 29, swap=True))
             await pilot.pause()
             assert "--swap --priority 100" in text_of(b.app.screen, "#command")
 
@@ -120,10 +124,10 @@ class TestCreate:
             ("size", "", "It is empty"),
             ("limit", "lots", "It is not a number"),
             ("queues", "0", "Queues is out of range"),
-            ("depth", "x", "Depth is no whole number"),
+            ("depth", "x", "Depth is not a whole number"),
         ],
     )
-    async def test_what_is_wrong_stands_beside_the_field(self, bench: Make, field: str, text: str, reason: str) -> None:
+    async def test_errors_are_shown_next_to_the_field(self, bench: Make, field: str, text: str, reason: str) -> None:
         b = bench(1)
         async with creating(b, 2) as pilot:
             screen = b.app.screen
@@ -163,7 +167,7 @@ class TestCreate:
             assert text_of(screen, "#command").endswith("--fs ext4")
             screen.query_one("#mount", Input).value = str(tmp_path / "missing")
             await pilot.pause()
-            assert "no such folder" in text_of(screen, "#use-note")
+            assert "No such folder" in text_of(screen, "#use-note")
             assert screen.query_one("#create", Button).disabled
             screen.query_one("#mount", Input).value = str(tmp_path)
             await pilot.pause()
@@ -173,8 +177,59 @@ class TestCreate:
             assert "Ext4 needs" in text_of(screen, "#use-note")
             screen.query_one("#size", Input).value = "1G"
             await pilot.press("ctrl+s")
-            made = CreateSpec(1 << 30, "lz4", fs="ext4", mount=str(tmp_path))
+            made = CreateOptions(1 << 30, "lz4", fs="ext4", mount=str(tmp_path))
             await settle(pilot, lambda: ("create", made) in b.engine.calls)
+
+    async def test_a_dictionary_is_read_and_checked(self, bench: Make, tmp_path: Path) -> None:
+        b = bench(1)
+        file = tmp_path / "some.zdict"
+        file.write_bytes(b"not a dictionary")
+        async with creating(b, 2) as pilot:
+            screen = b.app.screen
+            field = screen.query_one("#dictionary", Input)
+            assert field.disabled
+            assert text_of(screen, "#dictionary-note") == "needs zstd"
+            screen.query_one("#algorithm", Select).value = "zstd"
+            await pilot.pause()
+            assert not field.disabled
+            for path in (tmp_path / "missing", file):
+                field.value = str(path)
+                await pilot.pause()
+                assert screen.query_one("#dictionary-note").has_class("bad")
+                assert screen.query_one("#create", Button).disabled
+            pages = [f"page {number} of {number % 7} ".encode() * 64 for number in range(2000)]
+            file.write_bytes(zstandard.train_dictionary(16384, pages).as_bytes())
+            screen.query_one("#level", Input).value = "1"
+            await pilot.pause()
+            note = text_of(screen, "#dictionary-note")
+            assert note == f"id {id_of(file.read_bytes())}, takes {format_size(memory_of(16384, 1))} of memory"
+            assert f"--algorithm zstd:1 --dictionary {file}" in text_of(screen, "#command").replace("\n", "")
+            await pilot.press("ctrl+s")
+            await settle(pilot, lambda: any(call[0] == "create" for call in b.engine.calls))
+            made = next(call[1] for call in b.engine.calls if call[0] == "create")
+            assert isinstance(made, CreateOptions)
+            assert (made.algorithm, made.dictionary) == ("zstd:1", str(file))
+
+    async def test_all_fields_begin_with_what_is_proposed(self, bench: Make, tmp_path: Path) -> None:
+        b = bench(1)
+        wanted = CreateOptions(
+            size=3 << 30,
+            algorithm="zstd:5",
+            mem_limit=1 << 30,
+            id=7,
+            queues=1,
+            queue_depth=32,
+            fs="ext4",
+            mount=str(tmp_path),
+            persist=True,
+        )
+        async with b.app.run_test(size=SMALL) as pilot:
+            b.play(3)
+            b.app.create_from(wanted)
+            await pilot.pause()
+            screen = b.app.screen
+            assert isinstance(screen, CreateScreen)
+            assert screen.options == wanted
 
     async def test_at_every_start_is_the_verb_persist_and_names_its_id(self, bench: Make) -> None:
         b = bench(1)

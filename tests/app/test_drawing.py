@@ -12,8 +12,11 @@ from truezram.app.columns import COLUMNS, Row
 from truezram.app.config import Config
 from truezram.app.eventlog import Detector
 from truezram.app.sanity import emptied, implausible
+from truezram.app.screens.chart import COLOURS
 from truezram.app.widgets.grid import Grid, Head, _with_place
-from truezram.app.widgets.still import colour, unbroken
+from truezram.app.widgets.histogram import squeeze
+from truezram.app.widgets.page_map import LETTERS, lettered, region_kinds
+from truezram.app.widgets.still import shade, unbroken
 from truezram.codec import KINDS
 from truezram.engine.model import Snapshot
 
@@ -58,17 +61,17 @@ class TestChart:
     async def test_curves_differ_in_colour_or_in_sign(self, bench: Make, theme: str, several: bool) -> None:
         b = bench(1, config=Config(theme=theme, glyphs="braille"))
         async with b.app.run_test(size=SMALL):
-            colours = {colour(b.app, number) for number in range(4)}
+            colours = {shade(b.app.theme_variables[name], b.app.current_theme.ansi) for name in COLOURS}
             assert len(colours) == (4 if several else 1)
             assert (None in colours) != several  # with none, still.py takes a sign for each
 
 
-class TestGarbage:
+class TestUnreadable:
     def test_no_figure_of_it_is_shown(self) -> None:
         broken = replace(eight(1)[5].devices[0], orig_data_size=-1)
         row = Row(emptied(broken, implausible(broken)))
         shown = {column.key: column.cell(row) for column in COLUMNS}
-        assert (shown["name"], shown["state"]) == ("ublkb0", "garbage")
+        assert (shown["name"], shown["state"]) == ("ublkb0", "unreadable")
         assert {shown[key] for key in ("disksize", "data", "compr", "total", "ratio", "algorithm", "limit")} == {"-"}
 
     def test_what_it_lost_is_no_event(self) -> None:
@@ -81,8 +84,8 @@ class TestGarbage:
             return [event.text for event in detector.feed(Snapshot(good.machine, (device,)), 0.0)]  # type: ignore[arg-type]
 
         assert texts(limited) == []
-        assert texts(broken) == ["live → garbage: orig_data_size is -1"]
-        assert texts(limited) == ["garbage → live"]
+        assert texts(broken) == ["live → unreadable: orig_data_size is -1"]
+        assert texts(limited) == ["unreadable → live"]
 
 
 async def test_regions_tell_their_own_pages(real: Make) -> None:
@@ -90,7 +93,7 @@ async def test_regions_tell_their_own_pages(real: Make) -> None:
     b = real()
     async with b.app.run_test(size=SMALL) as pilot:
         view, shown = await page_map(b, pilot)
-        view.map = replace(shown, first_page=100, pages=10, regions=((3, 0, 0), (0, 0, 4), (1, 0, 2)))
+        view.map = replace(shown, first=100, pages=10, regions=((3, 0, 0), (0, 0, 4), (1, 0, 2)))
         told = []
         for view.picked in range(3):
             told.append("".join(segment.text for segment in view._picked(60)))
@@ -110,3 +113,21 @@ async def test_without_colours_capitals_are_fuller(real: Make) -> None:
             return view._cell(tuple(region))[0]
 
         assert [cell(0, 9), cell(4, 5), cell(5, 4), cell(9, 0)] == ["F", "F", "f", "."]
+
+
+class TestKinds:
+    def test_squeeze_keeps_the_sum(self) -> None:
+        assert sum(squeeze(list(range(65)), 30)) == sum(range(65))
+        assert len(squeeze([1.0, 2.0], 7)) == 7
+
+    def test_same_filled_encodings_are_one_kind(self) -> None:
+        assert region_kinds((5, 1, 2, 3, 0, 7)) == {"empty": 5, "same": 6, "lz4": 7}
+
+    def test_every_kind_has_a_letter_of_its_own(self) -> None:
+        assert LETTERS == {
+            "same": "s", "huge": "h", "lz4": "l", "zstd": "z",
+            "turbo": "t", "fast": "f", "dense": "d", "zstd_dict": "i",
+        }  # fmt: skip
+        many = lettered([*LETTERS, "sz", "lzo", *(f"s{number}" for number in range(30))])
+        assert (many["sz"], many["lzo"]) == ("a", "o")
+        assert len({letter for letter in many.values() if letter != "?"}) == 26

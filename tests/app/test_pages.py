@@ -12,23 +12,24 @@ from textual.pilot import Pilot
 from textual.widget import Widget
 from textual.widgets import Input, Select, Static
 
+from truezram.app.backend.protocol import BenchResult, BenchRow
 from truezram.app.config import Config, load
 from truezram.app.eventlog import Event
 from truezram.app.screens.benchmark import load_runs
 from truezram.app.screens.chart import ChartScreen
 from truezram.app.screens.create import CreateScreen
 from truezram.app.screens.jump import JumpScreen
+from truezram.app.screens.page import PAGES
 from truezram.app.screens.tune import EditScreen
-from truezram.app.source import BenchResult, BenchRow, CreateSpec, PageMap, Scope, Tunable
 from truezram.app.widgets.barchart import BarChart
 from truezram.app.widgets.chrome import Footer
 from truezram.app.widgets.device_table import DeviceTable
 from truezram.app.widgets.graph import Graph
 from truezram.app.widgets.grid import Grid, TextBlock
-from truezram.app.widgets.histogram import squeeze
-from truezram.app.widgets.page_map import PageMapView, region_kinds
-from truezram.app.work import TimedOut
+from truezram.app.widgets.page_map import PageMapView
+from truezram.engine.answers import PageMap, Scope, Tunable
 from truezram.engine.errors import Failed, PermissionDenied
+from truezram.engine.options import CreateOptions
 
 from .conftest import NOW, SMALL, WIDE, Bench, settle
 
@@ -107,22 +108,30 @@ class TestDevice:
             assert "Back out" not in keys(b)
             await pilot.press("right", "down", "enter")
             await settle(pilot, lambda: view.map is not None and view.map.pages < whole)
-            assert view.map.first_page > 0
+            assert view.map.first > 0
             assert "Back out" in keys(b)
             await pilot.press("backspace")
             await settle(pilot, lambda: view.map is not None and view.map.pages == whole)
 
-    @pytest.mark.parametrize(
-        ("error", "marked"),
-        [
-            (Failed("cannot read the page map of local0", "its server's answer is damaged"), False),
-            (TimedOut("page map of local0", "no answer in 5 s"), True),
-        ],
-    )
-    async def test_a_page_map_that_fails_is_said_and_no_answer_marked(
-        self, real: Make, error: Failed, marked: bool
+    async def test_a_server_that_does_not_answer_is_reported_and_marked(
+        self, real: Make, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Why there is none is shown in the map's place; the row of a server that does not answer says so, too."""
+        monkeypatch.setattr("truezram.app.screens.device.MAP_TIMEOUT", 0.2)
+        b = real()
+        b.engine.script["page_map"] = b.engine.hang
+        async with b.app.run_test(size=SMALL) as pilot:
+            await start(b, pilot, "2")
+            view = b.app.screen.query_one(PageMapView)
+            await settle(pilot, lambda: "no answer" in view.problem)
+            assert "no answer" in b.app.trouble["local0"]
+            assert [row.state for row in b.app.rows()] == ["no reply", "live", "live"]
+            b.play(1)
+            await pilot.pause()
+            assert "no answer" in text(b.app.screen, "#title")
+            b.engine.release.set()
+
+    async def test_a_damaged_answer_is_shown_in_place(self, real: Make) -> None:
+        error = Failed("cannot read the page map of local0", "its server's answer is damaged")
         b = real()
         b.engine.script["page_map"] = error
         async with b.app.run_test(size=WIDE) as pilot:
@@ -131,14 +140,9 @@ class TestDevice:
             await settle(pilot, lambda: error.why in drawn(view))
             b.play(5)
             await pilot.pause()
-            assert error.why in drawn(view)
-            await pilot.press("1")
-            await pilot.pause()
-            b.play()
-            await pilot.pause()
-            table = b.app.screen.query_one(DeviceTable)
-            assert [row.device.name for row in table.shown if row.state == "no reply"] == ["local0"] * marked
-            assert ("no reply" in drawn(table)) == marked
+            assert view.map is None
+            assert "damaged" in b.app.events.events[-1].text
+            assert b.app.trouble == {}
 
     async def test_the_next_device(self, real: Make) -> None:
         b = real()
@@ -164,13 +168,6 @@ class TestDevice:
             await pilot.pause()
             assert sum(histogram.reads) > minute  # type: ignore[attr-defined]
 
-    def test_squeeze_keeps_the_sum(self) -> None:
-        assert sum(squeeze(list(range(65)), 30)) == sum(range(65))
-        assert len(squeeze([1.0, 2.0], 7)) == 7
-
-    def test_same_filled_encodings_are_one_kind(self) -> None:
-        assert region_kinds((5, 1, 2, 3, 0, 7)) == {"empty": 5, "same": 6, "lz4": 7}
-
 
 class TestWhatIf:
     async def test_measure_then_create_with_the_values(self, real: Make) -> None:
@@ -191,10 +188,10 @@ class TestWhatIf:
             await pilot.pause()
             dialog = b.app.screen
             assert isinstance(dialog, CreateScreen)
-            assert dialog.spec is not None
-            assert dialog.spec.algorithm.startswith(name)
-            assert dialog.spec.size == found.total.bytes >> 20 << 20
-            assert 0 < dialog.spec.mem_limit < dialog.spec.size
+            assert dialog.options is not None
+            assert dialog.options.algorithm.startswith(name)
+            assert dialog.options.size == found.total.bytes >> 20 << 20
+            assert 0 < dialog.options.mem_limit < dialog.options.size
 
     async def test_create_is_there_before_anything_is_measured(self, real: Make) -> None:
         b = real()
@@ -265,7 +262,7 @@ class TestTune:
             await pilot.press("c")
             await pilot.pause()
             await pilot.press(*"1G", "ctrl+s")
-            await settle(pilot, lambda: ("create", CreateSpec(1 << 30, "lz4")) in b.engine.calls)
+            await settle(pilot, lambda: ("create", CreateOptions(1 << 30, "lz4")) in b.engine.calls)
             b.play(1)
             await pilot.press("4")
             await settle(
@@ -311,7 +308,9 @@ class TestTune:
 
     async def test_what_is_read_only_cannot_be_edited(self, bench: Make) -> None:
         b = bench(1)
-        b.engine.tunables = lambda: (Tunable("vm.swappiness", "", "60", "150", "x", readonly="only root may"),)  # type: ignore[method-assign]
+        b.engine.tunables = lambda: (
+            Tunable("vm.swappiness", current="60", suggested="150", reason="x", readonly="only root may"),
+        )  # type: ignore[method-assign]
         async with b.app.run_test(size=SMALL) as pilot:
             await start(b, pilot, "4")
             await settle(pilot, lambda: bool(b.app.screen.query_one("#settings", Grid).items))
@@ -357,7 +356,7 @@ class TestBenchmark:
         path.write_text('{"time": 1.0, "machine": "x", "seconds": 2.0}\nbroken\n{"time": "no"}\n')
         runs, problem = load_runs(path)
         assert len(runs) == 1
-        assert "2 damaged" in problem
+        assert "2 unreadable lines" in problem
 
     async def test_an_engine_without_it_says_so(self, real: Make) -> None:
         b = real()
@@ -377,7 +376,7 @@ class TestDoctorAndLog:
             await settle(pilot, lambda: len(grid.items) > 5)
             checks = {check.name: check for check in b.engine.doctor()}
             # The worst is shown first, and its remedy with it.
-            assert checks[grid.cursor].status == "fail"
+            assert checks[grid.cursor].state == "fail"
             assert checks[grid.cursor].remedy.split()[0] in text(b.app.screen, "#remedy")
             await pilot.press("g")
             await pilot.pause()
@@ -452,7 +451,7 @@ class TestSettings:
                 await pilot.press("enter", key)
                 await pilot.pause()
                 answer = str(b.app.screen.query_one("#answer", Static).content)
-                assert answer.startswith(f"{key} is the key of: {holder}.")
+                assert answer.startswith(f"{key} is already used for: {holder}.")
                 await pilot.press("escape")
                 await pilot.pause()
             assert not path.exists()
@@ -477,7 +476,7 @@ class TestEverywhere:
         async with b.app.run_test(size=SMALL) as pilot:
             await pilot.pause()
             b.play(2)
-            modes = [page[0] for page in b.app.pages]
+            modes = [place.mode for place in PAGES]
             assert len(modes) == 8
             for number, mode in enumerate(modes, 1):
                 await pilot.press(str(number))
@@ -557,9 +556,9 @@ async def test_the_servers_cpu_has_a_graph_where_there_is_room(real: Make) -> No
 
 
 async def test_what_is_recorded_replays_the_same(bench: Make, tmp_path: Path) -> None:
-    from truezram.app.replay import Replay
-    from truezram.engine.recording import Header, Recorder
-    from truezram.engine.recording import load as load_recording
+    from truezram.app.backend.recording import Header, Recorder
+    from truezram.app.backend.recording import load as load_recording
+    from truezram.app.backend.replay import Replay
 
     path = tmp_path / "session.jsonl"
     b = bench(2, recorder=Recorder(path, Header("recorded", "test")))

@@ -21,10 +21,18 @@ RECORDING = Path(__file__).parent / "recordings" / "local.jsonl.gz"
 COLOUR = re.compile(rb"\x1b\[([0-9;]*)m")
 
 
+# The installed package is what runs, whatever folder the tests are started in.
+BASE = {"PATH": os.environ["PATH"], "PYTHONSAFEPATH": "1", "LANG": "C.UTF-8"}
+
+
 def drawn(size: tuple[int, int], until: bytes, tmp_path: Path, **environ: str) -> tuple[bytes, int]:
     """(what the app wrote until it had written `until`, its exit code after q)."""
     code = "import sys; from truezram.engine.cli import main; sys.exit(main(sys.argv[1:]))"
-    base = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8", "TERM": "xterm-256color", "XDG_CONFIG_HOME": str(tmp_path)}
+    base = {
+        **BASE,
+        "TERM": "xterm-256color",
+        "XDG_CONFIG_HOME": str(tmp_path),
+    }
     pid, terminal = pty.fork()
     if pid == 0:
         while termios.tcgetwinsize(0) != (size[1], size[0]):
@@ -88,7 +96,11 @@ def test_it_draws_within_the_terminal(tmp_path: Path, size: tuple[int, int]) -> 
 def test_it_ends_with_its_terminal_though_no_signal_tells_it(tmp_path: Path) -> None:
     """As in a container whose client died: the terminal is not the controlling one."""
     code = "import sys; from truezram.engine.cli import main; sys.exit(main(sys.argv[1:]))"
-    environ = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8", "TERM": "xterm", "XDG_CONFIG_HOME": str(tmp_path)}
+    environ = {
+        **BASE,
+        "TERM": "xterm",
+        "XDG_CONFIG_HOME": str(tmp_path),
+    }
     command = [sys.executable, "-c", code, "--replay", str(RECORDING)]
     terminal, theirs = pty.openpty()
     ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
@@ -111,8 +123,7 @@ def test_in_a_browser(tmp_path: Path) -> None:
     """As textual-serve runs it: through pipes, with Textual's driver for the web; packets of kind, length, data."""
     code = "import sys; from truezram.engine.cli import main; sys.exit(main(sys.argv[1:]))"
     environ = {
-        "PATH": os.environ["PATH"],
-        "LANG": "C.UTF-8",
+        **BASE,
         "XDG_CONFIG_HOME": str(tmp_path),
         "TEXTUAL_DRIVER": "textual.drivers.web_driver:WebDriver",
         "TEXTUAL_COLOR_SYSTEM": "truecolor",

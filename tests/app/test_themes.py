@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -117,7 +118,7 @@ BAD = {
     "not TOML": "= =",
     "unknown key": "colour = 1",
     "no 'prime'": '[colors]\nprime = "#fff"',
-    "no colour": '[colors]\nprimary = "#ggg"',
+    "not a colour": '[colors]\nprimary = "#ggg"',
     "must be a table": "colors = 1",
     "must be true or false": 'dark = "yes"',
     "which is not there": 'extends = "gone"',
@@ -149,6 +150,20 @@ def test_a_user_theme_extends_ours(tmp_path: Path) -> None:
     assert got.problems == ()
     assert got.themes["mine"].variables["graph-read"] == "#ffffff"
     assert got.themes["mine"].background == SHIPPED.themes["dark"].background
+
+
+def test_a_theme_needs_no_colour_for_a_kind_of_page(tmp_path: Path) -> None:
+    """It has one all the same, of the graphs'; a kind that there is not is refused."""
+    text = (theme.shipped_folder() / "dark.toml").read_text()
+    (tmp_path / "mine.toml").write_text(re.sub(r"^(lz4|dense|zstd_dict) = .*\n", "", text, flags=re.MULTILINE))
+    (tmp_path / "other.toml").write_text('extends = "dark"\n[map]\nlz5 = "#ffffff"\nempty = "#123456"')
+    got = theme.load((theme.shipped_folder(), tmp_path))
+    mine, dark = got.themes["mine"].variables, SHIPPED.themes["dark"].variables
+    graphs = {dark[f"graph-{key}"] for key in theme.CYCLE}
+    assert all(mine[f"map-{kind}"] in graphs for kind in ("lz4", "dense", "zstd-dict"))
+    assert len({mine[f"map-{kind}"] for kind in ("lz4", "dense", "zstd-dict")}) == 3
+    assert mine["map-turbo"] == dark["map-turbo"]
+    assert ["[map] has no 'lz5'" in problem for problem in got.problems] == [True]
 
 
 def close(a: Color, b: str) -> bool:

@@ -7,28 +7,29 @@ import json
 import math
 import shlex
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
 
-from truezram.app import commandline, config, glyphs, keymap, plan, series
+from truezram.app import config, equivalent, glyphs, keymap, plan, series
 from truezram.app.app import TruezramApp
-from truezram.app.columns import COLUMNS, Row, fitting
+from truezram.app.backend.recording import Header, Recorder, decode, encode, load
+from truezram.app.backend.replay import Replay
+from truezram.app.columns import BY_KEY, COLUMNS, Row, fitting
 from truezram.app.eventlog import Detector, Event, EventLog
 from truezram.app.format import short_ns, short_size
-from truezram.app.replay import Replay
 from truezram.app.sanity import implausible
+from truezram.app.screens.page import dialogs, owners
 from truezram.app.series import History
-from truezram.app.source import CreateSpec
 from truezram.app.widgets.device_table import matches
 from truezram.app.widgets.graph import Scale, group, iec_steps
 from truezram.engine.errors import Failed, UsageError
-from truezram.engine.model import DeviceSnapshot, Snapshot
+from truezram.engine.model import IO_STAT, DeviceSnapshot, QueueSnapshot, Snapshot
+from truezram.engine.options import CreateOptions
 from truezram.engine.rates import latency_floor
-from truezram.engine.recording import Header, Recorder, decode, encode, load
 
 from .conftest import RECORDINGS, eight
 from .simulate import lat_bin
@@ -84,10 +85,10 @@ class TestKeymap:
         assert len(problems(app_create="i", app_help="i")) == 1
 
     def test_the_programs_own_keys_are_in_order(self) -> None:
-        bindings = keymap.bindings_of((TruezramApp, *keymap.owners()))
+        bindings = keymap.bindings_of((TruezramApp, *owners()))
         own = {name: keys for name, (keys, _) in bindings.items()}
         assert list(keymap.problems(bindings, set(), own)) == []
-        assert "chart.close" in keymap.of_dialogs()
+        assert "chart.close" in keymap.bindings_of(dialogs())
 
 
 def at(snapshot: Snapshot, when: float) -> Snapshot:
@@ -256,19 +257,28 @@ class TestPlan:
 
 class TestCommandLine:
     def test_create(self) -> None:
-        spec = CreateSpec(8 * GIB, "zstd:3", GIB, 2, 4, 128, "ublk", True, 100)
-        assert commandline.create(spec) == (
-            "sudo truezram --no-tui create --size 8G --algorithm zstd:3 --mem-limit 1G --id 2 --queues 4"
-            " --queue-depth 128"
-            " --swap --priority 100"
+        options = CreateOptions(
+            size=8 * GIB,
+            algorithm="zstd:3",
+            mem_limit=GIB,
+            id=2,
+            queues=4,
+            queue_depth=128,
+            swap=True,
+            priority=100,
+            dictionary="/d",
+        )
+        assert equivalent.create(options) == (
+            "sudo truezram --no-tui create --size 8G --algorithm zstd:3 --dictionary /d --mem-limit 1G --id 2"
+            " --queues 4 --queue-depth 128 --swap --priority 100"
         )
 
     def test_create_with_a_filesystem(self) -> None:
-        spec = CreateSpec(8 * GIB, fs="ext4", mount="/mnt/a b")
-        assert commandline.create(spec).endswith("--algorithm lz4 --fs ext4 --mount '/mnt/a b'")
+        options = CreateOptions(8 * GIB, "lz4", fs="ext4", mount="/mnt/a b")
+        assert equivalent.create(options).endswith("--algorithm lz4 --fs ext4 --mount '/mnt/a b'")
 
     def test_names_are_quoted(self) -> None:
-        assert shlex.split(commandline.remove("x; rm -rf /"))[-1] == "x; rm -rf /"
+        assert shlex.split(equivalent.remove("x; rm -rf /"))[-1] == "x; rm -rf /"
 
 
 class TestEvents:
@@ -293,7 +303,7 @@ class TestEvents:
         total = replace(device.total, damaged_entries=device.total.damaged_entries + 2)
         met = replace(base, devices=(replace(device, total=total),))
         told = [(e.level, e.text) for e in detector.feed(met, 1.0)]
-        assert told == [("error", "2 damaged page-table entries were met")]
+        assert told == [("error", "2 damaged page-table entries were found")]
 
     def test_full_is_told_before_it_is(self) -> None:
         detector = Detector()
@@ -307,7 +317,7 @@ class TestEvents:
         assert [e.level for e in detector.feed(at(0.91), 1.0)] == ["warning"]
         assert [e.level for e in detector.feed(at(0.92), 2.0)] == []
         assert [e.level for e in detector.feed(at(0.995), 3.0)] == ["error"]
-        assert [e.text[:10] for e in detector.feed(at(0.5), 4.0)] == ["room again"]
+        assert [e.text[:10] for e in detector.feed(at(0.5), 4.0)] == ["space agai"]
 
     def test_pressure_is_told_once(self) -> None:
         detector = Detector()
@@ -462,7 +472,7 @@ class TestSanity:
             {"mem_limit": -5},
         ],
     )
-    def test_garbage(self, change: dict[str, int]) -> None:
+    def test_implausible_figures(self, change: dict[str, int]) -> None:
         assert implausible(replace(eight(1)[5].devices[0], **change))
 
 
@@ -481,6 +491,15 @@ class TestTable:
             assert key in at80
         assert next(c.key for c in fitting(20)) == "name"
         assert sum(c.width + 1 for c in fitting(60)) <= 61
+
+    def test_every_counter_is_a_column_when_asked_for(self) -> None:
+        total = QueueSnapshot(deferred_writes=3, pages_discarded=70_000)
+        row = Row(DeviceSnapshot("ublkb0", "/dev/ublkb0", total=total))
+        chosen = fitting(200, ("deferred_writes", "notify_free"))
+        assert [column.cell(row) for column in chosen] == ["ublkb0", "70.0k", "3"]
+        assert {counter.name for counter in IO_STAT} <= set(BY_KEY)
+        assert not {counter.name for counter in IO_STAT} & {column.key for column in fitting(10_000)}
+        assert {counter.field or counter.name for counter in IO_STAT} <= {f.name for f in fields(QueueSnapshot)}
 
     def test_filter(self) -> None:
         row = Row(replace(eight(1)[5].devices[0], algorithm="zstd:3", mem_used_total=2 * GIB, orig_data_size=6 * GIB))

@@ -350,7 +350,7 @@ PROCESSES = [
     ],
 )
 def test_scope(scope: Scope, pids: list[int]) -> None:
-    assert [process.pid for process in scope.select(PROCESSES)] == pids
+    assert [process.pid for process in estimate.select(scope, PROCESSES)] == pids
 
 
 @pytest.mark.parametrize(
@@ -368,7 +368,7 @@ def test_scope(scope: Scope, pids: list[int]) -> None:
 )
 def test_bad_scope(scope: Scope, error: type[TruezramError], text: str) -> None:
     with pytest.raises(error, match=text):
-        scope.select(PROCESSES)
+        estimate.select(scope, PROCESSES)
 
 
 def test_bad_requests(child: int) -> None:

@@ -12,12 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from truezram.app.replay import Replay
-from truezram.app.source import PageMap
-from truezram.engine import procfs, recording
+from truezram.app.backend import recording
+from truezram.app.backend.recording import Header, Recorder, decode, encode, load
+from truezram.app.backend.replay import Replay
+from truezram.engine import procfs
+from truezram.engine.answers import PageMap
 from truezram.engine.errors import TruezramError
 from truezram.engine.model import DeviceSnapshot, MachineSnapshot, QueueSnapshot, Snapshot
-from truezram.engine.recording import Header, Recorder, decode, encode, load
 
 HEADER = json.dumps({"schema": recording.SCHEMA, "origin": "recorded"})
 QUEUE = QueueSnapshot(num_reads=7, read_lat=(0,) * 150 + (3,) + (0,) * 49)
@@ -131,7 +132,7 @@ def test_a_page_map_that_is_none(tmp_path: Path) -> None:
         answer = {
             "call": "page_map",
             "args": {"name": "x"},
-            "result": {"first_page": 0, "pages": 8, "regions": regions},
+            "result": {"first": 0, "pages": 8, "regions": regions},
         }
         path = write(tmp_path / "bad", snapshot(), json.dumps({"answer": answer}))
         with pytest.raises(TruezramError, match="page map"):

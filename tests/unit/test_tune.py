@@ -365,7 +365,7 @@ def run(capsys: pytest.CaptureFixture[str], *words: str, as_json: bool = False) 
 
 def test_verb(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     listed = run(capsys)
-    assert any(line.split()[:3] == ["swappiness", "60", "150"] for line in listed.splitlines())
+    assert any(line.split()[:4] == ["machine", "swappiness", "60", "150"] for line in listed.splitlines())
     assert "sudo truezram tune apply" in listed
     assert "swappiness: 60 would become 150" in run(capsys, "apply", "--dry-run")
     assert now(here, "swappiness") == "60"

@@ -1,4 +1,4 @@
-"""How the app looks: themes and their live reload, plain ASCII where the terminal needs it."""
+"""How the app looks: themes and their live reload, plain ASCII if the terminal needs it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from textual.filter import LineFilter, Monochrome, NoColor
 from textual.theme import Theme
 
 from truezram.app import glyphs, theme
+from truezram.app.backend.protocol import Engine
 from truezram.app.core import Core
-from truezram.app.source import Engine
 
 
 class Appearance(Core):
@@ -41,7 +41,7 @@ class Appearance(Core):
             self.set_interval(2.0, self._reload_themes)
 
     def get_line_filters(self) -> list[LineFilter]:
-        """Plain ASCII where the terminal needs it; with NO_COLOR no colours."""
+        """Plain ASCII if the terminal needs it; no colours with NO_COLOR."""
         filters = list(super().get_line_filters())
         if self.no_colour and self.current_theme.ansi:
             # Textual chose its filter before our theme was set, and that one makes the terminal's own colours black.
@@ -65,9 +65,15 @@ class Appearance(Core):
             colours = self.console.color_system
             wanted = "no-colour" if self.no_colour else "ansi" if colours == "standard" else "dark"
         if wanted not in self._themes.themes:
-            self._problems.append(f"there is no theme {wanted!r}")
+            self._problems.append(f"unknown theme {wanted!r}")
             wanted = "dark" if "dark" in self._themes.themes else "textual-dark"
         return wanted
+
+    def change_config(self, **changes: Any) -> None:
+        """As `Core.change_config`; also applies the theme."""
+        super().change_config(**changes)
+        if "theme" in changes:
+            self.theme = self.pick_theme()
 
     def theme_titles(self) -> dict[str, str]:
         """Name → title of the themes that can be used."""

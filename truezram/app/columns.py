@@ -1,7 +1,6 @@
 """The columns of the device table: the kernel's and zramctl's names, what each one means, and how it sorts.
 
-Every figure that a tool of the kernel shows too means the same here; `about` says what, so that help can explain
-every column.
+Figures that the kernel's tools also show have the same meaning here; `about` explains each column in the help.
 """
 
 from __future__ import annotations
@@ -11,8 +10,8 @@ from dataclasses import dataclass
 
 from truezram.app.format import short_ns, short_rate, short_size
 from truezram.app.series import DeviceSeries, Rates
-from truezram.engine.model import BAD_STATES, DeviceSnapshot
-from truezram.engine.units import format_count
+from truezram.engine.model import BAD_STATES, IO_STAT, Counter, DeviceSnapshot
+from truezram.engine.units import PAGE, format_count
 
 
 @dataclass(frozen=True)
@@ -22,7 +21,7 @@ class Row:
     device: DeviceSnapshot
     series: DeviceSeries | None = None
     trouble: str = ""
-    """What the app knows to be wrong that the snapshot does not say: an engine that does not answer, for example."""
+    """A problem that the snapshot does not show, such as a server that does not answer."""
     pages: bool = False
     """Show rates in pages a second, not bytes."""
 
@@ -30,7 +29,7 @@ class Row:
         """A rate of bytes as the user wants it."""
         if not self.pages:
             return short_rate(value)
-        return "-" if value != value else format_count(value / 4096)
+        return "-" if value != value else format_count(value / PAGE)
 
     @property
     def rates(self) -> Rates:
@@ -39,7 +38,7 @@ class Row:
 
     @property
     def state(self) -> str:
-        """The state as shown: the app's own finding comes first."""
+        """The state as shown; a problem that the app found comes first."""
         if self.trouble:
             return "no reply"
         device = self.device
@@ -47,17 +46,12 @@ class Row:
             return "kernel"
         if device.state == "live" and nearly_full(device):
             return "full" if nearly_full(device) == 2 else "low"
-        return shown_state(device)
+        return device.state
 
     @property
     def bad(self) -> bool:
         """Whether the row needs attention."""
-        return self.state in ("no reply", "garbage", "full", *BAD_STATES)
-
-
-def shown_state(device: DeviceSnapshot) -> str:
-    """The device's own state, in a word that fits the column."""
-    return "garbage" if device.state == "unreadable" else device.state
+        return self.state in ("no reply", "full", *BAD_STATES)
 
 
 def nearly_full(device: DeviceSnapshot) -> int:
@@ -89,11 +83,29 @@ class Column:
     left: bool = False
 
     def cell(self, row: Row) -> str:
-        """What stands in the table; of a device whose figures make no sense only what is no figure."""
+        """The cell's text. For a device with unreadable statistics, numeric columns show "-"."""
         return "-" if row.device.state == "unreadable" and self.key not in NO_FIGURES else self.text(row)
 
 
 NO_FIGURES = ("name", "state", "mountpoint")
+
+
+ON_REQUEST = 100
+"""Rank from which on a column is shown only when it was chosen."""
+
+
+def _counter(counter: Counter) -> Column:
+    """The column of a counter."""
+    title = counter.name.upper().replace("_", "-")
+    return Column(
+        counter.name,
+        title,
+        max(len(title), 7),
+        ON_REQUEST,
+        f"{counter.about.removesuffix('.')}, since the device was made.",
+        lambda r: format_count(counter.of(r.device.total)) if r.device.kind == "truezram" else "-",
+        lambda r: counter.of(r.device.total),
+    )
 
 
 def _known(value: float) -> float:
@@ -102,9 +114,9 @@ def _known(value: float) -> float:
 
 # fmt: off
 COLUMNS: tuple[Column, ...] = (
-    Column("name", "NAME", 8, 0, "The device: /dev/NAME. local0 and so on are no nodes in /dev.",
+    Column("name", "NAME", 8, 0, "The device: /dev/NAME. local0 and so on have no node in /dev.",
            lambda r: r.device.name, lambda r: r.device.name, left=True),
-    Column("disksize", "DISKSIZE", 8, 2, "How much the device can hold, uncompressed. Not memory that is used.",
+    Column("disksize", "DISKSIZE", 8, 2, "How much the device can hold, uncompressed. Not the memory it uses.",
            lambda r: short_size(r.device.disksize), lambda r: r.device.disksize),
     Column("data", "DATA", 5, 1, "Uncompressed size of the pages stored now (orig_data_size).",
            lambda r: short_size(r.device.orig_data_size), lambda r: r.device.orig_data_size),
@@ -120,22 +132,22 @@ COLUMNS: tuple[Column, ...] = (
            lambda r: r.rate(r.rates.read), lambda r: _known(r.rates.read)),
     Column("write", "WRITE/s", 7, 2, "Bytes (or pages) written to the device in the last second.",
            lambda r: r.rate(r.rates.write), lambda r: _known(r.rates.write)),
-    Column("state", "STATE", 8, 1,
-           "live; low, full: of its mem_limit; kernel: the kernel's own zram, which this app only watches; dead: its"
-           " server has gone; halted: its server is (SIGSTOP); garbage: its statistics make no sense; no reply: its"
-           " server does not answer.",
+    Column("state", "STATE", 10, 1,
+           "live; low, full: close to its mem_limit, at it; kernel: the kernel's own zram, read-only here; dead: its"
+           " server has exited; halted: its server is stopped (SIGSTOP); unreadable: its statistics are implausible;"
+           " no reply: its server does not answer.",
            lambda r: r.state, lambda r: r.state, left=True),
-    Column("limit", "MEM-LIMIT", 9, 6, "Most memory that the device may use (mem_limit); - is no limit.",
+    Column("limit", "MEM-LIMIT", 9, 6, "Most memory that the device may use (mem_limit); - means no limit.",
            lambda r: short_size(r.device.mem_limit) if r.device.mem_limit else "-", lambda r: r.device.mem_limit),
     Column("peak", "MEM-USED", 8, 8, "The most that TOTAL has been (mem_used_max).",
            lambda r: short_size(r.device.mem_used_max), lambda r: r.device.mem_used_max),
     Column("p99", "P99", 5, 6, "99 of 100 requests of the last second were served within this time.",
            lambda r: short_ns(r.rates.p99), lambda r: _known(r.rates.p99)),
-    Column("cpu", "CPU", 5, 6, "Processor time of the server in the last second; 100% is one CPU.",
+    Column("cpu", "CPU", 5, 6, "CPU time of the server in the last second; 100% is one CPU.",
            lambda r: "-" if r.rates.cpu != r.rates.cpu else f"{r.rates.cpu * 100:.0f}%", lambda r: _known(r.rates.cpu)),
-    Column("same", "SAME", 7, 7, "Pages that repeat one 8-byte word and so need no object (same_pages).",
+    Column("same", "SAME", 7, 7, "Pages that repeat one 8-byte word and need no object (same_pages).",
            lambda r: format_count(r.device.same_pages), lambda r: r.device.same_pages),
-    Column("huge", "HUGE", 7, 7, "Pages that do not compress and are kept as they are (huge_pages).",
+    Column("huge", "HUGE", 7, 7, "Pages that do not compress and are stored raw (huge_pages).",
            lambda r: format_count(r.device.huge_pages), lambda r: r.device.huge_pages),
     Column("streams", "QUEUES", 6, 9, "I/O queues, each with a thread of its own; kernel zram: streams.",
            lambda r: str(r.device.nr_queues or "-"), lambda r: r.device.nr_queues),
@@ -144,18 +156,22 @@ COLUMNS: tuple[Column, ...] = (
            lambda r: format_count(r.device.pages_compacted), lambda r: r.device.pages_compacted),
     Column("mountpoint", "MOUNTPOINT", 14, 5, "[SWAP] and its priority, or where the filesystem is mounted.",
            lambda r: mountpoint(r.device) or "-", lambda r: mountpoint(r.device), left=True),
+    *map(_counter, IO_STAT),
 )
 # fmt: on
 BY_KEY = {column.key: column for column in COLUMNS}
+ALL = tuple(column.key for column in COLUMNS if column.rank < ON_REQUEST)
+"""Those that are shown by themselves where there is room."""
 GAP = 1
 
 
 def fitting(width: int, wanted: tuple[str, ...] = ()) -> list[Column]:
     """The columns to show in `width` cells, in the table's order: the `wanted` ones, or as many by rank as fit.
 
-    The name is always shown, and columns that the user asked for are left out only when there is no room.
+    The name is always shown, and columns that the user asked for are left out only if they do not fit. Counters
+    are shown only if asked for.
     """
-    pool = [c for c in COLUMNS if not wanted or c.key in wanted or c.key == "name"]
+    pool = [c for c in COLUMNS if c.key in (wanted or ALL) or c.key == "name"]
     chosen: set[str] = set()
     used = 0
     for column in sorted(pool, key=lambda c: c.rank):

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 from textual.app import SystemCommand
 from textual.screen import Screen
 
+from truezram.app.appearance import Appearance
+
 if TYPE_CHECKING:
     from textual.dom import DOMNode
 
-    from truezram.app.app import TruezramApp
 
-
-def commands(app: TruezramApp, screen: Screen[Any]) -> Iterator[SystemCommand]:
+def commands(app: Appearance, screen: Screen[Any]) -> Iterator[SystemCommand]:
     """Name, help and action of everything that can be done now."""
     seen: set[str] = set()
     for active in screen.active_bindings.values():
@@ -29,12 +29,12 @@ def commands(app: TruezramApp, screen: Screen[Any]) -> Iterator[SystemCommand]:
             yield SystemCommand(f"Theme: {title}", f"use the theme {name}", _themer(app, name))
 
 
-def _runner(app: TruezramApp, action: str, node: DOMNode) -> Callable[[], Any]:
+def _runner(app: Appearance, action: str, node: DOMNode) -> Callable[[], Any]:
     async def run() -> None:
         await app.run_action(action, default_namespace=node)
 
     return run
 
 
-def _themer(app: TruezramApp, name: str) -> Callable[[], None]:
+def _themer(app: Appearance, name: str) -> Callable[[], None]:
     return lambda: app.change_config(theme=name)

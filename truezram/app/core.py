@@ -1,8 +1,9 @@
 """The app below its surface: holds the engine, takes in its snapshots, calls it, and knows what is wrong.
 
-A reader thread posts frozen snapshots (reader.py); `take` puts them into the history and the event log and lets the
-page that is shown draw what changed. Every other engine call goes through `Jobs` (work.py), on a thread of its own
-with a timeout. `Appearance` (appearance.py) adds themes to this, `TruezramApp` (app.py) screens, keys and actions.
+A reader thread posts frozen snapshots (backend/reader.py); `take` puts them into the history and the event log and
+lets the current page draw what changed. All other engine calls go through `Jobs` (backend/jobs.py), each on its own
+thread with a timeout. `Appearance` (appearance.py) adds themes to this, `TruezramApp` (app.py) screens, keys and
+actions.
 """
 
 from __future__ import annotations
@@ -12,32 +13,56 @@ import os
 import select
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 from textual.app import App
+from textual.screen import Screen
 
 from truezram.app import config as configuration
 from truezram.app import glyphs
+from truezram.app.backend.jobs import Jobs, TimedOut
+from truezram.app.backend.messages import SnapshotArrived
+from truezram.app.backend.protocol import Cancelled, Capabilities, Engine, Estimate, Progress
+from truezram.app.backend.reader import Reader
+from truezram.app.backend.recorded import Recorded
+from truezram.app.backend.recording import Recorder
 from truezram.app.columns import Row
 from truezram.app.config import Config
 from truezram.app.eventlog import Detector, Event, EventLog
-from truezram.app.messages import SnapshotArrived
-from truezram.app.reader import Reader
-from truezram.app.recorded import Recorded
 from truezram.app.sanity import emptied, implausible
-from truezram.app.screens.page import Page
 from truezram.app.series import History
-from truezram.app.source import Cancelled, Capabilities, Engine, Estimate, Progress
-from truezram.app.widgets.graph import View
-from truezram.app.work import Jobs, TimedOut
+from truezram.app.view import View
 from truezram.engine.errors import TruezramError
 from truezram.engine.model import Snapshot
-from truezram.engine.recording import Recorder
 
 T = TypeVar("T")
 STALE = 3.0
 """Seconds beyond the refresh interval after which figures are called old."""
+
+
+def _is_palette(screen: Screen[Any]) -> bool:
+    # By its name: importing it takes time that a start without it need not spend.
+    return type(screen).__name__ == "CommandPalette"
+
+
+class LivePage(Screen[None]):
+    """A screen that the core keeps up to date while it is shown; `screens.page.Page` implements it."""
+
+    @property
+    def tz(self) -> Core:
+        """The app."""
+        return cast(Core, self.app)
+
+    def tick(self, sampled: bool) -> None:
+        """New figures; `sampled` when graphs have something new to draw."""
+
+    def update_chrome(self) -> None:
+        """Redraws what surrounds the page's own widgets."""
+
+    def update_jobs(self) -> None:
+        """Redraws the jobs in progress."""
 
 
 class Core(App[int]):
@@ -57,7 +82,7 @@ class Core(App[int]):
         config_path: Path | None = None,
     ) -> None:
         """`read`: start the reader (tests call `take` themselves). `state`: folder for the event log, None for none.
-        `problems` with the settings are shown once. `clock` gives CLOCK_REALTIME."""
+        `problems`: with the settings, shown once. `clock` gives CLOCK_REALTIME."""
         self.environ = environ
         super().__init__()
         self.engine: Engine = Recorded(engine, recorder) if recorder else engine
@@ -73,10 +98,10 @@ class Core(App[int]):
         self.capabilities = Capabilities(ublk=False, root=False)
         self.selected = ""
         self.measured: Estimate | None = None
-        """What the memory of this machine's processes compresses to, once something has measured it."""
+        """What the memory of this machine's processes compresses to, once it has been measured."""
         self.measuring = False
         self.trouble: dict[str, str] = {}
-        """Device → what is wrong with it that its snapshots do not say."""
+        """Device → a problem that its snapshots do not show."""
         self._problems = list(problems)
         self._read = read
         self._reader: Reader | None = None
@@ -91,7 +116,7 @@ class Core(App[int]):
         return configuration.refresh_interval(self.config, self.environ)
 
     def on_mount(self) -> None:
-        """Says what is wrong with the settings, then starts the reader."""
+        """Reports problems with the settings, then starts the reader."""
         for problem in self._problems:
             self.report("warning", problem)
         if self._read:
@@ -104,14 +129,14 @@ class Core(App[int]):
         self.post_message(SnapshotArrived(snapshot, why))
 
     def on_unmount(self) -> None:
-        """Ends the reader; devices go on."""
+        """Stops the reader; devices keep running."""
         if self._reader:
             self._reader.stop()
         if isinstance(self.engine, Recorded):
             self.engine.close()
 
     def refresh_capabilities(self) -> None:
-        """Asks what can be done here."""
+        """Asks the engine what can be done on this machine."""
 
         def known(capabilities: Capabilities) -> None:
             self.capabilities = capabilities
@@ -122,7 +147,7 @@ class Core(App[int]):
     # ---- snapshots
 
     def on_snapshot_arrived(self, message: SnapshotArrived) -> None:
-        """Takes in what the reader brought."""
+        """Takes what the reader delivered."""
         try:
             if message.snapshot is None:
                 if message.why != self._why:
@@ -135,7 +160,7 @@ class Core(App[int]):
                 self._reader.taken()
 
     def take(self, snapshot: Snapshot) -> None:
-        """One snapshot: history, events, and what the page that is shown draws of it."""
+        """Takes one snapshot: history, events, and the current page."""
         if self._why:
             self.report("info", "figures again")
         self._why = ""
@@ -161,11 +186,27 @@ class Core(App[int]):
                 page.update_chrome()
 
     @property
-    def page(self) -> Page | None:
-        """The page that is shown, under whatever dialogs; None before the first one is up."""
+    def page(self) -> LivePage | None:
+        """The current page, below any dialogs; None until the first one is mounted."""
         stack = self._screen_stacks.get(self.current_mode, [])
         first = stack[0] if stack else None
-        return first if isinstance(first, Page) and first.is_mounted else None
+        return first if isinstance(first, LivePage) and first.is_mounted else None
+
+    @property
+    def in_dialog(self) -> bool:
+        """Whether a dialog is open."""
+        return not isinstance(self.asked_from, LivePage)
+
+    @property
+    def asked_from(self) -> Screen[Any]:
+        """The screen in use: below the command palette, which offers what can be done on it."""
+        stack = self.screen_stack
+        return next((screen for screen in reversed(stack) if not _is_palette(screen)), stack[-1])
+
+    def action_go(self, mode: str) -> None:
+        """Shows another page."""
+        if mode in self.MODES and mode != self.current_mode and not self.in_dialog:
+            self.switch_mode(mode)
 
     def rows(self) -> list[Row]:
         """The table's rows."""
@@ -180,7 +221,7 @@ class Core(App[int]):
         """The machine's memory in bytes; 0 before the first snapshot."""
         return self.history.latest.machine.mem_total if self.history.latest else 0
 
-    # ---- what stands around the pages
+    # ---- what surrounds the pages
 
     def right_text(self) -> str:
         """The right end of the top bar."""
@@ -188,7 +229,7 @@ class Core(App[int]):
         return f"Linux {latest.machine.kernel}" if latest and latest.machine.kernel else "truezram"
 
     def notice(self) -> list[tuple[str, str]]:
-        """The one line that says what the user must know; empty when there is nothing."""
+        """The line at the top with what the user must know; empty when there is nothing."""
         age = time.monotonic() - self._arrived if self._arrived is not None and self._read else 0.0
         if self._why:
             return [("no figures: ", "line--bad"), (self._why, "")]
@@ -214,15 +255,15 @@ class Core(App[int]):
         return []
 
     def _look_around(self) -> None:
-        """Every second: is the terminal there, are figures old, have jobs become long."""
+        """Every second: checks the terminal, the age of the figures, and long jobs."""
         if _hung_up():
             self.exit(0)
             return
         self._chrome()
 
     def settled(self) -> None:
-        """A page has made what it is made of, and that stays; looking through it for garbage again and again would hold
-        up keys for 0.1 s."""
+        """A page has created its widgets, and they stay. Frozen, they are not scanned by the garbage collector, which
+        would delay keys by 0.1 s each time."""
         gc.freeze()
 
     def _chrome(self) -> None:
@@ -245,8 +286,35 @@ class Core(App[int]):
             )
 
     def report(self, level: str, text: str, device: str = "") -> None:
-        """Something that the user should see now and find in the log later; "info" goes to the log only."""
+        """Shows a message to the user and logs it; "info" is only logged."""
         self.log_event(Event(self.clock(), level, text, device))
+
+    # ---- settings
+
+    def change_config(self, **changes: Any) -> None:
+        """Changes settings, applies them, and saves them."""
+        self.config = replace(self.config, **changes)
+        self.view.glyphs = glyphs.choose(self.config.glyphs, self.environ)
+        self.view.pages = self.config.units == "pages"
+        if "keys" in changes:
+            self.set_keymap(dict(self.config.keys))
+        if self._reader:
+            self._reader.interval = self.interval
+        if self.config_path is not None:
+            try:
+                configuration.save(self.config_path, self.config)
+            except OSError as error:
+                self.report("warning", f"settings not saved: {self.config_path}: {error.strerror}")
+        self.redraw()
+        self.refresh(repaint=True)
+        self.screen.refresh(layout=True)
+
+    def redraw(self) -> None:
+        """Redraws the current page, because the way it is viewed has changed."""
+        page = self.page
+        if page is not None:
+            page.tick(True)
+        self.screen.refresh_bindings()
 
     # ---- engine calls
 
@@ -263,9 +331,9 @@ class Core(App[int]):
         quiet: bool = False,
         optional: bool = False,
     ) -> None:
-        """Runs an engine call in the background. Its errors go to the log, to a toast, and to `failed`; a device that
-        does not answer is marked on its row. With `quiet` only errors are logged; errors of what is `optional`
-        only go to the log."""
+        """Runs an engine call in the background. Errors go to the log, to a notification, and to `failed`; a device
+        that does not answer is marked on its row. With `quiet`, success is not logged; with `optional`, errors are
+        only logged."""
 
         async def run() -> None:
             try:
@@ -276,7 +344,7 @@ class Core(App[int]):
                     failed("cancelled")
                 return
             except Exception as error:
-                # Whatever an engine throws is its own trouble: it is shown, and the rest goes on.
+                # Whatever the engine raises is reported; the app continues.
                 known = isinstance(error, TruezramError)
                 why = str(error) if known else f"{title}: {type(error).__name__}: {error}"
                 if device and isinstance(error, TimedOut):
@@ -300,8 +368,8 @@ class Core(App[int]):
 
 
 def _hung_up() -> bool:
-    """Whether the other end of the terminal (or of the browser's pipe) is closed. Where that is not the controlling
-    terminal (setsid, a container whose client died) no SIGHUP tells it, and Textual would read its end for ever."""
+    """Whether the other end of the terminal (or of the browser's pipe) is closed. If that is not the controlling
+    terminal (setsid, a container whose client died), there is no SIGHUP, and Textual would read end-of-file forever."""
     poll = select.poll()
     poll.register(0, 0)
     return any(events & select.POLLHUP for _, events in poll.poll(0))

@@ -1,7 +1,7 @@
 """The event log: what happened to devices and machine, found by comparing snapshots, and what the user did.
 
-Kept in memory for the screens and appended to ``events.jsonl`` in the state folder, so that the reason for last
-night's trouble is there in the morning. Levels: "info", "warning", "error".
+Kept in memory for the screens and appended to ``events.jsonl`` in the state folder, so that last night's problem
+can be looked up in the morning. Levels: "info", "warning", "error".
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from truezram.app.columns import nearly_full, shown_state
+from truezram.app.columns import nearly_full
 from truezram.engine.model import BAD_STATES, DeviceSnapshot, Snapshot
+from truezram.engine.settings import SETTINGS
 from truezram.engine.units import format_size
 
 KEEP = 1000
@@ -41,10 +42,10 @@ class Detector:
         self._pressed = False
 
     def feed(self, snapshot: Snapshot, now: float) -> list[Event]:
-        """Events since the last snapshot; none for the first one, which is just how things are."""
+        """Events since the last snapshot; none for the first one, except for what is wrong already."""
         before, self._before = self._before, snapshot
         if before is None:
-            return [Event(now, *found, d.name) for d in snapshot.devices for found in _standing(d)]
+            return [Event(now, *found, d.name) for d in snapshot.devices for found in _present(d)]
         old = {device.name: device for device in before.devices}
         events: list[Event] = []
         for device in snapshot.devices:
@@ -67,7 +68,7 @@ class Detector:
         if before.machine.zswap.enabled != snapshot.machine.zswap.enabled:
             on = snapshot.machine.zswap.enabled
             yield (
-                ("warning", "zswap was turned on: it compresses in front of our devices")
+                ("warning", "zswap was turned on: it compresses pages before our devices get them")
                 if on
                 else ("info", "zswap is off")
             )
@@ -75,10 +76,9 @@ class Detector:
             yield "info", f"vm.swappiness went from {before.machine.swappiness} to {snapshot.machine.swappiness}"
 
 
-def _standing(device: DeviceSnapshot) -> Iterator[tuple[str, str]]:
+def _present(device: DeviceSnapshot) -> Iterator[tuple[str, str]]:
     if device.state in BAD_STATES:
-        state = shown_state(device)
-        yield "error", f"{state}: {device.last_error}" if device.last_error else state
+        yield "error", f"{device.state}: {device.last_error}" if device.last_error else device.state
     elif nearly_full(device):
         yield (
             "warning",
@@ -89,18 +89,18 @@ def _standing(device: DeviceSnapshot) -> Iterator[tuple[str, str]]:
 def _appeared(device: DeviceSnapshot) -> Iterator[tuple[str, str]]:
     if device.state != "unreadable":
         yield "info", f"appeared: {format_size(device.disksize)} {device.algorithm}, {device.transport}"
-    yield from _standing(device)
+    yield from _present(device)
 
 
 def _changed(was: DeviceSnapshot, now: DeviceSnapshot) -> Iterator[tuple[str, str]]:
     if now.state != was.state:
         bad = now.state in BAD_STATES
-        text = f"{shown_state(was)} → {shown_state(now)}"
+        text = f"{was.state} → {now.state}"
         yield ("error" if bad else "info"), f"{text}: {now.last_error}" if now.last_error and bad else text
     elif now.last_error and (now.last_error, now.last_error_time) != (was.last_error, was.last_error_time):
         yield "error", now.last_error
     yield from _use(was, now)
-    if "unreadable" not in (was.state, now.state):  # it has no figures then, only noughts
+    if "unreadable" not in (was.state, now.state):  # it has no figures then, only zeros
         yield from _figures(was, now)
 
 
@@ -110,17 +110,16 @@ def _figures(was: DeviceSnapshot, now: DeviceSnapshot) -> Iterator[tuple[str, st
         text = "full" if nearly_full(now) == 2 else "nearly full"
         yield level, f"{text}: {format_size(now.mem_used_total)} of {format_size(now.mem_limit)} mem_limit"
     elif nearly_full(now) < nearly_full(was):
-        yield "info", f"room again: {format_size(now.mem_limit - now.mem_used_total)} below mem_limit"
+        yield "info", f"space again: {format_size(now.mem_limit - now.mem_used_total)} below mem_limit"
     if now.total.enospc and not was.total.enospc:
-        yield "error", "a write was refused: no room (ENOSPC)"
+        yield "error", "a write failed: mem_limit reached (ENOSPC)"
     if now.total.checksum_errors > was.total.checksum_errors:
         yield "error", f"{now.total.checksum_errors - was.total.checksum_errors} objects failed their checksum (EIO)"
     if now.total.damaged_entries > was.total.damaged_entries:
-        yield "error", f"{now.total.damaged_entries - was.total.damaged_entries} damaged page-table entries were met"
-    if now.algorithm != was.algorithm:
-        yield "info", f"algorithm is {now.algorithm} (was {was.algorithm})"
-    if now.mem_limit != was.mem_limit:
-        yield "info", f"mem_limit is {format_size(now.mem_limit) if now.mem_limit else 'none'}"
+        yield "error", f"{now.total.damaged_entries - was.total.damaged_entries} damaged page-table entries were found"
+    for setting in SETTINGS:
+        if setting.of(now) != setting.of(was):
+            yield "info", f"{setting.key} is {setting.shown(now)} (was {setting.shown(was)})"
 
 
 def _use(was: DeviceSnapshot, now: DeviceSnapshot) -> Iterator[tuple[str, str]]:
@@ -149,7 +148,7 @@ class EventLog:
         try:
             lines = path.read_text(encoding="utf-8", errors="replace").splitlines()[-KEEP:]
         except OSError:
-            return  # none yet; a real problem shows when the first event is written
+            return  # none yet; a real problem is reported when the first event is written
         for line in lines:
             try:
                 self.events.append(Event(**json.loads(line)))
@@ -157,7 +156,7 @@ class EventLog:
                 continue  # a line cut short by a crash
 
     def add(self, event: Event) -> None:
-        """Keeps an event. The file is begun anew, with the newest half, when it has grown past 1 MiB."""
+        """Keeps an event. A file that exceeds 1 MiB is rewritten with the newest half."""
         self.events.append(event)
         if self.path is None:
             return

@@ -1,4 +1,4 @@
-"""Keys that the user chose for actions: which actions there are, and what else a key already does."""
+"""Keys that the user chose for actions: the actions that exist, and conflicts with other keys."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from textual.binding import Binding
 
 WIDGETS = {"table", "list", "map"}
-"""Scopes (what stands before the dot in an action's name) that have the focus on a screen; they never meet."""
+"""Scopes (the part of an action's name before the dot) of focusable widgets; only one of them has the focus."""
 
 Bindings = Mapping[str, tuple[str, str]]
 """Action's name → (the program's own keys, what it does)."""
 
 
 def bindings_of(owners: Iterable[type]) -> dict[str, tuple[str, str]]:
-    """All actions of these screens and widgets that a key can be chosen for."""
+    """All actions of these screens and widgets whose key can be changed."""
     found: dict[str, tuple[str, str]] = {}
     for owner in owners:
         for binding in getattr(owner, "BINDINGS", ()):
@@ -23,54 +23,21 @@ def bindings_of(owners: Iterable[type]) -> dict[str, tuple[str, str]]:
     return found
 
 
-def owners() -> tuple[type, ...]:
-    """The app's screens and what has the focus on them; imported only when they are asked for."""
-    from truezram.app.screens.benchmark import BenchmarkPage
-    from truezram.app.screens.dashboard import DashboardPage
-    from truezram.app.screens.device import DevicePage
-    from truezram.app.screens.doctor import DoctorPage
-    from truezram.app.screens.log import LogPage
-    from truezram.app.screens.settings import SettingsPage
-    from truezram.app.screens.tune import TunePage
-    from truezram.app.screens.whatif import WhatIfPage
-    from truezram.app.widgets.device_table import DeviceTable
-    from truezram.app.widgets.grid import Grid
-    from truezram.app.widgets.page_map import PageMapView
-
-    pages = (DashboardPage, DevicePage, WhatIfPage, TunePage, BenchmarkPage, DoctorPage, LogPage, SettingsPage)
-    return (DeviceTable, Grid, PageMapView, *pages)
-
-
-def of_dialogs() -> set[str]:
-    """Names of the dialogs' actions: a key can be chosen for them, too, but no screen lists them."""
-    from truezram.app.screens.chart import ChartScreen
-    from truezram.app.screens.columns_dialog import ColumnsScreen
-    from truezram.app.screens.confirm import RemoveScreen
-    from truezram.app.screens.create import CreateScreen
-    from truezram.app.screens.export_dialog import ExportScreen
-    from truezram.app.screens.help import HelpScreen
-    from truezram.app.screens.jump import JumpScreen
-    from truezram.app.screens.tune import EditScreen
-
-    dialogs = (ChartScreen, ColumnsScreen, RemoveScreen, CreateScreen, ExportScreen, HelpScreen, JumpScreen, EditScreen)
-    return set(bindings_of(dialogs))
-
-
 def _keys(text: str) -> set[str]:
     """The names of keys in `text`: "c,?" → c, question_mark."""
     return {binding.key for binding in Binding.make_bindings([Binding(text, "")])}
 
 
 def _meet(one: str, other: str) -> bool:
-    """Whether actions of these scopes can be had at the same time."""
+    """Whether actions of these scopes can be available at the same time."""
     if one == other or "app" in (one, other):
         return True
     return (one in WIDGETS) != (other in WIDGETS)
 
 
 def holders(bindings: Bindings, own: Mapping[str, str], action: str, keys: str) -> Iterator[str]:
-    """Names of the actions that one of `keys` already belongs to, where `action` is. What the program's own keys share
-    by intention is left out."""
+    """Names of the actions that already have one of `keys`, in the scope of `action`. Keys that the defaults share on
+    purpose are left out."""
     wanted, before = _keys(keys), _keys(bindings[action][0])
     scope = action.partition(".")[0]
     for name, (default, _) in bindings.items():
@@ -82,8 +49,8 @@ def holders(bindings: Bindings, own: Mapping[str, str], action: str, keys: str) 
 
 
 def problems(bindings: Bindings, dialogs: set[str], own: Mapping[str, str]) -> Iterator[str]:
-    """What is wrong with the user's keys `own`. `dialogs`: actions that `bindings` leaves out."""
-    told: set[frozenset[str]] = set()
+    """Problems with the user's keys `own`. `dialogs`: actions that `bindings` leaves out."""
+    reported: set[frozenset[str]] = set()
     for action, keys in own.items():
         if action not in bindings:
             if action not in dialogs:
@@ -91,8 +58,8 @@ def problems(bindings: Bindings, dialogs: set[str], own: Mapping[str, str]) -> I
             continue
         for holder in holders(bindings, own, action, keys):
             pair = frozenset((action, holder))
-            if pair not in told:
-                told.add(pair)
+            if pair not in reported:
+                reported.add(pair)
                 yield (
                     f'[keys] in config.toml: "{keys}" for {action} is also a key of {holder} ({bindings[holder][1]});'
                     " give one of them another"

@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 from truezram.app import config as configuration
-from truezram.app.source import Engine
-from truezram.app.work import coming_first
-from truezram.engine.recording import Header, Recorder, load
+from truezram.app.backend.jobs import coming_first
+from truezram.app.backend.protocol import Engine
+from truezram.app.backend.recording import Header, Recorder, load
 
 
 def run(record: Path | None = None, replay: Path | None = None) -> int:
@@ -23,11 +23,11 @@ def run(record: Path | None = None, replay: Path | None = None) -> int:
 
     engine: Engine
     if replay is not None:
-        from truezram.app.replay import Replay
+        from truezram.app.backend.replay import Replay
 
         engine = Replay(load(replay))
     else:
-        from truezram.app.engine_adapter import RealEngine
+        from truezram.app.backend.real import RealEngine
 
         engine = RealEngine()
     recorder = (

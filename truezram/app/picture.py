@@ -1,7 +1,7 @@
 """Makes the app's SVG pictures look the same in every viewer.
 
 Textual writes each run of equal style as one text, in a font that it asks the network for. A viewer without that font
-puts braille dots, blocks and lines elsewhere than a terminal does. Here these are drawn as shapes, each word stands in
+misplaces braille dots, blocks and lines. Here these are drawn as shapes, each word is placed at
 its own cell, and nothing is fetched.
 """
 
@@ -101,7 +101,7 @@ def _run(found: re.Match[str]) -> str:
     column, open_word = 0, False
     for char in text:
         path = shape(char, start + column * CELL, base - ASCENT + TOP)
-        # What is not ASCII stands alone: fonts disagree on its width.
+        # A character that is not ASCII is a text of its own: fonts disagree on its width.
         plain = path is None and not char.isspace()
         if path is not None:
             paths.setdefault(_SHADES.get(char, 1.0), []).append(path)

@@ -1,18 +1,18 @@
-"""What a device would cost and gain before it is made: the arithmetic behind the create dialog and the what-if screen.
+"""What a device would cost and gain: the arithmetic behind the create dialog and the what-if screen.
 
-Everything is worked out from the machine's own figures; nothing is measured here, and the screens say which ratio was
-assumed.
+Everything is computed from the machine's own figures; nothing is measured here, and the screens show the assumed ratio.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
-from truezram.app.source import CreateSpec
-from truezram.engine import filesystem
+from truezram.engine import dictionary, filesystem
 from truezram.engine.errors import UsageError
 from truezram.engine.model import MachineSnapshot
+from truezram.engine.options import CreateOptions
 from truezram.engine.units import MAX_SIZE, PAGE, format_size, parse_disksize, parse_size
 
 RATIOS = (1.5, 2.0, 3.0, 4.0)
@@ -52,7 +52,7 @@ def presets(memory: int) -> list[int]:
 
 
 def _round(size: int) -> int:
-    """Down to a size that one would type."""
+    """Rounded down to a size that one would type."""
     unit = 1 << 30 if size >= 4 << 30 else 1 << 28 if size >= 1 << 30 else 1 << 24
     return max(size // unit, 1) * unit
 
@@ -84,21 +84,42 @@ def check_mount(fs: str, size: int, text: str) -> str | None:
     folder = str(Path(text.strip()).expanduser()) if text.strip() else None
     where = filesystem.check(fs, size, folder)
     if where is not None and not Path(where).is_dir():
-        raise UsageError(f"cannot mount it on {where}", "there is no such folder", "Make it first")
+        raise UsageError(f"cannot mount it on {where}", "no such folder", "Create it first")
     return where
 
 
-def unsafe(spec: CreateSpec, machine: MachineSnapshot) -> str:
-    """What the user should know before going on; "" when nothing stands out."""
-    worst = outcome(spec.size, spec.mem_limit, 1.0, machine.mem_available)
-    if not spec.mem_limit and worst.resident > machine.mem_available > 0:
+def check_dictionary(text: str, algorithm: str, level: int) -> tuple[str | None, str]:
+    """The file with a dictionary (None: none) and what it costs. Raises `TruezramError`."""
+    if not text.strip():
+        return None, "a file made by truezram train"
+    path = Path(text.strip()).expanduser().absolute()
+    try:
+        found = path.stat()
+        changed = (found.st_mtime_ns, found.st_size)
+    except OSError:
+        changed = (0, 0)  # loading it reports why
+    size, number = _dictionary(path, algorithm, changed)
+    return str(path), f"id {number}, takes {format_size(dictionary.memory_of(size, level))} of memory"
+
+
+@lru_cache(4)
+def _dictionary(path: Path, algorithm: str, changed: tuple[int, int]) -> tuple[int, int]:
+    """A dictionary's size and id; cached, since the form is checked at every key."""
+    found = dictionary.load_for(path, algorithm)
+    return len(found.data), found.id
+
+
+def unsafe(options: CreateOptions, machine: MachineSnapshot) -> str:
+    """What the user should know before creating it; "" when there is nothing."""
+    worst = outcome(options.size, options.mem_limit, 1.0, machine.mem_available)
+    if not options.mem_limit and worst.resident > machine.mem_available > 0:
         return (
             f"Pages that do not compress would need {format_size(worst.resident)}, and"
             f" {format_size(machine.mem_available)}"
             " are free: a memory limit makes writes fail cleanly instead."
         )
-    if spec.swap and machine.zswap.enabled:
+    if options.swap and machine.zswap.enabled:
         return "zswap is on: it compresses the same pages in front of this device. Turn it off in Tune."
-    if spec.size > MAX_SIZE // 2:
-        return "Close to the largest size that there is."
+    if options.size > MAX_SIZE // 2:
+        return "Close to the largest possible size."
     return ""

@@ -1,4 +1,4 @@
-"""Whether a device's figures can be true: an engine that answers garbage is shown as unreadable, not drawn."""
+"""Plausibility of a device's figures: a device with impossible figures is shown as unreadable and not drawn."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from truezram.engine.units import MAX_SIZE, PAGE
 
 
 def implausible(device: DeviceSnapshot) -> str:
-    """Why these figures cannot be true; "" when they can. Devices that are known to be dead are left alone."""
+    """Why these figures are impossible; "" when they are plausible. Dead devices are not checked."""
     if device.state in ("dead", "unreadable"):
         return ""
     for name in (
@@ -35,7 +35,7 @@ def implausible(device: DeviceSnapshot) -> str:
 
 
 def emptied(device: DeviceSnapshot, why: str) -> DeviceSnapshot:
-    """The device without any of its figures, so that none of them reaches a graph or a total."""
+    """The device without its figures, so that none of them reaches a graph or a total."""
     return DeviceSnapshot(
         name=device.name,
         path=device.path,

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 from truezram.engine.model import DeviceSnapshot, QueueSnapshot, Snapshot
 from truezram.engine.rates import histogram_difference, percentile, same_device
+from truezram.engine.units import PAGE
 
-PAGE = 4096
 SAMPLES = 900
 """15 minutes at one a second."""
 NAN = math.nan
@@ -28,7 +28,7 @@ MACHINE_METRICS = ("read", "write", "ratio", "available", "psi_some", "psi_full"
 
 
 def quantiles(bins: Sequence[int], points: Sequence[float]) -> list[float]:
-    """The values in ns below which the given shares of a latency histogram lie; NaN when it is empty."""
+    """Quantiles of a latency histogram in ns; NaN when it is empty."""
     return [NAN if value is None else value for value in (percentile(bins, point) for point in points)]
 
 
@@ -67,7 +67,6 @@ class Rates:
     write_p50: float = NAN
     write_p99: float = NAN
     cpu: float = NAN
-    enospc: float = 0.0
 
 
 def device_rates(new: DeviceSnapshot, old: DeviceSnapshot) -> Rates:
@@ -92,7 +91,6 @@ def device_rates(new: DeviceSnapshot, old: DeviceSnapshot) -> Rates:
         write_p50=write50,
         write_p99=write99,
         cpu=cpu,
-        enospc=(a.enospc - b.enospc) / dt,
     )
 
 
@@ -125,7 +123,7 @@ class DeviceSeries:
         """Times and counters of the samples of the last minute."""
 
     def add(self, device: DeviceSnapshot, hold: float) -> bool:
-        """Takes in a snapshot; true when that completed a sample. `hold`: seconds that one snapshot may stand for."""
+        """Takes in a snapshot; true when that completed a sample. `hold`: seconds that one snapshot may represent."""
         self.latest = device
         old = self.sampled
         if old is None:
@@ -179,7 +177,7 @@ class DeviceSeries:
         return (values[-1] - values[0]) / (len(values) - 1) if len(values) >= 10 else None
 
     def time_to_full(self) -> float | None:
-        """Seconds until mem_limit or disksize is reached if it goes on like this; None: it does not, or is full."""
+        """Seconds until mem_limit or disksize is reached at the current rate; None: not growing, or full."""
         device = self.latest
         if device is None or device.state != "live":
             return None
@@ -191,7 +189,7 @@ class DeviceSeries:
         times = []
         for metric, room in pairs:
             growth, lately = self.growth(metric), self.growth(metric, LATELY)
-            # What grew earlier in the minute and has stopped does not go on like this.
+            # What grew earlier in the minute and has stopped is not growing.
             if growth and lately and growth > 0 and lately > 0:
                 times.append(room / growth)
         return min(times) if times else None

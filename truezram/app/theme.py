@@ -3,7 +3,8 @@ before use.
 
 A theme has ``title``, ``dark``, optionally ``extends`` (another theme's name) and ``ansi`` (colours are the
 terminal's own 16), and the tables ``[colors]``, ``[graph]``, ``[map]`` and ``[text]``. Every key is known and every
-colour parses, or the file is reported and not used; the app keeps what it had. A theme's name is its file's name.
+colour parses; otherwise the file is reported and not used, and the app keeps the theme it had. Keys of ``[map]`` are
+optional. A theme's name is its file's name.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from typing import Any
 from textual.color import Color, ColorParseError
 from textual.theme import Theme
 
+from truezram.codec import KINDS
+
 BASE_KEYS = (
     "primary",
     "secondary",
@@ -31,7 +34,9 @@ BASE_KEYS = (
     "error",
 )
 GRAPH_KEYS = ("read", "write", "ratio", "p50", "p99", "cpu", "axis", "logical", "resident", "track")
-MAP_KEYS = ("empty", "same", "huge", "lz4", "zstd", "turbo", "fast", "dense", "zstd_dict")
+MAP_KEYS = tuple(dict.fromkeys(KINDS))
+"""The kinds of stored pages. A theme does not need a colour for each: see `_map_colours`."""
+OPTIONAL = ("map",)
 TEXT_KEYS = ("muted", "heading", "key", "cursor", "cursor_background")
 TABLES = {"colors": BASE_KEYS, "graph": GRAPH_KEYS, "map": MAP_KEYS, "text": TEXT_KEYS}
 SCALARS = ("title", "dark", "extends", "ansi")
@@ -39,7 +44,7 @@ MAX_BYTES = 64 * 1024
 
 
 class ThemeError(ValueError):
-    """A theme file that cannot be used; the message says where and why."""
+    """A theme file that cannot be used; the message gives the place and the reason."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,7 @@ class ThemeSpec:
 
 @dataclass(frozen=True)
 class ThemeSet:
-    """All themes that could be read, and what was wrong with the others."""
+    """All themes that could be read, and the problems with the others."""
 
     themes: Mapping[str, Theme]
     titles: Mapping[str, str]
@@ -68,7 +73,7 @@ class ThemeSet:
 
 
 def shipped_folder() -> Path:
-    """Where our themes are: beside the package when installed, at the top of a source tree."""
+    """The folder of our themes: inside the package when installed, at the top of a source tree."""
     package = Path(__file__).resolve().parent.parent
     installed = package / "themes"
     return installed if installed.is_dir() else package.parent / "themes"
@@ -115,7 +120,7 @@ def _color(path: Path, where: str, value: object) -> str:
     try:
         Color.parse(value)
     except ColorParseError as error:
-        raise ThemeError(f"{path}: {where}: {value!r} is no colour; write it as #rrggbb or ansi_blue") from error
+        raise ThemeError(f"{path}: {where}: {value!r} is not a colour; write it as #rrggbb or ansi_blue") from error
     return value
 
 
@@ -137,17 +142,29 @@ def resolve(spec: ThemeSpec, specs: Mapping[str, ThemeSpec]) -> Theme:
             colors[table].update(values)
         dark = dark if part.dark is None else part.dark
         ansi = ansi if part.ansi is None else part.ansi
-    missing = [f"{table}.{key}" for table, keys in TABLES.items() for key in keys if key not in colors[table]]
+    needed = {table: keys for table, keys in TABLES.items() if table not in OPTIONAL}
+    missing = [f"{table}.{key}" for table, keys in needed.items() for key in keys if key not in colors[table]]
     if missing:
         raise ThemeError(f'{spec.path}: {", ".join(missing)} missing; add them, or start with extends = "dark"')
     base: dict[str, Any] = dict(colors["colors"])
     return Theme(name=spec.name, dark=dark, ansi=ansi, variables=_variables(colors, ansi), **base)
 
 
+CYCLE = ("read", "ratio", "write", "cpu", "p50", "p99", "logical", "resident")
+"""The graph colours used for kinds of pages that a theme does not name."""
+
+
+def _map_colours(colors: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    """A colour for every kind of page, so that a new codec is visible in older themes."""
+    graph = colors["graph"]
+    others = {key: graph[CYCLE[place % len(CYCLE)]] for place, key in enumerate(MAP_KEYS)}
+    return {**others, "empty": graph["axis"], **colors["map"]}
+
+
 def _variables(colors: Mapping[str, Mapping[str, str]], ansi: bool) -> dict[str, str]:
     base, text = colors["colors"], colors["text"]
     out = {f"graph-{key}": value for key, value in colors["graph"].items()}
-    out |= {f"map-{key.replace('_', '-')}": value for key, value in colors["map"].items()}
+    out |= {f"map-{key.replace('_', '-')}": value for key, value in _map_colours(colors).items()}
     out |= {
         "muted": text["muted"],
         "heading": text["heading"],
@@ -176,7 +193,7 @@ def _variables(colors: Mapping[str, Mapping[str, str]], ansi: bool) -> dict[str,
         "input-selection-background": text["cursor_background"],
         "input-selection-foreground": text["cursor"],
     }
-    # Without colours to tell the cursor by, it is shown in reverse. The terminal's own colours are not made bold:
+    # Without colours, the cursor is shown in reverse. The terminal's own colours are not made bold:
     # the Linux console shows bold as bright, and bright black on white can hardly be read.
     style = "reverse" if text["cursor"] == text["cursor_background"] else "none" if ansi else "bold"
     focus = "reverse" if ansi else "bold reverse"
@@ -196,7 +213,7 @@ DEFAULT_VARIABLES = {
     "row-cursor-background": "ansi_white",
     "row-cursor-style": "bold",
 }
-"""Something valid for every variable that app.tcss names, for themes that are not ours (Textual's own, at start-up)."""
+"""A valid value for every variable in app.tcss, for themes other than ours (Textual's own, at start-up)."""
 
 
 def _files(folders: tuple[Path, ...]) -> list[Path]:
@@ -205,18 +222,18 @@ def _files(folders: tuple[Path, ...]) -> list[Path]:
         try:
             found += sorted(path for path in folder.iterdir() if path.suffix == ".toml")
         except OSError:
-            continue  # no such folder: nobody put themes there
+            continue  # no such folder: no user themes
     return found
 
 
 def stamp(folders: tuple[Path, ...]) -> tuple[tuple[str, int, int], ...]:
-    """Which files there are and when they changed; cheap enough to look at every other second."""
+    """The files and when they changed; cheap enough to check every two seconds."""
     out = []
     for path in _files(folders):
         try:
             status = path.stat()
         except OSError:
-            continue  # gone between listing and looking: the next look sees it
+            continue  # deleted after it was listed: noticed next time
         out.append((str(path), status.st_mtime_ns, status.st_size))
     return tuple(out)
 

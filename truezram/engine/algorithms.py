@@ -3,33 +3,13 @@ for."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
 
 from truezram._native import ffi, lib
 from truezram.codec import ISAS
 from truezram.codec import default_algorithm as default_algorithm
+from truezram.engine.answers import Algorithm as Algorithm
 from truezram.engine.errors import Unsupported, UsageError
-
-
-@dataclass(frozen=True, slots=True)
-class Algorithm:
-    """One codec. `level_min` and `level_max` are both 0 for one without levels."""
-
-    name: str
-    isa: str
-    """The instruction set of the variant that this CPU gets: "portable", "avx2", "avx512", "neon"."""
-    level_min: int
-    level_max: int
-    level_default: int
-    unavailable: str
-    """Why it cannot be used on this machine; empty when it can."""
-    summary: str = ""
-    """What to choose it for, in a few words."""
-
-    @property
-    def has_levels(self) -> bool:
-        return bool(self.level_min or self.level_max)
 
 
 @cache

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from truezram._native import lib
 from truezram.engine import config, procfs, users, zram
@@ -24,6 +25,9 @@ from truezram.engine.errors import NotFound, Unsupported, UsageError
 from truezram.engine.model import DeviceSnapshot, Snapshot, SwapArea
 from truezram.engine.stats_page import StatsPage, Unreadable, is_running
 from truezram.engine.users import Mounts, Swaps
+
+if TYPE_CHECKING:
+    from truezram.engine.answers import PageMap
 
 _NAME = re.compile(r"(ublkb|local)(\d{1,7})")
 _PARTS = ("stats", "stats.new", "sock", "lock")
@@ -79,16 +83,6 @@ def server_of(entry: Entry) -> int | None:
     """The pid of the running server of an entry; None when it is dead or nobody can say."""
     who = signed(entry)
     return who[0] if who is not None and is_running(*who) else None
-
-
-@dataclass(frozen=True, slots=True)
-class PageMap:
-    """What a range of a device's pages is stored as: `regions` equal parts of `pages` pages from page `first` on.
-    Each region holds a count per kind, in the order of `codec.KINDS`."""
-
-    first: int
-    pages: int
-    regions: tuple[tuple[int, ...], ...]
 
 
 def candidates(text: str) -> tuple[str, ...]:
@@ -263,6 +257,8 @@ class Client:
 
     def page_map(self, device: Entry | str, first: int, pages: int, regions: int, timeout: float = TIMEOUT) -> PageMap:
         """What the `pages` pages from `first` on are stored as, in `regions` (1 … 256) equal parts."""
+        from truezram.engine.answers import PageMap
+
         if not 1 <= regions <= lib.TZ_MAP_REGIONS or first < 0 or pages < regions:
             limit = lib.TZ_MAP_REGIONS
             raise UsageError("cannot map these pages", f"regions must be 1 … {limit} and no more than the pages")

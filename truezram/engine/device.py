@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
-import shlex
 import subprocess
 import time
 from collections.abc import Iterable, Sequence
@@ -21,62 +20,15 @@ from truezram.engine.algorithms import canonical, default_algorithm
 from truezram.engine.client import Client, Entry
 from truezram.engine.errors import Busy, Failed, PermissionDenied, TruezramError, Unsupported, UsageError
 from truezram.engine.model import BAD_STATES, SwapArea
-from truezram.engine.units import MAX_SIZE, PAGE, format_exact, format_size, parse_size
+from truezram.engine.options import MAX_ID, MAX_QUEUE_DEPTH, TRANSPORTS
+from truezram.engine.options import CreateOptions as CreateOptions
+from truezram.engine.settings import BY_KEY as SETTINGS
+from truezram.engine.settings import parse_mem_limit as parse_mem_limit
+from truezram.engine.units import MAX_SIZE, PAGE, format_exact, format_size
 from truezram.engine.users import Swaps
 
-TRANSPORTS = ("ublk", "local")
-MAX_ID = (1 << 20) - 1
-"""Device numbers are minors, which have 20 bits."""
-MAX_QUEUE_DEPTH = {"ublk": 4096, "local": 64}
 CONTROL = Path("/dev/ublk-control")
 _TABLE_ENTRY = 8
-
-
-@dataclass(frozen=True, slots=True)
-class CreateOptions:
-    """What `create` is asked for. Sizes in bytes; None leaves the choice to us or to the server."""
-
-    size: int
-    algorithm: str | None = None
-    mem_limit: int = 0
-    id: int | None = None
-    queues: int | None = None
-    queue_depth: int | None = None
-    transport: str = "ublk"
-    swap: bool = False
-    priority: int | None = None
-    fs: str | None = None
-    """A filesystem to make on it: one of `filesystem.KINDS`."""
-    mount: str | None = None
-    """The folder to mount that on."""
-    dictionary: str | None = None
-    """A file with a dictionary for zstd."""
-
-    def command(self) -> str:
-        """The command line that does the same."""
-        words = ["truezram", "create", "--size", format_exact(self.size)]
-        for option, value in (
-            ("--algorithm", self.algorithm),
-            ("--dictionary", self.dictionary),
-            ("--mem-limit", format_exact(self.mem_limit) if self.mem_limit else None),
-            ("--id", self.id),
-            ("--queues", self.queues),
-            ("--queue-depth", self.queue_depth),
-            ("--transport", self.transport if self.transport != "ublk" else None),
-        ):
-            if value is not None:
-                words += _option(option, str(value))
-        if self.swap:
-            words.append("--swap")
-        for option, value in (("--priority", self.priority), ("--fs", self.fs), ("--mount", self.mount)):
-            if value is not None:
-                words += _option(option, str(value))
-        return shlex.join(words)
-
-
-def _option(name: str, value: str) -> list[str]:
-    """An option as words of a command line; a value that looks like an option is written behind a "="."""
-    return [f"{name}={value}"] if value.startswith("-") else [name, value]
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,9 +237,6 @@ def _free_id(entry: Entry) -> None:
         swap.check_node(entry.path)
 
 
-SETTINGS = ("mem_limit", "algorithm")
-
-
 @dataclass(frozen=True, slots=True)
 class Change:
     """One setting that was changed; values as text, sizes in bytes."""
@@ -295,18 +244,6 @@ class Change:
     key: str
     before: str
     after: str
-
-
-def parse_mem_limit(text: str) -> int:
-    """Bytes of a memory limit; ``none`` is 0, which means no limit. Raises `UsageError`."""
-    if text.strip().lower() == "none":
-        return 0
-    try:
-        return parse_size(text, "mem_limit")
-    except UsageError as error:
-        if error.why == "it is zero":
-            raise UsageError(error.what, error.why, "Write none for no limit") from None
-        raise
 
 
 def parse_settings(pairs: Iterable[str]) -> dict[str, str]:
@@ -319,10 +256,10 @@ def parse_settings(pairs: Iterable[str]) -> dict[str, str]:
                 f"cannot understand {pair[:60]!r}", "it is not KEY=VALUE", "Write mem_limit=512M, for example"
             )
         if key not in SETTINGS:
-            raise UsageError(f"cannot set {key[:40]!r}", "there is no such setting", f"Settings: {', '.join(SETTINGS)}")
+            raise UsageError(f"cannot set {key[:40]!r}", "no such setting", f"Settings: {', '.join(SETTINGS)}")
         if key in out:
             raise UsageError(f"cannot set {key}", "it is given twice", "Give it once")
-        out[key] = str(parse_mem_limit(value)) if key == "mem_limit" else canonical(value)
+        out[key] = SETTINGS[key].parse(value)
     if not out:
         raise UsageError("nothing to set", "no KEY=VALUE was given", f"Settings: {', '.join(SETTINGS)}")
     return out
@@ -336,7 +273,7 @@ def set_values(client: Client, entry: Entry, settings: dict[str, str]) -> tuple[
         if device.state == "halted":
             remedy = f"Let its server go on: kill -CONT {device.pid}"
         raise Failed(f"cannot change {entry.name}", f"it is {device.state}", remedy)
-    before = {"mem_limit": str(device.mem_limit), "algorithm": device.algorithm}
+    before = {key: SETTINGS[key].of(device) for key in settings}
     done: list[Change] = []
     try:
         for key, value in settings.items():

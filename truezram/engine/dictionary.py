@@ -80,9 +80,14 @@ def memory_of(dictionary_bytes: int, level: int) -> int:
     return size
 
 
+def takes_one(algorithm: str) -> bool:
+    """Whether ``NAME[:LEVEL]`` has a use for a dictionary."""
+    return algorithm.partition(":")[0] == "zstd"
+
+
 def load_for(name: str | Path, algorithm: str) -> Dictionary:
     """The same, seen to work with ``zstd[:LEVEL]``. Raises `UsageError` for another algorithm."""
-    if algorithm.partition(":")[0] != "zstd":
+    if not takes_one(algorithm):
         remedy = "Add --algorithm zstd:3, or leave --dictionary out"
         raise UsageError("cannot use a dictionary", f"{algorithm} has no use for one, only zstd has", remedy)
     found = load(name)

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from truezram.engine import config, procfs, users
+from truezram.engine.answers import Check as Check
 from truezram.engine.errors import TruezramError
 from truezram.engine.model import MachineSnapshot, SwapArea
 from truezram.engine.procfs import ROOT
@@ -27,17 +28,6 @@ CAP_IPC_LOCK, CAP_SYS_ADMIN, CAP_SYS_RESOURCE = 14, 21, 24
 _CAPABILITIES = {CAP_SYS_ADMIN: "SYS_ADMIN", CAP_SYS_RESOURCE: "SYS_RESOURCE", CAP_IPC_LOCK: "IPC_LOCK"}
 _FEATURES = {1 << 7: "user copy", 1 << 3: "user recovery", 1 << 4: "re-issue"}
 _MEMLOCK_LEAST = 64 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One line: `state` is "ok", "warn" (works, but read this) or "fail" (no ublk device until this is put right)."""
-
-    name: str
-    state: str
-    detail: str
-    remedy: str = ""
-    """What to do; empty when the state is "ok"."""
 
 
 @dataclass(frozen=True, slots=True)

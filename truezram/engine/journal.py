@@ -14,10 +14,11 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from truezram.engine import config, procfs
+from truezram.engine.answers import Change as Change
 from truezram.engine.errors import Failed, PermissionDenied, TruezramError
 
 SYSTEM_STATE_DIR = Path("/var/lib/truezram")
@@ -29,21 +30,6 @@ _FIELDS: dict[str, tuple[type, ...]] = {
     "after": (str,),
     "boot": (str,),
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """One change of one setting."""
-
-    id: int
-    time: float
-    """CLOCK_REALTIME, seconds."""
-    key: str
-    before: str
-    after: str
-    boot: str
-    """Boot in which it was made (/proc/sys/kernel/random/boot_id)."""
-    undone: bool = False
 
 
 def state_dir() -> Path:

@@ -8,6 +8,7 @@ bytes, durations in nanoseconds.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,41 @@ class QueueSnapshot:
     write_lat: tuple[int, ...] = ()
     cpu: int | None = None
     tid: int | None = None
+
+
+class Counter(NamedTuple):
+    """A counter as it is shown: in `stat` and its JSON, and as a column of the app."""
+
+    name: str
+    """The kernel's where it has one."""
+    about: str
+    field: str = ""
+    """Of `QueueSnapshot`; empty: the name."""
+
+    def of(self, counters: QueueSnapshot) -> int:
+        """Its value."""
+        value: int = getattr(counters, self.field or self.name)
+        return value
+
+
+IO_STAT = (
+    Counter("failed_reads", "Reads that failed."),
+    Counter("failed_writes", "Writes that failed."),
+    Counter("invalid_io", "Requests that were not whole pages, or beyond the end."),
+    Counter("notify_free", "Pages that were discarded.", "pages_discarded"),
+    Counter("num_reads", "Read requests."),
+    Counter("num_writes", "Write requests."),
+    Counter("num_discards", "Discard requests."),
+    Counter("num_flushes", "Flush requests."),
+    Counter("pages_read", "Pages read."),
+    Counter("pages_written", "Pages written."),
+    Counter("enospc", "Writes that were refused for lack of room (ENOSPC)."),
+    Counter("checksum_errors", "Objects whose checksum was wrong: their pages could not be read (EIO)."),
+    Counter("damaged_entries", "Page-table entries found damaged: read, EIO; overwritten, nothing freed."),
+    Counter("swap_writes", "Write requests that the kernel marked as swap."),
+    Counter("deferred_writes", "Writes that waited for memory."),
+)
+"""What is counted about requests: the kernel's io_stat in its order, then ours."""
 
 
 BAD_STATES = ("dead", "failed", "halted", "unreadable")

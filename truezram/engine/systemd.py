@@ -28,8 +28,9 @@ from pathlib import Path
 import truezram
 from truezram.engine import config, dictionary
 from truezram.engine.client import Client
-from truezram.engine.device import CreateOptions, check_options
+from truezram.engine.device import check_options
 from truezram.engine.errors import Busy, Failed, NotFound, PermissionDenied, TruezramError, Unsupported, UsageError
+from truezram.engine.options import CreateOptions
 from truezram.engine.removal import remove_entry
 
 UNIT_DIR = Path("/etc/systemd/system")
@@ -141,12 +142,13 @@ def code_writers() -> list[str]:
 def canonical(options: CreateOptions) -> CreateOptions:
     """Checked, as `device.create` would, and such that they mean the same whoever reads them in whatever folder: paths
     are absolute. What was left open stays open, so that the boot decides."""
-    checked = check_options(options)
+    checked = check_options(replace(options, persist=False))
     options = replace(
         options,
         mount=checked.mount,
         dictionary=checked.dictionary,
         algorithm=checked.algorithm if options.algorithm is not None else None,
+        persist=False,
     )
     if options.transport != "ublk":
         raise UsageError("cannot make it persistent", "a local device lives in a user's session only", "Use ublk")

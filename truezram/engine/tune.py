@@ -13,39 +13,16 @@ import errno
 import os
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from truezram.engine import procfs
+from truezram.engine.answers import Tunable
 from truezram.engine.doctor import is_compressed
 from truezram.engine.errors import Busy, Failed, NotFound, PermissionDenied, TruezramError, Unsupported, UsageError
 from truezram.engine.journal import Change, Journal, boot_id
 from truezram.engine.model import MachineSnapshot
 from truezram.engine.procfs import ROOT
-
-
-@dataclass(frozen=True, slots=True)
-class Tunable:
-    """One setting, as it is and as it should be."""
-
-    key: str
-    path: str
-    """The kernel's file."""
-    current: str
-    suggested: str
-    """Empty: nothing better is known than what is set."""
-    reason: str
-    hint: str
-    """What may be entered."""
-    choices: tuple[str, ...] = ()
-    """All values, where there are few."""
-    readonly: str = ""
-    """Why it cannot be changed now; empty when it can."""
-
-    @property
-    def differs(self) -> bool:
-        """Whether there is something better than what is set, and it can be set."""
-        return bool(self.suggested) and self.suggested != self.current and not self.readonly
 
 
 @dataclass(frozen=True, slots=True)
@@ -347,7 +324,7 @@ def history(root: Path = ROOT, journal: Journal | None = None) -> tuple[list[Cha
 
 
 def _as_undone(change: Change) -> Change:
-    return Change(change.id, change.time, change.key, change.before, change.after, change.boot, True)
+    return replace(change, undone=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,5 @@
-"""Benchmark: our codecs against liblz4, libzstd and kernel zram on this machine, losses shown like wins; runs are
-kept."""
+"""Benchmark: our codecs against liblz4, libzstd and kernel zram on this machine; losses are shown too, and runs
+are kept."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.widgets import Static
 
-from truezram.app import commandline
+from truezram.app import equivalent
+from truezram.app.backend.protocol import BenchResult, BenchRow
+from truezram.app.backend.recording import decode
 from truezram.app.export import Table
 from truezram.app.format import short_size
 from truezram.app.screens.page import Page
-from truezram.app.source import BenchResult, BenchRow
 from truezram.app.widgets.barchart import BarChart, Bars
 from truezram.app.widgets.grid import Grid, Head, Item, TextBlock
-from truezram.engine.recording import decode
 
 SECONDS = 20.0
 KEEP = 50
@@ -44,7 +44,7 @@ def load_runs(path: Path | None) -> tuple[list[BenchResult], str]:
         return [], ""
     except OSError as error:
         return [], f"{path}: {error.strerror}"
-    return runs[-KEEP:], f"{path}: {bad} damaged lines" if bad else ""
+    return runs[-KEEP:], f"{path}: {bad} unreadable lines" if bad else ""
 
 
 def keep_run(path: Path | None, run: BenchResult) -> None:
@@ -89,20 +89,20 @@ def _times(value: float) -> str:
 
 
 class BenchmarkPage(Page):
-    """The rows of a run as they come; with another run beside it for comparison."""
+    """The rows of a run as they are measured, compared with another run."""
 
     MODE = "benchmark"
     TITLE_TEXT = "Benchmark"
     GUIDE = (
-        "Compresses and decompresses real pages with every codec, in turns, on one core. Rows marked = are "
-        "baselines: liblz4, libzstd, kernel zram. Speeds are bytes of pages a second; same-filled pages are "
-        "left out. xIN and xOUT are the two speeds over those of the baseline named before them, liblz4, or "
-        "libzstd for dense and zstd: below 1 is a loss.\n"
-        "p and n go through the kept runs; m marks one, which the others are then compared with; E exports one."
+        "Compresses and decompresses real pages with every codec in turn, on one core. Rows marked = are "
+        "baselines: liblz4, libzstd, kernel zram. Speeds are bytes of pages per second, without same-filled "
+        "pages. xIN and xOUT are the speeds relative to the baseline in AGAINST: liblz4, or libzstd for "
+        "dense and zstd; below 1 is a loss.\n"
+        "p and n select a kept run; m marks one, and the others are then compared with it; E exports one."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("r", "run", "Run", id="bench.run"),
-        Binding("p", "kept(-1)", "Run before", id="bench.previous"),
+        Binding("p", "kept(-1)", "Previous run", id="bench.previous"),
         Binding("n", "kept(1)", "Next run", id="bench.next"),
         Binding("m", "mark", "Compare with this", id="bench.mark"),
         Binding("v", "chart", "Table/chart", id="bench.chart"),
@@ -125,12 +125,12 @@ class BenchmarkPage(Page):
 
     def content(self) -> ComposeResult:
         """Head, rows, chart."""
-        command = commandline.benchmark(SECONDS, self.tz.capabilities.root)
+        command = equivalent.benchmark(SECONDS, self.tz.capabilities.root)
         yield Static(f"Codecs on this machine  $ {command}", classes="pagehead", markup=False)
         yield TextBlock(id="summary")
         yield Grid(
             HEADS[:-1],
-            empty="r runs the benchmark; it takes about 20 s and keeps its result.",
+            empty="r runs the benchmark; it takes about 20 s, and the result is kept.",
             sortable=True,
             id="rows",
         )
@@ -160,7 +160,7 @@ class BenchmarkPage(Page):
     def _show(self) -> None:
         run = self.shown
         rows = self.coming if self.running else list(run.rows) if run else []
-        # Copying, which compresses nothing, is no measure for the others.
+        # Copying does not compress: it is not used as the scale.
         fastest = max((row.compress_rate for row in rows if row.ratio > 1.0), default=1.0)
         self.query_one(Grid).glyph_set = self.tz.view.glyphs
         heads = HEADS if self.marked else HEADS[:-1]
@@ -208,7 +208,7 @@ class BenchmarkPage(Page):
         if self.problem:
             return [[(self.problem, "bad")]]
         if run is None:
-            return [[("No run yet.", "muted")]]
+            return [[("No runs yet.", "muted")]]
         stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(run.time))
         line = [(f"run {self.place + 1} of {len(self.runs)}  {stamp}  ", "heading")]
         if self.marked is not None:
@@ -220,7 +220,7 @@ class BenchmarkPage(Page):
         corpus = rows[0].corpus if rows else ""
         some = [row for row in rows if row.corpus == corpus and row.ratio > 1.0]
         chart.show(
-            f"bytes a second on {corpus}" if some else "nothing measured yet",
+            f"bytes per second on {corpus}" if some else "nothing measured yet",
             [row.codec if row.ours else f"= {row.codec}" for row in some],
             [
                 Bars("in", [r.compress_rate for r in some], [short_size(r.compress_rate) for r in some]),
@@ -261,7 +261,7 @@ class BenchmarkPage(Page):
         try:
             keep_run(self.path, run)
         except OSError as error:
-            self.tz.report("warning", f"the run is not kept: {self.path}: {error.strerror}")
+            self.tz.report("warning", f"the run was not saved: {self.path}: {error.strerror}")
         self.tz.report("info", "benchmark: done")
         self._show()
 

@@ -1,22 +1,19 @@
-"""A device's last minutes as one large chart that stands still, with axes, drawn by plotext."""
+"""A device's last minutes as one large static chart with axes, drawn by plotext."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
-from textual.screen import ModalScreen
 
+from truezram.app.screens.dialog import Dialog
 from truezram.app.series import DeviceSeries
 from truezram.app.widgets.chrome import Footer
-from truezram.app.widgets.still import StillChart
+from truezram.app.widgets.still import StillChart, shade
 from truezram.engine.units import format_duration
-
-if TYPE_CHECKING:
-    from truezram.app.app import TruezramApp
 
 CHARTS: tuple[tuple[str, tuple[str, ...], float, bool], ...] = (
     ("throughput, MiB/s", ("read", "write"), 1 << 20, False),
@@ -25,14 +22,14 @@ CHARTS: tuple[tuple[str, tuple[str, ...], float, bool], ...] = (
     ("ratio", ("ratio",), 1.0, False),
     ("server CPU, %", ("cpu",), 0.01, False),
 )
+COLOURS = ("graph-read", "graph-write", "graph-ratio", "graph-p99")
+"""The theme's variables for the curves, in their order."""
 
 
-class ChartScreen(ModalScreen[None]):
-    """Tab goes from chart to chart, + and - choose how much time."""
+class ChartScreen(Dialog[None]):
+    """Tab selects the chart, + and - the time span."""
 
-    GUIDE: ClassVar[str] = (
-        "The chart shows what was known when it was opened. Tab: the next one. + and -: more or less time."
-    )
+    GUIDE: ClassVar[str] = "A static chart of the data when it was opened. Tab: next chart. + and -: less or more time."
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,C,q", "dismiss(None)", "Close", id="chart.close"),
         Binding("tab,v", "next", "Next chart", id="chart.next"),
@@ -48,11 +45,6 @@ class ChartScreen(ModalScreen[None]):
         self.which = 0
         length = len(self.values["read"])
         self.span = next((i for i, seconds in enumerate(self.SPANS) if seconds >= length), len(self.SPANS) - 1)
-
-    @property
-    def tz(self) -> TruezramApp:
-        """The app."""
-        return cast("TruezramApp", self.app)
 
     def compose(self) -> ComposeResult:
         """The chart."""
@@ -75,7 +67,9 @@ class ChartScreen(ModalScreen[None]):
             if not all(map(math.isnan, known)):
                 series.append((metric.replace("_", " "), [i - len(known) + 1 for i in range(len(known))], known))
         axis = f"the last {format_duration(seconds)}, in seconds from now"
-        self.query_one(StillChart).lines(series, f"{self.device}: {title}", axis, log, self.tz)
+        app = self.tz
+        shades = [shade(app.theme_variables[name], app.current_theme.ansi) for name in COLOURS]
+        self.query_one(StillChart).lines(series, f"{self.device}: {title}", axis, log, shades, app.view)
 
     def action_next(self) -> None:
         """The next chart."""

@@ -17,11 +17,11 @@ from truezram.app.widgets.grid import Grid, Head, Item
 
 
 class ColumnsScreen(ModalScreen[tuple[str, ...] | None]):
-    """Returns the keys of the columns chosen, none for "as many as fit", None to leave it as it was."""
+    """Returns the keys of the chosen columns, none for "as many as fit", None if cancelled."""
 
     GUIDE: ClassVar[str] = (
-        "Space ticks a column, or takes its tick away. As long as none was chosen the table shows as many as fit, the "
-        "most telling first; r goes back to that."
+        "Space ticks or unticks a column. Unless you choose, the table shows as many columns as fit, the most "
+        "important first; r restores that."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("space", "tick", "Tick", id="columns.tick"),
@@ -40,7 +40,7 @@ class ColumnsScreen(ModalScreen[tuple[str, ...] | None]):
         """A list to tick."""
         with Vertical(id="dialog"):
             yield Label("Columns of the table", id="heading")
-            heads = [Head("", 3, left=True), Head("COLUMN", 10, left=True), Head("ABOUT", 20, left=True, grow=True)]
+            heads = [Head("", 3, left=True), Head("COLUMN", 15, left=True), Head("ABOUT", 20, left=True, grow=True)]
             yield Grid(heads, id="columns")
         yield Footer()
 
@@ -56,7 +56,7 @@ class ColumnsScreen(ModalScreen[tuple[str, ...] | None]):
 
     @on(Grid.Chosen)
     def action_tick(self) -> None:
-        """Ticks the column under the cursor, or takes its tick away."""
+        """Ticks or unticks the column under the cursor."""
         self.chosen ^= {self.query_one(Grid).cursor}
         self.touched = True
         self._show()

@@ -1,31 +1,28 @@
-"""Confirming what destroys: the focus is on Cancel, and a device in use needs its name typed."""
+"""Confirming removal: the focus is on Cancel, and the name of a device in use must be typed."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import ClassVar
 
 from rich.text import Text
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
-from textual.screen import ModalScreen
 from textual.widgets import Button, Checkbox, Input, Label, Static
 
-from truezram.app import commandline
+from truezram.app import equivalent
+from truezram.app.screens.dialog import Dialog
 from truezram.app.widgets.chrome import Footer
 from truezram.app.widgets.tick import Tick
 from truezram.engine.model import DeviceSnapshot, MachineSnapshot
 from truezram.engine.units import format_size
 
-if TYPE_CHECKING:
-    from truezram.app.app import TruezramApp
-
 
 @dataclass(frozen=True, slots=True)
 class Consequences:
-    """What removing a device does."""
+    """The consequences of removing a device."""
 
     lines: list[str]
     refused: str = ""
@@ -35,12 +32,12 @@ class Consequences:
 
 
 def consequences(device: DeviceSnapshot, machine: MachineSnapshot, hangs: bool = False) -> Consequences:
-    """What removing the device does, as things are now. `hangs`: its server did not answer."""
+    """The consequences of removing the device now. `hangs`: its server did not answer."""
     held, taken = format_size(device.orig_data_size), format_size(device.mem_used_total)
     if device.state == "dead":
-        lines = [f"Its server is dead: the {held} that it held are lost already."]
+        lines = [f"Its server is dead: the {held} that it held are already lost."]
     elif device.state == "unreadable":
-        lines = ["Its data will be lost. How much that is cannot be read."]
+        lines = ["Its data will be lost. Its size cannot be read."]
     elif not device.orig_data_size:
         lines = ["It holds no data."]
     elif device.swap_priority is not None:
@@ -56,15 +53,15 @@ def consequences(device: DeviceSnapshot, machine: MachineSnapshot, hangs: bool =
         if not fits:
             needed, free = format_size(device.swap_used), format_size(machine.mem_available)
             why = f"swapoff needs {needed} and {free} is free"
-            return Consequences(lines, why, "force: swapoff all the same; the kernel may kill programs")
+            return Consequences(lines, why, "force: swapoff anyway; the kernel may kill programs")
     if device.mountpoints:
         mounts = ", ".join(device.mountpoints)
         lines.append(f"It is mounted on {mounts}.")
         why = f"it is mounted on {mounts}: unmount it first"
-        return Consequences(lines, why, "force: do it; its users get I/O errors")
+        return Consequences(lines, why, "force: remove it anyway; its users get I/O errors")
     if hangs:
-        lines.append("Its server did not answer of late; asked to end, it may not do so either.")
-        return Consequences(lines, "", "force: end the server if it does not listen")
+        lines.append("Its server did not answer recently; it may not exit when asked to.")
+        return Consequences(lines, "", "force: kill the server if it does not exit")
     return Consequences(lines)
 
 
@@ -73,12 +70,12 @@ def in_use(device: DeviceSnapshot) -> bool:
     return device.swap_priority is not None or bool(device.mountpoints)
 
 
-class RemoveScreen(ModalScreen[bool | None]):
+class RemoveScreen(Dialog[bool | None]):
     """Returns True to remove with force, False to remove, None to leave it."""
 
     GUIDE: ClassVar[str] = (
-        "Cancel has the focus. A device in use asks for its name. What would be refused is said before, as things are"
-        " now, and the box for force says what is lost when it is done all the same."
+        "Cancel has the focus. To remove a device in use, type its name. If removal would be refused now, the reason"
+        " is shown, and the force box says what is lost if it is done anyway."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "cancel", "Cancel", id="remove.cancel"),
@@ -90,13 +87,8 @@ class RemoveScreen(ModalScreen[bool | None]):
         self.device = device
         self.now = consequences(device, machine, hangs)
 
-    @property
-    def tz(self) -> TruezramApp:
-        """The app."""
-        return cast("TruezramApp", self.app)
-
     def compose(self) -> ComposeResult:
-        """What happens, the name, the buttons. What does not apply now is hidden: it may apply in a second."""
+        """Consequences, name, buttons. What does not apply now is hidden: it may apply a second later."""
         with Vertical(id="dialog"):
             yield Label(f"Remove {self.device.name}?", id="heading")
             yield Static(id="what")
@@ -111,13 +103,13 @@ class RemoveScreen(ModalScreen[bool | None]):
         yield Footer()
 
     def on_mount(self) -> None:
-        """The harmless button has the focus."""
+        """The focus is on Cancel."""
         self.query_one("#cancel").focus()
         self.check()
         self.set_interval(1.0, self._look_again)
 
     def _look_again(self) -> None:
-        """Memory gets free, devices are unmounted or get into use while the dialog is open."""
+        """Updates the dialog: memory is freed, devices are unmounted or come into use while it is open."""
         series, latest = self.tz.history.devices.get(self.device.name), self.tz.history.latest
         if series is not None and series.latest is not None and latest is not None:
             self.device = series.latest
@@ -135,7 +127,7 @@ class RemoveScreen(ModalScreen[bool | None]):
         """Remove can be pressed when the name is right and it would not be refused."""
         now, used = self.now, in_use(self.device)
         self.query_one("#what", Static).update(Text("\n".join(now.lines)))
-        self.query_one("#refused", Static).update(Text(f"Without force it is refused: {now.refused}."))
+        self.query_one("#refused", Static).update(Text(f"Refused without force: {now.refused}."))
         if now.force:
             self.query_one("#force", Checkbox).label = now.force
         for name, shown in (("refused", now.refused), ("force", now.force), ("ask", used), ("name", used)):
@@ -144,7 +136,7 @@ class RemoveScreen(ModalScreen[bool | None]):
         allowed = not now.refused or self.force
         self.query_one("#remove", Button).disabled = not (named and allowed)
         root = self.device.transport != "local"
-        self.query_one("#command", Static).update(Text(f"$ {commandline.remove(self.device.name, self.force, root)}"))
+        self.query_one("#command", Static).update(Text(f"$ {equivalent.remove(self.device.name, self.force, root)}"))
 
     @on(Input.Submitted)
     def _submitted(self) -> None:
@@ -158,5 +150,5 @@ class RemoveScreen(ModalScreen[bool | None]):
 
     @on(Button.Pressed, "#cancel")
     def action_cancel(self) -> None:
-        """Leaves it."""
+        """Closes the dialog."""
         self.dismiss(None)

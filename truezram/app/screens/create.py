@@ -3,27 +3,31 @@ left."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+import contextlib
+from collections.abc import Iterator
+from typing import Any, ClassVar
 
 from rich.text import Text
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
-from textual.screen import ModalScreen
 from textual.widgets import Button, Checkbox, Input, Label, Select, Static
 
-from truezram.app import commandline, plan
+from truezram.app import equivalent, plan
+from truezram.app.backend.protocol import Estimate
 from truezram.app.format import capitalized
-from truezram.app.source import Algorithm, CreateSpec, Estimate, Scope
+from truezram.app.screens.dialog import Dialog
 from truezram.app.widgets.choice import Choice
 from truezram.app.widgets.chrome import Footer
 from truezram.app.widgets.tick import Tick
+from truezram.engine.algorithms import parse_algorithm
+from truezram.engine.answers import Algorithm, Scope
+from truezram.engine.dictionary import takes_one
 from truezram.engine.errors import TruezramError, UsageError
+from truezram.engine.options import MAX_ID, CreateOptions
+from truezram.engine.swap import DEFAULT_PRIORITY, MAX_PRIORITY
 from truezram.engine.units import format_exact, format_size, parse_size
-
-if TYPE_CHECKING:
-    from truezram.app.app import TruezramApp
 
 
 def whole(text: str, what: str, low: int, high: int) -> int | None:
@@ -33,20 +37,20 @@ def whole(text: str, what: str, low: int, high: int) -> int | None:
     try:
         value = int(text)
     except ValueError:
-        raise UsageError(f"{what} is no whole number", "", f"Give {low} to {high}") from None
+        raise UsageError(f"{what} is not a whole number", "", f"Give {low} to {high}") from None
     if not low <= value <= high:
         raise UsageError(f"{what} is out of range", "", f"Give {low} to {high}")
     return value
 
 
-class CreateScreen(ModalScreen[CreateSpec | None]):
+class CreateScreen(Dialog[CreateOptions | None]):
     """Returns what to make, or None."""
 
     GUIDE: ClassVar[str] = (
-        "Every field is checked as you type; what is wrong stands beside it. The command at the bottom does "
-        "exactly what Create does. The table shows the device full of data that compresses 1.5, 2, 3 or 4 to "
-        "one: what it takes, what is left of the memory that is free now (data that was on disk), and what is"
-        " gained when it is used as swap."
+        "Fields are checked as you type; errors are shown next to them. The command below does exactly what "
+        "Create does. The table shows the device when full, at compression ratios of 1.5, 2, 3 and 4: the memory "
+        "it takes, what is then left of the memory that is free now (if the data was on disk), and what is "
+        "gained if it is used as swap."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "cancel", "Cancel", id="create.cancel"),
@@ -56,29 +60,31 @@ class CreateScreen(ModalScreen[CreateSpec | None]):
         Binding("down", "app.focus_next", "Next field", show=False),
     ]
 
-    def __init__(self, *, size: int = 0, algorithm: str = "", mem_limit: int = 0, swap: bool = False) -> None:
+    def __init__(self, proposal: CreateOptions | None = None) -> None:
+        """`proposal`: what the fields begin with."""
         super().__init__()
-        self._start = (size, algorithm, mem_limit)
-        self._swap = swap
-        self.spec: CreateSpec | None = None
-        self._preset = -1
-
-    @property
-    def tz(self) -> TruezramApp:
-        """The app."""
-        return cast("TruezramApp", self.app)
+        self._start = proposal or CreateOptions(0)
+        self.options: CreateOptions | None = None
+        self._good = True
 
     def compose(self) -> ComposeResult:
         """Fields, preview, buttons."""
-        can = self.tz.capabilities
-        size, algorithm, limit = self._start
-        name, _, level = algorithm.partition(":")
+        can, start = self.tz.capabilities, self._start
+        name, _, level = (start.algorithm or "").partition(":")
         usable = [a for a in can.algorithms if not a.unavailable]
         options = [(a.name, a.name) for a in usable]
         first = name if any(a.name == name for a in usable) else (usable[0].name if usable else "")
-        size = size or plan.presets(self.tz.memory or 1 << 30)[1]
+        size = start.size or plan.presets(self.tz.memory or 1 << 30)[1]
         transports = [("ublk: in /dev", "ublk")] if can.ublk and can.root else []
         transports.append(("local: in a process", "local"))
+        ublk = transports[0][1] == "ublk"
+        transport = start.transport if ublk else "local"
+        limit = format_exact(start.mem_limit) if start.mem_limit else ""
+        priority = DEFAULT_PRIORITY if start.priority is None else start.priority
+
+        def text(value: object) -> str:
+            return "" if value is None else str(value)
+
         with VerticalScroll(id="dialog"):
             yield Label("Create a device", id="heading")
             with Horizontal(classes="field"):
@@ -92,31 +98,34 @@ class CreateScreen(ModalScreen[CreateSpec | None]):
                 yield Input(level, id="level", compact=True, classes="short")
                 yield Static(id="level-note", classes="note")
             with Horizontal(classes="field"):
+                yield Label("Dictionary")
+                yield Input(text(start.dictionary), placeholder="none", id="dictionary", compact=True)
+                yield Static(id="dictionary-note", classes="note")
+            with Horizontal(classes="field"):
                 yield Label("Limit")
-                yield Input(format_exact(limit) if limit else "", placeholder="none", id="limit", compact=True)
+                yield Input(limit, placeholder="none", id="limit", compact=True)
                 yield Static(id="limit-note", classes="note")
             with Horizontal(classes="field"):
                 yield Label("Transport")
-                yield Choice(transports, value=transports[0][1], allow_blank=False, id="transport", compact=True)
-                yield Tick("at boot", False, id="persist", compact=True, disabled=bool(can.persist_why))
+                yield Choice(transports, value=transport, allow_blank=False, id="transport", compact=True)
+                yield Tick("at boot", start.persist, id="persist", compact=True, disabled=bool(can.persist_why))
                 yield Static(id="persist-note", classes="note")
             with Horizontal(classes="field"):
                 yield Label("Use")
-                ublk = transports[0][1] == "ublk"
                 uses = [("plain disk", "disk"), ("swap", "swap"), *((fs, fs) for fs in can.filesystems)]
-                first = "swap" if self._swap and ublk else "disk"
-                yield Choice(uses, value=first, allow_blank=False, id="use", compact=True, disabled=not ublk)
+                use = ("swap" if start.swap else start.fs or "disk") if ublk else "disk"
+                yield Choice(uses, value=use, allow_blank=False, id="use", compact=True, disabled=not ublk)
                 yield Label("priority", id="use-more", classes="second")
-                yield Input("100", id="priority", compact=True, classes="short", disabled=True)
-                yield Input(placeholder="not mounted", id="mount", compact=True)
+                yield Input(text(priority), id="priority", compact=True, classes="short", disabled=True)
+                yield Input(text(start.mount), placeholder="not mounted", id="mount", compact=True)
                 yield Static(id="use-note", classes="note")
             with Horizontal(classes="field"):
                 yield Label("Queues")
-                yield Input(placeholder="auto", id="queues", compact=True, classes="short")
+                yield Input(text(start.queues), placeholder="auto", id="queues", compact=True, classes="short")
                 yield Label("depth", classes="second")
-                yield Input(placeholder="auto", id="depth", compact=True, classes="short")
+                yield Input(text(start.queue_depth), placeholder="auto", id="depth", compact=True, classes="short")
                 yield Label("number", classes="second")
-                yield Input(placeholder="auto", id="number", compact=True, classes="short")
+                yield Input(text(start.id), placeholder="auto", id="number", compact=True, classes="short")
                 yield Static(id="queues-note", classes="note")
             with Vertical(id="preview"):
                 yield Static(id="command")
@@ -128,7 +137,7 @@ class CreateScreen(ModalScreen[CreateSpec | None]):
         yield Footer()
 
     def on_mount(self) -> None:
-        """The size is what one starts with."""
+        """The focus is on the size."""
         self.query_one("#size", Input).focus()
         self.check()
         if self.tz.measured is not None:
@@ -139,7 +148,7 @@ class CreateScreen(ModalScreen[CreateSpec | None]):
     # ---- what this machine's memory compresses to
 
     def _measure(self) -> None:
-        """Once a session, in the background: the dialog can be used meanwhile, and left."""
+        """Once per session, in the background; the dialog can be used or closed meanwhile."""
         app = self.tz
         app.measuring = True
 
@@ -165,7 +174,7 @@ class CreateScreen(ModalScreen[CreateSpec | None]):
         )
 
     def _measured(self, found: Estimate) -> None:
-        """Ratio and time to compress a page beside the algorithms' names."""
+        """Shows ratio and time to compress a page next to the algorithms' names."""
         by_name = {a.algorithm.partition(":")[0]: a for a in found.total.algorithms}
         select = self.query_one("#algorithm", Select)
         chosen = select.value
@@ -203,10 +212,16 @@ class CreateScreen(ModalScreen[CreateSpec | None]):
         note.update(Text(text))
         note.set_class(bad, "bad")
 
-    def _checked(self, name: str, problem: UsageError) -> None:
-        # Beside the field there is room for the reason and the remedy; the field itself says what was given.
-        text = problem.why or problem.what
-        self._note(name, f"{capitalized(text)}. {problem.remedy}".removesuffix(". "), True)
+    @contextlib.contextmanager
+    def _checking(self, name: str) -> Iterator[None]:
+        """Shows an error next to its field and disables Create."""
+        try:
+            yield
+        except TruezramError as error:
+            # There is room for the reason and the remedy; the field shows the value.
+            text = f"{capitalized(error.why or error.what)}. {error.remedy}"
+            self._note(name, text.removesuffix(". "), True)
+            self._good = False
 
     def _algorithm(self) -> Algorithm:
         chosen = self.query_one("#algorithm", Select).value
@@ -217,77 +232,102 @@ class CreateScreen(ModalScreen[CreateSpec | None]):
     @on(Checkbox.Changed)
     def check(self) -> None:
         """Checks all fields and shows what would happen."""
-        can, memory = self.tz.capabilities, self.tz.memory
-        good = True
-        size = limit = 0
-        try:
-            size, remark = plan.check_size(self._field("size"), memory)
-            self._note("size", remark or self._presets_hint())
-        except UsageError as error:
-            self._checked("size", error)
-            good = False
-        try:
-            limit, remark = plan.check_limit(self._field("limit"), size)
-            self._note(
-                "limit", remark or ("writes fail with ENOSPC beyond it" if limit else "may grow until memory is full")
-            )
-        except UsageError as error:
-            self._checked("limit", error)
-            good = False
-        algorithm = self._algorithm()
-        level: int | None = None
-        has_levels = (algorithm.level_min, algorithm.level_max) != (0, 0)
-        self.query_one("#level").disabled = not has_levels
-        try:
-            low, high = algorithm.level_min, algorithm.level_max
-            level = whole(self._field("level"), "the level", low, high) if has_levels else None
-            hint = f"{low} to {high}; {algorithm.level_default} if empty" if has_levels else "none"
-            self._note("level", hint)
-        except UsageError as error:
-            self._checked("level", error)
-            good = False
+        self._good = True
+        size, limit = self._check_sizes()
+        algorithm, dictionary = self._check_algorithm()
         transport = str(self.query_one("#transport", Select).value)
+        persist = self._check_persist(transport)
+        swap, priority, fs, mount = self._check_use(transport, size)
+        queues, depth, number = self._check_queues(transport)
+        if persist and number is None:
+            # A unit names its device, so the preview must show the number.
+            number = self._free_number()
+        options = CreateOptions(
+            size=size,
+            algorithm=algorithm,
+            mem_limit=limit,
+            id=number,
+            queues=queues,
+            queue_depth=depth,
+            transport=transport,
+            swap=swap,
+            priority=priority,
+            fs=fs,
+            mount=mount,
+            dictionary=dictionary,
+            persist=persist,
+        )
+        self.options = options if self._good else None
+        self._preview()
+
+    def _check_sizes(self) -> tuple[int, int]:
+        """Size and memory limit."""
+        size = limit = 0
+        with self._checking("size"):
+            size, remark = plan.check_size(self._field("size"), self.tz.memory)
+            self._note("size", remark or self._presets_hint())
+        with self._checking("limit"):
+            limit, remark = plan.check_limit(self._field("limit"), size)
+            effect = "writes fail with ENOSPC beyond it" if limit else "may grow until memory is full"
+            self._note("limit", remark or effect)
+        return size, limit
+
+    def _check_algorithm(self) -> tuple[str, str | None]:
+        """``NAME[:LEVEL]`` and the dictionary's file."""
+        algorithm, dictionary = self._algorithm(), None
+        takes = takes_one(algorithm.name)
+        self.query_one("#level").disabled = not algorithm.has_levels
+        self.query_one("#dictionary").disabled = not takes
+        level_text = self._field("level").strip() if algorithm.has_levels else ""
+        name = f"{algorithm.name}:{level_text}" if level_text else algorithm.name
+        level = algorithm.level_default
+        with self._checking("level"):
+            level = parse_algorithm(name)[1]
+            hint = f"{algorithm.level_min} to {algorithm.level_max}; {algorithm.level_default} if empty"
+            self._note("level", hint if algorithm.has_levels else "none")
+        with self._checking("dictionary"):
+            remark = "needs zstd"
+            if takes:
+                dictionary, remark = plan.check_dictionary(self._field("dictionary"), algorithm.name, level)
+            self._note("dictionary", remark)
+        return name, dictionary
+
+    def _check_persist(self, transport: str) -> bool:
+        """Whether the device is to be created at every boot."""
+        box = self.query_one("#persist", Checkbox)
+        why = "needs ublk" if transport != "ublk" else self.tz.capabilities.persist_why
+        box.disabled = bool(why)
+        self._note("persist", why)
+        return box.value and not box.disabled
+
+    def _check_use(self, transport: str, size: int) -> tuple[bool, int | None, str | None, str | None]:
+        """Swap or not, its priority, the filesystem, its mount point."""
         use, fs = self._use(transport)
         swap = use == "swap"
-        persist_box = self.query_one("#persist", Checkbox)
-        persist_why = "needs ublk" if transport != "ublk" else can.persist_why
-        persist_box.disabled = bool(persist_why)
-        self._note("persist", persist_why)
-        persist = persist_box.value and not persist_box.disabled
         priority: int | None = None
         mount: str | None = None
-        try:
+        with self._checking("use"):
             if swap:
-                priority = whole(self._field("priority"), "the priority", 0, 32767)
+                priority = whole(self._field("priority"), "the priority", 0, MAX_PRIORITY)
             elif fs is not None:
                 mount = plan.check_mount(fs, size, self._field("mount"))
             self._note("use", "higher is used first" if swap else "" if transport == "ublk" else "needs ublk")
-        except UsageError as error:
-            self._checked("use", error)
-            good = False
+        return swap, priority, fs, mount
+
+    def _check_queues(self, transport: str) -> tuple[int | None, int | None, int | None]:
+        """Queues, their depth, the device's number."""
+        can = self.tz.capabilities
         queues = depth = number = None
-        try:
+        with self._checking("queues"):
             queues = whole(self._field("queues"), "queues", 1, can.max_queues)
             most = can.max_queue_depth if transport == "ublk" else can.max_local_depth
             depth = whole(self._field("depth"), "depth", 1, most)
-            number = whole(self._field("number"), "the number", 0, (1 << 20) - 1)
+            number = whole(self._field("number"), "the number", 0, MAX_ID)
             self._note("queues", "")
-        except UsageError as error:
-            self._checked("queues", UsageError(f"{error.what}: {error.remedy.lower()}"))
-            good = False
-        if persist and number is None:
-            # A unit names its device; the preview must show which.
-            number = self._free_number()
-        name = algorithm.name if level is None else f"{algorithm.name}:{level}"
-        self.spec = (
-            CreateSpec(size, name, limit, number, queues, depth, transport, swap, priority, persist, fs, mount)
-            if good
-            else None
-        )
-        self._preview()
+        return queues, depth, number
 
     def _use(self, transport: str) -> tuple[str, str | None]:
-        """What the device is to be used as, and the filesystem then; shows what belongs to it."""
+        """The use of the device, and the filesystem if any; shows the fields that belong to it."""
         choice = self.query_one("#use", Select)
         choice.disabled = transport != "ublk"
         use = "disk" if choice.disabled else str(choice.value)
@@ -309,22 +349,22 @@ class CreateScreen(ModalScreen[CreateSpec | None]):
     # ---- preview
 
     def _preview(self) -> None:
-        spec = self.spec
-        self.query_one("#create", Button).disabled = spec is None
+        options = self.options
+        self.query_one("#create", Button).disabled = options is None
         self.refresh_bindings()
         command, table, warning = (self.query_one(f"#{n}", Static) for n in ("command", "outcome", "warning"))
-        if spec is None:
-            command.update(Text("Correct the fields marked above first.", "italic"))
+        if options is None:
+            command.update(Text("Correct the marked fields first.", "italic"))
             table.update("")
             warning.update("")
             return
-        command.update(Text(f"$ {commandline.create(spec)}"))
+        command.update(Text(f"$ {equivalent.create(options)}"))
         snapshot = self.tz.history.latest
         available = snapshot.machine.mem_available if snapshot else 0
         lines = [f"{'ratio':<6}{'holds':>7}{'takes':>8}{'left: disk':>12}{'gain: swap':>12}"]
         measured = self._ratio()
         for ratio in (*plan.RATIOS, *((measured,) if measured else ())):
-            o = plan.outcome(spec.size, spec.mem_limit, ratio, available)
+            o = plan.outcome(options.size, options.mem_limit, ratio, available)
             label = f"{ratio:g}×" if ratio in plan.RATIOS else f"{ratio:.2f}×"
             lines.append(
                 f"{label:<6}{format_size(o.holds):>7}{format_size(o.resident):>8}{format_size(o.left):>12}"
@@ -338,13 +378,13 @@ class CreateScreen(ModalScreen[CreateSpec | None]):
         for line in lines[1:]:
             text.append("\n" + line)
         table.update(text)
-        warning.update(Text(plan.unsafe(spec, snapshot.machine) if snapshot else ""))
+        warning.update(Text(plan.unsafe(options, snapshot.machine) if snapshot else ""))
 
     # ---- what the user does
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Create is offered when every field is right."""
-        return self.spec is not None if action == "create" else True
+        """Create is available when every field is valid."""
+        return self.options is not None if action == "create" else True
 
     def action_preset(self) -> None:
         """Puts the next preset size into the field."""
@@ -359,11 +399,11 @@ class CreateScreen(ModalScreen[CreateSpec | None]):
     @on(Button.Pressed, "#create")
     @on(Input.Submitted)
     def action_create(self) -> None:
-        """Makes it, if every field is right."""
-        if self.spec is not None:
-            self.dismiss(self.spec)
+        """Creates it, if every field is valid."""
+        if self.options is not None:
+            self.dismiss(self.options)
 
     @on(Button.Pressed, "#cancel")
     def action_cancel(self) -> None:
-        """Makes nothing."""
+        """Closes the dialog."""
         self.dismiss(None)

@@ -29,21 +29,21 @@ from truezram.engine.model import MachineSnapshot
 from truezram.engine.units import format_duration
 
 WELCOME = """\
-truezram turns spare processor time into memory:
+truezram turns spare CPU time into memory:
 a block device in RAM whose pages are stored
-compressed. It can be swap, or hold a filesystem.
+compressed. It can be swap or hold a filesystem.
 
   6  Doctor   checks this machine: ublk, root, swap
   3  What if  measures what your programs' memory
               would compress to
-  c  Create   makes a device, after a preview of it
+  c  Create   makes a device, after a preview
 
-Quitting the app stops nothing: devices go on."""
+Devices keep running after the app is closed."""
 """No line is longer than the smallest terminal has room for."""
 
 
 class FilterField(Input):
-    """Where the filter is typed. Its Enter is told in the footer."""
+    """The filter's input field. The footer shows its Enter key."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "submit", "Keep filter", key_display="Enter")]
 
@@ -53,13 +53,14 @@ class DashboardPage(Page):
 
     MODE = "dashboard"
     TITLE_TEXT = "Devices"
+    CREATES = REMOVES = GRAPHS = DEVICE_COLUMNS = True
     GUIDE = (
-        "The table shows every compressed device of this machine, the kernel's own zram included. Below it "
-        "are the device under the cursor, or all of them together (a): what it holds (logical) and what that "
-        "costs (resident), reads above and writes below one axis, the ratio, and how long requests take. On a"
-        " large terminal several devices are side by side. m shows the machine instead: free memory, "
-        "pressure, and the order in which swap is used. Graphs have one dot a second and keep 15 minutes: + "
-        "and - zoom, space pauses. Where nothing was measured there is a gap.\n"
+        "The table shows every compressed device of this machine, including the kernel's own zram. Below it are "
+        "graphs of the device under the cursor, or of all devices together (a): the data it holds (logical) and "
+        "the memory it takes (resident), reads above and writes below the axis, the ratio, and service times. "
+        "A large terminal shows several devices side by side. m shows the machine: free memory, pressure, and "
+        "the order in which swap is used. Graphs have one dot per second and keep 15 minutes: + and - zoom, "
+        "space pauses. A gap means that nothing was measured.\n"
         "Filter: words found anywhere in the row, or column<value, column>value, column=value, as in 'ratio<2"
         " data>1G'."
     )
@@ -104,9 +105,7 @@ class DashboardPage(Page):
     def on_mount(self) -> None:
         """The keys go to the table."""
         self.query_one("#filter").display = False
-        table = self.query_one(DeviceTable)
-        table.wanted = self.tz.config.columns
-        table.focus()
+        self.query_one(DeviceTable).focus()
 
     def shows(self, device: str) -> bool:
         """The one under the table's cursor; the filter may hide it."""
@@ -120,6 +119,7 @@ class DashboardPage(Page):
         app = self.tz
         table = self.query_one(DeviceTable)
         rows = app.rows()
+        table.wanted = app.config.columns
         welcome = self.query_one("#welcome")
         if welcome.display != (not rows):
             welcome.display = not rows
@@ -147,7 +147,7 @@ class DashboardPage(Page):
         return self.has_class("-wide") and self.has_class("-tall")
 
     def _machine(self) -> None:
-        """The machine in one line, in fewer words where they do not fit; what is a warning comes first."""
+        """The machine in one line, abbreviated if it does not fit; warnings come first."""
         snapshot = self.tz.history.latest
         if snapshot is None:
             return
@@ -182,12 +182,12 @@ class DashboardPage(Page):
         return parts
 
     def _soon_full(self) -> list[tuple[float, str]]:
-        """(seconds, device) of those that will be full within a day as they go on, the soonest first."""
+        """(seconds, device) of those that will be full within a day at their current growth, the soonest first."""
         times = ((series.time_to_full(), name) for name, series in self.tz.history.devices.items())
         return sorted((left, name) for left, name in times if left is not None and left < 86400)
 
     def _memory(self, sampled: bool) -> None:
-        """Free memory, pressure, and in which order swap is used."""
+        """Free memory, pressure, and the order in which swap is used."""
         if not sampled:
             return
         rings = self.tz.history.machine
@@ -214,7 +214,7 @@ class DashboardPage(Page):
             name = area.path.removeprefix("/dev/")
             lines.append([(f"{area.priority:>5} ", "muted"), (f"{name} ", "plain"), (used, "muted")])
         if not machine.swaps:
-            lines.append([("none; c creates some", "muted")])
+            lines.append([("none; c creates one", "muted")])
         unknown = "unknown"
         cluster = unknown if machine.page_cluster is None else str(machine.page_cluster)
         swappiness = unknown if machine.swappiness is None else str(machine.swappiness)
@@ -273,7 +273,7 @@ class DashboardPage(Page):
     @on(DeviceTable.Opened)
     def _opened(self, event: DeviceTable.Opened) -> None:
         self.tz.selected = event.name
-        self.tz.go("device")
+        self.tz.action_go("device")
 
     def action_memory(self) -> None:
         """The machine's memory, or the devices' graphs."""
@@ -311,15 +311,23 @@ class DashboardPage(Page):
         self.query_one(DeviceTable).focus()
 
     def action_columns(self) -> None:
-        """Chooses columns."""
-        self.tz.choose_columns()
+        """Opens the choice of columns, which is saved in the settings."""
+        from truezram.app.screens.columns_dialog import ColumnsScreen
+
+        app = self.tz
+
+        def answered(chosen: tuple[str, ...] | None) -> None:
+            if chosen is not None:
+                app.change_config(columns=chosen)
+
+        app.push_screen(ColumnsScreen(app.config.columns, self.size.width - 2), answered)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Only what does something now is offered."""
+        """Only available actions."""
         if action == "clear_filter":
             return bool(self.query_one("#filter", Input).display) if self.is_mounted else False
         if action == "filter":
-            # While one types in it, "/" is a letter like others; Textual knows that of most keys, of this one not.
+            # In the field, "/" is an ordinary letter; Textual does not know that for this key.
             return bool(self.tz.history.devices) and not self.query_one("#filter").has_focus
         if action == "columns":
             return bool(self.tz.history.devices)

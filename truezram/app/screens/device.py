@@ -10,21 +10,24 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 
-from truezram.app.columns import mountpoint, shown_state
+from truezram.app.columns import mountpoint
 from truezram.app.format import short_rate, short_size
 from truezram.app.screens.page import Page
 from truezram.app.series import DeviceSeries, queue_rates
-from truezram.app.source import PageMap
 from truezram.app.widgets.event_list import EventList
 from truezram.app.widgets.grid import Grid, Head, Item, TextBlock
 from truezram.app.widgets.histogram import LatencyHistogram, SizeHistogram
 from truezram.app.widgets.page_map import PageMapView
+from truezram.engine.answers import PageMap
 from truezram.engine.model import BAD_STATES, DeviceSnapshot
 from truezram.engine.rates import histogram_difference
-from truezram.engine.units import format_duration
+from truezram.engine.settings import SETTINGS
+from truezram.engine.units import PAGE, format_duration
 
 MAP_EVERY = 5.0
 """Seconds between page maps: the server walks its whole table for one."""
+MAP_TIMEOUT = 5.0
+"""Seconds in which the server must answer."""
 PER_CALL = 256
 """Regions in one answer (protocol.h, TZ_MAP_REGIONS)."""
 
@@ -36,15 +39,17 @@ class DevicePage(Page):
 
     MODE = "device"
     TITLE_TEXT = "Device"
+    CREATES = REMOVES = True
     GUIDE = (
         "The page map shows the device's table from the first page to the last: each cell is a region, "
-        "coloured by what it holds most of, darker the emptier it is; without colours it is a letter, a capital where "
-        "it is more than half full. Arrow keys pick a region, Enter looks into it, Backspace back out.\n"
+        "coloured by the kind of most of its pages, darker if it is emptier; without colours it is a letter, a "
+        "capital if it is more than half full. The arrow keys select a region, Enter zooms into it, Backspace zooms "
+        "out.\n"
         "Pages by ratio: how small pages are stored, from 16 to 1 on the left to pages that do not shrink on "
         "the right. Service time: reads above, writes below, over the last minute or (t) since the device was"
-        " made.\n"
-        "Size classes are the pool's: slots of one size in slabs; full slabs waste nothing. Queues are the "
-        "device's threads."
+        " created.\n"
+        "Size classes are the pool's: slots of one size in slabs; full slabs waste nothing. Each queue is a "
+        "thread of the device."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("n", "other(1)", "Next device", id="device.next"),
@@ -77,7 +82,7 @@ class DevicePage(Page):
                 yield Grid(
                     [Head("QUEUE", 5), Head("CPU", 3), Head("READ/s", 6), Head("WRITE/s", 7), Head("BUSY", 4),
                      Head("", 4, left=True, grow=True)],
-                    empty="No queue tells its counters.", id="queues",
+                    empty="No per-queue counters.", id="queues",
                 )  # fmt: skip
                 yield Grid(
                     [Head("CLASS", 5), Head("SLABS", 6), Head("OBJECTS", 8), Head("BYTES", 5), Head("FULL", 4),
@@ -118,7 +123,7 @@ class DevicePage(Page):
         trouble = self.tz.trouble.get(device.name, "")
         self.query_one("#title", TextBlock).show(lambda width: _title(device, trouble, self.tz.clock()))
         self.query_one("#facts", Grid).show(facts(device))
-        self.query_one(SizeHistogram).show(device.size_pages, _untold(device))
+        self.query_one(SizeHistogram).show(device.size_pages, _not_reported(device))
         self._latencies(series, device)
         self._queues(series)
         self._size_classes(device)
@@ -126,11 +131,11 @@ class DevicePage(Page):
 
     def _latencies(self, series: DeviceSeries, device: DeviceSnapshot) -> None:
         total = device.total
-        if untold := _untold(device):
-            self.query_one(LatencyHistogram).show((), (), "", untold)
+        if reason := _not_reported(device):
+            self.query_one(LatencyHistogram).show((), (), "", reason)
             return
         if self.since_start or not series.minute:
-            reads, writes, span = total.read_lat, total.write_lat, "since it was made"
+            reads, writes, span = total.read_lat, total.write_lat, "since creation"
         else:
             then, old = series.minute[0]
             reads = histogram_difference(old.read_lat, total.read_lat)
@@ -191,30 +196,30 @@ class DevicePage(Page):
 
     def _ask_for_map(self, device: DeviceSnapshot) -> None:
         view = self.query_one(PageMapView)
-        if untold := _untold(device):
-            view.show(None, untold)
+        if reason := _not_reported(device):
+            view.show(None, reason)
             return
         if device.state != "live":
-            view.show(None, f"The device is {shown_state(device)}.")
+            view.show(None, f"The device is {device.state}.")
             return
         now = time.monotonic()
         if self._asking or now - self._map_time < MAP_EVERY or not view.size.height:
             return
         self._asking, self._map_time = True, now
-        pages = device.disksize // 4096
+        pages = device.disksize // PAGE
         first, count = self._range if self._range[1] else (0, pages)
         regions = min(view.regions_wanted(), count)
         name, engine = device.name, self.tz.engine
 
         def call(_: object) -> PageMap:
-            # One answer holds 256 regions: more cells, more calls, each for its part of the range.
+            # One answer holds 256 regions; more cells need more calls, each for its part of the range.
             parts: list[tuple[int, ...]] = []
             calls = -(-regions // PER_CALL)
             for number in range(calls):
                 start, end = count * number // calls, count * (number + 1) // calls
                 share = regions * (number + 1) // calls - regions * number // calls
                 parts += engine.page_map(name, first + start, end - start, min(share, end - start)).regions
-            return PageMap(first, count, tuple(parts))
+            return PageMap(first=first, pages=count, regions=tuple(parts))
 
         def done(found: PageMap) -> None:
             self._asking = False
@@ -227,7 +232,9 @@ class DevicePage(Page):
             if name == self.name_shown:
                 view.show(None, why)
 
-        self.tz.work(f"page map of {name}", call, done=done, failed=failed, device=name, timeout=5, quiet=True)
+        self.tz.work(
+            f"page map of {name}", call, done=done, failed=failed, device=name, timeout=MAP_TIMEOUT, quiet=True
+        )
 
     @on(PageMapView.Range)
     def _ranged(self, event: PageMapView.Range) -> None:
@@ -253,10 +260,10 @@ class DevicePage(Page):
 
     def action_edit(self) -> None:
         """Its settings, on the tune page."""
-        self.tz.go("tune")
+        self.tz.action_go("tune")
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Only what does something."""
+        """Only available actions."""
         if action == "other":
             return len(self.tz.history.devices) > 1
         if action in ("span", "edit"):
@@ -264,13 +271,13 @@ class DevicePage(Page):
         return True
 
 
-def _untold(device: DeviceSnapshot) -> str:
-    """Why there is nothing to show of a device of the kernel's; "" for ours."""
-    return "" if device.kind == "truezram" else f"The kernel's {device.kind} does not tell."
+def _not_reported(device: DeviceSnapshot) -> str:
+    """Why a device of the kernel has nothing to show; "" for ours."""
+    return "" if device.kind == "truezram" else f"Not reported by the kernel's {device.kind}."
 
 
 def _title(device: DeviceSnapshot, trouble: str, now: float) -> Parts:
-    state = shown_state(device) if device.kind == "truezram" else "kernel"
+    state = device.state if device.kind == "truezram" else "kernel"
     bad = trouble or device.state in BAD_STATES
     parts = [(f"{device.name} ", "heading"), (f"{device.path}  ", "muted")]
     parts.append((trouble or state, "bad" if bad else "good"))
@@ -286,15 +293,14 @@ def _title(device: DeviceSnapshot, trouble: str, now: float) -> Parts:
 
 
 def facts(device: DeviceSnapshot) -> list[Item]:
-    """Settings in force and the figures that the table has no room for; none of a device whose figures make no
-    sense."""
+    """Settings in force and the figures that do not fit in the table; none for an unreadable device."""
     if device.state == "unreadable":
         return []
     ratio = "-" if device.compression_ratio is None else f"{device.compression_ratio:.2f}"
+    isa = {"algorithm": f" {device.isa}"} if device.isa else {}
     rows = [
-        ("algorithm", f"{device.algorithm} {device.isa}".strip()),
+        *((setting.key, setting.shown(device) + isa.get(setting.key, "")) for setting in SETTINGS),
         ("disksize", short_size(device.disksize)),
-        ("mem_limit", short_size(device.mem_limit) if device.mem_limit else "none"),
         ("transport", "local, no node" if device.transport == "local" else device.transport),
         ("queues", f"{device.nr_queues} of depth {device.queue_depth}" if device.nr_queues else "-"),
         ("codec ratio", ratio),

@@ -1,4 +1,4 @@
-"""The doctor: what this machine has and lacks for compressed memory, each line with its remedy."""
+"""The doctor: checks of this machine, each with its remedy."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.widgets import Static
 
-from truezram.app import commandline
+from truezram.app import equivalent
 from truezram.app.screens.page import Page
-from truezram.app.source import Check
 from truezram.app.widgets.grid import Grid, Head, Item, TextBlock
+from truezram.engine.answers import Check
 
-STYLES = {"ok": "good", "warn": "warn", "fail": "bad", "info": "muted"}
+STYLES = {"ok": "good", "warn": "warn", "fail": "bad"}
 
 
 class DoctorPage(Page):
@@ -25,8 +25,8 @@ class DoctorPage(Page):
     MODE = "doctor"
     TITLE_TEXT = "Doctor"
     GUIDE = (
-        "ok: as it should be. warn: it works, but read this. fail: ublk devices cannot be made until this is put right."
-        " Below the table stand the details of the line under the cursor and what to do about it."
+        "ok: nothing to do. warn: it works, but read the details. fail: ublk devices cannot be created until this is"
+        " fixed. The details of the check under the cursor, and what to do about it, are below the table."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("r", "run", "Check again", id="doctor.run"),
@@ -40,7 +40,7 @@ class DoctorPage(Page):
 
     def content(self) -> ComposeResult:
         """Checks, and the details of one."""
-        yield Static(Text(f"Checks of this machine  $ {commandline.doctor()}"), classes="pagehead")
+        yield Static(Text(f"Checks of this machine  $ {equivalent.doctor()}"), classes="pagehead")
         yield Grid(
             [Head("CHECK", 14, left=True), Head("STATE", 5, left=True), Head("FOUND", 20, left=True, grow=True)],
             empty="Checking.",
@@ -66,10 +66,8 @@ class DoctorPage(Page):
 
     def _done(self, checks: tuple[Check, ...]) -> None:
         self.checks = checks
-        self.query_one(Grid).show(
-            [Item(c.name, (c.name, c.status, c.detail), STYLES.get(c.status, "")) for c in checks]
-        )
-        worst = next((c.name for status in ("fail", "warn") for c in checks if c.status == status), "")
+        self.query_one(Grid).show([Item(c.name, (c.name, c.state, c.detail), STYLES.get(c.state, "")) for c in checks])
+        worst = next((c.name for state in ("fail", "warn") for c in checks if c.state == state), "")
         if worst and not self.query_one(TextBlock).make(80):
             grid = self.query_one(Grid)
             grid.cursor = worst
@@ -78,7 +76,7 @@ class DoctorPage(Page):
 
     def _failed(self, why: str) -> None:
         grid = self.query_one(Grid)
-        grid.empty = f"The checks did not run: {why}"
+        grid.empty = f"The checks failed: {why}"
         grid.show([])
 
     @on(Grid.Moved)
@@ -88,7 +86,7 @@ class DoctorPage(Page):
         def make(width: int) -> list[list[tuple[str, str]]]:
             if check is None:
                 return []
-            lines = [[(f"{check.name}: {check.status}", "heading")]]
+            lines = [[(f"{check.name}: {check.state}", "heading")]]
             lines += [[(line, "plain")] for line in textwrap.wrap(check.detail, width)]
             remedy = textwrap.wrap(check.remedy, max(width - 4, 10), break_on_hyphens=False) if check.remedy else []
             lines += [[(("→ " if n == 0 else "  ") + line, "command")] for n, line in enumerate(remedy)]

@@ -3,40 +3,37 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import ClassVar
 
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
-from textual.screen import ModalScreen
 from textual.widgets import Input, Label
 
 from truezram.app import export
+from truezram.app.screens.dialog import Dialog
 from truezram.app.widgets.chrome import Footer
 from truezram.app.widgets.grid import Grid, Head, Item
 
-if TYPE_CHECKING:
-    from truezram.app.app import TruezramApp
-
 FORMATS = (
     ("svg", "SVG", "this screen as a picture"),
-    ("csv", "CSV", "the devices' figures, a line each"),
+    ("csv", "CSV", "the devices' figures, one per line"),
     ("jsonl", "JSON lines", "devices with the samples of their graphs"),
     ("html", "HTML", "a report: table, graphs, events"),
 )
 OF_A_TABLE = (
     FORMATS[0],
-    ("csv", "CSV", "what this page has found out, a line each"),
-    ("jsonl", "JSON lines", "the same, an object each"),
+    ("csv", "CSV", "this page's results, one per line"),
+    ("jsonl", "JSON lines", "the same as JSON objects"),
     ("html", "HTML", "a report: the same as a table"),
 )
 
 
-class ExportScreen(ModalScreen[None]):
-    """Writes the file itself, so that what goes wrong is said here."""
+class ExportScreen(Dialog[None]):
+    """Writes the file itself, so that errors are shown here."""
 
-    GUIDE: ClassVar[str] = "Enter writes a file with the time in its name into the folder below and says where."
+    GUIDE: ClassVar[str] = "Enter writes a file, with the time in its name, into the folder below and shows its path."
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "write", "Write the file", key_display="Enter", id="export.write"),
         Binding("escape", "dismiss(None)", "Cancel", id="export.cancel"),
@@ -48,17 +45,12 @@ class ExportScreen(ModalScreen[None]):
         self.picture = picture
         self.table = table
 
-    @property
-    def tz(self) -> TruezramApp:
-        """The app."""
-        return cast("TruezramApp", self.app)
-
     def compose(self) -> ComposeResult:
         """Formats, folder."""
         with Vertical(id="dialog"):
             yield Label(f"Export: {self.table.name}" if self.table else "Export", id="heading")
             yield Grid([Head("FORMAT", 10, left=True), Head("WHAT", 20, left=True, grow=True)], id="formats")
-            yield Label("into the folder")
+            yield Label("Folder")
             yield Input(str(Path.cwd()), id="folder", compact=True)
         yield Footer()
 

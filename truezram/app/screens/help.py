@@ -1,4 +1,4 @@
-"""Help for the screen that one is on: what it shows, every key that works there, and what the columns mean."""
+"""Help for the current screen: what it shows, its keys, and the meaning of the columns."""
 
 from __future__ import annotations
 

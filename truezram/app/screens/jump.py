@@ -1,4 +1,4 @@
-"""Jump mode: letters on everything that can have the focus; one key goes there."""
+"""Jump mode: a letter on each focusable widget; its key moves the focus there."""
 
 from __future__ import annotations
 

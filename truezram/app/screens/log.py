@@ -1,4 +1,4 @@
-"""The event log: what happened to devices and machine, and what was done here, kept over restarts of the app."""
+"""The event log: what happened to devices and machine and what the user did, kept across restarts of the app."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from truezram.app.screens.page import Page
 from truezram.app.widgets.event_list import MARKS
 from truezram.app.widgets.grid import Grid, Head, Item, TextBlock
 
-FILTERS = ("everything", "warnings and errors", "this device")
+FILTERS = ("all", "warnings and errors", "this device")
 
 
 class LogPage(Page):
@@ -22,10 +22,10 @@ class LogPage(Page):
     MODE = "log"
     TITLE_TEXT = "Log"
     GUIDE = (
-        "Newest first. f chooses between everything, warnings and errors, and the device under the "
-        "dashboard's cursor. Alerts are: nearly full (less than a tenth of mem_limit left), full, a refused "
-        "write, a checksum error, a server that died, memory pressure. The log is kept in events.jsonl in the"
-        " state folder."
+        "Newest first. f switches between all events, warnings and errors, and the device under the "
+        "dashboard's cursor. Alerts are: nearly full (less than a tenth of mem_limit left), full, a failed "
+        "write, a checksum error, a dead server, memory pressure. The log is kept in events.jsonl in the "
+        "state folder."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("f", "next_filter", "Filter", id="log.filter"),
@@ -47,7 +47,7 @@ class LogPage(Page):
                 Head("DEVICE", 8, left=True, rank=1),
                 Head("EVENT", 20, left=True, grow=True),
             ],
-            empty="Nothing has happened yet.",
+            empty="No events yet.",
             id="log",
         )
 
@@ -87,7 +87,7 @@ class LogPage(Page):
 
         def title(width: int) -> list[list[tuple[str, str]]]:
             line = [(f"{len(items)} events: {what}  ", "heading")]
-            return [[*line, (f"not kept: {bad}", "bad") if bad else (where, "muted")]]
+            return [[*line, (f"not saved: {bad}", "bad") if bad else (where, "muted")]]
 
         self.query_one(TextBlock).show(title)
 

@@ -1,53 +1,117 @@
 """The base of the screens that can be switched between: top bar, notice, content, jobs, footer.
 
-A page draws from the app's history when it is shown and at every snapshot while it is (`tick`); it keeps nothing of
-its own that a snapshot could have told it.
+A page draws from the app's history when it is shown and at every snapshot (`tick`); it keeps no state that can be
+read from a snapshot.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, cast
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual.app import ComposeResult
 from textual.screen import Screen
 
+from truezram.app.core import LivePage
 from truezram.app.widgets.chrome import Footer, JobBar, TextLine, TopBar
 
 if TYPE_CHECKING:
-    from truezram.app.app import TruezramApp
     from truezram.app.export import Table
+    from truezram.engine.options import CreateOptions
 
-PAGES: tuple[tuple[str, str, str], ...] = (
-    ("dashboard", "Devices", "Devs"),
-    ("device", "Device", "Dev"),
-    ("whatif", "What if", "What"),
-    ("tune", "Tune", "Tune"),
-    ("benchmark", "Bench", "Bench"),
-    ("doctor", "Doctor", "Doc"),
-    ("log", "Log", "Log"),
-    ("settings", "Settings", "Set"),
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A page of the app. Its module has the mode's name and is imported when the page is first shown, to save start-up
+    time."""
+
+    mode: str
+    name: str
+    short: str
+    """Its name on a narrow terminal."""
+    made_by: str
+    """The class."""
+
+    def load(self) -> type[Page]:
+        """Imports the class."""
+        found: type[Page] = _load(f"screens.{self.mode}", self.made_by)
+        return found
+
+    def make(self) -> Screen[Any]:
+        """The screen."""
+        return self.load()()
+
+
+PAGES = (
+    Place("dashboard", "Devices", "Devs", "DashboardPage"),
+    Place("device", "Device", "Dev", "DevicePage"),
+    Place("whatif", "What if", "What", "WhatIfPage"),
+    Place("tune", "Tune", "Tune", "TunePage"),
+    Place("benchmark", "Bench", "Bench", "BenchmarkPage"),
+    Place("doctor", "Doctor", "Doc", "DoctorPage"),
+    Place("log", "Log", "Log", "LogPage"),
+    Place("settings", "Settings", "Set", "SettingsPage"),
 )
+"""All pages, in the order of their keys 1, 2, …"""
+FOCUSED = (
+    ("widgets.device_table", "DeviceTable"),
+    ("widgets.grid", "Grid"),
+    ("widgets.page_map", "PageMapView"),
+)
+"""Focusable widgets of the pages with their own keys."""
+DIALOGS = (
+    ("screens.chart", "ChartScreen"),
+    ("screens.columns_dialog", "ColumnsScreen"),
+    ("screens.confirm", "RemoveScreen"),
+    ("screens.create", "CreateScreen"),
+    ("screens.export_dialog", "ExportScreen"),
+    ("screens.help", "HelpScreen"),
+    ("screens.jump", "JumpScreen"),
+    ("screens.tune", "EditScreen"),
+)
+"""Dialogs with their own keys."""
+
+
+def _load(module: str, name: str) -> type[Any]:
+    found: type[Any] = getattr(import_module(f"truezram.app.{module}"), name)
+    return found
+
+
+def owners() -> Iterable[type]:
+    """Widgets and pages whose keys can be changed; imported on demand."""
+    return (*(_load(*entry) for entry in FOCUSED), *(place.load() for place in PAGES))
+
+
+def dialogs() -> Iterable[type]:
+    """Dialogs whose keys can be changed."""
+    return (_load(*entry) for entry in DIALOGS)
+
 
 SETTLED = 2.0
-"""Seconds after which a page has made what it is made of."""
+"""Seconds after which a page has created its widgets."""
 
 
-class Page(Screen[None]):
+class Page(LivePage):
     """One of `PAGES`."""
 
     MODE: ClassVar[str] = ""
     TITLE_TEXT: ClassVar[str] = ""
     GUIDE: ClassVar[str] = ""
-    """What the screen shows and how to read it, for its help."""
-
-    @property
-    def tz(self) -> TruezramApp:
-        """The app."""
-        return cast("TruezramApp", self.app)
+    """What the screen shows and how to read it, for the help."""
+    CREATES: ClassVar[bool] = False
+    """A device can be created from here."""
+    REMOVES: ClassVar[bool] = False
+    """The device under the cursor can be removed."""
+    GRAPHS: ClassVar[bool] = False
+    """Its graphs can be paused and zoomed."""
+    DEVICE_COLUMNS: ClassVar[bool] = False
+    """Its help explains the columns of the device table."""
 
     def compose(self) -> ComposeResult:
         """Chrome around the content."""
-        yield TopBar(self.tz.pages, self.MODE)
+        yield TopBar([(place.mode, place.name, place.short) for place in PAGES], self.MODE)
         yield TextLine(id="notice")
         yield from self.content()
         yield JobBar()
@@ -58,22 +122,19 @@ class Page(Screen[None]):
         raise NotImplementedError
 
     def shows(self, device: str) -> bool:
-        """Whether the user can see which device is meant: what is hidden must not be removed."""
+        """Whether the device is visible to the user: a hidden one must not be removed."""
         return True
 
     def table(self) -> Table | None:
-        """What the page has found out, for an export; None where that is the devices' figures."""
+        """The page's results for an export; None to export the devices."""
         return None
 
-    def open_create(self) -> None:
-        """Opens Create; with what the page has found out, where it has."""
-        self.tz.create_from()
-
-    def tick(self, sampled: bool) -> None:
-        """New figures; `sampled` when graphs have something new to draw."""
+    def proposal(self) -> CreateOptions | None:
+        """What the create dialog should start with, if the page knows."""
+        return None
 
     def on_screen_resume(self) -> None:
-        """Draws what happened while another page was shown."""
+        """Draws what changed while another page was shown."""
         self.update_chrome()
         self.tick(True)
 
@@ -90,5 +151,5 @@ class Page(Screen[None]):
         self.update_jobs()
 
     def update_jobs(self) -> None:
-        """The jobs that have lasted long enough."""
+        """The jobs that have run long enough."""
         self.query_one(JobBar).show(self.tz.jobs.visible(), self.tz.view.glyphs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar
+from typing import ClassVar, cast
 
 from textual import events, on
 from textual.app import ComposeResult
@@ -13,16 +13,17 @@ from textual.screen import ModalScreen
 from textual.widgets import Label, Select, Static
 
 from truezram.app import keymap
+from truezram.app.appearance import Appearance
 from truezram.app.config import refresh_interval
 from truezram.app.glyphs import GLYPH_SETS
-from truezram.app.screens.page import Page
+from truezram.app.screens.page import Page, owners
 from truezram.app.widgets.grid import Grid, Head, Item
 
 REFRESH = (("automatic", 0.0), ("0.25 s", 0.25), ("0.5 s", 0.5), ("1 s", 1.0), ("2 s", 2.0), ("5 s", 5.0))
 
 
 class KeyScreen(ModalScreen[str | None]):
-    """Takes the next key that is pressed and does nothing else here. Returns its name, or None for Escape."""
+    """Waits for a key. Returns its name, or None for Escape."""
 
     def __init__(self, what: str, held_by: Callable[[str], str]) -> None:
         """`what`: the action's description. `held_by`: the description of the action that has a key already, or ""."""
@@ -33,8 +34,8 @@ class KeyScreen(ModalScreen[str | None]):
     def compose(self) -> ComposeResult:
         """The question."""
         with Vertical(id="dialog"):
-            yield Label(f"Press the key for: {self.what}", id="heading")
-            yield Static("Escape leaves it as it is.", id="answer", markup=False)
+            yield Label(f"Press the new key for: {self.what}", id="heading")
+            yield Static("Escape cancels.", id="answer", markup=False)
 
     def on_key(self, event: events.Key) -> None:
         """The answer."""
@@ -44,28 +45,37 @@ class KeyScreen(ModalScreen[str | None]):
         holder = self.held_by(key) if key else ""
         if holder:
             self.query_one("#answer", Static).update(
-                f"{key} is the key of: {holder}. Press another, or Escape and give that one another first."
+                f"{key} is already used for: {holder}. Press another key, or Escape."
             )
         else:
             self.dismiss(key)
 
 
 class SettingsPage(Page):
-    """Every change takes effect at once and is saved."""
+    """Changes take effect immediately and are saved."""
 
     MODE = "settings"
     TITLE_TEXT = "Settings"
     GUIDE = (
-        "Every change takes effect at once and is saved in config.toml. Themes are TOML files: your own go "
-        "into the folder themes beside it and appear here as soon as they are saved. Glyphs auto: braille "
-        "where the terminal can show it, ASCII elsewhere. Keys: Enter on an action, then press its new key; r"
-        " puts the program's own key back."
+        "Changes take effect immediately and are saved in config.toml. Themes are TOML files: put yours into "
+        "the folder themes next to it; they appear here as soon as they are saved. Glyphs auto: braille if "
+        "the terminal can show it, otherwise ASCII. Keys: press Enter on an action, then its new key; r "
+        "restores the default."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "rebind", "Change key", key_display="Enter", id="settings.key"),
-        Binding("r", "reset_key", "Own key back", id="settings.reset"),
+        Binding("r", "reset_key", "Default key", id="settings.reset"),
         Binding("escape", "app.go('dashboard')", "Back", show=False, id="settings.back"),
     ]
+
+    @property
+    def tz(self) -> Appearance:
+        """The app, with its themes."""
+        return cast(Appearance, self.app)
+
+    def bindings(self) -> keymap.Bindings:
+        """All actions whose key can be changed."""
+        return keymap.bindings_of((type(self.app), *owners()))
 
     def content(self) -> ComposeResult:
         """Choices, then the key map."""
@@ -76,7 +86,7 @@ class SettingsPage(Page):
             for label, name, options, value in (
                 ("Theme", "theme", themes, config.theme if config.theme in app.theme_titles() else ""),
                 ("Glyphs", "glyphs", [(g, g) for g in ("auto", *GLYPH_SETS)], config.glyphs),
-                ("Throughput", "units", [("bytes a second", "bytes"), ("pages a second", "pages")], config.units),
+                ("Throughput", "units", [("bytes per second", "bytes"), ("pages per second", "pages")], config.units),
                 ("Refresh", "refresh", list(REFRESH), self._known(config.refresh)),
             ):
                 with Horizontal(classes="field"):
@@ -97,7 +107,7 @@ class SettingsPage(Page):
         return refresh if refresh in [value for _, value in REFRESH] else 0.0
 
     def tick(self, sampled: bool) -> None:
-        """Only what a change of settings changes."""
+        """Only changed settings are redrawn."""
         if sampled:
             self._show()
 
@@ -119,7 +129,7 @@ class SettingsPage(Page):
     def _keys(self) -> list[Item]:
         config = self.tz.config
         items = []
-        for name, (keys, what) in self.tz.all_bindings().items():
+        for name, (keys, what) in self.bindings().items():
             own = name in config.keys
             items.append(Item(name, (config.keys.get(name, keys), what, name), "warn" if own else ""))
         return items
@@ -133,9 +143,9 @@ class SettingsPage(Page):
 
     @on(Grid.Chosen, "#keys")
     def action_rebind(self) -> None:
-        """Another key for the action under the cursor."""
+        """Changes the key of the action under the cursor."""
         name = self.query_one("#keys", Grid).cursor
-        bindings = self.tz.all_bindings()
+        bindings = self.bindings()
 
         def held_by(key: str) -> str:
             return next((bindings[other][1] for other in keymap.holders(bindings, self.tz.config.keys, name, key)), "")
@@ -148,14 +158,14 @@ class SettingsPage(Page):
         self.app.push_screen(KeyScreen(bindings[name][1], held_by), pressed)
 
     def action_reset_key(self) -> None:
-        """The program's own key for the action under the cursor."""
+        """Restores the default key of the action under the cursor."""
         keys = dict(self.tz.config.keys)
         if keys.pop(self.query_one("#keys", Grid).cursor, None) is not None:
             self.tz.change_config(keys=keys)
             self._show()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Only for a key that was changed."""
+        """Reset only for a changed key."""
         if action == "rebind":
             return self.is_mounted and self.query_one("#keys", Grid).has_focus
         if action == "reset_key":

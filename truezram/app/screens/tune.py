@@ -1,51 +1,41 @@
-"""Tune: every live setting of the devices and the machine, current against suggested, with the reason; applied and
-undone."""
+"""Tune: every live setting of the devices and the machine, current and suggested values with the reason; apply and
+undo."""
 
 from __future__ import annotations
 
 import textwrap
 import time
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import ClassVar
 
 from rich.text import Text
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
-from textual.screen import ModalScreen
 from textual.widgets import Button, Input, Label, Static
 
-from truezram.app import commandline
+from truezram.app import equivalent
 from truezram.app.format import capitalized
+from truezram.app.screens.dialog import Dialog
 from truezram.app.screens.page import Page
-from truezram.app.source import Change, Tunable
 from truezram.app.widgets.chrome import Footer
 from truezram.app.widgets.grid import Grid, Head, Item, TextBlock
+from truezram.engine.answers import Change, Tunable
 from truezram.engine.errors import TruezramError
-from truezram.engine.units import parse_size
-
-if TYPE_CHECKING:
-    from truezram.app.app import TruezramApp
-
-
-def differs(tunable: Tunable) -> bool:
-    """Whether there is something better that can be set."""
-    return bool(tunable.suggested) and tunable.suggested != tunable.current and not tunable.readonly
+from truezram.engine.settings import BY_KEY, SETTINGS
 
 
 def command(tunable: Tunable, value: str) -> str:
     """The command that does the same."""
     if tunable.device:
-        return commandline.set_value(tunable.device, tunable.key, value, not tunable.device.startswith("local"))
-    return commandline.tune(tunable.key, value)
+        return equivalent.set_value(tunable.device, tunable.key, value, not tunable.device.startswith("local"))
+    return equivalent.tune(tunable.key, value)
 
 
-class EditScreen(ModalScreen[str | None]):
+class EditScreen(Dialog[str | None]):
     """Asks for a new value. Returns it, or None."""
 
-    GUIDE: ClassVar[str] = (
-        "Type a value, or with F2 go through those there are. The command does exactly what Apply does."
-    )
+    GUIDE: ClassVar[str] = "Type a value, or select one with F2. The command does exactly what Apply does."
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "cancel", "Cancel", id="edit.cancel"),
         Binding("f2", "next_choice", "Next choice", id="edit.next"),
@@ -56,11 +46,6 @@ class EditScreen(ModalScreen[str | None]):
         self.tunable = tunable
         choices = [tunable.suggested, *tunable.choices]
         self.choices = [choice for choice in dict.fromkeys(choices) if choice]
-
-    @property
-    def tz(self) -> TruezramApp:
-        """The app."""
-        return cast("TruezramApp", self.app)
 
     def compose(self) -> ComposeResult:
         """The field, what may be entered, the command."""
@@ -85,7 +70,7 @@ class EditScreen(ModalScreen[str | None]):
 
     @on(Input.Changed)
     def check(self) -> None:
-        """What can be judged here is judged here; the engine judges the rest."""
+        """Checks what can be checked here; the engine checks the rest."""
         value = self.query_one(Input).value.strip()
         problem = self._problem(value)
         note = self.query_one("#value-note", Static)
@@ -96,41 +81,25 @@ class EditScreen(ModalScreen[str | None]):
 
     def _problem(self, value: str) -> str:
         if not value:
-            return "It is empty"
-        if self.tunable.key == "mem_limit" and value.lower() not in ("none", "0"):
-            try:
-                parse_size(value)
-            except TruezramError as error:
-                return (getattr(error, "why", "") or str(error)).capitalize()
-        if self.tunable.key != "algorithm" and self.tunable.choices and value not in self.tunable.choices:
+            return "Enter a value"
+        try:
+            if self.tunable.device:
+                BY_KEY[self.tunable.key].parse(value)
+        except TruezramError as error:
+            return f"{capitalized(error.why or error.what)}. {error.remedy}".removesuffix(". ")
+        if not self.tunable.device and self.tunable.choices and value not in self.tunable.choices:
             return f"Choose {', '.join(self.tunable.choices)}"
-        if self.tunable.key == "algorithm":
-            return self._algorithm(value)
         return ""
 
-    def _algorithm(self, value: str) -> str:
-        name, colon, level = value.partition(":")
-        known = {a.name: a for a in self.tz.capabilities.algorithms if not a.unavailable}
-        found = known.get(name)
-        if found is None:
-            return f"Choose {', '.join(known)}"
-        if not colon:
-            return ""
-        try:
-            good = found.level_min <= int(level) <= found.level_max and (found.level_min or found.level_max)
-        except ValueError:
-            good = False
-        return "" if good else f"Levels of {name}: {found.level_min} to {found.level_max}"
-
     def action_next_choice(self) -> None:
-        """The next of the values there are."""
+        """Selects the next choice."""
         if self.choices:
             field = self.query_one(Input)
             place = self.choices.index(field.value) if field.value in self.choices else -1
             field.value = self.choices[(place + 1) % len(self.choices)]
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Choices are offered where there are some."""
+        """F2 is shown only if there are choices."""
         return bool(self.choices) if action == "next_choice" else True
 
     @on(Button.Pressed, "#apply")
@@ -151,17 +120,17 @@ class TunePage(Page):
     MODE = "tune"
     TITLE_TEXT = "Tune"
     GUIDE = (
-        "Every setting that can be changed while things run. Lines with a suggestion that differs stand out; "
-        "the reason is below. Enter edits, a applies the suggestion under the cursor, A all of them. Changes "
-        "of the machine's settings are journalled and last until the next restart: u puts the newest one "
-        "back, or in the journal (Tab) the one under the cursor."
+        "Every setting that can be changed at run time. Settings whose suggested value differs are highlighted; "
+        "the reason is below. Enter edits, a applies the suggestion under the cursor, A all suggestions for the "
+        "machine. Changes to the machine's settings are recorded in a journal and last until the next boot: u "
+        "undoes the newest one, or in the journal (Tab) the one under the cursor."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "edit", "Edit", key_display="Enter", id="tune.edit"),
         Binding("a", "suggested", "Apply suggestion", id="tune.apply"),
         Binding("A", "all_suggested", "Apply all", id="tune.apply_all"),
         Binding("u", "undo", "Undo", id="tune.undo"),
-        Binding("r", "reload", "Read again", show=False, id="tune.reload"),
+        Binding("r", "reload", "Reload", show=False, id="tune.reload"),
         Binding("escape", "app.go('dashboard')", "Back", show=False, id="tune.back"),
     ]
 
@@ -193,7 +162,7 @@ class TunePage(Page):
                 Head("BECAME", 8, left=True, grow=True, most=24),
                 Head("NOW", 8, left=True),
             ],
-            empty="No setting of the machine was changed.",
+            empty="No machine settings were changed.",
             id="journal",
         )
 
@@ -211,7 +180,7 @@ class TunePage(Page):
         latest = self.tz.history.latest
         if latest is None:
             return
-        key = tuple((d.name, d.state, d.algorithm, d.mem_limit) for d in latest.devices)
+        key = tuple((d.name, d.state, *(setting.of(d) for setting in SETTINGS)) for d in latest.devices)
         if key != self._key:
             first, self._key = not self._key, key
             if not first:
@@ -238,14 +207,14 @@ class TunePage(Page):
         self.changes = changes
         items = []
         for key, t in self.tunables.items():
-            style = "warn" if differs(t) else "muted" if t.readonly else ""
+            style = "warn" if t.differs else "muted" if t.readonly else ""
             suggested = t.suggested if t.suggested != t.current else ""
             items.append(Item(key, (t.device or "machine", t.key, t.current, suggested or "-"), style))
         self.query_one("#settings", Grid).show(items)
         rows = []
         for change in changes:
             stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(change.time))
-            now = "put back" if change.undone else "in force"
+            now = "undone" if change.undone else "in force"
             cells = (f"#{change.id}", stamp, change.key, change.before, change.after, now)
             rows.append(Item(str(change.id), cells, "muted" if change.undone else ""))
         self.query_one("#journal", Grid).show(rows)
@@ -266,10 +235,10 @@ class TunePage(Page):
                 return []
             lines = [[(line, "plain")] for line in textwrap.wrap(capitalized(tunable.reason), width)[:4]]
             if tunable.readonly:
-                lines.append([(f"Cannot be changed here: {tunable.readonly}.", "warn")])
+                lines.append([(f"Cannot be changed: {tunable.readonly}.", "warn")])
             elif tunable.hint:
-                lines.append([(f"May be {tunable.hint}.", "muted")])
-            if differs(tunable):
+                lines.append([(f"Allowed: {tunable.hint}.", "muted")])
+            if tunable.differs:
                 lines.append([(f"$ {command(tunable, tunable.suggested)}", "command")])
             return lines
 
@@ -294,12 +263,12 @@ class TunePage(Page):
     def action_suggested(self) -> None:
         """Applies the suggestion under the cursor."""
         tunable = self.current
-        if tunable is not None and differs(tunable):
+        if tunable is not None and tunable.differs:
             self._set([(tunable, tunable.suggested)])
 
     def action_all_suggested(self) -> None:
-        """Applies every suggestion for the machine; devices are left to their owner."""
-        self._set([(t, t.suggested) for t in self.tunables.values() if differs(t) and not t.device])
+        """Applies every suggestion for the machine, not those for devices."""
+        self._set([(t, t.suggested) for t in self.tunables.values() if t.differs and not t.device])
 
     def _set(self, wanted: list[tuple[Tunable, str]]) -> None:
         if not wanted:
@@ -315,7 +284,7 @@ class TunePage(Page):
         self.tz.work(f"set {title}", call, done=lambda _: self.action_reload(), device=device)
 
     def action_undo(self) -> None:
-        """Puts back the change under the journal's cursor, else the newest one in force."""
+        """Undoes the change under the journal's cursor, or the newest one in force."""
         journal = self.query_one("#journal", Grid)
         in_force = [change for change in self.changes if not change.undone]
         chosen = [c for c in in_force if str(c.id) == journal.cursor] if journal.has_focus else []
@@ -324,22 +293,22 @@ class TunePage(Page):
             return
         engine = self.tz.engine
         self.tz.work(
-            f"put back {change.key}={change.before}",
+            f"undo {change.key}={change.before}",
             lambda _: engine.undo(change.id),
             done=lambda _: self.action_reload(),
         )
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Only what does something."""
+        """Only available actions."""
         if not self.is_mounted:
             return True
         tunable = self.current
         if action == "edit":
             return tunable is not None and not tunable.readonly
         if action == "suggested":
-            return tunable is not None and differs(tunable)
+            return tunable is not None and tunable.differs
         if action == "all_suggested":
-            return any(differs(t) and not t.device for t in self.tunables.values())
+            return any(t.differs and not t.device for t in self.tunables.values())
         if action == "undo":
             return any(not change.undone for change in self.changes)
         return True

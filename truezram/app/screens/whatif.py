@@ -1,4 +1,4 @@
-"""What if: samples the memory of live processes and says what it would compress to, and from there goes to Create."""
+"""What if: samples the memory of running processes, estimates what it would compress to, and leads to Create."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal
 from textual.widgets import Button, Input, Select, Static
 
-from truezram.app import commandline
+from truezram.app import equivalent
+from truezram.app.backend.protocol import Estimate, ProcessEstimate
 from truezram.app.export import Table
 from truezram.app.format import short_size
 from truezram.app.screens.page import Page
-from truezram.app.source import AlgorithmEstimate, Estimate, ProcessEstimate, Scope
 from truezram.app.widgets.barchart import BarChart, Bars
 from truezram.app.widgets.grid import Grid, Head, Item, TextBlock
+from truezram.engine.answers import AlgorithmEstimate, Scope
+from truezram.engine.options import CreateOptions
 
 SCOPES = (("all processes", "all"), ("one user's", "user"), ("a cgroup's", "cgroup"), ("one process (pid)", "pid"))
 GROUPS = (("by process", "process"), ("by user", "user"), ("by cgroup", "cgroup"))
@@ -41,14 +43,15 @@ class WhatIfPage(Page):
 
     MODE = "whatif"
     TITLE_TEXT = "What if"
+    CREATES = True
     GUIDE = (
         "Copies a few thousand pages of running processes and compresses the copies: nothing is written, and "
-        "nothing is brought back from swap. RATIO is memory over what a device would take for it, everything "
-        "counted; the range is a 95 % confidence interval. GAINS is the memory that would become free; RAW "
-        "the share of pages that do not shrink. µs IN and OUT are per page on one core. Green is what gains most; by "
-        "process GAINS and RAW are those of the BEST algorithm.\n"
-        "Enter or c on an algorithm opens Create with a size for this memory and that algorithm, as swap. v changes "
-        "between the processes and a chart of ratio against time, E exports what was found."
+        "nothing is read back from swap. RATIO is the memory divided by everything that a device would take for "
+        "it, with a 95 % confidence interval. GAINS is the memory that would become free; RAW the share of "
+        "pages that do not compress. µs IN and OUT are per page on one core. The best gain is green; in the lower "
+        "table GAINS and RAW are those of the BEST algorithm.\n"
+        "Enter or c on an algorithm opens Create with that algorithm and a size for this memory, as swap. v switches "
+        "between the processes and a chart of ratio and time, E exports the results."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("r", "run", "Measure", id="whatif.run"),
@@ -83,7 +86,7 @@ class WhatIfPage(Page):
                 Head("RAW", 5, rank=1),
                 Head("", 2, left=True, grow=True),
             ],
-            empty="r measures what this memory would compress to; it takes some seconds.",
+            empty="r measures what this memory would compress to; it takes a few seconds.",
             id="algorithms",
         )
         yield Grid([], empty="", sortable=True, id="groups")
@@ -114,7 +117,7 @@ class WhatIfPage(Page):
         missing = scope.kind != "all" and not scope.value
         self.query_one("#run", Button).disabled = missing or self.running
         by = str(self.query_one("#by", Select).value)
-        self.query_one("#command", Static).update(what if missing else f"$ {commandline.estimate(scope, by)}")
+        self.query_one("#command", Static).update(what if missing else f"$ {equivalent.estimate(scope, by)}")
 
     @on(Select.Changed, "#scope")
     def _whose(self) -> None:
@@ -156,7 +159,7 @@ class WhatIfPage(Page):
         if found.scope.kind == "all":
             self.tz.measured = found
         best = max(found.total.algorithms, key=lambda a: a.gained, default=None)
-        self.tz.report("info", f"what if: {best.ratio:.2f} with {best.algorithm}" if best else "what if: nothing found")
+        self.tz.report("info", f"what if: {best.ratio:.2f} with {best.algorithm}" if best else "what if: no result")
         self._show()
 
     def _failed(self, why: str) -> None:
@@ -177,7 +180,7 @@ class WhatIfPage(Page):
             about = asdict(replace(group, algorithms=()))
             del about["algorithms"]
             rows += [{**about, **asdict(algorithm)} for algorithm in group.algorithms]
-        return Table("estimate", commandline.estimate(found.scope, found.by), rows)
+        return Table("estimate", equivalent.estimate(found.scope, found.by), rows)
 
     def _show(self) -> None:
         self._asked()
@@ -212,10 +215,10 @@ class WhatIfPage(Page):
         same = f", {total.same_filled * 100:.0f}% same-filled"
         line.append((f"  {total.sampled} pages sampled{same}, {found.seconds:.1f} s", "muted"))
         if self.running or not found.complete:
-            line.append(("  not complete", "warn"))
+            line.append(("  incomplete", "warn"))
         lines = [line]
         if found.skipped:
-            note = f"  {found.skipped} left out: {found.skipped_why}"
+            note = f"  {found.skipped} skipped: {found.skipped_why}"
             if sum(cell_len(text) for text, _ in line) + cell_len(note) > width:
                 lines.append([])
             lines[-1].append((note if lines[-1] else note.lstrip(), "warn"))
@@ -288,32 +291,31 @@ class WhatIfPage(Page):
     # ---- from here to Create
 
     @on(Grid.Chosen, "#algorithms")
-    def action_create_from(self) -> None:
+    async def action_create_from(self) -> None:
         """Create, with a size for this memory and the algorithm under the cursor."""
-        self.open_create()
+        await self.app.run_action("create", self.app)
 
-    def open_create(self) -> None:
-        """As `Page.open_create`."""
+    def proposal(self) -> CreateOptions | None:
+        """A swap device for the sampled memory, with the algorithm under the cursor."""
         found = self.estimate
         name = self.query_one("#algorithms", Grid).cursor
         a = next((a for a in found.total.algorithms if a.algorithm == name), None) if found else None
         if found is None or a is None:
-            super().open_create()
-            return
-        # As large as the memory that was looked at, in whole MiB; the limit is what that needs with a quarter to spare.
+            return None
+        # As large as the sampled memory, in whole MiB; the limit is what that needs plus a quarter.
         size = max(found.total.bytes // MIB, 1) * MIB
         limit = max(int(size / max(a.ratio_low, 1.0) * 1.25) // MIB, 1) * MIB
-        self.tz.create_from(size, a.algorithm, min(limit, size), swap=True)
+        return CreateOptions(size=size, algorithm=a.algorithm, mem_limit=min(limit, size), swap=True)
 
     def action_leave(self) -> None:
-        """Out of the fields first, then back to the dashboard."""
+        """Leaves the fields first, then the page."""
         if isinstance(self.focused, Input | Select):
             self.query_one("#algorithms", Grid).focus()
         else:
-            self.tz.go("dashboard")
+            self.tz.action_go("dashboard")
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Only what does something."""
+        """Only available actions."""
         if action == "run":
             return not self.running
         if action in ("chart", "create_from"):

@@ -1,7 +1,7 @@
-"""Horizontal bars with their figures beside them: what-if and benchmark.
+"""Horizontal bars with their figures next to them: what-if and benchmark.
 
 Every bar is a row of its own with its name and figure in text, so that it can be read without colours. With too
-little height the later series are left out, then the last names, and a line says so.
+little height the later series are left out, then the last names, and a line shows that.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from rich.segment import Segment
 from truezram.app import glyphs
 from truezram.app.columns import Row, mountpoint
 from truezram.app.format import short_size
-from truezram.app.widgets.graph import View
+from truezram.app.view import View
 from truezram.app.widgets.lines import Line, LineWidget, clip
 from truezram.engine.units import format_duration
 
@@ -81,7 +81,7 @@ class Bars(LineWidget):
         return line
 
     def _bar(self, width: int, name: str, value: int, full: int, rest: str, longest: int) -> Line:
-        """`longest`: cells that the longer of both `rest`s takes; 0: there is no room for either."""
+        """`longest`: cells that the longer of both `rest`s takes; 0: neither fits."""
         text = self.style("bars--text")
         label = f"{name:<{NAME}}"
         numbers = f" {short_size(value):>{NUMBER - 1}}" + (f" {rest:<{longest}}" if longest else "")

@@ -1,7 +1,7 @@
 """Several devices side by side, for large terminals: one card each, with its bars and its four graphs.
 
-The cards of eight devices take some 60 ms to draw, and a key that comes in meanwhile waits for them. So they are drawn
-a few at a time, each few as a frame of its own, round and round.
+Eight cards take about 60 ms to draw, and keys wait meanwhile. So a few cards are drawn at a time, each few in a frame
+of its own, in turn.
 """
 
 from __future__ import annotations
@@ -11,14 +11,15 @@ from textual.containers import Container, Horizontal, Vertical
 from textual.timer import Timer
 
 from truezram.app.columns import Row
+from truezram.app.view import View
 from truezram.app.widgets.bars import Bars
-from truezram.app.widgets.graph import Graph, Trace, View
+from truezram.app.widgets.graph import Graph, Trace
 from truezram.app.widgets.lines import Painted
 
 MOST = 8
 AT_ONCE = 2
 PAUSE = 0.04
-"""Seconds from one few to the next: time for a key to be handled and painted; with 0 all are drawn at once."""
+"""Seconds between the groups: time to handle a key; with 0 all are drawn at once."""
 
 
 class Pair(Horizontal, Painted):
@@ -93,13 +94,13 @@ class Cards(Container):
             self._fill()
 
     def _fill(self) -> None:
-        """Begins to draw all cards; where that goes on already, from where it is."""
+        """Starts drawing all cards; if drawing is in progress, continues from there."""
         self._due = len(self._cards)
         if self._timer is None:
             self._draw()
 
     def _draw(self) -> None:
-        """Draws the next few cards, and sees to it that the others follow."""
+        """Draws the next few cards and schedules the others."""
         self._timer = None
         self._due = min(self._due, len(self._cards))
         count = min(self._due, AT_ONCE if PAUSE else MOST)

@@ -1,4 +1,4 @@
-"""A choice among few values that leaves the arrow keys to the form it is in."""
+"""A choice among a few values that leaves the arrow keys to its form."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from textual.widgets import Select
 
 
 class Choice(Select[str], inherit_bindings=False):
-    """Enter or space opens the list. Textual's own opens it with up and down too: whoever walks through a form with
-    them would be caught in the first list."""
+    """Enter or space opens the list. Textual's own opens it with up and down too: a form
+    could then not be walked through with them."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("enter,space", "show_overlay", "Open the list", show=False)]

@@ -12,12 +12,12 @@ from textual import events
 from textual.geometry import Size
 
 from truezram.app import glyphs
+from truezram.app.backend.jobs import Job
 from truezram.app.widgets.lines import Line, LineWidget, clip
-from truezram.app.work import Job
 
 
 class TopBar(LineWidget):
-    """The screens, with their keys; the one shown stands out. Click to switch."""
+    """The screens with their keys; the current one is highlighted. Click to switch."""
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {"top--tab", "top--here", "top--key", "top--right"}
 
@@ -30,7 +30,7 @@ class TopBar(LineWidget):
         self._spans: list[tuple[int, int, str]] = []
 
     def set_right(self, text: str) -> None:
-        """What stands at the right end: the machine, the clock."""
+        """Sets the text at the right end."""
         if text != self.right:
             self.right = text
             self.rebuild()
@@ -71,16 +71,12 @@ class TopBar(LineWidget):
 
 
 class TextLine(LineWidget):
-    """One or more lines of plain text in the widget's own style; takes no room while it is empty."""
+    """One or more lines of plain text in the widget's own style; takes no space while empty."""
 
     def __init__(self, *, id: str | None = None, classes: str | None = None) -> None:
         super().__init__(id=id, classes=classes)
         self.parts: list[tuple[str, str]] = []
         self.display = False
-
-    def set_text(self, text: str, style: str = "") -> None:
-        """Shows `text`; "" hides the line."""
-        self.set_parts([(text, style)] if text else [])
 
     def set_parts(self, parts: list[tuple[str, str]]) -> None:
         """Shows text in several styles: (text, component class or "")."""
@@ -89,7 +85,7 @@ class TextLine(LineWidget):
             self.display = bool(parts)
             self.rebuild()
 
-    COMPONENT_CLASSES: ClassVar[set[str]] = {"line--bad", "line--warn", "line--good", "line--muted", "line--strong"}
+    COMPONENT_CLASSES: ClassVar[set[str]] = {"line--bad", "line--warn", "line--muted"}
 
     def build(self, width: int, height: int) -> list[Line]:
         """The text, cut to the width."""
@@ -103,8 +99,8 @@ class TextLine(LineWidget):
 
 
 class JobBar(LineWidget):
-    """Calls that take longer than half a second, one a line, with how far they are and how to give up.
-    Where that cannot be known, with how long they have taken."""
+    """Calls that take longer than half a second, one per line, with their progress, or their duration if that is
+    unknown, and the key that cancels them."""
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {"jobs--text", "jobs--bar", "jobs--track"}
 
@@ -157,9 +153,9 @@ class JobBar(LineWidget):
 
 
 class Footer(LineWidget):
-    """The keys that do something now: enabled bindings of what has the focus, then the screen's, then the app's.
+    """The available keys: enabled bindings of what has the focus, then the screen's, then the app's.
 
-    Keys that do not fit are left out whole, with an ellipsis that says so; help and quit always stay.
+    Keys that do not fit are left out, with an ellipsis in their place; help and quit are always shown.
     """
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {"foot--key", "foot--text"}

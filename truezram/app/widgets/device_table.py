@@ -14,7 +14,7 @@ from truezram.app import columns
 from truezram.app.columns import Column, Row
 from truezram.app.format import short_size
 from truezram.app.widgets.lines import Line, clip
-from truezram.app.widgets.rows import RowsWidget
+from truezram.app.widgets.rows import RowsWidget, moving
 
 
 def matches(row: Row, words: list[str]) -> bool:
@@ -63,12 +63,7 @@ class DeviceTable(RowsWidget, can_focus=True):
         "table--total",
     }
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("up,k", "cursor(-1)", "Up", show=False, id="table.up"),
-        Binding("down,j", "cursor(1)", "Down", show=False, id="table.down"),
-        Binding("pageup,ctrl+b", "cursor(-10)", "Page up", show=False, id="table.page_up"),
-        Binding("pagedown,ctrl+f", "cursor(10)", "Page down", show=False, id="table.page_down"),
-        Binding("home,g", "cursor(-100000)", "First", show=False, id="table.first"),
-        Binding("end,G", "cursor(100000)", "Last", show=False, id="table.last"),
+        *moving("table"),
         Binding("enter,l", "open", "Open", key_display="Enter", id="table.open"),
         Binding("s", "sort(1)", "Sort", id="table.sort"),
         Binding("S", "sort(0)", "Reverse", show=False, id="table.reverse"),

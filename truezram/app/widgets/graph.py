@@ -1,6 +1,6 @@
 """Live graphs: filled areas above and below one axis, or lines on a linear or logarithmic scale, one sample a dot.
 
-All graphs of a screen share a `View`: how many seconds one dot stands for, and whether time stands still. A graph
+All graphs of a screen share a `View`: the seconds per dot, and whether it is paused. A graph
 never rescales nervously: its top rises at once when a value needs it and falls one step at a time, after `HOLD`
 seconds in which the lower step would have done.
 """
@@ -18,29 +18,13 @@ from rich.style import Style
 from truezram.app import glyphs
 from truezram.app.format import decade, short_ns, short_size
 from truezram.app.series import NAN, SAMPLES, Ring
+from truezram.app.view import View
 from truezram.app.widgets.lines import Line, LineWidget, clip
-from truezram.engine.units import format_count, format_duration
+from truezram.engine.units import PAGE, format_count, format_duration
 
-ZOOMS = (1, 2, 5, 10, 15)
 HOLD = 10
 """Seconds before a scale comes down one step."""
 GUTTER = 7
-
-
-@dataclass
-class View:
-    """What all graphs of the app have in common."""
-
-    glyphs: str = "braille"
-    zoom: int = 0
-    pages: bool = False
-    """Throughput in pages a second instead of bytes."""
-    paused: bool = False
-
-    @property
-    def seconds(self) -> int:
-        """Seconds that one dot stands for."""
-        return ZOOMS[self.zoom]
 
 
 @dataclass(frozen=True)
@@ -119,7 +103,7 @@ def _rate(value: float) -> str:
 
 
 def _page_rate(value: float) -> str:
-    return "-" if value != value else f"{format_count(value / 4096)}/s"
+    return "-" if value != value else f"{format_count(value / PAGE)}/s"
 
 
 KINDS = {
@@ -173,7 +157,7 @@ class Graph(LineWidget):
         self._seen = 0
 
     def show(self, traces: Sequence[Trace]) -> None:
-        """Shows these curves from now on; the scale starts anew when they are others than before."""
+        """Shows these curves from now on; the scale is reset when the curves change."""
         if [t.ring for t in traces] != [t.ring for t in self.traces]:
             self._scale = Scale(self.kind.steps, self.kind.least)
             self._frozen = None
@@ -288,7 +272,7 @@ class Graph(LineWidget):
         decades = {}
         for d in range(round(base), round(high) + 1):
             row = round((high - d) / step)
-            if abs(high - row * step - d) < 0.15:  # a label tells of its row, not of a value between two
+            if abs(high - row * step - d) < 0.15:  # a label is the value of its row, not one between two rows
                 decades[row] = d
         for row in range(rows):
             label = decade(10.0 ** decades[row]) if row in decades else ""

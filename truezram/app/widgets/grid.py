@@ -11,13 +11,13 @@ from typing import ClassVar
 from rich.cells import cell_len
 from rich.segment import Segment
 from textual import events
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.geometry import Size
 from textual.message import Message
 
 from truezram.app import glyphs
 from truezram.app.widgets.lines import Line, LineWidget, clip
-from truezram.app.widgets.rows import RowsWidget
+from truezram.app.widgets.rows import RowsWidget, moving
 
 
 @dataclass(frozen=True)
@@ -79,14 +79,7 @@ class Grid(RowsWidget, can_focus=True):
         "grid--muted",
         "grid--head",
     }
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("up,k", "cursor(-1)", "Up", show=False, id="list.up"),
-        Binding("down,j", "cursor(1)", "Down", show=False, id="list.down"),
-        Binding("pageup,ctrl+b", "cursor(-10)", "Page up", show=False, id="list.page_up"),
-        Binding("pagedown,ctrl+f", "cursor(10)", "Page down", show=False, id="list.page_down"),
-        Binding("home,g", "cursor(-100000)", "First", show=False, id="list.first"),
-        Binding("end,G", "cursor(100000)", "Last", show=False, id="list.last"),
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = moving("list")
 
     class Moved(Message):
         """The cursor is on another row."""
@@ -230,7 +223,7 @@ class Grid(RowsWidget, can_focus=True):
         return lines
 
     def _titles(self) -> str:
-        """The heading; the mark of the sorted column takes the gap beside a title that fills its column."""
+        """The heading; the mark of the sorted column takes the gap next to a title that fills its column."""
         text = ""
         for column, cells in self._shown:
             head, gap = self.heads[column], " "

@@ -11,7 +11,7 @@ from rich.segment import Segment
 
 from truezram.app import glyphs
 from truezram.app.format import short_ns
-from truezram.app.widgets.graph import View
+from truezram.app.view import View
 from truezram.app.widgets.lines import Line, LineWidget, clip
 from truezram.engine.rates import latency_floor, percentile
 from truezram.engine.units import format_count
@@ -48,11 +48,11 @@ class SizeHistogram(_Histogram):
     def __init__(self, view: View, *, id: str | None = None) -> None:
         super().__init__(view, id=id)
         self.bins: tuple[int, ...] = ()
-        self.untold = ""
+        self.reason = ""
 
-    def show(self, bins: tuple[int, ...], untold: str = "") -> None:
-        """`bins`: 65 of 64 bytes each (model.DeviceSnapshot.size_pages). `untold`: why there are none."""
-        self.bins, self.untold = bins, untold
+    def show(self, bins: tuple[int, ...], reason: str = "") -> None:
+        """`bins`: 65 of 64 bytes each (model.DeviceSnapshot.size_pages). `reason`: why there are none."""
+        self.bins, self.reason = bins, reason
         self.rebuild()
 
     def build(self, width: int, height: int) -> list[Line]:
@@ -64,7 +64,7 @@ class SizeHistogram(_Histogram):
         if plot < 8 or rows < 1:
             return lines
         if not total:
-            return [*lines, [Segment(clip(self.untold or "No page is stored.", width), self.style("hist--axis"))]]
+            return [*lines, [Segment(clip(self.reason or "No pages stored.", width), self.style("hist--axis"))]]
         per_cell = glyphs.samples_per_cell(self.view.glyphs)
         # Bins of 65: left is a page that takes 64 bytes (64 to 1), right one that does not shrink.
         values = squeeze(self.bins, plot * per_cell)
@@ -93,11 +93,11 @@ class LatencyHistogram(_Histogram):
         self.reads: Sequence[int] = ()
         self.writes: Sequence[int] = ()
         self.span = ""
-        self.untold = ""
+        self.reason = ""
 
-    def show(self, reads: Sequence[int], writes: Sequence[int], span: str, untold: str = "") -> None:
-        """Histograms as in stats.h; `span` says over what time, `untold` why there are none."""
-        self.reads, self.writes, self.span, self.untold = reads, writes, span, untold
+    def show(self, reads: Sequence[int], writes: Sequence[int], span: str, reason: str = "") -> None:
+        """Histograms as in stats.h; `span` says over what time, `reason` why there are none."""
+        self.reads, self.writes, self.span, self.reason = reads, writes, span, reason
         self.rebuild()
 
     def build(self, width: int, height: int) -> list[Line]:
@@ -109,7 +109,7 @@ class LatencyHistogram(_Histogram):
         if plot < 8 or rows < 2:
             return lines
         if not used:
-            return [*lines, [Segment(clip(self.untold or "No request.", width), self.style("hist--axis"))]]
+            return [*lines, [Segment(clip(self.reason or "No requests.", width), self.style("hist--axis"))]]
         first, last = used[0] // 8 * 8, -(-(used[-1] + 1) // 8) * 8
         per_cell = glyphs.samples_per_cell(self.view.glyphs)
         reads = squeeze(self.reads[first:last], plot * per_cell)

@@ -66,7 +66,7 @@ class Painted(Widget):
 class LineWidget(Painted):
     """A widget made of lines of segments.
 
-    Subclasses implement `build`; `rebuild` is called by whoever changed the data. Lines shorter than the widget are
+    Subclasses implement `build`; whoever changes the data calls `rebuild`. Lines shorter than the widget are
     padded with the widget's own style.
     """
 
@@ -75,7 +75,7 @@ class LineWidget(Painted):
         self._built: list[Line] = []
         self._strips: list[Strip] = []
         self._styles: dict[str, Style] = {}
-        """Component styles; Textual would work them out anew at every call, which is half the cost of a frame."""
+        """Component styles; Textual would compute them at every call, which is half the cost of a frame."""
 
     def build(self, width: int, height: int) -> Sequence[Line]:
         """The lines to show in a content area of `width` × `height` cells; at most `height`."""
@@ -97,7 +97,7 @@ class LineWidget(Painted):
         return found
 
     def rebuild(self) -> None:
-        """Builds the lines anew and redraws those that changed."""
+        """Rebuilds the lines and redraws those that changed."""
         width, height = self.size
         if not width or not height or not self.is_attached:
             return

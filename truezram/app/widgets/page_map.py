@@ -8,6 +8,8 @@ half of the region holds something. A cursor picks a region; Enter looks into it
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
+from string import ascii_lowercase
 from typing import ClassVar
 
 from rich.segment import Segment
@@ -16,24 +18,32 @@ from textual.binding import Binding, BindingType
 from textual.message import Message
 
 from truezram.app import glyphs
-from truezram.app.source import PageMap
-from truezram.app.widgets.graph import View
+from truezram.app.view import View
 from truezram.app.widgets.lines import Line, LineWidget, clip
 from truezram.codec import KINDS
+from truezram.engine.answers import PageMap
 from truezram.engine.units import format_count
 
 MOST_REGIONS = 3072
 """Twelve answers of the server, every few seconds."""
-LETTERS = {
-    "same": "s",
-    "huge": "h",
-    "lz4": "l",
-    "zstd": "z",
-    "turbo": "t",
-    "fast": "f",
-    "dense": "d",
-    "zstd_dict": "x",
-}
+
+
+def lettered(kinds: Iterable[str]) -> dict[str, str]:
+    """Kind → the first letter of its name that no kind before it has."""
+    out: dict[str, str] = {}
+    for name in kinds:
+        letters = (letter for letter in name + ascii_lowercase if letter.isalpha() and letter not in out.values())
+        out[name] = next(letters, "?")
+    return out
+
+
+# "auto" makes objects of other kinds and is never stored itself.
+LETTERS = lettered(name for name in dict.fromkeys(KINDS) if name not in ("empty", "auto"))
+
+
+def style_name(kind: str) -> str:
+    """The component class of a kind's cells."""
+    return f"map--{kind.replace('_', '-')}"
 
 
 def region_kinds(region: tuple[int, ...]) -> Counter[str]:
@@ -52,8 +62,11 @@ class PageMapView(LineWidget, can_focus=True):
         "map--title",
         "map--text",
         "map--cursor",
-        *(f"map--{name.replace('_', '-')}" for name in ("empty", *LETTERS)),
+        *map(style_name, KINDS),
     }
+    DEFAULT_CSS = "".join(
+        f".{style_name(kind)} {{ color: ${style_name(kind).replace('--', '-')}; }}\n" for kind in dict.fromkeys(KINDS)
+    )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("left,h", "move(-1,0)", "Left", show=False, id="map.left"),
         Binding("right,l", "move(1,0)", "Right", show=False, id="map.right"),
@@ -111,7 +124,7 @@ class PageMapView(LineWidget, can_focus=True):
         if self.map is None or self.map.pages <= len(self.map.regions):
             return
         first, pages = self._pages_picked()
-        self._stack.append((self.map.first_page, self.map.pages))
+        self._stack.append((self.map.first, self.map.pages))
         self.picked = 0
         self.post_message(self.Range(first, max(pages, 1)))
 
@@ -119,7 +132,7 @@ class PageMapView(LineWidget, can_focus=True):
         """The picked region's first page and how many it has. Regions are not all of one size: each counts its own."""
         assert self.map is not None
         before = sum(map(sum, self.map.regions[: self.picked]))
-        return self.map.first_page + before, sum(self.map.regions[self.picked])
+        return self.map.first + before, sum(self.map.regions[self.picked])
 
     def action_look_out(self) -> None:
         """Back to the range before."""
@@ -185,7 +198,7 @@ class PageMapView(LineWidget, can_focus=True):
         line: Line = []
         for index in range(start, end):
             text, name = self._cell(self.map.regions[index])
-            style = self.style(f"map--{name}")
+            style = self.style(name)
             if index == self.picked and self.has_focus:
                 style = self.style("map--cursor")
                 text = text if self.plain else "+"
@@ -199,9 +212,9 @@ class PageMapView(LineWidget, can_focus=True):
         kinds = region_kinds(region)
         total, empty = sum(kinds.values()), kinds.pop("empty", 0)
         if not kinds or not total:
-            return ("." if self.plain else "·"), "empty"
+            return ("." if self.plain else "·"), style_name("empty")
         name = kinds.most_common(1)[0][0]
-        style = name.replace("_", "-") if name in LETTERS else "same"
+        style = style_name(name if name in LETTERS else "same")
         if self.plain:
             letter = LETTERS.get(name, "?")
             return letter.upper() if empty * 2 < total else letter, style
@@ -234,8 +247,8 @@ class PageMapView(LineWidget, can_focus=True):
             text = f" {name}  "
             if used + len(text) + 1 > width:
                 break
-            style = name.replace("_", "-") if name in LETTERS else "empty"
-            line += [Segment(mark, self.style(f"map--{style}")), Segment(text, self.style("map--text"))]
+            style = style_name(name if name in LETTERS else "empty")
+            line += [Segment(mark, self.style(style)), Segment(text, self.style("map--text"))]
             used += len(text) + 1
         note = "CAPITAL: over half full" if self.plain else "darker: emptier"
         if used + len(note) <= width:

@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 from textual import events
+from textual.binding import Binding, BindingType
 from textual.message import Message
 
 from truezram.app.widgets.lines import LineWidget
 
 
+def moving(scope: str) -> list[BindingType]:
+    """The keys that move the cursor; `scope` is the first part of their names in the key map."""
+    return [
+        Binding(keys, f"cursor({step})", text, show=False, id=f"{scope}.{name}")
+        for keys, step, text, name in (
+            ("up,k", -1, "Up", "up"),
+            ("down,j", 1, "Down", "down"),
+            ("pageup,ctrl+b", -10, "Page up", "page_up"),
+            ("pagedown,ctrl+f", 10, "Page down", "page_down"),
+            ("home,g", -100000, "First", "first"),
+            ("end,G", 100000, "Last", "last"),
+        )
+    ]
+
+
 class RowsWidget(LineWidget):
-    """Rows that are told apart by a key, one of which has the cursor."""
+    """Rows identified by a key, one of which has the cursor."""
 
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)

@@ -1,7 +1,7 @@
-"""Charts that stand still, drawn by plotext: the graphs of a device at a moment.
+"""Static charts drawn by plotext: the graphs of a device at one moment.
 
-plotext is slow (46 ms a frame at 80x24) and only for what is drawn once; what is live is `Graph`. It is imported when
-the first chart is drawn.
+plotext is slow (46 ms per frame at 80x24) and only used for what is drawn once; live graphs are `Graph`. It is imported
+when the first chart is drawn.
 """
 
 from __future__ import annotations
@@ -9,26 +9,23 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.text import Text
 from textual.color import Color
 from textual.widgets import Static
 
 from truezram.app.glyphs import to_ascii
-
-if TYPE_CHECKING:
-    from truezram.app.app import TruezramApp
-
+from truezram.app.view import View
 
 MARKERS = "*ox+"
-COLOURS = ("graph-read", "graph-write", "graph-ratio", "graph-p99")
+Shade = tuple[int, int, int] | str | None
+"""A colour as plotext wants it; None if the theme has none."""
 
 
-def colour(app: TruezramApp, number: int) -> tuple[int, int, int] | str | None:
-    """The theme's colour for the curve of that number, as plotext wants it; None where the theme has none."""
-    chosen = app.theme_variables[COLOURS[number % len(COLOURS)]]
-    if not app.current_theme.ansi:
+def shade(chosen: str, ansi: bool) -> Shade:
+    """A theme's colour; `ansi`: it is one of the terminal's own."""
+    if not ansi:
         return Color.parse(chosen).rgb
     name = chosen.removeprefix("ansi_")
     if name == "default":
@@ -50,7 +47,7 @@ class StillChart(Static):
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
         self._draw: Callable[[Any], None] | None = None
-        self._tz: TruezramApp | None = None
+        self._view = View()
 
     def lines(
         self,
@@ -58,27 +55,26 @@ class StillChart(Static):
         title: str,
         axis: str,
         log: bool,
-        app: TruezramApp,
+        shades: Sequence[Shade],
+        view: View,
     ) -> None:
-        """Curves: (name, times in seconds before now, values); a curve has a gap where its value is NaN."""
+        """Curves: (name, times in seconds before now, values); a curve has a gap where its value is NaN. `shades`: the
+        curves' colours, reused from the first if there are more curves."""
 
         def draw(plot: Any) -> None:
             for number, (name, times, values) in enumerate(series):
-                shade = colour(app, number)
-                # Where colour does not tell curves apart, signs must.
-                fine = app.view.glyphs == "braille" and shade is not None
+                colour = shades[number % len(shades)]
+                # If colours do not distinguish the curves, markers must.
+                fine = view.glyphs == "braille" and colour is not None
                 marker = "braille" if fine else MARKERS[number % len(MARKERS)]
                 for piece, (x, y) in enumerate(unbroken(times, values)):
-                    plot.plot(x, y, label=name if piece == 0 else None, marker=marker, color=shade)
+                    plot.plot(x, y, label=name if piece == 0 else None, marker=marker, color=colour)
             plot.title(title)
             plot.xlabel(axis)
             if log:
                 plot.yscale("log")
 
-        self._show(draw, app)
-
-    def _show(self, draw: Callable[[Any], None], app: TruezramApp) -> None:
-        self._draw, self._tz = draw, app
+        self._draw, self._view = draw, view
         self.redraw()
 
     def on_resize(self) -> None:
@@ -88,7 +84,7 @@ class StillChart(Static):
     def redraw(self) -> None:
         """Draws."""
         width, height = self.size
-        if self._draw is None or self._tz is None or width < 20 or height < 5:
+        if self._draw is None or width < 20 or height < 5:
             return
         import plotext
 
@@ -99,6 +95,6 @@ class StillChart(Static):
         self._draw(plotext)
         text = plotext.build()
         drawn = Text.from_ansi(text, no_wrap=True)
-        if self._tz.view.glyphs == "ascii":
+        if self._view.glyphs == "ascii":
             drawn = Text(to_ascii(drawn.plain))
         self.update(drawn)

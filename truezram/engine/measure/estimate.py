@@ -17,6 +17,8 @@ from statistics import NormalDist
 from truezram.codec import Compressor, algorithms
 from truezram.engine import procfs
 from truezram.engine.algorithms import canonical
+from truezram.engine.answers import AlgorithmEstimate as AlgorithmEstimate
+from truezram.engine.answers import Scope as Scope
 from truezram.engine.errors import Failed, NotFound, PermissionDenied, TruezramError, UsageError
 from truezram.engine.measure.sampling import (
     PAGE,
@@ -78,77 +80,46 @@ def same_filled_cost(word: bytes) -> float:
 # ---- whose memory ----
 
 
-@dataclass(frozen=True, slots=True)
-class Scope:
-    """Whose memory: `kind` is one of `SCOPES`, `value` a user's name or number, a cgroup's path (with all below it),
-    comma-separated pids, or empty for all."""
+def select(scope: Scope, processes: Iterable[Process]) -> list[Process]:
+    """The matching ones of `processes`. Raises `UsageError` for an invalid scope, `NotFound` if none matches."""
+    found = [process for process in processes if _has(scope, process)]
+    if scope.kind == "pid":
+        missing = set(_pids(scope)) - {process.pid for process in found}
+        if missing:
+            names = ", ".join(map(str, sorted(missing)))
+            raise NotFound(f"no process {names}", "it has ended, or is a kernel thread without its own memory")
+    if not found:
+        why = {
+            "user": f"none belongs to user {scope.value}",
+            "cgroup": f"none is in {scope.value} or below",
+        }
+        raise NotFound("no matching process", why.get(scope.kind, "none is visible"))
+    return found
 
-    kind: str = "all"
-    value: str = ""
 
-    def select(self, processes: Iterable[Process]) -> list[Process]:
-        """The matching ones of `processes`. Raises `UsageError` for an invalid scope, `NotFound` if none matches."""
-        found = [process for process in processes if self._has(process)]
-        if self.kind == "pid":
-            missing = set(self._pids()) - {process.pid for process in found}
-            if missing:
-                names = ", ".join(map(str, sorted(missing)))
-                raise NotFound(f"no process {names}", "it has ended, or is a kernel thread without its own memory")
-        if not found:
-            why = {
-                "user": f"none belongs to user {self.value}",
-                "cgroup": f"none is in {self.value} or below",
-            }
-            raise NotFound("no matching process", why.get(self.kind, "none is visible"))
-        return found
+def _has(scope: Scope, process: Process) -> bool:
+    if scope.kind == "all":
+        return True
+    if not scope.value:
+        raise UsageError(f"the {scope.kind} has no name", "it is empty", "Name one, or look at all processes")
+    if scope.kind == "user":
+        return scope.value in (process.user, str(process.uid))
+    if scope.kind == "cgroup":
+        path = "/" + scope.value.removeprefix("/sys/fs/cgroup").strip("/")
+        return path == "/" or process.cgroup == path or process.cgroup.startswith(path + "/")
+    if scope.kind == "pid":
+        return process.pid in _pids(scope)
+    raise UsageError(f"unknown scope {scope.kind!r}", "", f"Use one of {', '.join(SCOPES)}")
 
-    def _has(self, process: Process) -> bool:
-        if self.kind == "all":
-            return True
-        if not self.value:
-            raise UsageError(f"the {self.kind} has no name", "it is empty", "Name one, or look at all processes")
-        if self.kind == "user":
-            return self.value in (process.user, str(process.uid))
-        if self.kind == "cgroup":
-            path = "/" + self.value.removeprefix("/sys/fs/cgroup").strip("/")
-            return path == "/" or process.cgroup == path or process.cgroup.startswith(path + "/")
-        if self.kind == "pid":
-            return process.pid in self._pids()
-        raise UsageError(f"unknown scope {self.kind!r}", "", f"Use one of {', '.join(SCOPES)}")
 
-    def _pids(self) -> list[int]:
-        words = [word.strip() for word in self.value.split(",")]
-        if not all(word.isascii() and word.isdigit() and len(word) < 10 for word in words):
-            raise UsageError(f"invalid pid {self.value[:40]!r}", "a pid is a whole number")
-        return [int(word) for word in words]
+def _pids(scope: Scope) -> list[int]:
+    words = [word.strip() for word in scope.value.split(",")]
+    if not all(word.isascii() and word.isdigit() and len(word) < 10 for word in words):
+        raise UsageError(f"invalid pid {scope.value[:40]!r}", "a pid is a whole number")
+    return [int(word) for word in words]
 
 
 # ---- results ----
-
-
-@dataclass(frozen=True, slots=True)
-class AlgorithmEstimate:
-    """The estimate of one algorithm for a group's memory. `low` and `high` bound the 95 % confidence interval."""
-
-    algorithm: str
-    ratio: float
-    """Memory divided by `resident`, with everything included, same-filled pages too (as `DeviceSnapshot.ratio`)."""
-    ratio_low: float
-    ratio_high: float
-    compression_ratio: float | None
-    """The codec alone, without same-filled pages; a page that does not shrink counts as 4096 bytes (as in
-    benchmarks)."""
-    resident: int
-    """Bytes that a device would take."""
-    resident_low: int
-    resident_high: int
-    gained: int
-    """Bytes that become free: memory minus `resident`."""
-    compress_us: float | None
-    """Microseconds per page that is not same-filled, on one core; None if there was none."""
-    decompress_us: float | None
-    incompressible: float
-    """Share of all pages that would be stored raw, 0 … 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -438,7 +409,7 @@ def estimate(
     benches = [_Bench(name) for name in choose_algorithms(wanted)]
     names = [bench.name for bench in benches]
     began = last = time.monotonic()
-    pids = None if scope.kind == "all" else [process.pid for process in scope.select(procfs.processes())]
+    pids = None if scope.kind == "all" else [process.pid for process in select(scope, procfs.processes())]
 
     def sampling_progress(fraction: float, text: str) -> None:
         if progress:

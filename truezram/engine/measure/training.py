@@ -18,7 +18,7 @@ from truezram.codec import DICTIONARY_SIZES, Compressor
 from truezram.engine.dictionary import id_of, memory_of
 from truezram.engine.errors import Failed, UsageError
 from truezram.engine.measure import page_files
-from truezram.engine.measure.estimate import Scope
+from truezram.engine.measure.estimate import Scope, select
 from truezram.engine.measure.page_files import PAGE
 from truezram.engine.measure.sampling import allocate, is_same_filled, sample_pages
 from truezram.engine.units import format_size
@@ -147,7 +147,7 @@ def from_processes(pids: Sequence[str] = (), progress: Progress | None = None) -
 
     wanted = None
     if pids:
-        wanted = [process.pid for process in Scope("pid", ",".join(pids)).select(procfs.processes())]
+        wanted = [process.pid for process in select(Scope("pid", ",".join(pids)), procfs.processes())]
     sampled = sample_pages(wanted, MAX_PAGES, progress=progress)
     if not len(sampled):
         why = sampled.skipped[0].why if sampled.skipped else "no process has a page that this user may read"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from truezram.engine.output import print_json
-from truezram.engine.units import format_size
+from truezram.engine.settings import BY_KEY, SETTINGS
 
 NAME = "set"
 HELP = "change settings of a running device"
@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "settings",
         nargs="+",
         metavar="KEY=VALUE",
-        help="mem_limit=SIZE (none: no limit), algorithm=NAME[:LEVEL] (for pages written from then on)",
+        help="; ".join(f"{setting.key}: {setting.hint}" for setting in SETTINGS),
     )
 
 
@@ -31,23 +31,15 @@ def run(args: argparse.Namespace) -> int:
         changes = set_values(client, entry, settings)
     if args.json:
         changed = {
-            change.key: {"before": _value(change.key, change.before), "after": _value(change.key, change.after)}
+            change.key: {
+                "before": BY_KEY[change.key].value(change.before),
+                "after": BY_KEY[change.key].value(change.after),
+            }
             for change in changes
         }
         print_json(NAME, {"name": entry.name, "path": entry.path, "changed": changed})
     else:
         for change in changes:
-            print(
-                f"{entry.name}: {change.key} {_shown(change.key, change.before)} -> {_shown(change.key, change.after)}"
-            )
+            show = BY_KEY[change.key].show
+            print(f"{entry.name}: {change.key} {show(change.before)} -> {show(change.after)}")
     return 0
-
-
-def _value(key: str, text: str) -> int | str:
-    return int(text) if key == "mem_limit" else text
-
-
-def _shown(key: str, text: str) -> str:
-    if key != "mem_limit":
-        return text
-    return format_size(int(text)) if int(text) else "none"

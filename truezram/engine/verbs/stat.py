@@ -7,9 +7,10 @@ from datetime import datetime
 from typing import Any
 
 from truezram.engine.errors import NotFound
-from truezram.engine.model import DeviceSnapshot, QueueSnapshot
+from truezram.engine.model import IO_STAT, DeviceSnapshot, QueueSnapshot
 from truezram.engine.output import print_json
 from truezram.engine.rates import latency_floor, percentile
+from truezram.engine.settings import SETTINGS, Setting
 from truezram.engine.units import format_ns, format_ratio, format_size
 
 NAME = "stat"
@@ -54,26 +55,14 @@ def mm_stat(device: DeviceSnapshot) -> dict[str, int]:
     }
 
 
+def _settings(device: DeviceSnapshot) -> list[Setting]:
+    """The settings in force that are not in mm_stat."""
+    return [setting for setting in SETTINGS if setting.key not in mm_stat(device)]
+
+
 def io_stat(device: DeviceSnapshot) -> dict[str, int]:
     """The kernel's io_stat, in its order, then ours. notify_free counts pages that were discarded."""
-    total = device.total
-    return {
-        "failed_reads": total.failed_reads,
-        "failed_writes": total.failed_writes,
-        "invalid_io": total.invalid_io,
-        "notify_free": total.pages_discarded,
-        "num_reads": total.num_reads,
-        "num_writes": total.num_writes,
-        "num_discards": total.num_discards,
-        "num_flushes": total.num_flushes,
-        "pages_read": total.pages_read,
-        "pages_written": total.pages_written,
-        "enospc": total.enospc,
-        "checksum_errors": total.checksum_errors,
-        "damaged_entries": total.damaged_entries,
-        "swap_writes": total.swap_writes,
-        "deferred_writes": total.deferred_writes,
-    }
+    return {counter.name: counter.of(device.total) for counter in IO_STAT}
 
 
 def latency(histogram: tuple[int, ...]) -> dict[str, Any]:
@@ -124,7 +113,7 @@ def as_json(device: DeviceSnapshot) -> dict[str, Any]:
         "state": device.state,
         "pid": device.pid,
         "created": device.created,
-        "algorithm": device.algorithm,
+        **{setting.key: setting.value(setting.of(device)) for setting in _settings(device)},
         "isa": device.isa,
         "dictionary": dictionary_json(device),
         "disksize": device.disksize,
@@ -180,7 +169,9 @@ def lines(device: DeviceSnapshot) -> list[tuple[str, str]]:
     if device.state == "unreadable":
         return out
     yes = {True: "yes", False: "no"}
-    out.append(("algorithm", device.algorithm + (f" ({device.isa})" if device.isa else "")))
+    for setting in _settings(device):
+        isa = f" ({device.isa})" if setting.key == "algorithm" and device.isa else ""
+        out.append((setting.key, setting.shown(device) + isa))
     if device.dictionary_size:
         size, memory = format_size(device.dictionary_size), format_size(device.dictionary_memory)
         out.append(("dictionary", f"{size} for zstd, id {device.dictionary_id}; with its tables {memory} of memory"))

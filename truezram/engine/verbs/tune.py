@@ -8,7 +8,7 @@ import textwrap
 from dataclasses import asdict
 from datetime import datetime
 
-from truezram.engine import tune
+from truezram.engine import settings, tune
 from truezram.engine.errors import UsageError
 from truezram.engine.journal import Change
 from truezram.engine.output import Column, format_table, print_json, terminal_width
@@ -37,25 +37,31 @@ def _change_json(change: Change) -> dict[str, object]:
 
 
 def _list(as_json: bool) -> None:
-    found = tune.tunables()
+    found = (*tune.tunables(), *settings.of_devices())
     if as_json:
         print_json(NAME, {"settings": [{**asdict(item), "differs": item.differs} for item in found]})
         return
     if not found:
         print("This system shows none of the settings.")
         return
-    columns = [Column("KEY"), Column("CURRENT"), Column("SUGGESTED"), Column("ALLOWED")]
-    rows = [
-        [item.key, item.current, "-" if item.suggested in ("", item.current) else item.suggested, item.hint]
-        for item in found
-    ]
+    columns = [Column("WHERE"), Column("KEY"), Column("CURRENT"), Column("SUGGESTED"), Column("ALLOWED", keep=1)]
+    rows = []
+    for item in found:
+        suggested = "-" if item.suggested in ("", item.current) else item.suggested
+        rows.append([item.device or "machine", item.key, item.current, suggested, item.hint])
     print(format_table(columns, rows, terminal_width()))
     print()
     for item in found:
-        text = f"{item.key}: {item.reason}." + (f" Cannot be changed here: {item.readonly}." if item.readonly else "")
+        fixed = f" Cannot be changed here: {item.readonly}." if item.readonly else ""
+        text = f"{item.device} {item.key}: {item.reason}.{fixed}".lstrip()
         print(textwrap.fill(text, min(terminal_width() or 100, 100), subsequent_indent="    "))
-    if any(item.suggested and item.suggested != item.current for item in found):
-        print("\nApply the suggestions: sudo truezram tune apply       Put back: sudo truezram tune undo")
+    better = [item for item in found if item.suggested and item.suggested != item.current]
+    if any(not item.device for item in better):
+        print("\nApply the machine's suggestions: sudo truezram tune apply       Undo: sudo truezram tune undo")
+    for item in better:
+        if item.device and item.differs:
+            print(f"Apply a device's: sudo truezram set {item.device} {item.key}={item.suggested}")
+            break
 
 
 def _apply(args: argparse.Namespace) -> None:

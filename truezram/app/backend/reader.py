@@ -1,7 +1,7 @@
 """The reader: one thread that asks the engine for a snapshot at every interval and posts it to the app.
 
-It never queues up work: while the app has not taken the last snapshot, no new one is read. When the engine hangs,
-this thread hangs with it and nothing else does: the app sees the age of the last snapshot and says so.
+It never queues work: no snapshot is read until the app has taken the last one. If the engine hangs, only this thread
+hangs with it: the app shows the age of the last snapshot.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ import threading
 import time
 from collections.abc import Callable
 
-from truezram.app.source import Engine
+from truezram.app.backend.protocol import Engine
 from truezram.engine.model import Snapshot
 
 Deliver = Callable[[Snapshot | None, str], None]
 
 
 class Reader:
-    """Reads snapshots until stopped. `deliver` is called on the reader's thread with a snapshot, or None and why
-    not."""
+    """Reads snapshots until stopped. `deliver` is called on the reader's thread with a snapshot, or None and the
+    reason."""
 
     def __init__(self, engine: Engine, interval: float, deliver: Deliver) -> None:
         self.interval = interval
@@ -29,11 +29,11 @@ class Reader:
         self._taken.set()
 
     def start(self) -> None:
-        """Begins to read."""
+        """Starts reading."""
         threading.Thread(target=self._run, name="reader", daemon=True).start()
 
     def stop(self) -> None:
-        """Ends after the snapshot being read; does not wait for it."""
+        """Stops after the current snapshot; does not wait for it."""
         self._stop.set()
         self._taken.set()
 
@@ -54,6 +54,6 @@ class Reader:
                 return
             self._deliver(snapshot, why)
             now = time.monotonic()
-            # Steady times, so that samples are a second apart; after a delay, start anew instead of catching up.
+            # Steady times, so that samples are a second apart; after a delay, restart instead of catching up.
             due = due + self.interval if now < due + self.interval else now + self.interval
             self._stop.wait(max(due - now, 0.02))

@@ -1,39 +1,29 @@
-"""An engine whose answers go into a recording as they are given, so that a replay can give them again."""
+"""An engine whose answers are recorded, so that a replay can give them again."""
 
 from __future__ import annotations
 
 import threading
 from typing import TypeVar
 
-from truezram.app.source import (
-    BenchResult,
-    Capabilities,
-    Change,
-    Check,
-    CreateSpec,
-    Engine,
-    Estimate,
-    PageMap,
-    Progress,
-    Scope,
-    Tunable,
-)
+from truezram.app.backend.protocol import BenchResult, Capabilities, Engine, Estimate, Progress
+from truezram.app.backend.recording import Recorder
+from truezram.engine.answers import Change, Check, PageMap, Scope, Tunable
 from truezram.engine.errors import TruezramError
 from truezram.engine.model import Snapshot
-from truezram.engine.recording import Recorder
+from truezram.engine.options import CreateOptions
 
 T = TypeVar("T")
 
 
 class Recorded:
-    """See `source.Engine`; all is passed on. When the recording cannot be written it ends, and the app goes on."""
+    """See `protocol.Engine`; all calls are forwarded. If the recording cannot be written it ends; the app continues."""
 
     def __init__(self, engine: Engine, recorder: Recorder) -> None:
         self._engine = engine
         self._recorder: Recorder | None = recorder
         self._lock = threading.Lock()
         self.problem = ""
-        """Why the recording ended; empty while it goes on."""
+        """Why the recording ended; empty while recording."""
 
     def _keep(self, call: str, args: object, result: T) -> T:
         with self._lock:
@@ -66,21 +56,17 @@ class Recorded:
         """Recorded."""
         return self._keep("capabilities", None, self._engine.capabilities())
 
-    def create(self, spec: CreateSpec, progress: Progress) -> str:
-        """Passed on."""
-        return self._engine.create(spec, progress)
+    def create(self, options: CreateOptions, progress: Progress) -> str:
+        """Forwarded."""
+        return self._engine.create(options, progress)
 
     def remove(self, name: str, force: bool, progress: Progress) -> None:
-        """Passed on."""
+        """Forwarded."""
         self._engine.remove(name, force, progress)
 
-    def set(self, name: str, key: str, value: str) -> None:
-        """Passed on."""
-        self._engine.set(name, key, value)
-
-    def page_map(self, name: str, first_page: int, pages: int, regions: int) -> PageMap:
+    def page_map(self, name: str, first: int, pages: int, regions: int) -> PageMap:
         """Recorded."""
-        return self._keep("page_map", {"name": name}, self._engine.page_map(name, first_page, pages, regions))
+        return self._keep("page_map", {"name": name}, self._engine.page_map(name, first, pages, regions))
 
     def doctor(self) -> tuple[Check, ...]:
         """Recorded."""
@@ -91,7 +77,7 @@ class Recorded:
         return self._keep("tunables", None, self._engine.tunables())
 
     def tune(self, device: str, key: str, value: str) -> None:
-        """Passed on."""
+        """Forwarded."""
         self._engine.tune(device, key, value)
 
     def journal(self) -> tuple[Change, ...]:
@@ -99,7 +85,7 @@ class Recorded:
         return self._keep("journal", None, self._engine.journal())
 
     def undo(self, change_id: int) -> None:
-        """Passed on."""
+        """Forwarded."""
         self._engine.undo(change_id)
 
     def estimate(self, scope: Scope, by: str, progress: Progress) -> Estimate:

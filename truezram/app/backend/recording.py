@@ -125,7 +125,11 @@ def _decode(kind: Any, data: Any, room: Room) -> Any:
         if not isinstance(data, dict):
             raise TypeError(f"expected an object, found {type(data).__name__}")
         hints = _hints(typing.cast(type, kind))
-        return kind(**{name: _decode(hints[name], item, room) for name, item in data.items() if name in hints})  # type: ignore[operator]
+        for name in sorted(data.keys() - hints.keys()):
+            # Left out, it would be lost without a word: it may be a field that was renamed.
+            why = f"{getattr(kind, '__name__', kind)} has no field {str(name)[:60]!r}"
+            raise Failed("cannot read a recording", why, "Play it with the version of truezram that made it")
+        return kind(**{name: _decode(hints[name], item, room) for name, item in data.items()})  # type: ignore[operator]
     if origin is tuple:
         args = typing.get_args(kind)
         if isinstance(data, dict) and args[1:] == (Ellipsis,):
@@ -276,7 +280,7 @@ def load(path: Path) -> Recording:
             if header is None:
                 if not isinstance(data, dict) or data.get("schema") != SCHEMA:
                     raise Failed(f"cannot replay {path}", f"it is not a recording ({SCHEMA})")
-                header = decode(Header, data, room)
+                header = decode(Header, {name: item for name, item in data.items() if name != "schema"}, room)
             elif not isinstance(data, dict):
                 raise Failed(f"cannot replay {path}", f"line {number} is {type(data).__name__}, not an object")
             elif "snapshot" in data:

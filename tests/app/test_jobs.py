@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from truezram.app.work import FIRST
+from truezram.app.backend.jobs import FIRST
 
 SCRIPT = """
 import asyncio, json, os, sys
-from truezram.app.work import SESSION, Jobs, coming_first
+from truezram.app.backend.jobs import SESSION, Jobs, coming_first
 
 def now():
     return os.getpriority(os.PRIO_PROCESS, 0), SESSION.read_text() if SESSION.exists() else ""

@@ -1,7 +1,7 @@
-"""A recording as an engine: plays the snapshots at the speed at which they were taken, and knows the answers it holds.
+"""A recording as an engine: plays the snapshots at the speed at which they were taken, and gives the recorded answers.
 
-What the recording has no answer for is refused, and says that this is a replay. Times are those of the recording, so
-that rates and gaps come out as they were.
+Calls without a recorded answer are refused with a message that this is a replay. Times are those of the recording, so
+that rates and gaps are as they were.
 """
 
 from __future__ import annotations
@@ -11,40 +11,22 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeVar
 
-from truezram.app.source import (
-    BenchResult,
-    Capabilities,
-    Change,
-    Check,
-    CreateSpec,
-    Estimate,
-    PageMap,
-    Progress,
-    Scope,
-    Tunable,
-)
+from truezram.app.backend.protocol import BenchResult, Capabilities, Estimate, Progress
+from truezram.app.backend.recording import Recording, decode
+from truezram.app.backend.upgrade import upgraded
+from truezram.engine.answers import Change, Check, PageMap, Scope, Tunable
 from truezram.engine.errors import Failed, Unsupported
-from truezram.engine.model import DeviceSnapshot, Snapshot
-from truezram.engine.recording import Recording, decode
+from truezram.engine.model import Snapshot
+from truezram.engine.options import CreateOptions
 
 T = TypeVar("T")
 
 
-def shift(snapshot: Snapshot, seconds: float) -> Snapshot:
-    """The same snapshot taken `seconds` later."""
-
-    def later(device: DeviceSnapshot) -> DeviceSnapshot:
-        return replace(device, time=device.time + seconds)
-
-    machine = replace(snapshot.machine, time=snapshot.machine.time + seconds)
-    return Snapshot(machine, tuple(later(device) for device in snapshot.devices))
-
-
 class Replay:
-    """Plays a recording in real time (times `speed`) and stays on its last snapshot when it is over."""
+    """Plays a recording in real time (times `speed`) and stays on its last snapshot."""
 
     def __init__(self, recording: Recording, speed: float = 1.0, clock: Callable[[], float] = time.monotonic) -> None:
-        self.recording = recording
+        self.recording = upgraded(recording)
         self._speed = speed
         self._clock = clock
         self._started: float | None = None
@@ -60,7 +42,7 @@ class Replay:
         return self._place == len(self.recording.snapshots) - 1
 
     def snapshot(self) -> Snapshot:
-        """The newest snapshot whose time has come."""
+        """The newest snapshot that is due."""
         if self._started is None:
             self._started = self._clock()
         now = self.seek_start() + (self._clock() - self._started) * self._speed
@@ -97,7 +79,7 @@ class Replay:
         """Raises `Unsupported`: a replay changes nothing."""
         raise Unsupported(f"{what} is not possible", "this is a replay", "Start truezram without --replay")
 
-    def create(self, spec: CreateSpec, progress: Progress) -> str:
+    def create(self, options: CreateOptions, progress: Progress) -> str:
         """Refused."""
         self.refuse("create")
         return ""
@@ -106,25 +88,21 @@ class Replay:
         """Refused."""
         self.refuse("remove")
 
-    def set(self, name: str, key: str, value: str) -> None:
-        """Refused."""
-        self.refuse("set")
-
-    def page_map(self, name: str, first_page: int, pages: int, regions: int) -> PageMap:
-        """The recorded regions that begin in these pages, so many put together that there are no more than `regions`;
-        or else the one that holds them: it has no finer ones."""
+    def page_map(self, name: str, first: int, pages: int, regions: int) -> PageMap:
+        """The recorded regions that begin in these pages, merged so that there are at most `regions`; if none begins
+        there, the one that contains them, since the recording has no finer ones."""
         found = self.answered("page_map", PageMap, {"name": name})
         count = len(found.regions)
         if not count or len({len(region) for region in found.regions}) > 1:
             raise Failed("cannot show the page map", "the one in this recording is damaged")
-        starts = [found.first_page + found.pages * index // count for index in range(count)]
-        inside = [index for index, start in enumerate(starts) if first_page <= start < first_page + pages]
+        starts = [found.first + found.pages * index // count for index in range(count)]
+        inside = [index for index, start in enumerate(starts) if first <= start < first + pages]
         if not inside:
-            inside = [max((index for index, start in enumerate(starts) if start <= first_page), default=0)]
+            inside = [max((index for index, start in enumerate(starts) if start <= first), default=0)]
         step = -(-len(inside) // max(regions, 1))
         groups = [inside[index : index + step] for index in range(0, len(inside), step)]
         together = (tuple(map(sum, zip(*(found.regions[i] for i in group), strict=True))) for group in groups)
-        return PageMap(first_page, pages, tuple(together))
+        return PageMap(first=first, pages=pages, regions=tuple(together))
 
     def doctor(self) -> tuple[Check, ...]:
         """As recorded."""

@@ -1,11 +1,11 @@
-"""Engine calls off the main thread: with a timeout, cancellable, with progress, and never able to hold up the app.
+"""Engine calls off the main thread: with timeout, cancellation and progress, and never blocking the app.
 
-`Jobs.run` starts a call in a daemon thread of its own and awaits it. A pool would not do: a call that hangs keeps its
-thread, and a handful of those would stop every other call, and the interpreter at exit. When a call outlives its
-timeout it is told to stop (`Progress.cancel`), its thread is left behind, and the caller gets `TimedOut`.
+`Jobs.run` starts a call in its own daemon thread and awaits it. A pool would not work: a call that hangs keeps its
+thread, and a few of those would block all other calls, and the interpreter at exit. When a call exceeds its
+timeout it is cancelled (`Progress.cancel`), its thread is abandoned, and the caller gets `TimedOut`.
 
-Where it may (root), the app goes before the programs that it watches: it takes little, and must answer when the machine
-is full of work. Its calls do not, and so nothing that they start does.
+With the right to do so (root), the app's threads have a higher priority than the programs that it watches: it uses
+little CPU, and must respond on a busy machine. Engine calls, and whatever they start, run at normal priority.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from truezram.app.source import Cancelled, Progress
+from truezram.app.backend.protocol import Cancelled, Progress
 from truezram.engine.errors import Failed
 
 T = TypeVar("T")
@@ -45,7 +45,7 @@ def _session(before: int, after: int) -> bool:
 
 @contextlib.contextmanager
 def coming_first() -> Iterator[None]:
-    """Gives the calling thread and those that it starts precedence, if it may and no nice value was chosen."""
+    """Raises the priority of the calling thread and those it starts, if permitted and if no nice value was set."""
     with contextlib.suppress(PermissionError):
         if os.getpriority(os.PRIO_PROCESS, 0) == 0:
             os.setpriority(os.PRIO_PROCESS, 0, FIRST)
@@ -54,7 +54,7 @@ def coming_first() -> Iterator[None]:
         yield
     finally:
         if changed:
-            _session(FIRST, 0)  # it is the terminal's, and goes on
+            _session(FIRST, 0)  # the session is the terminal's and outlives the app
         _queue_up()
 
 
@@ -70,7 +70,7 @@ class TimedOut(Failed):
 
 @dataclass
 class Job:
-    """A call under way."""
+    """A call in progress."""
 
     title: str
     device: str = ""
@@ -83,14 +83,14 @@ class Job:
     future: asyncio.Future[Any] | None = None
 
     def cancel(self) -> None:
-        """Gives up at once; the thread ends at its next report of progress."""
+        """Cancels immediately; the thread ends at its next progress report."""
         self.progress.cancel()
         if self.future and not self.future.done():
             self.future.set_exception(Cancelled())
 
 
 class Jobs:
-    """The calls under way. Lives on the app's event loop; only `_thread` runs elsewhere."""
+    """The calls in progress. Lives on the app's event loop; only `_thread` runs elsewhere."""
 
     def __init__(self, changed: Callable[[], None], clock: Callable[[], float] = time.monotonic) -> None:
         self._changed = changed
@@ -98,7 +98,7 @@ class Jobs:
         self.jobs: list[Job] = []
 
     def visible(self) -> list[Job]:
-        """Jobs that have lasted long enough to be shown, oldest first."""
+        """Jobs that have run long enough to be shown, oldest first."""
         now = self._clock()
         return [job for job in self.jobs if now - job.started >= SHOW_AFTER]
 
@@ -134,7 +134,7 @@ class Jobs:
                 if done:
                     return future.result()
                 if self._clock() - job.reported >= job.timeout:
-                    raise TimedOut(title, f"no answer in {job.timeout:.0f} s", "It may still happen; watch the table")
+                    raise TimedOut(title, f"no answer in {job.timeout:.0f} s", "It may still complete; watch the table")
         finally:
             job.progress.cancel()
             future.cancel()
@@ -176,5 +176,5 @@ def _thread(
         else:
             future.set_result(result)  # type: ignore[arg-type]
 
-    with contextlib.suppress(RuntimeError):  # the app has gone; nobody waits for the answer
+    with contextlib.suppress(RuntimeError):  # the app has ended; the answer is not needed
         loop.call_soon_threadsafe(settle)

@@ -1,8 +1,9 @@
-"""What the app needs of the engine, and nothing else: the `Engine` protocol and the frozen values it trades in.
+"""What the app needs of the engine, and nothing else: the `Engine` protocol, and the values that are smaller than the
+engine's own. All others are the engine's (engine/answers.py, engine/model.py, engine/options.py).
 
-The app holds one `Engine` and never touches a device. The real one wraps truezram.engine (engine_adapter.py),
+The app uses one `Engine` and never touches a device. The real one wraps truezram.engine (real.py),
 `replay.Replay` plays a recording, tests have a fake. Every method may block, so only the reader thread and workers
-(work.py) call them; every one raises `TruezramError`, or `Cancelled` from inside `Progress`.
+(jobs.py) call them; every one raises `TruezramError`, or `Cancelled` from inside `Progress`.
 """
 
 from __future__ import annotations
@@ -12,18 +13,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from truezram.engine.answers import Algorithm, AlgorithmEstimate, Change, Check, PageMap, Scope, Tunable
 from truezram.engine.model import Snapshot
+from truezram.engine.options import CreateOptions
 
 
 class Cancelled(Exception):
-    """The user gave up on a call; raised inside the engine by `Progress`."""
+    """The user cancelled a call; raised inside the engine by `Progress`."""
 
 
 class Progress:
-    """How a call reports how far it is, and learns that it is no longer wanted.
+    """How a call reports its progress, and learns that it was cancelled.
 
-    ``progress(fraction, text)``: fraction 0…1, or None when it cannot be known; text says what is being done. `partial`
-    hands over a result that is ready before the rest. Raises `Cancelled` when the user cancelled.
+    ``progress(fraction, text)``: fraction 0…1, or None if unknown; text describes the current step. `partial` is a
+    result that is ready before the rest. Raises `Cancelled` when the user cancelled.
     """
 
     def __init__(self, report: Callable[[float | None, str, object], None] | None = None) -> None:
@@ -47,19 +50,6 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
-class Algorithm:
-    """An algorithm that devices can use: name, levels (both 0: none), and what it is good for in a few words."""
-
-    name: str
-    level_min: int = 0
-    level_max: int = 0
-    level_default: int = 0
-    summary: str = ""
-    unavailable: str = ""
-    """Why it cannot be used here; empty when it can."""
-
-
-@dataclass(frozen=True, slots=True)
 class Capabilities:
     """What can be done on this machine by this user."""
 
@@ -67,9 +57,12 @@ class Capabilities:
     ublk_why: str = ""
     """Why not, and the remedy, in one line."""
     root: bool = True
-    algorithms: tuple[Algorithm, ...] = (Algorithm("lz4"), Algorithm("zstd", -7, 19, 3))
+    algorithms: tuple[Algorithm, ...] = (
+        Algorithm("lz4"),
+        Algorithm("zstd", level_min=-7, level_max=19, level_default=3),
+    )
     persist_why: str = ""
-    """Why devices cannot be made at every start; empty when they can."""
+    """Why devices cannot be made persistent; empty when they can."""
     max_queues: int = 64
     max_queue_depth: int = 4096
     max_local_depth: int = 64
@@ -77,102 +70,7 @@ class Capabilities:
     filesystems: tuple[str, ...] = ("ext4",)
     """Those that can be made."""
     replay: str = ""
-    """Set when these are recorded figures: where they come from."""
-
-
-@dataclass(frozen=True, slots=True)
-class CreateSpec:
-    """A device to be made; the same things as ``truezram create`` takes. Sizes in bytes."""
-
-    size: int
-    algorithm: str = "lz4"
-    mem_limit: int = 0
-    id: int | None = None
-    queues: int | None = None
-    queue_depth: int | None = None
-    transport: str = "ublk"
-    swap: bool = False
-    priority: int | None = None
-    persist: bool = False
-    """Made by a systemd unit, now and at every start of the machine; needs an id."""
-    fs: str | None = None
-    """A filesystem to make on it."""
-    mount: str | None = None
-    """The folder to mount that on."""
-
-
-@dataclass(frozen=True, slots=True)
-class PageMap:
-    """The page table by region: ``regions[i]`` counts pages by kind, in the order of `codec.KINDS`."""
-
-    first_page: int
-    pages: int
-    regions: tuple[tuple[int, ...], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One line of the doctor: `status` is "ok", "warn", "fail" or "info"; `remedy` is empty when nothing is wrong."""
-
-    name: str
-    status: str
-    detail: str
-    remedy: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Tunable:
-    """One setting: of a device (`device` is its name) or of the machine (`device` is empty)."""
-
-    key: str
-    device: str = ""
-    current: str = ""
-    suggested: str = ""
-    """Empty: nothing better is known than what is set."""
-    reason: str = ""
-    choices: tuple[str, ...] = ()
-    hint: str = ""
-    """What may be entered: "0 to 200", "a size, or 0 for none"."""
-    readonly: str = ""
-    """Why it cannot be changed now; empty when it can."""
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """One line of the journal of changes to the machine's settings."""
-
-    id: int
-    time: float
-    key: str
-    before: str
-    after: str
-    undone: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Scope:
-    """Whose memory to look at: kind "all", "user", "cgroup" or "pid", and which."""
-
-    kind: str = "all"
-    value: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class AlgorithmEstimate:
-    """What one algorithm makes of the sampled pages (same-filled ones counted in ratio, not in times)."""
-
-    algorithm: str
-    ratio: float
-    ratio_low: float
-    ratio_high: float
-    """95 % confidence interval of the ratio."""
-    compress_us: float | None
-    decompress_us: float | None
-    """Microseconds per page; None when every page was same-filled."""
-    incompressible: float = 0.0
-    """Share of pages that do not shrink, 0…1."""
-    gained: int = 0
-    """Bytes that become free when all of this memory is in a device with this algorithm."""
+    """Set for recorded figures: where they come from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,16 +138,13 @@ class Engine(Protocol):
     def snapshot(self) -> Snapshot:
         """The machine and every compressed device, now."""
 
-    def create(self, spec: CreateSpec, progress: Progress) -> str:
-        """Makes a device, usable when this returns; its name."""
+    def create(self, options: CreateOptions, progress: Progress) -> str:
+        """Creates a device, which is ready when this returns; its name."""
 
     def remove(self, name: str, force: bool, progress: Progress) -> None:
         """Swapoff first, with progress; raises `Busy` naming the holder unless `force`."""
 
-    def set(self, name: str, key: str, value: str) -> None:
-        """Changes a setting of a live device."""
-
-    def page_map(self, name: str, first_page: int, pages: int, regions: int) -> PageMap:
+    def page_map(self, name: str, first: int, pages: int, regions: int) -> PageMap:
         """Counts of kinds in up to 256 equal regions of a range of pages."""
 
     def doctor(self) -> tuple[Check, ...]:
@@ -265,7 +160,7 @@ class Engine(Protocol):
         """What was changed on the machine, newest first."""
 
     def undo(self, change_id: int) -> None:
-        """Puts back what a change found."""
+        """Restores the value from before a change."""
 
     def estimate(self, scope: Scope, by: str, progress: Progress) -> Estimate:
         """Samples live memory, read-only. `progress` gets partial `Estimate`s."""

@@ -1,4 +1,4 @@
-"""What the reader thread tells the app."""
+"""Messages from the reader thread to the app."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from truezram.engine.model import Snapshot
 
 
 class SnapshotArrived(Message):
-    """A snapshot, or None and why there is none."""
+    """A snapshot, or None and the reason."""
 
     def __init__(self, snapshot: Snapshot | None, why: str = "") -> None:
         super().__init__()

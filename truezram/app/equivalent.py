@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import shlex
 
-from truezram.app.source import CreateSpec, Scope
-from truezram.engine.units import format_exact
+from truezram.engine.answers import Scope
+from truezram.engine.options import CreateOptions
 
 PROGRAM = "truezram"
 
@@ -15,32 +15,9 @@ def _line(*words: str, root: bool = False) -> str:
     return shlex.join((*(("sudo",) if root else ()), PROGRAM, "--no-tui", *words))
 
 
-def create(spec: CreateSpec) -> str:
+def create(options: CreateOptions) -> str:
     """``sudo truezram --no-tui create --size 8G --algorithm zstd:3 --swap --priority 100``."""
-    words = [
-        *(("persist", "add") if spec.persist else ("create",)),
-        "--size",
-        format_exact(spec.size),
-        "--algorithm",
-        spec.algorithm,
-    ]
-    if spec.mem_limit:
-        words += ["--mem-limit", format_exact(spec.mem_limit)]
-    for option, value in (("--id", spec.id), ("--queues", spec.queues), ("--queue-depth", spec.queue_depth)):
-        if value is not None:
-            words += [option, str(value)]
-    if spec.transport != "ublk":
-        words += ["--transport", spec.transport]
-    if spec.swap:
-        words.append("--swap")
-        if spec.priority is not None:
-            words += ["--priority", str(spec.priority)]
-    for option, folder in (("--fs", spec.fs), ("--mount", spec.mount)):
-        if folder is not None:
-            words += [option, folder]
-    if spec.persist:
-        words.append("--now")
-    return _line(*words, root=spec.transport == "ublk")
+    return _line(*options.words(), root=options.transport == "ublk")
 
 
 def remove(name: str, force: bool = False, root: bool = True) -> str:
@@ -58,11 +35,6 @@ def tune(key: str, value: str) -> str:
     return _line("tune", "apply", f"{key}={value}", root=True)
 
 
-def undo(change_id: int) -> str:
-    """``sudo truezram --no-tui tune undo #3``."""
-    return _line("tune", "undo", f"#{change_id}", root=True)
-
-
 def estimate(scope: Scope, by: str = "process") -> str:
     """``truezram --no-tui estimate --pid 4711``."""
     whose = (f"--{scope.kind}", scope.value) if scope.kind != "all" else ()
@@ -77,8 +49,3 @@ def benchmark(seconds: float, root: bool = False) -> str:
 def doctor() -> str:
     """``truezram --no-tui doctor``."""
     return _line("doctor")
-
-
-def stat(name: str) -> str:
-    """``truezram --no-tui stat ublkb0``."""
-    return _line("stat", name)

@@ -1,0 +1,75 @@
+"""The table of a device's live settings: whatever shows or changes them does so for every row."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+from conftest import FakeServer, make
+
+from truezram.app.backend.real import RealEngine
+from truezram.app.eventlog import Detector
+from truezram.app.screens.device import facts
+from truezram.engine import settings, tune
+from truezram.engine.cli import main
+from truezram.engine.device import parse_settings
+from truezram.engine.model import DeviceSnapshot, MachineSnapshot, Snapshot
+from truezram.engine.settings import SETTINGS
+from truezram.engine.verbs import stat
+
+GIB = 1 << 30
+DEVICE = DeviceSnapshot("ublkb0", "/dev/ublkb0", algorithm="zstd:3", disksize=8 * GIB, mem_limit=3 * GIB >> 1)
+OTHER = replace(DEVICE, algorithm="lz4", mem_limit=0)
+MACHINE = MachineSnapshot(mem_total=16 * GIB)
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.key)
+@pytest.mark.parametrize("device", [DEVICE, OTHER], ids=["set", "unset"])
+def test_what_is_in_force_can_be_written_again(setting: settings.Setting, device: DeviceSnapshot) -> None:
+    taken = setting.of(device)
+    assert setting.parse(setting.write(taken)) == taken
+    assert setting.value(taken) == getattr(device, setting.key)
+    assert parse_settings([f"{setting.key}={setting.write(taken)}"]) == {setting.key: taken}
+
+
+@pytest.mark.parametrize(
+    ("device", "memory", "suggested"),
+    [(OTHER, 16 * GIB, "4G"), (OTHER, 4 * GIB, "2G"), (OTHER, 0, "4G"), (DEVICE, 16 * GIB, "")],
+)
+def test_a_limit_is_suggested_that_leaves_memory(device: DeviceSnapshot, memory: int, suggested: str) -> None:
+    rows = {row.key: row for row in settings.tunables(device, replace(MACHINE, mem_total=memory))}
+    assert rows["mem_limit"].suggested == suggested
+    assert rows["mem_limit"].differs == bool(suggested)
+    assert not any(row.differs for row in settings.tunables(replace(device, state="halted"), MACHINE))
+
+
+def test_every_setting_is_shown_everywhere() -> None:
+    detector = Detector()
+    detector.feed(Snapshot(MACHINE, (DEVICE,)), 0.0)
+    events = [event.text for event in detector.feed(Snapshot(MACHINE, (OTHER,)), 1.0)]
+    page = {item.key: item.cells[1] for item in facts(DEVICE)}
+    lines = dict(stat.lines(DEVICE))
+    document = json.dumps(stat.as_json(DEVICE))
+    for setting in SETTINGS:
+        assert f"{setting.key} is {setting.shown(OTHER)} (was {setting.shown(DEVICE)})" in events
+        assert page[setting.key] == setting.shown(DEVICE)
+        assert lines[setting.key] == setting.shown(DEVICE)
+        assert f'"{setting.key}": {json.dumps(setting.value(setting.of(DEVICE)))}' in document
+
+
+def test_tune_and_the_app_have_the_same_rows(fake: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
+    name = make().name
+    rows = settings.of_devices()
+    assert [(row.device, row.key) for row in rows] == [(name, setting.key) for setting in SETTINGS]
+    assert RealEngine().tunables() == (*tune.tunables(), *rows)
+    assert main(["tune", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)["settings"]
+    assert [(item["device"], item["key"]) for item in listed if item["device"]] == [
+        (row.device, row.key) for row in rows
+    ]
+    assert main(["tune"]) == 0
+    text = capsys.readouterr().out
+    for row in rows:
+        assert any(line.split()[:3] == [name, row.key, row.current] for line in text.splitlines())
+    assert f"sudo truezram set {name} mem_limit=" in text

@@ -1,0 +1,205 @@
+"""The real engine behind the app's `Engine` protocol: the only file of the app that calls the engine's functions.
+
+Calls come from several threads (the reader, jobs): each creates its own `Client` if it needs one, and the reader keeps
+one. What the first snapshot does not need is imported when it is called.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+from truezram.app.backend.protocol import BenchResult, BenchRow, Capabilities, Estimate, ProcessEstimate, Progress
+from truezram.engine.answers import Change, Check, PageMap, Scope, Tunable
+from truezram.engine.client import Client
+from truezram.engine.model import Snapshot
+from truezram.engine.options import MAX_QUEUE_DEPTH, CreateOptions
+from truezram.engine.units import format_size
+
+
+def _staged(progress: Progress) -> Callable[[str, int, int], None]:
+    """Converts the engine's progress of a removal, (stage, done, total)."""
+
+    def report(stage: str, done: int, total: int) -> None:
+        if stage == "swapoff":
+            progress(done / total if total else None, f"swapoff: {format_size(done)} of {format_size(total)} read back")
+        else:
+            # How long a server takes to exit is unknown.
+            progress(None, "waiting for its server to exit")
+
+    return report
+
+
+class RealEngine:
+    """See `protocol.Engine`."""
+
+    def __init__(self) -> None:
+        self._reader: Client | None = None
+
+    def snapshot(self) -> Snapshot:
+        """Called by the reader thread only."""
+        if self._reader is None:
+            self._reader = Client()
+        return self._reader.snapshot()
+
+    def capabilities(self) -> Capabilities:
+        """From the doctor's decisive checks and the C library's table of codecs."""
+        from truezram._native import lib
+        from truezram.engine import filesystem
+        from truezram.engine.algorithms import algorithms, default_algorithm
+        from truezram.engine.device import CONTROL
+        from truezram.engine.doctor import examine
+        from truezram.engine.systemd import RUNNING
+
+        root = os.geteuid() == 0
+        bad = [check for check in examine().checks if check.state == "fail" and check.name != "root"]
+        why = f"{bad[0].detail}. {bad[0].remedy}".strip(". ") if bad else ""
+        ublk = not bad if root else CONTROL.exists() or not bad
+        return Capabilities(
+            persist_why="" if RUNNING.is_dir() else "no systemd here",
+            ublk=ublk,
+            ublk_why=why,
+            root=root,
+            algorithms=tuple(sorted(algorithms(), key=lambda a: a.name != default_algorithm())),
+            max_queues=min(lib.TZ_MAX_QUEUES, os.cpu_count() or 1),
+            max_queue_depth=MAX_QUEUE_DEPTH["ublk"],
+            max_local_depth=MAX_QUEUE_DEPTH["local"],
+            filesystems=filesystem.available(),
+        )
+
+    def create(self, options: CreateOptions, progress: Progress) -> str:
+        """The server reports when it is ready; until then the progress is unknown."""
+        if options.persist:
+            from truezram.engine import systemd
+
+            progress(None, "writing and starting the unit")
+            return f"ublkb{systemd.add(options, start=True).id}"
+        from truezram.engine.device import create
+
+        progress(None, "starting the server")
+        return create(options).name
+
+    def remove(self, name: str, force: bool, progress: Progress) -> None:
+        """Swapoff, then stop."""
+        from truezram.engine.removal import remove
+
+        with Client() as client:
+            remove(client, name, force, _staged(progress))
+
+    def page_map(self, name: str, first: int, pages: int, regions: int) -> PageMap:
+        """Asked of the device's server."""
+        with Client() as client:
+            return client.page_map(name, first, pages, regions)
+
+    def doctor(self) -> tuple[Check, ...]:
+        """All checks."""
+        from truezram.engine.doctor import examine
+
+        return examine().checks
+
+    def tunables(self) -> tuple[Tunable, ...]:
+        """The machine's, then each device's."""
+        from truezram.engine import settings, tune
+
+        return (*tune.tunables(), *settings.of_devices())
+
+    def tune(self, device: str, key: str, value: str) -> None:
+        """One setting, checked as the verbs check it; the machine's are journalled by the engine."""
+        if device:
+            from truezram.engine.device import parse_settings, set_values
+
+            with Client() as client:
+                set_values(client, client.resolve(device), parse_settings([f"{key}={value}"]))
+            return
+        from truezram.engine.tune import apply
+
+        apply([f"{key}={value}"])
+
+    def journal(self) -> tuple[Change, ...]:
+        """Newest first."""
+        from truezram.engine.tune import history
+
+        changes, _ = history()
+        return tuple(reversed(changes))
+
+    def undo(self, change_id: int) -> None:
+        """By its number."""
+        from truezram.engine.tune import undo
+
+        undo([f"#{change_id}"])
+
+    def estimate(self, scope: Scope, by: str, progress: Progress) -> Estimate:
+        """Read-only sampling in a separate process, with partial results."""
+        from truezram.engine.measure import worker
+
+        def report(fraction: float | None, text: str, found: Any) -> None:
+            progress(fraction, text, _estimate(scope, by, found) if found is not None else None)
+
+        found = worker.run("estimate", report, kind=scope.kind, value=scope.value, by=by)
+        return _estimate(scope, by, found)
+
+    def benchmark(self, seconds: float, progress: Progress) -> BenchResult:
+        """On a sample of the memory of running processes, in a separate process; rows after each round."""
+        from truezram.engine.measure import worker
+
+        began = time.time()
+
+        def report(fraction: float | None, text: str, found: Any) -> None:
+            progress(fraction, text)
+            for row in _rows(found) if found is not None else ():
+                progress(fraction, text, row)
+
+        found = worker.run("benchmark", report, seconds=seconds)
+        host = found.host
+        machine = " ".join(str(host[key]) for key in ("cpu", "isa", "kernel") if host.get(key))
+        notes: tuple[str, ...] = ()
+        if found.disturbed > 0.2:
+            notes += (f"{found.disturbed * 100:.0f}% of the timings were disturbed",)
+        if not any(result.implementation == "zram" for result in found.results):
+            notes += ("kernel zram is measured as root, with its module loaded",)
+        seconds = time.time() - began
+        return BenchResult(time=began, machine=machine, seconds=seconds, rows=tuple(_rows(found)), notes=notes)
+
+
+def _rows(report: Any) -> list[BenchRow]:
+    several = len(report.inputs) > 1
+    return [
+        BenchRow(
+            codec=r.algorithm if r.implementation == "truezram" else f"{r.implementation} {r.algorithm}".strip(),
+            corpus=r.input,
+            ratio=r.ratio,
+            compress_rate=r.compress.median * 1e6,
+            decompress_rate=r.decompress.median * 1e6,
+            ours=r.implementation == "truezram",
+        )
+        for r in report.results
+        if several or r.input != "total"
+    ]
+
+
+def _estimate(scope: Scope, by: str, found: Any) -> Estimate:
+    return Estimate(
+        scope=scope,
+        by=by,
+        total=_group(found.total),
+        processes=tuple(_group(group) for group in found.groups),
+        skipped=len(found.skipped),
+        skipped_why="; ".join(sorted({item.why for item in found.skipped})),
+        seconds=found.seconds,
+        complete=found.complete,
+    )
+
+
+def _group(group: Any) -> ProcessEstimate:
+    return ProcessEstimate(
+        pid=group.pid or 0,
+        command="".join(char if char.isprintable() else "?" for char in group.name),
+        user=group.user,
+        bytes=group.bytes,
+        sampled=group.sampled,
+        same_filled=group.same_filled,
+        algorithms=group.algorithms,
+        processes=group.processes,
+    )

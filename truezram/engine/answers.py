@@ -1,0 +1,126 @@
+"""The frozen values that the engine is asked for and answers with, other than snapshots (model.py).
+
+They are in a file of their own because a verb that only looks at devices, such as `list`, needs none of them, and each
+class takes half a millisecond to be made.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Algorithm:
+    """One codec. `level_min` and `level_max` are both 0 for one without levels."""
+
+    name: str
+    isa: str = ""
+    """The instruction set of the variant that this CPU gets: "portable", "avx2", "avx512", "neon"."""
+    level_min: int = 0
+    level_max: int = 0
+    level_default: int = 0
+    unavailable: str = ""
+    """Why it cannot be used on this machine; empty when it can."""
+    summary: str = ""
+    """What to choose it for, in a few words."""
+
+    @property
+    def has_levels(self) -> bool:
+        return bool(self.level_min or self.level_max)
+
+
+@dataclass(frozen=True, slots=True)
+class PageMap:
+    """What a range of a device's pages is stored as: `regions` equal parts of `pages` pages from page `first` on.
+    Each region holds a count per kind, in the order of `codec.KINDS`."""
+
+    first: int
+    pages: int
+    regions: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One line of the doctor: `state` is "ok", "warn" (works, but read this) or "fail" (no ublk device until this is
+    put right)."""
+
+    name: str
+    state: str
+    detail: str
+    remedy: str = ""
+    """What to do; empty when the state is "ok"."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tunable:
+    """One live setting, of the machine or of a device, as it is and as it should be."""
+
+    key: str
+    path: str = ""
+    """The kernel's file; empty for a setting of a device."""
+    current: str = ""
+    suggested: str = ""
+    """Empty: nothing better is known than what is set."""
+    reason: str = ""
+    hint: str = ""
+    """What may be entered: "0 to 200", "a size, or none for no limit"."""
+    choices: tuple[str, ...] = ()
+    """All values, where there are few."""
+    readonly: str = ""
+    """Why it cannot be changed now; empty when it can."""
+    device: str = ""
+    """The device's name; empty for a setting of the machine."""
+
+    @property
+    def differs(self) -> bool:
+        """Whether there is something better than what is set, and it can be set."""
+        return bool(self.suggested) and self.suggested != self.current and not self.readonly
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One change of one of the machine's settings (journal.py)."""
+
+    id: int
+    time: float
+    """CLOCK_REALTIME, seconds."""
+    key: str
+    before: str
+    after: str
+    boot: str = ""
+    """Boot in which it was made (/proc/sys/kernel/random/boot_id); empty: not known."""
+    undone: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Whose memory: `kind` is one of `estimate.SCOPES`, `value` a user's name or number, a cgroup's path (with all
+    below it), comma-separated pids, or empty for all."""
+
+    kind: str = "all"
+    value: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AlgorithmEstimate:
+    """The estimate of one algorithm for a group's memory. `low` and `high` bound the 95 % confidence interval."""
+
+    algorithm: str
+    ratio: float
+    """Memory divided by `resident`, with everything included, same-filled pages too (as `DeviceSnapshot.ratio`)."""
+    ratio_low: float
+    ratio_high: float
+    compression_ratio: float | None
+    """The codec alone, without same-filled pages; a page that does not shrink counts as 4096 bytes (as in
+    benchmarks)."""
+    resident: int
+    """Bytes that a device would take."""
+    resident_low: int
+    resident_high: int
+    gained: int
+    """Bytes that become free: memory minus `resident`."""
+    compress_us: float | None
+    """Microseconds per page that is not same-filled, on one core; None if there was none."""
+    decompress_us: float | None
+    incompressible: float
+    """Share of all pages that would be stored raw, 0 … 1."""

@@ -1,0 +1,133 @@
+"""The live settings of a device, one row each: `set`, `stat`, `tune`, the app's Tune and Device pages and its log are
+made from them.
+
+Each is a field of `DeviceSnapshot` and a key of the server's SET message. A value has three forms: what the server
+takes (``1073741824``), what a user writes (``1G``), and what is shown, which may be rounded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from truezram.engine.answers import Tunable
+from truezram.engine.errors import UsageError
+from truezram.engine.model import DeviceSnapshot, MachineSnapshot
+from truezram.engine.units import format_exact, format_size, parse_size
+
+
+def parse_mem_limit(text: str) -> int:
+    """Bytes of a memory limit; ``none`` is 0, which means no limit. Raises `UsageError`."""
+    if text.strip().lower() == "none":
+        return 0
+    try:
+        return parse_size(text, "mem_limit")
+    except UsageError as error:
+        if error.why == "it is zero":
+            raise UsageError(error.what, error.why, "Write none for no limit") from None
+        raise
+
+
+def _algorithm(text: str) -> str:
+    from truezram.engine.algorithms import canonical
+
+    return canonical(text)
+
+
+def _algorithms() -> tuple[str, ...]:
+    from truezram.engine.algorithms import algorithms
+
+    return tuple(algorithm.name for algorithm in algorithms() if not algorithm.unavailable)
+
+
+def _limit(device: DeviceSnapshot, machine: MachineSnapshot) -> str:
+    """Without a limit, a device full of incompressible pages could take all of the memory."""
+    if device.mem_limit:
+        return ""
+    most = machine.mem_total // 2 >> 20 << 20
+    return format_exact(min(device.disksize // 2, most or device.disksize // 2))
+
+
+def _nothing(device: DeviceSnapshot, machine: MachineSnapshot) -> str:
+    return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One setting. `key` is the server's, and the field of `DeviceSnapshot`."""
+
+    key: str
+    about: str
+    hint: str
+    """What may be entered."""
+    parse: Callable[[str], str]
+    """What a user writes, as the server takes it. Raises `UsageError`, `Unsupported`."""
+    write: Callable[[str], str] = str
+    """What the server takes, as a user writes it."""
+    show: Callable[[str], str] = str
+    """The same, to be shown."""
+    choices: Callable[[], tuple[str, ...]] = tuple
+    """Values to choose from; others may be valid, too."""
+    suggest: Callable[[DeviceSnapshot, MachineSnapshot], str] = _nothing
+    """A better value, as a user writes it; empty: none is known."""
+
+    def of(self, device: DeviceSnapshot) -> str:
+        """The value in force, as the server takes it."""
+        return str(getattr(device, self.key))
+
+    def shown(self, device: DeviceSnapshot) -> str:
+        """The value in force, to be shown."""
+        return self.show(self.of(device))
+
+    def value(self, text: str) -> int | str:
+        """For JSON: a number where `DeviceSnapshot` has one."""
+        return int(text) if DeviceSnapshot.__annotations__[self.key] == "int" else text
+
+
+SETTINGS = (
+    Setting(
+        key="algorithm",
+        about="pages written from now on; those already stored keep theirs",
+        hint="NAME or NAME:LEVEL",
+        parse=_algorithm,
+        choices=_algorithms,
+    ),
+    Setting(
+        key="mem_limit",
+        about="writes beyond it fail cleanly (ENOSPC); without one the device may grow to its disksize and more",
+        hint="a size, or none for no limit",
+        parse=lambda text: str(parse_mem_limit(text)),
+        write=lambda text: format_exact(int(text)) if int(text) else "none",
+        show=lambda text: format_size(int(text)) if int(text) else "none",
+        suggest=_limit,
+    ),
+)
+BY_KEY = {setting.key: setting for setting in SETTINGS}
+
+
+def tunables(device: DeviceSnapshot, machine: MachineSnapshot) -> tuple[Tunable, ...]:
+    """The settings of a device, each with its value and a suggestion."""
+    return tuple(
+        Tunable(
+            key=setting.key,
+            device=device.name,
+            current=setting.write(setting.of(device)),
+            suggested=setting.suggest(device, machine),
+            reason=setting.about,
+            hint=setting.hint,
+            choices=setting.choices(),
+            readonly="" if device.state == "live" else f"it is {device.state}",
+        )
+        for setting in SETTINGS
+    )
+
+
+def of_devices() -> tuple[Tunable, ...]:
+    """The settings of all our devices that can be read."""
+    from truezram.engine import procfs
+    from truezram.engine.client import Client
+
+    machine = procfs.machine()
+    with Client() as client:
+        devices = [device for device in client.devices() if device.state != "unreadable"]
+    return tuple(tunable for device in devices for tunable in tunables(device, machine))
