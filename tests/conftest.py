@@ -46,14 +46,18 @@ def alone(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFact
     own = nothing.with_name(f"alone{next(_number)}")  # neither is made: nothing is there
     for name in _FOLDERS:
         monkeypatch.setenv(name, str(own / name.lower()))
-    machine, devices = procfs.machine, zram.devices
+    machine, swaps, devices = procfs.machine, procfs.swaps, zram.devices
 
-    def without_swap(root: Path = procfs.ROOT) -> MachineSnapshot:
+    def seen(root: Path) -> Path:
+        return nothing if root == procfs.ROOT else root
+
+    def machine_seen(root: Path = procfs.ROOT) -> MachineSnapshot:
         found = machine(root)
-        return found if root != procfs.ROOT else replace(found, swap_total=0, swap_free=0, swaps=(), zswap=Zswap())
+        return found if root != procfs.ROOT else replace(found, swap_total=0, swap_free=0, zswap=Zswap())
 
-    def of_no_kernel(root: Path = nothing, areas: Sequence[SwapArea] | None = None) -> list[DeviceSnapshot]:
-        return devices(root, areas)
+    def devices_seen(root: Path = procfs.ROOT, areas: Sequence[SwapArea] | None = None) -> list[DeviceSnapshot]:
+        return devices(seen(root), areas)
 
-    monkeypatch.setattr(procfs, "machine", without_swap)
-    monkeypatch.setattr(zram, "devices", of_no_kernel)
+    monkeypatch.setattr(procfs, "machine", machine_seen)
+    monkeypatch.setattr(procfs, "swaps", lambda root=procfs.ROOT: swaps(seen(root)))
+    monkeypatch.setattr(zram, "devices", devices_seen)
