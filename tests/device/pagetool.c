@@ -4,6 +4,8 @@
  *   pagetool fill POOL DEVICE PAGES [FIRST]   writes pages FIRST (0), FIRST + 1, ... until PAGES are written or the device says
  *                                     ENOSPC; prints "written=N error=NAME"; status 0 in both cases
  *   pagetool check POOL DEVICE PAGES [FIRST]  reads and compares them; prints "checked=N bad=M"; status 1 if any is bad
+ *   pagetool stall [locked]           touches 1 MiB of its own every 10 ms until SIGTERM; prints the longest time between two
+ *                                     rounds and how many took longer: "longest_ms=N over_100ms=N over_1s=N"
  *
  * POOL is a file of 4096-byte pages collected from a running process. Page i holds a page of the pool chosen by a hash of
  * (i, generation) with both numbers written over 16 of its bytes at a place that the hash chooses too: contents are real, and no
@@ -13,12 +15,18 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
+
+#ifndef MADV_PAGEOUT
+#define MADV_PAGEOUT 21
+#endif
 
 #define PAGE 4096u
 #define RUN 16u
@@ -74,6 +82,14 @@ static uint64_t hash_page(const unsigned char *page)
 		h ^= h >> 32;
 	}
 	return h;
+}
+
+static uint64_t now_ns(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
 /* ---- devices ---- */
@@ -135,12 +151,13 @@ struct hog {
 	uint64_t *hashes, pages;
 };
 
-/* Runs of 16 pages are visited in steps of `step` runs, which has no factor in common with their number: 1 is in order. */
-static uint64_t verify(const struct hog *hog, uint64_t step)
+/* Runs of 16 pages are visited in steps of `step` runs, which has no factor in common with their number: 1 is in order. One
+ * in `share` of them is. */
+static uint64_t verify(const struct hog *hog, uint64_t step, uint64_t share)
 {
 	uint64_t bad = 0, runs = hog->pages / RUN, run = 0;
 
-	for (uint64_t n = 0; n < runs; n++, run = (run + step) % runs)
+	for (uint64_t n = 0; n < runs / share; n++, run = (run + step) % runs)
 		for (uint64_t i = run * RUN; i < (run + 1) * RUN; i++)
 			if (hash_page(hog->memory + i * PAGE) != hog->hashes[i] && bad++ < 5)
 				fprintf(stderr, "page %" PRIu64 " differs\n", i);
@@ -155,11 +172,23 @@ static void write_pages(struct hog *hog, uint64_t share, uint64_t generation)
 	}
 }
 
+static uint64_t renew(struct hog *hog, uint64_t generation)
+{
+	uint64_t bad = verify(hog, 1031, 8);
+
+	madvise(hog->memory, hog->pages * PAGE, MADV_DONTNEED);
+	write_pages(hog, 1, generation);
+	return bad;
+}
+
 /* One command a line, one line of answer each ("NAME pages=N bad=M"):
  *   fill             writes every page
  *   rewrite SHARE    writes the first 1/SHARE of the pages anew
+ *   renew GENERATION checks one run in 8, gives all memory back and writes every page with other contents
+ *   churn SECONDS    renews for so long, at least once
  *   verify STEP      checks every page against the hash taken when it was written; STEP is a prime, 1 for in order
  *   keep MIB         gives the memory beyond the first MIB back
+ *   pageout          asks the kernel to swap all of it out now
  *   damage           changes one bit, so that a test can see verify find it
  *   quit
  */
@@ -181,11 +210,19 @@ static int hog(uint64_t mib)
 			write_pages(&hog, 1, 0);
 		} else if (!strcmp(name, "rewrite") && argument) {
 			write_pages(&hog, argument, 1);
+		} else if (!strcmp(name, "renew") && argument) {
+			bad = renew(&hog, argument);
+		} else if (!strcmp(name, "churn") && argument) {
+			for (uint64_t end = now_ns() + argument * 1000000000u, g = 1; g == 1 || now_ns() < end; g++)
+				bad += renew(&hog, g);
 		} else if (!strcmp(name, "verify") && argument) {
-			bad = verify(&hog, argument);
+			bad = verify(&hog, argument, 1);
 		} else if (!strcmp(name, "keep") && argument << 8 <= hog.pages) {
 			madvise(hog.memory + (argument << 20), (hog.pages - (argument << 8)) * PAGE, MADV_DONTNEED);
 			hog.pages = argument << 8;
+		} else if (!strcmp(name, "pageout")) {
+			if (madvise(hog.memory, hog.pages * PAGE, MADV_PAGEOUT))
+				die("pageout");
 		} else if (!strcmp(name, "damage")) {
 			hog.memory[hog.pages / 2 * PAGE + 77] ^= 4;
 		} else if (!strcmp(name, "quit")) {
@@ -200,8 +237,49 @@ static int hog(uint64_t mib)
 	return 0;
 }
 
+/* ---- stalls ---- */
+
+#define STALL_MEMORY (1u << 20)
+#define STALL_NS 10000000
+
+static volatile sig_atomic_t ended;
+
+static void end(int signal)
+{
+	(void)signal;
+	ended = 1;
+}
+
+static int stall(int locked)
+{
+	unsigned char *memory = mmap(NULL, STALL_MEMORY, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct sigaction action = { .sa_handler = end };
+	struct timespec pause = { 0, STALL_NS };
+	uint64_t longest = 0, over[2] = { 0 };
+
+	if (memory == MAP_FAILED || (locked && mlockall(MCL_CURRENT | MCL_FUTURE)))
+		die("memory");
+	sigaction(SIGTERM, &action, NULL);
+	uint64_t last = now_ns();
+	while (!ended) {
+		for (unsigned i = 0; i < STALL_MEMORY; i += PAGE)
+			memory[i]++;
+		nanosleep(&pause, NULL);
+		uint64_t now = now_ns(), took = now - last;
+		last = now;
+		if (took > longest)
+			longest = took;
+		over[0] += took > 100000000u;
+		over[1] += took > 1000000000u;
+	}
+	printf("longest_ms=%" PRIu64 " over_100ms=%" PRIu64 " over_1s=%" PRIu64 "\n", longest / 1000000u, over[0], over[1]);
+	return 0;
+}
+
 int main(int argc, char **argv)
 {
+	if ((argc == 2 || (argc == 3 && !strcmp(argv[2], "locked"))) && !strcmp(argv[1], "stall"))
+		return stall(argc == 3);
 	if (argc == 4 && !strcmp(argv[1], "hog")) {
 		open_pool(argv[2]);
 		return hog(strtoull(argv[3], NULL, 10));
@@ -211,6 +289,7 @@ int main(int argc, char **argv)
 		open_pool(argv[2]);
 		return (argv[1][0] == 'f' ? fill : check)(argv[3], strtoull(argv[4], NULL, 10), first);
 	}
-	fprintf(stderr, "usage: pagetool hog POOL MIB | fill POOL DEVICE PAGES [FIRST] | check POOL DEVICE PAGES [FIRST]\n");
+	fprintf(stderr, "usage: pagetool hog POOL MIB | fill POOL DEVICE PAGES [FIRST] | check POOL DEVICE PAGES [FIRST]"
+		" | stall [locked]\n");
 	return 2;
 }

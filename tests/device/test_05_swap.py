@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 from guest import Guest
-from product import Product, numbers
+from hog import Hog
+from product import Product
 
 MEMORY = 384
 HOG = MEMORY * 3 // 2
@@ -19,20 +20,6 @@ KEPT = MEMORY // 12
 # whatever the swap is.
 MIN_FREE = 16384
 
-# One shell holds the hog from start to end; the file `ask` carries a command, `told` its answer.
-START = f"""
-mkfifo ask told
-pagetool hog "$POOL" {HOG} <ask >told 2>hog.err &
-setsid sh -c 'exec 7>ask 8<told; echo $$ >keeper; sleep 1000' >/dev/null 2>&1 </dev/null &
-"""
-
-
-def ask(product: Product, command: str, timeout: int = 240) -> dict[str, str]:
-    """Has the hog carry out one command; its answer."""
-    answer = product.strict(f"echo '{command}' >ask; head -n 1 told; cat hog.err", timeout=timeout).out
-    assert answer.startswith(command.split()[0]), answer
-    return numbers(answer)
-
 
 @pytest.mark.guest(memory=MEMORY)
 def test_swap_under_pressure(guest: Guest, product: Product) -> None:
@@ -44,29 +31,29 @@ def test_swap_under_pressure(guest: Guest, product: Product) -> None:
     assert swaps[4] == "100"
     product.run("truezram tune apply")
     product.strict(f"echo {MIN_FREE} >/proc/sys/vm/min_free_kbytes")
-    product.strict(START)
-    assert ask(product, "fill")["bad"] == "0"
+    hog = Hog(product, HOG)
+    assert hog.ask("fill")["bad"] == "0"
     used = int(product.strict("tail -n +2 /proc/swaps").out.split()[3]) * 1024
     assert used > (HOG - MEMORY) << 20, f"only {used} bytes were swapped out"
-    assert ask(product, "verify 1")["bad"] == "0"
+    assert hog.ask("verify 1")["bad"] == "0"
 
     # swapoff would not fit in memory: refused, and everything goes on.
     refused = product.run(f"truezram remove {path}", status=4)
     assert "memory" in refused.err.lower(), refused.err
 
-    assert ask(product, "rewrite 8")["bad"] == "0"
-    assert ask(product, "verify 1031")["bad"] == "0"
+    assert hog.ask("rewrite 8")["bad"] == "0"
+    assert hog.ask("verify 1031")["bad"] == "0"
     row = product.stat(path)
     assert row["swap_writes"] > 0
     assert row["failed_reads"] == row["failed_writes"] == 0
     assert row["swap_priority"] == 100
 
-    ask(product, f"keep {KEPT}")
+    hog.ask(f"keep {KEPT}")
     swapped = int(product.strict("tail -n +2 /proc/swaps").out.split()[3])
     assert swapped > 1024, "nothing was left in swap for swapoff to bring back"
     product.remove(path)
     assert product.strict("tail -n +2 /proc/swaps").out == ""
-    left = ask(product, "verify 1")
+    left = hog.ask("verify 1")
     assert (left["pages"], left["bad"]) == (str(KEPT << 8), "0")
-    product.strict("echo quit >ask; kill $(cat keeper)")
+    hog.quit()
     guest.restart_wanted = True
