@@ -1,53 +1,81 @@
 /* headroom.c - when to ask the kernel for memory, and when better not to.
  *
- * A thread that asks for memory while there is little of it has to look for some itself (direct reclaim). Two things go wrong
- * when the thread that fills the reserve does so:
+ * A thread that asks for memory while there is little has to look for some itself (direct reclaim). Two things go wrong when
+ * the thread that fills the reserve does so:
  *
- * - It sleeps. Below half of the `min` watermarks the kernel puts whoever asks to sleep until kswapd has made room, for a second at
- *   most if he may not start I/O (throttle_direct_reclaim in mm/vmscan.c); and it sleeps a tenth of a second at a time on the way
- *   (reclaim_throttle). The swap writes that would make room wait for the reserve meanwhile.
- * - The reserve's thread is a real-time thread, which may take memory down to just that half (gfp_to_alloc_flags in
- *   mm/page_alloc.c). There everybody else who asks for memory is put to sleep, too: the whole machine stands still.
+ * - It sleeps. Below half of the zones' `min` watermark the kernel puts whoever asks to sleep until kswapd has made room, for up to
+ *   a second if he may not start I/O (throttle_direct_reclaim in mm/vmscan.c), and on the way it sleeps a tenth of a second at a
+ *   time (reclaim_throttle). The swap writes that would make room wait for the reserve meanwhile.
+ * - It is a real-time thread, which may take memory down to that very half (gfp_to_alloc_flags in mm/page_alloc.c). There
+ *   everybody else who asks is put to sleep, too.
  *
- * So it asks only while free memory is above a floor of three quarters of `min`, which is above that half and below what other
- * processes may take: memory that nobody else can have, got without a search.
+ * So it asks only while free memory is above a floor of three quarters of `min`: above that half, and below what other processes
+ * may take. What lies between is got without a search, and nobody else can have it.
  *
- * Watermarks belong to zones, and a request for a page of a process may not use all of a lower zone (`protection`). What is free is
- * only known, cheaply, of all zones together. If that is above the sum of the floors, then at least one zone is above its own.
+ * Watermarks belong to zones, and a page of a process may not come from the last of a lower zone (`protection`). What is cheap to know
+ * is what is free in all zones together: if that is above the sum of the floors, at least one zone is above its own.
  */
 #include "headroom.h"
 
-#include <stdio.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/sysinfo.h>
 #include <unistd.h>
 
 /* The last number of "protection: (0, 1900, 1900)": for memory that may come from any zone. */
-static uint64_t protection(const char *list)
+static uint64_t last_number(const char *list)
 {
 	const char *last = strrchr(list, ',');
 
 	return strtoull(last ? last + 1 : list + strcspn(list, "0123456789"), NULL, 10);
 }
 
+/* Pages that a line of zoneinfo adds to the floor. */
+static uint64_t pages_of(const char *line)
+{
+	line += strspn(line, " ");
+	if (!strncmp(line, "min ", 4)) {
+		uint64_t min = strtoull(line + 4, NULL, 10);
+		return min - min / 4;
+	}
+	return strncmp(line, "protection:", 11) ? 0 : last_number(line);
+}
+
+uint64_t tz_headroom_floor_in(int fd)
+{
+	char text[4096];	/* no stdio: it would allocate */
+	size_t have = 0;
+	uint64_t pages = 0;
+	ssize_t n;
+
+	while ((n = read(fd, text + have, sizeof text - 1 - have)) > 0) {
+		char *line = text, *end;
+		have += (size_t)n;
+		text[have] = 0;
+		while ((end = strchr(line, '\n'))) {
+			*end = 0;
+			pages += pages_of(line);
+			line = end + 1;
+		}
+		have = (size_t)(text + have - line);
+		if (have == sizeof text - 1)
+			have = 0;	/* no line of zoneinfo is that long */
+		memmove(text, line, have);
+	}
+	return pages * (uint64_t)sysconf(_SC_PAGESIZE);
+}
+
 uint64_t tz_headroom_floor(void)
 {
-	uint64_t pages = 0, min;
-	char line[512];
-	FILE *f = fopen("/proc/zoneinfo", "re");
+	int fd = open("/proc/zoneinfo", O_RDONLY | O_CLOEXEC);
+	uint64_t floor = 0;
 
-	if (!f)
-		return 0;
-	while (fgets(line, sizeof line, f)) {
-		char *word = line + strspn(line, " ");
-		if (sscanf(word, "min %llu", (unsigned long long *)&min) == 1)
-			pages += min - min / 4;
-		else if (!strncmp(word, "protection:", 11))
-			pages += protection(word);
+	if (fd >= 0) {
+		floor = tz_headroom_floor_in(fd);
+		close(fd);
 	}
-	fclose(f);
-	return pages * (uint64_t)sysconf(_SC_PAGESIZE);
+	return floor;
 }
 
 int tz_headroom_has(uint64_t floor, uint64_t bytes)

@@ -4,9 +4,12 @@
 
 #include <stdint.h>
 
-/* Bytes of free memory, of the whole machine, below which nothing is to be asked for; 0 when the kernel does not say. Allocates
- * (a file of /proc is read): not to be called while memory is short. */
+/* Bytes of free memory, of the whole machine, below which nothing is to be asked for; 0 when the kernel does not say. Reads
+ * /proc/zoneinfo, for which the kernel allocates: not to be called while memory is short. */
 uint64_t tz_headroom_floor(void);
+
+/* The same from an open file of that form. */
+uint64_t tz_headroom_floor_in(int fd);
 
 /* Whether that much can be had and the floor is kept. One system call. */
 int tz_headroom_has(uint64_t floor, uint64_t bytes);

@@ -21,9 +21,9 @@
  *
  * Queue threads only ever move slabs between reserve and class: list operations under a short lock, no system call but
  * futex calls. Everything that asks the kernel for memory or gives it back happens in the reserve's thread, which keeps the
- * reserve at its target: it populates ahead of need (queue threads that find less than 3/4 of the target wake it) and punches out
- * what is left over. It does nothing else, so that nothing else can keep it from that. When the kernel refuses memory it asks
- * again later and later (RETRY_MS .. RETRY_MOST_MS). With the reserve empty an allocation tries free slots of larger
+ * reserve at its target: it populates ahead of need (queue threads that find less than 3/4 of the target wake it), as long as the
+ * kernel has memory at hand (headroom.c), and punches out what is left over. It does nothing else, so that nothing else can keep it
+ * from that. When the kernel refuses memory it asks again later and later (RETRY_MS .. RETRY_MOST_MS). With the reserve empty an allocation tries free slots of larger
  * classes, then fails at once.
  *
  * Slots that overwriting and discarding leave free in many slabs are packed now and then where that saves whole slabs
@@ -34,6 +34,7 @@
  * Memory is counted where it is had: used_bytes is what has been populated (head, table, slabs of every state), which is
  * what the kernel holds for the file.
  */
+#include "headroom.h"
 #include "pool.h"
 
 #include <assert.h>
@@ -56,6 +57,8 @@
 #define BATCH 4u		/* slabs populated by one system call: what it got is in reserve before it asks for more */
 #define RETRY_MS 2u		/* after the kernel refused memory, doubled each time it does so again */
 #define RETRY_MOST_MS 100u
+#define FLOOR_MS 10000		/* how old the floor of free memory may get (somebody may set vm.min_free_kbytes) */
+#define SHORT_MS 1000		/* below the floor for so long: ask all the same, once */
 #define COMPACT_MS 1000u	/* between two looks at what could be saved, while slots are being freed */
 #define TRIM_MS 2000u		/* that tz_pool_trim waits at most */
 #define STACK_SIZE (64u << 10)
@@ -648,6 +651,36 @@ static void refill_maps(struct tz_pool *p, uint32_t target)
 	}
 }
 
+/* Whether the kernel can be asked for so much without being made to look for it. If that seems not to be so for long, the floor may
+ * be wrong (it is a guess on machines with several zones). */
+static int may_ask(struct tz_pool *p, uint64_t bytes)
+{
+	uint64_t now;
+
+	if (tz_headroom_has(p->floor, bytes)) {
+		p->short_since = 0;
+		return 1;
+	}
+	now = tz_monotonic_ns();
+	if (!p->short_since)
+		p->short_since = now;
+	if (now - p->short_since < SHORT_MS * 1000000ull)
+		return 0;
+	p->short_since = 0;
+	return 1;
+}
+
+/* With the reserve full, when a look at the kernel's watermarks hurts nobody. */
+static void look_at_floor(struct tz_pool *p)
+{
+	uint64_t now = tz_monotonic_ns();
+
+	if (p->floor_at && now - p->floor_at < FLOOR_MS * 1000000ull)
+		return;
+	p->floor_at = now;
+	p->floor = tz_headroom_floor();
+}
+
 /* Populates up to `want` slabs: neighbours never used before by one call, or one that was punched out. Returns how many,
  * or negative errno. */
 static int populate_some(struct tz_pool *p, unsigned want)
@@ -668,6 +701,10 @@ static int populate_some(struct tz_pool *p, unsigned want)
 			return -ENOSPC;
 		n = want < end - first ? want : (unsigned)(end - first);
 	}
+	while (n > 1 && !tz_headroom_has(p->floor, (uint64_t)n * TZ_SLAB_SIZE))
+		n--;
+	if (!may_ask(p, (uint64_t)n * TZ_SLAB_SIZE))
+		return -EAGAIN;
 	int rc = tz_arena_populate(p->arena, tz_arena_slab_offset(p->arena, first), (uint64_t)n * TZ_SLAB_SIZE);
 	if (rc < 0)
 		return rc;
@@ -681,7 +718,8 @@ static int populate_some(struct tz_pool *p, unsigned want)
 	return (int)n;
 }
 
-/* Brings the reserve up to its target. 0 when it is, or can't be (mem_limit); negative errno when the kernel refused. */
+/* Brings the reserve up to its target. 0 when it is, or can't be (mem_limit); negative errno when the kernel refused, or
+ * would have had to look for memory (-EAGAIN). */
 static int refill(struct tz_pool *p)
 {
 	refill_maps(p, get(p->reserve_target));
@@ -733,7 +771,7 @@ static void answer_trim(struct tz_pool *p, uint32_t asked, uint64_t bytes)
 	tz_futex(&p->trim_done, FUTEX_WAKE_PRIVATE, INT_MAX, NULL);
 }
 
-/* Gives back what is too much, then gets what is missing. Negative errno when the kernel refused that; *gave is whether
+/* Gives back what is too much, then gets what is missing. Negative errno as of refill(); *gave is whether
  * something went back. */
 static int balance(struct tz_pool *p, int *gave)
 {
@@ -751,9 +789,9 @@ static int balance(struct tz_pool *p, int *gave)
 	return refill(p);
 }
 
-/* Lowest real-time priority: the reserve is refilled before queue threads use up the rest, and the kernel lets a real-time
- * thread go below the watermark at which others wait for memory. Nothing made by it inherits that. Without the right to
- * (a local device) it is a thread like others. */
+/* Lowest real-time priority: the reserve is refilled before queue threads use up what is left, and the kernel lets a real-time
+ * thread go below the watermark at which others wait for memory. It keeps nobody from running: it neither computes nor searches for memory
+ * (headroom.c). Nothing made by it inherits that. Without the right to (a local device) it is a thread like others. */
 static void be_first(void)
 {
 	struct sched_param param = { .sched_priority = 1 };
@@ -774,13 +812,15 @@ static void *reserve_thread(void *arg)
 		atomic_exchange(&p->wake, 0);	/* before looking at what there is to do, stop included */
 		if (tz_pool_is_stopping(p))
 			return NULL;
-		if (balance(p, &gave) == 0) {
+		int rc = balance(p, &gave);
+		if (rc == 0) {
 			retry = 0;
+			look_at_floor(p);
 			pause_ms(&p->wake, 0, 0);
 			continue;
 		}
-		/* Refused. That slabs are needed is known: only WAKE_NOW ends this pause early. */
-		retry = !retry || gave ? RETRY_MS : retry * 2 < RETRY_MOST_MS ? retry * 2 : RETRY_MOST_MS;
+		/* Not now. That slabs are needed is known: only WAKE_NOW ends this pause early. */
+		retry = !retry || gave || rc == -EAGAIN ? RETRY_MS : retry * 2 < RETRY_MOST_MS ? retry * 2 : RETRY_MOST_MS;
 		atomic_fetch_or(&p->wake, WAKE_NEED);
 		pause_ms(&p->wake, WAKE_NEED, retry);
 	}
