@@ -10,7 +10,11 @@
  *   everybody else who asks is put to sleep, too.
  *
  * So it asks only while free memory is above a floor of three quarters of `min`: above that half, and below what other processes
- * may take. What lies between is got without a search, and nobody else can have it.
+ * may take. What lies between is got without a search, and nobody else can have it. The last quarter above the half is for when the
+ * reserve runs out: a slab then brings more than it takes, as it is filled with pages that leave memory.
+ *
+ * The kernel raises `min` for a while when memory gets fragmented (`boost` in zoneinfo). That does not count for a single page for a
+ * real-time thread (zone_watermark_fast), so it does not count here.
  *
  * Watermarks belong to zones, and a page of a process may not come from the last of a lower zone (`protection`). What is cheap to know
  * is what is free in all zones together: if that is above the sum of the floors, at least one zone is above its own.
@@ -31,22 +35,32 @@ static uint64_t last_number(const char *list)
 	return strtoull(last ? last + 1 : list + strcspn(list, "0123456789"), NULL, 10);
 }
 
-/* Pages that a line of zoneinfo adds to the floor. */
-static uint64_t pages_of(const char *line)
+struct zone_sum {
+	struct tz_floor pages;
+	uint64_t boost;		/* of the zone whose `min` comes next */
+};
+
+static void count_line(struct zone_sum *sum, const char *line)
 {
 	line += strspn(line, " ");
-	if (!strncmp(line, "min ", 4)) {
-		uint64_t min = strtoull(line + 4, NULL, 10);
-		return min - min / 4;
+	if (!strncmp(line, "boost ", 6)) {
+		sum->boost = strtoull(line + 6, NULL, 10);
+	} else if (!strncmp(line, "min ", 4)) {
+		uint64_t min = strtoull(line + 4, NULL, 10) - sum->boost;
+		sum->pages.usual += min - min / 4;
+		sum->pages.last += min - min / 2;
+	} else if (!strncmp(line, "protection:", 11)) {
+		sum->pages.usual += last_number(line);
+		sum->pages.last += last_number(line);
 	}
-	return strncmp(line, "protection:", 11) ? 0 : last_number(line);
 }
 
-uint64_t tz_headroom_floor_in(int fd)
+struct tz_floor tz_headroom_floor_in(int fd)
 {
 	char text[4096];	/* no stdio: it would allocate */
+	uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
+	struct zone_sum sum = { { 0, 0 }, 0 };
 	size_t have = 0;
-	uint64_t pages = 0;
 	ssize_t n;
 
 	while ((n = read(fd, text + have, sizeof text - 1 - have)) > 0) {
@@ -55,7 +69,7 @@ uint64_t tz_headroom_floor_in(int fd)
 		text[have] = 0;
 		while ((end = strchr(line, '\n'))) {
 			*end = 0;
-			pages += pages_of(line);
+			count_line(&sum, line);
 			line = end + 1;
 		}
 		have = (size_t)(text + have - line);
@@ -63,13 +77,13 @@ uint64_t tz_headroom_floor_in(int fd)
 			have = 0;	/* no line of zoneinfo is that long */
 		memmove(text, line, have);
 	}
-	return pages * (uint64_t)sysconf(_SC_PAGESIZE);
+	return (struct tz_floor){ sum.pages.usual * page, sum.pages.last * page };
 }
 
-uint64_t tz_headroom_floor(void)
+struct tz_floor tz_headroom_floor(void)
 {
 	int fd = open("/proc/zoneinfo", O_RDONLY | O_CLOEXEC);
-	uint64_t floor = 0;
+	struct tz_floor floor = { 0, 0 };
 
 	if (fd >= 0) {
 		floor = tz_headroom_floor_in(fd);

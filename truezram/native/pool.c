@@ -34,7 +34,6 @@
  * Memory is counted where it is had: used_bytes is what has been populated (head, table, slabs of every state), which is
  * what the kernel holds for the file.
  */
-#include "headroom.h"
 #include "pool.h"
 
 #include <assert.h>
@@ -653,11 +652,11 @@ static void refill_maps(struct tz_pool *p, uint32_t target)
 
 /* Whether the kernel can be asked for so much without being made to look for it. If that seems not to be so for long, the floor may
  * be wrong (it is a guess on machines with several zones). */
-static int may_ask(struct tz_pool *p, uint64_t bytes)
+static int may_ask(struct tz_pool *p, uint64_t floor, uint64_t bytes)
 {
 	uint64_t now;
 
-	if (tz_headroom_has(p->floor, bytes)) {
+	if (tz_headroom_has(floor, bytes)) {
 		p->short_since = 0;
 		return 1;
 	}
@@ -701,9 +700,11 @@ static int populate_some(struct tz_pool *p, unsigned want)
 			return -ENOSPC;
 		n = want < end - first ? want : (unsigned)(end - first);
 	}
-	while (n > 1 && !tz_headroom_has(p->floor, (uint64_t)n * TZ_SLAB_SIZE))
+	int runs_out = get(p->reserve_count) < get(p->reserve_target) / 4;
+	uint64_t floor = runs_out ? p->floor.last : p->floor.usual;
+	while (n > 1 && !tz_headroom_has(floor, (uint64_t)n * TZ_SLAB_SIZE))
 		n--;
-	if (!may_ask(p, (uint64_t)n * TZ_SLAB_SIZE))
+	if (!may_ask(p, floor, (uint64_t)n * TZ_SLAB_SIZE))
 		return -EAGAIN;
 	int rc = tz_arena_populate(p->arena, tz_arena_slab_offset(p->arena, first), (uint64_t)n * TZ_SLAB_SIZE);
 	if (rc < 0)

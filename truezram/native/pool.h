@@ -2,6 +2,7 @@
 #ifndef TZ_POOL_H
 #define TZ_POOL_H
 
+#include "headroom.h"
 #include "arena.h"
 #include "codec.h"
 #include "lock.h"
@@ -74,7 +75,7 @@ struct tz_pool {
 	/* The reserve's thread alone grows and shrinks the arena. */
 	_Atomic uint32_t wake;			/* its futex word: enum wake in pool.c */
 	uint32_t unpopulated;			/* list of slabs that were punched out */
-	uint64_t floor;				/* of free memory (headroom.h); 0 until the reserve is full for the first time */
+	struct tz_floor floor;			/* of free memory; 0 until the reserve is full for the first time */
 	uint64_t floor_at, short_since;		/* ns: when that was looked at; since when there is less, 0: there is more */
 	uint32_t next_map;			/* maps from here on were never touched */
 	_Atomic uint32_t trim_asked, trim_done;
