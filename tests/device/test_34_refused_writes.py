@@ -53,7 +53,8 @@ def check_log(guest: Guest) -> None:
 def test_none_is_refused_below_the_limit(guest: Guest, product: Product, mib: int, pytestconfig: pytest.Config) -> None:
     """Processes half as large again as memory, everything at its default: no write is refused, every page is right.
 
-    Swap is a quarter larger than memory, not more: in time the device holds something in every slot, compressed to a third.
+    Swap is a quarter larger than memory, not more: in time the device holds something in every slot, at a third of its
+    size.
     """
     memory = int(product.strict("awk '/MemTotal/ { print $2 }' /proc/meminfo").out) >> 10
     minutes = pytestconfig.getoption("--hogs-minutes")

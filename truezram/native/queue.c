@@ -29,7 +29,7 @@
  * and must fail (the kernel keeps the page and tries another). Others may wait longer, but less
  * than the 120 s after which the kernel calls a task hung that waits for ublk. */
 #define WAIT_NS 30000000000ull
-#define SWAP_WAIT_NS 200000000ull
+#define SWAP_WAIT_NS 2000000000ull
 #define RETRY_NS 1000000u
 #define RETRY_MAX_NS 10000000u
 
