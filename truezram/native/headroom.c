@@ -16,8 +16,9 @@
  * The kernel raises `min` for a while when memory gets fragmented (`boost` in zoneinfo). That does not count for a single page for a
  * real-time thread (zone_watermark_fast), so it does not count here.
  *
- * Watermarks belong to zones, and a page of a process may not come from the last of a lower zone (`protection`). What is cheap to know
- * is what is free in all zones together: if that is above the sum of the floors, at least one zone is above its own.
+ * Watermarks belong to zones, and a page of a process may not come from the last of a lower zone (`protection`; often that is all of
+ * it). What is cheap to know is what is free in all zones together: if that is above the sum of the floors, at least one zone is
+ * above its own.
  */
 #include "headroom.h"
 
@@ -35,31 +36,39 @@ static uint64_t last_number(const char *list)
 	return strtoull(last ? last + 1 : list + strcspn(list, "0123456789"), NULL, 10);
 }
 
-struct zone_sum {
-	struct tz_floor pages;
-	uint64_t boost;		/* of the zone whose `min` comes next */
+/* A zone as far as its lines have been seen, and the floors of those before it. In pages. */
+struct zones {
+	uint64_t boost, min, managed;
+	struct tz_floor sum;
 };
 
-static void count_line(struct zone_sum *sum, const char *line)
+static uint64_t smaller(uint64_t a, uint64_t b)
 {
+	return a < b ? a : b;
+}
+
+static void read_line(struct zones *z, const char *line)
+{
+	static const char *const words[] = { "boost ", "min ", "managed " };
+	uint64_t *const values[] = { &z->boost, &z->min, &z->managed };
+
 	line += strspn(line, " ");
-	if (!strncmp(line, "boost ", 6)) {
-		sum->boost = strtoull(line + 6, NULL, 10);
-	} else if (!strncmp(line, "min ", 4)) {
-		uint64_t min = strtoull(line + 4, NULL, 10) - sum->boost;
-		sum->pages.usual += min - min / 4;
-		sum->pages.last += min - min / 2;
-	} else if (!strncmp(line, "protection:", 11)) {
-		sum->pages.usual += last_number(line);
-		sum->pages.last += last_number(line);
-	}
+	for (unsigned i = 0; i < 3; i++)
+		if (!strncmp(line, words[i], strlen(words[i])))
+			*values[i] = strtoull(line + strlen(words[i]), NULL, 10);
+	if (strncmp(line, "protection:", 11))
+		return;
+	/* The last line of the four. A zone that is smaller than what is protected of it is left alone as it is. */
+	uint64_t protected = last_number(line), min = z->min - z->boost;
+	z->sum.usual += smaller(protected + min - min / 4, z->managed);
+	z->sum.last += smaller(protected + min - min / 2, z->managed);
 }
 
 struct tz_floor tz_headroom_floor_in(int fd)
 {
 	char text[4096];	/* no stdio: it would allocate */
 	uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
-	struct zone_sum sum = { { 0, 0 }, 0 };
+	struct zones zones = { 0 };
 	size_t have = 0;
 	ssize_t n;
 
@@ -69,7 +78,7 @@ struct tz_floor tz_headroom_floor_in(int fd)
 		text[have] = 0;
 		while ((end = strchr(line, '\n'))) {
 			*end = 0;
-			count_line(&sum, line);
+			read_line(&zones, line);
 			line = end + 1;
 		}
 		have = (size_t)(text + have - line);
@@ -77,7 +86,7 @@ struct tz_floor tz_headroom_floor_in(int fd)
 			have = 0;	/* no line of zoneinfo is that long */
 		memmove(text, line, have);
 	}
-	return (struct tz_floor){ sum.pages.usual * page, sum.pages.last * page };
+	return (struct tz_floor){ zones.sum.usual * page, zones.sum.last * page };
 }
 
 struct tz_floor tz_headroom_floor(void)

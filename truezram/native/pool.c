@@ -23,8 +23,8 @@
  * futex calls. Everything that asks the kernel for memory or gives it back happens in the reserve's thread, which keeps the
  * reserve at its target: it populates ahead of need (queue threads that find less than 3/4 of the target wake it), as long as the
  * kernel has memory at hand (headroom.c), and punches out what is left over. It does nothing else, so that nothing else can keep it
- * from that. When the kernel refuses memory it asks again later and later (RETRY_MS .. RETRY_MOST_MS). With the reserve empty an allocation tries free slots of larger
- * classes, then fails at once.
+ * from that. When the kernel refuses memory it asks again later and later (RETRY_MS .. RETRY_MOST_MS). With the reserve empty
+ * an allocation tries free slots of larger classes, then fails at once.
  *
  * Slots that overwriting and discarding leave free in many slabs are packed now and then where that saves whole slabs
  * (compaction, in a thread of its own): the sparsest slabs of a class are taken out of use, the store finds their objects
@@ -650,16 +650,18 @@ static void refill_maps(struct tz_pool *p, uint32_t target)
 	}
 }
 
-/* Whether the kernel can be asked for so much without being made to look for it. If that seems not to be so for long, the floor may
- * be wrong (it is a guess on machines with several zones). */
-static int may_ask(struct tz_pool *p, uint64_t floor, uint64_t bytes)
+/* How many slabs, up to `want`, the kernel can be asked for without being made to look for memory. If that is none for long, the
+ * floor may be wrong (it is a guess on machines with several zones), and it is asked for one all the same. */
+static unsigned affordable(struct tz_pool *p, unsigned want)
 {
-	uint64_t now;
+	int runs_out = get(p->reserve_count) < get(p->reserve_target) / 4;
+	uint64_t floor = runs_out ? p->floor.last : p->floor.usual, now;
 
-	if (tz_headroom_has(floor, bytes)) {
-		p->short_since = 0;
-		return 1;
-	}
+	for (unsigned n = want; n > 0; n--)
+		if (tz_headroom_has(floor, (uint64_t)n * TZ_SLAB_SIZE)) {
+			p->short_since = 0;
+			return n;
+		}
 	now = tz_monotonic_ns();
 	if (!p->short_since)
 		p->short_since = now;
@@ -700,11 +702,8 @@ static int populate_some(struct tz_pool *p, unsigned want)
 			return -ENOSPC;
 		n = want < end - first ? want : (unsigned)(end - first);
 	}
-	int runs_out = get(p->reserve_count) < get(p->reserve_target) / 4;
-	uint64_t floor = runs_out ? p->floor.last : p->floor.usual;
-	while (n > 1 && !tz_headroom_has(floor, (uint64_t)n * TZ_SLAB_SIZE))
-		n--;
-	if (!may_ask(p, floor, (uint64_t)n * TZ_SLAB_SIZE))
+	n = affordable(p, n);
+	if (!n)
 		return -EAGAIN;
 	int rc = tz_arena_populate(p->arena, tz_arena_slab_offset(p->arena, first), (uint64_t)n * TZ_SLAB_SIZE);
 	if (rc < 0)
@@ -772,8 +771,8 @@ static void answer_trim(struct tz_pool *p, uint32_t asked, uint64_t bytes)
 	tz_futex(&p->trim_done, FUTEX_WAKE_PRIVATE, INT_MAX, NULL);
 }
 
-/* Gives back what is too much, then gets what is missing. Negative errno as of refill(); *gave is whether
- * something went back. */
+/* Gives back what is too much, then gets what is missing. Negative errno as of refill(); *gave is whether something went
+ * back. */
 static int balance(struct tz_pool *p, int *gave)
 {
 	uint32_t target = target_now(p), have = get(p->reserve_count);
