@@ -43,17 +43,7 @@ def test_files_stay_readable() -> None:
 C_COLUMNS = 100
 C_ROOMS = ("truezram/native/codecs", "truezram/native/python")
 PROSE_COLUMNS = 120
-PROSE = (
-    "docs/benchmarks-notes.md",
-    "docs/benchmarks.md",
-    "docs/concepts.md",
-    "docs/dictionaries.md",
-    "docs/estimate.md",
-    "docs/format-dense.md",
-    "docs/formats.md",
-    "docs/library.md",
-    "docs/tuning.md",
-)
+PROSE = ("README.md", "CHANGELOG.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")))
 
 
 def wide_lines(text: str, columns: int) -> list[int]:
