@@ -83,7 +83,7 @@ def test_unit_of_a_mounted_filesystem() -> None:
 
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not installed")
-@pytest.mark.parametrize("options", [SWAP, CreateOptions(1 << 30, id=0), CreateOptions(4096, id=12, queues=2)])
+@pytest.mark.parametrize("options", [SWAP, CreateOptions(1 << 30, id=0), CreateOptions(4096, id=12, queues=1)])
 def test_systemd_has_nothing_to_say_against_it(tmp_path: Path, options: CreateOptions) -> None:
     path = tmp_path / f"truezram-{options.id}.service"
     path.write_text(systemd.unit_text(options))
