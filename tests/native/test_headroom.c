@@ -1,6 +1,6 @@
-/* test_headroom.c - when the kernel may be asked for memory: the floor, from what /proc/zoneinfo says (headroom.c), and that
- * the reserve's thread heeds it (pool.c). tz_headroom_has is wrapped by the linker (meson.build).
- */
+/* test_headroom.c - when the kernel may be asked for memory: the floor, from what /proc/zoneinfo
+ * says (headroom.c), and that the reserve's thread heeds it (pool.c). tz_headroom_has is wrapped by
+ * the linker (meson.build). */
 #include "device.h"
 #include "headroom.h"
 
@@ -13,23 +13,29 @@ int __wrap_tz_headroom_has(uint64_t floor, uint64_t bytes);
 static const char zoneinfo[] =
 	"Node 0, zone      DMA\n"
 	"  per-node stats\n      nr_inactive_anon 123\n      workingset_nodes 0\n"
-	"  pages free     3840\n        boost    0\n        min      16\n        low      20\n        high     24\n"
+	"  pages free     3840\n        boost    0\n"
+	"        min      16\n        low      20\n        high     24\n"
 	"        spanned  4095\n        present  3998\n        managed  3840\n        cma      0\n"
 	"        protection: (0, 2990, 15880, 15880, 15880)\n      nr_free_pages 3840\n"
 	"Node 0, zone    DMA32\n"
-	"  pages free     765432\n        boost    512\n        min      3689\n        low      3971\n        high     4765\n"
+	"  pages free     765432\n        boost    512\n"
+	"        min      3689\n        low      3971\n        high     4765\n"
 	"        managed  765500\n"
 	"        protection: (0, 0, 12890, 12890, 12890)\n"
 	"Node 0, zone   Normal\n"
-	"  pages free     1234\n        boost    0\n        min      13697\n        low      17121\n        high     20545\n"
+	"  pages free     1234\n        boost    0\n"
+	"        min      13697\n        low      17121\n        high     20545\n"
 	"        managed  3301122\n"
-	"        protection: (0, 0, 0, 0, 0)\n  pagesets\n    cpu: 0\n              count: 0\n              high:  14\n"
-	"Node 0, zone  Movable\n  pages free     0\n        min      0\n        protection: (0, 0, 0, 0, 0)\n";
+	"        protection: (0, 0, 0, 0, 0)\n"
+	"  pagesets\n    cpu: 0\n              count: 0\n              high:  14\n"
+	"Node 0, zone  Movable\n  pages free     0\n        boost    0\n        min      32\n"
+	"        managed  0\n        protection: (0, 0, 0, 0, 0)\n";
 /* DMA is smaller than what is protected of it. The boost of DMA32 does not count. */
 #define USUAL (3840 + (3177 - 794 + 12890) + (13697 - 3424))
 #define LAST (3840 + (3177 - 1588 + 12890) + (13697 - 6848))
 
-/* The floor when the text comes in pieces of `piece` bytes, behind `padding` bytes of other lines. */
+/* The floor when the text comes in pieces of `piece` bytes, behind `padding` bytes of other lines.
+ */
 static struct tz_floor floor_of(size_t piece, size_t padding)
 {
 	size_t len = sizeof zoneinfo - 1;
@@ -60,15 +66,17 @@ static void check_floor(size_t piece, size_t padding)
 	uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
 	struct tz_floor floor = floor_of(piece, padding);
 
-	CHECK(floor.usual == USUAL * page && floor.last == LAST * page, "pieces of %zu behind %zu: %llu and %llu pages",
-		piece, padding, (unsigned long long)(floor.usual / page), (unsigned long long)(floor.last / page));
+	CHECK(floor.usual == USUAL * page && floor.last == LAST * page,
+		"pieces of %zu behind %zu: %llu and %llu pages", piece, padding,
+		(unsigned long long)(floor.usual / page), (unsigned long long)(floor.last / page));
 }
 
 static void test_floor(void)
 {
 	for (size_t piece = 1; piece < sizeof zoneinfo; piece = piece * 2 + 1)
 		check_floor(piece, 0);
-	for (size_t padding = 3000; padding < 4200; padding += 60)	/* each line once at the end of a buffer */
+	/* Each line once at the end of a buffer. */
+	for (size_t padding = 3000; padding < 4200; padding += 60)
 		check_floor(sizeof zoneinfo, padding);
 	CHECK(tz_headroom_floor_in(-1).usual == 0, "what cannot be read is no floor");
 }
@@ -77,8 +85,9 @@ static void test_has(void)
 {
 	struct tz_floor floor = tz_headroom_floor();
 
-	CHECK(floor.last > 0 && floor.last < floor.usual && floor.usual < 1ull << 40, "this machine's floor: %llu, %llu",
-		(unsigned long long)floor.last, (unsigned long long)floor.usual);
+	CHECK(floor.last > 0 && floor.last < floor.usual && floor.usual < 1ull << 40,
+		"this machine's floor: %llu, %llu", (unsigned long long)floor.last,
+		(unsigned long long)floor.usual);
 	CHECK(__real_tz_headroom_has(0, 4096), "a page of memory is free");
 	CHECK(!__real_tz_headroom_has(UINT64_MAX / 2, 4096), "below a floor");
 	CHECK(!__real_tz_headroom_has(0, UINT64_MAX / 2), "more than there is");
@@ -107,7 +116,8 @@ static void nap(void)
 	nanosleep(&(struct timespec){ .tv_nsec = 1000000 }, NULL);
 }
 
-/* Writes pages, from `*page` on, until no more than `keep` slabs are in reserve. */
+/* Writes pages that do not compress, from `*page` on, until no more than `keep` slabs are in
+ * reserve. */
 static void use_reserve(struct device *d, uint64_t *page, uint64_t keep)
 {
 	struct tz_store_thread *t = tz_store_thread(d->store, 0);
@@ -115,9 +125,10 @@ static void use_reserve(struct device *d, uint64_t *page, uint64_t keep)
 
 	for (; NOW(d->stats->reserve_bytes) > keep * SLAB; (*page)++) {
 		for (unsigned i = 0; i < 512; i++)
-			data[i] = x = x * 0x9fb21c651e98df25ull + *page;	/* does not compress */
+			data[i] = x = x * 0x9fb21c651e98df25ull + *page;
 		tz_store_begin(t);
-		CHECK(tz_store_write(t, *page, (const uint8_t *)data) == 0, "page %llu", (unsigned long long)*page);
+		CHECK(tz_store_write(t, *page, (const uint8_t *)data) == 0, "page %llu",
+			(unsigned long long)*page);
 		tz_store_end(t);
 	}
 }
@@ -138,15 +149,17 @@ static void wait_until_full(const struct device *d)
 	}
 }
 
-/* Below the floor nothing is asked for, but a slab a second in case the floor is wrong; nearly out, the last floor counts; with
- * memory there again the reserve is filled. */
+/* Below the floor nothing is asked for, but a slab a second in case the floor is wrong; nearly out,
+ * the last floor counts; with memory there again the reserve is filled. */
 static void test_reserve(void)
 {
 	struct device d = make_device(65536, 1, 0, "lz4");
-	uint64_t page = 0, slabs = NOW(d.stats->reserve_target) / SLAB, used, start, usual, last, asked;
+	uint64_t page = 0, slabs = NOW(d.stats->reserve_target) / SLAB;
+	uint64_t used, start, usual, last, asked;
 
 	CHECK(slabs == 64, "the reserve of 256 MiB: %llu", (unsigned long long)slabs);
-	for (usual = 0; !usual; ) {	/* its thread looks at the floor once the reserve is full for the first time */
+	/* Its thread looks at the floor once the reserve is full for the first time. */
+	for (usual = 0; !usual; ) {
 		atomic_store(&is_short, 0);
 		wait_until_full(&d);
 		atomic_store(&is_short, 1);
@@ -158,8 +171,10 @@ static void test_reserve(void)
 	use_reserve(&d, &page, slabs / 8);
 	last = wait_for_looks();
 	asked = (NOW(d.stats->mem_used_total) - used) / SLAB;
-	CHECK(asked <= (tz_monotonic_ns() - start) / 1000000000u, "%llu slabs were asked for", (unsigned long long)asked);
-	CHECK(last > 0 && last < usual, "the floors: %llu, %llu", (unsigned long long)usual, (unsigned long long)last);
+	CHECK(asked <= (tz_monotonic_ns() - start) / 1000000000u, "%llu slabs were asked for",
+		(unsigned long long)asked);
+	CHECK(last > 0 && last < usual, "the floors: %llu, %llu", (unsigned long long)usual,
+		(unsigned long long)last);
 	atomic_store(&is_short, 0);
 	wait_until_full(&d);
 	end_device(&d);

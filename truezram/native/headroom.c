@@ -1,24 +1,27 @@
 /* headroom.c - when to ask the kernel for memory, and when better not to.
  *
- * A thread that asks for memory while there is little has to look for some itself (direct reclaim). Two things go wrong when
- * the thread that fills the reserve does so:
+ * A thread that asks for memory while there is little has to look for some itself (direct reclaim).
+ * Two things go wrong when the thread that fills the reserve does so:
  *
- * - It sleeps. Below half of the zones' `min` watermark the kernel puts whoever asks to sleep until kswapd has made room, for up to
- *   a second if he may not start I/O (throttle_direct_reclaim in mm/vmscan.c), and on the way it sleeps a tenth of a second at a
- *   time (reclaim_throttle). The swap writes that would make room wait for the reserve meanwhile.
- * - It is a real-time thread, which may take memory down to that very half (gfp_to_alloc_flags in mm/page_alloc.c). There
- *   everybody else who asks is put to sleep, too.
+ * - It sleeps. Below half of the zones' `min` watermark the kernel puts whoever asks to sleep until
+ *   kswapd has made room, for up to a second if he may not start I/O (throttle_direct_reclaim in
+ *   mm/vmscan.c), and on the way it sleeps a tenth of a second at a time (reclaim_throttle). The
+ *   swap writes that would make room wait for the reserve meanwhile.
+ * - It is a real-time thread, which may take memory down to that very half (gfp_to_alloc_flags in
+ *   mm/page_alloc.c). There everybody else who asks is put to sleep, too.
  *
- * So it asks only while free memory is above a floor of three quarters of `min`: above that half, and below what other processes
- * may take. What lies between is got without a search, and nobody else can have it. The last quarter above the half is for when the
- * reserve runs out: a slab then brings more than it takes, as it is filled with pages that leave memory.
+ * So it asks only while free memory is above a floor of three quarters of `min`: above that half,
+ * and below what other processes may take. What lies between is got without a search, and nobody
+ * else can have it. The last quarter above the half is for when the reserve runs out: a slab then
+ * brings more than it takes, as it is filled with pages that leave memory.
  *
- * The kernel raises `min` for a while when memory gets fragmented (`boost` in zoneinfo). That does not count for a single page for a
- * real-time thread (zone_watermark_fast), so it does not count here.
+ * The kernel raises `min` for a while when memory gets fragmented (`boost` in zoneinfo). That does
+ * not count for a single page for a real-time thread (zone_watermark_fast), so it does not count
+ * here.
  *
- * Watermarks belong to zones, and a page of a process may not come from the last of a lower zone (`protection`; often that is all of
- * it). What is cheap to know is what is free in all zones together: if that is above the sum of the floors, at least one zone is
- * above its own.
+ * Watermarks belong to zones, and a page of a process may not come from the last of a lower zone
+ * (`protection`; often that is all of it). What is cheap to know is what is free in all zones
+ * together: if that is above the sum of the floors, at least one zone is above its own.
  */
 #include "headroom.h"
 
@@ -58,7 +61,8 @@ static void read_line(struct zones *z, const char *line)
 			*values[i] = strtoull(line + strlen(words[i]), NULL, 10);
 	if (strncmp(line, "protection:", 11))
 		return;
-	/* The last line of the four. A zone that is smaller than what is protected of it is left alone as it is. */
+	/* The last line of the four. A zone that is smaller than what is protected of it is left
+	 * alone as it is. */
 	uint64_t protected = last_number(line), min = z->min - z->boost;
 	z->sum.usual += smaller(protected + min - min / 4, z->managed);
 	z->sum.last += smaller(protected + min - min / 2, z->managed);

@@ -1,4 +1,5 @@
-/* headroom.h - how much memory the kernel can give without having to look for it; see headroom.c. */
+/* headroom.h - how much memory the kernel can give without having to look for it; see headroom.c.
+ */
 #ifndef TZ_HEADROOM_H
 #define TZ_HEADROOM_H
 
@@ -10,8 +11,8 @@ struct tz_floor {
 	uint64_t last;		/* half of them: what a real-time thread can get at all */
 };
 
-/* 0 and 0 when the kernel does not say. Reads /proc/zoneinfo, for which the kernel allocates: not to be called while memory is
- * short. */
+/* 0 and 0 when the kernel does not say. Reads /proc/zoneinfo, for which the kernel allocates: not
+ * to be called while memory is short. */
 struct tz_floor tz_headroom_floor(void);
 
 /* The same from an open file of that form. */

@@ -19,12 +19,14 @@
  * byte of the arena costs at most the object it is in, and freeing what is not in use is noticed. Offsets that come out of the
  * page table are checked here: range, state of the slab, alignment to a slot, size.
  *
- * Queue threads only ever move slabs between reserve and class: list operations under a short lock, no system call but
- * futex calls. Everything that asks the kernel for memory or gives it back happens in the reserve's thread, which keeps the
- * reserve at its target: it populates ahead of need (queue threads that find less than 3/4 of the target wake it), as long as the
- * kernel has memory at hand (headroom.c), and punches out what is left over. It does nothing else, so that nothing else can keep it
- * from that. When the kernel refuses memory it asks again later and later (RETRY_MS .. RETRY_MOST_MS). With the reserve empty
- * an allocation tries free slots of larger classes, then fails at once.
+ * Queue threads only ever move slabs between reserve and class: list operations under a short lock,
+ * no system call but futex calls. Everything that asks the kernel for memory or gives it back
+ * happens in the reserve's thread, which keeps the reserve at its target: it populates ahead of
+ * need (queue threads that find less than 3/4 of the target wake it), as long as the kernel has
+ * memory at hand (headroom.c), and punches out what is left over. It does nothing else, so that
+ * nothing else can keep it from that. When the kernel refuses memory it asks again later and later
+ * (RETRY_MS .. RETRY_MOST_MS). With the reserve empty an allocation tries free slots of larger
+ * classes, then fails at once.
  *
  * Slots that overwriting and discarding leave free in many slabs are packed now and then where that saves whole slabs
  * (compaction, in a thread of its own): the sparsest slabs of a class are taken out of use, the store finds their objects
@@ -56,7 +58,7 @@
 #define BATCH 4u		/* slabs populated by one system call: what it got is in reserve before it asks for more */
 #define RETRY_MS 2u		/* after the kernel refused memory, doubled each time it does so again */
 #define RETRY_MOST_MS 100u
-#define FLOOR_MS 10000		/* how old the floor of free memory may get (somebody may set vm.min_free_kbytes) */
+#define FLOOR_MS 10000		/* how old the floor may get: somebody may set vm.min_free_kbytes */
 #define SHORT_MS 1000		/* below the floor for so long: ask all the same, once */
 #define COMPACT_MS 1000u	/* between two looks at what could be saved, while slots are being freed */
 #define TRIM_MS 2000u		/* that tz_pool_trim waits at most */
@@ -650,8 +652,9 @@ static void refill_maps(struct tz_pool *p, uint32_t target)
 	}
 }
 
-/* How many slabs, up to `want`, the kernel can be asked for without being made to look for memory. If that is none for long, the
- * floor may be wrong (it is a guess on machines with several zones), and it is asked for one all the same. */
+/* How many slabs, up to `want`, the kernel can be asked for without being made to look for memory.
+ * If that is none for long, the floor may be wrong (it is a guess on machines with several zones),
+ * and it is asked for one all the same. */
 static unsigned affordable(struct tz_pool *p, unsigned want)
 {
 	int runs_out = get(p->reserve_count) < get(p->reserve_target) / 4;
@@ -718,8 +721,8 @@ static int populate_some(struct tz_pool *p, unsigned want)
 	return (int)n;
 }
 
-/* Brings the reserve up to its target. 0 when it is, or can't be (mem_limit); negative errno when the kernel refused, or
- * would have had to look for memory (-EAGAIN). */
+/* Brings the reserve up to its target. 0 when it is, or can't be (mem_limit); negative errno when
+ * the kernel refused, or would have had to look for memory (-EAGAIN). */
 static int refill(struct tz_pool *p)
 {
 	refill_maps(p, get(p->reserve_target));
@@ -771,8 +774,8 @@ static void answer_trim(struct tz_pool *p, uint32_t asked, uint64_t bytes)
 	tz_futex(&p->trim_done, FUTEX_WAKE_PRIVATE, INT_MAX, NULL);
 }
 
-/* Gives back what is too much, then gets what is missing. Negative errno as of refill(); *gave is whether something went
- * back. */
+/* Gives back what is too much, then gets what is missing. Negative errno as of refill(); *gave is
+ * whether something went back. */
 static int balance(struct tz_pool *p, int *gave)
 {
 	uint32_t target = target_now(p), have = get(p->reserve_count);
@@ -789,9 +792,11 @@ static int balance(struct tz_pool *p, int *gave)
 	return refill(p);
 }
 
-/* Lowest real-time priority: the reserve is refilled before queue threads use up what is left, and the kernel lets a real-time
- * thread go below the watermark at which others wait for memory. It keeps nobody from running: it neither computes nor searches for memory
- * (headroom.c). Nothing made by it inherits that. Without the right to (a local device) it is a thread like others. */
+/* Lowest real-time priority: the reserve is refilled before queue threads use up what is left, and
+ * the kernel lets a real-time thread go below the watermark at which others wait for memory. It
+ * keeps nobody from running: it computes nothing, and does not search for memory (headroom.c).
+ * Nothing made by it inherits that. Without the right to (a local device) it is a thread like
+ * others. */
 static void be_first(void)
 {
 	struct sched_param param = { .sched_priority = 1 };
@@ -820,7 +825,10 @@ static void *reserve_thread(void *arg)
 			continue;
 		}
 		/* Not now. That slabs are needed is known: only WAKE_NOW ends this pause early. */
-		retry = !retry || gave || rc == -EAGAIN ? RETRY_MS : retry * 2 < RETRY_MOST_MS ? retry * 2 : RETRY_MOST_MS;
+		if (!retry || gave || rc == -EAGAIN)
+			retry = RETRY_MS;
+		else
+			retry = retry * 2 < RETRY_MOST_MS ? retry * 2 : RETRY_MOST_MS;
 		atomic_fetch_or(&p->wake, WAKE_NEED);
 		pause_ms(&p->wake, WAKE_NEED, retry);
 	}
@@ -839,8 +847,9 @@ uint64_t tz_pool_trim(struct tz_pool *p)
 
 /* ---- making and ending ---- */
 
-/* 1/64 of the disk, 512 KiB to 16 MiB, and at most 1/16 of the limit: what bursts of writes take while the kernel has no
- * memory at hand. (Measured with hogs in guests of 256 MiB to 1 GiB: docs/swap-safety.md.) */
+/* 1/64 of the disk, 512 KiB to 16 MiB, and at most 1/16 of the limit: what bursts of writes take
+ * while the kernel has no memory at hand. (Measured with hogs in guests of 256 MiB to 1 GiB:
+ * docs/swap-safety.md.) */
 static uint32_t target_for(uint64_t disksize, uint64_t limit)
 {
 	uint64_t bytes = disksize / 64;

@@ -75,8 +75,9 @@ struct tz_pool {
 	/* The reserve's thread alone grows and shrinks the arena. */
 	_Atomic uint32_t wake;			/* its futex word: enum wake in pool.c */
 	uint32_t unpopulated;			/* list of slabs that were punched out */
-	struct tz_floor floor;			/* of free memory; 0 until the reserve is full for the first time */
-	uint64_t floor_at, short_since;		/* ns: when that was looked at; since when there is less, 0: there is more */
+	struct tz_floor floor;			/* of free memory; 0 until the reserve is full once */
+	uint64_t floor_at;			/* ns: when that was looked at */
+	uint64_t short_since;			/* ns: since when less is free; 0: there is more */
 	uint32_t next_map;			/* maps from here on were never touched */
 	_Atomic uint32_t trim_asked, trim_done;
 	_Atomic uint64_t trimmed;		/* bytes given back for tz_pool_trim */
