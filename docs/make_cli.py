@@ -9,7 +9,7 @@ import sys
 import textwrap
 from pathlib import Path
 
-from truezram.engine.parsers import EXIT_CODES, Argument, Command, program
+from truezram.cli.reference import EXIT_CODES, Argument, Command, program
 
 PAGE = Path(__file__).parent / "cli.md"
 

@@ -27,7 +27,7 @@ BASE = {"PATH": os.environ["PATH"], "PYTHONSAFEPATH": "1", "LANG": "C.UTF-8"}
 
 def drawn(size: tuple[int, int], until: bytes, tmp_path: Path, **environ: str) -> tuple[bytes, int]:
     """(what the app wrote until it had written `until`, its exit code after q)."""
-    code = "import sys; from truezram.engine.cli import main; sys.exit(main(sys.argv[1:]))"
+    code = "import sys; from truezram.cli.main import main; sys.exit(main(sys.argv[1:]))"
     base = {
         **BASE,
         "TERM": "xterm-256color",
@@ -95,7 +95,7 @@ def test_it_draws_within_the_terminal(tmp_path: Path, size: tuple[int, int]) -> 
 
 def test_it_ends_with_its_terminal_though_no_signal_tells_it(tmp_path: Path) -> None:
     """As in a container whose client died: the terminal is not the controlling one."""
-    code = "import sys; from truezram.engine.cli import main; sys.exit(main(sys.argv[1:]))"
+    code = "import sys; from truezram.cli.main import main; sys.exit(main(sys.argv[1:]))"
     environ = {
         **BASE,
         "TERM": "xterm",
@@ -121,7 +121,7 @@ def test_it_ends_with_its_terminal_though_no_signal_tells_it(tmp_path: Path) -> 
 
 def test_in_a_browser(tmp_path: Path) -> None:
     """As textual-serve runs it: through pipes, with Textual's driver for the web; packets of kind, length, data."""
-    code = "import sys; from truezram.engine.cli import main; sys.exit(main(sys.argv[1:]))"
+    code = "import sys; from truezram.cli.main import main; sys.exit(main(sys.argv[1:]))"
     environ = {
         **BASE,
         "XDG_CONFIG_HOME": str(tmp_path),

@@ -29,7 +29,8 @@ from conftest import HANG, wait_until
 
 import truezram
 from truezram._native import ffi, lib
-from truezram.engine import cli, doctor
+from truezram.cli import main
+from truezram.engine import doctor
 from truezram.engine.errors import Failed, TruezramError, Unsupported, UsageError
 from truezram.engine.measure import baselines, benchmark, page_files, report, results
 from truezram.engine.measure.baselines import Subject
@@ -54,7 +55,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def call(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
-    code = cli.main(("benchmark", "codec", *argv))
+    code = main.main(("benchmark", "codec", *argv))
     out, err = capsys.readouterr()
     return code, out, err
 
@@ -497,7 +498,7 @@ def test_bad_requests(capsys: pytest.CaptureFixture[str], argv: tuple[str, ...],
 
 
 def test_kind_is_needed(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(("benchmark",)) == 2
+    assert main.main(("benchmark",)) == 2
     assert "KIND" in capsys.readouterr().err
 
 

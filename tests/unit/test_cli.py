@@ -17,17 +17,18 @@ from conftest import HANG, FakeServer, cost, make, wait_until
 
 import truezram
 from truezram._native import lib
+from truezram.cli import main, verbs
+from truezram.cli.output import Column, format_table
 from truezram.codec import default_algorithm
-from truezram.engine import cli, config, control, errors, procfs, verbs
+from truezram.engine import config, control, errors, procfs
 from truezram.engine.errors import TruezramError, UsageError
 from truezram.engine.model import MachineSnapshot
-from truezram.engine.output import Column, format_table
 from truezram.engine.users import Mounts
 
 
 def call(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
     """(exit code, stdout, stderr)."""
-    code = cli.main(argv)
+    code = main.main(argv)
     out, err = capsys.readouterr()
     return code, out, err
 
@@ -184,14 +185,14 @@ def test_exit_codes_of_errors() -> None:
 
 
 def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
-    for argv in (["--help"], ["--version"], *([name, "--help"] for name in cli.verb_names())):
+    for argv in (["--help"], ["--version"], *([name, "--help"] for name in main.verb_names())):
         with pytest.raises(SystemExit) as caught:
-            cli.main(argv)
+            main.main(argv)
         assert caught.value.code == 0
         out = capsys.readouterr().out
         assert out
         assert all(len(line) <= 120 for line in out.splitlines())
-    cli.build_parser()
+    main.build_parser()
 
 
 def test_the_version_is_written_once() -> None:
@@ -205,9 +206,9 @@ def test_the_version_is_written_once() -> None:
 
 
 def test_every_verb_is_complete() -> None:
-    assert {"create", "list", "stat", "set", "remove", "demo"} <= set(cli.verb_names())
-    for name, module in cli.verb_names().items():
-        verb = cli.load(module)
+    assert {"create", "list", "stat", "set", "remove", "demo"} <= set(main.verb_names())
+    for name, module in main.verb_names().items():
+        verb = main.load(module)
         assert name == verb.NAME
         assert verb.HELP[0].islower()
         assert verb.HELP[-1] != "."
@@ -281,7 +282,7 @@ def test_with_a_terminal_it_is_the_app(fake: FakeServer, tmp_path: Path) -> None
     code = (
         "import sys, types; app = types.ModuleType('truezram.app.main');"
         "app.run = lambda record, replay: print('the app', record, replay) or 7;"
-        "sys.modules['truezram.app.main'] = app; from truezram.engine.cli import main; sys.exit(main(sys.argv[1:]))"
+        "sys.modules['truezram.app.main'] = app; from truezram.cli.main import main; sys.exit(main(sys.argv[1:]))"
     )
     for term, argv, text, exit_code in (
         ("xterm", [], b"the app None None", 7),
@@ -302,7 +303,7 @@ def test_with_a_terminal_it_is_the_app(fake: FakeServer, tmp_path: Path) -> None
 
 
 def test_list_is_quick_and_light(fake: FakeServer) -> None:
-    code = "import sys; from truezram.engine.cli import main; main(['list']); print(*sys.modules, file=sys.stderr)"
+    code = "import sys; from truezram.cli.main import main; main(['list']); print(*sys.modules, file=sys.stderr)"
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     modules = set(done.stderr.split())
     assert "truezram.engine.client" in modules
@@ -317,8 +318,8 @@ def test_verbs_are_found_by_their_files(monkeypatch: pytest.MonkeyPatch, tmp_pat
         "NAME = 'frobnicate'\nHELP = 'frob'\ndef add_arguments(parser): pass\ndef run(args): return 5\n"
     )
     monkeypatch.setattr(verbs, "__path__", [*verbs.__path__, str(tmp_path)])
-    assert cli.main(["frobnicate"]) == 5
-    assert next(iter(cli.verb_names())) == "create"
+    assert main.main(["frobnicate"]) == 5
+    assert next(iter(main.verb_names())) == "create"
 
 
 # --- tables
@@ -373,4 +374,4 @@ def test_snapshot_is_cheap(fake: FakeServer, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_parser_errors_are_usage_errors() -> None:
     with pytest.raises(UsageError):
-        cli.build_parser().parse_args(["list", "--no-such-option"])
+        main.build_parser().parse_args(["list", "--no-such-option"])

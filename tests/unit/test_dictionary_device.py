@@ -15,12 +15,13 @@ from test_dictionary import DICTIONARY, OTHER, make_pages
 from test_local_device import devices as devices
 from test_systemd import machine as machine
 
-from truezram.engine import cli, config, dictionary, systemd
+from truezram.cli import main
+from truezram.cli.verbs import stat
+from truezram.engine import config, dictionary, systemd
 from truezram.engine.client import Client
 from truezram.engine.device import CreateOptions, create, parse_settings, set_values
 from truezram.engine.errors import Failed, PermissionDenied, TruezramError, UsageError
 from truezram.engine.local import LocalDevice
-from truezram.engine.verbs import stat
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def call(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
-    code = cli.main(argv)
+    code = main.main(argv)
     out, err = capsys.readouterr()
     return code, out, err
 

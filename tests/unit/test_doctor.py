@@ -12,11 +12,11 @@ from typing import NoReturn
 
 import pytest
 
+from truezram.cli.verbs import doctor as verb
 from truezram.engine import doctor, procfs
 from truezram.engine.doctor import Check, Probes, Report, examine
 from truezram.engine.errors import Unsupported
 from truezram.engine.model import SwapArea
-from truezram.engine.verbs import doctor as verb
 
 ALL_CAPS = f"CapEff:\t{(1 << 41) - 1:016x}\n"
 KERNEL = "6.12.95+deb13-amd64"

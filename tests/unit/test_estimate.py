@@ -20,15 +20,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pagegen import PAGE, counters, noise, pointers, records, text
 
+from truezram.cli.main import build_parser
+from truezram.cli.verbs import estimate as verb
 from truezram.codec import Compressor
 from truezram.engine import config, procfs
-from truezram.engine.cli import build_parser
 from truezram.engine.errors import Failed, NotFound, PermissionDenied, TruezramError, UsageError
 from truezram.engine.measure import estimate, sampling
 from truezram.engine.measure.estimate import ENTRY, Scope, cost, is_huge, same_filled_cost, stratified_total, student
 from truezram.engine.measure.sampling import Cancelled, SampledPages, Skipped
 from truezram.engine.procfs import Process
-from truezram.engine.verbs import estimate as verb
 
 SAME_WORDS = (b"\0" * 8, b"\xff" * 8, b"AAAABBBB", b"\1\2\3\4" * 2, (1 << 40).to_bytes(8, "little"))
 

@@ -24,11 +24,7 @@ PYTHON_ROOMS: Rooms = (
     {"library": ("truezram",)},
     {"engine": ("truezram.engine",)},
     {"measure": ("truezram.engine.measure",)},
-    {
-        # Until the command line has a room of its own.
-        "cli": tuple(f"truezram.engine.{name}" for name in ("cli", "output", "parsers", "shells", "verbs")),
-        "app": ("truezram.app",),
-    },
+    {"cli": ("truezram.cli",), "app": ("truezram.app",)},
     {"main": ("truezram.__main__",)},
 )
 NATIVE_ROOMS: Rooms = (
@@ -207,7 +203,7 @@ def test_circles_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_verb_loads_neither(words: list[str]) -> None:
     """What is true of the source is true of a run, third-party modules included."""
     code = (
-        "import sys\nfrom truezram.engine.cli import main\n"
+        "import sys\nfrom truezram.cli.main import main\n"
         f"try:\n    main({words!r})\nexcept SystemExit:\n    pass\n"
         f"forbidden = {FORBIDDEN!r}\n"
         "below = tuple(name + '.' for name in forbidden)\n"

@@ -20,8 +20,8 @@ from pathlib import Path
 import pytest
 from conftest import HANG, wait_until
 
+from truezram.cli.main import main
 from truezram.engine import config, removal, server
-from truezram.engine.cli import main
 from truezram.engine.client import Client, Entry
 from truezram.engine.device import CreateOptions, create, parse_settings, set_values
 from truezram.engine.errors import Busy, Failed, NotFound, TruezramError, UsageError
@@ -424,7 +424,7 @@ def run(record, replay):
 app = types.ModuleType("truezram.app.main")
 app.run = run
 sys.modules["truezram.app.main"] = app
-from truezram.engine.cli import main
+from truezram.cli.main import main
 sys.exit(main(sys.argv[1:]))
 """
 

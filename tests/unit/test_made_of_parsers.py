@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 from conftest import HANG
 
-from truezram.engine import cli, verbs
+from truezram.cli import main, verbs
+from truezram.cli.completion import SHELLS
+from truezram.cli.reference import Command, program
+from truezram.cli.verbs import man
 from truezram.engine.algorithms import algorithms
-from truezram.engine.parsers import Command, program
-from truezram.engine.shells import SHELLS
-from truezram.engine.verbs import man
 
 ROOT = Path(__file__).parents[2]
 LIST = "NAME DISKSIZE\nublkb0 1G\nlocal3 2G\ntotal 2 3G\n"
@@ -69,7 +69,7 @@ def bash(tmp_path: Path) -> Callable[[str], list[str]]:
 def test_bash_completes(bash: Callable[[str], list[str]]) -> None:
     names = [algorithm.name for algorithm in algorithms()]
     everything = bash("truezram ")
-    assert set(cli.verb_names()) < set(everything)
+    assert set(main.verb_names()) < set(everything)
     assert "--replay" in everything
     assert bash("truezram cr") == ["create"]
     assert bash("truezram create --mem") == ["--mem-limit"]
@@ -106,7 +106,7 @@ def test_fish_completes(tmp_path: Path) -> None:
         out = run("fish", "--no-config", "-c", code, cwd=tmp_path)
         return [line.split("\t")[0] for line in out.splitlines()]
 
-    assert set(cli.verb_names()) <= set(complete("truezram "))
+    assert set(main.verb_names()) <= set(complete("truezram "))
     assert complete("truezram create --mem") == ["--mem-limit"]
     assert set(complete("truezram create --transport ")) == {"ublk", "local"}
     assert set(complete("truezram remove ")) == {"ublkb0", "local3"}
@@ -140,11 +140,11 @@ def test_scripts_parse(shell: str, tmp_path: Path) -> None:
 
 
 def test_the_verbs_print_them(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["completions", "fish"]) == 0
+    assert main.main(["completions", "fish"]) == 0
     assert capsys.readouterr().out == SHELLS["fish"](program())
-    assert cli.main(["man"]) == 0
+    assert main.main(["man"]) == 0
     assert capsys.readouterr().out == man.page(program())
-    assert cli.main(["completions", "tcsh"]) == 2
+    assert main.main(["completions", "tcsh"]) == 2
 
 
 def test_the_manual_page_has_everything() -> None:
@@ -174,7 +174,7 @@ def test_docs_cli_is_what_the_script_makes() -> None:
     assert done.returncode == 0, "run: python docs/make_cli.py"
 
 
-@pytest.mark.parametrize("module", cli.verb_names().values())
+@pytest.mark.parametrize("module", main.verb_names().values())
 def test_schemas_are_as_documented(module: str) -> None:
     """Every document of a verb is ``truezram.NAME/1``, as docs/cli.md says."""
     tree = ast.parse((Path(verbs.__path__[0]) / f"{module}.py").read_text())

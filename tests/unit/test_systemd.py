@@ -17,11 +17,11 @@ from pathlib import Path
 
 import pytest
 
+from truezram.cli.main import build_parser, main
+from truezram.cli.verbs import persist
 from truezram.engine import config, systemd
-from truezram.engine.cli import build_parser, main
 from truezram.engine.device import CreateOptions
 from truezram.engine.errors import Busy, Failed, NotFound, PermissionDenied, TruezramError, Unsupported, UsageError
-from truezram.engine.verbs import persist
 
 SWAP = CreateOptions(64 << 20, "lz4", mem_limit=16 << 20, id=3, swap=True, priority=7)
 

@@ -13,10 +13,10 @@ from test_dictionary import PAGE, make_pages
 from test_dictionary_device import call
 
 import truezram
+from truezram.cli.verbs import train as verb
 from truezram.engine.errors import Failed, NotFound, UsageError
 from truezram.engine.measure import training
 from truezram.engine.measure.training import Measured, Source, Times, Trained
-from truezram.engine.verbs import train as verb
 
 
 @pytest.fixture

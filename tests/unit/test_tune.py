@@ -13,10 +13,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from truezram.cli.verbs import tune as verb
 from truezram.engine import tune
 from truezram.engine.errors import Busy, Failed, NotFound, PermissionDenied, TruezramError, Unsupported, UsageError
 from truezram.engine.journal import Journal, state_dir
-from truezram.engine.verbs import tune as verb
 
 VALUES = {
     "swappiness": ("proc/sys/vm/swappiness", "60"),

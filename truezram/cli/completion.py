@@ -10,8 +10,8 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable
 
+from truezram.cli.reference import Argument, Command
 from truezram.engine.algorithms import algorithms
-from truezram.engine.parsers import Argument, Command
 
 DEVICES = "truezram --no-tui list 2>/dev/null | awk 'NR > 1 && $1 != \"total\" { print $1 }'"
 """Prints the names of the devices that there are."""

@@ -1,6 +1,6 @@
 """The command line: finds the verb, runs it, and turns what goes wrong into a message and an exit code.
 
-Every verb is a module of `truezram.engine.verbs` with ``NAME``, ``HELP``, ``add_arguments(parser)`` and ``run(args)
+Every verb is a module of `truezram.cli.verbs` with ``NAME``, ``HELP``, ``add_arguments(parser)`` and ``run(args)
 -> int``; a new file there is a new verb. Only the module of the verb that is asked for is imported, and Textual never
 is, unless the app will be shown: ``truezram`` alone on a terminal. Without a terminal on stdout that is ``list``.
 """
@@ -20,9 +20,10 @@ from types import ModuleType
 from typing import NoReturn, Protocol, cast
 
 import truezram
-from truezram.engine import errors, verbs
+from truezram.cli import verbs
+from truezram.cli.output import has_screen
+from truezram.engine import errors
 from truezram.engine.errors import Failed, TruezramError, UsageError
-from truezram.engine.output import has_screen
 
 ORDER = ("create", "list", "stat", "set", "remove", "demo", "doctor", "estimate", "benchmark", "train")
 """Verbs in the order of --help; others follow by name."""
@@ -33,7 +34,7 @@ EPILOG = """exit codes: 0 ok, 1 failed, 2 usage, 3 permission or missing kernel 
 
 
 class Verb(Protocol):
-    """What a module of `truezram.engine.verbs` has."""
+    """What a module of `truezram.cli.verbs` has."""
 
     NAME: str
     HELP: str
@@ -69,7 +70,7 @@ def verb_names() -> dict[str, str]:
 
 def load(module: str) -> Verb:
     """Imports a verb's module."""
-    loaded: ModuleType = importlib.import_module(f"truezram.engine.verbs.{module}")
+    loaded: ModuleType = importlib.import_module(f"truezram.cli.verbs.{module}")
     return cast(Verb, loaded)
 
 
@@ -132,8 +133,8 @@ def run(argv: Sequence[str]) -> int:
 
 
 def run_app(record: Path | None = None, replay: Path | None = None) -> int:
-    """Shows the app; the exit code. Imported here and nowhere else in the engine, by name: the engine does not depend
-    on it."""
+    """Shows the app; the exit code. Imported here and nowhere else outside the app, by name, and only now: no verb pays
+    for Textual."""
     app = importlib.import_module("truezram.app.main")
     code: int | None = app.run(record, replay)
     return code or 0

@@ -139,6 +139,6 @@ def describe(parser: argparse.ArgumentParser, help: str = "", path: tuple[str, .
 
 def program() -> Command:
     """The whole command line."""
-    from truezram.engine import cli
+    from truezram.cli import main
 
-    return describe(cli.build_parser(), cli.DESCRIPTION)
+    return describe(main.build_parser(), main.DESCRIPTION)

@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from truezram.cli.output import ProgressLine, print_json, terminal_width
+from truezram.cli.verbs.create import number
+from truezram.cli.verbs.demo import seconds
 from truezram.engine.errors import EXIT_OK, Failed, UsageError
-from truezram.engine.output import ProgressLine, print_json, terminal_width
-from truezram.engine.verbs.create import number
-from truezram.engine.verbs.demo import seconds
 
 if TYPE_CHECKING:
     from truezram.engine.measure.results import Progress

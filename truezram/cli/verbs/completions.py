@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from truezram.engine.output import print_json
+from truezram.cli.output import print_json
 
 NAME = "completions"
 HELP = "print a script that completes this command line in bash, zsh or fish"
@@ -20,8 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from truezram.engine.parsers import program
-    from truezram.engine.shells import SHELLS
+    from truezram.cli.completion import SHELLS
+    from truezram.cli.reference import program
 
     script = SHELLS[args.shell](program())
     if args.json:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
+from truezram.cli.output import print_json
 from truezram.engine.errors import UsageError
-from truezram.engine.output import print_json
 
 NAME = "create"
 HELP = "make a compressed RAM block device and print its path"

@@ -16,11 +16,11 @@ import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from truezram.cli.output import ProgressLine, format_table, has_screen, print_json, terminal_width
+from truezram.cli.verbs import list_
+from truezram.cli.verbs.create import number
 from truezram.engine.errors import Busy, Failed, TruezramError, UsageError
-from truezram.engine.output import ProgressLine, format_table, has_screen, print_json, terminal_width
 from truezram.engine.units import format_count, format_rate, format_size, parse_disksize
-from truezram.engine.verbs import list_
-from truezram.engine.verbs.create import number
 
 if TYPE_CHECKING:
     from truezram.engine.client import Entry
@@ -203,7 +203,7 @@ def _summary(counts: Counts) -> str:
 
 def _in_app(args: argparse.Namespace, entry: Entry) -> int:
     """With the app: the load is a process of its own, so that the app stays responsive."""
-    from truezram.engine.cli import run_app
+    from truezram.cli.main import run_app
     from truezram.engine.measure.load import Counts
 
     # -P: without the current folder, which may be a source tree.

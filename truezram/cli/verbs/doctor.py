@@ -6,8 +6,8 @@ import argparse
 import textwrap
 from dataclasses import asdict
 
+from truezram.cli.output import print_json, terminal_width
 from truezram.engine.errors import EXIT_OK, EXIT_UNSUPPORTED
-from truezram.engine.output import print_json, terminal_width
 
 NAME = "doctor"
 HELP = "check whether ublk devices can be made here and are safe as swap, with remedies"

@@ -7,8 +7,8 @@ import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from truezram.cli.output import Column, ProgressLine, format_table, print_json, terminal_width
 from truezram.engine.errors import UsageError
-from truezram.engine.output import Column, ProgressLine, format_table, print_json, terminal_width
 from truezram.engine.units import format_percent, format_size
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from truezram.cli.output import Column, format_table, print_json, terminal_width
 from truezram.engine.model import DeviceSnapshot
-from truezram.engine.output import Column, format_table, print_json, terminal_width
 from truezram.engine.units import format_ratio, format_size
 
 NAME = "list"

@@ -6,8 +6,8 @@ import argparse
 import sys
 
 import truezram
-from truezram.engine.output import print_json
-from truezram.engine.parsers import EXIT_CODES, Argument, Command, program
+from truezram.cli.output import print_json
+from truezram.cli.reference import EXIT_CODES, Argument, Command, program
 
 NAME = "man"
 HELP = "print the manual page; to read it: truezram man | man -l -"

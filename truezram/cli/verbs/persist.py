@@ -6,8 +6,8 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from truezram.engine.output import Column, format_table, print_json, terminal_width
-from truezram.engine.verbs import create
+from truezram.cli.output import Column, format_table, print_json, terminal_width
+from truezram.cli.verbs import create
 
 if TYPE_CHECKING:
     from truezram.engine.device import CreateOptions

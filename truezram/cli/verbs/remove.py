@@ -6,8 +6,8 @@ import argparse
 import sys
 from typing import Any
 
+from truezram.cli.output import ProgressLine, print_json
 from truezram.engine.errors import TruezramError
-from truezram.engine.output import ProgressLine, print_json
 from truezram.engine.units import format_percent, format_size
 
 NAME = "remove"

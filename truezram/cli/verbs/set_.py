@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from truezram.engine.output import print_json
+from truezram.cli.output import print_json
 from truezram.engine.settings import BY_KEY, SETTINGS
 
 NAME = "set"

@@ -6,9 +6,9 @@ import argparse
 from datetime import datetime
 from typing import Any
 
+from truezram.cli.output import print_json
 from truezram.engine.errors import NotFound
 from truezram.engine.model import IO_STAT, DeviceSnapshot, QueueSnapshot
-from truezram.engine.output import print_json
 from truezram.engine.rates import latency_floor, percentile
 from truezram.engine.settings import SETTINGS, Setting
 from truezram.engine.units import format_ns, format_ratio, format_size

@@ -6,12 +6,12 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from truezram.cli.output import Column, ProgressLine, format_table, print_json, terminal_width
+from truezram.cli.verbs.benchmark import add_pages, check_target
+from truezram.cli.verbs.create import number
+from truezram.cli.verbs.estimate import printable
 from truezram.engine.errors import EXIT_OK, Failed, UsageError
-from truezram.engine.output import Column, ProgressLine, format_table, print_json, terminal_width
 from truezram.engine.units import format_percent, format_size, parse_size
-from truezram.engine.verbs.benchmark import add_pages, check_target
-from truezram.engine.verbs.create import number
-from truezram.engine.verbs.estimate import printable
 
 if TYPE_CHECKING:
     from truezram.engine.measure.training import Measured, Trained

@@ -1,0 +1,1 @@
+"""The command line: `main` finds the verb and runs it; `verbs` has one module a verb."""
