@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from truezram.engine import procfs, zram
+from truezram.engine.machine import procfs, zram
 from truezram.engine.model import DeviceSnapshot, MachineSnapshot, SwapArea, Zswap
 
 os.environ["PATH"] = sysconfig.get_path("scripts") + os.pathsep + os.environ.get("PATH", os.defpath)

@@ -12,9 +12,9 @@ from truezram.app.backend.protocol import BenchResult, Capabilities, Estimate, P
 from truezram.app.backend.recording import Recording
 from truezram.app.backend.replay import Replay
 from truezram.engine.answers import Algorithm, Change, Check, PageMap, Scope, Tunable
+from truezram.engine.device.options import CreateOptions
 from truezram.engine.errors import Busy, Failed
 from truezram.engine.model import DeviceSnapshot, Snapshot
-from truezram.engine.options import CreateOptions
 from truezram.engine.units import format_exact, parse_size
 
 ALGORITHMS = (

@@ -23,10 +23,10 @@ from truezram.app.backend.protocol import Progress
 from truezram.app.backend.real import RealEngine
 from truezram.app.backend.recording import Header, Recorder
 from truezram.engine.answers import PageMap, Scope
-from truezram.engine.client import Client
-from truezram.engine.device import CreateOptions, create
+from truezram.engine.device.client import Client
+from truezram.engine.device.create import CreateOptions, create
+from truezram.engine.device.removal import remove_entry
 from truezram.engine.errors import TruezramError
-from truezram.engine.removal import remove_entry
 
 SECONDS = 100
 MIB = 1 << 20

@@ -17,9 +17,9 @@ from truezram.app.backend.protocol import Capabilities
 from truezram.app.config import Config
 from truezram.app.screens.create import CreateScreen
 from truezram.app.widgets.device_table import DeviceTable
-from truezram.engine.dictionary import id_of, memory_of
+from truezram.engine.device.dictionary import id_of, memory_of
+from truezram.engine.device.options import CreateOptions
 from truezram.engine.errors import Failed
-from truezram.engine.options import CreateOptions
 from truezram.engine.units import format_size
 
 from .conftest import SMALL, Bench, settle, text_of

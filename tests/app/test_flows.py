@@ -21,7 +21,7 @@ from truezram.app.screens.create import CreateScreen
 from truezram.app.widgets.chrome import Footer, JobBar
 from truezram.app.widgets.device_table import DeviceTable
 from truezram.app.widgets.graph import Graph
-from truezram.engine import zram
+from truezram.engine.machine import zram
 from truezram.engine.model import DeviceSnapshot, Zswap
 
 from .conftest import NARROW, SMALL, WIDE, Bench, settle, text_of

@@ -28,8 +28,8 @@ from truezram.app.widgets.graph import Graph
 from truezram.app.widgets.grid import Grid, TextBlock
 from truezram.app.widgets.page_map import PageMapView
 from truezram.engine.answers import PageMap, Scope, Tunable
+from truezram.engine.device.options import CreateOptions
 from truezram.engine.errors import Failed, PermissionDenied
-from truezram.engine.options import CreateOptions
 
 from .conftest import NOW, SMALL, WIDE, Bench, settle
 

@@ -26,9 +26,9 @@ from truezram.app.screens.page import dialogs, owners
 from truezram.app.series import History
 from truezram.app.widgets.device_table import matches
 from truezram.app.widgets.graph import Scale, group, iec_steps
+from truezram.engine.device.options import CreateOptions
 from truezram.engine.errors import Failed, UsageError
 from truezram.engine.model import IO_STAT, DeviceSnapshot, QueueSnapshot, Snapshot
-from truezram.engine.options import CreateOptions
 from truezram.engine.rates import latency_floor
 
 from .conftest import RECORDINGS, eight

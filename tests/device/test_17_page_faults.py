@@ -11,7 +11,7 @@ from test_16_swapoff import make_swap
 SCRIPT = '''
 import os, signal, socket, subprocess, sys, time
 from pathlib import Path
-from truezram.engine.client import Client
+from truezram.engine.device.client import Client
 
 name, pid = sys.argv[1], int(sys.argv[2])
 

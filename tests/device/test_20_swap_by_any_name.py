@@ -10,8 +10,8 @@ from product import Product
 STOP = """
 python3 - $1 ${{2:-0}} <<'END'
 import sys
-from truezram.engine.client import Client
-from truezram.engine.control import Op, request
+from truezram.engine.device.client import Client
+from truezram.engine.device.control import Op, request
 from truezram.engine.errors import TruezramError
 with Client() as client:
     entry = client.resolve(sys.argv[1])

@@ -8,9 +8,9 @@ ROUNDS = 60
 
 IN_ONE_PROCESS = f"""
 import os
-from truezram.engine.client import Client
-from truezram.engine.device import CreateOptions, create
-from truezram.engine.removal import remove
+from truezram.engine.device.client import Client
+from truezram.engine.device.create import CreateOptions, create
+from truezram.engine.device.removal import remove
 
 for _ in range({ROUNDS}):
     name = create(CreateOptions(64 << 20, queues=1)).name

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from truezram.engine import server
-from truezram.engine.client import Entry
-from truezram.engine.device import CreateOptions, create
+from truezram.engine.device import server
+from truezram.engine.device.client import Entry
+from truezram.engine.device.create import CreateOptions, create
 
 NOBODY = 65534
 HANG = 120.0

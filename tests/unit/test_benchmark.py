@@ -30,8 +30,8 @@ from conftest import HANG, wait_until
 import truezram
 from truezram._native import ffi, lib
 from truezram.cli import main
-from truezram.engine import doctor
 from truezram.engine.errors import Failed, TruezramError, Unsupported, UsageError
+from truezram.engine.machine import doctor
 from truezram.engine.measure import baselines, benchmark, page_files, report, results
 from truezram.engine.measure.baselines import Subject
 

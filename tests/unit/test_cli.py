@@ -20,10 +20,12 @@ from truezram._native import lib
 from truezram.cli import main, verbs
 from truezram.cli.output import Column, format_table
 from truezram.codec import default_algorithm
-from truezram.engine import config, control, errors, procfs
+from truezram.engine import errors, paths
+from truezram.engine.device import control
 from truezram.engine.errors import TruezramError, UsageError
+from truezram.engine.machine import procfs
+from truezram.engine.machine.users import Mounts
 from truezram.engine.model import MachineSnapshot
-from truezram.engine.users import Mounts
 
 
 def call(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
@@ -200,7 +202,7 @@ def test_the_version_is_written_once() -> None:
     project = (Path(__file__).parents[2] / "meson.build").read_text()
     version = re.search(r"^project\('truezram', version: '([^']+)'", project, re.MULTILINE)
     assert version
-    server = subprocess.run([config.server_path(), "--version"], capture_output=True, text=True, check=True)
+    server = subprocess.run([paths.server_path(), "--version"], capture_output=True, text=True, check=True)
     assert server.stdout == f"truezramd {version[1]}\n"
     assert truezram.__version__ == metadata.version("truezram") == version[1]
 
@@ -306,9 +308,9 @@ def test_list_is_quick_and_light(fake: FakeServer) -> None:
     code = "import sys; from truezram.cli.main import main; main(['list']); print(*sys.modules, file=sys.stderr)"
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     modules = set(done.stderr.split())
-    assert "truezram.engine.client" in modules
+    assert "truezram.engine.device.client" in modules
     heavy = {"textual", "rich", "plotext", "asyncio", "zstandard", "lz4", "ctypes", "decimal", "logging", "email"}
-    heavy |= {"truezram.engine.device", "truezram.engine.server"}
+    heavy |= {"truezram.engine.device.create", "truezram.engine.device.server"}
     assert not modules & heavy
     assert not [name for name in modules if name.startswith("truezram.app")]
 
@@ -360,8 +362,8 @@ def test_octal_in_mount_points() -> None:
 def test_snapshot_is_cheap(fake: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """8 devices at 4 Hz within 1 % of a CPU is 2.5 ms a time, 12 of `cost`'s units; it takes 6. (The machine's own
     figures are measured elsewhere.)"""
-    from truezram.engine.client import Client
-    from truezram.engine.device import CreateOptions, create
+    from truezram.engine.device.client import Client
+    from truezram.engine.device.create import CreateOptions, create
 
     for _ in range(8):
         create(CreateOptions(1 << 30, "lz4", transport="local"))

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 from conftest import LOCAL, FakeServer, kill_server, make, servers, wait_until
 
-from truezram.engine import control, device, filesystem, removal, server, swap
-from truezram.engine.client import Client, Entry, candidates
-from truezram.engine.device import CreateOptions, check_options, create, parse_settings, set_values, warnings_of
+from truezram.engine.device import control, filesystem, removal, server, swap
+from truezram.engine.device import create as creating
+from truezram.engine.device.client import Client, Entry, candidates
+from truezram.engine.device.create import CreateOptions, check_options, create, parse_settings, set_values, warnings_of
 from truezram.engine.errors import Busy, Failed, NotFound, PermissionDenied, TruezramError, Unsupported, UsageError
 
 
@@ -362,19 +363,19 @@ def test_no_server(run_dir: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 def test_ublk_without_root_or_kernel(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(PermissionDenied, match=r"sudo.*--transport local"):
-        device.need_ublk()
+        creating.need_ublk()
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    monkeypatch.setattr(device, "CONTROL", tmp_path / "ublk-control")
+    monkeypatch.setattr(creating, "CONTROL", tmp_path / "ublk-control")
     tried = tmp_path / "tried"
     fake_tool = tmp_path / "modprobe"
     fake_tool.write_text(f"#!/bin/sh\necho $* > {tried}\necho 'FATAL: no module' >&2\nexit 1\n")
     fake_tool.chmod(0o755)
     monkeypatch.setattr(swap, "tool", lambda name: str(tmp_path / name))
     with pytest.raises(Unsupported, match=r"FATAL: no module.*--transport local"):
-        device.need_ublk()
+        creating.need_ublk()
     assert tried.read_text() == "ublk_drv\n"
     (tmp_path / "ublk-control").touch()
-    device.need_ublk()
+    creating.need_ublk()
 
 
 # --- requests
@@ -434,7 +435,7 @@ def test_socket_path_longer_than_an_address(tmp_path: Path) -> None:
 def test_create_with_swap_undoes_everything_when_it_fails(
     fake: FakeServer, run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(device, "need_ublk", lambda: None)
+    monkeypatch.setattr(creating, "need_ublk", lambda: None)
     monkeypatch.setattr(swap, "node_ready", lambda path: None)
     script = tmp_path / "mkswap"
     script.write_text("#!/bin/sh\necho mkswap: no space >&2\nexit 1\n")
@@ -450,7 +451,7 @@ def test_create_with_swap_undoes_everything_when_it_fails(
 def test_create_with_a_filesystem_undoes_everything_when_it_cannot_be_mounted(
     fake: FakeServer, run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(device, "need_ublk", lambda: None)
+    monkeypatch.setattr(creating, "need_ublk", lambda: None)
     monkeypatch.setattr(swap, "node_ready", lambda path: None)
     log = tmp_path / "said"
     for name, end in (("mkfs.ext4", "exit 0"), ("umount", "exit 0"), ("mount", "echo mount: not today >&2; exit 32")):

@@ -17,11 +17,12 @@ from test_systemd import machine as machine
 
 from truezram.cli import main
 from truezram.cli.verbs import stat
-from truezram.engine import config, dictionary, systemd
-from truezram.engine.client import Client
-from truezram.engine.device import CreateOptions, create, parse_settings, set_values
+from truezram.engine import paths
+from truezram.engine.device import dictionary, systemd
+from truezram.engine.device.client import Client
+from truezram.engine.device.create import CreateOptions, create, parse_settings, set_values
+from truezram.engine.device.local import LocalDevice
 from truezram.engine.errors import Failed, PermissionDenied, TruezramError, UsageError
-from truezram.engine.local import LocalDevice
 
 
 @pytest.fixture
@@ -118,7 +119,7 @@ def test_the_server_is_told(
 @pytest.fixture
 def server() -> Iterator[None]:
     try:
-        config.server_path()
+        paths.server_path()
     except TruezramError as missing:
         pytest.skip(str(missing))
     return
@@ -169,7 +170,7 @@ def test_the_server_looks_for_itself(
 ) -> None:
     """What it is given may have changed since create looked at it."""
     (tmp_path / "damaged").write_bytes(DICTIONARY[:8] + b"\xff" * 1000)
-    argv = [str(config.server_path()), "--transport", "local", "--size", "1048576", "--algorithm", "zstd"]
+    argv = [str(paths.server_path()), "--transport", "local", "--size", "1048576", "--algorithm", "zstd"]
     argv += ["--run-dir", str(run_dir), "--dictionary", str(tmp_path / name)]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=HANG, check=False)
     assert done.returncode == code, done.stderr

@@ -13,9 +13,9 @@ from typing import NoReturn
 import pytest
 
 from truezram.cli.verbs import doctor as verb
-from truezram.engine import doctor, procfs
-from truezram.engine.doctor import Check, Probes, Report, examine
 from truezram.engine.errors import Unsupported
+from truezram.engine.machine import doctor, procfs
+from truezram.engine.machine.doctor import Check, Probes, Report, examine
 from truezram.engine.model import SwapArea
 
 ALL_CAPS = f"CapEff:\t{(1 << 41) - 1:016x}\n"

@@ -23,12 +23,13 @@ from pagegen import PAGE, counters, noise, pointers, records, text
 from truezram.cli.main import build_parser
 from truezram.cli.verbs import estimate as verb
 from truezram.codec import Compressor
-from truezram.engine import config, procfs
+from truezram.engine import paths
 from truezram.engine.errors import Failed, NotFound, PermissionDenied, TruezramError, UsageError
+from truezram.engine.machine import procfs
+from truezram.engine.machine.procfs import Process
 from truezram.engine.measure import estimate, sampling
 from truezram.engine.measure.estimate import ENTRY, Scope, cost, is_huge, same_filled_cost, stratified_total, student
 from truezram.engine.measure.sampling import Cancelled, SampledPages, Skipped
-from truezram.engine.procfs import Process
 
 SAME_WORDS = (b"\0" * 8, b"\xff" * 8, b"AAAABBBB", b"\1\2\3\4" * 2, (1 << 40).to_bytes(8, "little"))
 
@@ -82,13 +83,13 @@ def test_cost_of_same_filled_pages(word: bytes, expected: int) -> None:
 def test_cost_is_what_a_device_takes(algorithm: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same pages written to a running local device: its size classes hold what `cost` says."""
     try:
-        config.server_path()
+        paths.server_path()
     except TruezramError:
         pytest.skip("the server is not built here")
-    from truezram.engine.client import Client
-    from truezram.engine.device import CreateOptions, create
-    from truezram.engine.local import LocalDevice
-    from truezram.engine.removal import remove_entry
+    from truezram.engine.device.client import Client
+    from truezram.engine.device.create import CreateOptions, create
+    from truezram.engine.device.local import LocalDevice
+    from truezram.engine.device.removal import remove_entry
 
     pages = some_pages(3000)
     # Not tmp_path: the names of sockets have little room.

@@ -21,10 +21,10 @@ import pytest
 from conftest import wait_until
 
 from truezram._native import ffi, lib
-from truezram.engine import server
-from truezram.engine.client import Client, Entry
-from truezram.engine.device import CreateOptions, create
-from truezram.engine.local import LocalDevice
+from truezram.engine.device import server
+from truezram.engine.device.client import Client, Entry
+from truezram.engine.device.create import CreateOptions, create
+from truezram.engine.device.local import LocalDevice
 
 PAGE = 4096
 REQUEST = struct.Struct("<IHH4Q216s")

@@ -22,7 +22,9 @@ NATIVE = PACKAGE / "native"
 Rooms = tuple[dict[str, tuple[str, ...]], ...]
 PYTHON_ROOMS: Rooms = (
     {"library": ("truezram",)},
-    {"engine": ("truezram.engine",)},
+    {"values": ("truezram.engine",)},  # errors, model, answers, units, paths, algorithms, rates
+    {"machine": ("truezram.engine.machine",)},
+    {"device": ("truezram.engine.device",)},
     {"measure": ("truezram.engine.measure",)},
     {"cli": ("truezram.cli",), "app": ("truezram.app",)},
     {"main": ("truezram.__main__",)},
@@ -149,6 +151,11 @@ def test_the_order_is_checked() -> None:
     ]
     assert pointing_back({"truezram.engine.model": {"truezram.engine.measure.load"}}, PYTHON_ROOMS, ".")
     assert not pointing_back({"truezram.engine.measure.load": {"truezram.engine.model"}}, PYTHON_ROOMS, ".")
+    order = ("model", "machine.zram", "device.client", "measure.load")
+    for index, lower in enumerate(order):
+        for higher in order[index + 1 :]:
+            graph = {f"truezram.engine.{lower}": {f"truezram.engine.{higher}"}}
+            assert pointing_back(graph, PYTHON_ROOMS, "."), (lower, higher)
     assert pointing_back({"a.x": {"b.y", "a.z"}}, ({"A": ("a",), "B": ("b",)},), ".") == ["a.x -> b.y"]
     assert circle({"a": {"b", "c"}, "b": {"c"}, "c": {"d"}, "d": {"b"}}) == ["b", "c", "d", "b"]
     assert circle({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []

@@ -21,18 +21,19 @@ import pytest
 from conftest import HANG, wait_until
 
 from truezram.cli.main import main
-from truezram.engine import config, removal, server
-from truezram.engine.client import Client, Entry
-from truezram.engine.device import CreateOptions, create, parse_settings, set_values
+from truezram.engine import paths
+from truezram.engine.device import removal, server
+from truezram.engine.device.client import Client, Entry
+from truezram.engine.device.create import CreateOptions, create, parse_settings, set_values
+from truezram.engine.device.local import LocalDevice
 from truezram.engine.errors import Busy, Failed, NotFound, TruezramError, UsageError
-from truezram.engine.local import LocalDevice
 from truezram.engine.measure.load import run_load
 
 PAGE = 4096
 OPTIONS = CreateOptions(size=64 << 20, algorithm="lz4", transport="local")
 
 try:
-    config.server_path()
+    paths.server_path()
 except TruezramError as missing:
     pytest.skip(f"{missing}", allow_module_level=True)
 
@@ -410,7 +411,7 @@ def test_demo_interrupted_leaves_nothing(run_dir: Path, how: signal.Signals) -> 
 
 APP = """
 import sys, time, types
-from truezram.engine.client import Client
+from truezram.engine.device.client import Client
 def run(record, replay):
     with Client() as client:
         end = time.monotonic() + 120

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from truezram.app.sanity import implausible
-from truezram.engine import procfs, zram
+from truezram.engine.machine import procfs, zram
 from truezram.engine.model import MachineSnapshot, Pressure, SwapArea, Zswap
 
 MEMINFO = """MemTotal:       16000000 kB

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from truezram.app.backend import recording
 from truezram.app.backend.recording import Header, Recorder, decode, encode, load
 from truezram.app.backend.replay import Replay
-from truezram.engine import procfs
 from truezram.engine.answers import PageMap
 from truezram.engine.errors import TruezramError
+from truezram.engine.machine import procfs
 from truezram.engine.model import DeviceSnapshot, MachineSnapshot, QueueSnapshot, Snapshot
 
 HEADER = json.dumps({"schema": recording.SCHEMA, "origin": "recorded"})

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from conftest import FakeServer, kill_server, make, servers, wait_until
 
-from truezram.engine import device, procfs, removal, stats_page, swap, users
-from truezram.engine.client import Client, Entry
+from truezram.engine.device import create, removal, stats_page, swap
+from truezram.engine.device.client import Client, Entry
 from truezram.engine.errors import Busy, Failed
+from truezram.engine.machine import procfs, users
 from truezram.engine.model import MachineSnapshot, SwapArea
 
 
@@ -55,7 +56,7 @@ def test_remove_of_a_server_that_does_not_end(fake: FakeServer, run_dir: Path, m
 
 def ublk_entry(run_dir: Path, fake: FakeServer, monkeypatch: pytest.MonkeyPatch) -> Entry:
     """A stand-in's ublk device, of a number that no device of this machine has; what needs a real node is left out."""
-    monkeypatch.setattr(device, "need_ublk", lambda: None)
+    monkeypatch.setattr(create, "need_ublk", lambda: None)
     monkeypatch.setattr(swap, "node_ready", lambda path: None)
     return make(transport="ublk", id=987654)
 

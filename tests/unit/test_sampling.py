@@ -18,8 +18,8 @@ from conftest import HANG, wait_until
 from hypothesis import given
 from hypothesis import strategies as st
 
-from truezram.engine import procfs
 from truezram.engine.errors import UsageError
+from truezram.engine.machine import procfs
 from truezram.engine.measure import sampling
 from truezram.engine.measure.sampling import PAGE, Cancelled, Regions, allocate, find_pages, sample_pages
 

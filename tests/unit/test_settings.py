@@ -13,10 +13,11 @@ from truezram.app.eventlog import Detector
 from truezram.app.screens.device import facts
 from truezram.cli.main import main
 from truezram.cli.verbs import stat
-from truezram.engine import settings, tune
-from truezram.engine.device import parse_settings
+from truezram.engine.device import settings
+from truezram.engine.device.create import parse_settings
+from truezram.engine.device.settings import SETTINGS
+from truezram.engine.machine import tune
 from truezram.engine.model import DeviceSnapshot, MachineSnapshot, Snapshot
-from truezram.engine.settings import SETTINGS
 
 GIB = 1 << 30
 DEVICE = DeviceSnapshot("ublkb0", "/dev/ublkb0", algorithm="zstd:3", disksize=8 * GIB, mem_limit=3 * GIB >> 1)

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from truezram._native import ffi, lib
-from truezram.engine.stats_page import StatsPage, Unreadable, cpu_ns, is_running, process_state
+from truezram.engine.device.stats_page import StatsPage, Unreadable, cpu_ns, is_running, process_state
 
 
 def start_time() -> int:

@@ -19,8 +19,9 @@ import pytest
 
 from truezram.cli.main import build_parser, main
 from truezram.cli.verbs import persist
-from truezram.engine import config, systemd
-from truezram.engine.device import CreateOptions
+from truezram.engine import paths
+from truezram.engine.device import systemd
+from truezram.engine.device.create import CreateOptions
 from truezram.engine.errors import Busy, Failed, NotFound, PermissionDenied, TruezramError, Unsupported, UsageError
 
 SWAP = CreateOptions(64 << 20, "lz4", mem_limit=16 << 20, id=3, swap=True, priority=7)
@@ -52,7 +53,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_dir: Path) -> P
     monkeypatch.setattr(systemd, "UNIT_DIR", tmp_path / "units")
     monkeypatch.setattr(systemd, "RUNNING", tmp_path / "run")
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    monkeypatch.setattr(config, "foreign_writer", lambda path: "")  # whoever runs the tests
+    monkeypatch.setattr(paths, "foreign_writer", lambda path: "")  # whoever runs the tests
     return tmp_path
 
 
@@ -148,8 +149,8 @@ def test_code_that_others_can_change_is_named(
     add = ["persist", "add", "--size", "64M", "--id", "4", "--print"]
     assert main(add) == 0
     assert capsys.readouterr().err == ""
-    monkeypatch.setattr(config, "foreign_writer", lambda path: "/home/joe belongs to joe")
-    monkeypatch.setattr(config, "private", lambda variable, path: path)
+    monkeypatch.setattr(paths, "foreign_writer", lambda path: "/home/joe belongs to joe")
+    monkeypatch.setattr(paths, "private", lambda variable, path: path)
     assert main(add) == 0
     said = capsys.readouterr()
     assert said.err.count("/home/joe belongs to joe") == 1

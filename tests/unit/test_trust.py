@@ -12,13 +12,15 @@ import pytest
 from conftest import NOBODY, FakeServer, make, servers, wait_until
 
 from truezram._native import ffi, lib
-from truezram.engine import config, control, procfs, removal
-from truezram.engine.client import Client
-from truezram.engine.device import CreateOptions
+from truezram.engine import paths
+from truezram.engine.device import control, removal
+from truezram.engine.device.client import Client
+from truezram.engine.device.create import CreateOptions
+from truezram.engine.device.local import LocalDevice
+from truezram.engine.device.stats_page import StatsPage, Unreadable
 from truezram.engine.errors import Failed, PermissionDenied
-from truezram.engine.journal import state_dir
-from truezram.engine.local import LocalDevice
-from truezram.engine.stats_page import StatsPage, Unreadable
+from truezram.engine.machine import procfs
+from truezram.engine.machine.journal import state_dir
 
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another user")
 
@@ -67,13 +69,13 @@ def test_the_folder_without_a_runtime_folder(
     """Where anybody may have made it before."""
     theirs = tmp_path / "truezram-1000"
     monkeypatch.delenv("TRUEZRAM_RUN_DIR", raising=False)
-    monkeypatch.setattr(config, "own_run_dir", lambda: theirs)
-    assert config.run_dirs() == (theirs, config.SYSTEM_RUN_DIR)
+    monkeypatch.setattr(paths, "own_run_dir", lambda: theirs)
+    assert paths.run_dirs() == (theirs, paths.SYSTEM_RUN_DIR)
     theirs.mkdir(mode=0o700)
-    assert config.run_dirs()[0] == theirs
+    assert paths.run_dirs()[0] == theirs
     theirs.chmod(0o777)
     with pytest.raises(PermissionDenied, match=r"truezram-1000 .* others can write to it"):
-        config.run_dirs()
+        paths.run_dirs()
 
 
 # --- which process is ended
@@ -185,7 +187,7 @@ def test_a_ring_that_can_shrink_is_not_mapped(seals: int, expected: str) -> None
 def test_a_ring_that_can_shrink_says_so(fake: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
     entry = make()
     reply = control.Reply((0, 0, 0, 0), "", (), (ring(0),))
-    monkeypatch.setattr("truezram.engine.local.request", lambda *args, **more: reply)
+    monkeypatch.setattr("truezram.engine.device.local.request", lambda *args, **more: reply)
     with pytest.raises(Failed, match="not sealed against shrinking"):
         LocalDevice(entry)
 
@@ -199,27 +201,27 @@ def test_who_can_change_a_file(tmp_path: Path) -> None:
     folder.mkdir()
     file = folder / "file"
     file.touch()
-    assert config.foreign_writer(file) == ""
-    assert config.foreign_writer(folder / "missing") == ""
+    assert paths.foreign_writer(file) == ""
+    assert paths.foreign_writer(folder / "missing") == ""
     file.chmod(0o666)
-    assert config.foreign_writer(file) == f"everybody can write to {file}"
+    assert paths.foreign_writer(file) == f"everybody can write to {file}"
     file.chmod(0o644)
     os.chown(folder, NOBODY, -1)
-    assert config.foreign_writer(file) == f"{folder} belongs to nobody"
+    assert paths.foreign_writer(file) == f"{folder} belongs to nobody"
     os.chown(folder, 0, -1)
     folder.chmod(0o777)
-    assert config.foreign_writer(file) == f"everybody can write to {folder}"
+    assert paths.foreign_writer(file) == f"everybody can write to {folder}"
     folder.chmod(0o1777)
-    assert config.foreign_writer(file) == ""
+    assert paths.foreign_writer(file) == ""
     # A link is as good as what it leads to.
     link = tmp_path / "link"
     link.symlink_to("a/file")
-    assert config.foreign_writer(link) == ""
+    assert paths.foreign_writer(link) == ""
     os.chown(file, NOBODY, -1)
-    assert config.foreign_writer(link) == f"{file} belongs to nobody"
+    assert paths.foreign_writer(link) == f"{file} belongs to nobody"
     loop = tmp_path / "loop"
     loop.symlink_to(loop)
-    assert config.foreign_writer(loop) == ""
+    assert paths.foreign_writer(loop) == ""
 
 
 @root_only
@@ -227,15 +229,15 @@ def test_a_group_counts_when_others_are_in_it(tmp_path: Path, monkeypatch: pytes
     file = tmp_path / "file"
     file.touch()
     file.chmod(0o664)
-    monkeypatch.setattr(config, "_others_in", lambda gid: "")
-    assert config.foreign_writer(file) == ""
-    monkeypatch.setattr(config, "_others_in", lambda gid: "staff")
-    assert config.foreign_writer(file) == f"the group staff can write to {file}"
+    monkeypatch.setattr(paths, "_others_in", lambda gid: "")
+    assert paths.foreign_writer(file) == ""
+    monkeypatch.setattr(paths, "_others_in", lambda gid: "staff")
+    assert paths.foreign_writer(file) == f"the group staff can write to {file}"
 
 
 @root_only
 def test_root_runs_no_server_that_others_can_change(fake: FakeServer, tmp_path: Path) -> None:
-    assert config.server_path() == tmp_path / "truezramd"
+    assert paths.server_path() == tmp_path / "truezramd"
     os.chown(tmp_path / "truezramd", NOBODY, -1)
     with pytest.raises(PermissionDenied, match=r"TRUEZRAM_SERVER as root: .*/truezramd belongs to nobody"):
         make()
@@ -244,7 +246,7 @@ def test_root_runs_no_server_that_others_can_change(fake: FakeServer, tmp_path: 
 
 @root_only
 @pytest.mark.parametrize(
-    ("variable", "ask"), [("TRUEZRAM_RUN_DIR", config.own_run_dir), ("TRUEZRAM_STATE_DIR", state_dir)]
+    ("variable", "ask"), [("TRUEZRAM_RUN_DIR", paths.own_run_dir), ("TRUEZRAM_STATE_DIR", state_dir)]
 )
 def test_root_uses_no_folder_that_others_can_change(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, ask: object

@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from truezram.cli.verbs import tune as verb
-from truezram.engine import tune
 from truezram.engine.errors import Busy, Failed, NotFound, PermissionDenied, TruezramError, Unsupported, UsageError
-from truezram.engine.journal import Journal, state_dir
+from truezram.engine.machine import tune
+from truezram.engine.machine.journal import Journal, state_dir
 
 VALUES = {
     "swappiness": ("proc/sys/vm/swappiness", "60"),

@@ -19,8 +19,9 @@ from pathlib import Path
 import pytest
 from conftest import FakeServer, make, servers, wait_until
 
-from truezram.engine import config, removal, server
-from truezram.engine.client import Client, Entry, server_of
+from truezram.engine import paths
+from truezram.engine.device import removal, server
+from truezram.engine.device.client import Client, Entry, server_of
 from truezram.engine.errors import Busy, Failed, TruezramError
 
 START = server.start
@@ -91,7 +92,7 @@ def test_a_device_that_comes_is_shown_once_it_has_something(fake: FakeServer, ru
 def real(run_dir: Path) -> Iterator[Path]:
     """Its executable. Whatever a test does, nothing is left running or mounted."""
     try:
-        yield config.server_path()
+        yield paths.server_path()
     except TruezramError as missing:
         pytest.skip(str(missing))
     finally:

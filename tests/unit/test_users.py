@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from truezram.engine import doctor, swap, users, zram
+from truezram.engine.device import swap
+from truezram.engine.machine import doctor, users, zram
 from truezram.engine.model import SwapArea
 
 SECTORS = (64 << 20) // 512

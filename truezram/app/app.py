@@ -23,7 +23,7 @@ from truezram.app.screens.page import PAGES, Page, dialogs, owners
 from truezram.app.view import ZOOMS
 
 if TYPE_CHECKING:
-    from truezram.engine.options import CreateOptions
+    from truezram.engine.device.options import CreateOptions
 
 STOP_TIMEOUT = 60.0
 """Seconds that removing a device may take: swapoff reads everything back."""

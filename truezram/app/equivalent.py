@@ -6,7 +6,7 @@ from __future__ import annotations
 import shlex
 
 from truezram.engine.answers import Scope
-from truezram.engine.options import CreateOptions
+from truezram.engine.device.options import CreateOptions
 
 PROGRAM = "truezram"
 

@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from truezram.app.columns import nearly_full
+from truezram.engine.device.settings import SETTINGS
 from truezram.engine.model import BAD_STATES, DeviceSnapshot, Snapshot
-from truezram.engine.settings import SETTINGS
 from truezram.engine.units import format_size
 
 KEEP = 1000

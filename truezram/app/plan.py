@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from truezram.engine import dictionary, filesystem
+from truezram.engine.device import dictionary, filesystem
+from truezram.engine.device.options import CreateOptions
 from truezram.engine.errors import UsageError
 from truezram.engine.model import MachineSnapshot
-from truezram.engine.options import CreateOptions
 from truezram.engine.units import MAX_SIZE, PAGE, format_size, parse_disksize, parse_size
 
 RATIOS = (1.5, 2.0, 3.0, 4.0)

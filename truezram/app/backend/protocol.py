@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from truezram.engine.answers import Algorithm, AlgorithmEstimate, Change, Check, PageMap, Scope, Tunable
+from truezram.engine.device.options import CreateOptions
 from truezram.engine.model import Snapshot
-from truezram.engine.options import CreateOptions
 
 
 class Cancelled(Exception):

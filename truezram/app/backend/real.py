@@ -13,9 +13,9 @@ from typing import Any
 
 from truezram.app.backend.protocol import BenchResult, BenchRow, Capabilities, Estimate, ProcessEstimate, Progress
 from truezram.engine.answers import Change, Check, PageMap, Scope, Tunable
-from truezram.engine.client import Client
+from truezram.engine.device.client import Client
+from truezram.engine.device.options import MAX_QUEUE_DEPTH, CreateOptions
 from truezram.engine.model import Snapshot
-from truezram.engine.options import MAX_QUEUE_DEPTH, CreateOptions
 from truezram.engine.units import format_size
 
 
@@ -47,11 +47,11 @@ class RealEngine:
     def capabilities(self) -> Capabilities:
         """From the doctor's decisive checks and the C library's table of codecs."""
         from truezram._native import lib
-        from truezram.engine import filesystem
         from truezram.engine.algorithms import algorithms, default_algorithm
-        from truezram.engine.device import CONTROL
-        from truezram.engine.doctor import examine
-        from truezram.engine.systemd import RUNNING
+        from truezram.engine.device import filesystem
+        from truezram.engine.device.create import CONTROL
+        from truezram.engine.device.systemd import RUNNING
+        from truezram.engine.machine.doctor import examine
 
         root = os.geteuid() == 0
         bad = [check for check in examine().checks if check.state == "fail" and check.name != "root"]
@@ -72,18 +72,18 @@ class RealEngine:
     def create(self, options: CreateOptions, progress: Progress) -> str:
         """The server reports when it is ready; until then the progress is unknown."""
         if options.persist:
-            from truezram.engine import systemd
+            from truezram.engine.device import systemd
 
             progress(None, "writing and starting the unit")
             return f"ublkb{systemd.add(options, start=True).id}"
-        from truezram.engine.device import create
+        from truezram.engine.device.create import create
 
         progress(None, "starting the server")
         return create(options).name
 
     def remove(self, name: str, force: bool, progress: Progress) -> None:
         """Swapoff, then stop."""
-        from truezram.engine.removal import remove
+        from truezram.engine.device.removal import remove
 
         with Client() as client:
             remove(client, name, force, _staged(progress))
@@ -95,38 +95,39 @@ class RealEngine:
 
     def doctor(self) -> tuple[Check, ...]:
         """All checks."""
-        from truezram.engine.doctor import examine
+        from truezram.engine.machine.doctor import examine
 
         return examine().checks
 
     def tunables(self) -> tuple[Tunable, ...]:
         """The machine's, then each device's."""
-        from truezram.engine import settings, tune
+        from truezram.engine.device import settings
+        from truezram.engine.machine import tune
 
         return (*tune.tunables(), *settings.of_devices())
 
     def tune(self, device: str, key: str, value: str) -> None:
         """One setting, checked as the verbs check it; the machine's are journalled by the engine."""
         if device:
-            from truezram.engine.device import parse_settings, set_values
+            from truezram.engine.device.create import parse_settings, set_values
 
             with Client() as client:
                 set_values(client, client.resolve(device), parse_settings([f"{key}={value}"]))
             return
-        from truezram.engine.tune import apply
+        from truezram.engine.machine.tune import apply
 
         apply([f"{key}={value}"])
 
     def journal(self) -> tuple[Change, ...]:
         """Newest first."""
-        from truezram.engine.tune import history
+        from truezram.engine.machine.tune import history
 
         changes, _ = history()
         return tuple(reversed(changes))
 
     def undo(self, change_id: int) -> None:
         """By its number."""
-        from truezram.engine.tune import undo
+        from truezram.engine.machine.tune import undo
 
         undo([f"#{change_id}"])
 

@@ -8,9 +8,9 @@ from typing import TypeVar
 from truezram.app.backend.protocol import BenchResult, Capabilities, Engine, Estimate, Progress
 from truezram.app.backend.recording import Recorder
 from truezram.engine.answers import Change, Check, PageMap, Scope, Tunable
+from truezram.engine.device.options import CreateOptions
 from truezram.engine.errors import TruezramError
 from truezram.engine.model import Snapshot
-from truezram.engine.options import CreateOptions
 
 T = TypeVar("T")
 

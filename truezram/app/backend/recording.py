@@ -26,8 +26,8 @@ from functools import cache
 from pathlib import Path
 from typing import IO, Any, TypeVar, cast
 
-from truezram.engine import procfs
 from truezram.engine.errors import Failed
+from truezram.engine.machine import procfs
 from truezram.engine.model import Snapshot
 
 SCHEMA = "truezram.recording/1"

@@ -15,9 +15,9 @@ from truezram.app.backend.protocol import BenchResult, Capabilities, Estimate, P
 from truezram.app.backend.recording import Recording, decode
 from truezram.app.backend.upgrade import upgraded
 from truezram.engine.answers import Change, Check, PageMap, Scope, Tunable
+from truezram.engine.device.options import CreateOptions
 from truezram.engine.errors import Failed, Unsupported
 from truezram.engine.model import Snapshot
-from truezram.engine.options import CreateOptions
 
 T = TypeVar("T")
 

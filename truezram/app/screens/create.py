@@ -23,10 +23,10 @@ from truezram.app.widgets.chrome import Footer
 from truezram.app.widgets.tick import Tick
 from truezram.engine.algorithms import parse_algorithm
 from truezram.engine.answers import Algorithm, Scope
-from truezram.engine.dictionary import takes_one
+from truezram.engine.device.dictionary import takes_one
+from truezram.engine.device.options import MAX_ID, CreateOptions
+from truezram.engine.device.swap import DEFAULT_PRIORITY, MAX_PRIORITY
 from truezram.engine.errors import TruezramError, UsageError
-from truezram.engine.options import MAX_ID, CreateOptions
-from truezram.engine.swap import DEFAULT_PRIORITY, MAX_PRIORITY
 from truezram.engine.units import format_exact, format_size, parse_size
 
 

@@ -19,9 +19,9 @@ from truezram.app.widgets.grid import Grid, Head, Item, TextBlock
 from truezram.app.widgets.histogram import LatencyHistogram, SizeHistogram
 from truezram.app.widgets.page_map import PageMapView
 from truezram.engine.answers import PageMap
+from truezram.engine.device.settings import SETTINGS
 from truezram.engine.model import BAD_STATES, DeviceSnapshot
 from truezram.engine.rates import histogram_difference
-from truezram.engine.settings import SETTINGS
 from truezram.engine.units import PAGE, format_duration
 
 MAP_EVERY = 5.0

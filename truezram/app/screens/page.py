@@ -19,7 +19,7 @@ from truezram.app.widgets.chrome import Footer, JobBar, TextLine, TopBar
 
 if TYPE_CHECKING:
     from truezram.app.export import Table
-    from truezram.engine.options import CreateOptions
+    from truezram.engine.device.options import CreateOptions
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,8 +21,8 @@ from truezram.app.screens.page import Page
 from truezram.app.widgets.chrome import Footer
 from truezram.app.widgets.grid import Grid, Head, Item, TextBlock
 from truezram.engine.answers import Change, Tunable
+from truezram.engine.device.settings import BY_KEY, SETTINGS
 from truezram.engine.errors import TruezramError
-from truezram.engine.settings import BY_KEY, SETTINGS
 
 
 def command(tunable: Tunable, value: str) -> str:

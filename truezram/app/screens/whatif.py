@@ -20,7 +20,7 @@ from truezram.app.screens.page import Page
 from truezram.app.widgets.barchart import BarChart, Bars
 from truezram.app.widgets.grid import Grid, Head, Item, TextBlock
 from truezram.engine.answers import AlgorithmEstimate, Scope
-from truezram.engine.options import CreateOptions
+from truezram.engine.device.options import CreateOptions
 
 SCOPES = (("all processes", "all"), ("one user's", "user"), ("a cgroup's", "cgroup"), ("one process (pid)", "pid"))
 GROUPS = (("by process", "process"), ("by user", "user"), ("by cgroup", "cgroup"))

@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from truezram.engine.device import CreateOptions, create, parse_mem_limit
+    from truezram.engine.device.create import CreateOptions, create, parse_mem_limit
     from truezram.engine.units import parse_disksize
 
     options = CreateOptions(

@@ -23,7 +23,7 @@ from truezram.engine.errors import Busy, Failed, TruezramError, UsageError
 from truezram.engine.units import format_count, format_rate, format_size, parse_disksize
 
 if TYPE_CHECKING:
-    from truezram.engine.client import Entry
+    from truezram.engine.device.client import Entry
     from truezram.engine.measure.load import Counts
     from truezram.engine.model import DeviceSnapshot
 
@@ -100,9 +100,9 @@ def _interrupt(signum: int, frame: object) -> None:
 
 def _device(args: argparse.Namespace) -> tuple[Entry, str]:
     """The device to work on, and why it is a local one ("" when it is not, or when that was asked for)."""
-    from truezram.engine.client import Client
-    from truezram.engine.device import CreateOptions, create, need_ublk
-    from truezram.engine.procfs import machine
+    from truezram.engine.device.client import Client
+    from truezram.engine.device.create import CreateOptions, create, need_ublk
+    from truezram.engine.machine.procfs import machine
 
     if args.device is not None:
         with Client() as client:
@@ -129,7 +129,7 @@ def _device(args: argparse.Namespace) -> tuple[Entry, str]:
 
 
 def _remove(entry: Entry) -> None:
-    from truezram.engine.removal import remove_entry
+    from truezram.engine.device.removal import remove_entry
 
     remove_entry(entry)
 
@@ -156,7 +156,7 @@ def _plain(args: argparse.Namespace, entry: Entry, why_local: str) -> int:
 
 
 def _snapshot(entry: Entry) -> DeviceSnapshot:
-    from truezram.engine.client import Client
+    from truezram.engine.device.client import Client
 
     with Client() as client:
         return client.device(entry)

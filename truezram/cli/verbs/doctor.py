@@ -28,7 +28,7 @@ def _lines(name: str, state: str, text: str, indent: int, width: int | None) -> 
 
 
 def run(args: argparse.Namespace) -> int:
-    from truezram.engine.doctor import examine
+    from truezram.engine.machine.doctor import examine
 
     report = examine()
     if args.json:

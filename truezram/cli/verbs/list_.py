@@ -88,7 +88,7 @@ def as_json(device: DeviceSnapshot) -> dict[str, Any]:
 
 
 def run(args: argparse.Namespace) -> int:
-    from truezram.engine.client import Client
+    from truezram.engine.device.client import Client
 
     with Client() as client:
         devices = client.snapshot(queues=False).devices

@@ -10,8 +10,8 @@ from truezram.cli.output import Column, format_table, print_json, terminal_width
 from truezram.cli.verbs import create
 
 if TYPE_CHECKING:
-    from truezram.engine.device import CreateOptions
-    from truezram.engine.systemd import Unit
+    from truezram.engine.device.create import CreateOptions
+    from truezram.engine.device.systemd import Unit
 
 NAME = "persist"
 HELP = "have devices made at every start of the machine (systemd)"
@@ -32,8 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _options(args: argparse.Namespace) -> CreateOptions:
-    from truezram.engine.device import CreateOptions, parse_mem_limit
-    from truezram.engine.systemd import free_id
+    from truezram.engine.device.create import CreateOptions, parse_mem_limit
+    from truezram.engine.device.systemd import free_id
     from truezram.engine.units import parse_disksize
 
     return CreateOptions(
@@ -64,7 +64,7 @@ def _json(unit: Unit) -> dict[str, object]:
 
 
 def _add(args: argparse.Namespace) -> None:
-    from truezram.engine import systemd
+    from truezram.engine.device import systemd
 
     options = _options(args)
     for who in systemd.code_writers():
@@ -89,7 +89,7 @@ def _add(args: argparse.Namespace) -> None:
 
 
 def _remove(args: argparse.Namespace) -> None:
-    from truezram.engine import systemd
+    from truezram.engine.device import systemd
 
     removed = [systemd.remove(number, stop=args.now) for number in dict.fromkeys(args.id)]
     if args.json:
@@ -100,7 +100,7 @@ def _remove(args: argparse.Namespace) -> None:
 
 
 def _list(as_json: bool) -> None:
-    from truezram.engine import systemd
+    from truezram.engine.device import systemd
 
     found = systemd.units()
     if as_json:

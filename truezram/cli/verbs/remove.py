@@ -30,8 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from truezram.engine.client import Client
-    from truezram.engine.removal import remove_entry, what_force_breaks
+    from truezram.engine.device.client import Client
+    from truezram.engine.device.removal import remove_entry, what_force_breaks
 
     line = ProgressLine()
     removed: list[dict[str, Any]] = []

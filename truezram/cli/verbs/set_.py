@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from truezram.cli.output import print_json
-from truezram.engine.settings import BY_KEY, SETTINGS
+from truezram.engine.device.settings import BY_KEY, SETTINGS
 
 NAME = "set"
 HELP = "change settings of a running device"
@@ -22,8 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from truezram.engine.client import Client
-    from truezram.engine.device import parse_settings, set_values
+    from truezram.engine.device.client import Client
+    from truezram.engine.device.create import parse_settings, set_values
 
     settings = parse_settings(args.settings)
     with Client() as client:

@@ -7,10 +7,10 @@ from datetime import datetime
 from typing import Any
 
 from truezram.cli.output import print_json
+from truezram.engine.device.settings import SETTINGS, Setting
 from truezram.engine.errors import NotFound
 from truezram.engine.model import IO_STAT, DeviceSnapshot, QueueSnapshot
 from truezram.engine.rates import latency_floor, percentile
-from truezram.engine.settings import SETTINGS, Setting
 from truezram.engine.units import format_ns, format_ratio, format_size
 
 NAME = "stat"
@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def choose(devices: tuple[DeviceSnapshot, ...], words: list[str]) -> list[DeviceSnapshot]:
     """The devices that the words name, in their order; all without words. Raises `NotFound`, `UsageError`."""
-    from truezram.engine.client import candidates
+    from truezram.engine.device.client import candidates
 
     if not words:
         return list(devices)
@@ -211,7 +211,7 @@ def lines(device: DeviceSnapshot) -> list[tuple[str, str]]:
 
 
 def run(args: argparse.Namespace) -> int:
-    from truezram.engine.client import Client
+    from truezram.engine.device.client import Client
 
     with Client() as client:
         devices = choose(client.snapshot().devices, args.device)

@@ -116,7 +116,7 @@ def print_text(result: Trained, path: Path) -> None:
 
 
 def _write(path: Path, data: bytes, force: bool) -> None:
-    from truezram.engine import dictionary
+    from truezram.engine.device import dictionary
 
     try:
         dictionary.write(path, data, force)

@@ -9,9 +9,10 @@ from dataclasses import asdict
 from datetime import datetime
 
 from truezram.cli.output import Column, format_table, print_json, terminal_width
-from truezram.engine import settings, tune
+from truezram.engine.device import settings
 from truezram.engine.errors import UsageError
-from truezram.engine.journal import Change
+from truezram.engine.machine import tune
+from truezram.engine.machine.journal import Change
 
 NAME = "tune"
 HELP = "show the machine's settings that matter to compressed swap, change them, put them back"

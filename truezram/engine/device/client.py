@@ -1,6 +1,6 @@
 """Finds running devices, reads their statistics and asks their servers: all the app knows of the outside world.
 
-A device is an entry of the registry (config.run_dirs): NAME.stats, its statistics page, and NAME.sock, its control
+A device is an entry of the registry (paths.run_dirs): NAME.stats, its statistics page, and NAME.sock, its control
 socket. `Client.snapshot` is cheap enough to be called several times a second; whatever an entry holds, it shows as a
 row and never as an exception. What a server left that ended before its device was ready is a row too, so that it can
 be removed.
@@ -19,12 +19,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from truezram._native import lib
-from truezram.engine import config, procfs, users, zram
-from truezram.engine.control import TIMEOUT, Op, request
+from truezram.engine import paths
+from truezram.engine.device.control import TIMEOUT, Op, request
+from truezram.engine.device.stats_page import StatsPage, Unreadable, is_running
 from truezram.engine.errors import NotFound, Unsupported, UsageError
+from truezram.engine.machine import procfs, users, zram
+from truezram.engine.machine.users import Mounts, Swaps
 from truezram.engine.model import DeviceSnapshot, Snapshot, SwapArea
-from truezram.engine.stats_page import StatsPage, Unreadable, is_running
-from truezram.engine.users import Mounts, Swaps
 
 if TYPE_CHECKING:
     from truezram.engine.answers import PageMap
@@ -135,7 +136,7 @@ class Client:
     """The devices of this machine that this user can see. Not for several threads at once; close it after use."""
 
     def __init__(self, directories: Sequence[Path] | None = None) -> None:
-        self._directories = tuple(directories) if directories is not None else config.run_dirs()
+        self._directories = tuple(directories) if directories is not None else paths.run_dirs()
         self._pages: dict[Entry, StatsPage] = {}
         self._mounts = Mounts()
 

@@ -15,17 +15,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from truezram._native import lib
-from truezram.engine import config, dictionary, filesystem, procfs, server, swap
+from truezram.engine import paths
 from truezram.engine.algorithms import canonical, default_algorithm
-from truezram.engine.client import Client, Entry
+from truezram.engine.device import dictionary, filesystem, server, swap
+from truezram.engine.device.client import Client, Entry
+from truezram.engine.device.options import MAX_ID, MAX_QUEUE_DEPTH, TRANSPORTS
+from truezram.engine.device.options import CreateOptions as CreateOptions
+from truezram.engine.device.settings import BY_KEY as SETTINGS
+from truezram.engine.device.settings import parse_mem_limit as parse_mem_limit
 from truezram.engine.errors import Busy, Failed, PermissionDenied, TruezramError, Unsupported, UsageError
+from truezram.engine.machine import procfs
+from truezram.engine.machine.users import Swaps
 from truezram.engine.model import BAD_STATES, SwapArea
-from truezram.engine.options import MAX_ID, MAX_QUEUE_DEPTH, TRANSPORTS
-from truezram.engine.options import CreateOptions as CreateOptions
-from truezram.engine.settings import BY_KEY as SETTINGS
-from truezram.engine.settings import parse_mem_limit as parse_mem_limit
 from truezram.engine.units import MAX_SIZE, PAGE, format_exact, format_size
-from truezram.engine.users import Swaps
 
 CONTROL = Path("/dev/ublk-control")
 _TABLE_ENTRY = 8
@@ -114,10 +116,10 @@ def create(options: CreateOptions) -> Created:
             swap.tool(name)
     if options.fs is not None:
         filesystem.need(options.fs, options.mount)
-    config.server_path()
+    paths.server_path()
     if options.transport == "ublk":
         need_ublk()
-    run_dir = config.make_run_dir()
+    run_dir = paths.make_run_dir()
     if options.id is not None:
         _free_id(Entry(run_dir, f"{'ublkb' if options.transport == 'ublk' else 'local'}{options.id}"))
     launch = server.Launch(
@@ -171,7 +173,7 @@ def warnings_of(options: CreateOptions, name: str, memory: int) -> list[str]:
 
 def _undo(entry: Entry) -> None:
     """Removes a device that could not be finished. What goes wrong here must not hide why."""
-    from truezram.engine.removal import remove_entry
+    from truezram.engine.device.removal import remove_entry
 
     with contextlib.suppress(TruezramError):
         remove_entry(entry, force=True, unmount=True)

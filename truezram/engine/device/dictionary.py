@@ -18,7 +18,7 @@ from pathlib import Path
 from truezram._native import ffi, lib
 from truezram.codec import DICTIONARY_SIZES, AlgorithmError, Compressor, dictionary_fault
 from truezram.engine.errors import Failed, PermissionDenied, TruezramError, UsageError
-from truezram.engine.journal import state_dir
+from truezram.engine.machine.journal import state_dir
 
 _SUFFIX = ".zdict"
 _TRAIN = "Train one: truezram train FILE"

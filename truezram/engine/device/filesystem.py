@@ -13,8 +13,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from truezram.engine.device.swap import tool
 from truezram.engine.errors import Busy, Failed, Unsupported, UsageError
-from truezram.engine.swap import tool
 from truezram.engine.units import format_size
 
 MOUNT_OPTIONS = "discard,noatime"

@@ -9,8 +9,8 @@ from types import TracebackType
 from typing import Any
 
 from truezram._native import ffi, lib
-from truezram.engine.client import Client, Entry
-from truezram.engine.control import Op, request
+from truezram.engine.device.client import Client, Entry
+from truezram.engine.device.control import Op, request
 from truezram.engine.errors import Failed, Unsupported
 
 PAGE = 4096

@@ -26,14 +26,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from truezram.engine import filesystem, procfs, server, swap
-from truezram.engine.client import Client, Entry
-from truezram.engine.control import STOP_TIMEOUT, NoAnswer, Op, peer, request
+from truezram.engine.device import filesystem, server, swap
+from truezram.engine.device.client import Client, Entry
+from truezram.engine.device.control import STOP_TIMEOUT, NoAnswer, Op, peer, request
+from truezram.engine.device.stats_page import StatsPage, Unreadable, is_running
 from truezram.engine.errors import Busy, Failed, PermissionDenied
+from truezram.engine.machine import procfs
+from truezram.engine.machine.users import User, disk, number_of, swap_areas, users
 from truezram.engine.model import SwapArea
-from truezram.engine.stats_page import StatsPage, Unreadable, is_running
 from truezram.engine.units import format_size
-from truezram.engine.users import User, disk, number_of, swap_areas, users
 
 END_TIMEOUT = 30.0
 """Seconds a server has to end after it took a STOP."""

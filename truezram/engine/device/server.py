@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from truezram._native import ffi, lib
-from truezram.engine import config
-from truezram.engine.client import Client, Entry, signed
-from truezram.engine.client import server_of as server_of
-from truezram.engine.control import printable
+from truezram.engine import paths
+from truezram.engine.device.client import Client, Entry, signed
+from truezram.engine.device.client import server_of as server_of
+from truezram.engine.device.control import printable
 from truezram.engine.errors import EXIT_BUSY, Failed, TruezramError, from_exit_code
 
 READY_TIMEOUT = 15.0
@@ -49,7 +49,7 @@ class Launch:
     """An absolute path: the server's working folder is /."""
 
     def argv(self, run_dir: Path) -> list[str]:
-        out = [str(config.server_path()), "--transport", self.transport, "--size", str(self.size)]
+        out = [str(paths.server_path()), "--transport", self.transport, "--size", str(self.size)]
         out += ["--algorithm", self.algorithm]
         for option, value in (
             ("--mem-limit", self.mem_limit or None),
@@ -186,7 +186,7 @@ def _abandon(process: subprocess.Popen[bytes], run_dir: Path) -> None:
 def cleanup(entry: Entry) -> None:
     """Removes what a dead server left: its ublk device and its files. The caller has seen to it that nobody uses
     them."""
-    argv = [str(config.server_path()), "--cleanup", "--run-dir", str(entry.directory)]
+    argv = [str(paths.server_path()), "--cleanup", "--run-dir", str(entry.directory)]
     argv += ["--id", str(entry.id), "--transport", entry.transport]
     what = f"cannot clean up {entry.name}"
     deadline = time.monotonic() + _EXIT_PATIENCE

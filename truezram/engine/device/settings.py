@@ -124,8 +124,8 @@ def tunables(device: DeviceSnapshot, machine: MachineSnapshot) -> tuple[Tunable,
 
 def of_devices() -> tuple[Tunable, ...]:
     """The settings of all our devices that can be read."""
-    from truezram.engine import procfs
-    from truezram.engine.client import Client
+    from truezram.engine.device.client import Client
+    from truezram.engine.machine import procfs
 
     machine = procfs.machine()
     with Client() as client:

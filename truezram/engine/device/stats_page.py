@@ -19,7 +19,7 @@ from typing import Any
 
 from truezram._native import ffi, lib
 from truezram.codec import ISAS, KINDS
-from truezram.engine.control import printable
+from truezram.engine.device.control import printable
 from truezram.engine.model import DeviceSnapshot, QueueSnapshot, SizeClass
 
 PAGE = 4096

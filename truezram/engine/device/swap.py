@@ -18,8 +18,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from truezram.engine import procfs, users
 from truezram.engine.errors import Busy, Failed, Unsupported
+from truezram.engine.machine import procfs, users
 from truezram.engine.model import SwapArea
 
 DEFAULT_PRIORITY = 100

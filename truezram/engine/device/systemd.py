@@ -26,12 +26,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import truezram
-from truezram.engine import config, dictionary
-from truezram.engine.client import Client
-from truezram.engine.device import check_options
+from truezram.engine import paths
+from truezram.engine.device import dictionary
+from truezram.engine.device.client import Client
+from truezram.engine.device.create import check_options
+from truezram.engine.device.options import CreateOptions
+from truezram.engine.device.removal import remove_entry
 from truezram.engine.errors import Busy, Failed, NotFound, PermissionDenied, TruezramError, Unsupported, UsageError
-from truezram.engine.options import CreateOptions
-from truezram.engine.removal import remove_entry
 
 UNIT_DIR = Path("/etc/systemd/system")
 RUNNING = Path("/run/systemd/system")
@@ -135,7 +136,7 @@ def _command(words: Sequence[str]) -> str:
 def code_writers() -> list[str]:
     """Who else than root can change the programs that a unit runs as root at every start, a clause each."""
     python = Path(sys.executable)
-    found = [config.foreign_writer(path) for path in (python, Path(truezram.__file__), config.server_path())]
+    found = [paths.foreign_writer(path) for path in (python, Path(truezram.__file__), paths.server_path())]
     return list(dict.fromkeys(filter(None, found)))
 
 

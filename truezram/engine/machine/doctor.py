@@ -16,11 +16,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from truezram.engine import config, procfs, users
+from truezram.engine import paths
 from truezram.engine.answers import Check as Check
 from truezram.engine.errors import TruezramError
+from truezram.engine.machine import procfs, users
+from truezram.engine.machine.procfs import ROOT
 from truezram.engine.model import MachineSnapshot, SwapArea
-from truezram.engine.procfs import ROOT
 from truezram.engine.units import format_percent, format_size
 
 STATES = ("ok", "warn", "fail")
@@ -102,7 +103,7 @@ class Probes:
     tmpfs_noswap: Callable[[], bool] = tmpfs_noswap
     zstd_version: Callable[[], str] = zstd_version
     memlock_limit: Callable[[], int | None] = memlock_limit
-    server_path: Callable[[], Path] = config.server_path
+    server_path: Callable[[], Path] = paths.server_path
     euid: int = field(default_factory=os.geteuid)
     machine: str = field(default_factory=platform.machine)
 

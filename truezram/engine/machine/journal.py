@@ -17,9 +17,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from truezram.engine import config, procfs
+from truezram.engine import paths
 from truezram.engine.answers import Change as Change
 from truezram.engine.errors import Failed, PermissionDenied, TruezramError
+from truezram.engine.machine import procfs
 
 SYSTEM_STATE_DIR = Path("/var/lib/truezram")
 _FIELDS: dict[str, tuple[type, ...]] = {
@@ -36,7 +37,7 @@ def state_dir() -> Path:
     """``/var/lib/truezram``, or what TRUEZRAM_STATE_DIR says. Raises `PermissionDenied` for root where others than
     root can change that."""
     given = os.environ.get("TRUEZRAM_STATE_DIR")
-    return config.private("TRUEZRAM_STATE_DIR", Path(given).absolute()) if given else SYSTEM_STATE_DIR
+    return paths.private("TRUEZRAM_STATE_DIR", Path(given).absolute()) if given else SYSTEM_STATE_DIR
 
 
 def boot_id(root: Path = procfs.ROOT) -> str:

@@ -16,13 +16,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from truezram.engine import procfs
 from truezram.engine.answers import Tunable
-from truezram.engine.doctor import is_compressed
 from truezram.engine.errors import Busy, Failed, NotFound, PermissionDenied, TruezramError, Unsupported, UsageError
-from truezram.engine.journal import Change, Journal, boot_id
+from truezram.engine.machine import procfs
+from truezram.engine.machine.doctor import is_compressed
+from truezram.engine.machine.journal import Change, Journal, boot_id
+from truezram.engine.machine.procfs import ROOT
 from truezram.engine.model import MachineSnapshot
-from truezram.engine.procfs import ROOT
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,9 +23,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from truezram.engine import procfs
+from truezram.engine.machine import procfs
+from truezram.engine.machine.procfs import ROOT, Mount
 from truezram.engine.model import SwapArea
-from truezram.engine.procfs import ROOT, Mount
 from truezram.engine.units import format_size
 
 _DELETED = " (deleted)"

@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from truezram.engine import procfs, users
+from truezram.engine.machine import procfs, users
 from truezram.engine.model import DeviceSnapshot, MachineSnapshot, QueueSnapshot, SwapArea
 
 _SECTOR = 512

@@ -26,11 +26,11 @@ from typing import Any
 import truezram
 from truezram._native import ffi, lib
 from truezram.codec import ISAS, AlgorithmError, make_dictionary_workspace, make_workspace
-from truezram.engine import procfs
 from truezram.engine.algorithms import algorithms as known_algorithms
 from truezram.engine.algorithms import canonical, parse_algorithm
-from truezram.engine.dictionary import Dictionary, load
+from truezram.engine.device.dictionary import Dictionary, load
 from truezram.engine.errors import Failed, Unsupported, UsageError
+from truezram.engine.machine import procfs
 from truezram.engine.measure import baselines, page_files, zram_bench
 from truezram.engine.measure.baselines import Subject
 from truezram.engine.measure.page_files import PAGE

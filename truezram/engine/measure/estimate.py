@@ -15,11 +15,12 @@ from dataclasses import dataclass, field
 from statistics import NormalDist
 
 from truezram.codec import Compressor, algorithms
-from truezram.engine import procfs
 from truezram.engine.algorithms import canonical
 from truezram.engine.answers import AlgorithmEstimate as AlgorithmEstimate
 from truezram.engine.answers import Scope as Scope
 from truezram.engine.errors import Failed, NotFound, PermissionDenied, TruezramError, UsageError
+from truezram.engine.machine import procfs
+from truezram.engine.machine.procfs import Process
 from truezram.engine.measure.sampling import (
     PAGE,
     Cancelled,
@@ -30,7 +31,6 @@ from truezram.engine.measure.sampling import (
     is_same_filled,
     sample_pages,
 )
-from truezram.engine.procfs import Process
 
 SCOPES = ("all", "user", "cgroup", "pid")
 GROUPS = ("process", "user", "cgroup")

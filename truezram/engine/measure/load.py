@@ -25,7 +25,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Protocol
 
-from truezram.engine.client import Client, Entry
+from truezram.engine.device.client import Client, Entry
 from truezram.engine.errors import Busy, Failed, PermissionDenied, TruezramError
 
 PAGE = 4096
@@ -103,7 +103,7 @@ def open_device(entry: Entry) -> PageDevice:
     """The device behind an entry, whatever its transport."""
     if entry.transport == "ublk":
         return BlockDevice(entry.path)
-    from truezram.engine.local import LocalDevice
+    from truezram.engine.device.local import LocalDevice
 
     return LocalDevice(entry)
 

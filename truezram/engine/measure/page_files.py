@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from truezram.engine import procfs
 from truezram.engine.errors import Failed, PermissionDenied, UsageError
+from truezram.engine.machine import procfs
 
 PAGE = 4096
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"

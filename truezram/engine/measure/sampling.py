@@ -28,9 +28,9 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
 
-from truezram.engine import procfs
 from truezram.engine.errors import EXIT_INTERRUPTED, TruezramError, UsageError
-from truezram.engine.procfs import Process
+from truezram.engine.machine import procfs
+from truezram.engine.machine.procfs import Process
 
 PAGE = 4096
 LEAST = 16

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from truezram.codec import DICTIONARY_SIZES, Compressor
-from truezram.engine.dictionary import id_of, memory_of
+from truezram.engine.device.dictionary import id_of, memory_of
 from truezram.engine.errors import Failed, UsageError
 from truezram.engine.measure import page_files
 from truezram.engine.measure.estimate import Scope, select
@@ -143,7 +143,7 @@ def from_files(paths: Sequence[str | Path]) -> list[Source]:
 def from_processes(pids: Sequence[str] = (), progress: Progress | None = None) -> list[Source]:
     """Pages of these running processes, or of all that this user may read, at most `MAX_PAGES`. Raises `UsageError`,
     `NotFound`, and `Failed` if none can be read."""
-    from truezram.engine import procfs
+    from truezram.engine.machine import procfs
 
     wanted = None
     if pids:

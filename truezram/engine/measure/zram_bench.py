@@ -19,8 +19,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from truezram.engine import procfs
 from truezram.engine.errors import Failed, Unsupported
+from truezram.engine.machine import procfs
 from truezram.engine.measure.page_files import PAGE
 from truezram.engine.measure.results import TOTAL, Input, Progress, ProgressCallback, Report, Result, Speed
 
