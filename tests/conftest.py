@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from truezram.engine.machine import procfs, zram
+from truezram.engine.machine import procfs, users, zram
 from truezram.engine.model import DeviceSnapshot, MachineSnapshot, SwapArea, Zswap
 
 os.environ["PATH"] = sysconfig.get_path("scripts") + os.pathsep + os.environ.get("PATH", os.defpath)
@@ -55,8 +55,10 @@ def alone(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFact
         found = machine(root)
         return found if root != procfs.ROOT else replace(found, swap_total=0, swap_free=0, zswap=Zswap())
 
-    def devices_seen(root: Path = procfs.ROOT, areas: Sequence[SwapArea] | None = None) -> list[DeviceSnapshot]:
-        return devices(seen(root), areas)
+    def devices_seen(
+        root: Path = procfs.ROOT, areas: Sequence[SwapArea] | None = None, mounts: users.Mounts | None = None
+    ) -> list[DeviceSnapshot]:
+        return devices(seen(root), areas, mounts)
 
     monkeypatch.setattr(procfs, "machine", machine_seen)
     monkeypatch.setattr(procfs, "swaps", lambda root=procfs.ROOT: swaps(seen(root)))

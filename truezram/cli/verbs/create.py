@@ -6,6 +6,7 @@ import argparse
 import sys
 
 from truezram.cli.output import print_json
+from truezram.engine.device.options import TRANSPORTS
 from truezram.engine.errors import UsageError
 
 NAME = "create"
@@ -47,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--transport",
-        choices=("ublk", "local"),
+        choices=TRANSPORTS,
         default="ublk",
         help="ublk: a block device in /dev, needs root; local: no node in /dev, for truezram's own programs"
         " (default: ublk)",

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from truezram.cli.output import ProgressLine, format_table, has_screen, print_json, terminal_width
 from truezram.cli.verbs import list_
 from truezram.cli.verbs.create import number
+from truezram.engine.device.options import TRANSPORTS
 from truezram.engine.errors import Busy, Failed, TruezramError, UsageError
 from truezram.engine.units import format_count, format_rate, format_size, parse_disksize
 
@@ -51,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--algorithm", metavar="NAME[:LEVEL]", help="codec (default: fast, else lz4)")
     parser.add_argument(
         "--transport",
-        choices=("ublk", "local"),
+        choices=TRANSPORTS,
         help="ublk: a block device, needs root; local: within truezram's own programs (default: ublk where possible)",
     )
     parser.add_argument(

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from truezram._native import lib
 from truezram.engine import paths
 from truezram.engine.device.control import TIMEOUT, Op, request
-from truezram.engine.device.stats_page import StatsPage, Unreadable, is_running
+from truezram.engine.device.stats_page import StatsPage, Unreadable, is_running, read_head
 from truezram.engine.errors import NotFound, Unsupported, UsageError
 from truezram.engine.machine import procfs, users, zram
 from truezram.engine.machine.users import Mounts, Swaps
@@ -67,13 +67,9 @@ class Entry:
 def signed(entry: Entry) -> tuple[int, int] | None:
     """Who serves an entry, or last did: the pid, and when that process started (clock ticks). By the statistics page;
     where that is not there (yet), by the lock file, which only its owner may read. None: nobody can say."""
-    with contextlib.suppress(Unreadable):
-        page = StatsPage(entry.stats)
-        try:
-            head = page.read().head
-            return int(head.pid), int(head.pid_start)
-        finally:
-            page.close()
+    head = read_head(entry.stats)
+    if head is not None:
+        return head.pid, head.pid_start
     with contextlib.suppress(OSError, ValueError):
         pid, start = (entry.directory / f"{entry.name}.lock").read_bytes()[:64].split()
         return int(pid), int(start)
@@ -170,7 +166,7 @@ class Client:
         """The machine and every compressed device on it, now. `queues`: with each queue's counters."""
         machine = procfs.machine()
         devices = self.devices(machine.swaps, queues)
-        kernel = [*zram.devices(), *filter(None, (zram.zswap(machine),))]
+        kernel = [*zram.devices(areas=machine.swaps, mounts=self._mounts), *filter(None, (zram.zswap(machine),))]
         return Snapshot(machine=machine, devices=(*devices, *kernel))
 
     def devices(self, swaps: Sequence[SwapArea] = (), queues: bool = True) -> tuple[DeviceSnapshot, ...]:

@@ -108,7 +108,6 @@ def create(options: CreateOptions) -> Created:
     lost = Swaps().lost if options.swap else []
     if given is None and options.swap:
         options = replace(options, priority=swap.priority_above(lost))
-    assert options.algorithm is not None
     machine = procfs.machine()
     _check_memory(options.size, machine.mem_available)
     if options.swap:
@@ -122,17 +121,7 @@ def create(options: CreateOptions) -> Created:
     run_dir = paths.make_run_dir()
     if options.id is not None:
         _free_id(Entry(run_dir, f"{'ublkb' if options.transport == 'ublk' else 'local'}{options.id}"))
-    launch = server.Launch(
-        options.transport,
-        options.size,
-        options.algorithm,
-        options.mem_limit,
-        options.id,
-        options.queues,
-        options.queue_depth,
-        options.dictionary,
-    )
-    entry = server.start(launch, run_dir)
+    entry = server.start(options, run_dir)
     try:
         if options.transport == "ublk":
             swap.node_ready(entry.path)

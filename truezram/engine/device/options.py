@@ -5,9 +5,9 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass
 
+from truezram.engine.device.stats_page import TRANSPORTS as TRANSPORTS
 from truezram.engine.units import format_exact
 
-TRANSPORTS = ("ublk", "local")
 MAX_ID = (1 << 20) - 1
 """Device numbers are minors, which have 20 bits."""
 MAX_QUEUE_DEPTH = {"ublk": 4096, "local": 64}

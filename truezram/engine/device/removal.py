@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from truezram.engine.device import filesystem, server, swap
 from truezram.engine.device.client import Client, Entry
 from truezram.engine.device.control import STOP_TIMEOUT, NoAnswer, Op, peer, request
-from truezram.engine.device.stats_page import StatsPage, Unreadable, is_running
+from truezram.engine.device.stats_page import is_running, read_head
 from truezram.engine.errors import Busy, Failed, PermissionDenied
 from truezram.engine.machine import procfs
 from truezram.engine.machine.users import User, disk, number_of, swap_areas, users
@@ -96,7 +96,7 @@ def remove_entry(entry: Entry, force: bool = False, progress: Progress | None = 
     if progress:
         progress("stop", 1, 1)
     server.reap()
-    return Removed(entry.name, entry.path, swapped_back, lost)
+    return Removed(name=entry.name, path=entry.path, swapped_back=swapped_back, lost=lost)
 
 
 def what_force_breaks(entry: Entry) -> tuple[str, ...]:
@@ -128,16 +128,8 @@ def holders(entry: Entry) -> list[User]:
 
 def _size(entry: Entry) -> int:
     """Its size in bytes by its statistics page; 0 when that cannot be read."""
-    try:
-        page = StatsPage(entry.stats)
-    except Unreadable:
-        return 0
-    try:
-        return int(page.read().head.disksize)
-    except Unreadable:
-        return 0
-    finally:
-        page.close()
+    head = read_head(entry.stats)
+    return head.disksize if head is not None else 0
 
 
 def _refuse(what: str, found: list[User], dead: bool) -> None:
@@ -179,17 +171,8 @@ def _unmount(entry: Entry) -> None:
 
 def _is_dead(entry: Entry) -> bool:
     """Whether no server runs for the entry. An unreadable one is dead when nobody listens on its socket."""
-    try:
-        page = StatsPage(entry.stats)
-    except Unreadable:
-        return _is_silent(entry)
-    try:
-        head = page.read().head
-        return not is_running(head.pid, head.pid_start)
-    except Unreadable:
-        return _is_silent(entry)
-    finally:
-        page.close()
+    head = read_head(entry.stats)
+    return _is_silent(entry) if head is None else not is_running(head.pid, head.pid_start)
 
 
 def _is_silent(entry: Entry) -> bool:

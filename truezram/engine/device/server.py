@@ -13,7 +13,6 @@ import select
 import signal
 import subprocess
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 from truezram._native import ffi, lib
@@ -21,6 +20,7 @@ from truezram.engine import paths
 from truezram.engine.device.client import Client, Entry, signed
 from truezram.engine.device.client import server_of as server_of
 from truezram.engine.device.control import printable
+from truezram.engine.device.options import CreateOptions
 from truezram.engine.errors import EXIT_BUSY, Failed, TruezramError, from_exit_code
 
 READY_TIMEOUT = 15.0
@@ -28,46 +28,34 @@ CLEANUP_TIMEOUT = 15.0
 _EXIT_PATIENCE = 3.0
 _END_PATIENCE = 10.0
 _READY_SIZE = ffi.sizeof("struct tz_ready")
-_STARTING = 6
-"""``TZ_STARTING`` of protocol.h: the message says only what the device will be called."""
 _children: list[subprocess.Popen[bytes]] = []
 """Servers that this process started, to be reaped when they end (a long-lived app would collect zombies)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Launch:
-    """The command line of one server; None leaves the choice to the server."""
-
-    transport: str
-    size: int
-    algorithm: str
-    mem_limit: int = 0
-    id: int | None = None
-    queues: int | None = None
-    queue_depth: int | None = None
-    dictionary: str | None = None
-    """An absolute path: the server's working folder is /."""
-
-    def argv(self, run_dir: Path) -> list[str]:
-        out = [str(paths.server_path()), "--transport", self.transport, "--size", str(self.size)]
-        out += ["--algorithm", self.algorithm]
-        for option, value in (
-            ("--mem-limit", self.mem_limit or None),
-            ("--id", self.id),
-            ("--queues", self.queues),
-            ("--queue-depth", self.queue_depth),
-            ("--dictionary", self.dictionary),
-        ):
-            if value is not None:
-                out += [option, str(value)]
-        return [*out, "--run-dir", str(run_dir)]
+def command_of(options: CreateOptions, run_dir: Path) -> list[str]:
+    """The command line of the server for a device with these options; what is None is left to the server. A dictionary
+    is given by its absolute path: the server's working folder is /."""
+    assert options.algorithm is not None, "`create.check_options` chooses one"
+    words = [str(paths.server_path()), "--transport", options.transport, "--size", str(options.size)]
+    words += ["--algorithm", options.algorithm]
+    for option, value in (
+        ("--mem-limit", options.mem_limit or None),
+        ("--id", options.id),
+        ("--queues", options.queues),
+        ("--queue-depth", options.queue_depth),
+        ("--dictionary", options.dictionary),
+    ):
+        if value is not None:
+            words += [option, str(value)]
+    return [*words, "--run-dir", str(run_dir)]
 
 
-def start(launch: Launch, run_dir: Path, timeout: float = READY_TIMEOUT) -> Entry:
-    """Starts a server; returns its entry once the device is usable. Raises with the server's reason otherwise."""
+def start(options: CreateOptions, run_dir: Path, timeout: float = READY_TIMEOUT) -> Entry:
+    """Starts a server for these options, which `create.check_options` completed; returns its entry once the device is
+    usable. Raises with the server's reason otherwise."""
     reap()
-    what = f"cannot create the {launch.transport} device"
-    argv = launch.argv(run_dir)
+    what = f"cannot create the {options.transport} device"
+    argv = command_of(options, run_dir)
     read_end, write_end = os.pipe2(os.O_CLOEXEC)
     # What the server says before it has a log of its own. A memfd, because it can neither fill up a disk nor block.
     errors = os.memfd_create("truezramd-stderr", os.MFD_CLOEXEC)
@@ -106,7 +94,8 @@ def reap() -> None:
 
 
 def _read_ready(fd: int, deadline: float) -> bytes | None:
-    """The server's last message, b"" or a part of it when it closed early, None when the time is up."""
+    """The server's last message, after the one that only names the device (TZ_STARTING); b"" or a part of it when it
+    closed early, None when the time is up."""
     poll = select.poll()
     poll.register(fd, select.POLLIN)
     while True:
@@ -119,7 +108,7 @@ def _read_ready(fd: int, deadline: float) -> bytes | None:
             if not chunk:
                 return data
             data += chunk
-        if ffi.from_buffer("struct tz_ready *", data).status != _STARTING:
+        if ffi.from_buffer("struct tz_ready *", data).status != lib.TZ_STARTING:
             return data
 
 

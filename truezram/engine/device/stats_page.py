@@ -15,7 +15,7 @@ from dataclasses import fields, replace
 from functools import partial
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from truezram._native import ffi, lib
 from truezram.codec import ISAS, KINDS
@@ -265,3 +265,27 @@ def _kinds(pages: list[int]) -> tuple[tuple[str, int], ...]:
             name = KINDS[kind] if kind < len(KINDS) else f"kind{kind}"
             out[name] = out.get(name, 0) + count
     return tuple((name, count) for name, count in out.items() if count > 0)
+
+
+class Head(NamedTuple):
+    """What the head of a statistics page says of its server and its device."""
+
+    pid: int
+    pid_start: int
+    """When that process started, in clock ticks."""
+    disksize: int
+
+
+def read_head(path: Path) -> Head | None:
+    """The head of one statistics page, read once; None when there is no page or it cannot be read."""
+    try:
+        page = StatsPage(path)
+    except Unreadable:
+        return None
+    try:
+        head = page.read().head
+        return Head(int(head.pid), int(head.pid_start), int(head.disksize))
+    except Unreadable:
+        return None
+    finally:
+        page.close()

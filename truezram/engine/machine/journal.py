@@ -79,7 +79,7 @@ class Journal:
     def add(self, key: str, before: str, after: str, boot: str) -> Change:
         """Records a change that is about to be made. Call it inside `locked`."""
         number = max((change.id for change in self.read()[0]), default=0) + 1
-        change = Change(number, time.time(), key, before, after, boot)
+        change = Change(id=number, time=time.time(), key=key, before=before, after=after, boot=boot)
         fields = {name: getattr(change, name) for name in _FIELDS}
         self._append(fields)
         return change

@@ -223,6 +223,9 @@ def swap_use(areas: Sequence[SwapArea]) -> tuple[int, int] | None:
 
 # --- mounts
 
+MountTable = list[tuple[frozenset[str], Mount]]
+"""Every mount, with the numbers of the block devices that it is on."""
+
 
 def _numbers_of(mount: Mount, root: Path) -> frozenset[str]:
     """The numbers of the block devices that a mounted filesystem is on."""
@@ -240,9 +243,7 @@ def _numbers_of(mount: Mount, root: Path) -> frozenset[str]:
     return frozenset(found)
 
 
-def mounts_on(
-    name: str, disks: Sequence[Disk], table: Iterable[tuple[frozenset[str], Mount]], root: Path = ROOT
-) -> tuple[Mount, ...]:
+def mounts_on(name: str, disks: Sequence[Disk], table: MountTable, root: Path = ROOT) -> tuple[Mount, ...]:
     """What is mounted of a disk and of what stands on it. `disks`: its family."""
     members = {disk.number for disk in disks}
     found = []
@@ -261,6 +262,10 @@ def _was_of(mount: Mount, numbers: frozenset[str], name: str, root: Path) -> boo
     return _is_part(_base(mount.source), name) and not any(name_of(number, root) for number in numbers)
 
 
+def _table_of(text: str, root: Path) -> MountTable:
+    return [(_numbers_of(mount, root), mount) for mount in procfs.mounts(text)]
+
+
 class Mounts:
     """Where block devices are mounted, from /proc/self/mountinfo, read again only when the kernel says it changed."""
 
@@ -268,17 +273,17 @@ class Mounts:
         self._file = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
         self._poll = select.poll()
         self._poll.register(self._file, select.POLLPRI)
-        self._table: list[tuple[frozenset[str], Mount]] | None = None
+        self._table: MountTable | None = None
 
     def close(self) -> None:
         os.close(self._file)
 
-    def table(self) -> list[tuple[frozenset[str], Mount]]:
+    def table(self) -> MountTable:
         """Every mount, with the numbers of the block devices that it is on."""
         if self._table is None or self._poll.poll(0):
             os.lseek(self._file, 0, os.SEEK_SET)
             with os.fdopen(os.dup(self._file), "r", errors="replace") as file:
-                self._table = [(_numbers_of(mount, ROOT), mount) for mount in procfs.mounts(file.read())]
+                self._table = _table_of(file.read(), ROOT)
         return self._table
 
     def of(self, name: str, disks: Sequence[Disk]) -> tuple[str, ...]:
@@ -286,9 +291,9 @@ class Mounts:
         return tuple(mount.point for mount in mounts_on(name, disks, self.table()))
 
 
-def _mount_table(root: Path) -> list[tuple[frozenset[str], Mount]]:
-    text = procfs.read_text(f"{root}/proc/self/mountinfo") or ""
-    return [(_numbers_of(mount, root), mount) for mount in procfs.mounts(text)]
+def mount_table(root: Path = ROOT) -> MountTable:
+    """As `Mounts.table`, read once."""
+    return _table_of(procfs.read_text(f"{root}/proc/self/mountinfo") or "", root)
 
 
 # --- all of them
@@ -321,7 +326,7 @@ def users(name: str, root: Path = ROOT, size: int = 0) -> list[User]:
     """All who use the disk `name`: swap first, then mounts, what stands on it, programs that have it open. `size` as
     in `Swaps.on`."""
     disks = family(name, root)
-    table = _mount_table(root)
+    table = mount_table(root)
     found = [_swap_user(name, area) for area in swap_areas(name, root, size)]
     top = {mount.point: mount for _, mount in table}
     for mount in mounts_on(name, disks, table, root):
@@ -429,7 +434,7 @@ def _unexplained(swaps: Swaps, disks: Sequence[Disk], root: Path) -> list[Disk]:
     claimed = [disk for disk in disks if _claimed(disk, root)]
     if not claimed:
         return []
-    known = swaps.numbers().union(*(numbers for numbers, _ in _mount_table(root)))
+    known = swaps.numbers().union(*(numbers for numbers, _ in mount_table(root)))
     # A claim on a partition shows on its disk, too.
     parents = {disk.partition_of for disk in claimed}
     return [

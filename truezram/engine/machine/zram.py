@@ -84,9 +84,11 @@ def device(
     )
 
 
-def devices(root: Path = procfs.ROOT, areas: Sequence[SwapArea] | None = None) -> list[DeviceSnapshot]:
-    """All zram devices that are set up, by number. `areas`: the lines of /proc/swaps where the caller has them
-    already."""
+def devices(
+    root: Path = procfs.ROOT, areas: Sequence[SwapArea] | None = None, mounts: users.Mounts | None = None
+) -> list[DeviceSnapshot]:
+    """All zram devices that are set up, by number. `areas`, `mounts`: the lines of /proc/swaps, and what is mounted,
+    if the caller has them already."""
     try:
         entries = os.listdir(f"{root}/sys/block")  # noqa: PTH208
     except OSError:
@@ -95,14 +97,13 @@ def devices(root: Path = procfs.ROOT, areas: Sequence[SwapArea] | None = None) -
     if not names:
         return []
     swaps = users.Swaps(areas, root)
-    mounted: dict[str, list[str]] = {}
-    for mount in procfs.mounts(procfs.read_text(f"{root}/proc/self/mountinfo") or ""):
-        mounted.setdefault(mount.number, []).append(mount.point)
+    table = mounts.table() if mounts is not None else users.mount_table(root)
     found = []
     for name in sorted(names, key=lambda name: int(name[4:])):
-        number = procfs.read_text(f"{root}/sys/block/{name}/dev") or ""
-        on = swaps.on(name, users.family(name, root, loops=False))
-        snapshot = device(name, root, on[0] if on else None, mounted.get(number, ()))
+        disks = users.family(name, root, loops=False)
+        on = swaps.on(name, disks)
+        points = [mount.point for mount in users.mounts_on(name, disks, table, root)]
+        snapshot = device(name, root, on[0] if on else None, points)
         if snapshot is not None:
             found.append(snapshot)
     return found

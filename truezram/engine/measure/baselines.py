@@ -130,7 +130,7 @@ def open_baseline(name: str, level: int) -> Subject:
     keep, version = (_lz4 if kind.implementation == "liblz4" else _zstd)(struct, name, level)
     plain = name == "liblz4" and level == 1
     algorithm = kind.algorithm if plain else f"{kind.algorithm}:{level}"
-    return Subject(algorithm, kind.implementation, struct, None, version, keep)
+    return Subject(algorithm, kind.implementation, struct, version=version, keep=keep)
 
 
 def _missing(name: str, why: str, remedy: str) -> Unsupported:

@@ -111,7 +111,14 @@ def _subject(name: str, codec: Any, memory: Any, workspace: Any) -> Subject:
     version = ""
     if codec.kind in (lib.TZ_KIND_ZSTD, lib.TZ_KIND_ZSTD_DICT):
         version = f"libzstd {baselines.version_text(lib.tz_zstd_version())} (this system's)"
-    return Subject(name, "truezram", struct, ISAS[codec.isa], version, (memory, workspace))
+    return Subject(
+        algorithm=name,
+        implementation="truezram",
+        struct=struct,
+        isa=ISAS[codec.isa],
+        version=version,
+        keep=(memory, workspace),
+    )
 
 
 def open_algorithm(text: str) -> Subject:
@@ -281,7 +288,15 @@ class _Measurement:
         if rounds:
             results += self._results(TOTAL, self.inputs, rounds)
         share = self.disturbed / self.timings if self.timings else 0.0
-        return Report(self.host, self.infos, tuple(results), self.baseline, self.cold, rounds, share)
+        return Report(
+            host=self.host,
+            inputs=self.infos,
+            results=tuple(results),
+            baseline=self.baseline,
+            cold=self.cold,
+            rounds=rounds,
+            disturbed=share,
+        )
 
     def _results(self, name: str, items: Sequence[Input], rounds: int) -> list[Result]:
         size = PAGE * sum(len(item.order) for item in items)
@@ -300,10 +315,17 @@ class _Measurement:
             raw = sum(tally.raw_pages for tally in tallies)
             found.append(
                 Result(
-                    subject.algorithm, subject.implementation, subject.isa, name, ratio, raw, compress, decompress,
-                    subject.version,
+                    algorithm=subject.algorithm,
+                    implementation=subject.implementation,
+                    isa=subject.isa,
+                    input=name,
+                    ratio=ratio,
+                    raw_pages=raw,
+                    compress=compress,
+                    decompress=decompress,
+                    version=subject.version,
                 )
-            )  # fmt: skip
+            )
         return found
 
 

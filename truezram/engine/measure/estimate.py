@@ -426,7 +426,16 @@ def estimate(
     def result(strata: Sequence[_Stratum], complete: bool) -> Estimate:
         total = _group(strata, names, "total", None, "")
         duration = time.monotonic() - began
-        return Estimate(scope, by, total, _groups(strata, names, by), sampled.skipped, seed, duration, complete)
+        return Estimate(
+            scope=scope,
+            by=by,
+            total=total,
+            groups=_groups(strata, names, by),
+            skipped=sampled.skipped,
+            seed=seed,
+            seconds=duration,
+            complete=complete,
+        )
 
     strata: list[_Stratum] = []
     done = 0

@@ -261,5 +261,12 @@ def train(
     )
     order = sorted(measured, key=lambda item: (-item.pages, item.name))
     return Trained(
-        data, level, len(training), total, tuple(order), plain.times, trained.times, memory_of(len(data), level)
+        data=data,
+        level=level,
+        training_pages=len(training),
+        total=total,
+        sources=tuple(order),
+        plain_times=plain.times,
+        trained_times=trained.times,
+        memory=memory_of(len(data), level),
     )

@@ -210,7 +210,17 @@ def add(
             for columns in ([part.write_ns for part in parts], [part.read_ns for part in parts])
         )
         ratio, raw = stored / sum(part.objects for part in parts), sum(part.raw_pages for part in parts)
-        return Result(algorithm, "zram", None, name, ratio, raw, writes, reads, f"kernel {procfs.kernel()}")
+        return Result(
+            algorithm=algorithm,
+            implementation="zram",
+            isa=None,
+            input=name,
+            ratio=ratio,
+            raw_pages=raw,
+            compress=writes,
+            decompress=reads,
+            version=f"kernel {procfs.kernel()}",
+        )
 
     some = [item for item in inputs if len(item.order)]
     for number, algorithm in enumerate(algorithms):
