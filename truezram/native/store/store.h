@@ -11,7 +11,6 @@
 #define TZ_STORE_H
 
 #include "codec.h"
-#include "protocol.h"
 #include "stats.h"
 
 struct tz_store;
