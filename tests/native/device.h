@@ -1,6 +1,8 @@
-/* device.h - what the tests of the store share: checks, a device in this process, pages that say what they are.
+/* device.h - what the tests of the store share: checks, a device in this process, pages that say
+ * what they are.
  *
- * Included once per program. Statistics are read with NOW(): the store's threads write them at any time.
+ * Included once per program. Statistics are read with NOW(): the store's threads write them at any
+ * time.
  */
 #ifndef TZ_DEVICE_H
 #define TZ_DEVICE_H
@@ -19,12 +21,20 @@
 #include <time.h>
 #include <unistd.h>
 
-#define CHECK(condition, ...) do { if (!(condition)) { fprintf(stderr, "%s:%d: %s: ", __FILE__, __LINE__, #condition); \
-	fprintf(stderr, __VA_ARGS__); fprintf(stderr, "\n"); abort(); } } while (0)
+#define CHECK(condition, ...) \
+	do { \
+		if (!(condition)) { \
+			fprintf(stderr, "%s:%d: %s: ", __FILE__, __LINE__, #condition); \
+			fprintf(stderr, __VA_ARGS__); \
+			fprintf(stderr, "\n"); \
+			abort(); \
+		} \
+	} while (0)
 
 #define NOW(field) __atomic_load_n(&(field), __ATOMIC_RELAXED)
 
-/* One in so many steps is taken: under emulation and ThreadSanitizer each costs ten to thirty times as much. */
+/* One in so many steps is taken: under emulation and ThreadSanitizer each costs ten to thirty times
+ * as much. */
 #if defined(__SANITIZE_THREAD__)
 #define UNDER_TSAN 1
 #elif defined(__has_feature)
@@ -52,7 +62,8 @@ struct device {
 	unsigned threads;
 };
 
-static inline struct device make_device(uint64_t pages, unsigned threads, uint64_t limit, const char *algorithm)
+static inline struct device make_device(uint64_t pages, unsigned threads, uint64_t limit,
+	const char *algorithm)
 {
 	struct device d = { .threads = threads };
 	char why[216] = "";
@@ -63,9 +74,12 @@ static inline struct device make_device(uint64_t pages, unsigned threads, uint64
 	CHECK(d.stats != MAP_FAILED && tz_stats_init(d.stats, len, threads) == 0, "stats");
 	d.fd = memfd_create("test-arena", MFD_CLOEXEC);
 	int second = dup(d.fd);		/* for fstat after the store has the first */
-	struct tz_store_config c = { .disksize = pages * 4096, .mem_limit = limit, .algorithm = algorithm,
-		.dictionary = dictionary_size ? dictionary : NULL, .dictionary_size = dictionary_size,
-		.nr_threads = threads, .arena_fd = d.fd, .stats = d.stats };
+	struct tz_store_config c = {
+		.disksize = pages * 4096, .mem_limit = limit, .algorithm = algorithm,
+		.dictionary = dictionary_size ? dictionary : NULL,
+		.dictionary_size = dictionary_size,
+		.nr_threads = threads, .arena_fd = d.fd, .stats = d.stats,
+	};
 	d.store = tz_store_create(&c, &err, why, sizeof why);
 	CHECK(d.store, "create: %d %s", err, why);
 	d.fd = second;
@@ -86,18 +100,23 @@ static inline uint64_t next(uint64_t *state)
 	return *state;
 }
 
-/* A page that its stamp determines: (page, writer, sequence) in the first 16 bytes, then one of five textures. */
+/* A page that its stamp determines: (page, writer, sequence) in the first 16 bytes, then one of
+ * five textures. */
 static inline void make_page(uint8_t *out, uint64_t page, uint32_t writer, uint32_t sequence)
 {
-	uint64_t state = (page + 1) * 0x9e3779b97f4a7c15ull ^ ((uint64_t)writer << 40) ^ sequence, *words = (uint64_t *)out;
+	uint64_t state = (page + 1) * 0x9e3779b97f4a7c15ull ^ ((uint64_t)writer << 40) ^ sequence,
+		*words = (uint64_t *)out;
 	unsigned texture = (unsigned)(next(&state) % 5);
 
 	words[0] = 0;
 
 	for (unsigned i = 0; i < 512; i++) {
 		uint64_t r = next(&state);
-		words[i] = texture == 0 ? r : texture == 1 ? (r & 0xff) : texture == 2 ? 0x7f0000000000ull + (r & 0xfff8) :
-			texture == 3 ? (i % 64 < 48 ? 0 : r) : words[i ? (i - 1) / 2 : 0] + (r % 16 == 0);
+		words[i] = texture == 0 ? r
+			: texture == 1 ? (r & 0xff)
+			: texture == 2 ? 0x7f0000000000ull + (r & 0xfff8)
+			: texture == 3 ? (i % 64 < 48 ? 0 : r)
+			: words[i ? (i - 1) / 2 : 0] + (r % 16 == 0);
 	}
 	memcpy(out, &page, 8);
 	memcpy(out + 8, &writer, 4);
@@ -118,7 +137,8 @@ static inline uint32_t check_page(const uint8_t *in, uint64_t page, uint32_t *wr
 	memcpy(&stamped, in, 8);
 	memcpy(writer, in + 8, 4);
 	memcpy(&sequence, in + 12, 4);
-	CHECK(stamped == page, "page %llu holds page %llu", (unsigned long long)page, (unsigned long long)stamped);
+	CHECK(stamped == page, "page %llu holds page %llu", (unsigned long long)page,
+		(unsigned long long)stamped);
 	make_page(expected, page, *writer, sequence);
 	CHECK(!memcmp(in, expected, 4096), "page %llu is a mixture", (unsigned long long)page);
 	return sequence;
@@ -155,7 +175,8 @@ static inline void flip(uint64_t *word, unsigned bit)
 	__atomic_fetch_xor(word, 1ull << bit, __ATOMIC_RELAXED);
 }
 
-/* Waits until `condition` holds, looking every ms, for a minute at most: long enough for any machine, and no test depends on it. */
+/* Waits until `condition` holds, looking every ms, for a minute at most: long enough for any
+ * machine, and no test depends on it. */
 #define WAIT_FOR(condition, ...) \
 	do { \
 		struct timespec a_ms = { 0, 1000000 }; \

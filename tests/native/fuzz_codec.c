@@ -1,16 +1,20 @@
-/* fuzz_codec.c - coverage-guided fuzzing (libFuzzer) of every decoder and encoder, in every variant that runs here.
+/* fuzz_codec.c - coverage-guided fuzzing (libFuzzer) of every decoder and encoder, in every variant
+ * that runs here.
  *
- * Input: byte 0 is the kind of codec (enum tz_kind), bit 7 set for "compress"; byte 1 the instruction set; the rest is
- * the object to decompress, or the page (repeated to 4096 bytes) to send around. Kinds that are not compiled in are
- * ignored; zstd with a dictionary has one that is trained at the start. An object that is accepted must be decoded alike by all variants.
+ * Input: byte 0 is the kind of codec (enum tz_kind), bit 7 set for "compress"; byte 1 the
+ * instruction set; the rest is the object to decompress, or the page (repeated to 4096 bytes) to
+ * send around. Kinds that are not compiled in are ignored; zstd with a dictionary has one that is
+ * trained at the start. An object that is accepted must be decoded alike by all variants.
  *
- * Without libFuzzer (FUZZ_STANDALONE) the program runs the files and directories named to it once: the saved seeds.
+ * Without libFuzzer (FUZZ_STANDALONE) the program runs the files and directories named to it once:
+ * the saved seeds.
  */
 #include "training.h"
 
 #include <dirent.h>
 
-/* One dictionary for all: which one does not matter, as objects may be anything. NULL: no libzstd. */
+/* One dictionary for all: which one does not matter, as objects may be anything. NULL: no
+ * libzstd. */
 static uint8_t *workspace_with_dictionary(void)
 {
 	static uint8_t bytes[8192], *workspace;
@@ -45,7 +49,8 @@ static uint8_t *workspace_of(const struct tz_codec *codec)
 		if (!size)
 			return NULL;
 		*slot = aligned_alloc(64, (size + 63) & ~(size_t)63);
-		CHECK(*slot && !codec->workspace_init(*slot, size, codec->level_default, &why), "%s: %s", codec->name, why);
+		CHECK(*slot && !codec->workspace_init(*slot, size, codec->level_default, &why),
+			"%s: %s", codec->name, why);
 	}
 	return *slot;
 }
@@ -72,7 +77,8 @@ static void fuzz_decode(const struct tz_codec *of, const uint8_t *data, size_t n
 			continue;
 		}
 		CHECK(result == first_result, "%s: variants disagree about an object", of->name);
-		CHECK(result || !memcmp(out, first, TZ_PAGE_SIZE), "%s: variants make different pages of an object", of->name);
+		CHECK(result || !memcmp(out, first, TZ_PAGE_SIZE),
+			"%s: variants make different pages of an object", of->name);
 		free(out);
 	}
 	free(first);
@@ -96,7 +102,8 @@ static void fuzz_round_trip(const struct tz_codec *of, unsigned isa, const uint8
 	CHECK(length < TZ_PAGE_SIZE, "%s: length %zu", of->name, length);
 	if (length) {
 		uint8_t *object = realloc(dst, length);
-		CHECK(!codec->decompress(workspace, object, length, out), "%s: refuses its own object", of->name);
+		CHECK(!codec->decompress(workspace, object, length, out),
+			"%s: refuses its own object", of->name);
 		CHECK(!memcmp(page, out, TZ_PAGE_SIZE), "%s: another page comes back", of->name);
 		dst = object;
 	}

@@ -1,7 +1,8 @@
-/* harness.h - what the native tests share: checks, a random number generator, buffers between guard pages, test pages.
+/* harness.h - what the native tests share: checks, a random number generator, buffers between guard
+ * pages, test pages.
  *
- * A test is a program that exits 0, or 77 for "does not apply here" (with a line that says why), and stops at the first
- * failed check. Included once per program.
+ * A test is a program that exits 0, or 77 for "does not apply here" (with a line that says why),
+ * and stops at the first failed check. Included once per program.
  */
 #ifndef TZ_HARNESS_H
 #define TZ_HARNESS_H
@@ -19,7 +20,8 @@
 #define CHECK(condition, ...) \
 	do { \
 		if (!(condition)) { \
-			fprintf(stderr, "%s:%d: not true: %s\n\t", __FILE__, __LINE__, #condition); \
+			fprintf(stderr, "%s:%d: not true: %s\n\t", __FILE__, __LINE__, \
+				#condition); \
 			fprintf(stderr, __VA_ARGS__); \
 			fputc('\n', stderr); \
 			exit(1); \
@@ -42,8 +44,8 @@ static inline unsigned random_below(unsigned n)
 	return (unsigned)(random64() >> 32) % n;
 }
 
-/* Memory between two inaccessible pages: a byte read or written outside it is a SIGSEGV. `size` bytes that end exactly at
- * the upper guard (at_end), or start exactly at the lower one. */
+/* Memory between two inaccessible pages: a byte read or written outside it is a SIGSEGV. `size`
+ * bytes that end exactly at the upper guard (at_end), or start exactly at the lower one. */
 struct guarded {
 	uint8_t *map;
 	size_t map_size, inner;
@@ -85,11 +87,19 @@ static inline void fill_part(uint8_t *page, unsigned at, unsigned n, unsigned ki
 		case 0: *p = 0; break;
 		case 1: *p = (uint8_t)random64(); break;
 		case 2: *p = i < period ? (uint8_t)random64() : p[-(int)period]; break;
-		case 3: v = (base & 0x7ffffffff000) + (i / 8 * 0x40 & 0xfff); *p = (uint8_t)(v >> i % 8 * 8); break;
+		case 3:
+			v = (base & 0x7ffffffff000) + (i / 8 * 0x40 & 0xfff);
+			*p = (uint8_t)(v >> i % 8 * 8);
+			break;
 		case 4: v = (base & 0xffffff) + i / 4; *p = (uint8_t)(v >> i % 4 * 8); break;
-		case 5: *p = (uint8_t)"the quick brown fox static int return "[random_below(38)]; break;
+		case 5:
+			*p = (uint8_t)"the quick brown fox static int return "[random_below(38)];
+			break;
 		case 6: *p = at ? page[from + i % (at - from)] : 7; break;
-		default: *p = i < period ? (uint8_t)random64() : random_below(16) ? p[-(int)period] : (uint8_t)i; break;
+		default:
+			*p = i < period ? (uint8_t)random64()
+				: random_below(16) ? p[-(int)period] : (uint8_t)i;
+			break;
 		}
 	}
 }
@@ -97,7 +107,9 @@ static inline void fill_part(uint8_t *page, unsigned at, unsigned n, unsigned ki
 /* One of a few extreme pages, then mixtures. */
 static inline void make_page(uint8_t *page, unsigned number)
 {
-	static const unsigned edges[] = { 1, 4, 5, 6, 11, 12, 13, 15, 16, 17, 31, 32, 33, 63, 64, 65, 255, 270, 4080, 4095 };
+	static const unsigned edges[] =
+		{ 1, 4, 5, 6, 11, 12, 13, 15, 16, 17, 31, 32, 33, 63, 64, 65, 255, 270, 4080,
+		4095 };
 	const unsigned n_edges = sizeof(edges) / sizeof(*edges);
 	unsigned at = 0;
 
@@ -106,7 +118,8 @@ static inline void make_page(uint8_t *page, unsigned number)
 		return;
 	}
 	if (number < 8 + 2 * n_edges) {
-		unsigned edge = edges[(number - 8) % n_edges], first = number < 8 + n_edges ? edge : TZ_PAGE_SIZE - edge;
+		unsigned edge = edges[(number - 8) % n_edges],
+			first = number < 8 + n_edges ? edge : TZ_PAGE_SIZE - edge;
 		fill_part(page, 0, first, number < 8 + n_edges);
 		fill_part(page, first, TZ_PAGE_SIZE - first, number >= 8 + n_edges);
 		return;

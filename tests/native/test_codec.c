@@ -1,8 +1,10 @@
-/* test_codec.c - every codec, in every variant that runs here, with every buffer against guard pages on both sides.
+/* test_codec.c - every codec, in every variant that runs here, with every buffer against guard
+ * pages on both sides.
  *
  *	test_codec [PAGES]		pages per codec, default 600
  *
- * The environment variable TRUEZRAM_TEST_WITHOUT names codecs that may be unavailable (cross builds have no libzstd).
+ * The environment variable TRUEZRAM_TEST_WITHOUT names codecs that may be unavailable (cross builds
+ * have no libzstd).
  */
 #include "cpu.h"
 #include "harness.h"
@@ -37,14 +39,16 @@ static int open_variant(struct variant *v, const struct tz_codec *codec, int lev
 	*v = (struct variant){ .codec = codec, .level = level, .memory = guarded_new(size + 64) };
 	/* Against the upper guard, but aligned: what is left over is less than 64 bytes. */
 	v->workspace = guarded_at(&v->memory, (size + 63) & ~(size_t)63, 1);
-	CHECK(codec->workspace_init(v->workspace, 63 < size ? 63 : size - 1, level, &why) == -1 && why,
+	CHECK(codec->workspace_init(v->workspace, 63 < size ? 63 : size - 1, level, &why) == -1 &&
+		why,
 		"%s takes a workspace that is too small", codec->name);
 	CHECK(!codec->workspace_init(v->workspace, size, level, &why), "%s: %s", codec->name, why);
 	return 1;
 }
 
 /* Decompresses src[0 .. n) from a copy against a guard, into an output against a guard. */
-static int decompress(const struct variant *v, const uint8_t *src, size_t n, int at_end, uint8_t **out)
+static int decompress(const struct variant *v, const uint8_t *src, size_t n, int at_end,
+	uint8_t **out)
 {
 	uint8_t *copy = guarded_at(&src_memory, n, at_end);
 
@@ -54,7 +58,8 @@ static int decompress(const struct variant *v, const uint8_t *src, size_t n, int
 	return v->codec->decompress(v->workspace, copy, n, *out);
 }
 
-static void round_trip(const struct variant *all, size_t n_all, const struct variant *v, const uint8_t *page, int at_end)
+static void round_trip(const struct variant *all, size_t n_all, const struct variant *v,
+	const uint8_t *page, int at_end)
 {
 	uint8_t *dst = guarded_at(&dst_memory, TZ_DST_SIZE, at_end), *out;
 	size_t n = v->codec->compress(v->workspace, page, dst);
@@ -64,8 +69,10 @@ static void round_trip(const struct variant *all, size_t n_all, const struct var
 		if (all[i].codec->kind != v->codec->kind)
 			continue;
 		for (int end = 0; end < 2; end++) {
-			CHECK(!decompress(&all[i], dst, n, end, &out), "%s: own object of %zu bytes refused", v->codec->name, n);
-			CHECK(!memcmp(out, page, TZ_PAGE_SIZE), "%s: %s to %s: another page", v->codec->name,
+			CHECK(!decompress(&all[i], dst, n, end, &out),
+				"%s: own object of %zu bytes refused", v->codec->name, n);
+			CHECK(!memcmp(out, page, TZ_PAGE_SIZE),
+				"%s: %s to %s: another page", v->codec->name,
 				tz_isa_name(v->codec->isa), tz_isa_name(all[i].codec->isa));
 		}
 	}
@@ -81,7 +88,8 @@ static void damage(const struct variant *v, const uint8_t *page)
 		size_t length = random_below(4) ? n : random_below((unsigned)n + 1);
 		memcpy(bad, object, n);
 		for (unsigned i = 0; i < 1 + round / 2; i++)
-			bad[random_below((unsigned)n)] = random_below(3) ? (uint8_t)random64() : (uint8_t)-random_below(2);
+			bad[random_below((unsigned)n)] = random_below(3)
+				? (uint8_t)random64() : (uint8_t)-random_below(2);
 		decompress(v, bad, length, round & 1, &out);
 	}
 	for (unsigned round = 0; round < 4; round++) {
@@ -90,24 +98,29 @@ static void damage(const struct variant *v, const uint8_t *page)
 			bad[i] = (uint8_t)random64();
 		decompress(v, bad, length, round & 1, &out);
 	}
-	CHECK(decompress(v, bad, 0, 1, &out) == -1, "%s: accepts an object of no bytes", v->codec->name);
+	CHECK(decompress(v, bad, 0, 1, &out) == -1,
+		"%s: accepts an object of no bytes", v->codec->name);
 }
 
 /* The byte-LZ object that docs/formats.md gives as an example, and what makes it invalid. */
 static void byte_lz_example(const struct variant *v)
 {
-	enum { LITERALS = 2, DISTANCES = 194, TOKENS = 130, LENGTH = LITERALS + DISTANCES + TOKENS + 4 };
+	enum { LITERALS = 2, DISTANCES = 194, TOKENS = 130,
+		LENGTH = LITERALS + DISTANCES + TOKENS + 4 };
 	static const struct { size_t at; uint8_t value; } wrong[] = {
-		{ LITERALS, 1 },			/* first distance: less than the 32 bytes copied */
+		/* First distance: less than the 32 bytes copied. */
+		{ LITERALS, 1 },
 		{ LITERALS, 40 },			/* before the page's start */
 		{ LITERALS + DISTANCES, 0xf2 },		/* takes a literal too many */
 		{ LITERALS + DISTANCES, 0xe1 },		/* page too short */
-		{ LENGTH - 5, 0x10 },			/* last token: one distance and 4 bytes too many */
+		/* Last token: one distance and 4 bytes too many. */
+		{ LENGTH - 5, 0x10 },
 		{ LENGTH - 4, 131 },			/* number of tokens, and so their place */
 		{ LENGTH - 2, 9 },			/* number of distances */
 		{ LENGTH - 1, 0x82 },			/* LZ4 */
 		{ LENGTH - 1, 0x83 },			/* no such mode */
-		{ LENGTH - 1, 0x81 },			/* literals of 7 bits: two bytes hold two, so this is valid, but another page */
+		/* Literals of 7 bits: two bytes hold two, so this is valid, but another page. */
+		{ LENGTH - 1, 0x81 },
 	};
 	uint8_t object[LENGTH] = { 'a', 'b' }, page[TZ_PAGE_SIZE] = { 'a' }, *out;
 
@@ -118,21 +131,22 @@ static void byte_lz_example(const struct variant *v)
 	object[LENGTH - 6] = 0x30;
 	object[LENGTH - 5] = 0;
 	tz_store32(object + LENGTH - 4, TOKENS | 129u << 12 | 0x80u << 24);
-	CHECK(!decompress(v, object, LENGTH, 1, &out) && !memcmp(out, page, TZ_PAGE_SIZE), "example of byte-LZ, %s",
-		tz_isa_name(v->codec->isa));
+	CHECK(!decompress(v, object, LENGTH, 1, &out) && !memcmp(out, page, TZ_PAGE_SIZE),
+		"example of byte-LZ, %s", tz_isa_name(v->codec->isa));
 	for (size_t i = 0; i < sizeof(wrong) / sizeof(*wrong); i++) {
 		uint8_t before = object[wrong[i].at];
 		int refused;
 
 		object[wrong[i].at] = wrong[i].value;
 		refused = decompress(v, object, LENGTH, 1, &out) == -1;
-		CHECK(refused == (wrong[i].value != 0x81), "byte-LZ, wrong object %zu, %s", i, tz_isa_name(v->codec->isa));
+		CHECK(refused == (wrong[i].value != 0x81),
+			"byte-LZ, wrong object %zu, %s", i, tz_isa_name(v->codec->isa));
 		object[wrong[i].at] = before;
 	}
 }
 
-/* Lines of a log, most of each as the one before: fast keeps an LZ4 block with its mode behind it, as docs/formats.md says,
- * and takes any such block for what it is. */
+/* Lines of a log, most of each as the one before: fast keeps an LZ4 block with its mode behind it,
+ * as docs/formats.md says, and takes any such block for what it is. */
 static void lz4_in_fast(const struct variant *v)
 {
 	const struct tz_codec *lz4 = tz_codec_variant("lz4", (enum tz_isa)v->codec->isa);
@@ -141,14 +155,19 @@ static void lz4_in_fast(const struct variant *v)
 	size_t size = lz4->workspace_size(0, &why), n;
 
 	for (unsigned i = 0, at = 0; at < TZ_PAGE_SIZE; i++)
-		at += (unsigned)sprintf((char *)page + at, "Nov 24 04:17:%02u host truezramd[1234]: ublkb0: request of 4096 bytes at"
+		at += (unsigned)sprintf((char *)page + at,
+			"Nov 24 04:17:%02u host truezramd[1234]: ublkb0: request of 4096 bytes at"
 			" %u done%.*s\n", i / 3, i * i * 7919, (int)(i * i % 11), "..........");
 	n = v->codec->compress(v->workspace, page, object);
-	CHECK(n > 400 && object[n - 1] == 0x82, "lines of a log: %zu bytes, the last %02x", n, object[n ? n - 1 : 0]);
-	CHECK(decompress(v, object, n, 1, &out) == 0 && !memcmp(out, page, TZ_PAGE_SIZE), "its own LZ4 object");
-	CHECK(decompress(v, object, 1, 1, &out) == -1 && decompress(v, object + n - 1, 1, 1, &out) == -1, "no LZ4 block");
+	CHECK(n > 400 && object[n - 1] == 0x82,
+		"lines of a log: %zu bytes, the last %02x", n, object[n ? n - 1 : 0]);
+	CHECK(decompress(v, object, n, 1, &out) == 0 && !memcmp(out, page, TZ_PAGE_SIZE),
+		"its own LZ4 object");
+	CHECK(decompress(v, object, 1, 1, &out) == -1 &&
+		decompress(v, object + n - 1, 1, 1, &out) == -1, "no LZ4 block");
 	object[n - 2] ^= 1;		/* a literal */
-	CHECK(decompress(v, object, n, 1, &out) == 0 && memcmp(out, page, TZ_PAGE_SIZE), "another literal, another page");
+	CHECK(decompress(v, object, n, 1, &out) == 0 && memcmp(out, page, TZ_PAGE_SIZE),
+		"another literal, another page");
 	CHECK(decompress(v, object + 1, n - 1, 1, &out) == -1, "LZ4 block without its first token");
 	workspace = aligned_alloc(64, (size + 63) & ~(size_t)63);
 	CHECK(workspace && !lz4->workspace_init(workspace, size, 0, &why), "lz4: %s", why);
@@ -157,8 +176,8 @@ static void lz4_in_fast(const struct variant *v)
 	n = lz4->compress(workspace, page, object);
 	CHECK(n, "lz4 does not make half a page of 7s smaller");
 	object[n] = 0x82;
-	CHECK(!decompress(v, object, n + 1, 1, &out) && !memcmp(out, page, TZ_PAGE_SIZE), "a block of lz4's, %s",
-		tz_isa_name(v->codec->isa));
+	CHECK(!decompress(v, object, n + 1, 1, &out) && !memcmp(out, page, TZ_PAGE_SIZE),
+		"a block of lz4's, %s", tz_isa_name(v->codec->isa));
 	free(workspace);
 }
 
@@ -168,10 +187,12 @@ static size_t open_all(struct variant *all)
 
 	for (const struct tz_codec *const *c = tz_codecs(); *c; c++) {
 		for (int isa = TZ_ISA_PORTABLE; isa <= TZ_ISA_NEON; isa++) {
-			const struct tz_codec *variant = tz_codec_variant((*c)->name, (enum tz_isa)isa);
+			const struct tz_codec *variant =
+				tz_codec_variant((*c)->name, (enum tz_isa)isa);
 			if (!variant)
 				continue;
-			CHECK(variant->kind == (*c)->kind && variant->level_default == (*c)->level_default, "%s", (*c)->name);
+			CHECK(variant->kind == (*c)->kind &&
+				variant->level_default == (*c)->level_default, "%s", (*c)->name);
 			n += (size_t)open_variant(all + n, variant, variant->level_default);
 			if (variant->level_min != variant->level_max) {
 				n += (size_t)open_variant(all + n, variant, variant->level_min);
@@ -189,7 +210,8 @@ static void check_table(void)
 	for (const struct tz_codec *const *c = tz_codecs(); *c; c++, names++) {
 		CHECK(tz_codec_by_name((*c)->name) == *c, "%s by name", (*c)->name);
 		CHECK(tz_codec_by_kind((*c)->kind) == *c, "%s by kind", (*c)->name);
-		CHECK(tz_codec_variant((*c)->name, (enum tz_isa)(*c)->isa) == *c, "%s by variant", (*c)->name);
+		CHECK(tz_codec_variant((*c)->name, (enum tz_isa)(*c)->isa) == *c,
+			"%s by variant", (*c)->name);
 		CHECK(!(kinds >> (*c)->kind & 1), "two codecs of kind %d", (*c)->kind);
 		kinds |= 1u << (*c)->kind;
 	}
@@ -203,9 +225,11 @@ static void check_kinds(void)
 		const struct tz_codec *codec = tz_codec_by_kind(kind);
 		const char *name = tz_kind_name(kind);
 
-		CHECK(!name == (kind >= TZ_KINDS_STORED), "kind %u is called %s", kind, name ? name : "nothing");
+		CHECK(!name == (kind >= TZ_KINDS_STORED),
+			"kind %u is called %s", kind, name ? name : "nothing");
 		CHECK(!codec || (name && *codec->summary), "codec of kind %u", kind);
-		CHECK(!codec || kind == TZ_KIND_ZSTD_DICT || name == codec->name, "kind %u is called %s", kind, name);
+		CHECK(!codec || kind == TZ_KIND_ZSTD_DICT || name == codec->name,
+			"kind %u is called %s", kind, name);
 	}
 }
 
@@ -236,7 +260,8 @@ int main(int argc, char **argv)
 		}
 	}
 	for (size_t k = 0; k < n; k++)
-		printf("%s:%d %s: %u pages\n", all[k].codec->name, all[k].level, tz_isa_name(all[k].codec->isa), pages);
+		printf("%s:%d %s: %u pages\n", all[k].codec->name, all[k].level,
+			tz_isa_name(all[k].codec->isa), pages);
 	for (size_t k = 0; k < n; k++)
 		guarded_free(&all[k].memory);
 	return 0;

@@ -1,20 +1,24 @@
 /* test_damage.c - one flipped bit anywhere in the arena costs at most the page it belongs to.
  *
- * Each bit of an entry of each kind, then a read, an overwrite or a discard: nothing crashes or hangs, all other pages stay
- * right, now and after their neighbours' slots have been used again. What the entry's own page reads as is either right or -EIO,
- * with two exceptions that this arena version cannot notice, because these entries have no check bits: a same-filled entry (S59,
- * U32) with a flipped bit in its word, and an entry that a flipped bit has made such a one.
+ * Each bit of an entry of each kind, then a read, an overwrite or a discard: nothing crashes or
+ * hangs, all other pages stay right, now and after their neighbours' slots have been used again.
+ * What the entry's own page reads as is either right or -EIO, with two exceptions that this arena
+ * version cannot notice, because these entries have no check bits: a same-filled entry (S59, U32)
+ * with a flipped bit in its word, and an entry that a flipped bit has made such a one.
  */
 #include "device.h"
 #include "codec.h"
 
-enum { PAGES = 256, SPARE = 512 };	/* pages looked after, and pages beyond them to use up free slots with */
+/* pages looked after, and pages beyond them to use up free slots with */
+enum { PAGES = 256, SPARE = 512 };
 
 static unsigned share;
 
-static uint32_t version_of[PAGES];	/* make_page's sequence; 0: zeros; a number from WORDS on: filled with that word */
+/* make_page's sequence; 0: zeros; a number from WORDS on: filled with that word */
+static uint32_t version_of[PAGES];
 #define WORDS 0x80000000u
-static const uint64_t words[] = { 0x4141414141414141ull, 0x00007fffdeadbeefull, 0x8123456789abcdefull };
+static const uint64_t words[] =
+	{ 0x4141414141414141ull, 0x00007fffdeadbeefull, 0x8123456789abcdefull };
 
 static void page_of(uint8_t *out, uint64_t n, uint32_t version)
 {
@@ -50,8 +54,9 @@ static int look(struct tz_store_thread *t, uint64_t n)
 static void check_others(struct tz_store_thread *t, uint64_t but, const char *after, unsigned bit)
 {
 	for (uint64_t n = 0; n < PAGES; n++)
-		CHECK(n == but || look(t, n) == 1, "page %llu, after %s of page %llu with bit %u flipped", (unsigned long long)n,
-			after, (unsigned long long)but, bit);
+		CHECK(n == but || look(t, n) == 1,
+			"page %llu, after %s of page %llu with bit %u flipped",
+			(unsigned long long)n, after, (unsigned long long)but, bit);
 }
 
 /* Writes that take free slots, so that what was freed by mistake is overwritten. */
@@ -71,7 +76,8 @@ static unsigned kind_of(const struct device *d, uint64_t n)
 /* A sound S59 or U32 entry, to look at. */
 static int is_same_filled(uint64_t entry)
 {
-	return (entry & 31) == TZ_KIND_SAME_S59 || ((entry & 31) == TZ_KIND_SAME_U32 && !((uint32_t)entry >> 5));
+	return (entry & 31) == TZ_KIND_SAME_S59 ||
+		((entry & 31) == TZ_KIND_SAME_U32 && !((uint32_t)entry >> 5));
 }
 
 static int says(const struct device *d, uint64_t n)
@@ -85,35 +91,41 @@ static int says(const struct device *d, uint64_t n)
 	return !strncmp(sum.head.last_error, expected, strlen(expected)) && sum.head.last_error_ns;
 }
 
-static void flipped_read(const struct device *d, struct tz_store_thread *t, uint64_t n, unsigned bit)
+static void flipped_read(const struct device *d, struct tz_store_thread *t, uint64_t n,
+	unsigned bit)
 {
 	struct tz_queue_stats *q = tz_store_thread_stats(t);
 	uint64_t *entry = &table_of(d)[n], before = q->damaged_entries + q->checksum_errors;
 
 	flip(entry, bit);
 	int result = look(t, n);
-	CHECK(result || is_same_filled(*entry), "wrong bytes: kind %u, bit %u", (unsigned)(*entry & 31), bit);
+	CHECK(result || is_same_filled(*entry),
+		"wrong bytes: kind %u, bit %u", (unsigned)(*entry & 31), bit);
 	CHECK(q->damaged_entries + q->checksum_errors == before + (result < 0), "not counted");
-	CHECK(result >= 0 || says(d, n), "last_error is \"%s\" for page %llu", d->stats->last_error, (unsigned long long)n);
+	CHECK(result >= 0 || says(d, n),
+		"last_error is \"%s\" for page %llu", d->stats->last_error, (unsigned long long)n);
 	tz_store_prefetch_object(t, n);
 	check_others(t, n, "a read", bit);
 	flip(entry, bit);
 	CHECK(look(t, n) == 1, "flipped back, it is not the same");
 }
 
-static void flipped_overwrite(const struct device *d, struct tz_store_thread *t, uint64_t n, unsigned bit)
+static void flipped_overwrite(const struct device *d, struct tz_store_thread *t, uint64_t n,
+	unsigned bit)
 {
 	uint32_t version = version_of[n];
 
 	flip(&table_of(d)[n], bit);
 	put(t, n, 77);
-	CHECK(look(t, n) == 1, "overwritten, page %llu is not what was written", (unsigned long long)n);
+	CHECK(look(t, n) == 1, "overwritten, page %llu is not what was written",
+		(unsigned long long)n);
 	use_free_slots(t, bit);
 	check_others(t, UINT64_MAX, "an overwrite", bit);
 	put(t, n, version);
 }
 
-static void flipped_discard(const struct device *d, struct tz_store_thread *t, uint64_t n, unsigned bit)
+static void flipped_discard(const struct device *d, struct tz_store_thread *t, uint64_t n,
+	unsigned bit)
 {
 	uint32_t version = version_of[n];
 
@@ -126,7 +138,8 @@ static void flipped_discard(const struct device *d, struct tz_store_thread *t, u
 	put(t, n, version);
 }
 
-/* All bits of one entry of each kind that these pages have and that was not `done` yet. Returns the kinds done. */
+/* All bits of one entry of each kind that these pages have and that was not `done` yet. Returns the
+ * kinds done. */
 static unsigned flip_all(struct device *d, struct tz_store_thread *t, unsigned done)
 {
 	for (uint64_t n = 1; n < PAGES; n++) {
@@ -170,7 +183,8 @@ static unsigned test_entries(const char *algorithm, unsigned done)
 	return done;
 }
 
-/* Everything in the slabs that is not a live object, turned over: free slots, what is behind objects, the reserve. */
+/* Everything in the slabs that is not a live object, turned over: free slots, what is behind
+ * objects, the reserve. */
 static void test_free_memory(void)
 {
 	struct device d = make_device(4096, 1, 0, "fast");
@@ -184,7 +198,8 @@ static void test_free_memory(void)
 	fill(t);
 	for (uint64_t n = PAGES; n < 2048; n++)
 		tz_store_discard(t, n);
-	size_t size = NOW(d.stats->mem_used_max) - head->slab_offset;	/* what was punched out of it reads as zeros */
+	/* What was punched out of it reads as zeros. */
+	size_t size = NOW(d.stats->mem_used_max) - head->slab_offset;
 	uint8_t *sound = malloc(size);
 	unsigned right = 0;
 	for (size_t at = 0; at < size; at += 16) {
@@ -194,13 +209,15 @@ static void test_free_memory(void)
 	}
 	for (uint64_t n = 0; n < PAGES; n++)
 		right += look(t, n) == 1;
-	CHECK(right < PAGES / 3, "objects are turned over, and %u of %u pages are right", right, PAGES);
+	CHECK(right < PAGES / 3,
+		"objects are turned over, and %u of %u pages are right", right, PAGES);
 	for (uint64_t n = 0; n < PAGES; n++) {
 		uint64_t entry = load(&table_of(&d)[n]), offset;
 		if ((entry & 31) < TZ_KIND_SAME_U64)
 			continue;
 		int raw = (entry & 31) == TZ_KIND_RAW;
-		offset = (raw ? (entry >> 5 & ((1u << 27) - 1)) * 4096 : (entry >> 17 & ((1ull << 35) - 1)) * 16) - head->slab_offset;
+		offset = (raw ? (entry >> 5 & ((1u << 27) - 1)) * 4096
+			: (entry >> 17 & ((1ull << 35) - 1)) * 16) - head->slab_offset;
 		memcpy(slabs + offset, sound + offset, raw ? 4096 : (entry >> 5 & 4095) + 1 + 4);
 	}
 	check_others(t, UINT64_MAX, "turning over the rest", 0);
@@ -242,7 +259,8 @@ static void test_compaction(void)
 			int rc = tz_store_read(t, n, page);
 			CHECK(rc == 0 || n % 64 == 0, "page %llu is lost", (unsigned long long)n);
 			if (n % 64)
-				CHECK(check_page(page, n, &writer) == 1, "page %llu", (unsigned long long)n);
+				CHECK(check_page(page, n, &writer) == 1,
+					"page %llu", (unsigned long long)n);
 			if (n % 64 == 0 && turn == 0)
 				tz_store_discard(t, n);
 		}
@@ -278,11 +296,13 @@ static void *read_head(void *arg)
 	while (!atomic_load(m->stop)) {
 		if (tz_stats_read(m->d->stats, m->d->stats->size, &sum, &why))
 			continue;
-		CHECK(sum.head.mem_limit % (1 << 20) == 0 && !strcmp(sum.head.algorithm, "lz4"), "head of two instants");
+		CHECK(sum.head.mem_limit % (1 << 20) == 0 && !strcmp(sum.head.algorithm, "lz4"),
+			"head of two instants");
 		if (!*sum.head.last_error)
 			continue;
 		end = 0;
-		CHECK(sscanf(sum.head.last_error, "page %u: entry is damaged%n", &page, &end) == 1 && end && page < 4 &&
+		CHECK(sscanf(sum.head.last_error,
+			"page %u: entry is damaged%n", &page, &end) == 1 && end && page < 4 &&
 			!sum.head.last_error[end], "last_error \"%s\"", sum.head.last_error);
 	}
 	return NULL;
@@ -305,12 +325,15 @@ static void test_last_error(void)
 		CHECK(write_waiting(t, n, page) == 0, "write");
 		table_of(&d)[n] = 1ull << 60;	/* EMPTY, and yet not 0 */
 	}
-	/* While another thread writes the head, a read does not wait; what it has to say comes at the end of its turn. */
+	/* While another thread writes the head, a read does not wait; what it has to say comes at
+	 * the end of its turn. */
 	CHECK(tz_stats_head_try(d.stats) && !tz_stats_head_try(d.stats), "two writers");
-	CHECK(tz_store_read(t, 2, page) == -EIO && !d.stats->last_error[0], "written into another's turn");
+	CHECK(tz_store_read(t, 2, page) == -EIO && !d.stats->last_error[0],
+		"written into another's turn");
 	tz_stats_head_end(d.stats);
 	tz_store_end(t);
-	CHECK(!strcmp(d.stats->last_error, "page 2: entry is damaged"), "\"%s\"", d.stats->last_error);
+	CHECK(!strcmp(d.stats->last_error, "page 2: entry is damaged"),
+		"\"%s\"", d.stats->last_error);
 
 	pthread_create(&reader_id, NULL, read_head, &reader);
 	for (unsigned i = 0; i < THREADS; i++) {
@@ -318,7 +341,8 @@ static void test_last_error(void)
 		pthread_create(&id[i], NULL, meet, &m[i]);
 	}
 	for (unsigned i = 0; i < 300; i++)
-		CHECK(tz_store_set_mem_limit(d.store, (uint64_t)(i % 7 + 8) << 20, why, sizeof why) == 0, "%s", why);
+		CHECK(tz_store_set_mem_limit(d.store, (uint64_t)(i % 7 + 8) << 20, why,
+			sizeof why) == 0, "%s", why);
 	for (unsigned i = 0; i < THREADS; i++)
 		pthread_join(id[i], NULL);
 	atomic_store(&stop, 1);
@@ -334,8 +358,8 @@ static void test_last_error(void)
 
 int main(void)
 {
-	unsigned kinds = 0, wanted = 1u << TZ_KIND_EMPTY | 1u << TZ_KIND_SAME_S59 | 1u << TZ_KIND_SAME_U32 |
-		1u << TZ_KIND_SAME_U64 | 1u << TZ_KIND_RAW;
+	unsigned kinds = 0, wanted = 1u << TZ_KIND_EMPTY | 1u << TZ_KIND_SAME_S59 |
+		1u << TZ_KIND_SAME_U32 | 1u << TZ_KIND_SAME_U64 | 1u << TZ_KIND_RAW;
 
 	share = share_of_work();
 	for (const struct tz_codec *const *c = tz_codecs(); *c; c++) {

@@ -1,9 +1,10 @@
-/* test_dense.c - the dense codec against a decoder that is nothing but docs/format-dense.md, bit by bit.
+/* test_dense.c - the dense codec against a decoder that is nothing but docs/format-dense.md, bit by
+ * bit.
  *
  *	test_dense [PAGES]		default 400
  *
- * Objects of every variant must mean the same to it, and so must damaged objects: refused by all, or one page for all.
- * (Guard pages and damage in general: test_codec.c.)
+ * Objects of every variant must mean the same to it, and so must damaged objects: refused by all,
+ * or one page for all. (Guard pages and damage in general: test_codec.c.)
  */
 #include "harness.h"
 
@@ -32,7 +33,8 @@ static int used_up(const struct bits *b)
 	return (b->next + 7) / 8 == b->size / 8;
 }
 
-/* A table's symbols in the order of their codes (by length, then by value), and how many codes have each length. */
+/* A table's symbols in the order of their codes (by length, then by value), and how many codes have
+ * each length. */
 static struct order {
 	uint8_t symbols[256];
 	unsigned codes[11];
@@ -77,7 +79,8 @@ static int reference_decode(const uint8_t *src, size_t n, uint8_t *page)
 {
 	static const uint8_t wide[4] = { 5, 9, 8, 12 }, times[4] = { 8, 8, 1, 1 };
 	uint8_t symbols[64 + 512 + 4096];
-	unsigned distance[256], recent[11 + 256] = { 256, 192, 160, 128, 112, 96, 80, 48, 64, 32, 16 }, newest = 10;
+	unsigned distance[256],
+		recent[11 + 256] = { 256, 192, 160, 128, 112, 96, 80, 48, 64, 32, 16 }, newest = 10;
 	struct bits head = { src, 0, 64 }, streams[8], rest;
 
 	if (n < 8 || n > 4095)
@@ -123,7 +126,8 @@ static int reference_decode(const uint8_t *src, size_t n, uint8_t *page)
 
 	unsigned flagged = 0, bytes = 0;
 	for (unsigned i = 0; i < 64 + masks + literals; i++)
-		symbols[i] = (uint8_t)take_symbol(&streams[i % 8], table[(i >= 64) + (i >= 64 + masks)]);
+		symbols[i] = (uint8_t)take_symbol(&streams[i % 8],
+			table[(i >= 64) + (i >= 64 + masks)]);
 	for (unsigned s = 0; s < 8; s++)
 		if (!used_up(&streams[s]))
 			return -1;
@@ -136,7 +140,8 @@ static int reference_decode(const uint8_t *src, size_t n, uint8_t *page)
 
 	const uint8_t *mask = symbols + 64, *literal = mask + masks;
 	for (unsigned i = 0; i < 4096; i++) {
-		unsigned word = i / 8, d = distance[i / 16], differs = symbols[word / 8] >> word % 8 & 1;
+		unsigned word = i / 8, d = distance[i / 16],
+			differs = symbols[word / 8] >> word % 8 & 1;
 		uint8_t reference = d && d <= i / 16 * 16 ? page[i - d] : 0;
 
 		page[i] = reference;
@@ -162,14 +167,17 @@ static int agree(const uint8_t *object, size_t n, uint8_t *page)
 	for (unsigned i = 0; i < n_variants; i++) {
 		int result = variants[i].codec->decompress(variants[i].workspace, object, n, out);
 
-		CHECK(result == expected, "%s says %d, the format %d", tz_isa_name(variants[i].codec->isa), result, expected);
+		CHECK(result == expected,
+			"%s says %d, the format %d", tz_isa_name(variants[i].codec->isa), result,
+			expected);
 		CHECK(result || !memcmp(out, page, TZ_PAGE_SIZE), "%s: not the format's page",
 		      tz_isa_name(variants[i].codec->isa));
 	}
 	return expected;
 }
 
-/* Damage that leaves much of an object in order: fields set to extremes, bytes and bits changed, ends moved. */
+/* Damage that leaves much of an object in order: fields set to extremes, bytes and bits changed,
+ * ends moved. */
 static void damage(const uint8_t *object, size_t n)
 {
 	uint8_t bad[TZ_PAGE_SIZE], page[TZ_PAGE_SIZE];
@@ -182,9 +190,12 @@ static void damage(const uint8_t *object, size_t n)
 		case 0: bad[at < n ? at : 0] ^= (uint8_t)(1 << random_below(8)); break;
 		case 1: bad[at < n ? at : 0] = (uint8_t)random64(); break;
 		case 2: bad[0] ^= 1; break;		     /* delta: another page, but a page */
-		case 3: bad[random_below(2)] ^= (uint8_t)(2 << random_below(7)); break; /* other tables */
+		/* Other tables. */
+		case 3: bad[random_below(2)] ^= (uint8_t)(2 << random_below(7)); break;
 		case 4: length = random_below((unsigned)n); break;
-		default: bad[n - 1 - random_below(n < 40 ? (unsigned)n : 40)] ^= (uint8_t)random64(); break;
+		default:
+			bad[n - 1 - random_below(n < 40 ? (unsigned)n : 40)] ^= (uint8_t)random64();
+			break;
 		}
 		if (agree(bad, length, page))
 			refused++;
@@ -208,7 +219,8 @@ int main(int argc, char **argv)
 		variants[n_variants].codec = codec;
 		variants[n_variants].workspace = aligned_alloc(64, size);
 		CHECK(variants[n_variants].workspace, "no memory");
-		CHECK(!codec->workspace_init(variants[n_variants].workspace, size, 0, &why), "%s", why);
+		CHECK(!codec->workspace_init(variants[n_variants].workspace, size, 0, &why),
+			"%s", why);
 		n_variants++;
 	}
 	CHECK(n_variants, "no variant of dense");
@@ -227,8 +239,10 @@ int main(int argc, char **argv)
 		}
 	}
 	CHECK(objects > pages / 2, "only %u objects of %u pages", objects, pages);
-	CHECK(accepted > objects && refused > objects, "damage: %u accepted, %u refused", accepted, refused);
-	printf("%u variants, %u objects, damaged: %u accepted alike, %u refused\n", n_variants, objects, accepted, refused);
+	CHECK(accepted > objects && refused > objects,
+		"damage: %u accepted, %u refused", accepted, refused);
+	printf("%u variants, %u objects, damaged: %u accepted alike, %u refused\n", n_variants,
+		objects, accepted, refused);
 	for (unsigned i = 0; i < n_variants; i++)
 		free(variants[i].workspace);
 	return 0;

@@ -1,4 +1,5 @@
-/* test_primitives.c - tz_same_filled, tz_fill and tz_crc32c against plain code, with guard pages on both sides. */
+/* test_primitives.c - tz_same_filled, tz_fill and tz_crc32c against plain code, with guard pages on
+ * both sides. */
 #include "harness.h"
 
 static uint32_t plain_crc32c(uint32_t crc, const uint8_t *p, size_t n)
@@ -17,7 +18,8 @@ static void check_crc32c(struct guarded *g)
 		for (int end = 0; end < 2; end++) {
 			uint8_t *p = guarded_at(g, n, end);
 			uint32_t seed = (uint32_t)random64(), got = tz_crc32c(seed, p, n);
-			CHECK(got == plain_crc32c(seed, p, n), "%zu bytes, seed %08x: %08x", n, seed, got);
+			CHECK(got == plain_crc32c(seed, p, n),
+				"%zu bytes, seed %08x: %08x", n, seed, got);
 		}
 	}
 	CHECK(tz_crc32c(0, "123456789", 9) == 0xe3069283, "check value");
@@ -34,7 +36,8 @@ static void check_same_filled(struct guarded *g)
 		for (unsigned at = 0; at < TZ_PAGE_SIZE; at += 8)
 			CHECK(!memcmp(page + at, &word, 8), "fill: byte %u", at);
 		got = ~word;
-		CHECK(tz_same_filled(page, &got) == 1 && got == word, "%llx", (unsigned long long)word);
+		CHECK(tz_same_filled(page, &got) == 1 && got == word,
+			"%llx", (unsigned long long)word);
 		for (unsigned at = 0; at < TZ_PAGE_SIZE; at++) {
 			page[at] ^= (uint8_t)(1 << at % 8);
 			CHECK(!tz_same_filled(page, &got), "byte %u differs", at);

@@ -47,23 +47,28 @@ static void fill_word(uint8_t *page, uint64_t word)
 static void make_store(unsigned depth)
 {
 	size_t len = (tz_stats_size(1) + 4095) & ~(size_t)4095;
-	struct tz_stats *stats = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct tz_stats *stats =
+		mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	uint8_t page[TZ_PAGE_SIZE];
 	char why[216] = "";
 	int err = 0;
 
 	CHECK(stats != MAP_FAILED && tz_stats_init(stats, len, 1) == 0, "statistics page");
-	struct tz_store_config c = { .disksize = (uint64_t)PAGES * TZ_PAGE_SIZE, .algorithm = "lz4", .nr_threads = 1,
-		.arena_fd = memfd_create("test-arena", MFD_CLOEXEC), .stats = stats };
+	struct tz_store_config c = {
+		.disksize = (uint64_t)PAGES * TZ_PAGE_SIZE, .algorithm = "lz4", .nr_threads = 1,
+		.arena_fd = memfd_create("test-arena", MFD_CLOEXEC), .stats = stats,
+	};
 	store = tz_store_create(&c, &err, why, sizeof why);
 	CHECK(store, "store: %d %s", err, why);
-	queue = (struct tz_queue){ .depth = depth, .nr_pages = PAGES, .store = tz_store_thread(store, 0),
+	queue = (struct tz_queue){ .depth = depth, .nr_pages = PAGES,
+		.store = tz_store_thread(store, 0),
 		.end_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK) };
 	queue.stats = tz_store_thread_stats(queue.store);
 	tz_store_begin(queue.store);
 	for (uint64_t p = 0; p < PAGES; p++) {
 		fill_word(page, p + 1);
-		CHECK(__real_tz_store_write(queue.store, p, page) == 0, "page %llu", (unsigned long long)p);
+		CHECK(__real_tz_store_write(queue.store, p, page) == 0,
+			"page %llu", (unsigned long long)p);
 	}
 	tz_store_end(queue.store);
 	no_memory = attempts = 0;
@@ -150,7 +155,8 @@ static void complete(unsigned tag, int res)
 
 static void request(unsigned tag, unsigned op_flags, uint64_t page, uint32_t pages)
 {
-	kernel.descs[tag] = (struct ublk_io_desc){ .op_flags = op_flags, .start_sector = page * 8, .nr_sectors = pages * 8 };
+	kernel.descs[tag] = (struct ublk_io_desc){ .op_flags = op_flags, .start_sector = page * 8,
+		.nr_sectors = pages * 8 };
 	complete(tag, 0);
 }
 
@@ -167,7 +173,8 @@ static void accept_commands(void)
 		unsigned tag = (unsigned)kernel.sqe[i].user_data;
 		struct ublk_io_cmd cmd;
 		memcpy(&cmd, kernel.sqe[i].cmd, sizeof cmd);
-		CHECK(!kernel.in_kernel[tag] && cmd.tag == tag, "tag %u is with the kernel already", tag);
+		CHECK(!kernel.in_kernel[tag] && cmd.tag == tag,
+			"tag %u is with the kernel already", tag);
 		kernel.in_kernel[tag] = 1;
 		kernel.op[tag] = kernel.sqe[i].cmd_op;
 		kernel.result[tag] = cmd.result;
@@ -197,7 +204,8 @@ int tz_uring_enter(struct tz_uring *r, uint64_t wait_ns)
 
 static void run_ublk(unsigned depth, int (*step)(uint64_t wait_ns))
 {
-	struct tz_ublk ublk = { .char_fd = memfd_create("test-ublkc", MFD_CLOEXEC), .ioctl_encoded = 1,
+	struct tz_ublk ublk = { .char_fd = memfd_create("test-ublkc", MFD_CLOEXEC),
+		.ioctl_encoded = 1,
 		.info.flags = UBLK_F_USER_COPY };
 
 	make_store(depth);
@@ -219,7 +227,8 @@ static void run_ublk(unsigned depth, int (*step)(uint64_t wait_ns))
 /* Tag 0 discards the whole disk; beside it tag 1 reads, one page after another. */
 static int discard_and_read(uint64_t wait_ns)
 {
-	uint64_t *begun = &kernel.mark[0], *arrived = &kernel.mark[1], *worst = &kernel.mark[2], *reads = &kernel.mark[3];
+	uint64_t *begun = &kernel.mark[0], *arrived = &kernel.mark[1], *worst = &kernel.mark[2],
+		*reads = &kernel.mark[3];
 	uint64_t discarded = queue.stats->pages_discarded;
 
 	(void)wait_ns;
@@ -244,11 +253,17 @@ static int discard_and_read(uint64_t wait_ns)
 static void test_reads_pass_discards(void)
 {
 	run_ublk(4, discard_and_read);
-	CHECK(kernel.result[0] == 0 && queue.stats->pages_discarded == PAGES && queue.stats->num_discards == 1,
-		"%d, %llu pages", kernel.result[0], (unsigned long long)queue.stats->pages_discarded);
-	CHECK(kernel.mark[3] > PAGES / 512, "only %llu reads beside the discard", (unsigned long long)kernel.mark[3]);
-	CHECK(kernel.mark[2] <= 512, "%llu pages were discarded while a read waited", (unsigned long long)kernel.mark[2]);
-	CHECK(queue.stats->pages_now == 0, "%lld pages are left", (long long)queue.stats->pages_now);
+	CHECK(kernel.result[0] == 0 && queue.stats->pages_discarded == PAGES &&
+		queue.stats->num_discards == 1,
+		"%d, %llu pages", kernel.result[0],
+		(unsigned long long)queue.stats->pages_discarded);
+	CHECK(kernel.mark[3] > PAGES / 512,
+		"only %llu reads beside the discard", (unsigned long long)kernel.mark[3]);
+	CHECK(kernel.mark[2] <= 512,
+		"%llu pages were discarded while a read waited",
+		(unsigned long long)kernel.mark[2]);
+	CHECK(queue.stats->pages_now == 0,
+		"%lld pages are left", (long long)queue.stats->pages_now);
 	end();
 }
 
@@ -256,7 +271,8 @@ static void test_reads_pass_discards(void)
 
 static int many_writes(uint64_t wait_ns)
 {
-	uint64_t *begun = &kernel.mark[0], *last = &kernel.mark[1], *worst = &kernel.mark[2], *done = &kernel.mark[3];
+	uint64_t *begun = &kernel.mark[0], *last = &kernel.mark[1], *worst = &kernel.mark[2],
+		*done = &kernel.mark[3];
 	uint64_t written = queue.stats->pages_written;
 	int answered = 0;
 
@@ -283,7 +299,9 @@ static int many_writes(uint64_t wait_ns)
 static void test_answers_go_out(void)
 {
 	run_ublk(TAGS, many_writes);
-	CHECK(kernel.mark[2] <= 160, "%llu pages were written before an answer went out", (unsigned long long)kernel.mark[2]);
+	CHECK(kernel.mark[2] <= 160,
+		"%llu pages were written before an answer went out",
+		(unsigned long long)kernel.mark[2]);
 	end();
 }
 
@@ -303,14 +321,16 @@ static int swap_write_without_memory(uint64_t wait_ns)
 	return 0;
 }
 
-/* Two seconds of waiting are some two hundred attempts, ten milliseconds apart, with sleep in between. */
+/* Two seconds of waiting are some two hundred attempts, ten milliseconds apart, with sleep in
+ * between. */
 static void test_waiting_sleeps(void)
 {
 	run_ublk(1, swap_write_without_memory);
 	CHECK(kernel.result[0] == -ENOSPC && queue.stats->enospc == 1, "%d", kernel.result[0]);
 	CHECK(attempts >= 3 && attempts <= 300, "%d attempts", attempts);
 	CHECK(kernel.enters <= 320, "%u system calls", kernel.enters);
-	CHECK(queue.stats->deferred_writes == 1, "%llu", (unsigned long long)queue.stats->deferred_writes);
+	CHECK(queue.stats->deferred_writes == 1,
+		"%llu", (unsigned long long)queue.stats->deferred_writes);
 	end();
 }
 
@@ -343,9 +363,10 @@ static int refused_commands(uint64_t wait_ns)
 	} else if (*at <= 3) {
 		if (!kernel.in_kernel[0])
 			return 0;	/* not sent again yet */
-		CHECK(kernel.answers[0] == (int)*at && kernel.result[0] == TZ_PAGE_SIZE, "%d times, %d", kernel.answers[0],
-			kernel.result[0]);
-		CHECK(kernel.op[0] == _IOWR('u', UBLK_IO_COMMIT_AND_FETCH_REQ, struct ublk_io_cmd), "%#x", kernel.op[0]);
+		CHECK(kernel.answers[0] == (int)*at && kernel.result[0] == TZ_PAGE_SIZE,
+			"%d times, %d", kernel.answers[0], kernel.result[0]);
+		CHECK(kernel.op[0] == _IOWR('u', UBLK_IO_COMMIT_AND_FETCH_REQ, struct ublk_io_cmd),
+			"%#x", kernel.op[0]);
 		complete(0, refusals[*at - 1]);
 	} else if (*at == 4) {
 		if (!kernel.in_kernel[0])
@@ -366,8 +387,10 @@ static void test_refused_commands_are_sent_again(void)
 	uint64_t n = 0;
 
 	run_ublk(2, refused_commands);
-	CHECK(kernel.answers[0] == 5 && queue.stats->num_reads == 2, "%d answers", kernel.answers[0]);
-	CHECK(read(queue.end_fd, &n, sizeof n) == sizeof n && n >= 2, "the control thread was not woken");
+	CHECK(kernel.answers[0] == 5 && queue.stats->num_reads == 2,
+		"%d answers", kernel.answers[0]);
+	CHECK(read(queue.end_fd, &n, sizeof n) == sizeof n && n >= 2,
+		"the control thread was not woken");
 	CHECK(tz_queue_tell(&queue, text, sizeof text) && strstr(text, "3 times"), "%s", text);
 	CHECK(!tz_queue_tell(&queue, text, sizeof text), "told twice: %s", text);
 	end();
@@ -391,8 +414,10 @@ static void test_enter_may_fail(void)
 	char text[200] = "";
 
 	run_ublk(2, failing_enter);
-	CHECK(kernel.answers[1] == 1 && kernel.result[1] == 2 * TZ_PAGE_SIZE, "%d", kernel.result[1]);
-	CHECK(tz_queue_tell(&queue, text, sizeof text) && strstr(text, "5 times") && strstr(text, strerror(ENXIO)), "%s", text);
+	CHECK(kernel.answers[1] == 1 && kernel.result[1] == 2 * TZ_PAGE_SIZE,
+		"%d", kernel.result[1]);
+	CHECK(tz_queue_tell(&queue, text, sizeof text) && strstr(text,
+		"5 times") && strstr(text, strerror(ENXIO)), "%s", text);
 	end();
 }
 
@@ -430,7 +455,8 @@ static void test_full_submission_queue(void)
 	CHECK(kernel.answers[0] == 1 && !tz_queue_tell(&queue, text, sizeof text), "%s", text);
 	end();
 	run_ublk(1, full_queue_for_long);
-	CHECK(kernel.answers[0] == 1 && tz_queue_tell(&queue, text, sizeof text) && strstr(text, "full"), "%s", text);
+	CHECK(kernel.answers[0] == 1 && tz_queue_tell(&queue, text, sizeof text) && strstr(text,
+		"full"), "%s", text);
 	end();
 }
 
@@ -489,15 +515,20 @@ static void rounds(struct tz_queue *q)
 		uint64_t before = q->stats->pages_discarded;
 		submit(1, TZ_LOCAL_READ, rounds % PAGES, 1);
 		tz_queue_round(q);
-		CHECK(state_of(1) == TZ_SLOT_DONE && slot_at(1)->result == 0, "round %u: %d", rounds, slot_at(1)->result);
+		CHECK(state_of(1) == TZ_SLOT_DONE && slot_at(1)->result == 0,
+			"round %u: %d", rounds, slot_at(1)->result);
 		CHECK(q->stats->pages_discarded - before <= 256, "round %u", rounds);
 		atomic_store(&slot_at(1)->word, 0);
 		/* A client that scribbles: the request is in work and must not be taken a second
 		 * time. */
 		if (rounds == 3)
-			atomic_store(&slot_at(0)->word, tz_slot_with_state(atomic_load(&slot_at(0)->word), TZ_SLOT_SUBMITTED));
+			atomic_store(&slot_at(0)->word,
+				tz_slot_with_state(atomic_load(&slot_at(0)->word),
+				TZ_SLOT_SUBMITTED));
 		if (rounds == 5)
-			atomic_store(&slot_at(0)->word, tz_slot_with_state(atomic_load(&slot_at(0)->word), TZ_SLOT_SERVING));
+			atomic_store(&slot_at(0)->word,
+				tz_slot_with_state(atomic_load(&slot_at(0)->word),
+				TZ_SLOT_SERVING));
 	}
 	CHECK(rounds == PAGES / 256, "%u rounds", rounds);
 	atomic_store(&slot_at(0)->word, 0);
@@ -505,12 +536,13 @@ static void rounds(struct tz_queue *q)
 	submit(0, TZ_LOCAL_DISCARD, 0, PAGES);
 	for (rounds = 0; state_of(0) != TZ_SLOT_DONE; rounds++)
 		tz_queue_round(q);
-	CHECK(rounds <= PAGES / TZ_DISCARD_WORK + 1 && q->stats->pages_discarded == 2 * PAGES, "%u rounds", rounds);
+	CHECK(rounds <= PAGES / TZ_DISCARD_WORK + 1 && q->stats->pages_discarded == 2 * PAGES,
+		"%u rounds", rounds);
 	submit(2, 99, 0, 1);
 	submit(3, TZ_LOCAL_READ, PAGES - 1, 2);
 	tz_queue_round(q);
-	CHECK(slot_at(2)->result == -EOPNOTSUPP && slot_at(3)->result == -EINVAL, "%d %d", slot_at(2)->result,
-		slot_at(3)->result);
+	CHECK(slot_at(2)->result == -EOPNOTSUPP && slot_at(3)->result == -EINVAL,
+		"%d %d", slot_at(2)->result, slot_at(3)->result);
 }
 
 static void test_local_rounds(void)
@@ -550,7 +582,8 @@ static void test_timed_out_requests(void)
 	fill_word(page, 77);
 	for (unsigned i = 0; i < 3; i++)
 		CHECK(tz_local_io(c, TZ_LOCAL_WRITE, i, 1, page, 20) == -ETIMEDOUT, "write %u", i);
-	CHECK(state_of(0) == TZ_SLOT_FREE && state_of(1) == TZ_SLOT_FREE, "%u %u", state_of(0), state_of(1));
+	CHECK(state_of(0) == TZ_SLOT_FREE && state_of(1) == TZ_SLOT_FREE,
+		"%u %u", state_of(0), state_of(1));
 	served_late = 1;
 	CHECK(tz_local_io(c, TZ_LOCAL_READ, 1, 1, back, 20000) == 0, "read");
 	fill_word(page, 2);
@@ -559,7 +592,8 @@ static void test_timed_out_requests(void)
 	no_memory = 1;
 	for (unsigned i = 0; i < 2; i++)
 		CHECK(tz_local_io(c, TZ_LOCAL_WRITE, i, 1, page, 50) == -ETIMEDOUT, "write %u", i);
-	CHECK(state_of(0) == TZ_SLOT_ABANDONED && state_of(1) == TZ_SLOT_ABANDONED, "%u %u", state_of(0), state_of(1));
+	CHECK(state_of(0) == TZ_SLOT_ABANDONED && state_of(1) == TZ_SLOT_ABANDONED,
+		"%u %u", state_of(0), state_of(1));
 	no_memory = 0;
 	for (unsigned i = 0; i < 5; i++)
 		CHECK(tz_local_io(c, TZ_LOCAL_READ, i, 1, back, 20000) == 0, "read %u", i);
@@ -587,15 +621,19 @@ static void test_slots_of_the_dead(void)
 	struct tz_local_client *c = attach();
 	struct tz_ring_slot *s = slot_at(0);
 	uint32_t of_dead = (uint32_t)dead_pid() << 3;
-	for (unsigned state = TZ_SLOT_CLAIMED; state <= TZ_SLOT_DONE; state += TZ_SLOT_DONE - TZ_SLOT_CLAIMED) {
+	for (unsigned state = TZ_SLOT_CLAIMED; state <= TZ_SLOT_DONE;
+	    state += TZ_SLOT_DONE - TZ_SLOT_CLAIMED) {
 		atomic_store(&s->word, of_dead | state);
-		CHECK(tz_local_io(c, TZ_LOCAL_READ, 5, 1, back, 20000) == 0, "the slot of a dead client, state %u", state);
+		CHECK(tz_local_io(c, TZ_LOCAL_READ, 5, 1, back, 20000) == 0,
+			"the slot of a dead client, state %u", state);
 	}
 	atomic_store(&s->word, of_dead | TZ_SLOT_FREE);
 	uint32_t word = tz_slot_claim(s, of_dead | TZ_SLOT_FREE, getpid());
-	CHECK(word && tz_slot_owner(word) == getpid() && atomic_load(&s->word) == word, "%#x", word);
+	CHECK(word && tz_slot_owner(word) == getpid() && atomic_load(&s->word) == word,
+		"%#x", word);
 	CHECK(!tz_slot_claim(s, of_dead | TZ_SLOT_FREE, 1), "claimed twice");
-	CHECK(tz_local_io(c, TZ_LOCAL_READ, 5, 1, back, 150) == -ETIMEDOUT, "taken from an owner that lives");
+	CHECK(tz_local_io(c, TZ_LOCAL_READ, 5, 1, back, 150) == -ETIMEDOUT,
+		"taken from an owner that lives");
 	CHECK(atomic_load(&s->word) == word, "%#x", atomic_load(&s->word));
 	tz_local_detach(c);
 	end_local();

@@ -50,7 +50,8 @@ static void make_file(const char *file)
  * adopts it. */
 static void test_leftovers(void)
 {
-	static const char *const left[] = { "ublkb0.stats", "ublkb0.sock", "ublkb0.stats.new", "arena/ublkb0" };
+	static const char *const left[] = { "ublkb0.stats", "ublkb0.sock", "ublkb0.stats.new",
+		"arena/ublkb0" };
 	struct tz_registry r;
 	char path[128];
 
@@ -103,7 +104,8 @@ static void test_directory_mode(void)
 	mode_t mask = umask(077);
 	CHECK(take(&r, "local0", 0) == 0, "%s", why);
 	umask(mask);
-	CHECK(stat(dir, &st) == 0 && (st.st_mode & 0777) == (geteuid() == 0 ? 0755 : 0700), "mode %o", st.st_mode);
+	CHECK(stat(dir, &st) == 0 && (st.st_mode & 0777) == (geteuid() == 0 ? 0755 : 0700),
+		"mode %o", st.st_mode);
 	tz_registry_drop(&r);
 	rmdir(dir);
 	memcpy(dir, kept, sizeof dir);
@@ -116,7 +118,8 @@ static int can_mount_noswap(void)
 {
 	char path[80];
 
-	if (geteuid() != 0 || unshare(CLONE_NEWNS) < 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
+	if (geteuid() != 0 || unshare(CLONE_NEWNS) < 0 ||
+	    mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
 		return 0;
 	/* The registry's folder on a tmpfs, as /run is: memory that can be swapped out. */
 	if (mount("run", dir, "tmpfs", 0, "size=8m") < 0)
@@ -189,9 +192,12 @@ static void test_dead_arena(void)
 	fd = tz_registry_arena(&r, &noswap, why, sizeof why);
 	CHECK(fd >= 0 && noswap, "%s", why);
 	close(fd);
-	CHECK(tz_registry_drop(&r) == 0 && there("arena/ublkb0"), "another device's end took it along");
-	CHECK(take(&r, "ublkb2", 1) == 0 && tz_registry_drop(&r) == 0 && there("arena/ublkb0"), "another's clean-up took it along");
-	CHECK(take(&r, "ublkb0", 0) == -EBUSY && there("arena/ublkb0"), "who takes the name again has it");
+	CHECK(tz_registry_drop(&r) == 0 && there("arena/ublkb0"),
+		"another device's end took it along");
+	CHECK(take(&r, "ublkb2", 1) == 0 && tz_registry_drop(&r) == 0 && there("arena/ublkb0"),
+		"another's clean-up took it along");
+	CHECK(take(&r, "ublkb0", 0) == -EBUSY && there("arena/ublkb0"),
+		"who takes the name again has it");
 	CHECK(take(&r, "ublkb0", 1) == 0, "%s", why);
 	CHECK(tz_registry_drop(&r) == 0 && !there("arena"), "its own removal leaves it");
 }
@@ -207,7 +213,8 @@ static void test_attached(void)
 	CHECK(fd >= 0 && noswap, "%s", why);
 	CHECK(tz_registry_drop(&r) == -EBUSY && there("arena/ublkb0"), "deleted while attached");
 	close(fd);
-	CHECK(take(&r, "ublkb0", 1) == 0 && tz_registry_drop(&r) == 0 && !there("arena"), "%s", why);
+	CHECK(take(&r, "ublkb0", 1) == 0 && tz_registry_drop(&r) == 0 && !there("arena"),
+		"%s", why);
 }
 
 /* A tmpfs that somebody mounted there without noswap is not believed. */

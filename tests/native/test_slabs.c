@@ -1,7 +1,9 @@
-/* test_slabs.c - the pool's slabs, reserve and threads, in a build of the store that has test points (pool.h).
+/* test_slabs.c - the pool's slabs, reserve and threads, in a build of the store that has test
+ * points (pool.h).
  *
- * Threads are parked and system calls refused at places that a run of the real thing meets once in weeks, so each of these
- * tests happens the same way every time. tz_arena_populate and tz_arena_release are wrapped by the linker (meson.build).
+ * Threads are parked and system calls refused at places that a run of the real thing meets once in
+ * weeks, so each of these tests happens the same way every time. tz_arena_populate and
+ * tz_arena_release are wrapped by the linker (meson.build).
  */
 #include "device.h"
 #include "pool.h"
@@ -12,7 +14,8 @@ static _Thread_local int park_here;	/* this thread stops at the next "freed" */
 static _Atomic int parked, go_on;
 static _Atomic int hold_passes, held;	/* the compactor stops at the next "moving" */
 static _Atomic unsigned passes;
-static struct tz_pool *single;		/* a pool without threads: at "wake", nothing of it may be locked */
+/* a pool without threads: at "wake", nothing of it may be locked */
+static struct tz_pool *single;
 static unsigned wakes;
 
 static void nap(void)
@@ -38,7 +41,8 @@ void tz_test_point(const char *name)
 		wakes++;
 		CHECK(!atomic_load(&single->reserve_lock), "woken with the reserve locked");
 		for (unsigned i = 0; i < single->nr_classes; i++)
-			CHECK(!atomic_load(&single->classes[i].lock), "woken with class %u locked", i);
+			CHECK(!atomic_load(&single->classes[i].lock),
+				"woken with class %u locked", i);
 	}
 }
 
@@ -102,7 +106,8 @@ static void put(struct tz_store_thread *t, uint64_t page, uint32_t version, unsi
 	CHECK(write_waiting(t, page, data) == 0, "write of page %llu", (unsigned long long)page);
 }
 
-static void expect(struct tz_store_thread *t, uint64_t page, uint32_t version, unsigned random_words)
+static void expect(struct tz_store_thread *t, uint64_t page, uint32_t version,
+	unsigned random_words)
 {
 	uint8_t data[4096] __attribute__((aligned(8))), out[4096];
 
@@ -113,7 +118,8 @@ static void expect(struct tz_store_thread *t, uint64_t page, uint32_t version, u
 
 /* ---- a slab is emptied while compaction begins ---- */
 
-/* Where a raw page lies: the one thing in these tests that knows what an entry of this arena version looks like. */
+/* Where a raw page lies: the one thing in these tests that knows what an entry of this arena
+ * version looks like. */
 static uint64_t slot_number(const struct device *d, uint64_t page)
 {
 	const struct tz_arena_head *head = (const void *)tz_store_arena(d->store).from;
@@ -136,8 +142,9 @@ static void *free_the_last(void *arg)
 	return NULL;
 }
 
-/* A thread frees the last object of a slab and loses its CPU before the slab is in the reserve. Meanwhile another writes, and
- * compaction begins: the slab must not be taken for the sparsest of its class. */
+/* A thread frees the last object of a slab and loses its CPU before the slab is in the reserve.
+ * Meanwhile another writes, and compaction begins: the slab must not be taken for the sparsest of
+ * its class. */
 static void test_parked(void)
 {
 	enum { PAGES = 1600, LATER = 4000 };
@@ -152,10 +159,12 @@ static void test_parked(void)
 	memset(live, 1, PAGES);
 	tz_store_end(t);
 	emptied = slot_number(&d, 0) / 16;
-	/* Of the slabs that stay full, one that is followed by another in the arena: what is handed out beyond it is seen. */
+	/* Of the slabs that stay full, one that is followed by another in the arena: what is handed
+	 * out beyond it is seen. */
 	for (uint64_t n = 1; n < 800 && !full; n++)
 		for (uint64_t m = 1; m < 800; m++)
-			if (slot_number(&d, m) == (slot_number(&d, n) / 16 + 1) * 16 && slot_number(&d, n) / 16 != emptied &&
+			if (slot_number(&d, m) == (slot_number(&d, n) / 16 + 1) * 16 &&
+			    slot_number(&d, n) / 16 != emptied &&
 			    slot_number(&d, m) / 16 != emptied)
 				full = n;
 	CHECK(full, "no two slabs are neighbours");
@@ -212,7 +221,8 @@ static void test_refilled_during_a_pass(void)
 			tz_store_discard(t, n);
 	tz_store_end(t);
 	WAIT_FOR(atomic_load(&held), "no pass");
-	/* It is stopped in its middle. More than a reserve is written, in a class that has no slots yet, and no larger one either. */
+	/* It is stopped in its middle. More than a reserve is written, in a class that has no slots
+	 * yet, and no larger one either. */
 	uint64_t bytes = 8 * NOW(d.stats->reserve_target);
 	unsigned new_pages = (unsigned)(bytes / 4096), waited = 0;
 	uint8_t page[4096] __attribute__((aligned(8)));
@@ -240,7 +250,8 @@ static void test_refilled_during_a_pass(void)
 
 /* ---- packing ---- */
 
-/* Every second page goes: all slabs are equally full. They are packed all the same, and then left alone. */
+/* Every second page goes: all slabs are equally full. They are packed all the same, and then left
+ * alone. */
 static void test_packed(uint64_t pages, unsigned random_words)
 {
 	enum { STAY = 2 };
@@ -258,13 +269,15 @@ static void test_packed(uint64_t pages, unsigned random_words)
 	tz_store_end(t);
 	uint64_t rest = NOW(d.stats->table_bytes) + NOW(d.stats->reserve_target) * 5 / 4 + 65536;
 	uint64_t objects = (peak - NOW(d.stats->table_bytes)) / STAY;
-	WAIT_FOR(NOW(d.stats->mem_used_total) <= rest + objects + objects / 16, "%llu bytes of %llu are held for one page of %u",
+	WAIT_FOR(NOW(d.stats->mem_used_total) <= rest + objects + objects / 16,
+		"%llu bytes of %llu are held for one page of %u",
 		(unsigned long long)NOW(d.stats->mem_used_total), (unsigned long long)peak, STAY);
 	/* Three looks later there has been at most the pass that found nothing more. */
 	nanosleep(&(struct timespec){ .tv_sec = 1 }, NULL);
 	unsigned before = atomic_load(&passes);
 	nanosleep(&(struct timespec){ .tv_sec = 3 }, NULL);
-	CHECK(atomic_load(&passes) <= before + 1, "%u passes in vain", atomic_load(&passes) - before);
+	CHECK(atomic_load(&passes) <= before + 1,
+		"%u passes in vain", atomic_load(&passes) - before);
 	tz_store_begin(t);
 	for (uint64_t n = 0; n < pages; n += STAY)
 		expect(t, n, 1, random_words);
@@ -272,7 +285,8 @@ static void test_packed(uint64_t pages, unsigned random_words)
 	end_device(&d);
 }
 
-/* Slabs that cannot be emptied, because what is in them belongs to no entry any more, are tried once. */
+/* Slabs that cannot be emptied, because what is in them belongs to no entry any more, are tried
+ * once. */
 static void test_given_up(void)
 {
 	enum { PAGES = 4096 };
@@ -292,7 +306,8 @@ static void test_given_up(void)
 	unsigned before = atomic_load(&passes);
 	WAIT_FOR(atomic_load(&passes) > before, "no pass");
 	nanosleep(&(struct timespec){ .tv_sec = 4 }, NULL);
-	CHECK(atomic_load(&passes) <= before + 2, "%u passes in vain", atomic_load(&passes) - before);
+	CHECK(atomic_load(&passes) <= before + 2,
+		"%u passes in vain", atomic_load(&passes) - before);
 	end_device(&d);
 }
 
@@ -305,7 +320,8 @@ static uint64_t attempts(struct tz_store_thread *t, uint64_t *page, uint64_t *fi
 
 	atomic_store(&refused, 0);
 	atomic_store(&refuse, 1);
-	while (atomic_load(&refused) < 12) {	/* writes go on, and wake the reserve's thread each time */
+	/* Writes go on, and wake the reserve's thread each time. */
+	while (atomic_load(&refused) < 12) {
 		tz_store_begin(t);
 		sized_page(data, *page, 1, 512);
 		int rc = tz_store_write(t, *page, data);
@@ -327,16 +343,21 @@ static void test_refused_growth(void)
 
 	for (unsigned turn = 0; turn < 4; turn++) {
 		uint64_t took = attempts(t, &page, &gap);
-		/* 2 + 4 + 8 + 16 + 32 + 64 + 5 x 100 ms, rounding left out: a busy machine makes it longer, nothing shorter. */
-		CHECK(took > 600000000, "asked 12 times in %llu us", (unsigned long long)took / 1000);
+		/* 2 + 4 + 8 + 16 + 32 + 64 + 5 x 100 ms, rounding left out: a busy machine makes it
+		 * longer, nothing shorter. */
+		CHECK(took > 600000000,
+			"asked 12 times in %llu us", (unsigned long long)took / 1000);
 		shortest = gap < shortest ? gap : shortest;
 		atomic_store(&refuse, 0);
 		tz_store_begin(t);
-		for (uint64_t end = page + 2000; page < end; page++)	/* more than is in reserve: it has succeeded again */
+		/* More than is in reserve: it has succeeded again. */
+		for (uint64_t end = page + 2000; page < end; page++)
 			put(t, page, 1, 512);
 		tz_store_end(t);
 	}
-	CHECK(shortest < 50000000, "success does not end the backing off: %llu us", (unsigned long long)shortest / 1000);
+	CHECK(shortest < 50000000,
+		"success does not end the backing off: %llu us",
+		(unsigned long long)shortest / 1000);
 	end_device(&d);
 }
 
@@ -352,10 +373,13 @@ static void test_trim(void)
 	for (uint64_t n = 0; n < PAGES; n++)
 		put(t, n, 1, 512);
 	tz_store_end(t);
-	WAIT_FOR(NOW(d.stats->reserve_bytes) >= NOW(d.stats->reserve_target) * 3 / 4, "not refilled");
-	tz_store_trim(d.store);		/* answered, the reserve's thread is done with what it was at */
+	WAIT_FOR(NOW(d.stats->reserve_bytes) >= NOW(d.stats->reserve_target) * 3 / 4,
+		"not refilled");
+	/* Answered, the reserve's thread is done with what it was at. */
+	tz_store_trim(d.store);
 	uint64_t target = NOW(d.stats->reserve_target);
-	tz_store_begin(t);		/* more than the target, but less than what is given back unasked */
+	/* More than the target, but less than what is given back unasked. */
+	tz_store_begin(t);
 	uint64_t free_at_least = target + target / 8;
 	for (uint64_t n = 0; NOW(d.stats->reserve_bytes) < free_at_least && n < PAGES / 2; n++)
 		tz_store_discard(t, n);
@@ -363,8 +387,10 @@ static void test_trim(void)
 	CHECK(NOW(d.stats->reserve_bytes) >= free_at_least, "too little in reserve");
 	atomic_store(&never, pthread_self());
 	uint64_t used = NOW(d.stats->mem_used_total), bytes = tz_store_trim(d.store);
-	CHECK(bytes && bytes == used - NOW(d.stats->mem_used_total), "%llu bytes", (unsigned long long)bytes);
-	CHECK(NOW(d.stats->reserve_bytes) == target, "reserve %llu, target %llu", (unsigned long long)NOW(d.stats->reserve_bytes),
+	CHECK(bytes && bytes == used - NOW(d.stats->mem_used_total),
+		"%llu bytes", (unsigned long long)bytes);
+	CHECK(NOW(d.stats->reserve_bytes) == target,
+		"reserve %llu, target %llu", (unsigned long long)NOW(d.stats->reserve_bytes),
 		(unsigned long long)target);
 	/* The reserve's thread does not come back from the kernel: trim does. */
 	atomic_store(&block, 1);
@@ -384,16 +410,19 @@ struct bare { struct tz_pool *pool; struct tz_arena arena; struct tz_stats *stat
 
 static struct bare make_bare(uint64_t pages)
 {
-	struct bare b = { .pool = aligned_alloc(64, sizeof *b.pool), .stats = aligned_alloc(64, tz_stats_size(1)) };
+	struct bare b = { .pool = aligned_alloc(64, sizeof *b.pool),
+		.stats = aligned_alloc(64, tz_stats_size(1)) };
 
-	return b.pool && b.stats && tz_stats_init(b.stats, tz_stats_size(1), 1) == 0 && pages ? b : (struct bare){ 0 };
+	return b.pool && b.stats && tz_stats_init(b.stats, tz_stats_size(1), 1) == 0 &&
+		pages ? b : (struct bare){ 0 };
 }
 
 static void start_bare(struct bare *b, uint64_t pages)
 {
 	char why[216];
 
-	CHECK(tz_arena_create(&b->arena, memfd_create("arena", 0), pages * 4096, 0, why, sizeof why) == 0, "%s", why);
+	CHECK(tz_arena_create(&b->arena, memfd_create("arena", 0), pages * 4096, 0, why,
+		sizeof why) == 0, "%s", why);
 	CHECK(tz_pool_create(b->pool, &b->arena, b->stats, 0, why, sizeof why) == 0, "%s", why);
 	single = b->pool;
 }
@@ -409,23 +438,29 @@ static void end_bare(struct bare *b)
 
 struct piece { uint64_t offset; unsigned size; };
 
-/* What must be refused: freeing it again, at another place in or beside its slot, larger than its slot, far outside. */
+/* What must be refused: freeing it again, at another place in or beside its slot, larger than its
+ * slot, far outside. */
 static void check_refusals(struct bare *b, const struct piece *piece, uint64_t page)
 {
-	static const uint64_t wrong[] = { 0, 1, 8, 16, 65536, 1ull << 35, 1ull << 38, -(uint64_t)65536 };
+	static const uint64_t wrong[] =
+		{ 0, 1, 8, 16, 65536, 1ull << 35, 1ull << 38, -(uint64_t)65536 };
 
 	for (unsigned i = 1; i < sizeof wrong / sizeof *wrong; i++) {
 		uint64_t offset = piece->offset + wrong[i];
 		if (tz_pool_is_slot(b->pool, offset, piece->size) && wrong[i] >= 16)
 			continue;	/* a slot it is, of another */
-		CHECK(tz_pool_free(b->pool, offset, piece->size, page) < 0, "freed at +%lld", (long long)wrong[i]);
+		CHECK(tz_pool_free(b->pool, offset, piece->size, page) < 0,
+			"freed at +%lld", (long long)wrong[i]);
 	}
-	CHECK(tz_pool_free(b->pool, piece->offset, 4097, page) < 0, "freed what is larger than any slot");
+	CHECK(tz_pool_free(b->pool, piece->offset, 4097, page) < 0,
+		"freed what is larger than any slot");
 	if (piece->size > TZ_POOL_HUGE)
-		CHECK(tz_pool_free(b->pool, piece->offset, piece->size, page + 1) < 0, "freed another page's");
+		CHECK(tz_pool_free(b->pool, piece->offset, piece->size, page + 1) < 0,
+			"freed another page's");
 }
 
-/* Objects of all sizes come and go: no two overlap, each is where its size may be, and nothing else can be freed. */
+/* Objects of all sizes come and go: no two overlap, each is where its size may be, and nothing else
+ * can be freed. */
 static void test_bare_pool(void)
 {
 	enum { PIECES = 1200 };
@@ -443,13 +478,15 @@ static void test_bare_pool(void)
 			if (step % 16 == 0)
 				check_refusals(&b, piece, page);
 			CHECK(tz_pool_free(b.pool, piece->offset, piece->size, page) == 0, "free");
-			CHECK(tz_pool_free(b.pool, piece->offset, piece->size, page) < 0, "freed twice");
+			CHECK(tz_pool_free(b.pool, piece->offset, piece->size, page) < 0,
+				"freed twice");
 			memset(taken + piece->offset / 16, 0, units);
 			piece->size = 0;
 			continue;
 		}
 		int err = 0;
-		unsigned most = 1u << next(&state) % 13;	/* small ones as often as large ones */
+		/* Small ones as often as large ones. */
+		unsigned most = 1u << next(&state) % 13;
 		unsigned size = 1 + (unsigned)(next(&state) % most);
 		uint64_t offset = tz_pool_alloc(b.pool, size, page, &err);
 		if (!offset) {
@@ -457,7 +494,8 @@ static void test_bare_pool(void)
 			continue;
 		}
 		units = (size + 15) / 16;
-		CHECK(offset % (size > TZ_POOL_HUGE ? 4096 : 16) == 0, "offset %llu", (unsigned long long)offset);
+		CHECK(offset % (size > TZ_POOL_HUGE ? 4096 : 16) == 0,
+			"offset %llu", (unsigned long long)offset);
 		CHECK(tz_pool_is_slot(b.pool, offset, size), "not a slot");
 		for (unsigned i = 0; i < units; i++)
 			CHECK(!taken[offset / 16 + i], "handed out twice");
@@ -467,13 +505,15 @@ static void test_bare_pool(void)
 	CHECK(wakes, "the reserve's thread was never woken");
 	for (uint64_t page = 0; page < PIECES; page++)
 		if (pieces[page].size)
-			CHECK(tz_pool_free(b.pool, pieces[page].offset, pieces[page].size, page) == 0, "free");
+			CHECK(tz_pool_free(b.pool, pieces[page].offset, pieces[page].size,
+				page) == 0, "free");
 	uint64_t objects = 0, slabs = 0;
 	for (unsigned i = 0; i < b.pool->nr_classes; i++) {
 		objects += b.stats->classes[i].objects;
 		slabs += b.stats->classes[i].slabs;
 	}
-	CHECK(!objects && !slabs, "%llu objects, %llu slabs", (unsigned long long)objects, (unsigned long long)slabs);
+	CHECK(!objects && !slabs,
+		"%llu objects, %llu slabs", (unsigned long long)objects, (unsigned long long)slabs);
 	free(taken);
 	free(pieces);
 	end_bare(&b);

@@ -1,11 +1,13 @@
 /* test_store.c - the store against a model, with threads.
  *
- * single: one thread, random writes, discards and reads against a plain array; accounting agrees with the model and with the
- *         kernel; damage to objects and entries is EIO.
- * threads: pages of even number have one writer each and any number of readers: a read returns what the model says was
- *         the newest completed write when it began, or something newer. Pages of odd number have many writers: a read
- *         returns a whole page that somebody wrote for this page number, or zeros.
- * limit: at mem_limit writes fail with ENOSPC and everything stored stays readable; discards make room again.
+ * single: one thread, random writes, discards and reads against a plain array; accounting agrees
+ *	with the model and with the kernel; damage to objects and entries is EIO.
+ * threads: pages of even number have one writer each and any number of readers: a read returns what
+ *	the model says was the newest completed write when it began, or something newer. Pages of
+ *	odd number have many writers: a read returns a whole page that somebody wrote for this page
+ *	number, or zeros.
+ * limit: at mem_limit writes fail with ENOSPC and everything stored stays readable; discards make
+ *	room again.
  * compact: sparse slabs are emptied while threads write and read; what is left is what is stored.
  * switch: all of it while the algorithm changes.
  * dictionary: the same with zstd's dictionary, which outlasts changes of algorithm.
@@ -23,17 +25,22 @@ static void check_accounting(const struct device *d, uint64_t stored, uint64_t s
 	const char *why;
 
 	CHECK(tz_stats_read(d->stats, d->stats->size, &sum, &why) == 0, "%s", why);
-	CHECK((uint64_t)sum.total.pages_now == stored, "%lld pages, model has %llu", (long long)sum.total.pages_now,
+	CHECK((uint64_t)sum.total.pages_now == stored,
+		"%lld pages, model has %llu", (long long)sum.total.pages_now,
 		(unsigned long long)stored);
-	uint64_t s = (uint64_t)(sum.total.kind_pages_now[1] + sum.total.kind_pages_now[2] + sum.total.kind_pages_now[3]);
-	CHECK(s == same, "%llu same-filled, model has %llu", (unsigned long long)s, (unsigned long long)same);
-	/* The pool's threads may be moving slabs at this instant: what must hold is that it comes to rest in agreement. */
+	uint64_t s = (uint64_t)(sum.total.kind_pages_now[1] + sum.total.kind_pages_now[2] +
+		sum.total.kind_pages_now[3]);
+	CHECK(s == same, "%llu same-filled, model has %llu", (unsigned long long)s,
+		(unsigned long long)same);
+	/* The pool's threads may be moving slabs at this instant: what must hold is that it comes
+	 * to rest in agreement. */
 	uint64_t objects, slabs, kernel, ours;
 	int parts, same_as_kernel;
 	for (unsigned tries = 0; tries < 50; tries++) {
 		struct timespec pause = { 0, 100000000 };
 		objects = slabs = 0;
-		/* What compaction was reading when it was freed, a thread frees in its next turn. */
+		/* What compaction was reading when it was freed, a thread frees in its next
+		 * turn. */
 		for (unsigned i = 0; i < d->threads; i++) {
 			tz_store_begin(tz_store_thread(d->store, i));
 			tz_store_end(tz_store_thread(d->store, i));
@@ -46,17 +53,21 @@ static void check_accounting(const struct device *d, uint64_t stored, uint64_t s
 		fstat(d->fd, &st);
 		kernel = (uint64_t)st.st_blocks * 512;
 		ours = sum.head.mem_used_total;
-		parts = ours == sum.head.table_bytes + sum.head.reserve_bytes + slabs * TZ_SLAB_SIZE;
+		parts = ours == sum.head.table_bytes + sum.head.reserve_bytes +
+			slabs * TZ_SLAB_SIZE;
 		same_as_kernel = kernel <= ours + ours / 50 && ours <= kernel + kernel / 50;
-		if (parts && same_as_kernel && objects == stored - same + (uint64_t)sum.total.kind_pages_now[TZ_KIND_SAME_U64])
+		if (parts && same_as_kernel &&
+		    objects == stored - same + (uint64_t)sum.total.kind_pages_now[TZ_KIND_SAME_U64])
 			break;
 		nanosleep(&pause, NULL);
 	}
 	CHECK(objects == stored - same + (uint64_t)sum.total.kind_pages_now[TZ_KIND_SAME_U64],
-		"%llu objects; %llu pages stored, %llu same-filled, %lld of them with an object", (unsigned long long)objects,
-		(unsigned long long)stored, (unsigned long long)same, (long long)sum.total.kind_pages_now[TZ_KIND_SAME_U64]);
+		"%llu objects; %llu pages stored, %llu same-filled, %lld of them with an object",
+		(unsigned long long)objects, (unsigned long long)stored, (unsigned long long)same,
+		(long long)sum.total.kind_pages_now[TZ_KIND_SAME_U64]);
 	CHECK(parts, "used is not the sum of its parts");
-	CHECK(same_as_kernel, "kernel says %llu, we say %llu", (unsigned long long)kernel, (unsigned long long)ours);
+	CHECK(same_as_kernel, "kernel says %llu, we say %llu", (unsigned long long)kernel,
+		(unsigned long long)ours);
 }
 
 static unsigned share = 1;	/* device.h: share_of_work */
@@ -73,9 +84,12 @@ static void test_single(const char *algorithm)
 	enum { PAGES = 4096 };
 	struct device d = make_device(PAGES, 1, 0, algorithm);
 	struct tz_store_thread *t = tz_store_thread(d.store, 0);
-	uint32_t *model = calloc(PAGES, sizeof *model);	/* sequence, 0 empty, UINT32_MAX - k: filled with word k */
+	/* Sequence, 0 empty, UINT32_MAX - k: filled with word k. */
+	uint32_t *model = calloc(PAGES, sizeof *model);
 	uint8_t page[4096] __attribute__((aligned(8))), out[4096];
-	static const uint64_t words[] = { 0, ~0ull, 0x4141414141414141ull, 0x7fffdeadbeef1234ull, 0x8123456789abcdefull, 1 };
+	static const uint64_t words[] =
+		{ 0, ~0ull, 0x4141414141414141ull, 0x7fffdeadbeef1234ull, 0x8123456789abcdefull,
+		1 };
 	uint64_t state = 88172645463325252ull, stored = 0, same = 0;
 
 	tz_store_begin(t);
@@ -111,8 +125,10 @@ static void test_single(const char *algorithm)
 	tz_store_end(t);
 	settle();
 	check_accounting(&d, stored, same);
-	/* All of it discarded, the memory goes back but for a twentieth, or the table and a reserve of three slabs. */
-	uint64_t least = NOW(d.stats->table_bytes) + (3u << 16), twentieth = NOW(d.stats->mem_used_max) / 20;
+	/* All of it discarded, the memory goes back but for a twentieth, or the table and a reserve
+	 * of three slabs. */
+	uint64_t least = NOW(d.stats->table_bytes) + (3u << 16),
+		twentieth = NOW(d.stats->mem_used_max) / 20;
 	uint64_t most = least > twentieth ? least : twentieth;
 	tz_store_begin(t);
 	for (uint64_t n = 0; n < PAGES; n++)
@@ -122,10 +138,13 @@ static void test_single(const char *algorithm)
 		settle();
 	check_accounting(&d, 0, 0);
 	CHECK(NOW(d.stats->mem_used_total) <= most, "%llu of %llu bytes stay",
-		(unsigned long long)NOW(d.stats->mem_used_total), (unsigned long long)NOW(d.stats->mem_used_max));
+		(unsigned long long)NOW(d.stats->mem_used_total),
+		(unsigned long long)NOW(d.stats->mem_used_max));
 	tz_store_trim(d.store);
-	CHECK(NOW(d.stats->mem_used_total) <= NOW(d.stats->table_bytes) + NOW(d.stats->reserve_target), "memory stays after trim");
-	CHECK(NOW(d.stats->reserve_bytes) == NOW(d.stats->reserve_target), "trim took the reserve itself");
+	CHECK(NOW(d.stats->mem_used_total) <= NOW(d.stats->table_bytes) +
+		NOW(d.stats->reserve_target), "memory stays after trim");
+	CHECK(NOW(d.stats->reserve_bytes) == NOW(d.stats->reserve_target),
+		"trim took the reserve itself");
 	free(model);
 	end_device(&d);
 }
@@ -145,7 +164,9 @@ static void test_damage(const char *algorithm)
 	}
 	uint8_t *slabs = (uint8_t *)head + head->slab_offset;
 	unsigned caught = 0;
-	for (size_t at = 0; at < NOW(d.stats->mem_used_total) - head->slab_offset; at += 397 * share) {	/* bits anywhere in the slabs */
+	/* Bits anywhere in the slabs. */
+	for (size_t at = 0; at < NOW(d.stats->mem_used_total) - head->slab_offset;
+	    at += 397 * share) {
 		slabs[at] ^= 0x10;
 		for (uint64_t n = 0; n < 64; n++) {
 			uint32_t writer;
@@ -159,7 +180,8 @@ static void test_damage(const char *algorithm)
 		slabs[at] ^= 0x10;
 	}
 	CHECK(caught > 100 / share, "damage was hardly noticed: %u", caught);
-	for (unsigned bit = 5; bit < 64; bit++) {		/* and in entries: another object, or none */
+	/* And in entries: another object, or none. */
+	for (unsigned bit = 5; bit < 64; bit++) {
 		for (uint64_t n = 0; n < 64; n += 9) {
 			uint32_t writer;
 			flip(&table[n], bit);
@@ -179,7 +201,8 @@ static void test_damage(const char *algorithm)
 enum { SHARED_PAGES = 64, MAX_THREADS = 6 };
 
 struct model {
-	_Atomic uint32_t started[SHARED_PAGES], completed[SHARED_PAGES];	/* even pages: sequence of their one writer */
+	/* even pages: sequence of their one writer */
+	_Atomic uint32_t started[SHARED_PAGES], completed[SHARED_PAGES];
 	_Atomic int stop;
 	struct device *d;
 	unsigned steps;
@@ -187,7 +210,8 @@ struct model {
 
 struct worker { struct model *m; unsigned index; uint64_t reads, writes; };
 
-static void one_step(struct worker *w, struct tz_store_thread *t, uint64_t *state, uint32_t *sequence, uint8_t *page)
+static void one_step(struct worker *w, struct tz_store_thread *t, uint64_t *state,
+	uint32_t *sequence, uint8_t *page)
 {
 	struct model *m = w->m;
 	uint64_t n = next(state) % SHARED_PAGES;
@@ -211,7 +235,9 @@ static void one_step(struct worker *w, struct tz_store_thread *t, uint64_t *stat
 		uint32_t s = check_page(page, n, &writer);
 		if (even) {
 			uint32_t high = atomic_load(&m->started[n]);
-			CHECK(s >= low && s <= high, "page %llu: read %u, not in %u..%u", (unsigned long long)n, s, low, high);
+			CHECK(s >= low && s <= high,
+				"page %llu: read %u, not in %u..%u", (unsigned long long)n, s, low,
+				high);
 		}
 		w->reads++;
 	}
@@ -249,14 +275,18 @@ static void test_threads(const char *algorithm, unsigned threads, unsigned steps
 		pthread_create(&id[i], NULL, worker_main, &w[i]);
 	}
 	/* Cross builds have no libzstd (see test_codec.c). */
-	static const char *const with_zstd[] = { "zstd:-3", "auto", "lz4", "auto:90", "dense", "zstd:1", "fast" };
-	static const char *const without[] = { "lz4", "auto", "fast", "auto:90", "dense", "lz4", "turbo" };
-	const char *missing = getenv("TRUEZRAM_TEST_WITHOUT"), *const *others = missing && strstr(missing, "zstd") ? without : with_zstd;
+	static const char *const with_zstd[] = { "zstd:-3", "auto", "lz4", "auto:90", "dense",
+		"zstd:1", "fast" };
+	static const char *const without[] = { "lz4", "auto", "fast", "auto:90", "dense", "lz4",
+		"turbo" };
+	const char *missing = getenv("TRUEZRAM_TEST_WITHOUT"), *const *others = missing &&
+		strstr(missing, "zstd") ? without : with_zstd;
 	for (unsigned i = 0; switching && i < 30; i++) {
 		char why[216];
 		struct timespec pause = { 0, 3000000 };
 		nanosleep(&pause, NULL);
-		CHECK(tz_store_set_algorithm(d.store, others[i % 7], why, sizeof why) == 0, "%s", why);
+		CHECK(tz_store_set_algorithm(d.store, others[i % 7], why, sizeof why) == 0,
+			"%s", why);
 	}
 	uint64_t reads = 0, writes = 0;
 	for (unsigned i = 0; i < threads; i++) {
@@ -264,7 +294,8 @@ static void test_threads(const char *algorithm, unsigned threads, unsigned steps
 		reads += w[i].reads;
 		writes += w[i].writes;
 	}
-	CHECK(reads > steps / 4 && writes > steps / 8, "%llu reads, %llu writes", (unsigned long long)reads, (unsigned long long)writes);
+	CHECK(reads > steps / 4 && writes > steps / 8,
+		"%llu reads, %llu writes", (unsigned long long)reads, (unsigned long long)writes);
 	/* Nothing leaks: all gone, no object is left in any class. */
 	struct tz_store_thread *t = tz_store_thread(d.store, 0);
 	tz_store_begin(t);
@@ -305,7 +336,8 @@ static int64_t count(struct device *d, unsigned kind)
 	return sum.total.kind_pages_now[kind];
 }
 
-/* What was stored with it stays readable, whatever is chosen later; zstd is zstd with it from then on as well. */
+/* What was stored with it stays readable, whatever is chosen later; zstd is zstd with it from then
+ * on as well. */
 static void test_dictionary(void)
 {
 	static const char *const algorithms[] = { "zstd:1", "lz4", "zstd:7", "dense", "zstd:-5" };
@@ -316,9 +348,11 @@ static void test_dictionary(void)
 	uint32_t writer, memory = d.stats->dictionary_memory;
 	char why[216];
 
-	CHECK(d.stats->dictionary_size == dictionary_size && d.stats->dictionary_id && memory > dictionary_size, "statistics");
+	CHECK(d.stats->dictionary_size == dictionary_size && d.stats->dictionary_id &&
+		memory > dictionary_size, "statistics");
 	for (unsigned turn = 0; turn < TURNS; turn++) {
-		CHECK(tz_store_set_algorithm(d.store, algorithms[turn], why, sizeof why) == 0, "%s", why);
+		CHECK(tz_store_set_algorithm(d.store, algorithms[turn], why, sizeof why) == 0,
+			"%s", why);
 		tz_store_begin(t);
 		for (unsigned n = turn; n < PAGES; n += TURNS) {
 			make_page(page, n, 0, 1 + n);
@@ -326,16 +360,20 @@ static void test_dictionary(void)
 		}
 		tz_store_end(t);
 	}
-	CHECK(count(&d, TZ_KIND_ZSTD_DICT) > PAGES / 5 && !count(&d, TZ_KIND_ZSTD), "not made with the dictionary");
-	CHECK(d.stats->dictionary_size == dictionary_size && d.stats->dictionary_memory != memory, "of another level");
+	CHECK(count(&d, TZ_KIND_ZSTD_DICT) > PAGES / 5 && !count(&d, TZ_KIND_ZSTD),
+		"not made with the dictionary");
+	CHECK(d.stats->dictionary_size == dictionary_size && d.stats->dictionary_memory != memory,
+		"of another level");
 	for (unsigned k = 0; k < 2; k++) {
 		t = tz_store_thread(d.store, k);
 		tz_store_begin(t);
 		for (unsigned n = 0; n < PAGES; n++)
-			CHECK(tz_store_read(t, n, page) == 0 && check_page(page, n, &writer) == 1 + n, "page %u", n);
+			CHECK(tz_store_read(t, n, page) == 0 &&
+				check_page(page, n, &writer) == 1 + n, "page %u", n);
 		tz_store_end(t);
 	}
-	CHECK(tz_store_set_algorithm(d.store, "zstd:99", why, sizeof why) == -EINVAL, "a level that is none");
+	CHECK(tz_store_set_algorithm(d.store, "zstd:99", why, sizeof why) == -EINVAL,
+		"a level that is none");
 	end_device(&d);
 }
 
@@ -347,9 +385,12 @@ static void test_refused(const char *algorithm, size_t n, const char *expected)
 	char why[216] = "";
 
 	CHECK(tz_stats_init(stats, tz_stats_size(1), 1) == 0, "stats");
-	struct tz_store_config c = { .disksize = 1 << 20, .algorithm = algorithm, .nr_threads = 1, .arena_fd = fd,
-		.stats = stats, .dictionary = dictionary, .dictionary_size = n };
-	CHECK(!tz_store_create(&c, &err, why, sizeof why) && err == -EINVAL && strstr(why, expected), "%d %s", err, why);
+	struct tz_store_config c = {
+		.disksize = 1 << 20, .algorithm = algorithm, .nr_threads = 1, .arena_fd = fd,
+		.stats = stats, .dictionary = dictionary, .dictionary_size = n,
+	};
+	CHECK(!tz_store_create(&c, &err, why, sizeof why) && err == -EINVAL &&
+		strstr(why, expected), "%d %s", err, why);
 	CHECK(close(fd) == 0, "the arena was closed");
 	free(stats);
 }
@@ -374,7 +415,8 @@ static void test_with_dictionary(void)
 
 /* ---- compact ---- */
 
-/* Everything is written, then three of four pages go at random: slots are free everywhere and no slab is empty. */
+/* Everything is written, then three of four pages go at random: slots are free everywhere and no
+ * slab is empty. */
 static void test_compact(const char *algorithm)
 {
 	enum { PAGES = 16384, THREADS = 2 };
@@ -400,29 +442,34 @@ static void test_compact(const char *algorithm)
 	for (unsigned step = 0, after = 0; after < 20000 / share; step++) {
 		uint64_t n = next(&state) % PAGES;
 		CHECK(tz_store_read(t, n, page) == 0, "read");
-		CHECK((check_page(page, n, &writer) != 0) == has[n], "page %llu", (unsigned long long)n);
+		CHECK((check_page(page, n, &writer) != 0) == has[n],
+			"page %llu", (unsigned long long)n);
 		if (has[n] && next(&state) % 4 == 0) {
 			make_page(page, n, 0, 2);
 			CHECK(write_waiting(t, n, page) == 0, "overwrite");
 		}
-		if (step % 64 == 0) {	/* as a queue does, and so that this is a wait of minutes at most */
+		/* As a queue does, and so that this is a wait of minutes at most. */
+		if (step % 64 == 0) {
 			tz_store_end(t);
 			nanosleep(&(struct timespec){ .tv_nsec = 100000 }, NULL);
 			tz_store_begin(t);
 		}
 		after += NOW(d.stats->pages_compacted) && NOW(d.stats->mem_used_total) < peak / 4;
-		CHECK(step < 30000000, "%llu of %llu bytes are still held", (unsigned long long)NOW(d.stats->mem_used_total),
-			(unsigned long long)peak);
+		CHECK(step < 30000000,
+			"%llu of %llu bytes are still held",
+			(unsigned long long)NOW(d.stats->mem_used_total), (unsigned long long)peak);
 	}
 	tz_store_end(t);
 	CHECK(NOW(d.stats->pages_compacted) > 0, "nothing was compacted");
-	CHECK(NOW(d.stats->mem_used_total) - NOW(d.stats->table_bytes) - NOW(d.stats->reserve_target) * 5 / 4 < (peak - NOW(d.stats->table_bytes)) / 4,
-		"%llu of %llu bytes are still held for an eighth of the pages", (unsigned long long)NOW(d.stats->mem_used_total),
-		(unsigned long long)peak);
+	CHECK(NOW(d.stats->mem_used_total) - NOW(d.stats->table_bytes) -
+		NOW(d.stats->reserve_target) * 5 / 4 < (peak - NOW(d.stats->table_bytes)) / 4,
+		"%llu of %llu bytes are still held for an eighth of the pages",
+		(unsigned long long)NOW(d.stats->mem_used_total), (unsigned long long)peak);
 	tz_store_begin(t);
 	for (uint64_t n = 0; n < PAGES; n++) {
 		CHECK(tz_store_read(t, n, page) == 0, "read");
-		CHECK((check_page(page, n, &writer) != 0) == has[n], "page %llu", (unsigned long long)n);
+		CHECK((check_page(page, n, &writer) != 0) == has[n],
+			"page %llu", (unsigned long long)n);
 	}
 	tz_store_end(t);
 	check_accounting(&d, stored, 0);
@@ -454,12 +501,15 @@ static void test_limit(const char *algorithm)
 		refused += rc != 0;
 		CHECK(NOW(d.stats->mem_used_total) <= limit, "over the limit");
 	}
-	CHECK(refused > PAGES / 4 && stored > 1000, "%llu stored, %llu refused", (unsigned long long)stored, (unsigned long long)refused);
+	CHECK(refused > PAGES / 4 && stored > 1000,
+		"%llu stored, %llu refused", (unsigned long long)stored,
+		(unsigned long long)refused);
 	for (uint64_t n = 0; n < PAGES; n++) {
 		CHECK(tz_store_read(t, n, out) == 0, "read when full");
 		CHECK(check_page(out, n, &writer) == (has[n] ? 7u : 0u), "content when full");
 	}
-	CHECK(NOW(d.stats->mem_used_total) > limit * 9 / 10, "full at %llu of %llu", (unsigned long long)NOW(d.stats->mem_used_total),
+	CHECK(NOW(d.stats->mem_used_total) > limit * 9 / 10,
+		"full at %llu of %llu", (unsigned long long)NOW(d.stats->mem_used_total),
 		(unsigned long long)limit);
 	for (uint64_t n = 0; n < PAGES; n += 2)
 		tz_store_discard(t, n);
@@ -470,7 +520,8 @@ static void test_limit(const char *algorithm)
 		again += write_waiting(t, n, page) == 0;
 	}
 	CHECK(again > 400, "only %u writes fit after half was discarded", again);
-	CHECK(tz_store_set_mem_limit(d.store, 4096, why, sizeof why) == -EINVAL, "a limit below the table");
+	CHECK(tz_store_set_mem_limit(d.store, 4096, why, sizeof why) == -EINVAL,
+		"a limit below the table");
 	CHECK(tz_store_set_mem_limit(d.store, 0, why, sizeof why) == 0, "%s", why);
 	tz_store_end(t);
 	tz_store_begin(t);

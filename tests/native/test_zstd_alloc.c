@@ -1,7 +1,8 @@
 /* test_zstd_alloc.c - no codec allocates while it compresses or decompresses, libzstd included.
  *
- * The program defines malloc and its family itself, so that libzstd's calls arrive here too, and counts them. To know that
- * they do arrive, it first lets libzstd make a context on the heap. (Not built under a sanitizer, which does the same.)
+ * The program defines malloc and its family itself, so that libzstd's calls arrive here too, and
+ * counts them. To know that they do arrive, it first lets libzstd make a context on the heap. (Not
+ * built under a sanitizer, which does the same.)
  */
 #include "training.h"
 
@@ -72,7 +73,8 @@ static void check_that_calls_arrive(void)
 	destroy(context);
 }
 
-static void check_workspace(const struct tz_codec *codec, int level, uint8_t *workspace, const char *with)
+static void check_workspace(const struct tz_codec *codec, int level, uint8_t *workspace,
+	const char *with)
 {
 	uint8_t page[TZ_PAGE_SIZE], dst[TZ_DST_SIZE], out[TZ_PAGE_SIZE];
 	unsigned long before = calls;
@@ -83,11 +85,13 @@ static void check_workspace(const struct tz_codec *codec, int level, uint8_t *wo
 		n = codec->compress(workspace, page, dst);
 		shrunk += n > 0;
 		if (n)
-			CHECK(!codec->decompress(workspace, dst, n, out) && !memcmp(page, out, TZ_PAGE_SIZE), "page %u", i);
+			CHECK(!codec->decompress(workspace, dst, n, out) &&
+				!memcmp(page, out, TZ_PAGE_SIZE), "page %u", i);
 		dst[n / 2] ^= 0x55;
 		codec->decompress(workspace, dst, n, out);
 	}
-	CHECK(calls == before, "%s:%d%s: %lu calls of the allocator", codec->name, level, with, calls - before);
+	CHECK(calls == before, "%s:%d%s: %lu calls of the allocator", codec->name, level, with,
+		calls - before);
 	CHECK(shrunk > 100, "%s:%d%s: shrank %zu pages of 300", codec->name, level, with, shrunk);
 	printf("%s:%d%s: none\n", codec->name, level, with);
 }
@@ -100,7 +104,8 @@ static void check_codec(const struct tz_codec *codec, int level)
 
 	CHECK(size, "%s is not available: %s", codec->name, why);
 	workspace = aligned_alloc(64, (size + 63) & ~(size_t)63);
-	CHECK(workspace && !codec->workspace_init(workspace, size, level, &why), "%s: %s", codec->name, why);
+	CHECK(workspace && !codec->workspace_init(workspace, size, level, &why),
+		"%s: %s", codec->name, why);
 	check_workspace(codec, level, workspace, "");
 	free(workspace);
 }
@@ -113,9 +118,11 @@ static void check_dictionary(const uint8_t *bytes, size_t n, int level)
 	struct tz_dictionary *d = tz_dictionary_init(memory, sizeof memory, bytes, n, level, &why);
 
 	CHECK(d, "%s", why);
-	CHECK(calls == before, "digesting at level %d: %lu calls of the allocator", level, calls - before);
+	CHECK(calls == before, "digesting at level %d: %lu calls of the allocator", level,
+		calls - before);
 	uint8_t *workspace = workspace_with(d);
-	check_workspace(tz_codec_by_kind(TZ_KIND_ZSTD_DICT), level, workspace, " with a dictionary");
+	check_workspace(tz_codec_by_kind(TZ_KIND_ZSTD_DICT), level, workspace,
+		" with a dictionary");
 	free(workspace);
 }
 

@@ -1,4 +1,5 @@
-/* training.h - a dictionary for the tests, trained by libzstd on the pages of harness.h. Included once per program. */
+/* training.h - a dictionary for the tests, trained by libzstd on the pages of harness.h. Included
+ * once per program. */
 #ifndef TZ_TRAINING_H
 #define TZ_TRAINING_H
 
@@ -7,7 +8,8 @@
 
 #define TRAINING_PAGES 300
 
-/* Bytes of the dictionary, 0: this machine has no libzstd. `first`: number of the first page to train on. */
+/* Bytes of the dictionary, 0: this machine has no libzstd. `first`: number of the first page to
+ * train on. */
 static inline size_t train(uint8_t *out, size_t capacity, unsigned first)
 {
 	static uint8_t pages[TRAINING_PAGES * TZ_PAGE_SIZE];
@@ -23,7 +25,8 @@ static inline struct tz_dictionary *digested(const uint8_t *bytes, size_t n, int
 	const char *why = "";
 	size_t size = tz_dictionary_size(n, level, &why);
 	void *memory = size ? aligned_alloc(64, size) : NULL;
-	struct tz_dictionary *d = memory ? tz_dictionary_init(memory, size, bytes, n, level, &why) : NULL;
+	struct tz_dictionary *d = memory
+		? tz_dictionary_init(memory, size, bytes, n, level, &why) : NULL;
 
 	CHECK(d, "dictionary of %zu bytes at level %d: %s", n, level, why);
 	return d;

@@ -1,4 +1,5 @@
-/* zdict.h - trains a dictionary with the system's libzstd. The program that includes it has CHECK (harness.h or its own). */
+/* zdict.h - trains a dictionary with the system's libzstd. The program that includes it has CHECK
+ * (harness.h or its own). */
 #ifndef TZ_ZDICT_H
 #define TZ_ZDICT_H
 
@@ -6,12 +7,14 @@
 
 #include <dlfcn.h>
 
-/* Trains on n pages, `pages` being their bytes. Bytes of the dictionary, 0: this machine has no libzstd. */
+/* Trains on n pages, `pages` being their bytes. Bytes of the dictionary, 0: this machine has no
+ * libzstd. */
 static inline size_t train_on(uint8_t *out, size_t capacity, const uint8_t *pages, unsigned n)
 {
 	size_t sizes[n], got;
 	void *library = dlopen("libzstd.so.1", RTLD_NOW);
-	size_t (*from_buffer)(void *dict, size_t capacity, const void *samples, const size_t *sizes, unsigned nr);
+	size_t (*from_buffer)(void *dict, size_t capacity, const void *samples, const size_t *sizes,
+		unsigned nr);
 	unsigned (*is_error)(size_t code);
 
 	if (!library)
@@ -22,7 +25,8 @@ static inline size_t train_on(uint8_t *out, size_t capacity, const uint8_t *page
 	for (unsigned i = 0; i < n; i++)
 		sizes[i] = TZ_PAGE_SIZE;
 	got = from_buffer(out, capacity, pages, sizes, n);
-	CHECK(!is_error(got) && got >= TZ_DICTIONARY_MIN && got <= capacity, "training gave %zu", got);
+	CHECK(!is_error(got) && got >= TZ_DICTIONARY_MIN && got <= capacity,
+		"training gave %zu", got);
 	return got;
 }
 

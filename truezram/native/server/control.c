@@ -50,7 +50,8 @@ static unsigned swap_areas(struct control *c)
 {
 	const char *name = c->s->registry.name;
 
-	return c->s->transport == TZ_TRANSPORT_UBLK ? tz_swap_areas(tz_disk_number(name), name, c->areas, MAX_AREAS) : 0;
+	return c->s->transport == TZ_TRANSPORT_UBLK
+		? tz_swap_areas(tz_disk_number(name), name, c->areas, MAX_AREAS) : 0;
 }
 
 static int set_mem_limit(struct tz_server *s, const char *text, char *why, size_t why_size)
@@ -71,7 +72,8 @@ static int set_mem_limit(struct tz_server *s, const char *text, char *why, size_
 static int set_algorithm(struct tz_server *s, const char *text, char *why, size_t why_size)
 {
 	char before[sizeof s->registry.stats->algorithm], more[200];
-	int must = s->transport == TZ_TRANSPORT_UBLK || s->registry.stats->flags & TZ_FLAG_MEMORY_LOCKED, rc;
+	int must = s->transport == TZ_TRANSPORT_UBLK ||
+		s->registry.stats->flags & TZ_FLAG_MEMORY_LOCKED, rc;
 
 	memcpy(before, s->registry.stats->algorithm, sizeof before);
 	rc = tz_store_set_algorithm(s->store, text, why, why_size);
@@ -110,7 +112,8 @@ static void set(struct control *c, const char *text)
 			tz_log("set %s", text);
 		return;
 	}
-	snprintf(why, sizeof why, "no such setting: %.*s", equals ? (int)(equals - text) : 40, text);
+	snprintf(why, sizeof why,
+		"no such setting: %.*s", equals ? (int)(equals - text) : 40, text);
 	answer(c, TZ_E_INVALID, why);
 }
 
@@ -142,7 +145,9 @@ static void stop(struct control *c, uint64_t how)
 
 	if (swap_areas(c)) {
 		unclaim(c->s);
-		snprintf(why, sizeof why, "the device is in use as swap (%.150s): swapoff it first", c->areas[0].path);
+		snprintf(why, sizeof why,
+			"the device is in use as swap (%.150s): swapoff it first",
+			c->areas[0].path);
 		answer(c, TZ_E_BUSY, why);
 		return;
 	}
@@ -182,7 +187,8 @@ static int handle(struct control *c, const struct tz_request *r)
 			answer(c, TZ_E_INVALID, "the number of regions must be 1 to 256");
 			return -1;
 		}
-		tz_store_page_map(c->s->store, r->arg[0], r->arg[1], (unsigned)r->arg[2], c->reply.map);
+		tz_store_page_map(c->s->store, r->arg[0], r->arg[1], (unsigned)r->arg[2],
+			c->reply.map);
 		answer(c, TZ_OK, "");
 		return -1;
 	case TZ_OP_TRIM:
@@ -211,7 +217,8 @@ static int send_reply(struct control *c, int client, int fd)
 		h->cmsg_len = CMSG_LEN(sizeof fd);
 		memcpy(CMSG_DATA(h), &fd, sizeof fd);
 	}
-	return sendmsg(client, &m, MSG_NOSIGNAL | MSG_DONTWAIT) == (ssize_t)sizeof c->reply ? 0 : -1;
+	return sendmsg(client, &m, MSG_NOSIGNAL | MSG_DONTWAIT) == (ssize_t)sizeof c->reply
+		? 0 : -1;
 }
 
 /* One message of a client. 0, or -1: the connection is to be closed. */
@@ -272,7 +279,8 @@ static void accept_client(struct control *c)
 			turn_away(c->s);
 		return;
 	}
-	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &len) == 0 && (who.uid == 0 || who.uid == geteuid()))
+	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &len) == 0 &&
+	    (who.uid == 0 || who.uid == geteuid()))
 		c->fds[client_slot(c)] = (struct pollfd){ .fd = fd, .events = POLLIN };
 	else
 		close(fd);	/* a stranger */
@@ -311,12 +319,15 @@ static void end_swap(struct control *c)
 	for (unsigned i = 0; i < n && i < MAX_AREAS; i++)
 		need += c->areas[i].used;
 	if (need > have) {
-		tz_log("SIGTERM refused: %s is in use as swap (%s) and has %llu MiB swapped out, more than the %llu MiB of available memory."
-			" Free memory or add other swap, then swapoff %s", name, c->areas[0].path, (unsigned long long)need >> 20,
-			(unsigned long long)have >> 20, c->areas[0].path);
+		tz_log("SIGTERM refused: %s is in use as swap (%s) and has %llu MiB"
+			" swapped out, more than the %llu MiB of available memory."
+			" Free memory or add other swap, then swapoff %s", name, c->areas[0].path,
+			(unsigned long long)need >> 20, (unsigned long long)have >> 20,
+			c->areas[0].path);
 		return;
 	}
-	tz_log("SIGTERM: swapoff %s first (%llu MiB)", c->areas[0].path, (unsigned long long)need >> 20);
+	tz_log("SIGTERM: swapoff %s first (%llu MiB)", c->areas[0].path,
+		(unsigned long long)need >> 20);
 	int rc = tz_helper_swapoff(&c->s->helper, c->areas[0].path);
 	if (rc < 0)
 		tz_log("cannot start a process for swapoff: %s", strerror(-rc));
@@ -329,10 +340,12 @@ static void swapoff_ended(struct control *c)
 
 	if (rc == -EAGAIN || !busy)
 		return;
-	if ((rc == 0 && result == 0) || !swap_areas(c))	/* a killed one may have come to the end of it, too */
+	/* A killed one may have come to the end of it, too. */
+	if ((rc == 0 && result == 0) || !swap_areas(c))
 		end_swap(c);	/* is there another area? */
 	else
-		tz_log("swapoff failed (%s): the device stays", rc < 0 ? "its process was killed" : strerror(result));
+		tz_log("swapoff failed (%s): the device stays",
+			rc < 0 ? "its process was killed" : strerror(result));
 }
 
 static void take_signal(struct control *c)
@@ -451,7 +464,8 @@ void tz_control_loop(struct tz_server *s)
 			tz_log("a queue has ended: the device cannot be served any more");
 			c.stop = 1;
 		}
-		serve_clients(&c);	/* before a new one may take a slot, with what poll said of the old */
+		/* Before a new one may take a slot, with what poll said of the old. */
+		serve_clients(&c);
 		if (c.fds[SLOT_SOCKET].revents)
 			accept_client(&c);
 	}

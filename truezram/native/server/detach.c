@@ -65,8 +65,8 @@ static int hierarchy_root(const char *controllers, char *path, size_t size)
 
 	while (f && !found && fgets(line, sizeof line, f)) {
 		const char *rest = strstr(line, " - ");
-		if (!rest || sscanf(line, "%*s %*s %*s %255s %255s", root, at) != 2 || strcmp(root, "/") ||
-		    sscanf(rest, " - %31s %*s %255s", type, options) != 2)
+		if (!rest || sscanf(line, "%*s %*s %*s %255s %255s", root, at) != 2 ||
+		    strcmp(root, "/") || sscanf(rest, " - %31s %*s %255s", type, options) != 2)
 			continue;
 		found = is_hierarchy(type, options, controllers);
 	}
@@ -98,7 +98,8 @@ static void leave_cgroups(void)
 	char line[1024];
 
 	while (f && fgets(line, sizeof line, f)) {
-		char *controllers = strchr(line, ':'), *path = controllers ? strchr(controllers + 1, ':') : NULL;
+		char *controllers = strchr(line, ':'),
+			*path = controllers ? strchr(controllers + 1, ':') : NULL;
 		if (!path)
 			continue;
 		*path++ = 0;
@@ -119,7 +120,8 @@ static void raise_limit(int resource, rlim_t wanted)
 
 	if (getrlimit(resource, &now) < 0)
 		return;
-	more = (struct rlimit){ wanted, now.rlim_max == RLIM_INFINITY || now.rlim_max > wanted ? now.rlim_max : wanted };
+	more = (struct rlimit){ wanted,
+		now.rlim_max == RLIM_INFINITY || now.rlim_max > wanted ? now.rlim_max : wanted };
 	if (is_root() && setrlimit(resource, &more) == 0)
 		return;
 	more = (struct rlimit){ now.rlim_max < wanted ? now.rlim_max : wanted, now.rlim_max };
@@ -129,7 +131,8 @@ static void raise_limit(int resource, rlim_t wanted)
 static void lift_limits(void)
 {
 	static const int lifted[] = {
-		RLIMIT_FSIZE, RLIMIT_MEMLOCK, RLIMIT_AS, RLIMIT_DATA, RLIMIT_CPU, RLIMIT_NPROC, RLIMIT_RTTIME
+		RLIMIT_FSIZE, RLIMIT_MEMLOCK, RLIMIT_AS, RLIMIT_DATA, RLIMIT_CPU, RLIMIT_NPROC,
+		RLIMIT_RTTIME
 	};
 
 	for (unsigned i = 0; i < sizeof lifted / sizeof *lifted; i++)
@@ -142,7 +145,8 @@ static void reset_scheduling(void)
 	struct sched_param none = { 0 };
 	cpu_set_t all;
 
-	memset(&all, 0xff, sizeof all);		/* the kernel keeps those that there are and that we may use */
+	/* The kernel keeps those that there are and that we may use. */
+	memset(&all, 0xff, sizeof all);
 	note(sched_setaffinity(0, sizeof all, &all) < 0, "run on all CPUs");
 	note(sched_setscheduler(0, SCHED_OTHER, &none) < 0, "leave the creator's scheduling class");
 	errno = 0;
@@ -174,18 +178,22 @@ void tz_leave_mount_namespace(const char *run_dir)
 	struct stat own, init, before, after;
 	int home, there;
 
-	if (!is_root() || stat("/proc/self/ns/mnt", &own) < 0 || stat("/proc/1/ns/mnt", &init) < 0 || same_file(&own, &init))
+	if (!is_root() || stat("/proc/self/ns/mnt", &own) < 0 ||
+	    stat("/proc/1/ns/mnt", &init) < 0 || same_file(&own, &init))
 		return;
 	home = open("/proc/self/ns/mnt", O_RDONLY | O_CLOEXEC);
 	there = open("/proc/1/ns/mnt", O_RDONLY | O_CLOEXEC);
 	if (home < 0 || there < 0 || stat(run_dir, &before) < 0 || setns(there, CLONE_NEWNS) < 0) {
-		tz_log("cannot leave the creator's mount namespace: %s. Do not let the server be the last process in it while a"
-			" filesystem on the device is mounted there: unmount it first", strerror(errno));
+		tz_log("cannot leave the creator's mount namespace: %s. Do not let the"
+			" server be the last process in it while a filesystem on the device is"
+			" mounted there: unmount it first", strerror(errno));
 	} else if (stat(run_dir, &after) < 0 || !same_file(&before, &after)) {
-		tz_log("stays in the creator's mount namespace: %s is another directory outside of it. Unmount a filesystem on"
-			" the device before the last other process leaves that namespace", run_dir);
+		tz_log("stays in the creator's mount namespace: %s is another directory"
+			" outside of it. Unmount a filesystem on the device before the last other"
+			" process leaves that namespace", run_dir);
 		if (setns(home, CLONE_NEWNS) < 0)
-			tz_log("cannot return to the creator's mount namespace: %s", strerror(errno));
+			tz_log("cannot return to the creator's mount namespace: %s",
+				strerror(errno));
 	}
 	if (chdir("/") < 0)
 		tz_log("cannot change to /: %s", strerror(errno));

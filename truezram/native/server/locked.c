@@ -51,7 +51,8 @@ static int parse(const char *line, struct mapping *m)
 /* Whether a queue thread can touch it and it could go away. */
 static int matters(const struct mapping *m)
 {
-	static const char *const others[] = { "[vvar", "[vdso]", "[vsyscall]", "[stack]", "io_uring", "/dev/ublkc" };
+	static const char *const others[] = { "[vvar", "[vdso]", "[vsyscall]", "[stack]",
+		"io_uring", "/dev/ublkc" };
 
 	for (unsigned i = 0; i < sizeof others / sizeof *others; i++)
 		if (strstr(m->name, others[i]))
@@ -114,7 +115,9 @@ int tz_lock_memory(const struct tz_store *store, char *why, size_t why_size)
 	}
 	fclose(f);
 	if (err)
-		snprintf(why, why_size, "cannot lock the server's memory: %s (it needs CAP_IPC_LOCK or a higher RLIMIT_MEMLOCK)",
+		snprintf(why, why_size,
+			"cannot lock the server's memory: %s (it needs CAP_IPC_LOCK or a"
+			" higher RLIMIT_MEMLOCK)",
 			strerror(err));
 	return err ? -EPERM : 0;
 }
@@ -134,7 +137,8 @@ static int is_within(const struct mapping *m, struct tz_range range)
 
 /* "Locked:" of smaps is a share among processes (of libc's code, say), so it cannot be compared
  * with Rss; the flag "lo" can. */
-static int is_kept(const struct mapping *m, const struct residence *r, const struct tz_range *lazy, int arena_is_safe)
+static int is_kept(const struct mapping *m, const struct residence *r, const struct tz_range *lazy,
+	int arena_is_safe)
 {
 	if (!matters(m) || (arena_is_safe && is_within(m, lazy[ARENA])))
 		return 1;
@@ -159,8 +163,8 @@ int tz_memory_is_locked(const struct tz_store *store, int arena_is_safe, char *w
 			r = (struct residence){ 0 };
 			continue;
 		}
-		if (sscanf(line, "Size: %llu", &r.size) == 1 || sscanf(line, "Rss: %llu", &r.rss) == 1 ||
-		    strncmp(line, "VmFlags:", 8))
+		if (sscanf(line, "Size: %llu", &r.size) == 1 ||
+		    sscanf(line, "Rss: %llu", &r.rss) == 1 || strncmp(line, "VmFlags:", 8))
 			continue;
 		r.locked = strstr(line, " lo") != NULL;		/* the last line of a mapping */
 		kept = is_kept(&m, &r, lazy, arena_is_safe);
@@ -168,7 +172,9 @@ int tz_memory_is_locked(const struct tz_store *store, int arena_is_safe, char *w
 	if (f)
 		fclose(f);
 	if (!kept)
-		snprintf(why, why_size, "%lx-%lx %.100s: %llu KiB, %llu resident, %s", (unsigned long)m.from, (unsigned long)m.to,
-			m.name, r.size, r.rss, r.locked ? "locked" : "not locked");
+		snprintf(why, why_size,
+			"%lx-%lx %.100s: %llu KiB, %llu resident, %s", (unsigned long)m.from,
+			(unsigned long)m.to, m.name, r.size, r.rss,
+			r.locked ? "locked" : "not locked");
 	return kept;
 }

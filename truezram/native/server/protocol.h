@@ -1,9 +1,11 @@
-/* protocol.h - control messages between truezramd and its clients, over a Unix SOCK_SEQPACKET socket.
+/* protocol.h - control messages between truezramd and its clients, over a Unix SOCK_SEQPACKET
+ * socket.
  *
- * The socket is /run/truezram/NAME.sock (or $XDG_RUNTIME_DIR/truezram/NAME.sock), mode 0600; the server also checks
- * the peer's uid (SO_PEERCRED): its own or root. One request, one reply, both of fixed size and version; a message of another size,
- * magic or version gets a reply with TZ_E_PROTOCOL and the connection is closed. Strings are NUL-terminated inside
- * their arrays; a string without a NUL is refused.
+ * The socket is /run/truezram/NAME.sock (or $XDG_RUNTIME_DIR/truezram/NAME.sock), mode 0600; the
+ * server also checks the peer's uid (SO_PEERCRED): its own or root. One request, one reply, both of
+ * fixed size and version; a message of another size, magic or version gets a reply with
+ * TZ_E_PROTOCOL and the connection is closed. Strings are NUL-terminated inside their arrays; a
+ * string without a NUL is refused.
  */
 #ifndef TZ_PROTOCOL_H
 #define TZ_PROTOCOL_H
@@ -16,16 +18,21 @@
 enum tz_op {
 	TZ_OP_PING = 1,		/* reply: nothing but a status */
 	TZ_OP_SET = 2,		/* text = "mem_limit=BYTES" or "algorithm=NAME[:LEVEL]" */
-	TZ_OP_STOP = 3,		/* stop and remove the device; the reply comes first, then the server ends. arg[0]: enum tz_stop */
-	TZ_OP_ATTACH = 4,	/* local transport: the reply carries the ring's descriptor (SCM_RIGHTS) */
-	TZ_OP_PAGE_MAP = 5,	/* arg[0] first page, arg[1] pages, arg[2] regions (<= TZ_MAP_REGIONS): kinds per region */
-	TZ_OP_TRIM = 6		/* give the kernel back every unused slab now; reply value[0] = bytes returned */
+	TZ_OP_STOP = 3,		/* stop and remove the device; the reply comes first, then the
+				 * server ends. arg[0]: enum tz_stop */
+	TZ_OP_ATTACH = 4,	/* local transport: the reply carries the ring's descriptor
+				 * (SCM_RIGHTS) */
+	TZ_OP_PAGE_MAP = 5,	/* arg[0] first page, arg[1] pages, arg[2] regions (<=
+				 * TZ_MAP_REGIONS): kinds per region */
+	TZ_OP_TRIM = 6		/* give the kernel back every unused slab now; reply value[0] =
+				 * bytes returned */
 };
 
 /* What STOP refuses (TZ_E_BUSY): swap, under whatever name, always. */
 enum tz_stop {
 	TZ_STOP_UNLESS_SWAP = 0,
-	TZ_STOP_UNLESS_CLAIMED = 1	/* a mounted disk too, or one with a block device on it: whoever has it open exclusively */
+	TZ_STOP_UNLESS_CLAIMED = 1	/* a mounted disk too, or one with a block device on it:
+					 * whoever has it open exclusively */
 };
 
 enum tz_status {
@@ -55,11 +62,12 @@ struct tz_reply {
 	uint32_t map[TZ_MAP_REGIONS][TZ_KINDS_STORED];	/* PAGE_MAP only, else zero */
 };
 
-/* What a starting server writes to the descriptor named by --ready-fd: first, with TZ_STARTING, as soon as it has a name; then, when the device is
- * usable or has failed, and closes it. */
+/* What a starting server writes to the descriptor named by --ready-fd: first, with TZ_STARTING, as
+ * soon as it has a name; then, when the device is usable or has failed, and closes it. */
 struct tz_ready {
 	uint32_t magic;
-	uint16_t version, status;	/* TZ_OK: the node is usable; TZ_STARTING: id and name are known */
+	uint16_t version, status;	/* TZ_OK: the node is usable; TZ_STARTING: id and name are
+					 * known */
 	uint32_t id, exit_code;		/* exit code for the CLI where status is not TZ_OK */
 	char name[32];			/* "ublkb0" */
 	char text[216];			/* reason */

@@ -230,7 +230,8 @@ static void release(struct tz_registry *r)
 	r->lock_fd = -1;
 }
 
-int tz_registry_take(struct tz_registry *r, const char *dir, const char *name, int adopt, char *why, size_t why_size)
+int tz_registry_take(struct tz_registry *r, const char *dir, const char *name, int adopt, char *why,
+	size_t why_size)
 {
 	char path[192];
 
@@ -257,7 +258,8 @@ int tz_registry_take(struct tz_registry *r, const char *dir, const char *name, i
 		/* The lock file is the dead server's too: it stays. */
 		close(r->lock_fd);
 		r->lock_fd = -1;
-		snprintf(why, why_size, "%s was left by a server that died. First: truezram remove %s", name, name);
+		snprintf(why, why_size,
+			"%s was left by a server that died. First: truezram remove %s", name, name);
 		return -EBUSY;
 	}
 	sign(r->lock_fd);
@@ -273,13 +275,15 @@ static int make_stats(struct tz_registry *r, unsigned queues, char *why, size_t 
 	int fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
 	if (fd < 0)
 		return fail(why, why_size, "make", path);
-	errno = posix_fallocate(fd, 0, (off_t)r->stats_len);	/* a full file system shows here, not as SIGBUS */
+	/* A full file system shows here, not as SIGBUS. */
+	errno = posix_fallocate(fd, 0, (off_t)r->stats_len);
 	if (errno || fchmod(fd, 0644) < 0) {
 		int rc = fail(why, why_size, "make", path);
 		close(fd);
 		return rc;
 	}
-	void *map = mmap(NULL, r->stats_len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, 0);
+	void *map = mmap(NULL, r->stats_len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd,
+		0);
 	close(fd);
 	if (map == MAP_FAILED)
 		return fail(why, why_size, "map", path);
@@ -328,7 +332,8 @@ static int mount_noswap(const char *dir)
 		return -ENOTDIR;
 	if (here.st_dev != above.st_dev)
 		return 0;
-	return mount("truezram", dir, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "noswap,size=0,mode=0700") < 0 ? -errno : 0;
+	return mount("truezram", dir, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC,
+		"noswap,size=0,mode=0700") < 0 ? -errno : 0;
 }
 
 /* The id of the mount that an open file is on; -1: unknown. */
@@ -351,7 +356,8 @@ static int has_option(const char *options, const char *option)
 	size_t n = strlen(option);
 
 	for (const char *at = options; (at = strstr(at, option)); at += n)
-		if ((at == options || at[-1] == ',') && (at[n] == 0 || at[n] == ',' || at[n] == '\n'))
+		if ((at == options || at[-1] == ',') &&
+		    (at[n] == 0 || at[n] == ',' || at[n] == '\n'))
 			return 1;
 	return 0;
 }
@@ -367,8 +373,8 @@ static int is_noswap(int fd)
 	while (f && !found && wanted >= 0 && fgets(line, sizeof line, f)) {
 		const char *rest = strstr(line, " - ");
 		found = rest && sscanf(line, "%d", &id) == 1 && id == wanted &&
-			sscanf(rest, " - %31s %*s %255s", type, options) == 2 && !strcmp(type, "tmpfs") &&
-			has_option(options, "noswap");
+			sscanf(rest, " - %31s %*s %255s", type, options) == 2 &&
+			!strcmp(type, "tmpfs") && has_option(options, "noswap");
 	}
 	if (f)
 		fclose(f);
@@ -382,8 +388,8 @@ static int is_safe_arena(const struct tz_registry *r, int fd)
 	struct stat file, dir;
 	struct statfs fs;
 
-	return fstat(fd, &file) == 0 && stat(r->dir, &dir) == 0 && file.st_dev != dir.st_dev && fstatfs(fd, &fs) == 0 &&
-		fs.f_type == TMPFS_MAGIC_NUMBER && is_noswap(fd);
+	return fstat(fd, &file) == 0 && stat(r->dir, &dir) == 0 && file.st_dev != dir.st_dev &&
+		fstatfs(fd, &fs) == 0 && fs.f_type == TMPFS_MAGIC_NUMBER && is_noswap(fd);
 }
 
 /* A file for the arena on the noswap tmpfs, locked as attached. A descriptor, or negative errno:

@@ -1,12 +1,15 @@
 /* registry.h - a device's place in the run directory: lock, statistics page, control socket, log,
  * arena file.
  *
- *	DIR/NAME.lock	held (flock) by the server as long as it lives: who can take it knows that nobody serves NAME. Its content,
- *			"PID START\n" (START: field 22 of /proc/PID/stat), says who does
- *	DIR/NAME.stats	the statistics page, 0644; appears complete, by rename, when the device is usable
+ *	DIR/NAME.lock	held (flock) by the server as long as it lives: who can take it knows that
+ *			nobody serves NAME. Its content, "PID START\n" (START: field 22 of
+ *			/proc/PID/stat), says who does
+ *	DIR/NAME.stats	the statistics page, 0644; appears complete, by rename, when the device is
+ *			usable
  *	DIR/NAME.sock	the control socket, 0600
  *	DIR/NAME.log	what the server had to say, 0644
- *	DIR/arena/NAME	the arena, on a tmpfs mounted noswap (root, Linux 6.4 and later); locked (flock) by whoever has it attached
+ *	DIR/arena/NAME	the arena, on a tmpfs mounted noswap (root, Linux 6.4 and later); locked
+ *			(flock) by whoever has it attached
  *	DIR/arena.lock	held around mounting and unmounting that tmpfs
  *
  * What a server that died has left stays until its own device is removed (adopted and dropped):
@@ -28,7 +31,8 @@ struct tz_registry {
 uint64_t tz_process_start(void);
 /* Takes NAME in DIR (made if absent). 0; -EBUSY when a live server has it or, unless `adopt`, when
  * a dead one has left something of it; or another negative errno; why says so. */
-int tz_registry_take(struct tz_registry *r, const char *dir, const char *name, int adopt, char *why, size_t why_size);
+int tz_registry_take(struct tz_registry *r, const char *dir, const char *name, int adopt, char *why,
+	size_t why_size);
 /* Makes the statistics page (zeroed, laid out, not yet visible) and the listening socket. */
 int tz_registry_make(struct tz_registry *r, unsigned queues, char *why, size_t why_size);
 /* An open, empty file for the arena; *noswap says whether it is on a noswap tmpfs (else a

@@ -1,4 +1,5 @@
-/* server.h - what truezramd holds: everything of one device, from the kernel's side to the registry's. */
+/* server.h - what truezramd holds: everything of one device, from the kernel's side to the
+ * registry's. */
 #ifndef TZ_SERVER_H
 #define TZ_SERVER_H
 
@@ -22,12 +23,15 @@ struct tz_server {
 	int arena_is_safe;		/* on a noswap tmpfs, or locked as it is populated */
 	int end_fd;			/* eventfd: a queue thread has ended */
 	int signal_fd;
-	int spare_fd;			/* given up for a moment when there are no descriptors left to accept with */
-	int claim_fd;			/* our disk opened exclusively: nobody may mount it or make it swap while it is being stopped */
+	int spare_fd;			/* given up for a moment when there are no descriptors left
+					 * to accept with */
+	int claim_fd;			/* our disk opened exclusively: nobody may mount it or make
+					 * it swap while it is being stopped */
 	char why[216];			/* reason of the last failure */
 };
 
-/* Locks what is mapped now and shows in the statistics page whether all of it is. 0, or negative errno with why when it could not be locked. */
+/* Locks what is mapped now and shows in the statistics page whether all of it is. 0, or negative
+ * errno with why when it could not be locked. */
 int tz_server_lock(struct tz_server *s, char *why, size_t why_size);
 
 /* One line to stderr, which is the device's log. */

@@ -2,9 +2,10 @@
  * stop, removes it.
  *
  *	truezramd --transport ublk|local --size BYTES --algorithm NAME[:LEVEL] --run-dir DIR
- *	          [--dictionary FILE] [--mem-limit BYTES] [--id N] [--queues N] [--queue-depth N] [--ready-fd FD]
+ *	          [--dictionary FILE] [--mem-limit BYTES] [--id N] [--queues N] [--queue-depth N]
+ *	          [--ready-fd FD]
  *	truezramd --cleanup --transport ublk|local --id N --run-dir DIR
- *	truezramd --helper					what a server starts beside itself (helper.h)
+ *	truezramd --helper	(started by a server: helper.h)
  *
  * It is started by `truezram create`, which checks options before; what is checked here is what
  * could do harm. Order of things: the creator's surroundings left (detach.c) - helper process - a
@@ -76,7 +77,9 @@ static int number(const char *option, const char *text, uint64_t most, uint64_t 
 	errno = 0;
 	unsigned long long n = strtoull(text, &end, 10);
 	if (errno || *end || end == text || text[0] == '-' || n > most) {
-		fprintf(stderr, "truezramd: --%s %s: not a whole number from 0 to %" PRIu64 "\n", option, text, most);
+		fprintf(stderr,
+			"truezramd: --%s %s: not a whole number from 0 to %" PRIu64 "\n", option,
+			text, most);
 		return -1;
 	}
 	*out = n;
@@ -86,12 +89,19 @@ static int number(const char *option, const char *text, uint64_t most, uint64_t 
 static int parse(int argc, char **argv, struct options *o)
 {
 	static const struct option options[] = {
-		{ "transport", required_argument, NULL, 't' }, { "size", required_argument, NULL, 's' },
-		{ "algorithm", required_argument, NULL, 'a' }, { "mem-limit", required_argument, NULL, 'm' },
-		{ "id", required_argument, NULL, 'i' }, { "queues", required_argument, NULL, 'q' },
-		{ "queue-depth", required_argument, NULL, 'd' }, { "run-dir", required_argument, NULL, 'r' },
-		{ "ready-fd", required_argument, NULL, 'f' }, { "cleanup", no_argument, NULL, 'c' },
-		{ "dictionary", required_argument, NULL, 'D' }, { "version", no_argument, NULL, 'V' }, { NULL, 0, NULL, 0 },
+		{ "transport", required_argument, NULL, 't' },
+		{ "size", required_argument, NULL, 's' },
+		{ "algorithm", required_argument, NULL, 'a' },
+		{ "mem-limit", required_argument, NULL, 'm' },
+		{ "id", required_argument, NULL, 'i' },
+		{ "queues", required_argument, NULL, 'q' },
+		{ "queue-depth", required_argument, NULL, 'd' },
+		{ "run-dir", required_argument, NULL, 'r' },
+		{ "ready-fd", required_argument, NULL, 'f' },
+		{ "cleanup", no_argument, NULL, 'c' },
+		{ "dictionary", required_argument, NULL, 'D' },
+		{ "version", no_argument, NULL, 'V' },
+		{ NULL, 0, NULL, 0 },
 	};
 	uint64_t n;
 	int c;
@@ -101,7 +111,9 @@ static int parse(int argc, char **argv, struct options *o)
 		int bad = 0;
 		switch (c) {
 		case 't':
-			o->transport = !strcmp(optarg, "ublk") ? TZ_TRANSPORT_UBLK : !strcmp(optarg, "local") ? TZ_TRANSPORT_LOCAL : -1;
+			o->transport = !strcmp(optarg, "ublk")
+				? TZ_TRANSPORT_UBLK
+				: !strcmp(optarg, "local") ? TZ_TRANSPORT_LOCAL : -1;
 			break;
 		case 's': bad = number("size", optarg, 1ull << 52, &o->size); break;
 		case 'm': bad = number("mem-limit", optarg, 1ull << 52, &o->mem_limit); break;
@@ -109,9 +121,18 @@ static int parse(int argc, char **argv, struct options *o)
 		case 'D': o->dictionary = optarg; break;
 		case 'r': o->run_dir = optarg; break;
 		case 'i': bad = number("id", optarg, 1u << 20, &n); o->id = (int)n; break;
-		case 'q': bad = number("queues", optarg, TZ_MAX_QUEUES, &n); o->queues = (unsigned)n; break;
-		case 'd': bad = number("queue-depth", optarg, MAX_DEPTH, &n); o->depth = (unsigned)n; break;
-		case 'f': bad = number("ready-fd", optarg, 1u << 20, &n); o->ready_fd = (int)n; break;
+		case 'q':
+			bad = number("queues", optarg, TZ_MAX_QUEUES, &n);
+			o->queues = (unsigned)n;
+			break;
+		case 'd':
+			bad = number("queue-depth", optarg, MAX_DEPTH, &n);
+			o->depth = (unsigned)n;
+			break;
+		case 'f':
+			bad = number("ready-fd", optarg, 1u << 20, &n);
+			o->ready_fd = (int)n;
+			break;
 		case 'c': o->cleanup = 1; break;
 		case 'V': printf("truezramd %s\n", VERSION); exit(0);
 		default: bad = -1;
@@ -119,9 +140,13 @@ static int parse(int argc, char **argv, struct options *o)
 		if (bad)
 			return -1;
 	}
-	if (o->transport < 0 || !o->run_dir || optind != argc || (o->cleanup ? o->id < 0 : !o->size || !o->algorithm)) {
-		fprintf(stderr, "usage: truezramd --transport ublk|local --size BYTES --algorithm NAME[:LEVEL] --run-dir DIR\n"
-			"                 [--dictionary FILE] [--mem-limit BYTES] [--id N] [--queues N] [--queue-depth N]\n"
+	if (o->transport < 0 || !o->run_dir || optind != argc ||
+	    (o->cleanup ? o->id < 0 : !o->size || !o->algorithm)) {
+		fprintf(stderr,
+			"usage: truezramd --transport ublk|local --size BYTES"
+			" --algorithm NAME[:LEVEL] --run-dir DIR\n"
+			"                 [--dictionary FILE] [--mem-limit BYTES] [--id N]"
+			" [--queues N] [--queue-depth N]\n"
 			"                 [--ready-fd FD]\n"
 			"       truezramd --cleanup --transport ublk|local --id N --run-dir DIR\n"
 			"This is the server behind a device; use truezram create.\n");
@@ -134,7 +159,8 @@ static int parse(int argc, char **argv, struct options *o)
 
 static void tell(const struct tz_server *s, int ready_fd, unsigned status, int exit_code)
 {
-	struct tz_ready r = { .magic = TZ_MSG_MAGIC, .version = TZ_MSG_VERSION, .status = (uint16_t)status, .id = s->id,
+	struct tz_ready r = { .magic = TZ_MSG_MAGIC, .version = TZ_MSG_VERSION,
+		.status = (uint16_t)status, .id = s->id,
 		.exit_code = (uint32_t)exit_code };
 
 	snprintf(r.name, sizeof r.name, "%s", s->registry.name);
@@ -163,7 +189,8 @@ static int take_name(struct tz_server *s, const struct options *o, int id)
 {
 	char name[32];
 
-	snprintf(name, sizeof name, "%s%d", o->transport == TZ_TRANSPORT_UBLK ? "ublkb" : "local", id);
+	snprintf(name, sizeof name,
+		"%s%d", o->transport == TZ_TRANSPORT_UBLK ? "ublkb" : "local", id);
 	int rc = tz_registry_take(&s->registry, o->run_dir, name, 0, s->why, sizeof s->why);
 	if (rc < 0)
 		return rc;
@@ -175,7 +202,8 @@ static int take_name(struct tz_server *s, const struct options *o, int id)
 /* The device of our number in the kernel. -EEXIST: another ublk server has the number. */
 static int add_ublk(struct tz_server *s, const struct options *o)
 {
-	int rc = tz_ublk_add(&s->ublk, (int)s->id, s->nr_queues, s->depth, o->size, s->why, sizeof s->why);
+	int rc = tz_ublk_add(&s->ublk, (int)s->id, s->nr_queues, s->depth, o->size, s->why,
+		sizeof s->why);
 
 	if (rc < 0)
 		return rc;
@@ -217,7 +245,8 @@ static void fill_head(struct tz_server *s, const struct options *o, int flags)
 	h->pid_start = tz_process_start();
 	h->created_ns = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 	h->flags = (uint32_t)flags;
-	h->max_io = o->transport == TZ_TRANSPORT_UBLK ? s->ublk.info.max_io_buf_bytes : TZ_RING_MAX_PAGES * TZ_PAGE_SIZE;
+	h->max_io = o->transport == TZ_TRANSPORT_UBLK
+		? s->ublk.info.max_io_buf_bytes : TZ_RING_MAX_PAGES * TZ_PAGE_SIZE;
 	snprintf(h->name, sizeof h->name, "%s", s->registry.name);
 	snprintf(h->server_version, sizeof h->server_version, "%s", VERSION);
 }
@@ -253,7 +282,8 @@ static int read_dictionary(struct tz_server *s, struct options *o)
 		return 0;
 	uint8_t *bytes = malloc(TZ_DICTIONARY_MAX + 1);
 	ssize_t got = bytes ? read_file(o->dictionary, bytes, TZ_DICTIONARY_MAX + 1) : -ENOMEM;
-	const char *fault = got == -EINVAL ? "it is not a regular file" : got < 0 ? strerror((int)-got)
+	const char *fault = got == -EINVAL ? "it is not a regular file" : got < 0
+		? strerror((int)-got)
 		: tz_dictionary_fault(bytes, (size_t)got);
 
 	if (!fault) {
@@ -261,7 +291,8 @@ static int read_dictionary(struct tz_server *s, struct options *o)
 		o->dictionary_size = (size_t)got;
 		return 0;
 	}
-	snprintf(s->why, sizeof s->why, "cannot use the dictionary %.100s: %s", o->dictionary, fault);
+	snprintf(s->why, sizeof s->why,
+		"cannot use the dictionary %.100s: %s", o->dictionary, fault);
 	free(bytes);
 	return got < 0 ? (int)got : -EINVAL;
 }
@@ -285,9 +316,12 @@ static int make_store(struct tz_server *s, const struct options *o)
 	if (o->transport == TZ_TRANSPORT_UBLK && s->ublk.info.flags & UBLK_F_USER_COPY)
 		flags |= TZ_FLAG_USER_COPY;
 	fill_head(s, o, flags);
-	struct tz_store_config config = { .disksize = o->size, .mem_limit = o->mem_limit, .algorithm = o->algorithm,
+	struct tz_store_config config = {
+		.disksize = o->size, .mem_limit = o->mem_limit, .algorithm = o->algorithm,
 		.dictionary = o->dictionary_bytes, .dictionary_size = o->dictionary_size,
-		.nr_threads = s->nr_queues, .arena_fd = fd, .lock_arena = lock, .stats = s->registry.stats };
+		.nr_threads = s->nr_queues, .arena_fd = fd, .lock_arena = lock,
+		.stats = s->registry.stats,
+	};
 	s->store = tz_store_create(&config, &rc, s->why, sizeof s->why);
 	if (!s->store)
 		close(fd);
@@ -296,23 +330,28 @@ static int make_store(struct tz_server *s, const struct options *o)
 
 static int start_queues(struct tz_server *s, const struct options *o)
 {
-	void (*run)(struct tz_queue *) = o->transport == TZ_TRANSPORT_UBLK ? tz_queue_run_ublk : tz_queue_run_local;
+	void (*run)(struct tz_queue *) = o->transport == TZ_TRANSPORT_UBLK
+		? tz_queue_run_ublk : tz_queue_run_local;
 
 	s->end_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (s->end_fd < 0)
 		return -errno;
 	if (o->transport == TZ_TRANSPORT_LOCAL) {
-		int rc = tz_local_server_create(&s->local, s->nr_queues, s->depth, o->size / TZ_PAGE_SIZE, s->why, sizeof s->why);
+		int rc = tz_local_server_create(&s->local, s->nr_queues, s->depth,
+			o->size / TZ_PAGE_SIZE, s->why, sizeof s->why);
 		if (rc < 0)
 			return rc;
 	}
 	for (unsigned i = 0; i < s->nr_queues; i++) {
 		struct tz_queue *q = &s->queues[i];
-		*q = (struct tz_queue){ .index = i, .depth = s->depth, .nr_pages = o->size / TZ_PAGE_SIZE, .end_fd = s->end_fd,
-			.store = tz_store_thread(s->store, i), .ublk = &s->ublk, .local = &s->local };
+		*q = (struct tz_queue){ .index = i, .depth = s->depth,
+			.nr_pages = o->size / TZ_PAGE_SIZE, .end_fd = s->end_fd,
+			.store = tz_store_thread(s->store, i), .ublk = &s->ublk,
+			.local = &s->local };
 		q->stats = tz_store_thread_stats(q->store);
 		if (o->transport == TZ_TRANSPORT_UBLK)
-			tz_ublk_queue_affinity(&s->ublk, i, q->cpu_mask, sizeof q->cpu_mask);	/* refused: runs anywhere */
+			/* Refused: runs anywhere. */
+			tz_ublk_queue_affinity(&s->ublk, i, q->cpu_mask, sizeof q->cpu_mask);
 		int rc = tz_queue_start(q, run, s->why, sizeof s->why);
 		if (rc < 0)
 			return rc;
@@ -350,7 +389,8 @@ int tz_server_lock(struct tz_server *s, char *why, size_t why_size)
 	int kept = tz_memory_is_locked(s->store, s->arena_is_safe, not_locked, sizeof not_locked);
 
 	tz_stats_head_begin(h);
-	TZ_STATS_SET(h->flags, (h->flags & ~(uint32_t)TZ_FLAG_MEMORY_LOCKED) | (kept ? TZ_FLAG_MEMORY_LOCKED : 0));
+	TZ_STATS_SET(h->flags, (h->flags & ~(uint32_t)TZ_FLAG_MEMORY_LOCKED) |
+		(kept ? TZ_FLAG_MEMORY_LOCKED : 0));
 	tz_stats_head_end(h);
 	if (rc == 0 && !kept) {
 		snprintf(why, why_size, "the server's memory is not locked: %s", not_locked);
@@ -374,7 +414,9 @@ static int prepare(struct tz_server *s, struct options *o)
 	int rc;
 
 	tz_detach();
-	tz_zstd_version();	/* opens libzstd now: it is locked with the rest, and a change of algorithm maps nothing more of it */
+	/* Opens libzstd now: it is locked with the rest, and a change of algorithm maps nothing
+	 * more of it. */
+	tz_zstd_version();
 	rc = read_dictionary(s, o);
 	if (rc < 0)
 		return rc;
@@ -383,7 +425,8 @@ static int prepare(struct tz_server *s, struct options *o)
 		return 0;
 	rc = tz_helper_start(&s->helper);
 	if (rc < 0)
-		snprintf(s->why, sizeof s->why, "cannot start the helper process: %s", strerror(-rc));
+		snprintf(s->why, sizeof s->why,
+			"cannot start the helper process: %s", strerror(-rc));
 	return rc;
 }
 
@@ -498,7 +541,8 @@ static int is_running(int pid)
 	while (!serves && (entry = readdir(fds))) {
 		ssize_t n = readlinkat(dirfd(fds), entry->d_name, target, sizeof target - 1);
 		target[n < 0 ? 0 : n] = 0;
-		const char *slash = strrchr(target, '/');	/* its /dev may not be where ours is */
+		/* Its /dev may not be where ours is. */
+		const char *slash = strrchr(target, '/');
 		serves = slash && !strcmp(slash + 1, orphan_node);
 	}
 	closedir(fds);
@@ -510,20 +554,24 @@ static int cleanup(struct tz_server *s, const struct options *o)
 	char name[32];
 	int rc;
 
-	snprintf(name, sizeof name, "%s%d", o->transport == TZ_TRANSPORT_UBLK ? "ublkb" : "local", o->id);
+	snprintf(name, sizeof name,
+		"%s%d", o->transport == TZ_TRANSPORT_UBLK ? "ublkb" : "local", o->id);
 	rc = tz_registry_take(&s->registry, o->run_dir, name, 1, s->why, sizeof s->why);
 	if (rc < 0)
 		return rc;
-	if (o->transport == TZ_TRANSPORT_UBLK && tz_ublk_open(&s->ublk, s->why, sizeof s->why) == 0) {
+	if (o->transport == TZ_TRANSPORT_UBLK &&
+	    tz_ublk_open(&s->ublk, s->why, sizeof s->why) == 0) {
 		snprintf(orphan_node, sizeof orphan_node, "ublkc%d", o->id);
 		rc = tz_ublk_remove_orphan(&s->ublk, o->id, is_running);
 		if (rc < 0 && rc != -ENODEV)
-			snprintf(s->why, sizeof s->why, "cannot delete the ublk device that %s left behind: %s", name,
+			snprintf(s->why, sizeof s->why,
+				"cannot delete the ublk device that %s left behind: %s", name,
 				rc == -EBUSY ? "another program serves it" : strerror(-rc));
 		tz_ublk_close(&s->ublk);
 	}
 	if (tz_registry_drop(&s->registry) < 0) {
-		snprintf(s->why, sizeof s->why, "another process has the arena of %s attached", name);
+		snprintf(s->why, sizeof s->why,
+			"another process has the arena of %s attached", name);
 		return -EBUSY;
 	}
 	return rc == -ENODEV ? 0 : rc;
@@ -540,9 +588,11 @@ int main(int argc, char **argv)
 	if (parse(argc, argv, &o) < 0)
 		return 2;
 #ifdef __GLIBC__
-	mallopt(M_ARENA_MAX, 1);	/* threads allocate once, at their start: no arena of 132 KiB for each */
+	/* Threads allocate once, at their start: no arena of 132 KiB for each. */
+	mallopt(M_ARENA_MAX, 1);
 #endif
-	server.end_fd = server.signal_fd = server.spare_fd = server.claim_fd = server.helper.fd = -1;
+	server.end_fd = server.signal_fd = server.spare_fd = server.claim_fd = server.helper.fd =
+		-1;
 	server.registry.lock_fd = server.registry.socket_fd = -1;
 	/* Signals come through a signalfd (control.c); the threads inherit the mask. A broken pipe
 	 * is an error code. */
@@ -566,8 +616,8 @@ int main(int argc, char **argv)
 		return rc < 0 ? exit_code(rc) : 0;
 	}
 	report(&server, o.ready_fd, 0);
-	tz_log("%s: %" PRIu64 " bytes, %s, %u queues of %u", server.registry.name, o.size, o.algorithm, server.nr_queues,
-		server.depth);
+	tz_log("%s: %" PRIu64 " bytes, %s, %u queues of %u", server.registry.name, o.size,
+		o.algorithm, server.nr_queues, server.depth);
 	tz_control_loop(&server);
 	unmake_device(&server);
 	return 0;

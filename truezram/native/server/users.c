@@ -93,7 +93,8 @@ static void add_loops(struct devices *d)
 		FILE *f = fopen(path, "re");
 		if (f && fgets(file, sizeof file, f)) {
 			file[strcspn(file, "\n")] = 0;
-			if (stat(file, &st) == 0 && has(d, S_ISBLK(st.st_mode) ? st.st_rdev : st.st_dev))
+			if (stat(file, &st) == 0 &&
+			    has(d, S_ISBLK(st.st_mode) ? st.st_rdev : st.st_dev))
 				add(d, tz_disk_number(entry->d_name));
 		}
 		if (f)
@@ -137,7 +138,9 @@ static char *unescape(char *line)
 
 	while (*from && *from != ' ' && *from != '\t') {
 		if (from[0] == '\\' && from[1] && from[2] && from[3]) {
-			*to++ = (char)((from[1] - '0') << 6 | (from[2] - '0') << 3 | (from[3] - '0'));
+			*to++ =
+				(char)((from[1] - '0') << 6 | (from[2] - '0') << 3 |
+				(from[3] - '0'));
 			from += 4;
 		} else {
 			*to++ = *from++;
@@ -172,7 +175,8 @@ unsigned tz_swap_areas(dev_t disk, const char *name, struct tz_swap_area *out, u
 	while (f && fgets(line, sizeof line, f)) {
 		unsigned long long used = 0;
 		char *rest = unescape(line);
-		if (line[0] != '/' || sscanf(rest, "%*s %*u %llu", &used) != 1 || !is_on(&d, line, name))
+		if (line[0] != '/' || sscanf(rest, "%*s %*u %llu", &used) != 1 ||
+		    !is_on(&d, line, name))
 			continue;
 		if (n < most) {
 			out[n].used = (uint64_t)used << 10;

@@ -1,8 +1,9 @@
 /* arena.c - maps, populates and releases the arena file (layout: arena.h).
  *
- * The file is sparse and as large as the worst case needs; memory is what has been populated. Pages are allocated with
- * fallocate(), which reports a shortage as an error where a touch of the mapping would be a SIGBUS, and are then mapped
- * with MADV_POPULATE_WRITE, so that the data path takes no fault at all.
+ * The file is sparse and as large as the worst case needs; memory is what has been populated. Pages
+ * are allocated with fallocate(), which reports a shortage as an error where a touch of the mapping
+ * would be a SIGBUS, and are then mapped with MADV_POPULATE_WRITE, so that the data path takes no
+ * fault at all.
  */
 #include "arena.h"
 #include "codec.h"
@@ -57,12 +58,14 @@ int tz_arena_release(struct tz_arena *a, uint64_t offset, uint64_t len)
 	int rc;
 
 	do
-		rc = fallocate(a->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)len);
+		rc = fallocate(a->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset,
+			(off_t)len);
 	while (rc < 0 && errno == EINTR);
 	return rc < 0 ? -errno : 0;
 }
 
-/* The most slabs a disk of so many pages can come to need: all of it raw, as much again for holes, and some per class. */
+/* The most slabs a disk of so many pages can come to need: all of it raw, as much again for holes,
+ * and some per class. */
 static uint64_t slabs_for(uint64_t pages)
 {
 	return 2 * (round_up(pages, 16) / 16) + 1024;
@@ -78,10 +81,12 @@ static int lock_mapping(struct tz_arena *a, char *why, size_t why_size)
 {
 	if (syscall(SYS_mlock2, a->base, a->size, MLOCK_ONFAULT) == 0)
 		return 0;
-	return fail(errno, why, why_size, "cannot lock the arena in memory (needs root or a higher RLIMIT_MEMLOCK)");
+	return fail(errno, why, why_size,
+		"cannot lock the arena in memory (needs root or a higher RLIMIT_MEMLOCK)");
 }
 
-int tz_arena_create(struct tz_arena *a, int fd, uint64_t disksize, int lock, char *why, size_t why_size)
+int tz_arena_create(struct tz_arena *a, int fd, uint64_t disksize, int lock, char *why,
+	size_t why_size)
 {
 	uint64_t pages = disksize / TZ_PAGE_SIZE;
 	uint64_t table_offset = TZ_PAGE_SIZE;
@@ -92,7 +97,9 @@ int tz_arena_create(struct tz_arena *a, int fd, uint64_t disksize, int lock, cha
 
 	memset(a, 0, sizeof *a);
 	if (slab_offset + 1024 * TZ_SLAB_SIZE > TZ_ARENA_MAX) {
-		snprintf(why, why_size, "a disk of %llu bytes needs a page table of %llu MiB, more than an arena can hold (512 GiB)",
+		snprintf(why, why_size,
+			"a disk of %llu bytes needs a page table of %llu MiB, more than an arena"
+			" can hold (512 GiB)",
 			(unsigned long long)disksize, (unsigned long long)(pages * 8 >> 20));
 		return -EFBIG;
 	}
@@ -114,13 +121,16 @@ int tz_arena_create(struct tz_arena *a, int fd, uint64_t disksize, int lock, cha
 		goto unmap;
 	rc = tz_arena_populate(a, 0, slab_offset);
 	if (rc < 0) {
-		snprintf(why, why_size, "no memory for the page table (%llu KiB for this disk size): %s. Choose a smaller size",
+		snprintf(why, why_size,
+			"no memory for the page table (%llu KiB for this disk size): %s."
+			" Choose a smaller size",
 			(unsigned long long)(slab_offset >> 10), strerror(-rc));
 		goto unmap;
 	}
 	clock_gettime(CLOCK_REALTIME, &now);
 	*(struct tz_arena_head *)a->base = (struct tz_arena_head){
-		.magic = TZ_ARENA_MAGIC, .version = TZ_ARENA_VERSION, .slab_size = TZ_SLAB_SIZE, .disksize = disksize,
+		.magic = TZ_ARENA_MAGIC, .version = TZ_ARENA_VERSION, .slab_size = TZ_SLAB_SIZE,
+		.disksize = disksize,
 		.table_offset = table_offset, .slab_offset = slab_offset, .nr_slabs = nr_slabs,
 		.created_ns = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec,
 	};

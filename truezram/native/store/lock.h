@@ -1,7 +1,9 @@
-/* lock.h - the one lock of the data path: a futex word held for tens of nanoseconds around a list operation.
+/* lock.h - the one lock of the data path: a futex word held for tens of nanoseconds around a list
+ * operation.
  *
- * No allocation, no kernel state, works from any thread; the kernel is entered only under contention. Ordinary mutexes
- * would do as well but cost 40 bytes each where a size class has 64 in all.
+ * No allocation, no kernel state, works from any thread; the kernel is entered only under
+ * contention. Ordinary mutexes would do as well but cost 40 bytes each where a size class has 64 in
+ * all.
  */
 #ifndef TZ_LOCK_H
 #define TZ_LOCK_H
@@ -15,7 +17,8 @@
 
 typedef _Atomic uint32_t tz_lock;	/* 0 free, 1 held, 2 held and waited for */
 
-static inline long tz_futex(_Atomic uint32_t *word, int op, uint32_t value, const struct timespec *timeout)
+static inline long tz_futex(_Atomic uint32_t *word, int op, uint32_t value,
+	const struct timespec *timeout)
 {
 	return syscall(SYS_futex, word, op, value, timeout, NULL, 0);
 }
@@ -24,12 +27,14 @@ static inline void tz_lock_take(tz_lock *lock)
 {
 	uint32_t seen = 0;
 
-	if (atomic_compare_exchange_strong_explicit(lock, &seen, 1, memory_order_acquire, memory_order_relaxed))
+	if (atomic_compare_exchange_strong_explicit(lock, &seen, 1, memory_order_acquire,
+	    memory_order_relaxed))
 		return;
 	for (int spin = 0; spin < 100; spin++) {
 		seen = 0;
 		if (atomic_load_explicit(lock, memory_order_relaxed) == 0 &&
-		    atomic_compare_exchange_weak_explicit(lock, &seen, 1, memory_order_acquire, memory_order_relaxed))
+		    atomic_compare_exchange_weak_explicit(lock, &seen, 1, memory_order_acquire,
+		    memory_order_relaxed))
 			return;
 #if defined(__x86_64__)
 		__builtin_ia32_pause();

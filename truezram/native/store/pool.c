@@ -1,23 +1,29 @@
-/* pool.c - where objects live: size classes, slabs, and the reserve that keeps the data path from ever needing memory.
+/* pool.c - where objects live: size classes, slabs, and the reserve that keeps the data path from
+ * ever needing memory.
  *
- * The arena is cut into slabs of 64 KiB. A slab belongs to one size class at a time and holds equal slots of that size;
- * sizes are multiples of 16 chosen so that a whole number of slots fills the slab, about 110 classes from 16 to 4096 bytes. An
- * object that would need the largest class is not worth decompressing: such pages are stored raw (TZ_POOL_HUGE).
- * A slot's class follows from its address, so an object carries no header, and its owner is found through the page table.
+ * The arena is cut into slabs of 64 KiB. A slab belongs to one size class at a time and holds equal
+ * slots of that size; sizes are multiples of 16 chosen so that a whole number of slots fills the
+ * slab, about 110 classes from 16 to 4096 bytes. An object that would need the largest class is not
+ * worth decompressing: such pages are stored raw (TZ_POOL_HUGE). A slot's class follows from its
+ * address, so an object carries no header, and its owner is found through the page table.
  *
  * Slabs move between these states:
  *
- *	unpopulated --populate--> reserve --first object--> class (partial <-> full) --last object freed--> emptying --> reserve
- *	     ^                      |                          ^   |                                           ^
- *	     +-----punched out------+          not all moved --+   +--> evacuating (compaction) ---------------+
+ *	unpopulated -> reserve		populated
+ *	reserve -> unpopulated		punched out
+ *	reserve -> class		first object; within the class a slab is partial or full
+ *	class -> emptying -> reserve	last object freed
+ *	class -> evacuating		compaction; then emptying, or class again if not all moved
  *
- * A change from or to "class" or "evacuating" is made under the class lock, together with what belongs to it: the count of
- * slots in use and the place in the class's list. Emptying is the instant between two locks: the slab is in no list, and whoever
- * freed its last object is about to put it into the reserve.
+ * A change from or to "class" or "evacuating" is made under the class lock, together with what
+ * belongs to it: the count of slots in use and the place in the class's list. Emptying is the
+ * instant between two locks: the slab is in no list, and whoever freed its last object is about to
+ * put it into the reserve.
  *
- * Nothing that is kept in the arena is used to manage it. Which slots are free is a bitmap in private memory, so a damaged
- * byte of the arena costs at most the object it is in, and freeing what is not in use is noticed. Offsets that come out of the
- * page table are checked here: range, state of the slab, alignment to a slot, size.
+ * Nothing that is kept in the arena is used to manage it. Which slots are free is a bitmap in
+ * private memory, so a damaged byte of the arena costs at most the object it is in, and freeing
+ * what is not in use is noticed. Offsets that come out of the page table are checked here: range,
+ * state of the slab, alignment to a slot, size.
  *
  * Queue threads only ever move slabs between reserve and class: list operations under a short lock,
  * no system call but futex calls. Everything that asks the kernel for memory or gives it back
@@ -28,13 +34,14 @@
  * (RETRY_MS .. RETRY_MOST_MS). With the reserve empty an allocation tries free slots of larger
  * classes, then fails at once.
  *
- * Slots that overwriting and discarding leave free in many slabs are packed now and then where that saves whole slabs
- * (compaction, in a thread of its own): the sparsest slabs of a class are taken out of use, the store finds their objects
- * through the page table and moves them, and the empty slabs go the usual way. Where nothing has been freed there is nothing to do:
- * both threads sleep until something happens.
+ * Slots that overwriting and discarding leave free in many slabs are packed now and then where that
+ * saves whole slabs (compaction, in a thread of its own): the sparsest slabs of a class are taken
+ * out of use, the store finds their objects through the page table and moves them, and the empty
+ * slabs go the usual way. Where nothing has been freed there is nothing to do: both threads sleep
+ * until something happens.
  *
- * Memory is counted where it is had: used_bytes is what has been populated (head, table, slabs of every state), which is
- * what the kernel holds for the file.
+ * Memory is counted where it is had: used_bytes is what has been populated (head, table, slabs of
+ * every state), which is what the kernel holds for the file.
  */
 #include "pool.h"
 
@@ -55,12 +62,15 @@
 #define MLOCK_ONFAULT 1
 #endif
 
-#define BATCH 4u		/* slabs populated by one system call: what it got is in reserve before it asks for more */
-#define RETRY_MS 2u		/* after the kernel refused memory, doubled each time it does so again */
+/* slabs populated by one system call: what it got is in reserve before it asks for more */
+#define BATCH 4u
+/* after the kernel refused memory, doubled each time it does so again */
+#define RETRY_MS 2u
 #define RETRY_MOST_MS 100u
 #define FLOOR_MS 10000		/* how old the floor may get: somebody may set vm.min_free_kbytes */
 #define SHORT_MS 1000		/* below the floor for so long: ask all the same, once */
-#define COMPACT_MS 1000u	/* between two looks at what could be saved, while slots are being freed */
+/* between two looks at what could be saved, while slots are being freed */
+#define COMPACT_MS 1000u
 #define TRIM_MS 2000u		/* that tz_pool_trim waits at most */
 #define STACK_SIZE (64u << 10)
 #define EMPTIED_MOST (2u << 20)	/* bytes in use at which a device counts as emptied, at most */
@@ -69,12 +79,15 @@
 #define NO_MAP UINT32_MAX
 #define POISON 0xdeadbeefu	/* next and prev of a slab that is in no list of its class */
 
-enum slab_state { SLAB_UNPOPULATED = 0, SLAB_RESERVE = 1, SLAB_CLASS = 2, SLAB_EVACUATING = 3, SLAB_EMPTYING = 4 };
+enum slab_state { SLAB_UNPOPULATED = 0, SLAB_RESERVE = 1, SLAB_CLASS = 2, SLAB_EVACUATING = 3,
+	SLAB_EMPTYING = 4 };
 
-/* Why the reserve's thread is woken. Slabs are needed; or somebody wants something now, refused memory or not. */
+/* Why the reserve's thread is woken. Slabs are needed; or somebody wants something now, refused
+ * memory or not. */
 enum wake { WAKE_NEED = 1, WAKE_NOW = 2 };
 
-_Static_assert(TZ_SLAB_SIZE / 16 <= TZ_MAP_WORDS * 64 && TZ_MAP_WORDS <= UINT8_MAX, "a full-size map has a bit for each slot");
+_Static_assert(TZ_SLAB_SIZE / 16 <= TZ_MAP_WORDS * 64 && TZ_MAP_WORDS <= UINT8_MAX,
+	"a full-size map has a bit for each slot");
 _Static_assert(TZ_RAW_SLOTS <= 64, "the map of a slab of the largest class is one word");
 
 /* Values that are read without the lock they change under, or that stand alone. */
@@ -87,7 +100,8 @@ static void make_classes(struct tz_pool *p)
 {
 	unsigned last = 0, n = 0;
 
-	/* Largest first while counting slots per slab upwards, then turned round so that class 0 is the smallest. */
+	/* Largest first while counting slots per slab upwards, then turned round so that class 0 is
+	 * the smallest. */
 	uint32_t sizes[TZ_MAX_CLASSES];
 	for (unsigned per = TZ_SLAB_SIZE / TZ_PAGE_SIZE; per <= TZ_SLAB_SIZE / 16; per++) {
 		unsigned size = TZ_SLAB_SIZE / per & ~15u;
@@ -124,7 +138,8 @@ static void wake(struct tz_pool *p, uint32_t why)
 		tz_futex(&p->wake, FUTEX_WAKE_PRIVATE, 1, NULL);
 }
 
-/* A slot was freed: there may be something to compact. A store and a system call once in COMPACT_MS at most. */
+/* A slot was freed: there may be something to compact. A store and a system call once in COMPACT_MS
+ * at most. */
 static void note_activity(struct tz_pool *p)
 {
 	if (!get(p->activity) && !atomic_exchange(&p->activity, 1))
@@ -151,8 +166,9 @@ static uint32_t unlink_first(struct tz_pool *p)
 	return s;
 }
 
-/* A slab out of the reserve, and where `map` is not NULL a map of the full size with it. TZ_NO_SLAB: there is none. Sets
- * *need when the reserve wants refilling: the caller wakes its thread once it holds no lock. */
+/* A slab out of the reserve, and where `map` is not NULL a map of the full size with it.
+ * TZ_NO_SLAB: there is none. Sets *need when the reserve wants refilling: the caller wakes its
+ * thread once it holds no lock. */
 static uint32_t reserve_pop(struct tz_pool *p, uint32_t *map, int *need)
 {
 	uint32_t s = TZ_NO_SLAB;
@@ -170,18 +186,22 @@ static uint32_t reserve_pop(struct tz_pool *p, uint32_t *map, int *need)
 	return s;
 }
 
-/* A device that has been emptied keeps no more than an 1/25 of what it once held, table included; one that is new or in
- * use keeps the full reserve. */
+/* A device that has been emptied keeps no more than an 1/25 of what it once held, table included;
+ * one that is new or in use keeps the full reserve. */
 static uint32_t target_now(const struct tz_pool *p)
 {
-	uint64_t table = p->arena->slab_offset, peak = __atomic_load_n(&p->stats->mem_used_max, __ATOMIC_RELAXED);
-	uint64_t reserve = (uint64_t)get(p->reserve_count) * TZ_SLAB_SIZE, used = get(p->used_bytes);
+	uint64_t table = p->arena->slab_offset,
+		peak = __atomic_load_n(&p->stats->mem_used_max, __ATOMIC_RELAXED);
+	uint64_t reserve = (uint64_t)get(p->reserve_count) * TZ_SLAB_SIZE,
+		used = get(p->used_bytes);
 	uint64_t in_use = used > table + reserve ? used - table - reserve : 0;
 	uint32_t full = get(p->reserve_full);
 
-	if (peak < table + 2ull * full * TZ_SLAB_SIZE || in_use > EMPTIED_MOST || in_use > peak / 50)
+	if (peak < table + 2ull * full * TZ_SLAB_SIZE || in_use > EMPTIED_MOST ||
+	    in_use > peak / 50)
 		return full;
-	uint64_t keep = peak / 25 > table + in_use ? (peak / 25 - table - in_use) / TZ_SLAB_SIZE : 0;
+	uint64_t keep = peak / 25 > table + in_use
+		? (peak / 25 - table - in_use) / TZ_SLAB_SIZE : 0;
 	return keep < EMPTIED_RESERVE ? EMPTIED_RESERVE : keep < full ? (uint32_t)keep : full;
 }
 
@@ -243,7 +263,8 @@ static void partial_remove(struct tz_pool *p, struct tz_class *c, uint32_t s)
 
 static void stat_add(uint64_t *counter, int64_t delta)
 {
-	__atomic_store_n(counter, *counter + (uint64_t)delta, __ATOMIC_RELAXED);	/* written under the class lock */
+	/* Written under the class lock. */
+	__atomic_store_n(counter, *counter + (uint64_t)delta, __ATOMIC_RELAXED);
 }
 
 static int has_own_map(const struct tz_pool *p, unsigned class)
@@ -267,7 +288,8 @@ static void join_class(struct tz_pool *p, unsigned class, uint32_t s, uint32_t m
 	set(m->stuck, 0);
 	m->first = 0;
 	m->map.taken = map;
-	memset(map_of(p, m, class), 0, has_own_map(p, class) ? sizeof m->map.own : sizeof p->maps[0]);
+	memset(map_of(p, m, class), 0,
+		has_own_map(p, class) ? sizeof m->map.own : sizeof p->maps[0]);
 	partial_add(p, &p->classes[class], s);
 	stat_add(&p->classes[class].stats->slabs, 1);
 }
@@ -348,7 +370,8 @@ uint64_t tz_pool_alloc(struct tz_pool *p, unsigned size, uint64_t page, int *err
 
 /* ---- what an offset means ---- */
 
-/* Units of 16 bytes into a slab / units of a slot: exact for all 4096 x 256 pairs, and cheaper than a division. */
+/* Units of 16 bytes into a slab / units of a slot: exact for all 4096 x 256 pairs, and cheaper than
+ * a division. */
 static unsigned slot_of(const struct tz_class *c, unsigned units)
 {
 	return units * c->reciprocal >> 20;
@@ -357,7 +380,8 @@ static unsigned slot_of(const struct tz_class *c, unsigned units)
 /* The slab, or TZ_NO_SLAB: outside of what was ever populated. */
 static uint32_t slab_at(const struct tz_pool *p, uint64_t offset)
 {
-	uint64_t s = (offset - p->arena->slab_offset) / TZ_SLAB_SIZE;	/* below the first: a huge number */
+	/* Below the first: a huge number. */
+	uint64_t s = (offset - p->arena->slab_offset) / TZ_SLAB_SIZE;
 
 	return s < get(p->virgin) ? (uint32_t)s : TZ_NO_SLAB;
 }
@@ -371,7 +395,8 @@ static int holds_objects(unsigned state)
 static int fits_class(const struct tz_pool *p, unsigned class, uint64_t offset, unsigned size)
 {
 	const struct tz_class *c = &p->classes[class];
-	unsigned in_slab = (unsigned)(offset - p->arena->slab_offset) % TZ_SLAB_SIZE, slot = slot_of(c, in_slab / 16);
+	unsigned in_slab = (unsigned)(offset - p->arena->slab_offset) % TZ_SLAB_SIZE,
+		slot = slot_of(c, in_slab / 16);
 
 	return slot * c->object_size == in_slab && slot < c->per_slab && size <= c->object_size;
 }
@@ -380,9 +405,11 @@ int tz_pool_is_slot(const struct tz_pool *p, uint64_t offset, unsigned size)
 {
 	uint32_t s = slab_at(p, offset);
 
-	/* Of an object that the caller keeps from being freed, the slab's class cannot change. Of others, what is read here may
-	 * be of two different instants: then it is some class all the same. */
-	return s != TZ_NO_SLAB && holds_objects(get(p->slabs[s].state)) && fits_class(p, get(p->slabs[s].class), offset, size);
+	/* Of an object that the caller keeps from being freed, the slab's class cannot change. Of
+	 * others, what is read here may be of two different instants: then it is some class all the
+	 * same. */
+	return s != TZ_NO_SLAB && holds_objects(get(p->slabs[s].state)) &&
+		fits_class(p, get(p->slabs[s].class), offset, size);
 }
 
 void tz_pool_prefetch(const struct tz_pool *p, uint64_t offset)
@@ -394,11 +421,13 @@ void tz_pool_prefetch(const struct tz_pool *p, uint64_t offset)
 }
 
 /* Clears the slot's bit. 0: it is not in use, or not that page's. */
-static int clear_slot(struct tz_pool *p, struct tz_slab *m, unsigned class, unsigned slot, uint64_t page)
+static int clear_slot(struct tz_pool *p, struct tz_slab *m, unsigned class, unsigned slot,
+	uint64_t page)
 {
 	uint64_t *map = map_of(p, m, class), bit = 1ull << slot % 64;
 
-	if (!(map[slot / 64] & bit) || (class == p->nr_classes - 1 && m->map.raw.owner[slot] != (uint32_t)page))
+	if (!(map[slot / 64] & bit) ||
+	    (class == p->nr_classes - 1 && m->map.raw.owner[slot] != (uint32_t)page))
 		return 0;
 	map[slot / 64] &= ~bit;
 	if (slot / 64 < m->first)
@@ -435,12 +464,14 @@ int tz_pool_free(struct tz_pool *p, uint64_t offset, unsigned size, uint64_t pag
 	if (s == TZ_NO_SLAB)
 		return -EINVAL;
 	struct tz_slab *m = &p->slabs[s];
-	unsigned class = get(m->class);		/* fixed while an object lives here; checked for what is none */
+	/* Fixed while an object lives here; checked for what is none. */
+	unsigned class = get(m->class);
 	struct tz_class *c = &p->classes[class];
 	unsigned in_slab = (unsigned)(offset - p->arena->slab_offset) % TZ_SLAB_SIZE;
 
 	tz_lock_take(&c->lock);
-	if (get(m->class) == class && holds_objects(get(m->state)) && fits_class(p, class, offset, size))
+	if (get(m->class) == class && holds_objects(get(m->state)) &&
+	    fits_class(p, class, offset, size))
 		freed = clear_slot(p, m, class, slot_of(c, in_slab / 16), page);
 	if (freed) {
 		empty = count_out(p, c, s);
@@ -477,13 +508,14 @@ static uint64_t wasted_slabs(const struct tz_pool *p)
 	return n;
 }
 
-/* Whether a pass is worth its while, `wasted` being wasted_slabs(). After one that gained nothing, not before an eighth more
- * than then is wasted. */
+/* Whether a pass is worth its while, `wasted` being wasted_slabs(). After one that gained nothing,
+ * not before an eighth more than then is wasted. */
 static int is_wasteful(struct tz_pool *p, uint64_t wasted)
 {
 	if (wasted < p->futile)
 		p->futile = wasted;
-	return wasted * TZ_SLAB_SIZE >= COMPACT_LEAST && wasted * TZ_SLAB_SIZE > get(p->used_bytes) / 16 &&
+	return wasted * TZ_SLAB_SIZE >= COMPACT_LEAST &&
+		wasted * TZ_SLAB_SIZE > get(p->used_bytes) / 16 &&
 		(!p->futile || wasted > p->futile + p->futile / 8);
 }
 
@@ -492,7 +524,8 @@ static unsigned bin_of(const struct tz_class *c, unsigned used)
 	return used * 64 / c->per_slab;
 }
 
-/* A slab that compaction may empty: what is read here without the lock is looked at again under it. */
+/* A slab that compaction may empty: what is read here without the lock is looked at again under
+ * it. */
 static int is_candidate(const struct tz_slab *m)
 {
 	return get(m->state) == SLAB_CLASS && !get(m->stuck);
@@ -501,8 +534,8 @@ static int is_candidate(const struct tz_slab *m)
 /* What to take of one class: all slabs of less than `bin`, and `rest` of those in it. */
 struct sparse { uint32_t bin; uint64_t rest; };
 
-/* The `want` sparsest slabs of each class, `want` being as many as the free slots add up to: then what is in them fits the
- * others. */
+/* The `want` sparsest slabs of each class, `want` being as many as the free slots add up to: then
+ * what is in them fits the others. */
 static void choose_sparse(struct tz_pool *p, struct sparse *sparse)
 {
 	memset(p->by_used, 0, sizeof p->by_used);
@@ -575,7 +608,8 @@ void tz_pool_evacuate_end(struct tz_pool *p)
 		struct tz_slab *m = &p->slabs[p->evacuating[i]];
 		struct tz_class *c = &p->classes[p->evacuating_class[i]];
 		tz_lock_take(&c->lock);
-		if (get(m->state) == SLAB_EVACUATING) {		/* something did not move: back into use */
+		/* Something did not move: back into use. */
+		if (get(m->state) == SLAB_EVACUATING) {
 			set(m->state, SLAB_CLASS);
 			set(m->stuck, 1);
 			if (get(m->used) < c->per_slab)
@@ -586,7 +620,8 @@ void tz_pool_evacuate_end(struct tz_pool *p)
 	}
 	p->nr_evacuating = 0;
 	p->futile = saved ? 0 : wasted_slabs(p);
-	__atomic_store_n(&p->stats->pages_compacted, p->stats->pages_compacted + saved * (TZ_SLAB_SIZE / TZ_PAGE_SIZE),
+	__atomic_store_n(&p->stats->pages_compacted,
+		p->stats->pages_compacted + saved * (TZ_SLAB_SIZE / TZ_PAGE_SIZE),
 		__ATOMIC_RELAXED);
 }
 
@@ -602,8 +637,9 @@ static void pause_ms(_Atomic uint32_t *word, uint32_t while_it_is, unsigned ms)
 	tz_futex(word, FUTEX_WAIT_PRIVATE, while_it_is, ms ? &t : NULL);
 }
 
-/* Moving objects can wait for anybody, so this is a thread without a priority of its own. It looks once in COMPACT_MS for as
- * long as slots are freed or the last look had something to do, then sleeps until a slot is freed. */
+/* Moving objects can wait for anybody, so this is a thread without a priority of its own. It looks
+ * once in COMPACT_MS for as long as slots are freed or the last look had something to do, then
+ * sleeps until a slot is freed. */
 static void *compactor(void *arg)
 {
 	struct tz_pool *p = arg;
@@ -685,8 +721,8 @@ static void look_at_floor(struct tz_pool *p)
 	p->floor = tz_headroom_floor();
 }
 
-/* Populates up to `want` slabs: neighbours never used before by one call, or one that was punched out. Returns how many,
- * or negative errno. */
+/* Populates up to `want` slabs: neighbours never used before by one call, or one that was punched
+ * out. Returns how many, or negative errno. */
 static int populate_some(struct tz_pool *p, unsigned want)
 {
 	uint64_t end = p->arena->nr_slabs;
@@ -708,7 +744,8 @@ static int populate_some(struct tz_pool *p, unsigned want)
 	n = affordable(p, n);
 	if (!n)
 		return -EAGAIN;
-	int rc = tz_arena_populate(p->arena, tz_arena_slab_offset(p->arena, first), (uint64_t)n * TZ_SLAB_SIZE);
+	int rc = tz_arena_populate(p->arena, tz_arena_slab_offset(p->arena, first),
+		(uint64_t)n * TZ_SLAB_SIZE);
 	if (rc < 0)
 		return rc;
 	if (first == p->unpopulated)
@@ -737,7 +774,8 @@ static int refill(struct tz_pool *p)
 	return 0;
 }
 
-/* Punches out reserve slabs until at most `keep` are left and mem_limit is met. Returns bytes given back. */
+/* Punches out reserve slabs until at most `keep` are left and mem_limit is met. Returns bytes given
+ * back. */
 static uint64_t punch_surplus(struct tz_pool *p, uint32_t keep)
 {
 	uint64_t bytes = 0;
@@ -764,7 +802,8 @@ static uint64_t punch_surplus(struct tz_pool *p, uint32_t keep)
 static void set_target(struct tz_pool *p, uint32_t target)
 {
 	set(p->reserve_target, target);
-	__atomic_store_n(&p->stats->reserve_target, (uint64_t)target * TZ_SLAB_SIZE, __ATOMIC_RELAXED);
+	__atomic_store_n(&p->stats->reserve_target, (uint64_t)target * TZ_SLAB_SIZE,
+		__ATOMIC_RELAXED);
 }
 
 static void answer_trim(struct tz_pool *p, uint32_t asked, uint64_t bytes)
@@ -811,10 +850,12 @@ static void *reserve_thread(void *arg)
 	int gave;
 
 	prctl(PR_SET_NAME, "tz-reserve");
-	prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0);	/* its allocations must not wait for I/O that waits for it */
+	/* Its allocations must not wait for I/O that waits for it. */
+	prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0);
 	be_first();
 	for (;;) {
-		atomic_exchange(&p->wake, 0);	/* before looking at what there is to do, stop included */
+		/* Before looking at what there is to do, stop included. */
+		atomic_exchange(&p->wake, 0);
 		if (tz_pool_is_stopping(p))
 			return NULL;
 		int rc = balance(p, &gave);
@@ -836,11 +877,13 @@ static void *reserve_thread(void *arg)
 
 uint64_t tz_pool_trim(struct tz_pool *p)
 {
-	uint64_t before = atomic_load(&p->trimmed), deadline = tz_monotonic_ns() + TRIM_MS * 1000000ull, now;
+	uint64_t before = atomic_load(&p->trimmed),
+		deadline = tz_monotonic_ns() + TRIM_MS * 1000000ull, now;
 	uint32_t mine = atomic_fetch_add(&p->trim_asked, 1) + 1, done;
 
 	wake(p, WAKE_NOW);
-	while ((int32_t)((done = atomic_load(&p->trim_done)) - mine) < 0 && (now = tz_monotonic_ns()) < deadline)
+	while ((int32_t)((done = atomic_load(&p->trim_done)) - mine) < 0 &&
+	    (now = tz_monotonic_ns()) < deadline)
 		pause_ms(&p->trim_done, done, (unsigned)((deadline - now) / 1000000) + 1);
 	return atomic_load(&p->trimmed) - before;
 }
@@ -869,7 +912,9 @@ static int check_limit(const struct tz_pool *p, uint64_t limit, char *why, size_
 
 	if (limit == 0 || limit >= least)
 		return 0;
-	snprintf(why, why_size, "mem_limit %.1fM is too small: the page table of this disk and 1 MiB of slabs take %.1fM",
+	snprintf(why, why_size,
+		"mem_limit %.1fM is too small: the page table of this disk and 1 MiB of"
+		" slabs take %.1fM",
 		(double)limit / (1 << 20), (double)least / (1 << 20));
 	return -EINVAL;
 }
@@ -886,17 +931,21 @@ int tz_pool_set_limit(struct tz_pool *p, uint64_t bytes, char *why, size_t why_s
 	return 0;
 }
 
-/* Slabs and maps in one mapping. Locked as it is touched, which only the reserve's thread does first. Without the right to
- * (an ordinary user's local device) it works unlocked; the server shows that. */
+/* Slabs and maps in one mapping. Locked as it is touched, which only the reserve's thread does
+ * first. Without the right to (an ordinary user's local device) it works unlocked; the server shows
+ * that. */
 static int map_metadata(struct tz_pool *p, char *why, size_t why_size)
 {
 	uint64_t pages = p->arena->disksize / TZ_PAGE_SIZE;
-	size_t slabs = (p->arena->nr_slabs * sizeof *p->slabs + TZ_PAGE_SIZE - 1) / TZ_PAGE_SIZE * TZ_PAGE_SIZE;
+	size_t slabs = (p->arena->nr_slabs * sizeof *p->slabs +
+		TZ_PAGE_SIZE - 1) / TZ_PAGE_SIZE * TZ_PAGE_SIZE;
 
-	/* For tiny objects on every page, in slabs filled to a quarter. When they run out, such objects take larger slots. */
+	/* For tiny objects on every page, in slabs filled to a quarter. When they run out, such
+	 * objects take larger slots. */
 	p->nr_maps = (uint32_t)(pages / (TZ_OWN_MAP_SLOTS / 4) + 256);
 	p->metadata_len = slabs + p->nr_maps * sizeof *p->maps;
-	p->slabs = mmap(NULL, p->metadata_len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	p->slabs = mmap(NULL, p->metadata_len, PROT_READ | PROT_WRITE,
+		MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (p->slabs == MAP_FAILED) {
 		p->slabs = NULL;
 		snprintf(why, why_size, "cannot map slab metadata: %s", strerror(errno));
@@ -907,8 +956,8 @@ static int map_metadata(struct tz_pool *p, char *why, size_t why_size)
 	return 0;
 }
 
-int tz_pool_create(struct tz_pool *p, struct tz_arena *arena, struct tz_stats *stats, uint64_t mem_limit,
-	char *why, size_t why_size)
+int tz_pool_create(struct tz_pool *p, struct tz_arena *arena, struct tz_stats *stats,
+	uint64_t mem_limit, char *why, size_t why_size)
 {
 	int rc;
 
@@ -933,12 +982,14 @@ int tz_pool_create(struct tz_pool *p, struct tz_arena *arena, struct tz_stats *s
 	return rc;
 }
 
-static int start_thread(struct tz_pool *p, pthread_t *thread, void *(*run)(void *), char *why, size_t why_size)
+static int start_thread(struct tz_pool *p, pthread_t *thread, void *(*run)(void *), char *why,
+	size_t why_size)
 {
 	pthread_attr_t attr;
 
 	pthread_attr_init(&attr);
-	pthread_attr_setstacksize(&attr, STACK_SIZE);	/* it is locked as a whole: not the usual 8 MiB */
+	/* It is locked as a whole: not the usual 8 MiB. */
+	pthread_attr_setstacksize(&attr, STACK_SIZE);
 	int rc = -pthread_create(thread, &attr, run, p);
 	pthread_attr_destroy(&attr);
 	if (rc < 0)
@@ -948,7 +999,8 @@ static int start_thread(struct tz_pool *p, pthread_t *thread, void *(*run)(void 
 	return rc;
 }
 
-int tz_pool_start(struct tz_pool *p, int (*compact)(void *arg, int pass), void *arg, char *why, size_t why_size)
+int tz_pool_start(struct tz_pool *p, int (*compact)(void *arg, int pass), void *arg, char *why,
+	size_t why_size)
 {
 	p->compact = compact;
 	p->compact_arg = arg;

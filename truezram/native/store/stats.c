@@ -1,9 +1,11 @@
-/* stats.c - the statistics page: laid out by the server, read by everyone else (layout and rules: stats.h).
+/* stats.c - the statistics page: laid out by the server, read by everyone else (layout and rules:
+ * stats.h).
  *
- * Readers share the page with threads that write it all the time, so they copy word by word with atomic loads
- * (no torn 64-bit value, nothing undefined) and accept a copy only between two equal even values of the sequence
- * counter. The page comes from a file that anything may have written: every number used as an index or a length is
- * taken from one copy and checked against the mapping before it is used.
+ * Readers share the page with threads that write it all the time, so they copy word by word with
+ * atomic loads (no torn 64-bit value, nothing undefined) and accept a copy only between two equal
+ * even values of the sequence counter. The page comes from a file that anything may have written:
+ * every number used as an index or a length is taken from one copy and checked against the mapping
+ * before it is used.
  */
 #include "stats.h"
 
@@ -19,10 +21,12 @@
 _Static_assert(sizeof(struct tz_stats) % 8 == 0, "copied by 8-byte words");
 _Static_assert(sizeof(struct tz_queue_stats) % 64 == 0, "queues do not share cache lines");
 _Static_assert(offsetof(struct tz_stats, seq) % 8 == 0, "seq is a word");
-_Static_assert(offsetof(struct tz_stats, algorithm) % 8 == 0 && offsetof(struct tz_stats, last_error) % 8 == 0,
+_Static_assert(offsetof(struct tz_stats, algorithm) % 8 == 0 &&
+	offsetof(struct tz_stats, last_error) % 8 == 0,
 	"text is stored by words");
 _Static_assert(offsetof(struct tz_queue_stats, seq) == 0, "the counters follow seq");
-_Static_assert(offsetof(struct tz_queue_stats, cpu) % 8 == 0, "everything before cpu is 64-bit values");
+_Static_assert(offsetof(struct tz_queue_stats, cpu) % 8 == 0,
+	"everything before cpu is 64-bit values");
 
 static size_t round64(size_t n)
 {
@@ -31,12 +35,14 @@ static size_t round64(size_t n)
 
 size_t tz_stats_size(unsigned nr_queues)
 {
-	return round64(sizeof(struct tz_stats)) + (size_t)nr_queues * round64(sizeof(struct tz_queue_stats));
+	return round64(sizeof(struct tz_stats)) +
+		(size_t)nr_queues * round64(sizeof(struct tz_queue_stats));
 }
 
 int tz_stats_init(struct tz_stats *s, size_t len, unsigned nr_queues)
 {
-	if (!nr_queues || nr_queues > TZ_MAX_QUEUES || len < tz_stats_size(nr_queues) || ((uintptr_t)s & 63))
+	if (!nr_queues || nr_queues > TZ_MAX_QUEUES || len < tz_stats_size(nr_queues) ||
+	    ((uintptr_t)s & 63))
 		return -1;
 	memset(s, 0, tz_stats_size(nr_queues));
 	s->version = TZ_STATS_VERSION;
@@ -57,7 +63,8 @@ int tz_stats_head_try(struct tz_stats *s)
 {
 	uint64_t seq = __atomic_load_n(&s->seq, __ATOMIC_RELAXED);
 
-	return !(seq & 1) && __atomic_compare_exchange_n(&s->seq, &seq, seq + 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED);
+	return !(seq & 1) && __atomic_compare_exchange_n(&s->seq, &seq, seq + 1, 0,
+		__ATOMIC_ACQUIRE, __ATOMIC_RELAXED);
 }
 
 void tz_stats_head_begin(struct tz_stats *s)
@@ -105,8 +112,8 @@ static void copy_words(uint64_t *dst, const uint64_t *src, size_t from, size_t t
 		dst[i] = __atomic_load_n(&src[i], __ATOMIC_ACQUIRE);	/* what comes next is seq */
 }
 
-/* Copies words [0, words), of which seq_word is the sequence counter. 0, or -2 when it never was the same even value
- * before and after; dst then holds the last try. */
+/* Copies words [0, words), of which seq_word is the sequence counter. 0, or -2 when it never was
+ * the same even value before and after; dst then holds the last try. */
 static int copy_under_seq(uint64_t *dst, const uint64_t *src, size_t words, size_t seq_word)
 {
 	for (unsigned try = 0; try < SPIN_TRIES + SLEEP_TRIES; try++) {
@@ -133,20 +140,24 @@ static int read_head(const void *map, size_t len, struct tz_stats *head, const c
 {
 	if (len < sizeof(*head) || ((uintptr_t)map & 7))
 		return refuse(why, "shorter than a statistics page");
-	if (__atomic_load_n(&((const struct tz_stats *)map)->magic, __ATOMIC_ACQUIRE) != TZ_STATS_MAGIC)
+	if (__atomic_load_n(&((const struct tz_stats *)map)->magic,
+	    __ATOMIC_ACQUIRE) != TZ_STATS_MAGIC)
 		return refuse(why, "not a statistics page (wrong magic)");
 
-	int result = copy_under_seq((void *)head, map, WORDS(struct tz_stats), WORD_OF(struct tz_stats, seq));
+	int result = copy_under_seq((void *)head, map, WORDS(struct tz_stats),
+		WORD_OF(struct tz_stats, seq));
 
 	if (head->version != TZ_STATS_VERSION)
 		return refuse(why, "a statistics page of another version of truezram");
 	if (!head->nr_queues || head->nr_queues > TZ_MAX_QUEUES)
 		return refuse(why, "damaged statistics page (number of queues)");
-	if (head->queue_offset < sizeof(*head) || head->queue_stride < sizeof(struct tz_queue_stats) ||
-	    head->queue_offset % 64 || head->queue_stride % 64)
+	if (head->queue_offset < sizeof(*head) ||
+	    head->queue_stride < sizeof(struct tz_queue_stats) || head->queue_offset % 64 ||
+	    head->queue_stride % 64)
 		return refuse(why, "damaged statistics page (queue layout)");
 	if (head->size > len ||
-	    (uint64_t)head->queue_offset + (uint64_t)head->nr_queues * head->queue_stride > head->size)
+	    (uint64_t)head->queue_offset +
+	    (uint64_t)head->nr_queues * head->queue_stride > head->size)
 		return refuse(why, "statistics page cut short");
 	if (head->nr_classes > TZ_MAX_CLASSES)
 		return refuse(why, "damaged statistics page (number of size classes)");
@@ -159,8 +170,8 @@ static int read_head(const void *map, size_t len, struct tz_stats *head, const c
 	return result;
 }
 
-static int copy_queue(const void *map, const struct tz_stats *head, unsigned queue, struct tz_queue_stats *out,
-	const char **why)
+static int copy_queue(const void *map, const struct tz_stats *head, unsigned queue,
+	struct tz_queue_stats *out, const char **why)
 {
 	const uint64_t *src = (const void *)((const char *)map + head->queue_offset +
 		(size_t)queue * head->queue_stride);
@@ -173,7 +184,8 @@ static int copy_queue(const void *map, const struct tz_stats *head, unsigned que
 	return result;
 }
 
-int tz_stats_read_queue(const void *map, size_t len, unsigned queue, struct tz_queue_stats *out, const char **why)
+int tz_stats_read_queue(const void *map, size_t len, unsigned queue, struct tz_queue_stats *out,
+	const char **why)
 {
 	struct tz_stats head;
 	int result = read_head(map, len, &head, why);

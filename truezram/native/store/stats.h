@@ -1,13 +1,16 @@
-/* stats.h - the statistics page: one file per device, written by its server, mapped read-only by everyone else.
+/* stats.h - the statistics page: one file per device, written by its server, mapped read-only by
+ * everyone else.
  *
- * The file is also the device's registry entry (/run/truezram/NAME.stats): its head says who serves the device and
- * what it is. Layout: struct tz_stats, then nr_queues times struct tz_queue_stats at queue_offset (64-byte multiples).
- * Everything is little-endian as the host is; sizes in bytes, times in nanoseconds, clocks CLOCK_MONOTONIC.
+ * The file is also the device's registry entry (/run/truezram/NAME.stats): its head says who serves
+ * the device and what it is. Layout: struct tz_stats, then nr_queues times struct tz_queue_stats at
+ * queue_offset (64-byte multiples). Everything is little-endian as the host is; sizes in bytes,
+ * times in nanoseconds, clocks CLOCK_MONOTONIC.
  *
- * Who writes: the head changes under its `seq`, which is also the lock of its several writers (the control thread, and any
- * thread that has an error to report); queue thread i writes its tz_queue_stats, the counters under its own `seq` (odd while they change),
- * histograms without (each bin is consistent by itself). Readers copy between two equal even values of seq
- * (stats.c: tz_stats_read).
+ * Who writes: the head changes under its `seq`, which is also the lock of its several writers (the
+ * control thread, and any thread that has an error to report); queue thread i writes its
+ * tz_queue_stats, the counters under its own `seq` (odd while they change), histograms without
+ * (each bin is consistent by itself). Readers copy between two equal even values of seq (stats.c:
+ * tz_stats_read).
  */
 #ifndef TZ_STATS_H
 #define TZ_STATS_H
@@ -21,21 +24,25 @@
 #define TZ_MAX_QUEUES 64
 #define TZ_MAX_CLASSES 128
 
-/* Latency histogram, log-linear: bins 0..7 are 0..7 units of 64 ns; above, 8 bins per power of two. */
+/* Latency histogram, log-linear: bins 0..7 are 0..7 units of 64 ns; above, 8 bins per power of
+ * two. */
 #define TZ_LAT_UNIT_NS 64
 #define TZ_LAT_BINS 200
-/* Stored size histogram: bin i counts pages now stored in i*64+1 .. (i+1)*64 bytes; bin 64 is unused by compressed
- * pages and holds raw ones. */
+/* Stored size histogram: bin i counts pages now stored in i*64+1 .. (i+1)*64 bytes; bin 64 is
+ * unused by compressed pages and holds raw ones. */
 #define TZ_SIZE_BINS 65
 
 enum tz_state {
-	TZ_STATE_STARTING = 0, TZ_STATE_LIVE = 1, TZ_STATE_STOPPING = 2, TZ_STATE_STOPPED = 3, TZ_STATE_FAILED = 4
+	TZ_STATE_STARTING = 0, TZ_STATE_LIVE = 1, TZ_STATE_STOPPING = 2, TZ_STATE_STOPPED = 3,
+	TZ_STATE_FAILED = 4
 };
 enum tz_transport { TZ_TRANSPORT_UBLK = 0, TZ_TRANSPORT_LOCAL = 1 };
 enum tz_device_flags {
 	TZ_FLAG_MEMORY_LOCKED = 1,	/* arena cannot be swapped out */
-	TZ_FLAG_NOSWAP_TMPFS = 2,	/* arena is a file on a noswap tmpfs: it can outlive the server */
-	TZ_FLAG_USER_COPY = 4,		/* ublk: data moves by pread/pwrite, no per-request buffers */
+	TZ_FLAG_NOSWAP_TMPFS = 2,	/* arena is a file on a noswap tmpfs: it can outlive the
+					 * server */
+	TZ_FLAG_USER_COPY = 4,		/* ublk: data moves by pread/pwrite, no per-request
+					 * buffers */
 	TZ_FLAG_IO_FLUSHER = 8		/* queue threads run with PR_SET_IO_FLUSHER, read back */
 };
 
@@ -53,7 +60,8 @@ struct tz_stats {
 	uint32_t nr_queues, queue_depth;
 	uint32_t transport;		/* enum tz_transport */
 	uint32_t id;			/* N of /dev/ublkbN, or of local N */
-	uint64_t pid, pid_start;	/* server, and field 22 of /proc/PID/stat: a reused pid is told apart */
+	uint64_t pid, pid_start;	/* server, and field 22 of /proc/PID/stat: a reused pid is
+					 * told apart */
 	uint64_t created_ns;		/* CLOCK_REALTIME */
 	char name[32];			/* "ublkb0", "local0" */
 	char server_version[32];
@@ -69,13 +77,15 @@ struct tz_stats {
 	uint32_t max_io;		/* bytes of the largest request */
 	uint32_t dictionary_size;	/* bytes of zstd's dictionary, 0 = none */
 	uint32_t dictionary_id;		/* the number that training gave it */
-	uint32_t dictionary_memory;	/* bytes that it takes with its tables, outside of mem_used_total */
+	uint32_t dictionary_memory;	/* bytes that it takes with its tables, outside of
+					 * mem_used_total */
 	uint32_t pad;
 	char last_error[128];		/* newest thing that went wrong, "" if nothing */
 	uint64_t last_error_ns;		/* CLOCK_REALTIME */
 
 	/* --- single values, each written atomically, by the pool and its threads --- */
-	uint64_t mem_used_total;	/* bytes of the arena that the kernel holds for us: table, slabs, reserve */
+	uint64_t mem_used_total;	/* bytes of the arena that the kernel holds for us: table,
+					 * slabs, reserve */
 	uint64_t mem_used_max;		/* its highest value */
 	uint64_t table_bytes;		/* of which page table and arena head */
 	uint64_t reserve_bytes;		/* of which slabs populated and not yet used */
@@ -85,22 +95,26 @@ struct tz_stats {
 	struct tz_class_stats classes[TZ_MAX_CLASSES];
 };
 
-/* Gauges (…_now) are signed: a page written by queue 0 and discarded by queue 1 leaves +1 here and -1 there; the sum
- * over queues is the truth. */
+/* Gauges (…_now) are signed: a page written by queue 0 and discarded by queue 1 leaves +1 here and
+ * -1 there; the sum over queues is the truth. */
 struct tz_queue_stats {
 	/* --- under seq --- */
 	uint64_t seq;
 	uint64_t num_reads, num_writes, num_discards, num_flushes;	/* requests */
 	uint64_t pages_read, pages_written, pages_discarded;
 	uint64_t failed_reads, failed_writes, invalid_io;		/* requests */
-	uint64_t enospc;		/* write requests refused at mem_limit or with the reserve empty */
-	uint64_t checksum_errors;	/* objects whose CRC32C did not match, or that do not decode: EIO */
-	uint64_t damaged_entries;	/* page-table entries found damaged: read, EIO; overwritten, nothing freed */
+	uint64_t enospc;		/* write requests refused at mem_limit or with the reserve
+					 * empty */
+	uint64_t checksum_errors;	/* objects whose CRC32C did not match, or that do not
+					 * decode: EIO */
+	uint64_t damaged_entries;	/* page-table entries found damaged: read, EIO; overwritten,
+					 * nothing freed */
 	uint64_t swap_writes;		/* write requests that the kernel marked as swap */
 	uint64_t huge_pages_since;	/* pages stored raw since start */
 	uint64_t drains;		/* ring wake-ups: requests / drains = batch size */
 	uint64_t deferred_writes;	/* writes that waited for the reserve to be refilled */
-	uint64_t compress_ns, compress_bytes_in, compress_bytes_out;	/* codec time and bytes; same-filled not counted */
+	/* codec time and bytes; same-filled not counted */
+	uint64_t compress_ns, compress_bytes_in, compress_bytes_out;
 	uint64_t decompress_ns, decompress_bytes_out;
 	uint64_t busy_ns;		/* time between wake-up and wait */
 	int64_t pages_now;		/* pages stored: orig_data_size = 4096 * sum */
@@ -108,8 +122,10 @@ struct tz_queue_stats {
 	int64_t kind_pages_now[TZ_KINDS];	/* pages stored by enum tz_kind */
 	int64_t size_pages_now[TZ_SIZE_BINS];
 	/* --- not under seq --- */
-	uint64_t read_lat[TZ_LAT_BINS], write_lat[TZ_LAT_BINS];		/* requests by service time */
-	uint32_t cpu, tid;		/* where the thread is pinned (UINT32_MAX: not), its thread id */
+	/* requests by service time */
+	uint64_t read_lat[TZ_LAT_BINS], write_lat[TZ_LAT_BINS];
+	uint32_t cpu, tid;		/* where the thread is pinned (UINT32_MAX: not), its thread
+					 * id */
 	uint64_t pad[4];		/* to a multiple of 64 bytes */
 };
 
@@ -131,8 +147,8 @@ static inline uint64_t tz_lat_floor(unsigned bin)
 	return (uint64_t)(8 + (bin & 7)) << (bin / 8 - 1) << 6;
 }
 
-/* For writers. The order of the stores is what readers rely on; there is no fence, which ThreadSanitizer would not see.
- * One writer per tz_queue_stats: begin, any number of adds, end. */
+/* For writers. The order of the stores is what readers rely on; there is no fence, which
+ * ThreadSanitizer would not see. One writer per tz_queue_stats: begin, any number of adds, end. */
 static inline void tz_stats_begin(uint64_t *seq)
 {
 	__atomic_store_n(seq, __atomic_load_n(seq, __ATOMIC_RELAXED) + 1, __ATOMIC_RELAXED);
@@ -142,7 +158,8 @@ static inline void tz_stats_add(void *counter, int64_t by)
 {
 	uint64_t *c = counter;
 
-	__atomic_store_n(c, *c + (uint64_t)by, __ATOMIC_RELEASE);	/* after seq has become odd */
+	/* After seq has become odd. */
+	__atomic_store_n(c, *c + (uint64_t)by, __ATOMIC_RELEASE);
 }
 
 static inline void tz_stats_end(uint64_t *seq)
@@ -158,33 +175,39 @@ static inline uint64_t tz_monotonic_ns(void)
 	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
-/* The head's writers. try: 1, or 0 when another thread is writing; begin waits for that one, so it is not for queue
- * threads. Between them and end, values are stored with TZ_STATS_SET and text with tz_stats_set_text. */
+/* The head's writers. try: 1, or 0 when another thread is writing; begin waits for that one, so it
+ * is not for queue threads. Between them and end, values are stored with TZ_STATS_SET and text with
+ * tz_stats_set_text. */
 int tz_stats_head_try(struct tz_stats *s);
 void tz_stats_head_begin(struct tz_stats *s);
 void tz_stats_head_end(struct tz_stats *s);
 #define TZ_STATS_SET(field, value) __atomic_store_n(&(field), (value), __ATOMIC_RELEASE)
 /* `size` is that of the field, a multiple of 8; longer text is cut. */
 void tz_stats_set_text(char *field, size_t size, const char *text);
-/* last_error, from any thread: allocates nothing, waits for nobody. 0: another thread was writing; try again later. */
+/* last_error, from any thread: allocates nothing, waits for nobody. 0: another thread was writing;
+ * try again later. */
 int tz_stats_error(struct tz_stats *s, const char *text);
 
 /* stats.c - for the server. Bytes of a page with that many queues. */
 size_t tz_stats_size(unsigned nr_queues);
-/* Lays the page out in `len` bytes at `s` (64-byte aligned; all is zeroed, the magic is stored last). The caller fills
- * the rest of the head. 0, or -1: nr_queues not 1..TZ_MAX_QUEUES, len too small, or misaligned. */
+/* Lays the page out in `len` bytes at `s` (64-byte aligned; all is zeroed, the magic is stored
+ * last). The caller fills the rest of the head. 0, or -1: nr_queues not 1..TZ_MAX_QUEUES, len too
+ * small, or misaligned. */
 int tz_stats_init(struct tz_stats *s, size_t len, unsigned nr_queues);
 static inline struct tz_queue_stats *tz_stats_queue(struct tz_stats *s, unsigned queue)
 {
-	return (struct tz_queue_stats *)(void *)((char *)s + s->queue_offset + (size_t)queue * s->queue_stride);
+	return (struct tz_queue_stats *)(void *)((char *)s + s->queue_offset +
+		(size_t)queue * s->queue_stride);
 }
 
-/* stats.c - for readers. Checks magic, version and sizes against the mapping's length; copies the head and sums the
- * queues. 0; -1 not a statistics page (why says so); -2 it kept changing for some 10 ms, as when the writer died in the
- * middle (out holds the last copy, whose parts may belong to different instants). */
+/* stats.c - for readers. Checks magic, version and sizes against the mapping's length; copies the
+ * head and sums the queues. 0; -1 not a statistics page (why says so); -2 it kept changing for some
+ * 10 ms, as when the writer died in the middle (out holds the last copy, whose parts may belong to
+ * different instants). */
 struct tz_stats_sum { struct tz_stats head; struct tz_queue_stats total; };
 int tz_stats_read(const void *map, size_t len, struct tz_stats_sum *out, const char **why);
 /* One queue of it. Same results. */
-int tz_stats_read_queue(const void *map, size_t len, unsigned queue, struct tz_queue_stats *out, const char **why);
+int tz_stats_read_queue(const void *map, size_t len, unsigned queue, struct tz_queue_stats *out,
+	const char **why);
 
 #endif

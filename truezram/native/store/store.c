@@ -1,37 +1,47 @@
 /* store.c - a device's pages: page table, publishing, reading while others write, accounting.
  *
- * The page table holds one 8-byte entry per page, and it is the truth: what is in no entry does not exist.
+ * The page table holds one 8-byte entry per page, and it is the truth: what is in no entry does not
+ * exist.
  *
  *	63            32 31       17 16        5 4    0
  *	+---------------+-----------+-----------+------+
- *	| check offset / 16         | length - 1| kind |	object: SAME_U64, LZ4, ZSTD … ZSTD_DICT (12 + 35 + 12 + 5 bits)
- *	|     crc32c    |   offset / 4096       | RAW  |	raw page: the checksum is in the entry, so its slot is just the page
+ *	| check offset / 16         | length - 1| kind |	object: SAME_U64, LZ4 … ZSTD_DICT
+ *	|     crc32c    |   offset / 4096       | RAW  |	raw page
  *	|    word       |           0           | U32  |	same-filled by a 4-byte word
- *	|        word, sign-extended            | S59  |	same-filled by an 8-byte word that fits 59 bits (all pointers do)
+ *	|        word, sign-extended            | S59  |	same-filled by an 8-byte word
  *	|                   0                          |	empty
  *
- * An object is its payload followed by its CRC32C, which is seeded with the page number and kind, so that an entry that points to
- * a whole but wrong object is caught as well.
+ * An object's entry has 12 check bits, 35 of the offset, 12 of the length and 5 of the kind. A raw
+ * page's checksum is in the entry, so its slot is just the page. S59 takes words that fit 59 bits,
+ * as all pointers do.
  *
- * The arena is not trusted: a bit of it may flip. An object's entry has check bits over itself and the page number; a RAW entry has
- * no room for them, but the pool knows whose its slot is. What an entry names is checked before it is used: kind, range, slab, alignment,
- * size. A damaged entry reads as -EIO; when it is overwritten or discarded, nothing is freed (a slot stays taken, no other page is
- * lost). What cannot be noticed in this format is a flipped bit in the word of a same-filled page, and one that makes
- * an S59 entry of an object's.
+ * An object is its payload followed by its CRC32C, which is seeded with the page number and kind,
+ * so that an entry that points to a whole but wrong object is caught as well.
  *
- * Writing: compress into the thread's buffer, place the object, publish it with one atomic exchange of the entry, free
- * what the exchange returned. At every instant the table names complete objects only.
+ * The arena is not trusted: a bit of it may flip. An object's entry has check bits over itself and
+ * the page number; a RAW entry has no room for them, but the pool knows whose its slot is. What an
+ * entry names is checked before it is used: kind, range, slab, alignment, size. A damaged entry
+ * reads as -EIO; when it is overwritten or discarded, nothing is freed (a slot stays taken, no
+ * other page is lost). What cannot be noticed in this format is a flipped bit in the word of a
+ * same-filled page, and one that makes an S59 entry of an object's.
  *
- * Reading without locks: a reader announces the entry it is about to use in its hazard slot, looks at the table again,
- * and goes on only if the entry is still there; whoever frees an object looks through the hazard slots first and sets the object
- * aside if it is in use. Each thread announces one object at a time, but it may move on to the next while a writer looks through the slots:
- * what a thread has set aside is at most two objects for each other thread (tests/native/test_hazard_model.py tries all orders).
- * Nobody waits for a reader; what threads do wait for, for some tens of nanoseconds unless a holder loses its CPU, is the lock of a
- * size class or of the reserve (pool.c).
+ * Writing: compress into the thread's buffer, place the object, publish it with one atomic exchange
+ * of the entry, free what the exchange returned. At every instant the table names complete objects
+ * only.
  *
- * Changing the algorithm of a live device: workspaces for it are made and locked by the control thread, published per
- * thread, and the old ones freed after every thread has been outside tz_store_begin/end once. So is zstd's dictionary, which
- * all threads share: it is digested for one level, and stays for as long as the device does, to read what it has made.
+ * Reading without locks: a reader announces the entry it is about to use in its hazard slot, looks
+ * at the table again, and goes on only if the entry is still there; whoever frees an object looks
+ * through the hazard slots first and sets the object aside if it is in use. Each thread announces
+ * one object at a time, but it may move on to the next while a writer looks through the slots: what
+ * a thread has set aside is at most two objects for each other thread
+ * (tests/native/test_hazard_model.py tries all orders). Nobody waits for a reader; what threads do
+ * wait for, for some tens of nanoseconds unless a holder loses its CPU, is the lock of a size class
+ * or of the reserve (pool.c).
+ *
+ * Changing the algorithm of a live device: workspaces for it are made and locked by the control
+ * thread, published per thread, and the old ones freed after every thread has been outside
+ * tz_store_begin/end once. So is zstd's dictionary, which all threads share: it is digested for one
+ * level, and stays for as long as the device does, to read what it has made.
  */
 #include "store.h"
 #include "arena.h"
@@ -78,9 +88,11 @@ struct tz_store_thread {
 	struct tz_store *store;
 	struct tz_queue_stats *stats;
 	unsigned index, nr_set_aside, ticks;
-	/* Freed entries that somebody still reads: two for each other thread, the compactor among them. */
+	/* Freed entries that somebody still reads: two for each other thread, the compactor among
+	 * them. */
 	struct aside set_aside[2 * TZ_MAX_QUEUES + 2];
-	const char *error;			/* of error_page, not yet in the statistics; NULL: none */
+	const char *error;			/* of error_page, not yet in the statistics; NULL:
+						 * none */
 	uint64_t error_page;
 	uint8_t object[TZ_DST_SIZE] __attribute__((aligned(64)));
 } __attribute__((aligned(64)));
@@ -97,8 +109,8 @@ struct tz_store {
 
 /* ---- entries ---- */
 
-/* The check bits of an entry, given without them. The multiplier has no run of 12 equal bits, so any one flipped bit changes
- * what comes out. */
+/* The check bits of an entry, given without them. The multiplier has no run of 12 equal bits, so
+ * any one flipped bit changes what comes out. */
 static uint64_t check_bits(uint64_t entry, uint64_t page)
 {
 	return (entry ^ page * 0xbf58476d1ce4e5b9ull) * 0x9e3779b97f4a7c15ull >> CHECK_SHIFT;
@@ -106,7 +118,8 @@ static uint64_t check_bits(uint64_t entry, uint64_t page)
 
 static uint64_t object_entry(uint64_t page, unsigned kind, uint64_t offset, unsigned length)
 {
-	uint64_t entry = kind | (uint64_t)(length - 1) << KIND_BITS | offset / 16 << (KIND_BITS + LENGTH_BITS);
+	uint64_t entry = kind | (uint64_t)(length - 1) << KIND_BITS |
+		offset / 16 << (KIND_BITS + LENGTH_BITS);
 
 	return entry | check_bits(entry, page) << CHECK_SHIFT;
 }
@@ -144,7 +157,8 @@ static unsigned entry_size(uint64_t entry)
 	return KIND(entry) == TZ_KIND_RAW ? TZ_PAGE_SIZE : entry_length(entry) + CRC_SIZE;
 }
 
-/* What is wrong with an entry, by itself; NULL: nothing. Whether its object can be where it says, the pool knows. */
+/* What is wrong with an entry, by itself; NULL: nothing. Whether its object can be where it says,
+ * the pool knows. */
 static const char *entry_fault(uint64_t page, uint64_t entry)
 {
 	unsigned kind = KIND(entry);
@@ -160,7 +174,8 @@ static const char *entry_fault(uint64_t page, uint64_t entry)
 	default:
 		if (kind >= TZ_KIND_AUTO)
 			return "entry of an unknown kind";
-		return check_bits(entry & ((1ull << CHECK_SHIFT) - 1), page) == entry >> CHECK_SHIFT ? NULL : "entry is damaged";
+		return check_bits(entry & ((1ull << CHECK_SHIFT) - 1), page) == entry >> CHECK_SHIFT
+			? NULL : "entry is damaged";
 	}
 }
 
@@ -192,7 +207,8 @@ static void count_entry(struct tz_queue_stats *q, uint64_t entry, int sign)
 	tz_stats_add(&q->compr_bytes_now, sign * (int64_t)length);
 	tz_stats_add(&q->kind_pages_now[KIND(entry)], sign);
 	if (length)
-		tz_stats_add(&q->size_pages_now[length == TZ_PAGE_SIZE ? TZ_SIZE_BINS - 1 : (length - 1) / 64], sign);
+		tz_stats_add(&q->size_pages_now[length == TZ_PAGE_SIZE
+			? TZ_SIZE_BINS - 1 : (length - 1) / 64], sign);
 }
 
 /* ---- errors ---- */
@@ -205,11 +221,12 @@ static char *append(char *to, const char *end, const char *text)
 	return to;
 }
 
-/* Puts the thread's newest error into the statistics, unless another thread is writing there: then with the next call. By hand,
- * because queue threads come here: printf may allocate. */
+/* Puts the thread's newest error into the statistics, unless another thread is writing there: then
+ * with the next call. By hand, because queue threads come here: printf may allocate. */
 static void show_error(struct tz_store_thread *t)
 {
-	char text[sizeof t->store->stats->last_error], digits[24], *end = text + sizeof text - 1, *to, *d = digits + sizeof digits - 1;
+	char text[sizeof t->store->stats->last_error], digits[24], *end = text + sizeof text - 1,
+		*to, *d = digits + sizeof digits - 1;
 	uint64_t n = t->error_page;
 
 	*d = 0;
@@ -231,7 +248,8 @@ static void note_error(struct tz_store_thread *t, uint64_t page, const char *wha
 	show_error(t);
 }
 
-/* An entry that must not be used. The compactor, which has no counters of its own, leaves it to whoever comes next. */
+/* An entry that must not be used. The compactor, which has no counters of its own, leaves it to
+ * whoever comes next. */
 static void note_damage(struct tz_store_thread *t, uint64_t page, const char *what)
 {
 	if (!t->stats)
@@ -244,8 +262,8 @@ static void note_damage(struct tz_store_thread *t, uint64_t page, const char *wh
 
 /* ---- freeing what others may be reading ---- */
 
-/* Hazards and entries are stored and loaded in one order that all threads agree on (seq_cst): either the reader finds its entry
- * gone, or whoever took it out finds the hazard. */
+/* Hazards and entries are stored and loaded in one order that all threads agree on (seq_cst):
+ * either the reader finds its entry gone, or whoever took it out finds the hazard. */
 static int is_read_by_someone(const struct tz_store *s, uint64_t entry)
 {
 	for (unsigned i = 0; i <= s->nr_threads; i++)
@@ -314,7 +332,8 @@ static uint64_t announce(struct tz_store_thread *t, _Atomic uint64_t *slot)
 static void publish(struct tz_store_thread *t, uint64_t page, uint64_t entry, uint64_t *requests)
 {
 	struct tz_queue_stats *q = t->stats;
-	uint64_t old = atomic_exchange_explicit(&t->store->arena.table[page], entry, memory_order_seq_cst);
+	uint64_t old = atomic_exchange_explicit(&t->store->arena.table[page], entry,
+		memory_order_seq_cst);
 
 	tz_stats_begin(&q->seq);
 	count_entry(q, old, -1);
@@ -327,12 +346,13 @@ static void publish(struct tz_store_thread *t, uint64_t page, uint64_t entry, ui
 }
 
 /* Places payload and checksum; returns the entry or 0 with *err. */
-static uint64_t place(struct tz_store_thread *t, uint64_t page, unsigned kind, const uint8_t *payload, unsigned length,
-	int *err)
+static uint64_t place(struct tz_store_thread *t, uint64_t page, unsigned kind,
+	const uint8_t *payload, unsigned length, int *err)
 {
 	struct tz_store *s = t->store;
 	uint32_t crc = tz_crc32c(seed_for(page, kind), payload, length);
-	uint64_t offset = tz_pool_alloc(&s->pool, kind == TZ_KIND_RAW ? length : length + CRC_SIZE, page, err);
+	uint64_t offset = tz_pool_alloc(&s->pool, kind == TZ_KIND_RAW ? length : length + CRC_SIZE,
+		page, err);
 
 	if (!offset)
 		return 0;
@@ -343,7 +363,8 @@ static uint64_t place(struct tz_store_thread *t, uint64_t page, unsigned kind, c
 	return object_entry(page, kind, offset, length);
 }
 
-/* Compresses, counting what it took on every CLOCK_EVERYth page. Returns the length, 0 = keep the page raw. */
+/* Compresses, counting what it took on every CLOCK_EVERYth page. Returns the length, 0 = keep the
+ * page raw. */
 static unsigned encode(struct tz_store_thread *t, const uint8_t *data, unsigned *kind)
 {
 	const struct codec_set *set = t->inside_set;
@@ -374,10 +395,13 @@ int tz_store_write(struct tz_store_thread *t, uint64_t page, const uint8_t *data
 	if (tz_same_filled(data, &word)) {
 		entry = same_entry(word);
 		if (!entry)
-			entry = place(t, page, TZ_KIND_SAME_U64, (const uint8_t *)&word, sizeof word, &err);
+			entry =
+				place(t, page, TZ_KIND_SAME_U64, (const uint8_t *)&word,
+				sizeof word, &err);
 	} else {
 		unsigned kind, n = encode(t, data, &kind);
-		entry = n ? place(t, page, kind, t->object, n, &err) : place(t, page, kind, data, TZ_PAGE_SIZE, &err);
+		entry = n ? place(t, page, kind, t->object, n, &err)
+			: place(t, page, kind, data, TZ_PAGE_SIZE, &err);
 	}
 	if (!entry)
 		return err;
@@ -396,7 +420,8 @@ void tz_store_discard(struct tz_store_thread *t, uint64_t page)
 	publish(t, page, 0, &t->stats->pages_discarded);
 }
 
-uint64_t tz_store_discard_range(struct tz_store_thread *t, uint64_t page, uint64_t n, unsigned *work)
+uint64_t tz_store_discard_range(struct tz_store_thread *t, uint64_t page, uint64_t n,
+	unsigned *work)
 {
 	_Atomic uint64_t *table = t->store->arena.table;
 	uint64_t at = page, empty = 0;
@@ -430,7 +455,8 @@ static void *workspace_for(const struct codec_set *set, unsigned kind)
 /* The page of an entry whose object is where it can be. NULL, or what is wrong with the object. */
 static const char *decode(struct tz_store_thread *t, uint64_t page, uint64_t entry, uint8_t *out)
 {
-	static const char mismatch[] = "checksum does not match", undecodable[] = "object cannot be decoded";
+	static const char mismatch[] = "checksum does not match",
+		undecodable[] = "object cannot be decoded";
 	const uint8_t *object = t->store->arena.base + entry_offset(entry);
 	unsigned kind = KIND(entry), n = entry_length(entry);
 	uint32_t crc;
@@ -463,11 +489,13 @@ static const char *decode(struct tz_store_thread *t, uint64_t page, uint64_t ent
 }
 
 /* What an entry stands for. NULL, or what is wrong with the object; *damaged: or with the entry. */
-static const char *fetch(struct tz_store_thread *t, uint64_t page, uint64_t entry, uint8_t *out, int *damaged)
+static const char *fetch(struct tz_store_thread *t, uint64_t page, uint64_t entry, uint8_t *out,
+	int *damaged)
 {
 	const char *fault = entry_fault(page, entry);
 
-	if (!fault && has_object(entry) && !tz_pool_is_slot(&t->store->pool, entry_offset(entry), entry_size(entry)))
+	if (!fault && has_object(entry) &&
+	    !tz_pool_is_slot(&t->store->pool, entry_offset(entry), entry_size(entry)))
 		fault = "entry out of range";
 	*damaged = fault != NULL;
 	if (fault)
@@ -490,7 +518,8 @@ static const char *fetch(struct tz_store_thread *t, uint64_t page, uint64_t entr
 int tz_store_read(struct tz_store_thread *t, uint64_t page, uint8_t *out)
 {
 	int damaged;
-	const char *fault = fetch(t, page, announce(t, &t->store->arena.table[page]), out, &damaged);
+	const char *fault = fetch(t, page, announce(t, &t->store->arena.table[page]), out,
+		&damaged);
 
 	atomic_store_explicit(&t->hazard, 0, memory_order_release);
 	if (damaged) {
@@ -540,7 +569,8 @@ void tz_store_end(struct tz_store_thread *t)
 
 /* ---- compaction ---- */
 
-/* Moves a page's object out of a slab that is being emptied to a free slot of its class, where there is one. */
+/* Moves a page's object out of a slab that is being emptied to a free slot of its class, where
+ * there is one. */
 static void move(struct tz_store_thread *t, uint64_t page)
 {
 	struct tz_store *s = t->store;
@@ -548,14 +578,16 @@ static void move(struct tz_store_thread *t, uint64_t page)
 	unsigned size = entry_size(entry);
 	int published = 0;
 
-	if (has_object(entry) && !entry_fault(page, entry) && tz_pool_is_slot(&s->pool, offset, size) &&
-	    tz_pool_is_evacuating(&s->pool, offset))
+	if (has_object(entry) && !entry_fault(page, entry) &&
+	    tz_pool_is_slot(&s->pool, offset, size) && tz_pool_is_evacuating(&s->pool, offset))
 		to = tz_pool_alloc_existing(&s->pool, size, page);
 	if (to) {
-		uint64_t expected = entry, moved = KIND(entry) == TZ_KIND_RAW ? raw_entry(to, (uint32_t)(entry >> 32))
+		uint64_t expected = entry,
+			moved = KIND(entry) == TZ_KIND_RAW ? raw_entry(to, (uint32_t)(entry >> 32))
 			: object_entry(page, KIND(entry), to, entry_length(entry));
 		memcpy(s->arena.base + to, s->arena.base + offset, size);
-		/* Still announced: the slot cannot come back to this page with other content and the same entry. */
+		/* Still announced: the slot cannot come back to this page with other content and
+		 * the same entry. */
 		published = atomic_compare_exchange_strong(&s->arena.table[page], &expected, moved);
 	}
 	atomic_store_explicit(&t->hazard, 0, memory_order_release);
@@ -565,18 +597,21 @@ static void move(struct tz_store_thread *t, uint64_t page)
 		tz_pool_free(&s->pool, to, size, page);	/* overwritten meanwhile */
 }
 
-/* Called by the pool's compactor. One pass is one look through the page table; between passes, what was still being read
- * at the end of the last one is freed. Returns whether there is such. */
+/* Called by the pool's compactor. One pass is one look through the page table; between passes, what
+ * was still being read at the end of the last one is freed. Returns whether there is such. */
 static int compact(void *arg, int pass)
 {
 	struct tz_store *s = arg;
 	struct tz_store_thread *t = &s->threads[s->nr_threads];
 
 	if (pass && tz_pool_evacuate_begin(&s->pool)) {
-		for (uint64_t page = 0; page < s->nr_pages && !tz_pool_is_stopping(&s->pool); page++) {
-			uint64_t entry = atomic_load_explicit(&s->arena.table[page], memory_order_relaxed);
+		for (uint64_t page = 0; page < s->nr_pages && !tz_pool_is_stopping(&s->pool);
+		    page++) {
+			uint64_t entry =
+				atomic_load_explicit(&s->arena.table[page], memory_order_relaxed);
 			/* This look only saves time. */
-			if (!has_object(entry) || !tz_pool_is_evacuating(&s->pool, entry_offset(entry)))
+			if (!has_object(entry) ||
+			    !tz_pool_is_evacuating(&s->pool, entry_offset(entry)))
 				continue;
 			TZ_TEST_POINT("moving");
 			move(t, page);
@@ -590,18 +625,22 @@ static int compact(void *arg, int pass)
 
 /* ---- algorithms ---- */
 
-/* Locked memory of a size that `what` asks for, `reason` being why it is 0. NULL with *err and why. */
-static void *map_locked(size_t size, const char *what, const char *reason, int *err, char *why, size_t why_size)
+/* Locked memory of a size that `what` asks for, `reason` being why it is 0. NULL with *err and
+ * why. */
+static void *map_locked(size_t size, const char *what, const char *reason, int *err, char *why,
+	size_t why_size)
 {
 	void *memory = MAP_FAILED;
 
 	*err = size ? -ENOMEM : -ENOTSUP;
 	if (size)
-		memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+		memory = mmap(NULL, size, PROT_READ | PROT_WRITE,
+			MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
 	else
 		snprintf(why, why_size, "algorithm %s is not available: %s", what, reason);
 	if (size && memory == MAP_FAILED)
-		snprintf(why, why_size, "no memory for the workspace of %s (%zu KiB)", what, size >> 10);
+		snprintf(why, why_size,
+			"no memory for the workspace of %s (%zu KiB)", what, size >> 10);
 	if (memory == MAP_FAILED)
 		return NULL;
 	mlock(memory, size);		/* the server reports whether its memory is locked */
@@ -609,8 +648,8 @@ static void *map_locked(size_t size, const char *what, const char *reason, int *
 }
 
 /* `dictionary`: of the codec, NULL: none. */
-static int make_workspace(const struct tz_codec *codec, int level, const struct tz_dictionary *dictionary,
-	struct workspace *w, char *why, size_t why_size)
+static int make_workspace(const struct tz_codec *codec, int level,
+	const struct tz_dictionary *dictionary, struct workspace *w, char *why, size_t why_size)
 {
 	const char *reason = "unknown reason";
 	size_t size;
@@ -619,7 +658,8 @@ static int make_workspace(const struct tz_codec *codec, int level, const struct 
 	*w = (struct workspace){ 0 };
 	if (!codec->workspace_size)
 		return 0;
-	size = dictionary ? tz_dictionary_workspace_size(dictionary, &reason) : codec->workspace_size(level, &reason);
+	size = dictionary ? tz_dictionary_workspace_size(dictionary, &reason)
+		: codec->workspace_size(level, &reason);
 	w->memory = map_locked(size, codec->name, reason, &rc, why, why_size);
 	if (!w->memory)
 		return rc;
@@ -642,7 +682,8 @@ static void free_dictionary(struct tz_dictionary *d)
 }
 
 /* A dictionary digested for a level. NULL with *err and why. */
-static struct tz_dictionary *make_dictionary(const void *bytes, size_t n, int level, int *err, char *why, size_t why_size)
+static struct tz_dictionary *make_dictionary(const void *bytes, size_t n, int level, int *err,
+	char *why, size_t why_size)
 {
 	const char *reason = "unknown reason";
 	size_t size = tz_dictionary_size(n, level, &reason);
@@ -690,7 +731,8 @@ struct switching {
 	struct workspace workspace;
 };
 
-static int prepare_switch(struct tz_store_thread *t, const struct choice *c, struct switching *w, char *why, size_t why_size)
+static int prepare_switch(struct tz_store_thread *t, const struct choice *c, struct switching *w,
+	char *why, size_t why_size)
 {
 	const struct codec_set *now = atomic_load(&t->set);
 	const struct tz_codec *codec = c->codec;
@@ -706,7 +748,8 @@ static int prepare_switch(struct tz_store_thread *t, const struct choice *c, str
 	}
 	*w->decoding = now ? *now : (struct codec_set){ 0 };
 	w->decoding->by_kind[codec->kind] = w->workspace;
-	if (!now || now->encoder == codec) {	/* another level: encoder and decoder share the workspace */
+	/* Another level: encoder and decoder share the workspace. */
+	if (!now || now->encoder == codec) {
 		w->decoding->encoder = codec;
 		w->decoding->encoder_workspace = w->workspace.memory;
 	}
@@ -724,9 +767,10 @@ static void abandon_switch(struct switching *w)
 	free(w->encoding);
 }
 
-/* What `algorithm` means for a device with this dictionary of n bytes (NULL: none): zstd is zstd with it. 0 or negative
- * errno. */
-static int choose(const char *algorithm, const void *dictionary, size_t n, struct choice *c, char *why, size_t why_size)
+/* What `algorithm` means for a device with this dictionary of n bytes (NULL: none): zstd is zstd
+ * with it. 0 or negative errno. */
+static int choose(const char *algorithm, const void *dictionary, size_t n, struct choice *c,
+	char *why, size_t why_size)
 {
 	int err;
 
@@ -741,8 +785,8 @@ static int choose(const char *algorithm, const void *dictionary, size_t n, struc
 	return c->dictionary ? 0 : err;
 }
 
-/* In two steps, so that no thread meets an object it cannot decode yet: first every thread can decode it, then they
- * begin to make it. */
+/* In two steps, so that no thread meets an object it cannot decode yet: first every thread can
+ * decode it, then they begin to make it. */
 static void switch_threads(struct tz_store *s, const struct tz_codec *codec, struct switching *w)
 {
 	for (unsigned i = 0; i < s->nr_threads; i++) {
@@ -767,15 +811,16 @@ static void show_algorithm(struct tz_store *s, const char *algorithm, const stru
 	if (s->dictionary) {
 		tz_dictionary_bytes(s->dictionary, &n);
 		TZ_STATS_SET(head->dictionary_id, tz_dictionary_id(s->dictionary));
-		TZ_STATS_SET(head->dictionary_memory, (uint32_t)tz_dictionary_memory(s->dictionary));
+		TZ_STATS_SET(head->dictionary_memory,
+			(uint32_t)tz_dictionary_memory(s->dictionary));
 	}
 	TZ_STATS_SET(head->dictionary_size, (uint32_t)n);
 	tz_stats_head_end(head);
 }
 
 /* `dictionary`: its n bytes, as given or as the store has them; NULL: none. */
-static int set_algorithm(struct tz_store *s, const char *algorithm, const void *dictionary, size_t n, char *why,
-	size_t why_size)
+static int set_algorithm(struct tz_store *s, const char *algorithm, const void *dictionary,
+	size_t n, char *why, size_t why_size)
 {
 	struct switching w[TZ_MAX_QUEUES] = { 0 };
 	struct choice c;
@@ -820,11 +865,13 @@ int tz_store_set_mem_limit(struct tz_store *s, uint64_t bytes, char *why, size_t
 
 /* ---- making, ending, looking ---- */
 
-static int make_threads(struct tz_store *s, const struct tz_store_config *c, char *why, size_t why_size)
+static int make_threads(struct tz_store *s, const struct tz_store_config *c, char *why,
+	size_t why_size)
 {
 	size_t size = (c->nr_threads + 1) * sizeof *s->threads;
 
-	s->threads = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+	s->threads = mmap(NULL, size, PROT_READ | PROT_WRITE,
+		MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
 	if (s->threads == MAP_FAILED) {
 		s->threads = NULL;
 		snprintf(why, why_size, "no memory for %u threads", c->nr_threads);
@@ -835,13 +882,15 @@ static int make_threads(struct tz_store *s, const struct tz_store_config *c, cha
 	for (unsigned i = 0; i < c->nr_threads; i++) {
 		s->threads[i].store = s;
 		s->threads[i].index = i;
-		s->threads[i].stats = (struct tz_queue_stats *)((char *)c->stats + c->stats->queue_offset +
+		s->threads[i].stats =
+			(struct tz_queue_stats *)((char *)c->stats + c->stats->queue_offset +
 			(size_t)i * c->stats->queue_stride);
 	}
 	return 0;
 }
 
-/* That there is such an algorithm, and that it has a use for the dictionary, if there is one. 0 or -EINVAL. */
+/* That there is such an algorithm, and that it has a use for the dictionary, if there is one. 0 or
+ * -EINVAL. */
 static int check_algorithm(const struct tz_store_config *c, char *why, size_t why_size)
 {
 	int level;
@@ -851,17 +900,23 @@ static int check_algorithm(const struct tz_store_config *c, char *why, size_t wh
 		return -EINVAL;
 	if (!c->dictionary || codec->kind == TZ_KIND_ZSTD)
 		return 0;
-	snprintf(why, why_size, "algorithm \"%s\" has no use for a dictionary. Use zstd, or no dictionary", codec->name);
+	snprintf(why, why_size,
+		"algorithm \"%s\" has no use for a dictionary. Use zstd, or no dictionary",
+		codec->name);
 	return -EINVAL;
 }
 
-struct tz_store *tz_store_create(const struct tz_store_config *c, int *err, char *why, size_t why_size)
+struct tz_store *tz_store_create(const struct tz_store_config *c, int *err, char *why,
+	size_t why_size)
 {
 	struct tz_store *s;
 
 	*err = -EINVAL;
-	if (c->disksize == 0 || c->disksize % TZ_PAGE_SIZE || c->nr_threads == 0 || c->nr_threads > TZ_MAX_QUEUES) {
-		snprintf(why, why_size, "disk size must be a positive multiple of 4096, threads 1 to %d", TZ_MAX_QUEUES);
+	if (c->disksize == 0 || c->disksize % TZ_PAGE_SIZE || c->nr_threads == 0 ||
+	    c->nr_threads > TZ_MAX_QUEUES) {
+		snprintf(why, why_size,
+			"disk size must be a positive multiple of 4096, threads 1 to %d",
+			TZ_MAX_QUEUES);
 		return NULL;
 	}
 	if (check_algorithm(c, why, why_size) < 0)
@@ -884,7 +939,8 @@ struct tz_store *tz_store_create(const struct tz_store_config *c, int *err, char
 	if (*err == 0)
 		*err = make_threads(s, c, why, why_size);
 	if (*err == 0)
-		*err = set_algorithm(s, c->algorithm, c->dictionary, c->dictionary_size, why, why_size);
+		*err = set_algorithm(s, c->algorithm, c->dictionary, c->dictionary_size, why,
+			why_size);
 	if (*err == 0)
 		*err = tz_pool_start(&s->pool, compact, s, why, why_size);
 	if (*err < 0) {
@@ -933,7 +989,8 @@ uint64_t tz_store_trim(struct tz_store *s)
 	return tz_pool_trim(&s->pool);
 }
 
-void tz_store_page_map(struct tz_store *s, uint64_t first, uint64_t pages, unsigned regions, uint32_t (*out)[TZ_KINDS_STORED])
+void tz_store_page_map(struct tz_store *s, uint64_t first, uint64_t pages, unsigned regions,
+	uint32_t (*out)[TZ_KINDS_STORED])
 {
 	if (first > s->nr_pages)
 		first = s->nr_pages;
@@ -944,7 +1001,9 @@ void tz_store_page_map(struct tz_store *s, uint64_t first, uint64_t pages, unsig
 		uint64_t from = first + (uint64_t)((unsigned __int128)pages * r / regions);
 		uint64_t to = first + (uint64_t)((unsigned __int128)pages * (r + 1) / regions);
 		for (uint64_t p = from; p < to; p++) {
-			unsigned kind = KIND(atomic_load_explicit(&s->arena.table[p], memory_order_relaxed));
+			unsigned kind =
+				KIND(atomic_load_explicit(&s->arena.table[p],
+				memory_order_relaxed));
 			if (kind < TZ_KINDS_STORED)
 				out[r][kind]++;
 		}
@@ -953,7 +1012,8 @@ void tz_store_page_map(struct tz_store *s, uint64_t first, uint64_t pages, unsig
 
 static struct tz_range range(const void *base, uint64_t size)
 {
-	return (struct tz_range){ (uintptr_t)base, ((uintptr_t)base + size + TZ_PAGE_SIZE - 1) & -(uintptr_t)TZ_PAGE_SIZE };
+	return (struct tz_range){ (uintptr_t)base,
+		((uintptr_t)base + size + TZ_PAGE_SIZE - 1) & -(uintptr_t)TZ_PAGE_SIZE };
 }
 
 struct tz_range tz_store_arena(const struct tz_store *s)

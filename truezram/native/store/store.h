@@ -1,11 +1,14 @@
-/* store.h - the store: a device's pages, compressed, in one arena. The whole data path but for the transport.
+/* store.h - the store: a device's pages, compressed, in one arena. The whole data path but for the
+ * transport.
  *
- * One store per device; one tz_store_thread per thread that reads or writes it (a queue thread, a test's thread).
- * tz_store_read/write/discard allocate nothing, take no page fault in the arena, and wait for nothing but the short locks of
- * pool.c (futexes, held around list operations). Any number of threads may call them on the same pages at the same time: a
- * page read is one value that was written (or zeros), never a mixture.
+ * One store per device; one tz_store_thread per thread that reads or writes it (a queue thread, a
+ * test's thread). tz_store_read/write/discard allocate nothing, take no page fault in the arena,
+ * and wait for nothing but the short locks of pool.c (futexes, held around list operations). Any
+ * number of threads may call them on the same pages at the same time: a page read is one value that
+ * was written (or zeros), never a mixture.
  *
- * The design is told at the top of store.c (page table, publishing, hazards) and pool.c (slabs, reserve).
+ * The design is told at the top of store.c (page table, publishing, hazards) and pool.c (slabs,
+ * reserve).
  */
 #ifndef TZ_STORE_H
 #define TZ_STORE_H
@@ -20,23 +23,26 @@ struct tz_store_config {
 	uint64_t disksize;		/* bytes, a multiple of 4096 */
 	uint64_t mem_limit;		/* bytes of arena, 0 = none */
 	const char *algorithm;		/* "NAME[:LEVEL]" */
-	const void *dictionary;		/* for zstd, now and whenever it is chosen later; NULL = none. Copied */
+	const void *dictionary;		/* for zstd, now and whenever it is chosen later; NULL =
+					 * none. Copied */
 	size_t dictionary_size;
 	unsigned nr_threads;		/* threads that will call tz_store_thread() */
-	int arena_fd;			/* tmpfs file or memfd of size 0; the store's own once created */
+	int arena_fd;			/* tmpfs file or memfd of size 0; the store's own once
+					 * created */
 	int lock_arena;			/* mlock what is populated; failing to is an error */
 	struct tz_stats *stats;		/* page of nr_threads queues, prepared by tz_stats_init */
 };
 
 /* NULL on failure: err = negative errno, why = what, why, remedy (static string or into whybuf). */
-struct tz_store *tz_store_create(const struct tz_store_config *config, int *err, char *why, size_t why_size);
+struct tz_store *tz_store_create(const struct tz_store_config *config, int *err, char *why,
+	size_t why_size);
 void tz_store_destroy(struct tz_store *store);
 
 struct tz_store_thread *tz_store_thread(struct tz_store *store, unsigned index);
 struct tz_queue_stats *tz_store_thread_stats(struct tz_store_thread *t);
 
-/* Around every batch of calls below. A change of algorithm waits until each thread has been outside once, so a thread
- * stays inside for bounded time. */
+/* Around every batch of calls below. A change of algorithm waits until each thread has been outside
+ * once, so a thread stays inside for bounded time. */
 void tz_store_begin(struct tz_store_thread *t);
 void tz_store_end(struct tz_store_thread *t);
 
@@ -48,15 +54,17 @@ void tz_store_end(struct tz_store_thread *t);
 int tz_store_read(struct tz_store_thread *t, uint64_t page, uint8_t *out);
 int tz_store_write(struct tz_store_thread *t, uint64_t page, const uint8_t *data);
 void tz_store_discard(struct tz_store_thread *t, uint64_t page);
-/* Discards n pages as far as *work lasts, from which it takes 1 for an entry looked at and 32 for a page given back. Returns
- * how many pages are done: less than n only when *work is 0. */
-uint64_t tz_store_discard_range(struct tz_store_thread *t, uint64_t page, uint64_t n, unsigned *work);
+/* Discards n pages as far as *work lasts, from which it takes 1 for an entry looked at and 32 for a
+ * page given back. Returns how many pages are done: less than n only when *work is 0. */
+uint64_t tz_store_discard_range(struct tz_store_thread *t, uint64_t page, uint64_t n,
+	unsigned *work);
 /* Starts loading a page's entry into the cache, then (the entry at hand) the head of its object. */
 void tz_store_prefetch_entry(const struct tz_store_thread *t, uint64_t page);
 void tz_store_prefetch_object(const struct tz_store_thread *t, uint64_t page);
 
 /* From the control thread. 0 or negative errno with why. */
-int tz_store_set_algorithm(struct tz_store *store, const char *algorithm, char *why, size_t why_size);
+int tz_store_set_algorithm(struct tz_store *store, const char *algorithm, char *why,
+	size_t why_size);
 int tz_store_set_mem_limit(struct tz_store *store, uint64_t bytes, char *why, size_t why_size);
 uint64_t tz_store_trim(struct tz_store *store);	/* pool.h: tz_pool_trim */
 void tz_store_page_map(struct tz_store *store, uint64_t first, uint64_t pages, unsigned regions,

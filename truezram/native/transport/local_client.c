@@ -28,12 +28,15 @@ struct tz_local_client {
 
 static int geometry_fits(const struct tz_local_client *c)
 {
-	return c->head->magic == TZ_RING_MAGIC && c->head->version == TZ_RING_VERSION && c->head->size == c->size &&
-		c->nr_queues >= 1 && c->nr_queues <= 64 && c->depth >= 1 && c->depth <= TZ_RING_MAX_DEPTH &&
-		c->max_pages == TZ_RING_MAX_PAGES && c->queue_stride == tz_ring_queue_stride(c->depth) &&
-		c->queue_offset < c->size && c->data_offset < c->size &&
+	return c->head->magic == TZ_RING_MAGIC && c->head->version == TZ_RING_VERSION &&
+		c->head->size == c->size && c->nr_queues >= 1 && c->nr_queues <= 64 &&
+		c->depth >= 1 && c->depth <= TZ_RING_MAX_DEPTH &&
+		c->max_pages == TZ_RING_MAX_PAGES &&
+		c->queue_stride == tz_ring_queue_stride(c->depth) && c->queue_offset < c->size &&
+		c->data_offset < c->size &&
 		c->queue_offset + c->nr_queues * c->queue_stride <= c->data_offset &&
-		c->data_offset + (uint64_t)c->nr_queues * c->depth * c->max_pages * TZ_PAGE_SIZE <= c->size;
+		c->data_offset + (uint64_t)c->nr_queues * c->depth * c->max_pages * TZ_PAGE_SIZE
+			<= c->size;
 }
 
 struct tz_local_client *tz_local_attach(int fd, int *err)
@@ -117,7 +120,8 @@ static int is_to_be_had(uint32_t word, int steal)
 	unsigned state = tz_slot_state(word);
 
 	return state == TZ_SLOT_FREE ||
-		(steal && (state == TZ_SLOT_DONE || state == TZ_SLOT_CLAIMED) && is_dead(tz_slot_owner(word)));
+		(steal && (state == TZ_SLOT_DONE || state == TZ_SLOT_CLAIMED) &&
+		is_dead(tz_slot_owner(word)));
 }
 
 /* Claims a slot. 0: all are taken. `steal`: also those of dead clients. */
@@ -181,12 +185,14 @@ static int wait_done(struct tz_local_client *c, const struct claim *m, unsigned 
 static int give_up(const struct claim *m)
 {
 	if (tz_slot_change(m->slot, tz_slot_with_state(m->word, TZ_SLOT_SUBMITTED), TZ_SLOT_FREE) ||
-	    tz_slot_change(m->slot, tz_slot_with_state(m->word, TZ_SLOT_SERVING), TZ_SLOT_ABANDONED))
+	    tz_slot_change(m->slot, tz_slot_with_state(m->word, TZ_SLOT_SERVING),
+	    TZ_SLOT_ABANDONED))
 		return -ETIMEDOUT;
 	return 0;
 }
 
-int tz_local_io(struct tz_local_client *c, unsigned op, uint64_t page, unsigned nr_pages, void *data, unsigned timeout_ms)
+int tz_local_io(struct tz_local_client *c, unsigned op, uint64_t page, unsigned nr_pages,
+	void *data, unsigned timeout_ms)
 {
 	int moves = op == TZ_LOCAL_READ || op == TZ_LOCAL_WRITE;
 	size_t len = (size_t)nr_pages * TZ_PAGE_SIZE;

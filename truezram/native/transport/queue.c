@@ -152,7 +152,8 @@ static int serve_pages(struct tz_queue *q, struct tz_io *io, uint8_t *data)
 			else
 				tz_store_prefetch_object(q->store, io->page + i + 1);
 		}
-		int rc = write ? tz_store_write(q->store, io->page + i, data + (size_t)i * TZ_PAGE_SIZE)
+		int rc = write ? tz_store_write(q->store, io->page + i,
+			data + (size_t)i * TZ_PAGE_SIZE)
 			: tz_store_read(q->store, io->page + i, data + (size_t)i * TZ_PAGE_SIZE);
 		if (rc < 0)
 			return rc;
@@ -169,7 +170,8 @@ static int serve(struct tz_queue *q, unsigned tag)
 	int rc;
 
 	if (io->op == UBLK_IO_OP_FLUSH)
-		return 0;	/* memory is all there is: what is written is as durable as it gets */
+		/* Memory is all there is: what is written is as durable as it gets. */
+		return 0;
 	data = q->ops->bring(q, tag);
 	if (!data)
 		return -EIO;
@@ -220,7 +222,8 @@ static unsigned serve_arrived(struct tz_queue *q)
 		}
 		for (unsigned i = 0; i < n; i++) {
 			if (i + 1 < n)
-				tz_store_prefetch_object(q->store, q->ios[tags[i + 1]].page % q->nr_pages);
+				tz_store_prefetch_object(q->store,
+					q->ios[tags[i + 1]].page % q->nr_pages);
 			handle(q, tags[i]);
 		}
 		taken += n;
@@ -235,7 +238,8 @@ static void discard_piece(struct tz_queue *q)
 
 	while (q->discards.n && work) {
 		struct tz_io *io = &q->ios[q->discards.first];
-		io->done += (uint32_t)tz_store_discard_range(q->store, io->page + io->done, io->nr_pages - io->done, &work);
+		io->done += (uint32_t)tz_store_discard_range(q->store, io->page + io->done,
+			io->nr_pages - io->done, &work);
 		if (io->done == io->nr_pages)
 			finish(q, tz_io_pop(q, &q->discards), 0);
 	}
@@ -258,14 +262,16 @@ static void retry_waiting(struct tz_queue *q)
 		int rc = starved ? -EAGAIN : serve(q, tag);
 		starved |= rc == -EAGAIN;
 		served += rc != -EAGAIN;
-		if (rc == -EAGAIN && (give_up || now - io->since > (io->swap ? SWAP_WAIT_NS : WAIT_NS)))
+		if (rc == -EAGAIN &&
+		    (give_up || now - io->since > (io->swap ? SWAP_WAIT_NS : WAIT_NS)))
 			rc = -ENOSPC;
 		if (rc == -EAGAIN)
 			tz_io_push(q, &q->waiting, tag);
 		else
 			finish(q, tag, rc);
 	}
-	q->retry_wait = served ? RETRY_NS : q->retry_wait * 2 < RETRY_MAX_NS ? q->retry_wait * 2 : RETRY_MAX_NS;
+	q->retry_wait = served ? RETRY_NS : q->retry_wait * 2 < RETRY_MAX_NS
+		? q->retry_wait * 2 : RETRY_MAX_NS;
 	q->now = tz_now_ns();
 	q->retry_at = q->now + q->retry_wait;
 }
@@ -313,7 +319,8 @@ void tz_queue_trouble(struct tz_queue *q, enum tz_trouble what, int err)
 {
 	uint32_t times = (uint32_t)(atomic_load(&q->trouble) >> 32) + 1;
 
-	atomic_store(&q->trouble, (uint64_t)times << 32 | (uint64_t)what << 16 | (uint16_t)(err < 0 ? -err : err));
+	atomic_store(&q->trouble,
+		(uint64_t)times << 32 | (uint64_t)what << 16 | (uint16_t)(err < 0 ? -err : err));
 	if ((times & (times - 1)) == 0)		/* 1, 2, 4 ...: the log stays readable */
 		wake_control_thread(q);
 }
@@ -321,15 +328,16 @@ void tz_queue_trouble(struct tz_queue *q, enum tz_trouble what, int err)
 int tz_queue_tell(struct tz_queue *q, char *text, size_t size)
 {
 	static const char *const what[] = { [TZ_TROUBLE_ENTER] = "io_uring_enter failed",
-		[TZ_TROUBLE_COMMAND] = "the kernel refused a command", [TZ_TROUBLE_FULL] = "the submission queue is full" };
+		[TZ_TROUBLE_COMMAND] = "the kernel refused a command",
+		[TZ_TROUBLE_FULL] = "the submission queue is full" };
 	uint64_t trouble = atomic_load(&q->trouble);
 	uint32_t times = (uint32_t)(trouble >> 32);
 
 	if (times == q->trouble_told)
 		return 0;
 	q->trouble_told = times;
-	snprintf(text, size, "queue %u: %s: %s (%u times so far); it is tried again", q->index, what[trouble >> 16 & 3],
-		strerror((int)(trouble & 0xffff)), times);
+	snprintf(text, size, "queue %u: %s: %s (%u times so far); it is tried again", q->index,
+		what[trouble >> 16 & 3], strerror((int)(trouble & 0xffff)), times);
 	return 1;
 }
 
@@ -400,7 +408,8 @@ static int allocate(struct tz_queue *q)
 	q->ios = mmap(NULL, ios, prot, flags, -1, 0);
 	if (q->stack == MAP_FAILED || q->data == MAP_FAILED || q->ios == MAP_FAILED)
 		return -ENOMEM;
-	mprotect(q->stack, 4096, PROT_NONE);	/* guard page: overflow is a crash, not a scribble */
+	/* Guard page: overflow is a crash, not a scribble. */
+	mprotect(q->stack, 4096, PROT_NONE);
 	return 0;
 }
 
@@ -422,7 +431,8 @@ int tz_queue_start(struct tz_queue *q, void (*run)(struct tz_queue *), char *why
 		return rc;
 	}
 	q->started = 1;
-	for (int ms = 0; atomic_load(&q->state) == TZ_QUEUE_STARTING && ms < START_SECONDS * 1000; ms++)
+	for (int ms = 0; atomic_load(&q->state) == TZ_QUEUE_STARTING && ms < START_SECONDS * 1000;
+	    ms++)
 		nanosleep(&pause, NULL);
 	rc = atomic_load(&q->state);
 	if (rc > TZ_QUEUE_STARTING)	/* it may have ended by now */

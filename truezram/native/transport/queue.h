@@ -30,7 +30,8 @@ enum tz_queue_state { TZ_QUEUE_STARTING = 0, TZ_QUEUE_SERVING = 1, TZ_QUEUE_ENDE
 
 struct tz_io {			/* one request; a queue has one per tag */
 	uint8_t op;		/* UBLK_IO_OP_* */
-	uint8_t swap;		/* a swap write: waits for memory only as long as completed writes may bring some */
+	uint8_t swap;		/* a swap write: waits for memory only as long as completed writes
+				 * may bring some */
 	uint16_t next;		/* in the list that it is in */
 	uint32_t nr_pages;
 	uint32_t done;		/* pages served: it goes on from there */
@@ -66,7 +67,8 @@ struct tz_queue {
 	struct tz_ublk *ublk;		/* transport ublk */
 	struct tz_local_server *local;	/* transport local */
 	uint8_t cpu_mask[128];		/* CPUs to run on, all zero: any */
-	int end_fd;			/* eventfd written to when the thread ends or has trouble to report */
+	int end_fd;			/* eventfd written to when the thread ends or has trouble to
+					 * report */
 
 	const struct tz_queue_ops *ops;
 	void *ring;			/* of the transport */
@@ -75,15 +77,19 @@ struct tz_queue {
 	struct tz_io *ios;		/* by tag */
 	struct tz_io_list waiting;	/* writes that wait for memory */
 	struct tz_io_list discards;
-	uint64_t retry_at, retry_wait;	/* for `waiting`: when it is tried again, and what the next wait is */
-	uint64_t now;			/* the clock as last read: reading it costs as much as a small page */
+	uint64_t retry_at, retry_wait;	/* for `waiting`: when it is tried again, and what the next
+					 * wait is */
+	uint64_t now;			/* the clock as last read: reading it costs as much as a
+					 * small page */
 	uint64_t flushed_at;
 	unsigned unflushed;		/* pages served since */
-	int stopping;			/* the device is being stopped: nothing waits for memory any more */
+	int stopping;			/* the device is being stopped: nothing waits for memory any
+					 * more */
 
 	pthread_t thread;
 	void *stack;
-	_Atomic int state;		/* enum tz_queue_state, or negative errno: could not start */
+	_Atomic int state;		/* enum tz_queue_state, or negative errno: could not
+					 * start */
 	_Atomic int io_flusher;		/* PR_SET_IO_FLUSHER was set and reads back */
 	_Atomic int stop;
 	_Atomic uint64_t trouble;	/* how often << 32 | what << 16 | errno of the last time */

@@ -14,10 +14,13 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-int tz_local_server_create(struct tz_local_server *s, unsigned queues, unsigned depth, uint64_t nr_pages, char *why, size_t why_size)
+int tz_local_server_create(struct tz_local_server *s, unsigned queues, unsigned depth,
+	uint64_t nr_pages, char *why, size_t why_size)
 {
-	uint64_t stride = tz_ring_queue_stride(depth), data = (sizeof(struct tz_ring_head) + 4095) & ~4095ull;
-	uint64_t queue_offset = data, data_offset = (queue_offset + queues * stride + 4095) & ~4095ull;
+	uint64_t stride = tz_ring_queue_stride(depth),
+		data = (sizeof(struct tz_ring_head) + 4095) & ~4095ull;
+	uint64_t queue_offset = data,
+		data_offset = (queue_offset + queues * stride + 4095) & ~4095ull;
 	uint64_t size = data_offset + (uint64_t)queues * depth * TZ_RING_MAX_PAGES * TZ_PAGE_SIZE;
 	int rc;
 
@@ -28,7 +31,8 @@ int tz_local_server_create(struct tz_local_server *s, unsigned queues, unsigned 
 	    fcntl(s->fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
 		goto fail;
 	do
-		rc = fallocate(s->fd, 0, 0, (off_t)size);	/* a shortage shows here, not as SIGBUS later */
+		/* A shortage shows here, not as SIGBUS later. */
+		rc = fallocate(s->fd, 0, 0, (off_t)size);
 	while (rc < 0 && errno == EINTR);
 	if (rc < 0)
 		goto fail;
@@ -36,13 +40,17 @@ int tz_local_server_create(struct tz_local_server *s, unsigned queues, unsigned 
 	if (s->base == MAP_FAILED)
 		goto fail;
 	struct tz_ring_head *h = (struct tz_ring_head *)s->base;
-	*h = (struct tz_ring_head){ .magic = TZ_RING_MAGIC, .version = TZ_RING_VERSION, .nr_queues = queues, .depth = depth,
-		.max_pages = TZ_RING_MAX_PAGES, .nr_pages = nr_pages, .size = size, .queue_offset = queue_offset,
+	*h = (struct tz_ring_head){ .magic = TZ_RING_MAGIC, .version = TZ_RING_VERSION,
+		.nr_queues = queues, .depth = depth,
+		.max_pages = TZ_RING_MAX_PAGES, .nr_pages = nr_pages, .size = size,
+		.queue_offset = queue_offset,
 		.queue_stride = stride, .data_offset = data_offset, .server_pid = getpid() };
 	return 0;
 fail:
 	rc = -errno;
-	snprintf(why, why_size, "cannot make the local ring (%llu KiB): %s", (unsigned long long)(size >> 10), strerror(-rc));
+	snprintf(why, why_size,
+		"cannot make the local ring (%llu KiB): %s", (unsigned long long)(size >> 10),
+		strerror(-rc));
 	if (s->fd >= 0)
 		close(s->fd);
 	s->fd = -1;
@@ -70,7 +78,8 @@ void tz_local_server_close(struct tz_local_server *s)
 
 static unsigned local_op(uint32_t op)
 {
-	static const uint8_t ops[] = { [TZ_LOCAL_READ] = UBLK_IO_OP_READ, [TZ_LOCAL_WRITE] = UBLK_IO_OP_WRITE,
+	static const uint8_t ops[] =
+		{ [TZ_LOCAL_READ] = UBLK_IO_OP_READ, [TZ_LOCAL_WRITE] = UBLK_IO_OP_WRITE,
 		[TZ_LOCAL_DISCARD] = UBLK_IO_OP_DISCARD, [TZ_LOCAL_FLUSH] = UBLK_IO_OP_FLUSH };
 
 	return op < sizeof ops / sizeof ops[0] ? ops[op] : UINT8_MAX;
@@ -87,7 +96,8 @@ static unsigned take(struct tz_queue *q, uint16_t *tags, unsigned most)
 		struct tz_ring_slot *slot = tz_ring_slot(rq, i);
 		struct tz_io *io = &q->ios[i];
 		uint32_t word = atomic_load(&slot->word);
-		if (io->busy || tz_slot_state(word) != TZ_SLOT_SUBMITTED || !tz_slot_change(slot, word, TZ_SLOT_SERVING))
+		if (io->busy || tz_slot_state(word) != TZ_SLOT_SUBMITTED ||
+		    !tz_slot_change(slot, word, TZ_SLOT_SERVING))
 			continue;
 		io->busy = 1;
 		io->mark = tz_slot_with_state(word, TZ_SLOT_SERVING);

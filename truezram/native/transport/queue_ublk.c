@@ -57,7 +57,8 @@ static void refuse(struct ublk_queue *u, unsigned tag, enum tz_trouble what, int
 static void send_command(struct ublk_queue *u, unsigned tag)
 {
 	const struct tz_io *io = &u->q->ios[tag];
-	struct ublk_io_cmd cmd = { .q_id = (uint16_t)u->q->index, .tag = (uint16_t)tag, .result = io->result };
+	struct ublk_io_cmd cmd =
+		{ .q_id = (uint16_t)u->q->index, .tag = (uint16_t)tag, .result = io->result };
 	struct tz_sqe *sqe = tz_uring_sqe(&u->ring);
 
 	if (!sqe) {		/* an entry per tag is enough as long as enter does not fail */
@@ -216,8 +217,8 @@ static int map_descriptors(struct ublk_queue *u)
 	size_t most = 4096 * sizeof(struct ublk_io_desc);
 
 	u->descs_len = (q->depth * sizeof(struct ublk_io_desc) + 4095) & ~(size_t)4095;
-	void *descs = mmap(NULL, u->descs_len, PROT_READ, MAP_SHARED | MAP_POPULATE, q->ublk->char_fd,
-		(off_t)(q->index * most));
+	void *descs = mmap(NULL, u->descs_len, PROT_READ, MAP_SHARED | MAP_POPULATE,
+		q->ublk->char_fd, (off_t)(q->index * most));
 	if (descs == MAP_FAILED)
 		return -errno;
 	u->descs = descs;
@@ -227,7 +228,8 @@ static int map_descriptors(struct ublk_queue *u)
 static int map_buffers(struct ublk_queue *u)
 {
 	size_t size = (size_t)u->q->depth * TZ_UBLK_MAX_IO;
-	void *buffers = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+	void *buffers = mmap(NULL, size, PROT_READ | PROT_WRITE,
+		MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
 
 	if (buffers == MAP_FAILED)
 		return -ENOMEM;
@@ -257,12 +259,15 @@ static int set_up(struct ublk_queue *u)
 	int encoded = q->ublk->ioctl_encoded;
 	int rc = tz_uring_init(&u->ring, q->depth, q->ublk->wait_in_poll ? TZ_URING_POLL : 0);
 
-	if (rc < 0 || (rc = tz_uring_register_file(&u->ring, q->ublk->char_fd)) < 0 || (rc = map_descriptors(u)) < 0)
+	if (rc < 0 || (rc = tz_uring_register_file(&u->ring, q->ublk->char_fd)) < 0 ||
+	    (rc = map_descriptors(u)) < 0)
 		return rc;
 	if (!(q->ublk->info.flags & UBLK_F_USER_COPY) && (rc = map_buffers(u)) < 0)
 		return rc;
-	u->fetch_op = encoded ? (uint32_t)_IOWR('u', UBLK_IO_FETCH_REQ, struct ublk_io_cmd) : UBLK_IO_FETCH_REQ;
-	u->commit_op = encoded ? (uint32_t)_IOWR('u', UBLK_IO_COMMIT_AND_FETCH_REQ, struct ublk_io_cmd)
+	u->fetch_op = encoded ? (uint32_t)_IOWR('u', UBLK_IO_FETCH_REQ, struct ublk_io_cmd)
+		: UBLK_IO_FETCH_REQ;
+	u->commit_op = encoded ? (uint32_t)_IOWR('u', UBLK_IO_COMMIT_AND_FETCH_REQ,
+		struct ublk_io_cmd)
 		: UBLK_IO_COMMIT_AND_FETCH_REQ;
 	q->ops = &ops;
 	q->ring = u;

@@ -2,14 +2,18 @@
  *
  * Life cycle:
  *
- *	open /dev/ublk-control		tz_ublk_open: GET_FEATURES tells which opcodes and flags this kernel has
- *	ADD_DEV				tz_ublk_add: flags are asked for, then read back: the kernel drops unknown ones silently
+ *	open /dev/ublk-control		tz_ublk_open: GET_FEATURES reports which opcodes and flags
+ *					this kernel has
+ *	ADD_DEV				tz_ublk_add: flags are asked for, then read back: the kernel
+ *					drops unknown ones silently
  *	SET_PARAMS, open /dev/ublkcN
  *	  queue threads: FETCH_REQ for every tag (queue_ublk.c)
- *	START_DEV			tz_ublk_start: blocks until all tags are fetched, then adds the disk (and before 7.0 scans
- *					partitions, which reads: the queue threads serve already)
+ *	START_DEV			tz_ublk_start: blocks until all tags are fetched, then adds
+ *					the disk (and before 7.0 scans partitions, which reads: the
+ *					queue threads serve already)
  *	...
- *	STOP_DEV, TRY_STOP_DEV		tz_ublk_stop, tz_ublk_try_stop: the disk goes, the queues see -ENODEV and end
+ *	STOP_DEV, TRY_STOP_DEV		tz_ublk_stop, tz_ublk_try_stop: the disk goes, the queues
+ *					see -ENODEV and end
  *	close char device, DEL_DEV	tz_ublk_delete: until the device number is free
  *
  * All control commands are io_uring passthrough commands on one small ring with 128-byte SQEs.
@@ -28,9 +32,9 @@
 #include <unistd.h>
 
 enum {
-	CMD_GET_QUEUE_AFFINITY = 0x01, CMD_GET_DEV_INFO = 0x02, CMD_ADD_DEV = 0x04, CMD_DEL_DEV = 0x05,
-	CMD_START_DEV = 0x06, CMD_STOP_DEV = 0x07, CMD_SET_PARAMS = 0x08, CMD_GET_FEATURES = 0x13,
-	CMD_DEL_DEV_ASYNC = 0x14, CMD_TRY_STOP_DEV = 0x17
+	CMD_GET_QUEUE_AFFINITY = 0x01, CMD_GET_DEV_INFO = 0x02, CMD_ADD_DEV = 0x04,
+	CMD_DEL_DEV = 0x05, CMD_START_DEV = 0x06, CMD_STOP_DEV = 0x07, CMD_SET_PARAMS = 0x08,
+	CMD_GET_FEATURES = 0x13, CMD_DEL_DEV_ASYNC = 0x14, CMD_TRY_STOP_DEV = 0x17
 };
 
 #define PARAM_BASIC 1u
@@ -56,7 +60,8 @@ static uint32_t encode(const struct tz_ublk *u, unsigned nr)
 {
 	if (!u->ioctl_encoded)
 		return nr;
-	if (nr == CMD_GET_QUEUE_AFFINITY || nr == CMD_GET_DEV_INFO || nr == CMD_GET_FEATURES || nr == CMD_DEL_DEV_ASYNC)
+	if (nr == CMD_GET_QUEUE_AFFINITY || nr == CMD_GET_DEV_INFO || nr == CMD_GET_FEATURES ||
+	    nr == CMD_DEL_DEV_ASYNC)
 		return (uint32_t)_IOR('u', nr, struct ublk_ctrl_cmd);
 	return (uint32_t)_IOWR('u', nr, struct ublk_ctrl_cmd);
 }
@@ -108,8 +113,10 @@ int tz_ublk_open(struct tz_ublk *u, char *why, size_t why_size)
 	u->control_fd = open("/dev/ublk-control", O_RDWR | O_CLOEXEC);
 	if (u->control_fd < 0) {
 		rc = -errno;
-		snprintf(why, why_size, "cannot open /dev/ublk-control: %s%s", strerror(-rc), rc == -ENOENT
-			? ". Load the driver: modprobe ublk_drv (Linux 6.0 or later)" : rc == -EACCES ? ". Run as root" : "");
+		snprintf(why, why_size,
+			"cannot open /dev/ublk-control: %s%s", strerror(-rc), rc == -ENOENT
+			? ". Load the driver: modprobe ublk_drv (Linux 6.0 or later)"
+			: rc == -EACCES ? ". Run as root" : "");
 		return rc;
 	}
 	u->wait_in_poll = disabled("no_iowait");
@@ -123,7 +130,8 @@ int tz_ublk_open(struct tz_ublk *u, char *why, size_t why_size)
 	/* 6.5 and later know GET_FEATURES; 6.4 has ioctl-encoded opcodes without it; before, plain
 	 * numbers. */
 	u->ioctl_encoded = !disabled("ioctl");
-	struct ublk_ctrl_cmd cmd = { .dev_id = UINT32_MAX, .queue_id = UINT16_MAX, .len = sizeof u->features,
+	struct ublk_ctrl_cmd cmd =
+		{ .dev_id = UINT32_MAX, .queue_id = UINT16_MAX, .len = sizeof u->features,
 		.addr = (uint64_t)(uintptr_t)&u->features };
 	rc = command(u, CMD_GET_FEATURES, cmd);
 	if (rc < 0)
@@ -135,7 +143,8 @@ static int set_params(struct tz_ublk *u, uint64_t disksize)
 {
 	struct params p = { .len = sizeof p, .types = PARAM_BASIC | PARAM_DISCARD };
 
-	p.basic.logical_bs_shift = p.basic.physical_bs_shift = p.basic.io_opt_shift = p.basic.io_min_shift = 12;
+	p.basic.logical_bs_shift = p.basic.physical_bs_shift = p.basic.io_opt_shift =
+		p.basic.io_min_shift = 12;
 	p.basic.max_sectors = u->info.max_io_buf_bytes >> 9;
 	p.basic.dev_sectors = disksize >> 9;
 	p.discard.granularity = 4096;
@@ -157,9 +166,12 @@ static int add(struct tz_ublk *u, int id, unsigned queues, unsigned depth)
 		wanted &= ~UBLK_F_CMD_IOCTL_ENCODE;
 	if (disabled("user_copy"))
 		wanted &= ~UBLK_F_USER_COPY;
-	u->info = (struct ublk_dev_info){ .nr_hw_queues = (uint16_t)queues, .queue_depth = (uint16_t)depth,
-		.max_io_buf_bytes = TZ_UBLK_MAX_IO, .dev_id = (uint32_t)id, .ublksrv_pid = getpid(), .flags = wanted };
-	struct ublk_ctrl_cmd cmd = { .dev_id = (uint32_t)id, .queue_id = UINT16_MAX, .len = sizeof u->info,
+	u->info = (struct ublk_dev_info){ .nr_hw_queues = (uint16_t)queues,
+		.queue_depth = (uint16_t)depth,
+		.max_io_buf_bytes = TZ_UBLK_MAX_IO, .dev_id = (uint32_t)id, .ublksrv_pid = getpid(),
+		.flags = wanted };
+	struct ublk_ctrl_cmd cmd =
+		{ .dev_id = (uint32_t)id, .queue_id = UINT16_MAX, .len = sizeof u->info,
 		.addr = (uint64_t)(uintptr_t)&u->info };
 	return command(u, CMD_ADD_DEV, cmd);
 }
@@ -181,11 +193,13 @@ static int open_char(struct tz_ublk *u)
 	return u->char_fd < 0 ? -errno : 0;
 }
 
-int tz_ublk_add(struct tz_ublk *u, int id, unsigned queues, unsigned depth, uint64_t disksize, char *why, size_t why_size)
+int tz_ublk_add(struct tz_ublk *u, int id, unsigned queues, unsigned depth, uint64_t disksize,
+	char *why, size_t why_size)
 {
 	int rc = add(u, id, queues, depth);
 
-	if ((rc == -EOPNOTSUPP || rc == -ENOTTY) && !u->features) {	/* a kernel before ioctl-encoded opcodes */
+	/* A kernel before ioctl-encoded opcodes. */
+	if ((rc == -EOPNOTSUPP || rc == -ENOTTY) && !u->features) {
 		u->ioctl_encoded = 0;
 		rc = add(u, id, queues, depth);
 	}
@@ -196,18 +210,22 @@ int tz_ublk_add(struct tz_ublk *u, int id, unsigned queues, unsigned depth, uint
 	}
 	u->added = 1;
 	if (u->info.nr_hw_queues < 1 || u->info.max_io_buf_bytes < 4096) {
-		snprintf(why, why_size, "the ublk driver made a device that cannot be served (%u queues, %u bytes a request)",
+		snprintf(why, why_size,
+			"the ublk driver made a device that cannot be served (%u queues, %u bytes"
+			" a request)",
 			u->info.nr_hw_queues, u->info.max_io_buf_bytes);
 		return -EPROTO;
 	}
 	rc = set_params(u, disksize);
 	if (rc < 0) {
-		snprintf(why, why_size, "the kernel refuses the device's parameters: %s", strerror(-rc));
+		snprintf(why, why_size,
+			"the kernel refuses the device's parameters: %s", strerror(-rc));
 		return rc;
 	}
 	rc = open_char(u);
 	if (rc < 0)
-		snprintf(why, why_size, "cannot open /dev/ublkc%u: %s", u->info.dev_id, strerror(-rc));
+		snprintf(why, why_size,
+			"cannot open /dev/ublkc%u: %s", u->info.dev_id, strerror(-rc));
 	return rc;
 }
 
@@ -232,7 +250,9 @@ int tz_ublk_start(struct tz_ublk *u, char *why, size_t why_size)
 	cmd.data = (uint64_t)getpid();
 	int rc = command(u, CMD_START_DEV, cmd);
 	if (rc < 0) {
-		snprintf(why, why_size, "the kernel does not start /dev/ublkb%u: %s", u->info.dev_id, strerror(-rc));
+		snprintf(why, why_size,
+			"the kernel does not start /dev/ublkb%u: %s", u->info.dev_id,
+			strerror(-rc));
 		return rc;
 	}
 	u->started = 1;
@@ -243,7 +263,8 @@ int tz_ublk_start(struct tz_ublk *u, char *why, size_t why_size)
 			return 0;
 		if (there) {
 			snprintf(why, why_size, "%s is in the way of %s: remove it, then try again",
-				S_ISREG(st.st_mode) ? "a regular file" : S_ISDIR(st.st_mode) ? "a folder" : "something else", path);
+				S_ISREG(st.st_mode) ? "a regular file" : S_ISDIR(st.st_mode)
+				? "a folder" : "something else", path);
 			return -EEXIST;
 		}
 		nanosleep(&pause, NULL);
@@ -339,5 +360,6 @@ int tz_ublk_remove_orphan(struct tz_ublk *u, int id, int (*is_running)(int pid))
 	u->added = u->started = 1;
 	tz_ublk_stop(u);	/* fails on a device that never started: delete decides */
 	rc = tz_ublk_delete(u);
-	return rc == -ETIMEDOUT ? 0 : rc;	/* deleted; whoever has the disk open holds the number */
+	/* Deleted; whoever has the disk open holds the number. */
+	return rc == -ETIMEDOUT ? 0 : rc;
 }

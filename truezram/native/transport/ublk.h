@@ -69,7 +69,8 @@ struct tz_ublk {
 int tz_ublk_open(struct tz_ublk *u, char *why, size_t why_size);
 /* ADD_DEV (id < 0: the kernel chooses), SET_PARAMS, open the char device. -EEXIST: the id is in
  * use. */
-int tz_ublk_add(struct tz_ublk *u, int id, unsigned queues, unsigned depth, uint64_t disksize, char *why, size_t why_size);
+int tz_ublk_add(struct tz_ublk *u, int id, unsigned queues, unsigned depth, uint64_t disksize,
+	char *why, size_t why_size);
 /* The bytes of `mask` that were filled: CPUs of a queue, one bit each. 0 or negative errno. */
 int tz_ublk_queue_affinity(struct tz_ublk *u, unsigned queue, uint8_t *mask, size_t size);
 /* START_DEV: returns once /dev/ublkbN is usable; the queue threads must be serving. */

@@ -38,10 +38,13 @@
 #define OFF_SQ_RING 0ll
 #define OFF_SQES 0x10000000ll
 
-struct sq_offsets { uint32_t head, tail, ring_mask, ring_entries, flags, dropped, array, resv1; uint64_t user_addr; };
-struct cq_offsets { uint32_t head, tail, ring_mask, ring_entries, overflow, cqes, flags, resv1; uint64_t user_addr; };
+struct sq_offsets { uint32_t head, tail, ring_mask, ring_entries, flags, dropped, array,
+	resv1; uint64_t user_addr; };
+struct cq_offsets { uint32_t head, tail, ring_mask, ring_entries, overflow, cqes, flags,
+	resv1; uint64_t user_addr; };
 struct params {
-	uint32_t sq_entries, cq_entries, flags, sq_thread_cpu, sq_thread_idle, features, wq_fd, resv[3];
+	uint32_t sq_entries, cq_entries, flags, sq_thread_cpu, sq_thread_idle, features, wq_fd,
+		resv[3];
 	struct sq_offsets sq;
 	struct cq_offsets cq;
 };
@@ -60,7 +63,8 @@ static int setup(unsigned entries, int sqe128, int poll, struct params *p)
 	int fd = -1;
 
 	for (unsigned i = 0; i < sizeof modes / sizeof modes[0]; i++) {
-		*p = (struct params){ .flags = modes[i] | SETUP_CLAMP | SETUP_CQSIZE | (sqe128 ? SETUP_SQE128 : 0),
+		*p = (struct params){ .flags = modes[i] | SETUP_CLAMP | SETUP_CQSIZE |
+			(sqe128 ? SETUP_SQE128 : 0),
 			.cq_entries = entries * 2 };
 		fd = (int)syscall(SYS_io_uring_setup, entries, p);
 		if (fd < 0 && errno != EINVAL)
@@ -83,11 +87,13 @@ static int map(struct tz_uring *r, const struct params *p)
 	if (!(p->features & FEAT_SINGLE_MMAP))
 		return -EOPNOTSUPP;
 	r->ring_len = sq > cq ? sq : cq;
-	r->ring_map = mmap(NULL, r->ring_len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, r->fd, OFF_SQ_RING);
+	r->ring_map = mmap(NULL, r->ring_len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE,
+		r->fd, OFF_SQ_RING);
 	if (r->ring_map == MAP_FAILED)
 		return -errno;
 	r->sqes_len = (size_t)p->sq_entries << r->sqe_shift;
-	r->sqes = mmap(NULL, r->sqes_len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, r->fd, OFF_SQES);
+	r->sqes = mmap(NULL, r->sqes_len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, r->fd,
+		OFF_SQES);
 	if (r->sqes == MAP_FAILED) {
 		int err = -errno;
 		munmap(r->ring_map, r->ring_len);
@@ -152,7 +158,8 @@ struct tz_sqe *tz_uring_sqe(struct tz_uring *r)
 {
 	if (r->sq_tail - atomic_load_explicit(r->k_sq_head, memory_order_acquire) >= r->entries)
 		return NULL;
-	struct tz_sqe *sqe = (struct tz_sqe *)(r->sqes + ((size_t)(r->sq_tail & r->sq_mask) << r->sqe_shift));
+	struct tz_sqe *sqe = (struct tz_sqe *)(r->sqes +
+		((size_t)(r->sq_tail & r->sq_mask) << r->sqe_shift));
 	memset(sqe, 0, (size_t)1 << r->sqe_shift);
 	r->sq_tail++;
 	return sqe;
@@ -161,7 +168,8 @@ struct tz_sqe *tz_uring_sqe(struct tz_uring *r)
 /* One io_uring_enter. Timeouts need 5.11, ublk 6.0. */
 static int enter(struct tz_uring *r, uint64_t wait_ns)
 {
-	struct { int64_t sec, nsec; } ts = { (int64_t)(wait_ns / 1000000000u), (int64_t)(wait_ns % 1000000000u) };
+	struct { int64_t sec, nsec; } ts =
+		{ (int64_t)(wait_ns / 1000000000u), (int64_t)(wait_ns % 1000000000u) };
 	struct getevents_arg arg = { .ts = (uint64_t)(uintptr_t)&ts };
 	int timed = wait_ns && wait_ns != TZ_FOREVER;
 	unsigned flags = ENTER_GETEVENTS | (r->registered ? ENTER_REGISTERED_RING : 0) |
@@ -169,8 +177,8 @@ static int enter(struct tz_uring *r, uint64_t wait_ns)
 
 	atomic_store_explicit(r->k_sq_tail, r->sq_tail, memory_order_release);
 	unsigned to_submit = r->sq_tail - r->submitted;
-	long rc = syscall(SYS_io_uring_enter, r->enter_fd, to_submit, wait_ns ? 1 : 0, flags, timed ? &arg : NULL,
-		timed ? sizeof arg : 0);
+	long rc = syscall(SYS_io_uring_enter, r->enter_fd, to_submit, wait_ns ? 1 : 0, flags,
+		timed ? &arg : NULL, timed ? sizeof arg : 0);
 	int err = rc < 0 ? -errno : 0;
 	/* What was consumed is in the SQ head: an error may come after a successful submission. */
 	r->submitted = atomic_load_explicit(r->k_sq_head, memory_order_acquire);
@@ -205,6 +213,6 @@ struct tz_cqe *tz_uring_peek(struct tz_uring *r)
 
 void tz_uring_seen(struct tz_uring *r)
 {
-	atomic_store_explicit(r->k_cq_head, atomic_load_explicit(r->k_cq_head, memory_order_relaxed) + 1,
-		memory_order_release);
+	atomic_store_explicit(r->k_cq_head,
+		atomic_load_explicit(r->k_cq_head, memory_order_relaxed) + 1, memory_order_release);
 }
