@@ -5,6 +5,7 @@
  * weeks, so each of these tests happens the same way every time. tz_arena_populate and
  * tz_arena_release are wrapped by the linker (meson.build).
  */
+#include "clock.h"
 #include "device.h"
 #include "pool.h"
 
@@ -58,14 +59,6 @@ static _Atomic unsigned refused;
 static _Atomic uint64_t refused_at[64];	/* ns */
 static _Atomic(pthread_t) never;	/* this thread must not change the arena */
 
-static uint64_t now_ns(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
-
 int __wrap_tz_arena_populate(struct tz_arena *a, uint64_t offset, uint64_t len)
 {
 	CHECK(!pthread_equal(atomic_load(&never), pthread_self()), "grown by the wrong thread");
@@ -75,7 +68,7 @@ int __wrap_tz_arena_populate(struct tz_arena *a, uint64_t offset, uint64_t len)
 		return __real_tz_arena_populate(a, offset, len);
 	unsigned n = atomic_load(&refused);
 	if (n < 64)
-		atomic_store(&refused_at[n], now_ns());
+		atomic_store(&refused_at[n], tz_now_ns());
 	atomic_store(&refused, n + 1);
 	return -ENOMEM;
 }

@@ -17,6 +17,7 @@
  * pages that save most. Pages that fast cannot shrink at all are tried less and less often while
  * dense fails on them too.
  */
+#include "clock.h"
 #include "cpu.h"
 #include "variants.h"
 
@@ -41,26 +42,13 @@ struct auto_workspace {
 	uint8_t other[TZ_DST_SIZE];
 };
 
-static size_t round64(size_t n)
-{
-	return (n + 63) & ~(size_t)63;
-}
-
-static uint64_t now_ns(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
-
 static size_t workspace_size(int level, const char **why)
 {
 	size_t fast = tz_codec_by_name("fast")->workspace_size(0, why);
 	size_t dense = tz_codec_by_name("dense")->workspace_size(0, why);
 
 	(void)level;
-	return round64(sizeof(struct auto_workspace)) + round64(fast) + round64(dense);
+	return tz_round64(sizeof(struct auto_workspace)) + tz_round64(fast) + tz_round64(dense);
 }
 
 static int init(void *workspace, size_t size, int level, const char **why, enum tz_isa isa)
@@ -81,11 +69,11 @@ static int init(void *workspace, size_t size, int level, const char **why, enum 
 		return -1;
 	}
 	size_t fast_size = w->fast->workspace_size(0, why);
-	w->fast_workspace = (uint8_t *)workspace + round64(sizeof *w);
-	w->dense_workspace = (uint8_t *)w->fast_workspace + round64(fast_size);
+	w->fast_workspace = (uint8_t *)workspace + tz_round64(sizeof *w);
+	w->dense_workspace = (uint8_t *)w->fast_workspace + tz_round64(fast_size);
 	w->percent = (unsigned)level;
 	w->poor = POOR_LEAST;
-	w->seen_ns = now_ns();
+	w->seen_ns = tz_now_ns();
 	w->credit_ns = BURST_NS;
 	if (w->fast->workspace_init(w->fast_workspace, fast_size, 0, why) < 0)
 		return -1;
@@ -127,12 +115,12 @@ static int may_spend(struct auto_workspace *w, uint64_t now)
 static size_t try_dense(struct auto_workspace *w, const uint8_t *page, uint8_t *dst, size_t n,
 	unsigned *kind)
 {
-	uint64_t start = now_ns();
+	uint64_t start = tz_now_ns();
 
 	if (!may_spend(w, start))
 		return n;
 	size_t m = w->dense->compress(w->dense_workspace, page, w->other);
-	w->seen_ns = now_ns();	/* dense's own time earns no credit */
+	w->seen_ns = tz_now_ns();	/* dense's own time earns no credit */
 	w->credit_ns -= (int64_t)(w->seen_ns - start);
 	if (!n)
 		w->hopeless = m ? 0 : w->hopeless < RARELY ? 2 * w->hopeless + 1 : RARELY;

@@ -94,6 +94,12 @@ const struct tz_codec *tz_parse_algorithm(const char *text, int *level, char *wh
 /* The version of the libzstd that zstd uses, 10504 for 1.5.4; 0 when there is none. */
 unsigned tz_zstd_version(void);
 
+/* To whole cache lines. */
+static inline size_t tz_round64(size_t n)
+{
+	return (n + 63) & ~(size_t)63;
+}
+
 /* Page-aligned memory that is locked page by page when it is touched; the server leaves it out when
  * it locks the rest. */
 struct tz_range { uintptr_t from, to; };

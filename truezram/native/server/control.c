@@ -138,67 +138,90 @@ static void unclaim(struct tz_server *s)
 	s->claim_fd = -1;
 }
 
-static void stop(struct control *c, uint64_t how)
+/* ---- operations: each fills c->reply; the returned descriptor (or -1) goes with it ---- */
+
+static int op_ping(struct control *c, const struct tz_request *r)
 {
-	int claimed_by_others = claim(c->s) < 0 && errno == EBUSY;
+	(void)r;
+	answer(c, TZ_OK, "");
+	return -1;
+}
+
+static int op_set(struct control *c, const struct tz_request *r)
+{
+	set(c, r->text);
+	return -1;
+}
+
+static int op_stop(struct control *c, const struct tz_request *r)
+{
 	char why[216];
 
+	if (r->arg[0] > TZ_STOP_UNLESS_CLAIMED) {
+		answer(c, TZ_E_INVALID, "there is no such way to stop");
+		return -1;
+	}
+	int claimed_by_others = claim(c->s) < 0 && errno == EBUSY;
 	if (swap_areas(c)) {
 		unclaim(c->s);
 		snprintf(why, sizeof why,
 			"the device is in use as swap (%.150s): swapoff it first",
 			c->areas[0].path);
 		answer(c, TZ_E_BUSY, why);
-		return;
-	}
-	if (claimed_by_others && how == TZ_STOP_UNLESS_CLAIMED) {
+	} else if (claimed_by_others && r->arg[0] == TZ_STOP_UNLESS_CLAIMED) {
 		answer(c, TZ_E_BUSY, "the device is mounted or has a block device on it");
-		return;
+	} else {
+		c->stop = 1;
+		answer(c, TZ_OK, "");
 	}
-	c->stop = 1;
-	answer(c, TZ_OK, "");
+	return -1;
 }
 
-/* Fills c->reply; the returned descriptor (or -1) goes with it. */
-static int handle(struct control *c, const struct tz_request *r)
+static int op_attach(struct control *c, const struct tz_request *r)
 {
-	switch (r->op) {
-	case TZ_OP_PING:
+	(void)r;
+	if (c->s->transport == TZ_TRANSPORT_LOCAL) {
 		answer(c, TZ_OK, "");
-		return -1;
-	case TZ_OP_SET:
-		set(c, r->text);
-		return -1;
-	case TZ_OP_STOP:
-		if (r->arg[0] > TZ_STOP_UNLESS_CLAIMED)
-			answer(c, TZ_E_INVALID, "there is no such way to stop");
-		else
-			stop(c, r->arg[0]);
-		return -1;
-	case TZ_OP_ATTACH:
-		if (c->s->transport == TZ_TRANSPORT_LOCAL) {
-			answer(c, TZ_OK, "");
-			return c->s->local.fd;
-		}
-		answer(c, TZ_E_INVALID, "not a local device: open its node in /dev");
-		return -1;
-	case TZ_OP_PAGE_MAP:
-		if (r->arg[2] < 1 || r->arg[2] > TZ_MAP_REGIONS) {
-			answer(c, TZ_E_INVALID, "the number of regions must be 1 to 256");
-			return -1;
-		}
-		tz_store_page_map(c->s->store, r->arg[0], r->arg[1], (unsigned)r->arg[2],
-			c->reply.map);
-		answer(c, TZ_OK, "");
-		return -1;
-	case TZ_OP_TRIM:
-		c->reply.value[0] = tz_store_trim(c->s->store);
-		answer(c, TZ_OK, "");
-		return -1;
-	default:
-		answer(c, TZ_E_PROTOCOL, "unknown operation");
+		return c->s->local.fd;
+	}
+	answer(c, TZ_E_INVALID, "not a local device: open its node in /dev");
+	return -1;
+}
+
+static int op_page_map(struct control *c, const struct tz_request *r)
+{
+	if (r->arg[2] < 1 || r->arg[2] > TZ_MAP_REGIONS) {
+		answer(c, TZ_E_INVALID, "the number of regions must be 1 to 256");
 		return -1;
 	}
+	tz_store_page_map(c->s->store, r->arg[0], r->arg[1], (unsigned)r->arg[2], c->reply.map);
+	answer(c, TZ_OK, "");
+	return -1;
+}
+
+static int op_trim(struct control *c, const struct tz_request *r)
+{
+	(void)r;
+	c->reply.value[0] = tz_store_trim(c->s->store);
+	answer(c, TZ_OK, "");
+	return -1;
+}
+
+static int (*const operations[])(struct control *c, const struct tz_request *r) = {
+	[TZ_OP_PING] = op_ping,
+	[TZ_OP_SET] = op_set,
+	[TZ_OP_STOP] = op_stop,
+	[TZ_OP_ATTACH] = op_attach,
+	[TZ_OP_PAGE_MAP] = op_page_map,
+	[TZ_OP_TRIM] = op_trim,
+};
+
+static int handle(struct control *c, const struct tz_request *r)
+{
+	if (r->op < sizeof operations / sizeof *operations && operations[r->op])
+		return operations[r->op](c, r);
+	answer(c, TZ_E_PROTOCOL, "unknown operation");
+	return -1;
 }
 
 /* 0 when the whole reply went out. */

@@ -40,7 +40,7 @@ enum tz_status {
 	TZ_E_FAILED = 1,	/* text says what and why */
 	TZ_E_PROTOCOL = 2,	/* wrong size, magic, version, op or string */
 	TZ_E_INVALID = 3,	/* value out of range, unknown key or algorithm */
-	TZ_E_PERMISSION = 4,
+	TZ_E_PERMISSION = 4,	/* reserved: clients know it, no server sends it */
 	TZ_E_BUSY = 5,
 	TZ_STARTING = 6		/* in struct tz_ready only */
 };

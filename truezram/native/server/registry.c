@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -442,6 +443,20 @@ int tz_registry_publish(struct tz_registry *r, char *why, size_t why_size)
 	if (rename(from, to) < 0)
 		return fail(why, why_size, "make", to);
 	return 0;
+}
+
+void tz_log(const char *format, ...)
+{
+	char text[400], when[32];
+	time_t now = time(NULL);
+	struct tm tm;
+	va_list args;
+
+	va_start(args, format);
+	vsnprintf(text, sizeof text, format, args);
+	va_end(args);
+	strftime(when, sizeof when, "%F %T", localtime_r(&now, &tm));
+	fprintf(stderr, "%s truezramd: %s\n", when, text);
 }
 
 /* What has been logged so far went to a file without a name that the creator reads if we fail: it

@@ -40,6 +40,8 @@ int tz_registry_make(struct tz_registry *r, unsigned queues, char *why, size_t w
 int tz_registry_arena(struct tz_registry *r, int *noswap, char *why, size_t why_size);
 /* The statistics page becomes visible. */
 int tz_registry_publish(struct tz_registry *r, char *why, size_t why_size);
+/* One line to stderr. */
+void tz_log(const char *format, ...) __attribute__((format(printf, 1, 2)));
 /* stderr goes to the log from here on. */
 void tz_registry_log(struct tz_registry *r);
 /* Removes every file of NAME, which the caller has closed, and lets it go. 0, or -EBUSY: somebody

@@ -34,7 +34,4 @@ struct tz_server {
  * errno with why when it could not be locked. */
 int tz_server_lock(struct tz_server *s, char *why, size_t why_size);
 
-/* One line to stderr, which is the device's log. */
-void tz_log(const char *format, ...) __attribute__((format(printf, 1, 2)));
-
 #endif

@@ -32,7 +32,6 @@
 #include <inttypes.h>
 #include <malloc.h>
 #include <signal.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -53,20 +52,6 @@ struct options {
 	int id, ready_fd, cleanup;	/* id -1: any */
 	unsigned queues, depth;		/* 0: default */
 };
-
-void tz_log(const char *format, ...)
-{
-	char text[400], when[32];
-	time_t now = time(NULL);
-	struct tm tm;
-	va_list args;
-
-	va_start(args, format);
-	vsnprintf(text, sizeof text, format, args);
-	va_end(args);
-	strftime(when, sizeof when, "%F %T", localtime_r(&now, &tm));
-	fprintf(stderr, "%s truezramd: %s\n", when, text);
-}
 
 /* ---- options ---- */
 

@@ -56,9 +56,4 @@ static inline uint64_t tz_arena_slab_offset(const struct tz_arena *a, uint64_t s
 	return a->slab_offset + slab * TZ_SLAB_SIZE;
 }
 
-static inline uint8_t *tz_arena_slab(const struct tz_arena *a, uint64_t slab)
-{
-	return a->base + tz_arena_slab_offset(a, slab);
-}
-
 #endif

@@ -44,6 +44,7 @@
  * every state), which is what the kernel holds for the file.
  */
 #include "pool.h"
+#include "clock.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -261,12 +262,6 @@ static void partial_remove(struct tz_pool *p, struct tz_class *c, uint32_t s)
 	m->next = m->prev = POISON;
 }
 
-static void stat_add(uint64_t *counter, int64_t delta)
-{
-	/* Written under the class lock. */
-	__atomic_store_n(counter, *counter + (uint64_t)delta, __ATOMIC_RELAXED);
-}
-
 static int has_own_map(const struct tz_pool *p, unsigned class)
 {
 	return class >= p->first_own;
@@ -291,7 +286,7 @@ static void join_class(struct tz_pool *p, unsigned class, uint32_t s, uint32_t m
 	memset(map_of(p, m, class), 0,
 		has_own_map(p, class) ? sizeof m->map.own : sizeof p->maps[0]);
 	partial_add(p, &p->classes[class], s);
-	stat_add(&p->classes[class].stats->slabs, 1);
+	tz_stats_add(&p->classes[class].stats->slabs, 1);
 }
 
 /* Takes a slot of the class's first partial slab; there is one. */
@@ -312,7 +307,7 @@ static uint64_t take_slot(struct tz_pool *p, unsigned class, uint64_t page)
 	set(m->used, (uint16_t)(get(m->used) + 1));
 	if (get(m->used) == c->per_slab)
 		partial_remove(p, c, s);
-	stat_add(&c->stats->objects, 1);
+	tz_stats_add(&c->stats->objects, 1);
 	return tz_arena_slab_offset(p->arena, s) + (uint64_t)slot * c->object_size;
 }
 
@@ -383,7 +378,7 @@ static uint32_t slab_at(const struct tz_pool *p, uint64_t offset)
 	/* Below the first: a huge number. */
 	uint64_t s = (offset - p->arena->slab_offset) / TZ_SLAB_SIZE;
 
-	return s < get(p->virgin) ? (uint32_t)s : TZ_NO_SLAB;
+	return s < get(p->never_populated) ? (uint32_t)s : TZ_NO_SLAB;
 }
 
 static int holds_objects(unsigned state)
@@ -444,7 +439,7 @@ static int count_out(struct tz_pool *p, struct tz_class *c, uint32_t s)
 
 	set(m->used, (uint16_t)(used - 1));
 	set(m->stuck, 0);
-	stat_add(&c->stats->objects, -1);
+	tz_stats_add(&c->stats->objects, -1);
 	if (listed && used == c->per_slab && used > 1)
 		partial_add(p, c, s);
 	if (used > 1)
@@ -452,7 +447,7 @@ static int count_out(struct tz_pool *p, struct tz_class *c, uint32_t s)
 	if (listed && used < c->per_slab)
 		partial_remove(p, c, s);
 	set(m->state, SLAB_EMPTYING);
-	stat_add(&c->stats->slabs, -1);
+	tz_stats_add(&c->stats->slabs, -1);
 	return 1;
 }
 
@@ -539,7 +534,7 @@ struct sparse { uint32_t bin; uint64_t rest; };
 static void choose_sparse(struct tz_pool *p, struct sparse *sparse)
 {
 	memset(p->by_used, 0, sizeof p->by_used);
-	for (uint32_t s = 0, n = get(p->virgin); s < n; s++) {
+	for (uint32_t s = 0, n = get(p->never_populated); s < n; s++) {
 		const struct tz_slab *m = &p->slabs[s];
 		unsigned class = get(m->class), bin = bin_of(&p->classes[class], get(m->used));
 		if (is_candidate(m) && bin < 64)
@@ -580,7 +575,8 @@ unsigned tz_pool_evacuate_begin(struct tz_pool *p)
 	TZ_TEST_POINT("pass");
 	p->nr_evacuating = 0;
 	choose_sparse(p, sparse);
-	for (uint32_t s = 0, n = get(p->virgin); s < n && p->nr_evacuating < TZ_EVACUATE_MAX; s++) {
+	for (uint32_t s = 0, n = get(p->never_populated);
+	    s < n && p->nr_evacuating < TZ_EVACUATE_MAX; s++) {
 		unsigned class = get(p->slabs[s].class);
 		if (is_candidate(&p->slabs[s]))
 			evacuate(p, s, class, &sparse[class]);
@@ -674,7 +670,7 @@ static void touch_metadata(struct tz_pool *p, uint32_t first, unsigned n)
 {
 	for (uint32_t s = first; s < first + n; s++)
 		p->slabs[s].next = p->slabs[s].prev = POISON;
-	atomic_store_explicit(&p->virgin, first + n, memory_order_release);
+	atomic_store_explicit(&p->never_populated, first + n, memory_order_release);
 }
 
 /* Has as many full-size maps ready as the reserve is to have slabs. */
@@ -701,7 +697,7 @@ static unsigned affordable(struct tz_pool *p, unsigned want)
 			p->short_since = 0;
 			return n;
 		}
-	now = tz_monotonic_ns();
+	now = tz_now_ns();
 	if (!p->short_since)
 		p->short_since = now;
 	if (now - p->short_since < SHORT_MS * 1000000ull)
@@ -713,7 +709,7 @@ static unsigned affordable(struct tz_pool *p, unsigned want)
 /* With the reserve full, when a look at the kernel's watermarks hurts nobody. */
 static void look_at_floor(struct tz_pool *p)
 {
-	uint64_t now = tz_monotonic_ns();
+	uint64_t now = tz_now_ns();
 
 	if (p->floor_at && now - p->floor_at < FLOOR_MS * 1000000ull)
 		return;
@@ -736,7 +732,7 @@ static int populate_some(struct tz_pool *p, unsigned want)
 	if (at_limit(p, TZ_SLAB_SIZE))
 		return -ENOSPC;
 	if (first == TZ_NO_SLAB) {
-		first = get(p->virgin);
+		first = get(p->never_populated);
 		if (first >= end)
 			return -ENOSPC;
 		n = want < end - first ? want : (unsigned)(end - first);
@@ -878,12 +874,12 @@ static void *reserve_thread(void *arg)
 uint64_t tz_pool_trim(struct tz_pool *p)
 {
 	uint64_t before = atomic_load(&p->trimmed),
-		deadline = tz_monotonic_ns() + TRIM_MS * 1000000ull, now;
+		deadline = tz_now_ns() + TRIM_MS * 1000000ull, now;
 	uint32_t mine = atomic_fetch_add(&p->trim_asked, 1) + 1, done;
 
 	wake(p, WAKE_NOW);
 	while ((int32_t)((done = atomic_load(&p->trim_done)) - mine) < 0 &&
-	    (now = tz_monotonic_ns()) < deadline)
+	    (now = tz_now_ns()) < deadline)
 		pause_ms(&p->trim_done, done, (unsigned)((deadline - now) / 1000000) + 1);
 	return atomic_load(&p->trimmed) - before;
 }

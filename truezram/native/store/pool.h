@@ -67,7 +67,7 @@ struct tz_pool {
 	unsigned nr_classes;
 	unsigned first_own;			/* the first class whose slabs have their map in the
 						 * metadata */
-	_Atomic uint32_t virgin;		/* slabs from here on were never populated */
+	_Atomic uint32_t never_populated;	/* the slabs from this number on */
 	_Atomic uint32_t activity;		/* a slot was freed since the compactor last set it
 						 * to 0; its futex word */
 	uint8_t class_of[TZ_PAGE_SIZE / 16 + 1];	/* (size + 15) / 16 -> class */

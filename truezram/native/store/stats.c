@@ -28,15 +28,10 @@ _Static_assert(offsetof(struct tz_queue_stats, seq) == 0, "the counters follow s
 _Static_assert(offsetof(struct tz_queue_stats, cpu) % 8 == 0,
 	"everything before cpu is 64-bit values");
 
-static size_t round64(size_t n)
-{
-	return (n + 63) & ~(size_t)63;
-}
-
 size_t tz_stats_size(unsigned nr_queues)
 {
-	return round64(sizeof(struct tz_stats)) +
-		(size_t)nr_queues * round64(sizeof(struct tz_queue_stats));
+	return tz_round64(sizeof(struct tz_stats)) +
+		(size_t)nr_queues * tz_round64(sizeof(struct tz_queue_stats));
 }
 
 int tz_stats_init(struct tz_stats *s, size_t len, unsigned nr_queues)
@@ -47,8 +42,8 @@ int tz_stats_init(struct tz_stats *s, size_t len, unsigned nr_queues)
 	memset(s, 0, tz_stats_size(nr_queues));
 	s->version = TZ_STATS_VERSION;
 	s->size = (uint32_t)tz_stats_size(nr_queues);
-	s->queue_offset = (uint32_t)round64(sizeof(struct tz_stats));
-	s->queue_stride = (uint32_t)round64(sizeof(struct tz_queue_stats));
+	s->queue_offset = (uint32_t)tz_round64(sizeof(struct tz_stats));
+	s->queue_stride = (uint32_t)tz_round64(sizeof(struct tz_queue_stats));
 	s->nr_queues = nr_queues;
 	for (unsigned i = 0; i < nr_queues; i++)
 		tz_stats_queue(s, i)->cpu = UINT32_MAX;

@@ -17,8 +17,6 @@
 
 #include "codec.h"
 
-#include <time.h>
-
 #define TZ_STATS_MAGIC 0x3153545a54ull /* "TZTS1" */
 #define TZ_STATS_VERSION 3
 #define TZ_MAX_QUEUES 64
@@ -33,8 +31,9 @@
 #define TZ_SIZE_BINS 65
 
 enum tz_state {
-	TZ_STATE_STARTING = 0, TZ_STATE_LIVE = 1, TZ_STATE_STOPPING = 2, TZ_STATE_STOPPED = 3,
-	TZ_STATE_FAILED = 4
+	TZ_STATE_STARTING = 0, TZ_STATE_LIVE = 1, TZ_STATE_STOPPING = 2,
+	/* Reserved: readers know these numbers, no server writes them. */
+	TZ_STATE_STOPPED = 3, TZ_STATE_FAILED = 4
 };
 enum tz_transport { TZ_TRANSPORT_UBLK = 0, TZ_TRANSPORT_LOCAL = 1 };
 enum tz_device_flags {
@@ -165,14 +164,6 @@ static inline void tz_stats_add(void *counter, int64_t by)
 static inline void tz_stats_end(uint64_t *seq)
 {
 	__atomic_store_n(seq, __atomic_load_n(seq, __ATOMIC_RELAXED) + 1, __ATOMIC_RELEASE);
-}
-
-static inline uint64_t tz_monotonic_ns(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
 /* The head's writers. try: 1, or 0 when another thread is writing; begin waits for that one, so it

@@ -45,6 +45,7 @@
  */
 #include "store.h"
 #include "arena.h"
+#include "clock.h"
 #include "dictionary.h"
 #include "pool.h"
 #include "variants.h"
@@ -369,7 +370,7 @@ static unsigned encode(struct tz_store_thread *t, const uint8_t *data, unsigned 
 {
 	const struct codec_set *set = t->inside_set;
 	int timed = ++t->ticks % CLOCK_EVERY == 0;
-	uint64_t start = timed ? tz_monotonic_ns() : 0;
+	uint64_t start = timed ? tz_now_ns() : 0;
 	size_t n = set->encoder->compress(set->encoder_workspace, data, t->object);
 
 	*kind = set->encoder->kind;
@@ -380,7 +381,7 @@ static unsigned encode(struct tz_store_thread *t, const uint8_t *data, unsigned 
 	if (!n)
 		*kind = TZ_KIND_RAW;
 	if (timed) {
-		tz_stats_add(&t->stats->compress_ns, (int64_t)(tz_monotonic_ns() - start));
+		tz_stats_add(&t->stats->compress_ns, (int64_t)(tz_now_ns() - start));
 		tz_stats_add(&t->stats->compress_bytes_in, TZ_PAGE_SIZE);
 		tz_stats_add(&t->stats->compress_bytes_out, (int64_t)(n ? n : TZ_PAGE_SIZE));
 	}
@@ -479,10 +480,10 @@ static const char *decode(struct tz_store_thread *t, uint64_t page, uint64_t ent
 	if (!codec)
 		return "no decoder for its kind";
 	int timed = ++t->ticks % CLOCK_EVERY == 0;
-	uint64_t start = timed ? tz_monotonic_ns() : 0;
+	uint64_t start = timed ? tz_now_ns() : 0;
 	int rc = codec->decompress(workspace_for(t->inside_set, kind), object, n, out);
 	if (timed) {
-		tz_stats_add(&t->stats->decompress_ns, (int64_t)(tz_monotonic_ns() - start));
+		tz_stats_add(&t->stats->decompress_ns, (int64_t)(tz_now_ns() - start));
 		tz_stats_add(&t->stats->decompress_bytes_out, TZ_PAGE_SIZE);
 	}
 	return rc ? undecodable : NULL;

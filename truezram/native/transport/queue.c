@@ -55,42 +55,36 @@ unsigned tz_io_pop(struct tz_queue *q, struct tz_io_list *list)
 
 /* ---- counting ---- */
 
-static void bump(uint64_t *counter, uint64_t by)
-{
-	__atomic_store_n(counter, *counter + by, __ATOMIC_RELAXED);	/* one writer */
-}
-
 static void count(struct tz_queue *q, const struct tz_io *io, int result, uint64_t latency_ns)
 {
 	struct tz_queue_stats *s = q->stats;
 
-	__atomic_store_n(&s->seq, s->seq + 1, __ATOMIC_RELAXED);
-	__atomic_thread_fence(__ATOMIC_RELEASE);
+	tz_stats_begin(&s->seq);
 	switch (io->op) {
 	case UBLK_IO_OP_READ:
-		bump(&s->num_reads, 1);
-		bump(&s->failed_reads, result < 0);
-		bump(&s->read_lat[tz_lat_bin(latency_ns)], 1);
+		tz_stats_add(&s->num_reads, 1);
+		tz_stats_add(&s->failed_reads, result < 0);
+		tz_stats_add(&s->read_lat[tz_lat_bin(latency_ns)], 1);
 		break;
 	case UBLK_IO_OP_WRITE:
-		bump(&s->num_writes, 1);
-		bump(&s->swap_writes, io->swap);
-		bump(&s->failed_writes, result < 0);
-		bump(&s->enospc, result == -ENOSPC);
-		bump(&s->write_lat[tz_lat_bin(latency_ns)], 1);
+		tz_stats_add(&s->num_writes, 1);
+		tz_stats_add(&s->swap_writes, io->swap);
+		tz_stats_add(&s->failed_writes, result < 0);
+		tz_stats_add(&s->enospc, result == -ENOSPC);
+		tz_stats_add(&s->write_lat[tz_lat_bin(latency_ns)], 1);
 		break;
 	case UBLK_IO_OP_DISCARD:
 	case UBLK_IO_OP_WRITE_ZEROES:
-		bump(&s->num_discards, 1);
+		tz_stats_add(&s->num_discards, 1);
 		break;
 	case UBLK_IO_OP_FLUSH:
-		bump(&s->num_flushes, 1);
+		tz_stats_add(&s->num_flushes, 1);
 		break;
 	default:
 		break;
 	}
-	bump(&s->invalid_io, result == -EINVAL || result == -EOPNOTSUPP);
-	__atomic_store_n(&s->seq, s->seq + 1, __ATOMIC_RELEASE);
+	tz_stats_add(&s->invalid_io, result == -EINVAL || result == -EOPNOTSUPP);
+	tz_stats_end(&s->seq);
 }
 
 /* ---- rounds ---- */
@@ -186,7 +180,7 @@ static void wait_for_memory(struct tz_queue *q, unsigned tag)
 		q->retry_at = tz_now_ns() + RETRY_NS;
 	}
 	tz_io_push(q, &q->waiting, tag);
-	bump(&q->stats->deferred_writes, 1);
+	tz_stats_add(&q->stats->deferred_writes, 1);
 }
 
 static void handle(struct tz_queue *q, unsigned tag)
@@ -289,8 +283,8 @@ void tz_queue_round(struct tz_queue *q)
 	if (q->waiting.n)
 		retry_waiting(q);
 	tz_store_end(q->store);
-	bump(&q->stats->drains, taken > 0);
-	bump(&q->stats->busy_ns, q->now - start);
+	tz_stats_add(&q->stats->drains, taken > 0);
+	tz_stats_add(&q->stats->busy_ns, (int64_t)(q->now - start));
 }
 
 uint64_t tz_queue_may_sleep(const struct tz_queue *q)
