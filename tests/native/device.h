@@ -33,8 +33,8 @@
 
 #define NOW(field) __atomic_load_n(&(field), __ATOMIC_RELAXED)
 
-/* One in so many steps is taken: under emulation and ThreadSanitizer each costs ten to thirty times
- * as much. */
+/* One in this many steps is taken: under emulation and ThreadSanitizer each costs ten to thirty
+ * times as much. */
 #if defined(__SANITIZE_THREAD__)
 #define UNDER_TSAN 1
 #elif defined(__has_feature)

@@ -1,10 +1,10 @@
 /* test_queue.c - queue threads, against a kernel that the test plays and against clients of the
  * local ring.
  *
- * The tz_uring_* below stand in for uring.c: the queue thread's system call is a call of `step`,
- * the script of a test, which sees what was committed and posts requests. So nothing here depends
- * on time: what is counted is work between two calls. The char device is a memfd: descriptors at
- * its start, data where USER_COPY has it.
+ * The tz_uring_* below replace uring.c: the queue thread's system call is a call of `step`, the
+ * script of a test, which sees what was committed and posts requests. So nothing here depends on
+ * time: what is counted is work between two calls. The char device is a memfd: descriptors at its
+ * start, data where USER_COPY has it.
  */
 #include "harness.h"
 #include "local.h"
@@ -93,7 +93,7 @@ static void end(void)
 
 static struct {
 	unsigned enters, sqes, submitted, cq_head, cq_tail;
-	int no_sqe;			/* so many calls of tz_uring_sqe find no entry */
+	int no_sqe;			/* this many calls of tz_uring_sqe find no entry */
 	struct tz_sqe sqe[TAGS];
 	struct tz_cqe cqe[4 * TAGS];
 	int in_kernel[TAGS];		/* the tag's command is with the kernel */
@@ -224,7 +224,7 @@ static void run_ublk(unsigned depth, int (*step)(uint64_t wait_ns))
 
 /* ---- discards ---- */
 
-/* Tag 0 discards the whole disk; beside it tag 1 reads, one page after another. */
+/* Tag 0 discards the whole disk; meanwhile tag 1 reads, one page after another. */
 static int discard_and_read(uint64_t wait_ns)
 {
 	uint64_t *begun = &kernel.mark[0], *arrived = &kernel.mark[1], *worst = &kernel.mark[2],
@@ -611,7 +611,7 @@ static int dead_pid(void)
 	return pid;
 }
 
-/* A slot is taken from a dead owner, and from nobody else: also when its last owner is dead and the
+/* A slot is taken from a dead owner, and from no other: also when its last owner is dead and the
  * new one has only just come. */
 static void test_slots_of_the_dead(void)
 {

@@ -1,4 +1,4 @@
-/* test_registry.c - devices that come, go and die beside each other: names, locks and arenas
+/* test_registry.c - devices that come, go and die side by side: names, locks and arenas
  * (registry.h).
  *
  * With root and a kernel that has noswap, in a mount namespace of its own, the parts about the
@@ -69,7 +69,7 @@ static void test_leftovers(void)
 		CHECK(!there(left[i]) && !there("ublkb0.lock"), "%s is still there", left[i]);
 	}
 	rmdir(path);
-	/* A lock alone is nobody's. */
+	/* A lock file alone belongs to no device. */
 	make_file("ublkb0.lock");
 	CHECK(take(&r, "ublkb0", 0) == 0 && tz_registry_drop(&r) == 0, "%s", why);
 }
@@ -140,8 +140,8 @@ static int is_apart(int fd)
 	return fstat(fd, &file) == 0 && stat(dir, &run) == 0 && file.st_dev != run.st_dev;
 }
 
-/* Servers that come and go beside each other: an arena that is said to be on the noswap tmpfs is
- * there, and none fails. */
+/* Servers that come and go side by side: an arena that is said to be on the noswap tmpfs is there,
+ * and none fails. */
 static void come_and_go(const char *name)
 {
 	struct tz_registry r;
@@ -202,7 +202,7 @@ static void test_dead_arena(void)
 	CHECK(tz_registry_drop(&r) == 0 && !there("arena"), "its own removal leaves it");
 }
 
-/* An arena that somebody has attached is not deleted. */
+/* An arena that a process has attached is not deleted. */
 static void test_attached(void)
 {
 	struct tz_registry r;
@@ -217,7 +217,7 @@ static void test_attached(void)
 		"%s", why);
 }
 
-/* A tmpfs that somebody mounted there without noswap is not believed. */
+/* A tmpfs that was mounted there without noswap is not accepted. */
 static void test_foreign_tmpfs(void)
 {
 	struct tz_registry r;

@@ -431,7 +431,7 @@ static void end_bare(struct bare *b)
 
 struct piece { uint64_t offset; unsigned size; };
 
-/* What must be refused: freeing it again, at another place in or beside its slot, larger than its
+/* What must be refused: freeing it again, at another place in or near its slot, larger than its
  * slot, far outside. */
 static void check_refusals(struct bare *b, const struct piece *piece, uint64_t page)
 {

@@ -438,7 +438,7 @@ static void test_compact(const char *algorithm)
 		if (!has[n])
 			tz_store_discard(t, n);
 	}
-	/* Reads and overwrites go on while the compactor moves objects under them. */
+	/* Reads and overwrites continue while the compactor moves objects under them. */
 	for (unsigned step = 0, after = 0; after < 20000 / share; step++) {
 		uint64_t n = next(&state) % PAGES;
 		CHECK(tz_store_read(t, n, page) == 0, "read");

@@ -148,7 +148,7 @@ def test_mem_limit_is_enospc_and_everything_stays_readable() -> None:
         assert found.mem_used_total <= found.mem_limit == 4 << 20
         assert found.total.enospc >= 1
         set_values(client, entry, parse_settings(["mem_limit=none", "algorithm=zstd:5"]))
-        # What the slab thread has not got ready yet is refused, too.
+        # What the reserve's thread has not got ready yet is refused, too.
         wait_until(lambda: _written(device, written, data))
         assert device.read(written, 64) == data
         found = client.device(entry)
@@ -304,7 +304,7 @@ def test_the_replay_verifies_the_real_thing() -> None:
         found = client.device(entry)
     # Both know how much was read, apart from each other.
     assert found.total.pages_read == counts.pages_read
-    # A request that has to wait for the slab thread half-way is served again from its start.
+    # A request that has to wait for the reserve's thread half-way is served again from its start.
     assert counts.pages_written <= found.total.pages_written < counts.pages_written * 1.02 + 64
     assert found.total.checksum_errors == 0
 

@@ -117,9 +117,8 @@ static void set(struct control *c, const char *text)
 	answer(c, TZ_E_INVALID, why);
 }
 
-/* Opens our disk exclusively, which nobody can who finds it mounted, in use as swap or with a block
- * device on it; and as long as we have it open nobody can make it any of these. 0, or -1 with
- * errno. */
+/* Opens our disk exclusively. That fails while it is mounted, in use as swap or below another block
+ * device, and as long as we have it open it cannot become any of these. 0, or -1 with errno. */
 static int claim(struct tz_server *s)
 {
 	char path[48];
@@ -158,7 +157,7 @@ static int op_stop(struct control *c, const struct tz_request *r)
 	char why[216];
 
 	if (r->arg[0] > TZ_STOP_UNLESS_CLAIMED) {
-		answer(c, TZ_E_INVALID, "there is no such way to stop");
+		answer(c, TZ_E_INVALID, "unknown way to stop");
 		return -1;
 	}
 	int claimed_by_others = claim(c->s) < 0 && errno == EBUSY;
@@ -279,8 +278,8 @@ static unsigned client_slot(struct control *c)
 	return i;
 }
 
-/* Without a descriptor left, a client that waits would have the loop spin: it is taken with the
- * spare one, and hung up on. */
+/* Without a descriptor left, a client that waits would have the loop spin: it is accepted with the
+ * spare one, and closed. */
 static void turn_away(struct tz_server *s)
 {
 	if (s->spare_fd >= 0)
@@ -306,7 +305,7 @@ static void accept_client(struct control *c)
 	    (who.uid == 0 || who.uid == geteuid()))
 		c->fds[client_slot(c)] = (struct pollfd){ .fd = fd, .events = POLLIN };
 	else
-		close(fd);	/* a stranger */
+		close(fd);	/* a peer with another uid */
 }
 
 /* ---- signals ---- */

@@ -6,8 +6,8 @@
  * fails the reads that the fork waits for; and it makes every page of the server copy-on-write, so
  * that queue threads fault. The helper is a program of its own (posix_spawn of /proc/self/exe: no
  * copy of our page tables), started before the device exists, with nothing open but its end of a
- * socket pair. When the server dies, the kernel fails what is in flight, swapoff goes on to its
- * end, and then the helper sees its socket closed and ends.
+ * socket pair. When the server dies, the kernel fails what is in flight, swapoff runs to its end,
+ * and then the helper finds its socket closed and exits.
  */
 #include "helper.h"
 

@@ -1,5 +1,4 @@
-/* helper.h - a small process beside the server that does for it what may block or be killed:
- * swapoff. */
+/* helper.h - a small process next to the server, for work that may block or be killed: swapoff. */
 #ifndef TZ_HELPER_H
 #define TZ_HELPER_H
 

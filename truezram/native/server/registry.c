@@ -2,8 +2,8 @@
  *
  * Two locks. NAME.lock is held by NAME's server for life. DIR/arena.lock is held for moments:
  * around mounting the arenas' tmpfs and making an arena there, and around deleting one and
- * unmounting the tmpfs when it was the last. So a server that comes never finds the tmpfs gone
- * under its hands, and a tmpfs that holds anybody's arena, a dead server's too, is never unmounted.
+ * unmounting the tmpfs when it was the last. So the tmpfs is never unmounted while a server starts
+ * on it, nor while it holds an arena, even a dead server's.
  */
 #include "registry.h"
 
@@ -48,8 +48,8 @@ static void arena_path(const struct tz_registry *r, char *path, size_t size)
 	snprintf(path, size, "%s/arena/%s", r->dir, r->name);
 }
 
-/* What a device consists of beside its lock and its log; the entry goes last: seen no more, nothing
- * is left. */
+/* What a device consists of besides its lock and its log. The entry goes last: when it is gone,
+ * nothing is left. */
 static const char *const parts[] = { ".stats.new", ".sock", ".stats" };
 #define PARTS (sizeof parts / sizeof parts[0])
 

@@ -1,9 +1,9 @@
 /* registry.h - a device's place in the run directory: lock, statistics page, control socket, log,
  * arena file.
  *
- *	DIR/NAME.lock	held (flock) by the server as long as it lives: who can take it knows that
- *			nobody serves NAME. Its content, "PID START\n" (START: field 22 of
- *			/proc/PID/stat), says who does
+ *	DIR/NAME.lock	held (flock) by the server as long as it lives: whoever can take it knows
+ *			that no server has NAME. Its content, "PID START\n" (START: field 22 of
+ *			/proc/PID/stat), says which server does
  *	DIR/NAME.stats	the statistics page, 0644; appears complete, by rename, when the device is
  *			usable
  *	DIR/NAME.sock	the control socket, 0600
@@ -13,7 +13,7 @@
  *	DIR/arena.lock	held around mounting and unmounting that tmpfs
  *
  * What a server that died has left stays until its own device is removed (adopted and dropped):
- * nobody else's coming or going touches it.
+ * other devices that come or go do not touch it.
  */
 #ifndef TZ_REGISTRY_H
 #define TZ_REGISTRY_H
@@ -44,8 +44,8 @@ int tz_registry_publish(struct tz_registry *r, char *why, size_t why_size);
 void tz_log(const char *format, ...) __attribute__((format(printf, 1, 2)));
 /* stderr goes to the log from here on. */
 void tz_registry_log(struct tz_registry *r);
-/* Removes every file of NAME, which the caller has closed, and lets it go. 0, or -EBUSY: somebody
- * has the arena attached; all stays. */
+/* Removes every file of NAME, which the caller has closed, and releases the name. 0, or -EBUSY:
+ * another process has the arena attached; all stays. */
 int tz_registry_drop(struct tz_registry *r);
 
 #endif

@@ -9,10 +9,10 @@
  *
  * It is started by `truezram create`, which checks options before; what is checked here is what
  * could do harm. Order of things: the creator's surroundings left (detach.c) - helper process - a
- * name and its lock, reported to FD (struct tz_ready with TZ_STARTING), so that whoever ends us
- * knows what to clear - ublk: ADD_DEV of that number - arena and store - queue threads - memory
- * locked - START_DEV - entry published - reported to FD again. A failure anywhere undoes what was
- * done and reports what and why.
+ * name and its lock, reported to FD (struct tz_ready with TZ_STARTING), so that whoever ends the
+ * server knows what to clean up - ublk: ADD_DEV of that number - arena and store - queue threads -
+ * memory locked - START_DEV - entry published - reported to FD again. A failure anywhere undoes
+ * what was done and reports what and why.
  *
  * The main thread then is the control thread (control.c has the loop): messages, signals, queues
  * that end. Everything that I/O depends on is locked memory; the main thread may page-fault and
@@ -151,7 +151,7 @@ static void tell(const struct tz_server *s, int ready_fd, unsigned status, int e
 	snprintf(r.name, sizeof r.name, "%s", s->registry.name);
 	snprintf(r.text, sizeof r.text, "%s", status == TZ_E_FAILED ? s->why : "");
 	if (ready_fd >= 0 && write(ready_fd, &r, sizeof r) != (ssize_t)sizeof r)
-		tz_log("nobody waits for the device any more: %s", strerror(errno));
+		tz_log("the creator of the device is gone: %s", strerror(errno));
 }
 
 /* The name, as soon as there is one: from here on something may have to be cleared. */
@@ -199,7 +199,7 @@ static int add_ublk(struct tz_server *s, const struct options *o)
 
 /* The number that was asked for, or the first that neither a live server has, nor a dead one has
  * left something of, nor another ublk server uses. The name comes first, then the device: so there
- * is no device that the registry knows nothing of. */
+ * is never a device that is not in the registry. */
 static int take_number(struct tz_server *s, const struct options *o)
 {
 	int ublk = o->transport == TZ_TRANSPORT_UBLK, first = o->id >= 0 ? o->id : 0, rc = -EBUSY;

@@ -55,8 +55,8 @@ dev_t tz_disk_number(const char *name)
 	return number_in(path);
 }
 
-/* Adds the devices that entries of a sysfs folder stand for. `must_have`: only those with that file
- * in them. */
+/* Adds the devices that entries of a sysfs folder name. `must_have`: only those with that file in
+ * them. */
 static void add_entries(struct devices *d, const char *folder, const char *must_have)
 {
 	DIR *dir = opendir(folder);

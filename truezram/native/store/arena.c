@@ -64,7 +64,7 @@ int tz_arena_release(struct tz_arena *a, uint64_t offset, uint64_t len)
 	return rc < 0 ? -errno : 0;
 }
 
-/* The most slabs a disk of so many pages can come to need: all of it raw, as much again for holes,
+/* The most slabs that a disk of this many pages can need: all of it raw, as much again for holes,
  * and some per class. */
 static uint64_t slabs_for(uint64_t pages)
 {

@@ -34,8 +34,8 @@ struct tz_arena {
 	uint8_t *base;		/* where it is mapped */
 	uint64_t size;		/* bytes mapped; most of it unpopulated */
 	int fd;
-	/* Where things are. The head says so too, for whoever maps the file later; nothing here is
-	 * read back from it. */
+	/* Where things are. The head has the same values, for whoever maps the file later; these
+	 * are never read back from it. */
 	uint64_t disksize, slab_offset, nr_slabs;
 	_Atomic uint64_t *table;
 };

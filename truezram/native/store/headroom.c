@@ -1,19 +1,19 @@
-/* headroom.c - when to ask the kernel for memory, and when better not to.
+/* headroom.c - when to ask the kernel for memory, and when not to.
  *
  * A thread that asks for memory while there is little has to look for some itself (direct reclaim).
  * Two things go wrong when the thread that fills the reserve does so:
  *
  * - It sleeps. Below half of the zones' `min` watermark the kernel puts whoever asks to sleep until
- *   kswapd has made room, for up to a second if he may not start I/O (throttle_direct_reclaim in
+ *   kswapd has made room, for up to a second if it may not start I/O (throttle_direct_reclaim in
  *   mm/vmscan.c), and on the way it sleeps a tenth of a second at a time (reclaim_throttle). The
  *   swap writes that would make room wait for the reserve meanwhile.
  * - It is a real-time thread, which may take memory down to that very half (gfp_to_alloc_flags in
- *   mm/page_alloc.c). There everybody else who asks is put to sleep, too.
+ *   mm/page_alloc.c). There every other allocation is put to sleep, too.
  *
  * So it asks only while free memory is above a floor of three quarters of `min`: above that half,
- * and below what other processes may take. What lies between is got without a search, and nobody
- * else can have it. The last quarter above the half is for when the reserve runs out: a slab then
- * brings more than it takes, as it is filled with pages that leave memory.
+ * and below what other processes may take. Memory between the two is allocated without reclaim, and
+ * no other process can take it. The last quarter above the half is for when the reserve runs out: a
+ * slab then brings more than it takes, as it is filled with pages that leave memory.
  *
  * The kernel raises `min` for a while when memory gets fragmented (`boost` in zoneinfo). That does
  * not count for a single page for a real-time thread (zone_watermark_fast), so it does not count

@@ -29,10 +29,10 @@
  * no system call but futex calls. Everything that asks the kernel for memory or gives it back
  * happens in the reserve's thread, which keeps the reserve at its target: it populates ahead of
  * need (queue threads that find less than 3/4 of the target wake it), as long as the kernel has
- * memory at hand (headroom.c), and punches out what is left over. It does nothing else, so that
- * nothing else can keep it from that. When the kernel refuses memory it asks again later and later
- * (RETRY_MS .. RETRY_MOST_MS). With the reserve empty an allocation tries free slots of larger
- * classes, then fails at once.
+ * memory at hand (headroom.c), and punches out what is left over. It does nothing else, so nothing
+ * can delay it. When the kernel refuses memory it retries after growing delays (RETRY_MS ..
+ * RETRY_MOST_MS). With the reserve empty an allocation tries free slots of larger classes, then
+ * fails at once.
  *
  * Slots that overwriting and discarding leave free in many slabs are packed now and then where that
  * saves whole slabs (compaction, in a thread of its own): the sparsest slabs of a class are taken
@@ -40,8 +40,8 @@
  * slabs go the usual way. Where nothing has been freed there is nothing to do: both threads sleep
  * until something happens.
  *
- * Memory is counted where it is had: used_bytes is what has been populated (head, table, slabs of
- * every state), which is what the kernel holds for the file.
+ * Memory is counted where it is populated: used_bytes is what has been populated (head, table,
+ * slabs of every state), which is what the kernel holds for the file.
  */
 #include "pool.h"
 #include "clock.h"
@@ -68,7 +68,8 @@
 /* after the kernel refused memory, doubled each time it does so again */
 #define RETRY_MS 2u
 #define RETRY_MOST_MS 100u
-#define FLOOR_MS 10000		/* how old the floor may get: somebody may set vm.min_free_kbytes */
+/* how old the floor of free memory may get (vm.min_free_kbytes may be changed) */
+#define FLOOR_MS 10000
 #define SHORT_MS 1000		/* below the floor for so long: ask all the same, once */
 /* between two looks at what could be saved, while slots are being freed */
 #define COMPACT_MS 1000u
@@ -83,15 +84,15 @@
 enum slab_state { SLAB_UNPOPULATED = 0, SLAB_RESERVE = 1, SLAB_CLASS = 2, SLAB_EVACUATING = 3,
 	SLAB_EMPTYING = 4 };
 
-/* Why the reserve's thread is woken. Slabs are needed; or somebody wants something now, refused
- * memory or not. */
+/* Why the reserve's thread is woken. Slabs are needed; or there is something to do now, even if
+ * memory was refused. */
 enum wake { WAKE_NEED = 1, WAKE_NOW = 2 };
 
 _Static_assert(TZ_SLAB_SIZE / 16 <= TZ_MAP_WORDS * 64 && TZ_MAP_WORDS <= UINT8_MAX,
 	"a full-size map has a bit for each slot");
 _Static_assert(TZ_RAW_SLOTS <= 64, "the map of a slab of the largest class is one word");
 
-/* Values that are read without the lock they change under, or that stand alone. */
+/* Values that are read without the lock they change under, or whose order does not matter. */
 #define get(field) atomic_load_explicit(&(field), memory_order_relaxed)
 #define set(field, value) atomic_store_explicit(&(field), (value), memory_order_relaxed)
 
@@ -211,7 +212,7 @@ static uint32_t slack(uint32_t target)
 	return target / 4 + 1;
 }
 
-/* reserve_lock is held, or nobody else is there yet. */
+/* reserve_lock is held, or there is no other thread yet. */
 static void add_spare_map(struct tz_pool *p, uint32_t map)
 {
 	p->maps[map][0] = p->spare_map;
@@ -706,7 +707,7 @@ static unsigned affordable(struct tz_pool *p, unsigned want)
 	return 1;
 }
 
-/* With the reserve full, when a look at the kernel's watermarks hurts nobody. */
+/* With the reserve full, when reading the kernel's watermarks delays nothing. */
 static void look_at_floor(struct tz_pool *p)
 {
 	uint64_t now = tz_now_ns();
@@ -829,9 +830,9 @@ static int balance(struct tz_pool *p, int *gave)
 
 /* Lowest real-time priority: the reserve is refilled before queue threads use up what is left, and
  * the kernel lets a real-time thread go below the watermark at which others wait for memory. It
- * keeps nobody from running: it computes nothing, and does not search for memory (headroom.c).
- * Nothing made by it inherits that. Without the right to (a local device) it is a thread like
- * others. */
+ * does not starve other threads: it neither computes nor searches for memory (headroom.c). Threads
+ * it creates do not inherit that. Without the privilege (a local device) it is an ordinary
+ * thread. */
 static void be_first(void)
 {
 	struct sched_param param = { .sched_priority = 1 };
@@ -887,7 +888,7 @@ uint64_t tz_pool_trim(struct tz_pool *p)
 /* ---- making and ending ---- */
 
 /* 1/64 of the disk, 512 KiB to 16 MiB, and at most 1/16 of the limit: what bursts of writes take
- * while the kernel has no memory at hand. (Measured with hogs in guests of 256 MiB to 1 GiB:
+ * while the kernel has no free memory. (Measured with hogs in guests of 256 MiB to 1 GiB:
  * docs/swap-safety.md.) */
 static uint32_t target_for(uint64_t disksize, uint64_t limit)
 {

@@ -1,5 +1,5 @@
-/* pool.h - objects of 16 .. 4096 bytes in the arena's slabs. How it works is told at the top of
- * pool.c. */
+/* pool.h - objects of 16 .. 4096 bytes in the arena's slabs. How it works is described at the top
+ * of pool.c. */
 #ifndef TZ_POOL_H
 #define TZ_POOL_H
 

@@ -59,8 +59,8 @@ struct tz_stats {
 	uint32_t nr_queues, queue_depth;
 	uint32_t transport;		/* enum tz_transport */
 	uint32_t id;			/* N of /dev/ublkbN, or of local N */
-	uint64_t pid, pid_start;	/* server, and field 22 of /proc/PID/stat: a reused pid is
-					 * told apart */
+	uint64_t pid, pid_start;	/* server, and field 22 of /proc/PID/stat: so that a reused
+					 * pid is recognized */
 	uint64_t created_ns;		/* CLOCK_REALTIME */
 	char name[32];			/* "ublkb0", "local0" */
 	char server_version[32];
@@ -175,8 +175,8 @@ void tz_stats_head_end(struct tz_stats *s);
 #define TZ_STATS_SET(field, value) __atomic_store_n(&(field), (value), __ATOMIC_RELEASE)
 /* `size` is that of the field, a multiple of 8; longer text is cut. */
 void tz_stats_set_text(char *field, size_t size, const char *text);
-/* last_error, from any thread: allocates nothing, waits for nobody. 0: another thread was writing;
- * try again later. */
+/* last_error, from any thread: allocates nothing, does not wait. 0: another thread was writing; try
+ * again later. */
 int tz_stats_error(struct tz_stats *s, const char *text);
 
 /* stats.c - for the server. Bytes of a page with that many queues. */

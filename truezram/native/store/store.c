@@ -30,13 +30,13 @@
  * only.
  *
  * Reading without locks: a reader announces the entry it is about to use in its hazard slot, looks
- * at the table again, and goes on only if the entry is still there; whoever frees an object looks
+ * at the table again, and continues only if the entry is still there; whoever frees an object looks
  * through the hazard slots first and sets the object aside if it is in use. Each thread announces
  * one object at a time, but it may move on to the next while a writer looks through the slots: what
  * a thread has set aside is at most two objects for each other thread
- * (tests/native/test_hazard_model.py tries all orders). Nobody waits for a reader; what threads do
- * wait for, for some tens of nanoseconds unless a holder loses its CPU, is the lock of a size class
- * or of the reserve (pool.c).
+ * (tests/native/test_hazard_model.py tries all orders). No thread waits for a reader; what threads
+ * do wait for, for some tens of nanoseconds unless a holder loses its CPU, is the lock of a size
+ * class or of the reserve (pool.c).
  *
  * Changing the algorithm of a live device: workspaces for it are made and locked by the control
  * thread, published per thread, and the old ones freed after every thread has been outside
@@ -64,7 +64,7 @@
 #define KIND(entry) ((unsigned)((entry) & ((1u << KIND_BITS) - 1)))
 #define CRC_SIZE 4u
 #define CHECK_SHIFT 52		/* the upper 12 bits of an object's entry */
-#define CLOCK_EVERY 16u		/* codec time is taken on one page in so many */
+#define CLOCK_EVERY 16u		/* codec time is measured on one page in this many */
 #define DISCARD_COST 32u	/* of a page given back, in entries looked at */
 
 struct workspace {
@@ -89,7 +89,7 @@ struct tz_store_thread {
 	struct tz_store *store;
 	struct tz_queue_stats *stats;
 	unsigned index, nr_set_aside, ticks;
-	/* Freed entries that somebody still reads: two for each other thread, the compactor among
+	/* Freed entries that a thread still reads: two for each other thread, the compactor among
 	 * them. */
 	struct aside set_aside[2 * TZ_MAX_QUEUES + 2];
 	const char *error;			/* of error_page, not yet in the statistics; NULL:
@@ -249,8 +249,8 @@ static void note_error(struct tz_store_thread *t, uint64_t page, const char *wha
 	show_error(t);
 }
 
-/* An entry that must not be used. The compactor, which has no counters of its own, leaves it to
- * whoever comes next. */
+/* An entry that must not be used. The compactor, which has no counters of its own, leaves it to the
+ * next thread that meets it. */
 static void note_damage(struct tz_store_thread *t, uint64_t page, const char *what)
 {
 	if (!t->stats)
@@ -279,7 +279,7 @@ static void free_object(struct tz_store_thread *t, uint64_t page, uint64_t entry
 		note_damage(t, page, "entry names a slot that is not its own, nothing freed");
 }
 
-/* Frees of the set-aside objects those that nobody reads any more. */
+/* Frees of the set-aside objects those that no thread reads any more. */
 static void free_set_aside(struct tz_store_thread *t)
 {
 	unsigned kept = 0;
@@ -489,7 +489,7 @@ static const char *decode(struct tz_store_thread *t, uint64_t page, uint64_t ent
 	return rc ? undecodable : NULL;
 }
 
-/* What an entry stands for. NULL, or what is wrong with the object; *damaged: or with the entry. */
+/* What an entry means. NULL, or what is wrong with the object; *damaged: or with the entry. */
 static const char *fetch(struct tz_store_thread *t, uint64_t page, uint64_t entry, uint8_t *out,
 	int *damaged)
 {
@@ -710,7 +710,7 @@ static void wait_outside(struct tz_store_thread *t)
 		nanosleep(&pause, NULL);
 }
 
-/* Replaces a thread's set; returns once the old one is in nobody's hands, and frees it. */
+/* Replaces a thread's set; returns once no thread uses the old one, and frees it. */
 static void publish_set(struct tz_store_thread *t, struct codec_set *set)
 {
 	struct codec_set *old = atomic_exchange(&t->set, set);

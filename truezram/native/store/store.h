@@ -7,8 +7,8 @@
  * number of threads may call them on the same pages at the same time: a page read is one value that
  * was written (or zeros), never a mixture.
  *
- * The design is told at the top of store.c (page table, publishing, hazards) and pool.c (slabs,
- * reserve).
+ * The design is described at the top of store.c (page table, publishing, hazards) and pool.c
+ * (slabs, reserve).
  */
 #ifndef TZ_STORE_H
 #define TZ_STORE_H

@@ -71,8 +71,7 @@ static inline uint32_t tz_slot_with_state(uint32_t word, unsigned state)
 	return (word & ~7u) | state;
 }
 
-/* Takes a slot that was seen as `seen` for `pid`. The new word, or 0: somebody else has been
- * faster. */
+/* Takes a slot that was seen as `seen` for `pid`. The new word, or 0: another client was faster. */
 static inline uint32_t tz_slot_claim(struct tz_ring_slot *s, uint32_t seen, int pid)
 {
 	uint32_t claimed = ((seen >> 25) + 1) << 25 | (uint32_t)pid << 3 | TZ_SLOT_CLAIMED;

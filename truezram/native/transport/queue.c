@@ -24,10 +24,10 @@
 #define FLUSH_PAGES 128u
 #define FLUSH_NS 1000000u
 
-/* How long a write waits for memory. A swap write waits no longer than the pages that writes before
- * it have freed need to reach the slab thread: beyond that it waits for what it is itself to free,
- * and must fail (the kernel keeps the page and tries another). Others may wait longer, but less
- * than the 120 s after which the kernel calls a task hung that waits for ublk. */
+/* How long a write waits for memory. A swap write waits as long as the pages freed by earlier
+ * writes take to reach the reserve's thread (tz-reserve): beyond that it would wait for memory that
+ * only it can free, and must fail (the kernel keeps the page and tries another). Others may wait
+ * longer, but less than the 120 s after which the kernel calls a task hung that waits for ublk. */
 #define WAIT_NS 30000000000ull
 #define SWAP_WAIT_NS 2000000000ull
 #define RETRY_NS 1000000u
@@ -155,8 +155,8 @@ static int serve_pages(struct tz_queue *q, struct tz_io *io, uint8_t *data)
 	return 0;
 }
 
-/* Serves a read, write or flush, or goes on with it. 0, -EAGAIN: a write waits for memory, or
- * negative errno. */
+/* Serves a read, write or flush, or continues it. 0, -EAGAIN: a write waits for memory, or negative
+ * errno. */
 static int serve(struct tz_queue *q, unsigned tag)
 {
 	struct tz_io *io = &q->ios[tag];

@@ -34,7 +34,7 @@ struct tz_io {			/* one request; a queue has one per tag */
 				 * may bring some */
 	uint16_t next;		/* in the list that it is in */
 	uint32_t nr_pages;
-	uint32_t done;		/* pages served: it goes on from there */
+	uint32_t done;		/* pages served: it continues from there */
 	uint64_t page;
 	uint64_t since;		/* when it was taken */
 	/* the transport's own: */

@@ -2,7 +2,7 @@
  * kernel's ABI for both sides.
  *
  * The structures are the kernel's (include/uapi/linux/ublk_cmd.h), written out here so that old
- * headers do. The life cycle is told at the top of ublk.c; the data side is queue_ublk.c.
+ * headers do. The life cycle is described at the top of ublk.c; the data side is queue_ublk.c.
  */
 #ifndef TZ_UBLK_H
 #define TZ_UBLK_H
@@ -78,7 +78,7 @@ int tz_ublk_start(struct tz_ublk *u, char *why, size_t why_size);
 /* STOP_DEV, whoever uses the disk: requests in flight are served or aborted, then the queues see
  * -ENODEV. */
 int tz_ublk_stop(struct tz_ublk *u);
-/* The same, but only if nobody has the disk open, which the kernel checks. -EBUSY: somebody has,
+/* The same, but only if the disk is not open anywhere, which the kernel checks. -EBUSY: it is open,
  * nothing was done; -EOPNOTSUPP: a kernel before 7.0. */
 int tz_ublk_try_stop(struct tz_ublk *u);
 /* Closes the char device and deletes the device. 0: its number is free again. -EBUSY: it will be
@@ -87,7 +87,7 @@ int tz_ublk_try_stop(struct tz_ublk *u);
 int tz_ublk_delete(struct tz_ublk *u);
 void tz_ublk_close(struct tz_ublk *u);
 /* Stops and deletes a device that a dead server left behind. 0, -ENODEV when there is none, -EBUSY
- * when somebody serves it. */
+ * when another process serves it. */
 int tz_ublk_remove_orphan(struct tz_ublk *u, int id, int (*is_running)(int pid));
 
 #endif

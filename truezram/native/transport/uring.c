@@ -3,10 +3,9 @@
  *
  * Waiting. The kernel counts a thread that waits in io_uring_enter with requests outstanding as
  * waiting for I/O: a CPU at rest shows iowait and /proc/pressure/io rises. From 6.15 on
- * ENTER_NO_IOWAIT says that it is not so; before, the thread waits in poll on the ring's
- * descriptor. That does without DEFER_TASKRUN, whose completions are posted, and wake somebody,
- * only when the thread is in enter: with COOP_TASKRUN a completion interrupts the poll, and is
- * posted on the way out.
+ * ENTER_NO_IOWAIT prevents that; before, the thread waits in poll on the ring's descriptor. That
+ * does without DEFER_TASKRUN, whose completions are posted, and wake the thread, only while it is
+ * in enter: with COOP_TASKRUN a completion interrupts the poll, and is posted on the way out.
  */
 #include "uring.h"
 

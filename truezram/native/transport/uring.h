@@ -43,7 +43,7 @@ struct tz_uring {
 	int registered;
 	unsigned sqe_shift;		/* 6, or 7 with SQE128 */
 	unsigned entries, sq_mask, cq_mask;
-	unsigned sq_tail, submitted;	/* local tail, and what the kernel has been told */
+	unsigned sq_tail, submitted;	/* local tail, and what the kernel has been given */
 	_Atomic uint32_t *k_sq_head, *k_sq_tail, *k_cq_head, *k_cq_tail;
 	uint32_t *sq_array;
 	struct tz_cqe *cqes;
