@@ -33,7 +33,7 @@ NAMES = {
 
 @pytest.mark.parametrize("way", NAMES)
 def test_swap_is_never_taken_away(product: Product, way: str) -> None:
-    """With swapoff failing, not even by force; with swapoff, in order; what stands on it is named."""
+    """With swapoff failing, not even by force; with swapoff, in order; what is on top of it is named."""
     path = product.create("--size 64M")
     name = path.removeprefix("/dev/")
     make, undo = (text.format(path=path, name=name) for text in NAMES[way])
@@ -48,7 +48,7 @@ def test_swap_is_never_taken_away(product: Product, way: str) -> None:
     product.strict(f"test -b {path}; [ $(tail -n +2 /proc/swaps | wc -l) = 1 ]")
     if stands:
         refused = product.run(f"truezram remove {path}", status=4)
-        assert "stands on it" in refused.err, refused.err
+        assert "is on top of it" in refused.err, refused.err
         product.strict(f"[ $(tail -n +2 /proc/swaps | wc -l) = 1 ]; swapoff -a; {undo}")
         undo = ""
     product.remove(path)

@@ -470,7 +470,7 @@ def test_same_filled_only(tmp_path: Path, folder: Path, capsys: pytest.CaptureFi
 @pytest.mark.parametrize(
     ("argv", "code", "text"),
     [
-        (("--algorithm", "nosuch"), 2, "there is no 'nosuch'"),
+        (("--algorithm", "nosuch"), 2, "unknown algorithm 'nosuch'"),
         (("--algorithm", "lz4:3"), 2, "lz4 has no levels"),
         (("--algorithm", "zstd:99"), 2, "level 99 is out of range"),
         (("--against", "snappy"), 2, "there is no 'snappy'. Choose from liblz4, lz4hc, libzstd, memcpy, zram"),

@@ -135,9 +135,9 @@ def test_a_life_in_json(fake: FakeServer, capsys: pytest.CaptureFixture[str]) ->
         (["create", "--siz", "1G"], 2, "--size"),
         (["list", "extra"], 2, "unrecognized"),
         (["--replay", "x"], 2, "needs a terminal"),
-        (["--record", "x", "list"], 2, "not for `list`"),
+        (["--record", "x", "list"], 2, "only the app does that, not `list`"),
         (["stat", "local7"], 1, "no device local7"),
-        (["stat", "sda"], 2, "no device's name"),
+        (["stat", "sda"], 2, "not a device name"),
         (["set", "0"], 2, "required"),
         (["set", "0", "mem_limit=1G"], 1, "no device 0"),
         (["remove"], 2, "required"),
@@ -333,7 +333,7 @@ def test_tables_align_and_never_cut() -> None:
     rows = [["a", "1", "x"], ["longer", "12345", ""]]
     assert format_table(COLUMNS, rows) == "NAME     SIZE  NOTE\na           1  x\nlonger  12345"
     narrow = format_table(COLUMNS, rows, 14)
-    assert narrow == "NAME     SIZE\na           1\nlonger  12345\n(not shown, for want of width: NOTE)"
+    assert narrow == "NAME     SIZE\na           1\nlonger  12345\n(not shown, the terminal is too narrow: NOTE)"
     assert "longer" in format_table(COLUMNS, rows, 1)
     assert format_table(COLUMNS, []) == "NAME  SIZE  NOTE"
 

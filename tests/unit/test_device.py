@@ -165,7 +165,7 @@ def test_a_dead_entry_is_shown_and_stays_until_it_is_removed(fake: FakeServer) -
     with Client() as client:
         assert [found.state for found in client.devices()] == ["dead"]
     # Whoever wants its number does not thereby destroy what it left.
-    with pytest.raises(Busy, match=r"whose server died\. First: truezram remove local3"):
+    with pytest.raises(Busy, match=r"although its server died\. First: truezram remove local3"):
         make(id=3)
     assert not any("--cleanup" in line for line in fake.told)
     with Client() as client:
@@ -261,7 +261,7 @@ def test_set_is_all_or_nothing(fake: FakeServer) -> None:
         (["mem_limit=-1G"], "negative"),
         (["mem_limit=5P"], "2^52"),
         (["mem_limit="], "empty"),
-        (["algorithm=nope"], "there is no"),
+        (["algorithm=nope"], "unknown algorithm"),
         (["algorithm="], "no name"),
         (["algorithm=lz4:1"], "no levels"),
         (["algorithm=lz4", "mem_limit=x"], "not a number"),
@@ -307,10 +307,10 @@ def test_set_on_a_dead_device(fake: FakeServer) -> None:
         ({"fs": "ext4"}, "local"),
         ({"fs": "ext4", "swap": True, "transport": "ublk"}, "swap and hold a filesystem"),
         ({"fs": "ntfs", "transport": "ublk"}, "does not know"),
-        ({"fs": "xfs", "transport": "ublk", "size": 299 << 20}, "xfs needs 300"),
+        ({"fs": "xfs", "transport": "ublk", "size": 299 << 20}, "xfs needs at least 300"),
         ({"mount": "/mnt"}, "for a filesystem"),
         ({"fs": "ext4", "mount": "/a\nb", "transport": "ublk"}, "control character"),
-        ({"algorithm": "gzip"}, "there is no"),
+        ({"algorithm": "gzip"}, "unknown algorithm"),
         ({"algorithm": ""}, "no name"),
     ],
 )

@@ -49,7 +49,7 @@ def test_files(tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch) -> N
     os.mkfifo(tmp_path / "pipe")
     for name, kind, text in (
         ("none", UsageError, "there is no such file"),
-        ("pipe", UsageError, "it is no regular file"),
+        ("pipe", UsageError, "it is not a regular file"),
         (".", Failed, "directory"),
         (__file__, Failed, "37 a4 30 ec"),
     ):
@@ -81,9 +81,9 @@ def test_written_whole_or_not_at_all(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "text"),
     [
-        (["--algorithm", "lz4", "--dictionary", "FILE"], 2, "lz4 has no use for one"),
+        (["--algorithm", "lz4", "--dictionary", "FILE"], 2, "lz4 takes no dictionary"),
         (["--algorithm", "zstd:3", "--dictionary", "/nonexistent"], 2, "there is no such file"),
-        (["--algorithm", "zstd:3", "--dictionary", "/dev/zero"], 2, "it is no regular file"),
+        (["--algorithm", "zstd:3", "--dictionary", "/dev/zero"], 2, "it is not a regular file"),
         (["--algorithm", "zstd:3", "--dictionary", "DAMAGED"], 1, "its tables are damaged"),
     ],
 )

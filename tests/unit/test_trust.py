@@ -106,7 +106,7 @@ def test_a_page_does_not_decide_which_process_is_ended(
     monkeypatch.setattr(removal, "TERM_TIMEOUT", 0.5)
     fake.mode("mute")
     crafted(run_dir, fake, bystander.pid)
-    with Client() as client, pytest.raises(Failed, match=r"which is 'sleep' of user .* No process was sent a signal"):
+    with Client() as client, pytest.raises(Failed, match=r"which is 'sleep' of user .* No process was signalled"):
         removal.remove(client, "0", force=True)
     assert bystander.poll() is None
 
@@ -147,7 +147,7 @@ def test_the_kernel_knows_who_listens_and_who_locks(fake: FakeServer, run_dir: P
 def test_a_statistics_page_of_another_user(fake: FakeServer) -> None:
     entry = make()
     os.chown(entry.stats, NOBODY, -1)
-    with pytest.raises(Unreadable, match="not of the user whose registry"):
+    with pytest.raises(Unreadable, match="does not belong to the owner of the registry"):
         StatsPage(entry.stats)
     with Client() as client:
         assert [device.state for device in client.devices()] == ["unreadable"]
@@ -204,13 +204,13 @@ def test_who_can_change_a_file(tmp_path: Path) -> None:
     assert paths.foreign_writer(file) == ""
     assert paths.foreign_writer(folder / "missing") == ""
     file.chmod(0o666)
-    assert paths.foreign_writer(file) == f"everybody can write to {file}"
+    assert paths.foreign_writer(file) == f"everyone can write to {file}"
     file.chmod(0o644)
     os.chown(folder, NOBODY, -1)
     assert paths.foreign_writer(file) == f"{folder} belongs to nobody"
     os.chown(folder, 0, -1)
     folder.chmod(0o777)
-    assert paths.foreign_writer(file) == f"everybody can write to {folder}"
+    assert paths.foreign_writer(file) == f"everyone can write to {folder}"
     folder.chmod(0o1777)
     assert paths.foreign_writer(file) == ""
     # A link is as good as what it leads to.

@@ -129,7 +129,7 @@ def test_loop_devices_by_the_number_they_are_over(machine: Machine) -> None:
     (machine.root / "sys/block/loop2").mkdir()
     machine.swap("/dev/loop0")
     assert machine.areas() == ["/dev/loop0"]
-    assert machine.texts()[1:] == ["the loop device loop0 stands on it"]
+    assert machine.texts()[1:] == ["the loop device loop0 is on top of it"]
 
 
 def test_filesystems_without_a_number_of_their_own(machine: Machine) -> None:
@@ -200,7 +200,7 @@ def test_what_stood_on_a_dead_disk(machine: Machine) -> None:
     machine.write("sys/class/block/dm-5/slaves/ublkb3", "")
     machine.swap("/dev/dm-5")
     assert machine.areas("ublkb3") == ["/dev/dm-5"]
-    assert machine.texts("ublkb3")[1:] == ["the block device dm-5 stands on it"]
+    assert machine.texts("ublkb3")[1:] == ["the block device dm-5 is on top of it"]
     assert machine.areas("ublkb0") == []
 
 

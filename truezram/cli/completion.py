@@ -1,7 +1,7 @@
-"""Completion scripts for bash, zsh and fish, made of the parsers.
+"""Completion scripts for bash, zsh and fish, generated from the parsers.
 
 All three work alike: from the words before the cursor they find the command that is being written (words that are the
-value of an option do not count), and offer its options, its commands, and values where these are known: choices,
+value of an option do not count), and offer its options, its commands, and values if these are known: choices,
 algorithms, names of devices (asked of ``truezram list`` at that moment), files.
 """
 
@@ -14,7 +14,7 @@ from truezram.cli.reference import Argument, Command
 from truezram.engine.algorithms import algorithms
 
 DEVICES = "truezram --no-tui list 2>/dev/null | awk 'NR > 1 && $1 != \"total\" { print $1 }'"
-"""Prints the names of the devices that there are."""
+"""Prints the names of the existing devices."""
 
 
 def _kind(argument: Argument) -> tuple[str, str]:
@@ -38,7 +38,7 @@ def _valued(command: Command) -> list[tuple[str, Argument]]:
 
 
 def _bash_fill(kind: str, words: str) -> str:
-    """What sets COMPREPLY."""
+    """The command that sets COMPREPLY."""
     return {
         "words": f'COMPREPLY=($(compgen -W {shlex.quote(words)} -- "$cur"))',
         "devices": f'COMPREPLY=($(compgen -W "$({DEVICES})" -- "$cur"))',

@@ -1,7 +1,7 @@
-"""The command line: finds the verb, runs it, and turns what goes wrong into a message and an exit code.
+"""The command line: finds the verb, runs it, and turns errors into a message and an exit code.
 
 Every verb is a module of `truezram.cli.verbs` with ``NAME``, ``HELP``, ``add_arguments(parser)`` and ``run(args)
--> int``; a new file there is a new verb. Only the module of the verb that is asked for is imported, and Textual never
+-> int``; a new file there is a new verb. Only the module of the requested verb is imported, and Textual never
 is, unless the app will be shown: ``truezram`` alone on a terminal. Without a terminal on stdout that is ``list``.
 """
 
@@ -30,7 +30,7 @@ ORDER = ("create", "list", "stat", "set", "remove", "demo", "doctor", "estimate"
 
 DESCRIPTION = """Compressed RAM block devices in userspace. Without a verb, on a terminal: the app."""
 EPILOG = """exit codes: 0 ok, 1 failed, 2 usage, 3 permission or missing kernel support, 4 busy, 130 interrupted,
-141 the reader of the output went away"""
+141 the reader of the output is gone"""
 
 
 class Verb(Protocol):
@@ -43,7 +43,7 @@ class Verb(Protocol):
         """Adds the verb's options; ``--json`` is there already."""
 
     def run(self, args: argparse.Namespace) -> int:
-        """Does it; the exit code. Raises `TruezramError`."""
+        """Runs the verb; the exit code. Raises `TruezramError`."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -54,7 +54,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(*args, **kwargs)  # type: ignore[arg-type]
 
     def error(self, message: str) -> NoReturn:
-        raise UsageError("cannot understand the command line", message, f"See {self.prog} --help")
+        raise UsageError("invalid command line", message, f"See {self.prog} --help")
 
 
 def verb_names() -> dict[str, str]:
@@ -118,7 +118,7 @@ def run(argv: Sequence[str]) -> int:
         if args.record or args.replay:
             if args.no_tui or args.json or not has_screen():
                 raise UsageError(
-                    "cannot record or replay", "that is for the app, which needs a terminal", "Leave it out"
+                    "cannot record or replay", "only the app does that, and it needs a terminal", "Leave it out"
                 )
             return run_app(args.record, args.replay)
         if not args.no_tui and not args.json and has_screen():
@@ -126,7 +126,7 @@ def run(argv: Sequence[str]) -> int:
         args = build_parser("list").parse_args([*argv, "list"])
     if args.record or args.replay:
         raise UsageError(
-            "cannot record or replay", f"that is for the app, not for `{args.verb}`", "Leave one of them out"
+            "cannot record or replay", f"only the app does that, not `{args.verb}`", "Leave one of them out"
         )
     code: int = args.run(args)
     return code
@@ -141,7 +141,7 @@ def run_app(record: Path | None = None, replay: Path | None = None) -> int:
 
 
 def report(error: TruezramError, as_json: bool) -> None:
-    """Tells of an error: text on stderr, and with `as_json` a document on stdout."""
+    """Reports an error: text on stderr, and with `as_json` a document on stdout."""
     if as_json:
         body = {
             "schema": "truezram.error/1",
@@ -159,7 +159,7 @@ def _asks_for_json(argv: Sequence[str]) -> bool:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The whole program: never raises, but for SystemExit of --help and --version."""
+    """The whole program: never raises, except SystemExit for --help and --version."""
     argv = sys.argv[1:] if argv is None else argv
     try:
         try:
@@ -169,10 +169,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         except BrokenPipeError:
             raise
         except OSError as error:
-            # Whatever the verbs foresee is a TruezramError; this is what they do not: a full disk behind stdout, and
-            # the like.
+            # What the verbs expect is a TruezramError; this is the rest: a full disk behind stdout, for example.
             name = f" ({error.filename})" if error.filename else ""
-            raise Failed("an operation of the system failed", f"{error.strerror or error}{name}") from error
+            raise Failed("a system call failed", f"{error.strerror or error}{name}") from error
     except TruezramError as error:
         with contextlib.suppress(OSError):
             report(error, _asks_for_json(argv))
@@ -185,7 +184,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _silence(code: int) -> int:
-    """Keeps Python from complaining at its end about output that nobody takes."""
+    """Keeps Python from complaining at its end about output that has no reader."""
     try:
         sys.stdout.flush()
     except OSError:

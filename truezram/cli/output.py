@@ -20,7 +20,7 @@ def print_json(verb: str, body: dict[str, Any], version: int = 1) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column of a table. `keep` is its rank: where the terminal is too narrow, the highest ranks go first."""
+    """One column of a table. `keep` is its rank: on a narrow terminal, the highest ranks are left out first."""
 
     title: str
     right: bool = False
@@ -28,10 +28,10 @@ class Column:
 
 
 def format_table(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int | None = None) -> str:
-    """The table as text, columns aligned, two blanks apart.
+    """The table as text, columns aligned, with two blanks between them.
 
     With a `width` whole columns are left out until it fits, and a last line names them; cells are never cut. Without
-    one (a pipe, a file) everything is there.
+    one (a pipe, a file) all columns are shown.
     """
     chosen = list(range(len(columns)))
     widths = [max(len(column.title), *(len(row[i]) for row in rows), 0) for i, column in enumerate(columns)]
@@ -46,24 +46,24 @@ def format_table(columns: Sequence[Column], rows: Sequence[Sequence[str]], width
         lines.append("  ".join(cells).rstrip())
     left_out = [column.title for i, column in enumerate(columns) if i not in chosen]
     if left_out:
-        lines.append(f"(not shown, for want of width: {', '.join(left_out)})")
+        lines.append(f"(not shown, the terminal is too narrow: {', '.join(left_out)})")
     return "\n".join(lines)
 
 
 def terminal_width() -> int | None:
-    """Columns of the terminal on stdout; None when stdout is no terminal."""
+    """Columns of the terminal on stdout; None when stdout is not a terminal."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def has_screen() -> bool:
-    """Whether the app can be shown: on a terminal that can place text (TERM=dumb says that it cannot), or in a browser,
+    """Whether the app can be shown: on a terminal that can place text (TERM=dumb cannot), or in a browser,
     where textual-serve reads it through a pipe."""
     terminal = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
     return terminal or os.environ.get("TEXTUAL_DRIVER", "").endswith(":WebDriver")
 
 
 class ProgressLine:
-    """One line on the terminal's stderr that is written over; silent when stderr is no terminal."""
+    """One line on the terminal's stderr that is written over; silent when stderr is not a terminal."""
 
     def __init__(self) -> None:
         self._shown = False

@@ -1,5 +1,5 @@
-"""The command line as data, read from the argparse parsers: what the manual page, the completions and docs/cli.md are
-made of, so that none of them can say other than what the parsers take."""
+"""The command line as data, read from the argparse parsers: the source of the manual page, the completions and
+docs/cli.md, so that none of them can differ from what the parsers accept."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from truezram.engine import errors
 EXIT_CODES = (
     (errors.EXIT_OK, "done"),
     (errors.EXIT_FAILED, "failed"),
-    (errors.EXIT_USAGE, "the command line makes no sense; nothing was touched"),
+    (errors.EXIT_USAGE, "invalid command line; nothing was changed"),
     (errors.EXIT_UNSUPPORTED, "permission or kernel support is missing"),
-    (errors.EXIT_BUSY, "somebody uses the device"),
+    (errors.EXIT_BUSY, "the device is in use"),
     (errors.EXIT_INTERRUPTED, "interrupted"),
-    (errors.EXIT_BROKEN_PIPE, "the reader of the output went away"),
+    (errors.EXIT_BROKEN_PIPE, "the reader of the output is gone"),
 )
 """Exit codes and what they mean."""
 
@@ -27,7 +27,7 @@ class Argument:
 
     flags: tuple[str, ...]
     value: str
-    """What stands for its value, ``SIZE``, ``{ublk,local}``; empty for one that takes none."""
+    """The placeholder of its value, ``SIZE``, ``{ublk,local}``; empty for one that takes none."""
     help: str
     choices: tuple[str, ...]
     required: bool
@@ -53,7 +53,7 @@ class Command:
     arguments: tuple[Argument, ...]
     commands: tuple[Command, ...]
     placeholder: str
-    """What stands for one of `commands` in its usage."""
+    """The placeholder for one of `commands` in its usage."""
     needs_command: bool
 
     @property
@@ -63,12 +63,12 @@ class Command:
 
     @property
     def options(self) -> tuple[Argument, ...]:
-        """What begins with a dash."""
+        """The arguments that begin with a dash."""
         return tuple(a for a in self.arguments if a.flags)
 
     @property
     def positionals(self) -> tuple[Argument, ...]:
-        """What does not."""
+        """The other arguments."""
         return tuple(a for a in self.arguments if not a.flags)
 
     def walk(self) -> Iterator[Command]:

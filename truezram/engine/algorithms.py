@@ -41,8 +41,8 @@ def algorithms() -> tuple[Algorithm, ...]:
 def parse_algorithm(text: str) -> tuple[Algorithm, int]:
     """(algorithm, level) from ``NAME[:LEVEL]``.
 
-    Raises `UsageError` for an unknown name and a level that is none or out of range, `Unsupported` for an algorithm
-    that this machine lacks the library for.
+    Raises `UsageError` for an unknown name and a level that is not a number or out of range, `Unsupported` for an
+    algorithm whose library this machine lacks.
     """
     bad = f"invalid algorithm {text[:40]!r}"
     name, colon, level_text = text.strip().partition(":")
@@ -50,14 +50,14 @@ def parse_algorithm(text: str) -> tuple[Algorithm, int]:
     algorithm = known.get(name)
     if algorithm is None:
         raise UsageError(
-            bad, f"there is no {name!r}" if name else "it has no name", f"Choose one of {', '.join(known)}"
+            bad, f"unknown algorithm {name!r}" if name else "it has no name", f"Choose one of {', '.join(known)}"
         )
     if not colon:
         level = algorithm.level_default
     elif not algorithm.has_levels:
         raise UsageError(bad, f"{name} has no levels", f"Write {name} alone")
     else:
-        bounds = f"Levels of {name} go from {algorithm.level_min} to {algorithm.level_max}"
+        bounds = f"Levels of {name} are {algorithm.level_min} to {algorithm.level_max}"
         try:
             level = int(level_text) if level_text.isascii() and "_" not in level_text else int("x")
         except ValueError:
@@ -73,6 +73,6 @@ _REMEDIES = {"zstd": "Install libzstd (Debian: apt install libzstd1; Fedora: dnf
 
 
 def canonical(text: str) -> str:
-    """``NAME[:LEVEL]`` as the server is given it: checked, without blanks."""
+    """``NAME[:LEVEL]`` as the server takes it: checked, without blanks."""
     algorithm, level = parse_algorithm(text)
     return f"{algorithm.name}:{level}" if ":" in text else algorithm.name

@@ -1,7 +1,7 @@
 """The frozen values that the engine is asked for and answers with, other than snapshots (model.py).
 
 They are in a file of their own because a verb that only looks at devices, such as `list`, needs none of them, and each
-class takes half a millisecond to be made.
+class takes half a millisecond to create.
 """
 
 from __future__ import annotations
@@ -60,12 +60,12 @@ class Tunable:
     """The kernel's file; empty for a setting of a device."""
     current: str = ""
     suggested: str = ""
-    """Empty: nothing better is known than what is set."""
+    """Empty: no better value is known."""
     reason: str = ""
     hint: str = ""
     """What may be entered: "0 to 200", "a size, or none for no limit"."""
     choices: tuple[str, ...] = ()
-    """All values, where there are few."""
+    """All values, if there are few."""
     readonly: str = ""
     """Why it cannot be changed now; empty when it can."""
     device: str = ""

@@ -1,4 +1,4 @@
-"""What can go wrong, as the user is told of it: what failed, why, and what to do; with the exit code of the CLI.
+"""Errors as they are shown to the user: what failed, why, and what to do; with the exit code of the CLI.
 
 Everything the engine raises on purpose is a `TruezramError`. ``str(error)`` is one line, ``what: why. remedy``.
 Exit codes are an API: 0 ok, 1 failed, 2 usage, 3 permission or missing kernel support, 4 busy, 130 interrupted.
@@ -40,11 +40,11 @@ class TruezramError(Exception):
 
 
 class Failed(TruezramError):
-    """It was tried and did not work."""
+    """It was tried and failed."""
 
 
 class UsageError(TruezramError):
-    """The request makes no sense as given; nothing was touched."""
+    """The request is invalid; nothing was changed."""
 
     exit_code = EXIT_USAGE
 
@@ -54,19 +54,19 @@ class NotFound(Failed):
 
 
 class PermissionDenied(TruezramError):
-    """The user may not."""
+    """The user lacks the permission."""
 
     exit_code = EXIT_UNSUPPORTED
 
 
 class Unsupported(TruezramError):
-    """This machine, kernel or device cannot."""
+    """This machine, kernel or device does not support it."""
 
     exit_code = EXIT_UNSUPPORTED
 
 
 class Busy(TruezramError):
-    """In use by somebody, whom `why` names."""
+    """The device or file is in use; `why` says by what."""
 
     exit_code = EXIT_BUSY
 

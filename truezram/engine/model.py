@@ -1,7 +1,7 @@
 """The frozen values that pass from the engine to the app and to JSON: what a device is and does at one instant.
 
-Counters count from the creation of the device. Whoever shows rates derives them from two snapshots, so a snapshot
-holds only what was measured. Names are the kernel's (zram's ``mm_stat`` and ``io_stat``) where it has one. Sizes are in
+Counters count from the creation of the device. Rates are derived from two snapshots, so a snapshot holds only
+what was measured. Names are the kernel's (zram's ``mm_stat`` and ``io_stat``) if it has one. Sizes are in
 bytes, durations in nanoseconds.
 """
 
@@ -58,7 +58,7 @@ class Counter(NamedTuple):
     """A counter as it is shown: in `stat` and its JSON, and as a column of the app."""
 
     name: str
-    """The kernel's where it has one."""
+    """The kernel's, if it has one."""
     about: str
     field: str = ""
     """Of `QueueSnapshot`; empty: the name."""
@@ -80,7 +80,7 @@ IO_STAT = (
     Counter("num_flushes", "Flush requests."),
     Counter("pages_read", "Pages read."),
     Counter("pages_written", "Pages written."),
-    Counter("enospc", "Writes that were refused for lack of room (ENOSPC)."),
+    Counter("enospc", "Writes that were refused for lack of space (ENOSPC)."),
     Counter("checksum_errors", "Objects whose checksum was wrong: their pages could not be read (EIO)."),
     Counter("damaged_entries", "Page-table entries found damaged: read, EIO; overwritten, nothing freed."),
     Counter("swap_writes", "Write requests that the kernel marked as swap."),
@@ -90,7 +90,7 @@ IO_STAT = (
 
 
 BAD_STATES = ("dead", "failed", "halted", "unreadable")
-"""Of a device: in these it serves nobody, though it should."""
+"""States of a device in which it serves no requests, although it should."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,13 +99,13 @@ class DeviceSnapshot:
 
     ``kind`` is "truezram", "zram" for the kernel's own devices, or "zswap" for the kernel's zswap as if it were one
     (both read-only to us, fields that the kernel does not give are 0). ``state`` is "starting", "live", "stopping",
-    "stopped", "failed", "dead" (its server is gone), "halted" (its server is, by SIGSTOP: whoever reads or writes
-    waits), or "unreadable" (its statistics page is not one; ``last_error`` says why).
+    "stopped", "failed", "dead" (its server is gone), "halted" (its server is stopped by SIGSTOP: reads and writes
+    wait), or "unreadable" (its statistics page is not one; ``last_error`` says why).
     """
 
     name: str
     path: str
-    """``/dev/ublkb0``; for a local device ``local:0``, which is no node in /dev."""
+    """``/dev/ublkb0``; for a local device ``local:0``, which has no node in /dev."""
     kind: str = "truezram"
     transport: str = "ublk"
     state: str = "live"
@@ -178,7 +178,7 @@ class SwapArea:
 
 @dataclass(frozen=True, slots=True)
 class Pressure:
-    """PSI averages over 10 s in per cent, or None where the kernel has no PSI."""
+    """PSI averages over 10 s in per cent, or None if the kernel has no PSI."""
 
     memory_some: float | None = None
     memory_full: float | None = None

@@ -2,7 +2,7 @@
 
 Environment: ``TRUEZRAM_SERVER`` names another server executable and ``TRUEZRAM_RUN_DIR`` another registry; both are for
 tests and for running from a source tree. As root they must name what only root can change: sudo may have let them
-through, and whoever sets a variable must not thereby run programs as root.
+through, and a user who sets a variable must not be able to run programs as root with it.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def server_path() -> Path:
 
 def own_run_dir() -> Path:
     """The registry that this user's devices are in (it may not exist yet): ``/run/truezram`` for root,
-    ``$XDG_RUNTIME_DIR/truezram`` for others, ``/tmp/truezram-UID`` for those who have no runtime folder."""
+    ``$XDG_RUNTIME_DIR/truezram`` for others, ``/tmp/truezram-UID`` for users without a runtime folder."""
     given = os.environ.get("TRUEZRAM_RUN_DIR")
     if given:
         return private("TRUEZRAM_RUN_DIR", Path(given).absolute())
@@ -68,8 +68,8 @@ def run_dirs() -> tuple[Path, ...]:
 
 
 def is_private(path: Path, owners: Collection[int] | None = None) -> bool:
-    """Whether `path` is a folder (no link) of one of these users (of this one, without `owners`) into which nobody else
-    can write."""
+    """Whether `path` is a folder (no link) of one of these users (of this one, without `owners`) that nobody else can
+    write to."""
     try:
         found = path.lstat()
     except OSError:
@@ -95,13 +95,13 @@ def private(variable: str, path: Path) -> Path:
 
 
 def _not_as_root(variable: str, who: str) -> PermissionDenied:
-    remedy = f"Unset {variable} (sudo does, unless told otherwise), or give the path to root alone"
+    remedy = f"Unset {variable} (sudo does, unless configured otherwise), or give the path to root alone"
     return PermissionDenied(f"will not use {variable} as root", who, remedy)
 
 
 def foreign_writer(path: Path) -> str:
-    """Who but root can change what that path leads to, as a clause ("/home/joe belongs to joe"); empty when nobody.
-    Every folder on the way counts, those behind links too; access control lists are not looked at."""
+    """Who but root can change what that path leads to, as a clause ("/home/joe belongs to joe"); empty when only root
+    can. Every folder on the way counts, those behind links too; access control lists are not looked at."""
     waiting, seen = [path.absolute()], set()
     while waiting:
         now = waiting.pop()
@@ -126,7 +126,7 @@ def _writer(path: Path, found: os.stat_result) -> str:
     if stat.S_ISLNK(found.st_mode) or (stat.S_ISDIR(found.st_mode) and found.st_mode & stat.S_ISVTX):
         return ""  # others cannot change what is root's in it
     if found.st_mode & 0o002:
-        return f"everybody can write to {path}"
+        return f"everyone can write to {path}"
     if found.st_mode & 0o020 and (group := _others_in(found.st_gid)):
         return f"the group {group} can write to {path}"
     return ""
@@ -150,7 +150,8 @@ def _others_in(gid: int) -> str:
 
 
 def make_run_dir() -> Path:
-    """The own registry, made when missing; it is this user's and nobody else can write to it, or an error is raised."""
+    """The user's own registry, made when missing. Raises an error unless it is this user's and only they can write to
+    it."""
     path = own_run_dir()
     mode = 0o755 if path == SYSTEM_RUN_DIR else 0o700
     try:

@@ -40,5 +40,5 @@ def percentile(histogram: Sequence[int], q: float) -> float | None:
 
 
 def same_device(before: DeviceSnapshot, after: DeviceSnapshot) -> bool:
-    """Whether both are of one life of one device: counters of the second go on from the first's."""
+    """Whether both are of one lifetime of one device: counters of the second continue the first's."""
     return (before.name, before.path, before.pid, before.created) == (after.name, after.path, after.pid, after.created)

@@ -19,7 +19,7 @@ def parse_size(text: str, what: str = "size") -> int:
     """Bytes from ``512M``, ``8G``, ``1.5GiB``, ``4096``: K, M, G, T, P (case does not matter, ``iB`` or ``B`` may
     follow), always powers of 1024.
 
-    Raises `UsageError`, each with its own reason, for text that is no size, zero, negative, more than `MAX_SIZE`, or
+    Raises `UsageError`, each with its own reason, for text that is not a size, zero, negative, more than `MAX_SIZE`, or
     not a whole number of bytes. `what` names the value in the message.
     """
     # Imported here: it takes 8 ms, and `truezram list` parses no size.
@@ -70,7 +70,7 @@ def format_size(size: float, digits: int = 1) -> str:
     unit = ""
     for unit in _UNITS:  # noqa: B007 (the last unit tried is the one shown)
         size /= 1024
-        # 1023.96K would be written 1024.0K: go on to the next unit instead.
+        # 1023.96K would be written 1024.0K: use the next unit instead.
         if round(size, digits) < 1024:
             break
     text = f"{size:.{digits}f}"

@@ -1,4 +1,4 @@
-"""``truezram benchmark codec``: what the page codecs reach on this machine, beside libraries and kernel zram."""
+"""``truezram benchmark codec``: the page codecs on this machine, compared with libraries and kernel zram."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from truezram.engine.measure.results import Progress
 
 NAME = "benchmark"
-HELP = "measure the page codecs on this machine, beside liblz4, libzstd, memcpy and kernel zram"
+HELP = "measure the page codecs on this machine, compared with liblz4, libzstd, memcpy and kernel zram"
 
 
 def add_pages(to: argparse._ActionsContainer) -> None:
@@ -28,7 +28,7 @@ def add_pages(to: argparse._ActionsContainer) -> None:
         action="append",
         default=[],
         metavar="FILE|DIR",
-        help="raw 4096-byte pages, zstd-compressed if the name ends in .zst; of a folder all *.pages and *.pages.zst;"
+        help="raw 4096-byte pages, zstd-compressed if the name ends in .zst; for a folder, all *.pages and *.pages.zst;"
         " may be given again (default: a sample of the memory of running processes)",
     )
 
@@ -50,8 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         metavar="LIST",
         help="baselines: liblz4[:ACCELERATION], lz4hc[:LEVEL], libzstd[:LEVEL], memcpy, zram[:COMPRESSOR], separated by"
-        " commas; figures are compared with the first; zram is a device of the kernel's made for it, which needs root"
-        " and the module (default: liblz4,libzstd:1,memcpy, and zram:lz4,zram:zstd where a device can be made)",
+        " commas; figures are compared with the first; zram is a kernel zram device made for the measurement, which"
+        " needs root and the module (default: liblz4,libzstd:1,memcpy, and zram:lz4,zram:zstd if a device can be made)",
     )
     codec.add_argument(
         "--dictionary",
@@ -60,7 +60,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     length = codec.add_mutually_exclusive_group()
     length.add_argument("--rounds", type=number, metavar="N", help="rounds over all pages (default: 5)")
-    length.add_argument("--seconds", type=seconds, metavar="S", help="as many rounds as end in so long, at least one")
+    length.add_argument(
+        "--seconds", type=seconds, metavar="S", help="as many rounds as fit into this time, at least one"
+    )
     codec.add_argument("--cold", action="store_true", help="pages in random order, and not in the caches")
     codec.add_argument(
         "--json", dest="json_file", metavar="FILE|-", help="write the results as JSON; - for standard output, alone"
@@ -69,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def check_target(path: str) -> None:
-    """Before minutes are spent: whether a file can be written there."""
+    """Checks, before minutes are spent, that a file can be written there."""
     target = Path(path)
     folder = target.parent
     if target.is_dir():

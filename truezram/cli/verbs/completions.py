@@ -1,4 +1,4 @@
-"""``truezram completions``: completion scripts for the shells, made of the parsers."""
+"""``truezram completions``: completion scripts for the shells, generated from the parsers."""
 
 from __future__ import annotations
 

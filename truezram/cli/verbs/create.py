@@ -28,18 +28,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="logical size: 512M, 8G, 1.5GiB (powers of 1024; not the RAM it takes)",
     )
     parser.add_argument(
-        "--algorithm", metavar="NAME[:LEVEL]", help="codec, with a level where it has some (default: fast, else lz4)"
+        "--algorithm", metavar="NAME[:LEVEL]", help="codec, with a level if it has levels (default: fast, else lz4)"
     )
     parser.add_argument(
         "--dictionary",
         metavar="FILE",
-        help="trained dictionary for zstd, up to 128K, as `truezram train` makes it; it helps with the programs that it"
-        " was trained on, if at all (default: none)",
+        help="trained dictionary for zstd, up to 128K, as `truezram train` makes it; it helps, if at all, with"
+        " the programs that it was trained on (default: none)",
     )
-    parser.add_argument(
-        "--mem-limit", metavar="SIZE", help="most memory that it may take; writes beyond it fail (default: none)"
-    )
-    parser.add_argument("--id", type=number, metavar="N", help="number of the device (default: the first that is free)")
+    parser.add_argument("--mem-limit", metavar="SIZE", help="memory limit; writes beyond it fail (default: none)")
+    parser.add_argument("--id", type=number, metavar="N", help="number of the device (default: the first free one)")
     parser.add_argument(
         "--queues", type=number, metavar="N", help="I/O queues (default: ublk one per CPU, up to 4; local 1)"
     )
@@ -53,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="ublk: a block device in /dev, needs root; local: no node in /dev, for truezram's own programs"
         " (default: ublk)",
     )
-    parser.add_argument("--swap", action="store_true", help="make it swap space and switch that on")
+    parser.add_argument("--swap", action="store_true", help="make it swap space and turn that on")
     parser.add_argument(
         "--priority", type=number, metavar="N", help="priority of the swap space, 0 to 32767 (default: 100)"
     )

@@ -59,10 +59,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--device", metavar="DEVICE", help="use this device, which must be empty, instead of a new one; it is kept"
     )
     parser.add_argument("--keep", action="store_true", help="do not remove the device at the end")
-    parser.add_argument("--threads", type=number, default=2, metavar="N", help="threads with requests (default: 2)")
-    parser.add_argument("--seed", type=number, default=0, metavar="N", help="of the random order (default: 0)")
     parser.add_argument(
-        "--seconds", type=seconds, metavar="S", help="run for so long without the app (default off a terminal: 10)"
+        "--threads", type=number, default=2, metavar="N", help="threads that send requests (default: 2)"
+    )
+    parser.add_argument("--seed", type=number, default=0, metavar="N", help="seed of the random order (default: 0)")
+    parser.add_argument(
+        "--seconds", type=seconds, metavar="S", help="run for S seconds without the app (default off a terminal: 10)"
     )
 
 
@@ -136,7 +138,7 @@ def _remove(entry: Entry) -> None:
 
 
 def _plain(args: argparse.Namespace, entry: Entry, why_local: str) -> int:
-    """Without the app: so many seconds, then the table and the result."""
+    """Without the app: runs for `duration` seconds, then prints the table and the result."""
     from truezram.engine.measure.load import open_device, run_load, sample
 
     line = ProgressLine()
@@ -233,7 +235,7 @@ def _in_app(args: argparse.Namespace, entry: Entry) -> int:
     if not done:
         said = os.pread(log, 4096, max(0, os.fstat(log).st_size - 4096)).decode(errors="replace").strip()
         reason = said.splitlines()[-1] if said else f"it ended with {load.returncode}"
-        raise Failed("the load did not run to its end", reason, "Try `truezram demo --seconds 10`")
+        raise Failed("the load ended early", reason, "Try `truezram demo --seconds 10`")
     pages, processes = last.pop("sampled_pages"), last.pop("processes")
     return _result(args, Counts(**last), _snapshot(entry), "", pages, processes)
 

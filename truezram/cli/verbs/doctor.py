@@ -1,4 +1,4 @@
-"""``truezram doctor``: what this machine can do, line by line, each with its remedy."""
+"""``truezram doctor``: what this machine supports, one line per check, each with its remedy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``truezram estimate``: what the memory of running processes would compress to. Looks, and changes nothing."""
+"""``truezram estimate``: what the memory of running processes would compress to. Read-only."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 NAME = "estimate"
 HELP = "measure what the memory of running processes would compress to"
 MAX_PAGES = 1 << 20
-_EPILOG = """Copies a sample of the pages that are in memory, compresses the copies with every algorithm, and reckons
-for the whole, with 95% confidence intervals. Nothing is written, and nothing is brought back from swap. Without root,
-only your own processes can be read."""
+_EPILOG = """Copies a sample of the pages that are in memory, compresses the copies with every algorithm, and
+extrapolates to all of them, with 95% confidence intervals. Nothing is written, and nothing is brought back from swap.
+Without root, only your own processes can be read."""
 
 
 def _count(text: str) -> int:
@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--by",
         choices=("process", "user", "cgroup"),
         default="process",
-        help="what a line stands for (default: process)",
+        help="what one line covers (default: process)",
     )
     parser.add_argument(
         "--algorithm",
@@ -147,7 +147,7 @@ def printable(text: str) -> str:
 
 
 def print_text(result: Estimate, top: int) -> None:
-    """Two tables and what could not be looked at."""
+    """Two tables and what could not be read."""
     total = result.total
     many = f"{total.processes} processes" if total.processes != 1 else "1 process"
     print(
@@ -166,7 +166,7 @@ def print_text(result: Estimate, top: int) -> None:
         reasons = sorted({item.why for item in result.skipped})
         print(f"Left out: {len(result.skipped)} processes with {format_size(memory)} ({'; '.join(reasons)}).")
     if not result.complete:
-        print("The time was up before everything was looked at.")
+        print("The time ran out before everything was measured.")
 
 
 def run(args: argparse.Namespace) -> int:

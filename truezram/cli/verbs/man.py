@@ -1,4 +1,4 @@
-"""``truezram man``: the manual page, made of the parsers."""
+"""``truezram man``: the manual page, generated from the parsers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _FILES = (
 )
 _ENVIRONMENT = (
     ("NO_COLOR", "When set, the app uses no colours."),
-    ("XDG_CONFIG_HOME, XDG_STATE_HOME", "Stand for ~/.config and ~/.local/state."),
+    ("XDG_CONFIG_HOME, XDG_STATE_HOME", "Used instead of ~/.config and ~/.local/state."),
 )
 
 

@@ -1,4 +1,4 @@
-"""``truezram persist``: devices that are made again at every start of the machine, by systemd."""
+"""``truezram persist``: devices that systemd makes at every start of the machine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from truezram.engine.device.systemd import Unit
 
 NAME = "persist"
-HELP = "have devices made at every start of the machine (systemd)"
+HELP = "make devices at every start of the machine (systemd)"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,7 +70,7 @@ def _add(args: argparse.Namespace) -> None:
     for who in systemd.code_writers():
         sys.stderr.write(
             f"truezram: warning: the unit runs truezram as root at every start, and {who}:"
-            " who can write there is root then. Better install it where only root can write, in /opt for example\n"
+            " whoever can write there can become root. Install it where only root can write, in /opt for example\n"
         )
     if args.print:
         text = systemd.unit_text(options)
@@ -107,7 +107,7 @@ def _list(as_json: bool) -> None:
         print_json(NAME, {"devices": [_json(unit) for unit in found]})
         return
     if not found:
-        print("No device is persistent. Make one so: sudo truezram persist add --size 4G --swap --now")
+        print("No device is persistent. To make one: sudo truezram persist add --size 4G --swap --now")
         return
     columns = [Column("ID", True), Column("UNIT"), Column("AT START"), Column("NOW"), Column("COMMAND", keep=1)]
     rows = [[str(unit.id), unit.name, unit.enabled or "-", unit.active or "-", unit.command] for unit in found]

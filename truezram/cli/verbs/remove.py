@@ -11,7 +11,7 @@ from truezram.engine.errors import TruezramError
 from truezram.engine.units import format_percent, format_size
 
 NAME = "remove"
-HELP = "remove devices and all that is on them (swapoff first)"
+HELP = "remove devices and all data on them (swapoff first)"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--force",
         action="store_true",
-        help="remove it though it is in use (its users get I/O errors), swapoff though memory may not suffice,"
+        help="remove it even if it is in use (its users get I/O errors), swapoff even if memory may not suffice,"
         " and end a server that hangs; a device that is still swap is never stopped",
     )
 

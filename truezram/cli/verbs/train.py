@@ -1,4 +1,4 @@
-"""``truezram train``: trains a dictionary for zstd and says whether it is worth having."""
+"""``truezram train``: trains a dictionary for zstd and measures whether it is worth using."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from truezram.engine.measure.training import Measured, Trained
 
 NAME = "train"
-HELP = "train a dictionary for zstd, and measure what it is worth"
+HELP = "train a dictionary for zstd, and measure its benefit"
 _SHOWN = 20
 _EPILOG = """Trains on two thirds of the pages and measures on the rest. These come from the same programs, so this is
-the best to hope for; on other programs' pages a dictionary may do harm. Use it with create --algorithm zstd:L
---dictionary FILE. Memory of processes ends up in the file: keep it as private as they are."""
+the best case; on other programs' pages a dictionary may do harm. Use it with create --algorithm zstd:L
+--dictionary FILE. Memory of processes ends up in the file: keep it as private as those processes."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,12 +29,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_pages(pages)
     pages.add_argument("--pid", metavar="PID", action="append", default=[], help="only this process; may be repeated")
     parser.add_argument(
-        "--size", default="32K", metavar="SIZE", help="most that the dictionary may have, 1K to 128K (default: 32K)"
+        "--size", default="32K", metavar="SIZE", help="maximum size of the dictionary, 1K to 128K (default: 32K)"
     )
     parser.add_argument(
-        "--level", type=number, metavar="L", default=3, help="the level of zstd that it is for (default: 3)"
+        "--level", type=number, metavar="L", default=3, help="the zstd level that it is for (default: 3)"
     )
-    parser.add_argument("--force", action="store_true", help="replace the file if it is there")
+    parser.add_argument("--force", action="store_true", help="replace the file if it exists")
     parser.add_argument("output", metavar="FILE", help="where to write the dictionary")
     parser.epilog = _EPILOG
 
@@ -68,7 +68,7 @@ def _measured_json(item: Measured) -> dict[str, Any]:
 
 
 def as_json(result: Trained, path: Path) -> dict[str, Any]:
-    """The document ``truezram.train/1`` but for its schema."""
+    """The document ``truezram.train/1`` without its schema."""
     return {
         "file": str(path),
         "bytes": len(result.data),
@@ -127,7 +127,7 @@ def _write(path: Path, data: bytes, force: bool) -> None:
 
 
 def _exists(path: Path) -> UsageError:
-    return UsageError(f"cannot write {path}", "it is there already", "Add --force to replace it, or name another file")
+    return UsageError(f"cannot write {path}", "it already exists", "Add --force to replace it, or name another file")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -28,8 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "setting", nargs="*", metavar="KEY[=VALUE]", help="of apply; of undo: KEY or #ID (default: all)"
     )
-    parser.add_argument("--dry-run", action="store_true", help="with apply: only say what would be changed")
-    parser.add_argument("--force", action="store_true", help="with undo: even what someone else has changed since")
+    parser.add_argument("--dry-run", action="store_true", help="with apply: only show what would be changed")
+    parser.add_argument("--force", action="store_true", help="with undo: even if it was changed again since")
     parser.epilog = _EPILOG
 
 
@@ -43,7 +43,7 @@ def _list(as_json: bool) -> None:
         print_json(NAME, {"settings": [{**asdict(item), "differs": item.differs} for item in found]})
         return
     if not found:
-        print("This system shows none of the settings.")
+        print("This system has none of the settings.")
         return
     columns = [Column("WHERE"), Column("KEY"), Column("CURRENT"), Column("SUGGESTED"), Column("ALLOWED", keep=1)]
     rows = []

@@ -1,9 +1,9 @@
-"""Finds running devices, reads their statistics and asks their servers: all the app knows of the outside world.
+"""Finds running devices, reads their statistics and sends requests to their servers.
 
 A device is an entry of the registry (paths.run_dirs): NAME.stats, its statistics page, and NAME.sock, its control
-socket. `Client.snapshot` is cheap enough to be called several times a second; whatever an entry holds, it shows as a
-row and never as an exception. What a server left that ended before its device was ready is a row too, so that it can
-be removed.
+socket. `Client.snapshot` is cheap enough to be called several times a second. It never raises because of what an entry
+holds: every entry is a row, and so is what a server left that ended before its device was ready, so that it can be
+removed.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ class Entry:
 
 
 def signed(entry: Entry) -> tuple[int, int] | None:
-    """Who serves an entry, or last did: the pid, and when that process started (clock ticks). By the statistics page;
-    where that is not there (yet), by the lock file, which only its owner may read. None: nobody can say."""
+    """The process that serves an entry, or served it last: its pid and start time (clock ticks). Read from the
+    statistics page or, if there is none yet, from the lock file, which only its owner may read. None: not known."""
     head = read_head(entry.stats)
     if head is not None:
         return head.pid, head.pid_start
@@ -77,17 +77,17 @@ def signed(entry: Entry) -> tuple[int, int] | None:
 
 
 def server_of(entry: Entry) -> int | None:
-    """The pid of the running server of an entry; None when it is dead or nobody can say."""
+    """The pid of the running server of an entry; None when it is dead or not known."""
     who = signed(entry)
     return who[0] if who is not None and is_running(*who) else None
 
 
 def candidates(text: str) -> tuple[str, ...]:
-    """The names that a user's way to write a device may stand for: ``0`` is ``ublkb0`` or ``local0``. Raises
+    """The names that a device may have when a user writes `text`: ``0`` is ``ublkb0`` or ``local0``. Raises
     `UsageError`."""
     match = _DEVICE.fullmatch(text)
     if not match:
-        raise UsageError(f"{text[:60]!r} is no device's name", "", "Write 0, ublkb0, /dev/ublkb0 or local0")
+        raise UsageError(f"{text[:60]!r} is not a device name", "", "Write 0, ublkb0, /dev/ublkb0 or local0")
     name, _, local, number = match.groups()
     if number is not None:
         return (f"ublkb{int(number)}", f"local{int(number)}")
@@ -95,7 +95,7 @@ def candidates(text: str) -> tuple[str, ...]:
 
 
 def _parts_in(directory: Path) -> dict[str, set[str]]:
-    """What there is of each name in a registry."""
+    """The parts that each name in a registry has."""
     found: dict[str, set[str]] = {}
     with contextlib.suppress(OSError):
         for file in os.listdir(directory):  # noqa: PTH208
@@ -109,8 +109,8 @@ def _parts_in(directory: Path) -> dict[str, set[str]]:
 
 
 def _is_left(entry: Entry, parts: set[str]) -> bool:
-    """Whether an entry without a statistics page is to be shown. Not one that is coming or going: its server lives and
-    holds no more than the name."""
+    """Whether to show an entry without a statistics page. One whose server is alive and holds only the lock is being
+    created or removed, and is not shown."""
     if parts == {"lock"} and server_of(entry) is not None:
         return False
     # It may have gone while we looked.
@@ -152,7 +152,7 @@ class Client:
         self._mounts.close()
 
     def entries(self) -> list[Entry]:
-        """All entries of all registries, by transport and number; of the own registry first."""
+        """All entries of all registries, by transport and number; those of the user's own registry first."""
         found = []
         for order, directory in enumerate(self._directories):
             for name, parts in _parts_in(directory).items():
@@ -213,14 +213,16 @@ class Client:
     def resolve(self, text: str) -> Entry:
         """The entry that a user means by ``0``, ``ublkb0``, ``/dev/ublkb0``, ``local0`` or ``local:0``.
 
-        Raises `NotFound`, `UsageError` for what is no device's name or for a number that two devices have,
+        Raises `NotFound`, `UsageError` for text that is not a device name and for a number that two devices have,
         `Unsupported` for a kernel zram device and zswap.
         """
         wanted = candidates(text)
         if wanted[0].startswith("zram"):
             raise Unsupported(f"cannot change {wanted[0]}", "it is a device of the kernel's zram", "Use zramctl for it")
         if wanted[0] == "zswap":
-            raise Unsupported("cannot change zswap here", "it is the kernel's", "See `truezram tune` for its settings")
+            raise Unsupported(
+                "cannot change zswap here", "it belongs to the kernel", "See `truezram tune` for its settings"
+            )
         entries = self.entries()
         found = [entry for entry in entries if entry.name in wanted]
         if not found:
@@ -242,13 +244,13 @@ class Client:
 
     def set(self, device: Entry | str, key: str, value: str, timeout: float = TIMEOUT) -> None:
         """Changes one setting of a running device: ``mem_limit`` (bytes, 0 = none) or ``algorithm``
-        (``NAME[:LEVEL]``), as the server takes it. `device.set_values` checks first, and is what a verb should use."""
+        (``NAME[:LEVEL]``), as the server takes it. `create.set_values` checks first; verbs use that."""
         entry = self._entry(device)
         what = f"cannot set {key} of {entry.name}"
         request(entry.sock, Op.SET, text=f"{key}={value}", what=what, timeout=timeout)
 
     def trim(self, device: Entry | str, timeout: float = TIMEOUT) -> int:
-        """Gives the kernel every slab that is not in use; bytes given back."""
+        """Returns every unused slab to the kernel; the number of bytes returned."""
         entry = self._entry(device)
         return request(entry.sock, Op.TRIM, what=f"cannot trim {entry.name}", timeout=timeout).values[0]
 

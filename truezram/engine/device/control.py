@@ -43,7 +43,7 @@ _ERRORS: dict[int, type[TruezramError]] = {
 
 
 class NoAnswer(Failed):
-    """The server took the connection or not, and did not answer in time: it hangs or is gone."""
+    """The server did not accept the connection or did not answer in time: it hangs or is gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ def request(
     """Sends one request and waits for its reply, `timeout` seconds in all.
 
     `what` is the head of the error message ("cannot set mem_limit of ublkb0"). Raises `NoAnswer` for a server that does
-    not answer, `PermissionDenied` where the socket is not this user's, and what the server says otherwise.
+    not answer, `PermissionDenied` if the socket belongs to another user, otherwise the error that the server reports.
     """
     message = ffi.new("struct tz_request *")
     encoded = text.encode()
@@ -86,12 +86,12 @@ def request(
         try:
             sock.send(ffi.buffer(message)[:])
             sock.settimeout(max(0.001, deadline - time.monotonic()))
-            # One byte more than a reply: a longer one is told apart.
+            # One byte more than a reply: a longer one is noticed.
             data, fds, _, _ = socket.recv_fds(sock, _REPLY_SIZE + 1, 4, socket.MSG_CMSG_CLOEXEC)
         except TimeoutError:
             raise NoAnswer(what, f"its server did not answer within {timeout:g} s", _HANGING) from None
         except OSError as error:
-            raise NoAnswer(what, f"its server hung up ({error.strerror})", _HANGING) from None
+            raise NoAnswer(what, f"its server closed the connection ({error.strerror})", _HANGING) from None
     try:
         reply = _decode(data, what)
         if reply.status:
@@ -108,8 +108,8 @@ def request(
 
 
 def peer(sock_path: Path, what: str, timeout: float = 2.0) -> tuple[int, int]:
-    """(pid, uid) of the process that listens on a server's socket, by the kernel. It need not answer. Raises as
-    `request`."""
+    """(pid, uid) of the process that listens on a server's socket, as the kernel reports it. It need not answer.
+    Raises as `request`."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC) as sock:
         _connect(sock, sock_path, what, timeout)
         pid, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
@@ -132,7 +132,7 @@ def _connect(sock: socket.socket, path: Path, what: str, timeout: float) -> None
     except PermissionError:
         raise PermissionDenied(what, "it belongs to another user", "Run it as that user, or with sudo") from None
     except TimeoutError:
-        raise NoAnswer(what, f"its server took no connection within {timeout:g} s", _HANGING) from None
+        raise NoAnswer(what, f"its server did not accept a connection within {timeout:g} s", _HANGING) from None
     except OSError as error:
         why = f"its server does not listen ({error.strerror})"
         raise NoAnswer(what, why, "See `truezram list`; `truezram remove` cleans up after a dead server") from None
@@ -144,7 +144,7 @@ def _connect(sock: socket.socket, path: Path, what: str, timeout: float) -> None
 
 def _decode(data: bytes, what: str) -> Any:
     if not data:
-        raise NoAnswer(what, "its server hung up without an answer", _HANGING)
+        raise NoAnswer(what, "its server closed the connection without an answer", _HANGING)
     reply = ffi.new("struct tz_reply *")
     if len(data) == _REPLY_SIZE:
         ffi.memmove(reply, data, _REPLY_SIZE)
@@ -155,5 +155,5 @@ def _decode(data: bytes, what: str) -> Any:
             "The server may be of another version of truezram: remove the device and create it again",
         )
     if reply.text[len(reply.text) - 1] != b"\0":
-        raise Failed(what, "its server's answer is damaged (text without an end)")
+        raise Failed(what, "its server's answer is damaged (unterminated text)")
     return reply

@@ -1,6 +1,6 @@
-"""A device's life from the outside: create it and change its settings. (Removing it is a story of its own: removal.py.)
+"""A device's life from the outside: create it and change its settings. (Removal: removal.py.)
 
-Everything is checked before anything is touched, and what fails half-way is undone.
+Everything is checked before anything is changed, and what fails half-way is undone.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ _TABLE_ENTRY = 8
 
 @dataclass(frozen=True, slots=True)
 class Created:
-    """A device that is now there."""
+    """A device that was created."""
 
     entry: Entry
     options: CreateOptions
-    """With what was left open filled in: algorithm, and priority of a swap device."""
+    """With the defaults filled in: algorithm, and priority of a swap device."""
     warnings: tuple[str, ...] = ()
     """What may go wrong later with these options, and what to do about it."""
 
@@ -53,11 +53,11 @@ class Created:
 
 
 def check_options(options: CreateOptions) -> CreateOptions:
-    """The options with defaults filled in, as far as they can be judged without touching anything. Raises
+    """The options with defaults filled in, checked as far as that is possible without changing anything. Raises
     `UsageError`, and for a dictionary what `dictionary.load_for` raises."""
     bad = "cannot create the device"
     if options.transport not in TRANSPORTS:
-        raise UsageError(bad, f"there is no transport {options.transport!r}", "Choose ublk or local")
+        raise UsageError(bad, f"unknown transport {options.transport!r}", "Choose ublk or local")
     if options.size <= 0 or options.size % PAGE or options.size > MAX_SIZE:
         raise UsageError(bad, f"its size must be a multiple of {PAGE} bytes, up to {format_size(MAX_SIZE)}")
     if options.mem_limit < 0 or options.mem_limit > MAX_SIZE:
@@ -76,7 +76,9 @@ def check_options(options: CreateOptions) -> CreateOptions:
             bad, f"{options.queues} queues were asked for, and ublk has at most one per CPU", f"Choose 1 to {cpus}"
         )
     if options.swap and options.transport == "local":
-        raise UsageError(bad, "a local device is no block device and cannot be swap", "Use --transport ublk for --swap")
+        raise UsageError(
+            bad, "a local device is not a block device and cannot be swap", "Use --transport ublk for --swap"
+        )
     if options.priority is not None and not options.swap:
         raise UsageError(bad, "a priority is for swap only", "Add --swap, or leave --priority out")
     mount = _check_filesystem(options, bad)
@@ -97,12 +99,12 @@ def _check_filesystem(options: CreateOptions, what: str) -> str | None:
     if options.swap:
         raise UsageError(what, "it cannot be swap and hold a filesystem", "Leave --swap or --fs out")
     if options.transport == "local":
-        raise UsageError(what, "a local device is no block device", "Use --transport ublk for --fs")
+        raise UsageError(what, "a local device is not a block device", "Use --transport ublk for --fs")
     return filesystem.check(options.fs, options.size, options.mount)
 
 
 def create(options: CreateOptions) -> Created:
-    """Makes a device and returns when it can be used. Raises `TruezramError`; nothing is then left of it."""
+    """Makes a device and returns when it can be used. Raises `TruezramError`, with nothing left behind."""
     given = options.priority
     options = check_options(options)
     lost = Swaps().lost if options.swap else []
@@ -145,11 +147,11 @@ def _dead_before(options: CreateOptions, lost: Sequence[SwapArea]) -> list[str]:
         return []
     names = " and ".join(f"{area.path} (priority {area.priority})" for area in before)
     better = swap.priority_above(before, 0)
-    return [f"the kernel tries {names} first, which has no device any more. Give a higher --priority: {better}"]
+    return [f"the kernel tries {names} first, and its device is gone. Give a higher --priority: {better}"]
 
 
 def warnings_of(options: CreateOptions, name: str, memory: int) -> list[str]:
-    """What a user may not expect of a device with these options on a machine with so many bytes of memory."""
+    """What may surprise the user of a device with these options; `memory` is the size of the machine's."""
     if not options.swap or options.mem_limit or options.size <= memory:
         return []
     limit = format_exact(memory // 2 >> 20 << 20)
@@ -169,7 +171,7 @@ def _undo(entry: Entry) -> None:
 
 
 def _check_memory(size: int, available: int) -> None:
-    """The page table is resident from the start: refuse what cannot hold even that."""
+    """The page table is resident from the start: refuse a size for which even that does not fit."""
     table = size // PAGE * _TABLE_ENTRY
     if table > available:
         raise Failed(
@@ -180,7 +182,7 @@ def _check_memory(size: int, available: int) -> None:
 
 
 def need_ublk() -> None:
-    """Returns when ublk devices can be made; loads the module where it is missing. Raises with the remedy."""
+    """Returns when ublk devices can be made; loads the module if it is missing. Raises with the remedy."""
     what = "cannot create a ublk device"
     if os.geteuid() != 0:
         remedy = "Run it with sudo, or make a device without a node in /dev: --transport local"
@@ -208,7 +210,7 @@ def need_ublk() -> None:
 
 
 def _free_id(entry: Entry) -> None:
-    """Makes sure that nobody has this id. What a dead server left of it stays: only `remove` takes that away."""
+    """Makes sure that the id is free. What a dead server left is not touched: only `remove` removes that."""
     what = f"cannot create {entry.name}"
     another = "Choose another --id, or leave it out"
     if entry.stats.exists():
@@ -217,7 +219,7 @@ def _free_id(entry: Entry) -> None:
             raise Busy(what, f"it is in use by truezramd (pid {pid})", another)
         raise Busy(
             what,
-            f"there is a device {entry.name} already, whose server died",
+            f"{entry.name} still exists, although its server died",
             f"First: truezram remove {entry.name}. Or choose another --id, or leave it out",
         )
     if entry.transport != "ublk":
@@ -262,7 +264,7 @@ def set_values(client: Client, entry: Entry, settings: dict[str, str]) -> tuple[
     if device.state != "live":
         remedy = f"Remove it: truezram remove {entry.name}" if device.state in BAD_STATES else ""
         if device.state == "halted":
-            remedy = f"Let its server go on: kill -CONT {device.pid}"
+            remedy = f"Let its server continue: kill -CONT {device.pid}"
         raise Failed(f"cannot change {entry.name}", f"it is {device.state}", remedy)
     before = {key: SETTINGS[key].of(device) for key in settings}
     done: list[Change] = []

@@ -1,8 +1,8 @@
 """zstd's dictionaries as files: read and checked, and kept for persistent devices.
 
-A device copies its dictionary when it is made and needs the file no more. A persistent device needs it at every start
-of the machine, so `keep` puts a copy under ``/var/lib/truezram/dictionaries``, where no file of the user's has to stay
-as it is. The copy's name says what its content is: one that was changed is noticed.
+A device copies its dictionary when it is created and does not need the file afterwards. A persistent device needs it
+at every start of the machine, so `keep` puts a copy under ``/var/lib/truezram/dictionaries``: the user's own file may
+then change. The copy's name contains a hash of its content, so that a changed copy is noticed.
 """
 
 from __future__ import annotations
@@ -47,30 +47,30 @@ def _cannot_read(path: Path, error: OSError) -> TruezramError:
 
 
 def _read(path: Path) -> bytes:
-    """The file's bytes, but no more than one beyond what is allowed. Only of a regular file: others may never end."""
+    """The file's bytes, at most one more than is allowed. Only of a regular file: others may never end."""
     what = f"cannot read the dictionary {path}"
     try:
         with os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise UsageError(what, "it is no regular file", _TRAIN)
+                raise UsageError(what, "it is not a regular file", _TRAIN)
             return file.read(DICTIONARY_SIZES.stop)
     except FileNotFoundError:
-        gone = f"It was kept for a persistent device: make that anew. {_TRAIN}" if _is_kept(path) else _TRAIN
+        gone = f"It was kept for a persistent device: create that again. {_TRAIN}" if _is_kept(path) else _TRAIN
         raise UsageError(what, "there is no such file", gone) from None
     except OSError as error:
         raise _cannot_read(path, error) from None
 
 
 def load(name: str | Path) -> Dictionary:
-    """The dictionary in a file. Raises `UsageError` (no such file), `PermissionDenied`, `Failed` (no dictionary, or
-    one that was kept and changed since)."""
+    """The dictionary in a file. Raises `UsageError` (no such file), `PermissionDenied`, `Failed` (not a dictionary, or
+    one that was kept and has changed since)."""
     path = Path(name).absolute()
     data = _read(path)
     if fault := dictionary_fault(data):
         raise Failed(f"cannot use the dictionary {path}", fault, _TRAIN)
     if _is_kept(path) and path.name != _name(data):
         why = "its content has changed since it was kept for a persistent device"
-        raise Failed(f"cannot use the dictionary {path}", why, "Make the device persistent anew: truezram persist")
+        raise Failed(f"cannot use the dictionary {path}", why, "Make the device persistent again: truezram persist")
     return Dictionary(path, data)
 
 
@@ -81,15 +81,15 @@ def memory_of(dictionary_bytes: int, level: int) -> int:
 
 
 def takes_one(algorithm: str) -> bool:
-    """Whether ``NAME[:LEVEL]`` has a use for a dictionary."""
+    """Whether ``NAME[:LEVEL]`` takes a dictionary."""
     return algorithm.partition(":")[0] == "zstd"
 
 
 def load_for(name: str | Path, algorithm: str) -> Dictionary:
-    """The same, seen to work with ``zstd[:LEVEL]``. Raises `UsageError` for another algorithm."""
+    """The same, checked to work with ``zstd[:LEVEL]``. Raises `UsageError` for another algorithm."""
     if not takes_one(algorithm):
         remedy = "Add --algorithm zstd:3, or leave --dictionary out"
-        raise UsageError("cannot use a dictionary", f"{algorithm} has no use for one, only zstd has", remedy)
+        raise UsageError("cannot use a dictionary", f"{algorithm} takes no dictionary, only zstd does", remedy)
     found = load(name)
     try:
         Compressor(algorithm, dictionary=found.data)
@@ -102,7 +102,7 @@ def load_for(name: str | Path, algorithm: str) -> Dictionary:
 
 
 def kept_dir() -> Path:
-    """Where the dictionaries of persistent devices are."""
+    """The folder of the dictionaries of persistent devices."""
     return state_dir() / "dictionaries"
 
 
@@ -115,7 +115,7 @@ def _is_kept(path: Path) -> bool:
 
 
 def keep(dictionary: Dictionary) -> Path:
-    """Puts a copy where it stays; its path. Raises `PermissionDenied`, `Failed`."""
+    """Keeps a copy; its path. Raises `PermissionDenied`, `Failed`."""
     path = kept_dir() / _name(dictionary.data)
     try:
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -134,8 +134,8 @@ def forget(path: Path) -> None:
 
 
 def write(path: Path, data: bytes, replace: bool = True) -> None:
-    """Writes a file at once: it is there whole or not at all, and only its owner may read it, because a dictionary is
-    made of pieces of memory. Raises OSError, FileExistsError without `replace`."""
+    """Writes a file atomically, readable by its owner only, because a dictionary is made of
+    pieces of memory. Raises OSError, FileExistsError without `replace`."""
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:

@@ -1,4 +1,4 @@
-"""A filesystem on a device: mkfs, mount, umount, by the system's own programs.
+"""A filesystem on a device: mkfs, mount, umount, with the system's own programs.
 
 mount is given ``discard``: without it a compressed device would keep every page of a deleted file; and ``noatime``, so
 that reading does not write.
@@ -53,12 +53,12 @@ def check(fs: str, size: int, mount: str | None) -> str | None:
     if kind is None:
         raise UsageError(what, "truezram does not know this filesystem", f"Choose one of {', '.join(KINDS)}")
     if size < kind.least:
-        raise UsageError(what, f"{fs} needs {format_size(kind.least)} at least", "Choose a larger --size")
+        raise UsageError(what, f"{fs} needs at least {format_size(kind.least)}", "Choose a larger --size")
     if mount is None:
         return None
     where = str(Path(mount).resolve())
     if any(ord(char) < 32 for char in where):
-        raise UsageError(f"cannot mount it on {where!r}", "the name has a control character in it")
+        raise UsageError(f"cannot mount it on {where!r}", "the name contains a control character")
     return where
 
 
@@ -88,7 +88,7 @@ def make(path: str, fs: str) -> None:
     """mkfs. `path` is a block device that holds nothing. Raises `Failed`."""
     kind = KINDS[fs]
     deadline = time.monotonic() + _BUSY_RETRIES
-    # Right after it appears, udev has a look at the device, which may then be busy for a moment.
+    # Right after it appears, udev probes the device, which may then be busy for a moment.
     while True:
         code, said = _run([tool(kind.mkfs, kind.package), *kind.arguments, path], _MKFS_TIMEOUT)
         if code == 0:

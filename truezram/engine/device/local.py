@@ -50,7 +50,7 @@ class LocalDevice:
             os.close(reply.fds[0])
         if self._client == ffi.NULL:
             if error[0] == -errno.EPERM:
-                raise Failed(what, "its ring is not sealed against shrinking: no server of truezram made it")
+                raise Failed(what, "its ring is not sealed against shrinking: it was not made by a truezram server")
             raise Failed(what, f"its ring cannot be mapped: {os.strerror(-error[0])}")
         self.name = entry.name
         self.timeout = timeout
@@ -77,7 +77,7 @@ class LocalDevice:
             lib.tz_local_detach(client)
 
     def read(self, page: int, count: int = 1) -> bytes:
-        """The contents of `count` pages from `page` on: ``count * 4096`` bytes, zeros where nothing was written."""
+        """The contents of `count` pages from `page` on: ``count * 4096`` bytes, zeros for pages never written."""
         data = bytearray(count * PAGE)
         self._transfer(lib.TZ_LOCAL_READ, page, count, ffi.from_buffer(data))
         return bytes(data)
@@ -90,12 +90,12 @@ class LocalDevice:
         self._transfer(lib.TZ_LOCAL_WRITE, page, count, ffi.from_buffer(data))
 
     def discard(self, page: int, count: int = 1) -> None:
-        """Forgets `count` pages; they read as zeros."""
+        """Discards `count` pages; they then read as zeros."""
         self._request(lib.TZ_LOCAL_DISCARD, page, count, ffi.NULL)
 
     def flush(self) -> None:
-        """Returns when all that was written before is in the store (it always is: this asks the server all the
-        same)."""
+        """Returns when all that was written before is in the store (it always is; the server is asked
+        anyway)."""
         self._request(lib.TZ_LOCAL_FLUSH, 0, 0, ffi.NULL)
 
     def _transfer(self, op: int, page: int, count: int, buffer: Any) -> None:

@@ -65,5 +65,5 @@ class CreateOptions:
 
 
 def _option(name: str, value: str) -> list[str]:
-    """An option as words of a command line; a value that looks like an option is written behind a "="."""
+    """An option as words of a command line; a value that looks like an option is written after a "="."""
     return [f"{name}={value}"] if value.startswith("-") else [name, value]

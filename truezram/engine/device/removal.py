@@ -1,19 +1,19 @@
-"""Removing a device: see that nobody loses anything by it, swapoff first, then stop its server.
+"""Removing a device: check that no data is lost, swapoff, then stop its server.
 
 What `remove` refuses without ``force``, and what ``force`` then does:
 
-- A filesystem on it is mounted (and was not to be unmounted first), a process has it open, or another block device
-  stands on it: refused, with the holder's name. Forced: the device is stopped all the same; its users get I/O errors
+- A filesystem on it is mounted (and `unmount` was not given), a process has it open, or another block device
+  is on top of it: refused, with the holder's name. Forced: the device is stopped anyway; its users get I/O errors
   from then on, and the data is lost.
 - It is swap, and what is swapped out does not fit into the memory that is available: refused, with the figures. Forced:
-  swapoff is tried all the same, which may bring the OOM killer in. A device that is still swap is never stopped,
+  swapoff is tried anyway, which may bring the OOM killer in. A device that is still swap is never stopped,
   forced or not: every process with a page on it would die, init too.
 - Its server does not answer: refused. Forced: it is ended by SIGTERM, then SIGKILL, and cleaned up after. No process
-  is sent a signal just because a file names it (`_check_server`).
+  is signalled just because a file names it (`_check_server`).
 - Its server died: what is mounted of it is refused as above. A swap area of it stays until the machine is restarted,
-  and so long the device is not removed either, forced or not.
+  and until then the device is not removed either, forced or not.
 
-Who uses it, and as what, says users.py: by device number, partitions and what stands on it included.
+machine/users.py finds who uses it, and as what: by device number, partitions and devices on top of it included.
 """
 
 from __future__ import annotations
@@ -73,14 +73,14 @@ def remove_entry(entry: Entry, force: bool = False, progress: Progress | None = 
     if dead:
         _refuse_dead_swap(entry, what)
     elif not force:
-        # Before swapoff, which may take minutes: would it be for nothing?
+        # Before swapoff, which may take minutes: would it be in vain?
         _refuse(what, [user for user in holders(entry) if user.lasting and not (unmount and user.point)], dead)
     swapped_back = 0 if dead else _swapoff(entry, what, force, progress)
     if unmount:
         _unmount(entry)
     found = holders(entry)
     deadline = time.monotonic() + 2.0
-    # udev looks at a device whenever somebody closed it after writing: give it a moment.
+    # udev looks at a device whenever it was closed after writing: give it a moment.
     while found and time.monotonic() < deadline and not any(user.lasting for user in found):
         time.sleep(0.05)
         found = holders(entry)
@@ -109,25 +109,25 @@ def what_force_breaks(entry: Entry) -> tuple[str, ...]:
     if not fits and not dead:
         out.append(
             f"{format_size(used)} is swapped out and {format_size(available)} of memory is available:"
-            " the kernel may end processes to make room"
+            " the kernel may kill processes to make room"
         )
     return tuple(out)
 
 
 def areas_of(entry: Entry) -> tuple[SwapArea, ...]:
-    """The swap areas on a device, under whatever path. What is used in them is what swapoff brings back."""
+    """The swap areas on a device, under whatever path. swapoff brings back what is used in them."""
     return swap_areas(entry.name, size=_size(entry)) if entry.transport == "ublk" else ()
 
 
 def holders(entry: Entry) -> list[User]:
-    """Who uses a block device other than as swap: mounts, block devices on top of it, processes that have it open."""
+    """Who uses a block device other than for swap: mounts, block devices on top of it, processes that have it open."""
     if entry.transport != "ublk":
         return []
     return [user for user in users(entry.name, size=_size(entry)) if user.area is None]
 
 
 def _size(entry: Entry) -> int:
-    """Its size in bytes by its statistics page; 0 when that cannot be read."""
+    """Its size in bytes according to its statistics page; 0 when that cannot be read."""
     head = read_head(entry.stats)
     return head.disksize if head is not None else 0
 
@@ -140,15 +140,15 @@ def _refuse(what: str, found: list[User], dead: bool) -> None:
     if any(user.point and not user.covered for user in found):
         steps += " (or use --umount)"
     why = "; ".join(user.text for user in found)
-    force = "stops it under its users' feet: its data is lost"
+    force = "stops it while in use and loses its data"
     if dead:
         why = f"its server died, what was on it is lost, and {why}"
-        force = "clears the device away, and leaves what uses it as it is"
+        force = "removes the device, and leaves its users as they are"
     raise Busy(what, why, f"First {steps}; or use --force, which {force}")
 
 
 def _loss(entry: Entry, user: User, dead: bool) -> str:
-    """What it means for a user that the device goes."""
+    """What the removal of the device means for a user of it."""
     if dead:
         return f"{user.text}: what was on {entry.name} was lost with its server. Afterwards: {user.remedy}"
     return f"{user.text}: it gets I/O errors from now on, and what it had on {entry.name} is lost"
@@ -160,7 +160,7 @@ def _unmount(entry: Entry) -> None:
         # A mount may have been covered, and the one above it be gone by now: look again.
         now = next((again for again in holders(entry) if again.point == user.point), None)
         if now is not None and now.covered:
-            why = "something else is mounted over it, which unmounting would take"
+            why = "something else is mounted over it, and would be unmounted instead"
             raise Busy(f"cannot unmount {user.point}", why, f"First: umount {user.point}")
         if now is not None:
             filesystem.unmount(user.point)
@@ -170,7 +170,7 @@ def _unmount(entry: Entry) -> None:
 
 
 def _is_dead(entry: Entry) -> bool:
-    """Whether no server runs for the entry. An unreadable one is dead when nobody listens on its socket."""
+    """Whether no server runs for the entry. An unreadable one is dead if its socket has no listener."""
     head = read_head(entry.stats)
     return _is_silent(entry) if head is None else not is_running(head.pid, head.pid_start)
 
@@ -184,7 +184,7 @@ def _is_silent(entry: Entry) -> bool:
 
 
 _RESTART = (
-    "The kernel cannot switch it off any more, only a restart ends it. A program that touches such a page is killed:"
+    "The kernel can no longer switch it off, only a restart removes it. A program that touches such a page is killed:"
     " save what is open and restart soon. New swap goes before it: truezram create --size SIZE --swap"
 )
 
@@ -197,10 +197,10 @@ def _refuse_dead_swap(entry: Entry, what: str) -> None:
     names = " and ".join(area.path for area in areas)
     why = f"its server died and it is still swap ({names} in /proc/swaps)"
     if not used:
-        raise Busy(what, f"{why}, with nothing swapped out", "Nothing is lost. It goes with the next restart")
+        raise Busy(what, f"{why}, with nothing swapped out", "Nothing is lost. The next restart removes it")
     swapped = sorted(procfs.processes(), key=lambda process: -process.swapped)
     who = [f"{one.comm} (pid {one.pid}, {format_size(one.swapped)})" for one in swapped[:_NAMED] if one.swapped]
-    why += f": {format_size(used)} swapped out, not to be read back"
+    why += f": {format_size(used)} swapped out, and it cannot be read back"
     why += f". Most swapped: {', '.join(who)}" if who else ""
     raise Busy(what, why, _RESTART)
 
@@ -219,7 +219,7 @@ def _swapoff(entry: Entry, what: str, force: bool, progress: Progress | None) ->
         raise Busy(
             what,
             f"swapoff would bring {format_size(used)} back, and {format_size(available)} of memory is available",
-            "Close programs, or add other swap; --force tries it all the same, and the kernel may end processes for it",
+            "Close programs, or add other swap; --force tries anyway, and the kernel may kill processes",
         )
     back = 0
     for area in areas:
@@ -234,13 +234,13 @@ def _swapoff(entry: Entry, what: str, force: bool, progress: Progress | None) ->
             raise Failed(what, f"{error.what}: {error.why}", error.remedy) from None
     if left := areas_of(entry):
         names = " and ".join(area.path for area in left)
-        remedy = "Somebody else switched it on, or it has no node any more: see /proc/swaps, and try again"
+        remedy = "It was switched on again, or its node is gone: see /proc/swaps, and try again"
         raise Busy(what, f"it is still or again swap ({names})", remedy)
     return back
 
 
 def _node(entry: Entry, area: SwapArea, what: str) -> str:
-    """A node for swapoff: the area's own path, or the device's where that is gone or something else by now. Raises
+    """A node for swapoff: the area's own path, or the device's if that is gone or is another device by now. Raises
     `Busy` when there is neither."""
     found = disk(entry.name)
     for path in (area.path, entry.path):
@@ -249,7 +249,7 @@ def _node(entry: Entry, area: SwapArea, what: str) -> str:
             return path
     if found is None:
         return area.path
-    why = f"it is swap as {area.path}, and there is no node to switch that off by"
+    why = f"it is swap as {area.path}, and it has no node to switch it off with"
     node = f"{entry.path}.node"
     steps = f"mknod -m 600 {node} b {found.number.replace(':', ' ')}; swapoff {node}; rm {node}"
     raise Busy(what, why, f"First: {steps}")
@@ -260,14 +260,14 @@ def _stop(entry: Entry, what: str, force: bool) -> None:
     pid = server.server_of(entry)
     process = _open_process(entry, pid)
     try:
-        # Once more, at the last moment: stopping a device that is swap kills whoever has a page on it.
+        # Once more, at the last moment: stopping a device that is swap kills every process that has a page on it.
         if areas_of(entry):
             raise Busy(what, "it is in use as swap", "Try again")
         try:
             request(entry.sock, Op.STOP, what=what, timeout=STOP_TIMEOUT if not force else TERM_TIMEOUT)
             if _wait_gone(entry, process, END_TIMEOUT if not force else TERM_TIMEOUT):
                 return
-            why = "its server took the request and has not ended since"
+            why = "its server accepted the request and has not ended since"
         except NoAnswer as error:
             why = error.why
         if not force:
@@ -290,7 +290,7 @@ def _stop(entry: Entry, what: str, force: bool) -> None:
 
 
 def _open_process(entry: Entry, pid: int | None) -> int:
-    """A descriptor for the server's process, so that its number cannot come to mean another; -1 when there is none."""
+    """A descriptor for the server's process, so that its pid cannot be reused for another; -1 when there is none."""
     if pid is None:
         return -1
     try:
@@ -304,9 +304,9 @@ def _open_process(entry: Entry, pid: int | None) -> int:
 
 
 def _check_server(entry: Entry, pid: int | None, what: str) -> None:
-    """Returns when the process is that device's server beyond doubt. The statistics page is a file, and a file can
-    name any process: the kernel must say the same of the socket or the lock, and the process be a server of that user.
-    Raises `Failed`."""
+    """Returns when the process is that device's server for certain. The statistics page is a file, and a file can
+    name any process: the kernel must name the same process for the socket or the lock, and it must be a server of
+    that user. Raises `Failed`."""
     process = procfs.identity(pid) if pid is not None else None
     owner = entry.directory.stat().st_uid
     try:
@@ -321,7 +321,7 @@ def _check_server(entry: Entry, pid: int | None, what: str) -> None:
         why = "neither listens on its socket nor holds its lock"
     else:
         return
-    remedy = f"No process was sent a signal. See who wrote the files in {entry.directory}, and end the server by hand"
+    remedy = f"No process was signalled. See who wrote the files in {entry.directory}, and end the server by hand"
     raise Failed(what, f"its statistics page names process {pid} as its server, which {why}", remedy)
 
 

@@ -1,8 +1,8 @@
-"""Starts truezramd and waits for its word, in bounded time; cleans up after one that died.
+"""Starts truezramd and waits until it is ready, in bounded time; cleans up after one that died.
 
 `start` returns when the device is usable, or raises with the server's own reason and nothing left behind: the server
-says first what the device will be called, and writes its pid into that name's lock, so that it can be ended and
-cleared up after at any step. It is a session of its own: it outlives whoever started it.
+first reports the name of the device and writes its pid into that name's lock, so that it can be ended and cleaned up
+after at any step. It runs in a session of its own: it outlives the process that started it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _EXIT_PATIENCE = 3.0
 _END_PATIENCE = 10.0
 _READY_SIZE = ffi.sizeof("struct tz_ready")
 _children: list[subprocess.Popen[bytes]] = []
-"""Servers that this process started, to be reaped when they end (a long-lived app would collect zombies)."""
+"""Servers that this process started, to be reaped when they end (a long-running app would collect zombies)."""
 
 
 def command_of(options: CreateOptions, run_dir: Path) -> list[str]:
@@ -57,7 +57,7 @@ def start(options: CreateOptions, run_dir: Path, timeout: float = READY_TIMEOUT)
     what = f"cannot create the {options.transport} device"
     argv = command_of(options, run_dir)
     read_end, write_end = os.pipe2(os.O_CLOEXEC)
-    # What the server says before it has a log of its own. A memfd, because it can neither fill up a disk nor block.
+    # What the server writes before it has its own log. A memfd, because it can neither fill up a disk nor block.
     errors = os.memfd_create("truezramd-stderr", os.MFD_CLOEXEC)
     try:
         try:
@@ -78,7 +78,7 @@ def start(options: CreateOptions, run_dir: Path, timeout: float = READY_TIMEOUT)
             message = _read_ready(read_end, time.monotonic() + timeout)
             entry = _understand(what, message, process, errors, run_dir, timeout)
         except BaseException:
-            # Whatever happened, an interrupt too: nothing half-made stays behind.
+            # Whatever happened, an interrupt too: nothing half-made is left behind.
             _abandon(process, run_dir)
             raise
         _children.append(process)
@@ -142,7 +142,7 @@ def _understand(
 
 
 def _ending(process: subprocess.Popen[bytes]) -> str:
-    """How a server that closed its end without a word ended."""
+    """How a server ended that closed its pipe without a message."""
     try:
         code = process.wait(5)
     except subprocess.TimeoutExpired:
@@ -158,7 +158,7 @@ def _tail(fd: int, lines: int = 3) -> str:
 
 
 def _abandon(process: subprocess.Popen[bytes], run_dir: Path) -> None:
-    """Ends a server that is of no use and removes what it made: every entry that it has signed."""
+    """Ends a server that failed to start and removes what it made: every entry that it has signed."""
     process.kill()
     try:
         process.wait(_END_PATIENCE)
@@ -173,8 +173,8 @@ def _abandon(process: subprocess.Popen[bytes], run_dir: Path) -> None:
 
 
 def cleanup(entry: Entry) -> None:
-    """Removes what a dead server left: its ublk device and its files. The caller has seen to it that nobody uses
-    them."""
+    """Removes what a dead server left: its ublk device and its files. The caller has made sure that they are
+    not in use."""
     argv = [str(paths.server_path()), "--cleanup", "--run-dir", str(entry.directory)]
     argv += ["--id", str(entry.id), "--transport", entry.transport]
     what = f"cannot clean up {entry.name}"

@@ -1,7 +1,7 @@
-"""A device's statistics page (stats.h): mapped once, read as often as one likes, turned into a `DeviceSnapshot`.
+"""A device's statistics page (stats.h): mapped once, read any number of times, turned into a `DeviceSnapshot`.
 
-Reading costs no system call but one stat and two clock reads and does not wake the server. The file is taken for what
-anybody may have written: everything is checked in C (stats.c) before it is used.
+Reading costs one stat and two clock reads, no other system call, and does not wake the server. The file is not trusted:
+everything is checked in C (stats.c) before it is used.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PAGE = 4096
 RETRIES = 5
 """Reads (of some 15 ms each) of a page that keeps changing before its last copy is taken."""
 MAX_FILE = 16 << 20
-"""No statistics page is larger; a file that is, is not mapped."""
+"""No statistics page is larger; a larger file is not mapped."""
 
 
 def _names(enum: str) -> tuple[str, ...]:
@@ -107,9 +107,9 @@ class StatsPage:
         try:
             info = os.fstat(fd)
             if info.st_uid != os.stat(path.parent).st_uid:  # noqa: PTH116
-                raise Unreadable("its statistics file is not of the user whose registry it is in")
+                raise Unreadable("its statistics file does not belong to the owner of the registry")
             if not stat.S_ISREG(info.st_mode) or not ffi.sizeof("struct tz_stats") <= info.st_size <= MAX_FILE:
-                raise Unreadable(f"its statistics file is no statistics page ({info.st_size} bytes)")
+                raise Unreadable(f"its statistics file is not a statistics page ({info.st_size} bytes)")
             self._identity = (info.st_dev, info.st_ino, info.st_size)
             self._map = mmap.mmap(fd, info.st_size, prot=mmap.PROT_READ)
         except BaseException as error:
@@ -144,10 +144,10 @@ class StatsPage:
         return self._sum
 
     def _settle(self, read: Callable[[], int]) -> None:
-        """Reads until the copy is of one instant, within reason. Raises `Unreadable`."""
+        """Reads until the copy is of one instant, with limited retries. Raises `Unreadable`."""
         for _ in range(RETRIES):
             # Reading behind the end of a file that was cut short ends the process (SIGBUS). Only the folder's owner
-            # can do that; in the microsecond after this look, too, which nothing can be done about.
+            # can do that; in the microsecond after this check too, which cannot be prevented.
             if os.fstat(self._file).st_size < len(self._map):
                 raise Unreadable("its statistics file was cut short")
             result = read()
@@ -165,7 +165,7 @@ class StatsPage:
     ) -> DeviceSnapshot:
         """The device now. `swap` is its (priority, bytes used) in /proc/swaps. Raises `Unreadable`."""
         if self._dead is not None:
-            # Nobody writes to it any more, and reading what a killed server left half-written takes long.
+            # It is no longer written to, and reading what a killed server left half-written takes long.
             return replace(
                 self._dead,
                 time=time.monotonic(),
@@ -176,7 +176,7 @@ class StatsPage:
         head = self.read().head
         name = printable(ffi.string(head.name))
         if name != self.path.stem:
-            raise Unreadable(f"its statistics page is that of {name!r}")
+            raise Unreadable(f"its statistics page belongs to {name!r}")
         words = _words(self._sum.total)
         process, started = process_state(head.pid)
         running = _runs(process, started, head.pid_start)

@@ -1,8 +1,8 @@
-"""Making a device a swap area, and no longer one: mkswap, swapon, swapoff with progress.
+"""Turning a device into a swap area and back: mkswap, swapon, swapoff with progress.
 
 swapon is the system call, with discard of freed clusters: without it a compressed device would keep every page that
 was ever swapped out. mkswap and swapoff are the system's own programs: swapoff may take minutes, and a process of its
-own can be ended at any time without ending us.
+own can be ended at any time without ending this one.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Progress = Callable[[int, int], None]
 
 
 def tool(name: str, package: str = "util-linux", otherwise: str = "leave --swap out") -> str:
-    """The path of a system program, of that package of Debian's. Raises `Unsupported` where it is not installed."""
+    """The path of a system program; `package` is Debian's. Raises `Unsupported` if it is not installed."""
     path = os.environ.get("PATH", os.defpath) + ":/usr/local/sbin:/usr/sbin:/sbin"
     found = shutil.which(name, path=path)
     if not found:
@@ -47,22 +47,22 @@ def tool(name: str, package: str = "util-linux", otherwise: str = "leave --swap 
 
 
 def area(path: str) -> SwapArea | None:
-    """The line of /proc/swaps with that very path, None when there is none. (Which areas a device has, says
-    users.py.)"""
+    """The line of /proc/swaps with exactly that path, None when there is none. (machine/users.py finds the areas of a
+    device.)"""
     return next((item for item in procfs.swaps() if item.path == path), None)
 
 
 def priority_above(areas: Sequence[SwapArea], least: int = DEFAULT_PRIORITY) -> int:
-    """The priority for a new area: above those areas, which are dead ones. The kernel goes on trying these, and takes
+    """The priority for a new area: above those areas, which are dead ones. The kernel keeps trying these, and takes
     turns with areas of the same priority."""
     return min(MAX_PRIORITY, max([least, *(item.priority + 1 for item in areas)]))
 
 
 def enable(path: str, priority: int) -> None:
-    """mkswap and swapon. `path` is a block device that holds nothing. Raises `Failed`; the device is then no swap."""
+    """mkswap and swapon. `path` is a block device that holds nothing. Raises `Failed`; the device is then not swap."""
     deadline = time.monotonic() + _BUSY_RETRIES
     mkswap = tool("mkswap")
-    # Right after it appears, udev has a look at the device: both steps may find it busy for a moment.
+    # Right after it appears, udev probes the device: both steps may find it busy for a moment.
     while True:
         done = subprocess.run(
             [mkswap, path],
@@ -91,9 +91,9 @@ def enable(path: str, priority: int) -> None:
 def disable(before: SwapArea, node: str = "", progress: Progress | None = None, stall: float = STALL) -> int:
     """swapoff of an area; returns the bytes that were brought back. Raises `Failed`; the area is then still in use.
 
-    `node` is a node of its device, where the area's own path has none any more. `progress` is called some four times a
-    second. Gives up when nothing has come back for `stall` seconds. An exception from `progress`, or an interrupt, ends
-    swapoff and leaves the rest swapped out.
+    `node` is a node of its device, for an area whose own path has none any more. `progress` is called about four times
+    a second. Gives up when nothing has come back for `stall` seconds. An exception from `progress`, or an interrupt,
+    ends swapoff and leaves the rest swapped out.
     """
     path = node or before.path
     process = subprocess.Popen(

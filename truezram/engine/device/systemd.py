@@ -1,17 +1,17 @@
-"""Devices that come back at every start of the machine: one systemd unit each, ``truezram-ID.service``.
+"""Devices that are made at every start of the machine: one systemd unit each, ``truezram-ID.service``.
 
-A unit runs ``truezram create`` before swap.target and ``truezram remove`` when it is stopped. What is worth knowing:
+A unit runs ``truezram create`` before swap.target and ``truezram remove`` when it is stopped. Notes:
 
 - It cannot wait for local-fs.target, as ordinary services do: /tmp on tmpfs is ordered after swap.target, and that
-  would be a cycle. It asks for the file systems that Python and the package lie on, and for no others.
+  would be a cycle. It asks for the file systems that Python and the package are on, and for no others.
 - systemd makes a swap unit of its own for every swap device it sees. Ours is ordered before that one, so that at
   shutdown swap is switched off first, while the server still serves.
 - systemd orders every tmpfs after swap.target, the one that holds the devices' memory too. At shutdown it therefore
   tries to unmount that first and fails, as it is in use: one line in the log, no harm. Ordering against it is a cycle.
-- A dictionary is copied to where it stays (dictionary.py) until no unit names it any more. One that is gone or has
-  changed when the machine starts is an error, and there is no device then: not one that does without it.
+- A dictionary is copied (dictionary.py), and the copy is kept until no unit names it any more. If it is gone or has
+  changed when the machine starts, that is an error: no device is made, rather than one without a dictionary.
 - The server lives in the service's control group, but ``KillMode=process`` leaves it alone: a device that could not be
-  removed (its pages fit nowhere) goes on serving. Killing it would kill every program that has a page on it.
+  removed (its pages fit nowhere) keeps serving. Killing it would kill every program that has a page on it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from truezram.engine.errors import Busy, Failed, NotFound, PermissionDenied, Tru
 
 UNIT_DIR = Path("/etc/systemd/system")
 RUNNING = Path("/run/systemd/system")
-"""Is there when systemd is the init of this machine."""
+"""Exists when systemd is the init of this machine."""
 _NAME = re.compile(r"truezram-(\d{1,7})\.service", re.ASCII)
 _COMMAND = "# Made by: "
 _TIMEOUT = 120
@@ -92,7 +92,7 @@ def _quote(words: Sequence[str], variables: bool = True) -> str:
     quoted = []
     for word in words:
         if any(ord(char) < 32 for char in word):
-            raise UsageError("cannot write a unit", f"{word!r} has a control character in it")
+            raise UsageError("cannot write a unit", f"{word!r} contains a control character")
         word = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
         word = word.replace("$", "$$") if variables else word
         quoted.append(f'"{word}"' if not re.fullmatch(r"[\w./:=+,@%$-]+", word, re.ASCII) else word)
@@ -100,7 +100,7 @@ def _quote(words: Sequence[str], variables: bool = True) -> str:
 
 
 def _python() -> list[str]:
-    """The command line that is this truezram, whatever PATH is at boot."""
+    """The command that runs this truezram, whatever PATH is at boot."""
     return [sys.executable, "-P", "-m", "truezram"]
 
 
@@ -141,7 +141,7 @@ def code_writers() -> list[str]:
 
 
 def canonical(options: CreateOptions) -> CreateOptions:
-    """Checked, as `device.create` would, and such that they mean the same whoever reads them in whatever folder: paths
+    """Checked, as `create.create` would, and independent of the user and the folder that they are used in: paths
     are absolute. What was left open stays open, so that the boot decides."""
     checked = check_options(replace(options, persist=False))
     options = replace(
@@ -152,7 +152,7 @@ def canonical(options: CreateOptions) -> CreateOptions:
         persist=False,
     )
     if options.transport != "ublk":
-        raise UsageError("cannot make it persistent", "a local device lives in a user's session only", "Use ublk")
+        raise UsageError("cannot make it persistent", "a local device exists only in a user's session", "Use ublk")
     if options.id is None:
         raise UsageError("cannot make it persistent", "it has no id", "Add --id N")
     return options
@@ -229,8 +229,8 @@ def free_id(directory: Path | None = None) -> int:
 
 
 def add(options: CreateOptions, start: bool = False) -> Unit:
-    """Writes and enables the unit; with `start`, makes the device now as well. When anything fails nothing is left of
-    it.
+    """Writes and enables the unit; with `start`, makes the device now as well. When anything fails, nothing is left
+    behind.
 
     Raises `UsageError`, `Busy` (there is one of that id), `Unsupported` (no systemd), `PermissionDenied`, `Failed`.
     """
@@ -272,7 +272,7 @@ def _forget(unit: Unit) -> None:
 
 
 def _dictionary_of(command: str) -> Path | None:
-    """The file that a unit's command names; None for none, and for a command that somebody has broken."""
+    """The file that a unit's command names; None for none, and for a command that was edited and cannot be parsed."""
     try:
         words = shlex.split(command)
     except ValueError:
@@ -309,7 +309,7 @@ def remove(number: int, stop: bool = False) -> Unit:
         raise NotFound(f"no persistent device {number}", "", "See `truezram persist list`")
     _need_systemd()
     if stop:
-        # Not left to the unit: this says what stands in the way, and works when the unit has failed to stop before.
+        # Not left to the unit: this reports what is in the way, and works when the unit has failed to stop before.
         _remove_device(f"ublkb{number}", "--mount" in shlex.split(unit.command))
         _systemctl("stop", unit.name, check=False)
     _forget(unit)

@@ -1,4 +1,4 @@
-"""Looks at the machine: can a ublk device be made here, is it safe as swap, and what stands in its way.
+"""Looks at the machine: can a ublk device be made here, is it safe as swap, and what is in the way.
 
 Every check is one line with a state and, unless it is "ok", a remedy: a command or a step that puts it right. Nothing
 is changed: the kernel is asked (ublk's features, whether tmpfs knows ``noswap``) in ways that leave no trace. What a
@@ -97,7 +97,7 @@ def memlock_limit() -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class Probes:
-    """What is not read from files."""
+    """The probes that do not read files, replaceable in tests."""
 
     ublk_features: Callable[[], int] = ublk_features
     tmpfs_noswap: Callable[[], bool] = tmpfs_noswap
@@ -140,7 +140,7 @@ class _Doctor:
     def kernel(self) -> Check:
         release = self.machine.kernel
         if procfs.kernel_version(release) >= (6, 0):
-            return Check("kernel", "ok", f"Linux {release} (ublk is there from 6.0 on)")
+            return Check("kernel", "ok", f"Linux {release} (ublk needs 6.0 or later)")
         return Check(
             "kernel", "fail", f"Linux {release or 'of unknown version'}: ublk came with 6.0", self._new_kernel()
         )
@@ -176,7 +176,9 @@ class _Doctor:
         disabled = procfs.read_int(f"{self.root}/proc/sys/kernel/io_uring_disabled")
         remedy = "sudo sysctl -w kernel.io_uring_disabled=0"
         if disabled == 2:
-            return Check("io_uring", "fail", "kernel.io_uring_disabled is 2: nobody may use io_uring", remedy)
+            return Check(
+                "io_uring", "fail", "kernel.io_uring_disabled is 2: io_uring is disabled for all users", remedy
+            )
         if disabled == 1 and not self.is_root:
             return Check("io_uring", "warn", "kernel.io_uring_disabled is 1: only root may use io_uring", remedy)
         return Check("io_uring", "ok", "allowed")
@@ -205,16 +207,16 @@ class _Doctor:
             if module:
                 remedy = "Mount devtmpfs on /dev, or give the container the device: --device /dev/ublk-control"
                 return Check("ublk", "fail", "the driver is loaded, but there is no /dev/ublk-control", remedy)
-            return Check("ublk", "fail", f"kernel {self.machine.kernel} comes without ublk_drv", self._new_kernel())
+            return Check("ublk", "fail", f"kernel {self.machine.kernel} has no ublk_drv", self._new_kernel())
         if not self.is_root:
-            return Check("ublk", "ok", "/dev/ublk-control is there (what it offers, only root can ask)")
+            return Check("ublk", "ok", "/dev/ublk-control is there (only root can ask for its features)")
         try:
             features = self.probes.ublk_features()
         except OSError as error:
             remedy = "See dmesg; in a container, give it CAP_SYS_ADMIN and io_uring (seccomp)"
             return Check("ublk", "fail", error.strerror or str(error), remedy)
         if not features:
-            return Check("ublk", "ok", "/dev/ublk-control answers (its features, a kernel before 6.5 does not tell)")
+            return Check("ublk", "ok", "/dev/ublk-control answers (kernels before 6.5 do not report its features)")
         names = [name for bit, name in _FEATURES.items() if features & bit]
         return Check("ublk", "ok", f"/dev/ublk-control answers: features {features:#x} ({', '.join(names)})")
 
@@ -235,7 +237,7 @@ class _Doctor:
             try:
                 known, how = self.probes.tmpfs_noswap(), "tried"
             except OSError:
-                how = "by the kernel's version: it could not be tried"
+                how = "by the kernel's version: it could not be tested"
         if known:
             return Check("noswap tmpfs", "ok", f"available ({how})")
         return Check("noswap tmpfs", "warn", f"tmpfs has no option noswap ({how})", remedy)

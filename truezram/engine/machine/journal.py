@@ -34,7 +34,7 @@ _FIELDS: dict[str, tuple[type, ...]] = {
 
 
 def state_dir() -> Path:
-    """``/var/lib/truezram``, or what TRUEZRAM_STATE_DIR says. Raises `PermissionDenied` for root where others than
+    """``/var/lib/truezram``, or what TRUEZRAM_STATE_DIR says. Raises `PermissionDenied` for root if others than
     root can change that."""
     given = os.environ.get("TRUEZRAM_STATE_DIR")
     return paths.private("TRUEZRAM_STATE_DIR", Path(given).absolute()) if given else SYSTEM_STATE_DIR
@@ -52,7 +52,7 @@ class Journal:
         self.path = (directory or state_dir()) / "journal.jsonl"
 
     def read(self) -> tuple[list[Change], list[int]]:
-        """(all changes, oldest first; numbers of the lines that make no sense and were left out).
+        """(all changes, oldest first; numbers of the lines that cannot be parsed and were left out).
 
         Raises `PermissionDenied`, `Failed`; a journal that is not there is empty.
         """
@@ -120,7 +120,7 @@ class Journal:
 
 
 def _parse(line: str) -> Change | int | None:
-    """A change, the id of one that was undone, or None for what is neither."""
+    """A change, the id of one that was undone, or None for anything else."""
     try:
         fields = json.loads(line)
     except (ValueError, RecursionError):

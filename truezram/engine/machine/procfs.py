@@ -1,7 +1,7 @@
-"""Reads what the kernel says of the machine: memory, swap, pressure, zswap, and the processes and their memory.
+"""Reads what the kernel reports about the machine: memory, swap, pressure, zswap, and the processes and their memory.
 
 Everything here is a snapshot of files that change, vanish or were never there: an absent or unreadable file gives the
-field's "not known" value, a process that ends half-way is left out. `root` is where the tree starts, ``/`` but in
+field's "not known" value, a process that ends half-way is left out. `root` is where the tree starts, ``/`` except in
 tests. Sizes are in bytes. The functions are called several times a second, hence plain `os` calls on strings instead
 of Path.
 """
@@ -24,7 +24,7 @@ _CHUNK = 1 << 16
 
 
 def read_bytes(path: str | Path) -> bytes | None:
-    """The whole of a file of the kernel's, None when it cannot be opened or read (absent, not permitted, switched
+    """All of a file of the kernel's, None when it cannot be opened or read (absent, not permitted, switched
     off)."""
     try:
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY)
@@ -211,7 +211,7 @@ class Process:
     uid: int
     """Its real user id."""
     user: str
-    """That user's name, or the number where it has none."""
+    """That user's name, or the number if it has none."""
     comm: str
     cgroup: str
     """Its cgroup v2 path (``/user.slice/...``), of v1 the memory controller's; empty when not known."""
@@ -240,7 +240,7 @@ def pids(root: Path = ROOT) -> list[int]:
 
 
 def _cgroup(text: str) -> str:
-    """The path of cgroup v2 (``0::/path``) or, where only v1 is mounted, of the memory controller."""
+    """The path of cgroup v2 (``0::/path``) or, if only v1 is mounted, of the memory controller."""
     v2 = ""
     for line in text.split("\n"):
         number, _, rest = line.partition(":")
@@ -288,7 +288,7 @@ def identity(pid: int, root: Path = ROOT) -> tuple[str, int] | None:
 
 
 def lock_holder(path: str | Path, root: Path = ROOT) -> int | None:
-    """The process that took the flock on a file, by /proc/locks; None when nobody has."""
+    """The process that took the flock on a file, by /proc/locks; None when it is not locked."""
     try:
         found = os.lstat(path)
     except OSError:

@@ -3,8 +3,8 @@ put back.
 
 A setting is a file of the kernel's. Every change is journalled before it is made (journal.py), read back after, and
 undone in reverse order. Several changes in one call are one: when one fails, those before it are put back. Changes
-last until the machine is restarted. What a device itself can change while it runs (mem_limit, algorithm) is
-device.py's.
+last until the machine is restarted. What can be changed on a device while it runs (mem_limit, algorithm) is in
+device/settings.py.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class _Swap:
         return self.ours or self.zram
 
 
-_NONE = "no compressed swap is in use: nothing better is known"
+_NONE = "no compressed swap is in use: no better value is known"
 
 
 def _swappiness(swap: _Swap) -> tuple[str, str]:
@@ -70,7 +70,10 @@ def _page_cluster(swap: _Swap) -> tuple[str, str]:
             " of kernel zram's speed with 3, 0.34 with 0)"
         )
     if swap.zram:
-        return "0", "kernel zram has no round trip to share: reading ahead only decompresses pages nobody asked for"
+        return (
+            "0",
+            "kernel zram has no round trip to share: reading ahead only decompresses pages that were not asked for",
+        )
     return "", _NONE
 
 
@@ -85,7 +88,7 @@ def _watermark(swap: _Swap) -> tuple[str, str]:
 
 def _zswap(swap: _Swap) -> tuple[str, str]:
     if not swap.compressed:
-        return "", "without a compressed swap device zswap is a good thing to have in front of a disk"
+        return "", "without a compressed swap device zswap helps in front of a disk"
     return "N", "zswap takes pages before the compressed device sees them, and compresses them a first time"
 
 
@@ -224,7 +227,7 @@ class _Planned:
 
 
 def _plan(assignments: Sequence[str], root: Path) -> list[_Planned]:
-    """What ``KEY=VALUE``, ``KEY`` (its suggestion) or nothing (every suggestion) comes to; checked, nothing touched."""
+    """What ``KEY=VALUE``, ``KEY`` (its suggestion) or nothing (every suggestion) comes to; checked, nothing changed."""
     known = {item.key: item for item in tunables(root)}
     if not assignments:
         assignments = [item.key for item in known.values() if item.differs]
@@ -359,8 +362,8 @@ def undo(
 ) -> list[Undone]:
     """Puts settings back, last change first: all changes in force, or those of the keys or ids (``#3``) in `words`.
 
-    Raises `Busy`, with nothing touched, when a setting no longer has the value that the change gave it, since someone
-    else has changed it (`force` puts it back all the same); `NotFound`, `PermissionDenied`, `Failed`.
+    Raises `Busy`, with nothing changed, when a setting no longer has the value that the change gave it, since someone
+    else has changed it (`force` puts it back anyway); `NotFound`, `PermissionDenied`, `Failed`.
     """
     journal = journal or Journal()
     if not _choose(history(root, journal)[0], words):
@@ -377,7 +380,7 @@ def undo(
 
 
 def _check_undo(chosen: list[Change], root: Path) -> None:
-    """Goes through it without touching anything: each change must find what it left, or what it had found."""
+    """A dry run: each change must find what it left, or what it had found."""
     values: dict[str, str | None] = {}
     for change in chosen:
         now = values.setdefault(change.key, _read(_setting(change.key, root), root))
@@ -385,7 +388,7 @@ def _check_undo(chosen: list[Change], root: Path) -> None:
             raise Busy(
                 f"cannot undo change {change.id} of {change.key}",
                 f"it is {now} now, not {change.after} as this change left it",
-                f"Undo the later change first, or put {change.before} back all the same with --force",
+                f"Undo the later change first, or put {change.before} back anyway with --force",
             )
         values[change.key] = None if now is None else change.before
 

@@ -1,13 +1,12 @@
 """Who uses a block device: swap, mounts, device mapper, md, loop devices, programs that have it open.
 
-The kernel is asked by device number and in sysfs, never by a path: a path in /proc/swaps or in mountinfo is only what
-somebody typed. The same device has as many paths as somebody makes nodes, and what stands in /dev under a name may be
-something else. Each user counts, whether it has the disk itself, one of its partitions, or what stands on those: that
-is the disk's `family`.
+Devices are looked up by number and in sysfs, never by path: a path in /proc/swaps or in mountinfo is only what was
+typed. A device can have any number of nodes, and a name in /dev may be another device's node. Each user counts, whether
+it has the disk itself, one of its partitions, or a device on top of those: that is the disk's `family`.
 
-A disk whose server was killed is gone from sysfs at once, and its swap area and its mounts stay, for ever or until
-they are unmounted. Nothing but names tells whose those are: a "lost" area or mount counts for the disk that its path
-names, and an area with a path that names no disk at all for every dead disk on which it would have had room.
+A disk whose server was killed is gone from sysfs at once. Its swap area stays until the next restart, and its mounts
+until they are unmounted. Only names show which disk those were on: a "lost" area or mount counts for the disk that its
+path names, and an area with a path that names no disk at all for every dead disk on which it would have had room.
 """
 
 from __future__ import annotations
@@ -30,10 +29,10 @@ from truezram.engine.units import format_size
 
 _DELETED = " (deleted)"
 _DISK = re.compile(r"(?:ublkb|zram|[hsv]d[a-z]|xvd[a-z]|nvme|mmcblk|md|dm-|loop|nbd|pmem|rbd|sr)\d*.*")
-"""What the kernel names its block devices: a node of another name says nothing about which one it was."""
+"""What the kernel names its block devices: any other name of a node does not show which device it was."""
 _WITHOUT_NUMBER = ("btrfs", "bcachefs")
-"""Filesystems on block devices that have an anonymous device number, as they may have several devices. Of no others
-is the source believed: anybody may mount a FUSE filesystem that claims to come from /dev/ublkb0."""
+"""Filesystems on block devices that have an anonymous device number, as they may have several devices. For others
+the source is not trusted: anyone may mount a FUSE filesystem that claims to come from /dev/ublkb0."""
 _LOOP_GET_STATUS64 = 0x4C05
 _LOOP_INFO_SIZE = 232
 _LOOP_RDEVICE = slice(16, 24)
@@ -53,7 +52,7 @@ def _text(number: int) -> str:
 
 
 def name_of(number: str, root: Path = ROOT) -> str:
-    """The kernel's name of a block device ("ublkb0p1"); empty when it has none of that number (any more)."""
+    """The kernel's name of a block device ("ublkb0p1"); empty when no device has that number (any more)."""
     try:
         return os.readlink(f"{root}/sys/dev/block/{number}").rpartition("/")[2]  # noqa: PTH115
     except OSError:
@@ -67,7 +66,7 @@ def _list(path: str) -> list[str]:
         return []
 
 
-# --- the disk, and what stands on it
+# --- the disk, and what is on top of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +86,8 @@ def disk(name: str, root: Path = ROOT, partition_of: str = "") -> Disk | None:
 
 
 def family(name: str, root: Path = ROOT, loops: bool = True) -> tuple[Disk, ...]:
-    """The disk `name`, its partitions, and what stands on any of these, and so on. Empty when the kernel has it no
-    more and nothing stands on it. Without `loops`, loop devices are left out, which takes a fifth of the time."""
+    """The disk `name`, its partitions, the devices on top of any of these, and so on. Empty when the disk is gone and
+    nothing is on top of it. Without `loops`, loop devices are left out, which takes a fifth of the time."""
     found: dict[str, Disk] = {}
     first = disk(name, root)
     waiting: list[Disk | None] = [first] if first else [disk(other, root) for other in _orphans_of(name, root)]
@@ -108,7 +107,7 @@ def family(name: str, root: Path = ROOT, loops: bool = True) -> tuple[Disk, ...]
 
 
 def _orphans_of(name: str, root: Path) -> list[str]:
-    """What stood on a disk that the kernel has no more: it keeps the name of what is below it."""
+    """Devices on top of a disk that is gone: each keeps the name of what is below it."""
     blocks = f"{root}/sys/class/block"
     return [
         other for other in _list(blocks) if any(_is_part(below, name) for below in _list(f"{blocks}/{other}/slaves"))
@@ -116,7 +115,7 @@ def _orphans_of(name: str, root: Path) -> list[str]:
 
 
 def _loops(root: Path) -> dict[str, list[str]]:
-    """Loop devices by the number of the block device that they are over."""
+    """Loop devices by the number of the block device that backs them."""
     found: dict[str, list[str]] = {}
     for name in _list(f"{root}/sys/block"):
         if not name.startswith("loop"):
@@ -132,7 +131,7 @@ def _loops(root: Path) -> dict[str, list[str]]:
 
 
 def _loop_number(node: str) -> str | None:
-    """What the loop driver says that it is over; None when that is not a block device, or it cannot be asked."""
+    """The block device behind a loop device, as the driver reports it; None for a file, or if it cannot be asked."""
     info = bytearray(_LOOP_INFO_SIZE)
     try:
         file = os.open(node, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -162,10 +161,10 @@ class Swaps:
     """The swap areas of one instant, each with the disk that it is on."""
 
     def __init__(self, areas: Iterable[SwapArea] | None = None, root: Path = ROOT) -> None:
-        """`areas`: the lines of /proc/swaps where the caller has them already."""
+        """`areas`: the lines of /proc/swaps if the caller has them already."""
         self._known: list[tuple[str, SwapArea]] = []
         self.lost: list[SwapArea] = []
-        """Areas on a disk that the kernel has no more, or whose node is not there any more."""
+        """Areas on a disk that is gone, or whose node is gone."""
         self._root = root
         for area in procfs.swaps(root) if areas is None else areas:
             if area.type == "file":
@@ -177,7 +176,7 @@ class Swaps:
                 self.lost.append(area)
 
     def on(self, name: str, disks: Sequence[Disk], size: int = 0) -> tuple[SwapArea, ...]:
-        """Those on that disk or on what stands on it. `disks` is its family, `size` its size where it is known: both
+        """Those on that disk or on what is on top of it. `disks` is its family, `size` its size where it is known: both
         for a disk that is gone."""
         members = {disk.number for disk in disks}
         found = [area for number, area in self._known if number in members]
@@ -187,7 +186,7 @@ class Swaps:
 
     def hidden(self, disks: Sequence[Disk]) -> tuple[SwapArea, ...]:
         """The lost areas that may be on one of these disks, which exist. A node can be removed under a swap area. Then
-        only this shows that it is there: somebody has claimed the disk, and nothing that is known to use it has."""
+        only this shows that it is there: the disk is claimed, and by none of its known users."""
         if not self.lost:
             return ()
         claimed = _unexplained(self, disks, self._root)
@@ -200,7 +199,7 @@ class Swaps:
         )
 
     def numbers(self) -> set[str]:
-        """Of all block devices that are swap, as far as they can be told."""
+        """Of all block devices that are swap, as far as that is known."""
         return {number for number, _ in self._known}
 
 
@@ -244,7 +243,7 @@ def _numbers_of(mount: Mount, root: Path) -> frozenset[str]:
 
 
 def mounts_on(name: str, disks: Sequence[Disk], table: MountTable, root: Path = ROOT) -> tuple[Mount, ...]:
-    """What is mounted of a disk and of what stands on it. `disks`: its family."""
+    """What is mounted of a disk and of what is on top of it. `disks`: its family."""
     members = {disk.number for disk in disks}
     found = []
     gone = name not in {disk.name for disk in disks}
@@ -255,8 +254,8 @@ def mounts_on(name: str, disks: Sequence[Disk], table: MountTable, root: Path = 
 
 
 def _was_of(mount: Mount, numbers: frozenset[str], name: str, root: Path) -> bool:
-    """Whether a mount is what is left of a disk that is gone: its filesystem is on a block device that the kernel has
-    no more, and it was mounted by that name."""
+    """Whether a mount is what is left of a disk that is gone: its filesystem is on a block device that
+    no longer exists, and it was mounted by that name."""
     if mount.number.startswith("0:") and mount.kind not in _WITHOUT_NUMBER:
         return False
     return _is_part(_base(mount.source), name) and not any(name_of(number, root) for number in numbers)
@@ -301,11 +300,11 @@ def mount_table(root: Path = ROOT) -> MountTable:
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """Somebody who uses a device."""
+    """One user of a device."""
 
     text: str
     lasting: bool
-    """Whether it will not go away by itself within a moment, as udev's look at it does."""
+    """Whether it will not go away by itself within a moment, as udev's probing does."""
     remedy: str
     area: SwapArea | None = None
     """The line of /proc/swaps, of what uses it as swap."""
@@ -323,8 +322,8 @@ def swap_areas(name: str, root: Path = ROOT, size: int = 0) -> tuple[SwapArea, .
 
 
 def users(name: str, root: Path = ROOT, size: int = 0) -> list[User]:
-    """All who use the disk `name`: swap first, then mounts, what stands on it, programs that have it open. `size` as
-    in `Swaps.on`."""
+    """All users of the disk `name`: swap first, then mounts, devices on top of it, programs that have it open. `size`
+    as in `Swaps.on`."""
     disks = family(name, root)
     table = mount_table(root)
     found = [_swap_user(name, area) for area in swap_areas(name, root, size)]
@@ -353,17 +352,17 @@ def _mount_user(mount: Mount, covered: bool) -> User:
 
 
 def _above(disk: Disk, root: Path) -> User:
-    """A block device that stands on it, with the way to take that away."""
+    """A block device on top of it, with the way to remove that."""
     folder = f"{root}/sys/class/block/{disk.name}"
     label, uuid = (procfs.read_text(f"{folder}/dm/{file}") or "" for file in ("name", "uuid"))
     if label:
         ways = {"CRYPT-": f"cryptsetup close {label}", "LVM-": f"lvchange -an /dev/mapper/{label}"}
         way = next((way for start, way in ways.items() if uuid.startswith(start)), f"dmsetup remove {label}")
-        return User(f"the block device {disk.name} ({label}) stands on it", True, way)
+        return User(f"the block device {disk.name} ({label}) is on top of it", True, way)
     if disk.name.startswith("loop"):
-        return User(f"the loop device {disk.name} stands on it", True, f"losetup -d /dev/{disk.name}")
+        return User(f"the loop device {disk.name} is on top of it", True, f"losetup -d /dev/{disk.name}")
     way = f"mdadm --stop /dev/{disk.name}" if disk.name.startswith("md") else f"remove {disk.name}"
-    return User(f"the block device {disk.name} stands on it", True, way)
+    return User(f"the block device {disk.name} is on top of it", True, way)
 
 
 # --- who has it open
@@ -374,9 +373,9 @@ _STATX_SIZE, _STATX_MODE, _STATX_RDEV = 256, 28, 128
 
 
 def _open_number(link: str) -> str | None:
-    """As `number_of`, for a link in /proc/PID/fd. A file on a network or FUSE filesystem is not asked for: its server
+    """As `number_of`, for a link in /proc/PID/fd. A file on a network or FUSE filesystem is not looked up: its server
     may not answer."""
-    import ctypes  # which a `list` does not wait for
+    import ctypes  # slow, and not needed for `list`
 
     statx = getattr(ctypes.CDLL(None), "statx", None)
     if statx is None:  # a libc from before 2018
@@ -417,7 +416,7 @@ def _files(folder: str) -> list[str]:
 
 
 def _claimed(disk: Disk, root: Path) -> bool | None:
-    """Whether somebody holds the block device exclusively; None when that cannot be asked (only root may, and only
+    """Whether the block device is held exclusively; None when that cannot be found out (only root may, and only
     with a node)."""
     node = f"{root}/dev/{disk.name}"
     if number_of(node) != disk.number:
@@ -430,7 +429,7 @@ def _claimed(disk: Disk, root: Path) -> bool | None:
 
 
 def _unexplained(swaps: Swaps, disks: Sequence[Disk], root: Path) -> list[Disk]:
-    """The disks of a family that are claimed by somebody who is none of those that can be named."""
+    """The disks of a family that are claimed by a user that cannot be named."""
     claimed = [disk for disk in disks if _claimed(disk, root)]
     if not claimed:
         return []

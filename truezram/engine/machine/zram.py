@@ -1,5 +1,5 @@
 """The kernel's own compressed memory, its zram devices and zswap, read from sysfs and /proc, as the snapshots that the
-app shows beside ours. Nothing is written.
+app shows alongside ours. Nothing is written.
 
 `mm_stat`, `io_stat` and the other files are described in the kernel's Documentation/admin-guide/blockdev/zram.rst.
 Fields that the kernel does not give stay 0; kernels before 4.7 or so give fewer columns, later ones more.
@@ -110,9 +110,9 @@ def devices(
 
 
 def zswap(machine: MachineSnapshot, root: Path = procfs.ROOT) -> DeviceSnapshot | None:
-    """zswap as if it were a device; None when it is off and empty. Every page in it has a place in a swap area, so that
+    """zswap as if it were a device; None when it is off and empty. Every page in it has a slot in a swap area, so that
     it can hold as much as those can (``disksize``), and its pool takes at most its share of memory (``mem_limit``). Its
-    objects' size and its latencies are not told; pages in and out are those of /proc/vmstat, from boot on."""
+    objects' size and its latencies are not reported; pages in and out are those of /proc/vmstat, counted from boot."""
     now = machine.zswap
     if not now.enabled and not now.stored_pages:
         return None
