@@ -97,7 +97,7 @@ def test_shrinks_what_can_be_shrunk(name: str, isa: str) -> None:
 
 @pytest.mark.parametrize("isa", [isa for name, isa in VARIANTS if name == "fast"])
 def test_fast_is_no_larger_than_lz4_on_text_that_repeats_itself(isa: str) -> None:
-    """Its last byte says what an object is: 0x82 is an LZ4 block, and what stands before it lz4's own object."""
+    """Its last byte says what an object is: 0x82 is an LZ4 block, and the bytes before it are lz4's own object."""
     rng = random.Random(12)
     logs = [log_lines(rng, PAGE) for _ in range(50)]
     fast, lz4 = compressors["fast", isa], compressors["lz4", isa]
@@ -253,7 +253,7 @@ def test_threads_may_share_a_compressor() -> None:
 
 
 def test_batch_calls_release_the_gil() -> None:
-    """While one thread is inside a long batch call, this one goes on running Python."""
+    """While one thread is inside a long batch call, this one keeps running Python."""
     compressor = truezram.Compressor("zstd:19")
     data = b"".join(sample(400, seed=14))
     thread = threading.Thread(target=compressor.compress_pages, args=(data,))

@@ -1,4 +1,4 @@
-"""The code tables of the ``dense`` codec are what make_dense_tables.py makes of the training statistics beside it."""
+"""The code tables of the ``dense`` codec are what make_dense_tables.py makes from the statistics next to it."""
 
 from __future__ import annotations
 

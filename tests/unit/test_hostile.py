@@ -82,7 +82,7 @@ def test_every_operation_refuses_values_out_of_range(device: Entry) -> None:
         assert status(s, request(PAGE_MAP, args=(0, 1, 257, 0))) == 3
         assert status(s, request(PAGE_MAP, args=(2**64 - 1, 2**64 - 1, 256, 0))) == 0
         assert status(s, request(99)) == 2
-    with connect(device) as s:  # a text without an end is no message
+    with connect(device) as s:  # an unterminated text is not a message
         s.send(request(SET, b"a" * 216))
         assert struct.unpack_from("<IHH", s.recv(1 << 16))[2] == 2
 

@@ -65,7 +65,7 @@ def test_lz4_end_of_block_rules() -> None:
 def test_lz4_ratio_is_liblz4s() -> None:
     """On these pages together no larger than liblz4's; real pages are the benchmark's matter.
 
-    (``lz4.block.compress`` is no measure: it uses the streaming functions, which hash otherwise.)
+    (``lz4.block.compress`` cannot be the measure: it uses the streaming functions, which hash otherwise.)
     """
     samples = sample(1000, seed=22)
     library = ctypes.CDLL(lz4.block._block.__file__)

@@ -1,5 +1,5 @@
 """Who may import whom: rooms are in order, in Python and in C, nothing points back, and there are no circles. Nothing
-below the app knows Textual or the app, and a verb does not pay for them."""
+below the app knows Textual or the app, and no verb loads them."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ def room(name: str, rooms: Rooms, separator: str) -> tuple[int, str]:
     """(line, name) of the room that a module or file is in."""
     fitting = [
         (len(prefix), line, title)
-        for line, beside in enumerate(rooms)
-        for title, prefixes in beside.items()
+        for line, same_line in enumerate(rooms)
+        for title, prefixes in same_line.items()
         for prefix in prefixes
         if not prefix or name == prefix or name.startswith(prefix + separator)
     ]

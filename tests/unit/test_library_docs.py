@@ -1,4 +1,4 @@
-"""The examples of docs/library.md, run one after another as they stand."""
+"""The examples of docs/library.md, run one after another as they are."""
 
 from __future__ import annotations
 

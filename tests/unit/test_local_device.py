@@ -177,7 +177,7 @@ def test_settings_that_the_server_refuses() -> None:
             client.set(entry, "no_such_key", "1")
         found = client.device(entry)
         assert (found.mem_limit, found.algorithm, found.state) == (0, "lz4", "live")
-        # It goes on: what it does take is done.
+        # It continues: what it does take is done.
         set_values(client, entry, {"mem_limit": str(32 << 20), "algorithm": "zstd:3"})
         found = client.device(entry)
         assert (found.mem_limit, found.algorithm) == (32 << 20, "zstd:3")

@@ -85,7 +85,7 @@ def test_bash_completes(bash: Callable[[str], list[str]]) -> None:
     assert bash("truezram remove ") == ["ublkb0", "local3"]
     assert bash("truezram stat l") == ["local3"]
     assert "--force" in bash("truezram remove --")
-    # An option's value is no verb, even when it looks like one.
+    # An option's value is not a verb, even if it looks like one.
     assert bash("truezram --record list cr") == ["create"]
     assert bash("truezram create --size ") == []
 

@@ -24,7 +24,7 @@ def test_ruff() -> None:
     check("ruff", "check", ".")
 
 
-# Folders apart: tests are no packages, and each folder has a conftest.py.
+# One folder at a time: tests are not packages, and each folder has a conftest.py.
 @pytest.mark.parametrize("where", [(), ("tests/device",)], ids=["truezram", "tests-device"])
 def test_mypy(where: tuple[str, ...]) -> None:
     check("mypy", *where)

@@ -41,7 +41,7 @@ esac
 
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_dir: Path) -> Path:
-    """A machine with systemd, as far as this module can tell; its folder of units."""
+    """A machine with systemd, as far as this module can see; its folder of units."""
     for name in ("bin", "units", "enabled", "run"):
         (tmp_path / name).mkdir(exist_ok=True)
     script = tmp_path / "bin/systemctl"

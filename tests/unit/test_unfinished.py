@@ -37,7 +37,7 @@ def left(run_dir: Path) -> list[str]:
 def test_a_server_that_does_not_become_ready_leaves_nothing(
     fake: FakeServer, run_dir: Path, monkeypatch: pytest.MonkeyPatch, mode: str, number: int | None
 ) -> None:
-    """With an id and without: that there is no statistics page yet is no obstacle."""
+    """With an id and without: a missing statistics page is not an obstacle."""
     fake.mode(mode)
     monkeypatch.setattr(server, "start", lambda launch, run_dir: START(launch, run_dir, timeout=1.5))
     with pytest.raises(Failed):

@@ -34,7 +34,7 @@ class Machine:
             out.write(text)
 
     def disk(self, name: str, number: str, below: str = "", partition: bool = False) -> None:
-        """A block device with its node; `below`: what it stands on or is a partition of."""
+        """A block device with its node; `below`: what it is on top of or a partition of."""
         blocks = "sys/class/block"
         if partition:
             self.write(f"{blocks}/{below}/{name}/partition", "1\n")
@@ -153,7 +153,7 @@ def test_a_mount_under_another_is_not_taken_for_the_one_to_unmount(machine: Mach
 
 
 def test_swap_whose_node_was_removed(machine: Machine) -> None:
-    """Nobody can say whose it is, but somebody has claimed the device."""
+    """Whose it is cannot be known, but the device is claimed."""
     machine.swap("/tmp/node\\040(deleted)")
     assert machine.areas() == []
     machine.claimed["ublkb0"] = True
@@ -170,7 +170,7 @@ def test_swap_whose_node_was_removed_where_the_kernel_cannot_be_asked(machine: M
     assert machine.areas() == ["/dev/ublkb0 (deleted)"]
     machine.claimed["ublkb0"] = False  # an earlier device of that name
     assert machine.areas() == []
-    # By another node, which is gone as well: it has room for it, and nobody can say that it is not there.
+    # By another node, which is gone as well: it has room for it, and may be there.
     machine.swap("/tmp/node\\040(deleted)", used=8)
     machine.swap("/dev/ublkb7\\040(deleted)")
     machine.claimed["ublkb0"] = None

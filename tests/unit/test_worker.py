@@ -28,7 +28,7 @@ def ignore(fraction: float | None, text: str, partial: Any) -> None:
 
 def test_an_estimate_is_made_with_the_lowest_priority_and_its_process_goes() -> None:
     seen: list[int] = []
-    # Few pages: beside busy programs the lowest priority is slow.
+    # Few pages: next to busy programs the lowest priority is slow.
     small = subprocess.Popen(["sleep", "infinity"])
     before = set(children())
 

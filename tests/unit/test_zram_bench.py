@@ -1,4 +1,4 @@
-"""zram_bench.py: kernel zram as a baseline, on a real device where possible and on a file that stands for one."""
+"""zram_bench.py: kernel zram as a baseline, on a real device where possible and on a file in place of one."""
 
 from __future__ import annotations
 
@@ -134,5 +134,5 @@ def test_a_real_device_comes_and_goes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(measured.write_ns) == len(measured.read_ns) == 2
     with pytest.raises(Unsupported, match="has no 'nothing'"):
         zram_bench.check(["nothing"])
-    # Each of its devices. (Not what /sys/block lists: other tests' devices come and go beside.)
+    # Each of its devices. (Not what /sys/block lists: other tests' devices come and go meanwhile.)
     assert len(removed) == 3
