@@ -26,7 +26,7 @@ COLUMNS = (
     Column("STREAMS", right=True, keep=8),
     Column("MOUNTPOINT", keep=4),
 )
-"""zramctl's names, if it has one. TYPE is "ublk", "local" (no node in /dev), "zram" or "zswap" (the kernel's)."""
+"""Named as in zramctl, if it has it. TYPE is "ublk", "local" (no node in /dev), "zram" or "zswap" (the kernel's)."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
