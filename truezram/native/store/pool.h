@@ -87,7 +87,7 @@ struct tz_pool {
 	/* The reserve's thread alone grows and shrinks the arena. */
 	_Atomic uint32_t wake;			/* its futex word: enum wake in pool.c */
 	uint32_t unpopulated;			/* list of slabs that were punched out */
-	struct tz_floor floor;			/* of free memory; 0 until the reserve is full once */
+	struct tz_floor floor;			/* of free memory; 0 until the reserve is full */
 	uint64_t floor_at;			/* ns: when that was looked at */
 	uint64_t short_since;			/* ns: since when less is free; 0: there is more */
 	uint32_t next_map;			/* maps from here on were never touched */
