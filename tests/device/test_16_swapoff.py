@@ -27,19 +27,19 @@ grep -q '^out' hog.out || {{ cat hog.out; exit 1; }}
 TOOLS = """
 used() { awk -v path="$1" '$1 == path { print $4 }' /proc/swaps; }
 gone() {
-	for _ in $(seq 300); do [ -e /proc/$1 ] || return 0; sleep 0.1; done
+	for _ in $(seq 1200); do [ -e /proc/$1 ] || return 0; sleep 0.1; done
 	cat /proc/$1/status /proc/$1/stack; return 1
 }
 helper() { pgrep -P "$1" tz-helper; }
 told() {
 	kill -STOP $2; kill -TERM $1
-	for _ in $(seq 200); do grep -q 'swapoff' $3 && return; sleep 0.05; done
+	for _ in $(seq 1200); do grep -q 'swapoff' $3 && return; sleep 0.05; done
 	cat $3; return 1
 }
 hang() {
 	told "$@" || return
 	kill -STOP $1; kill -CONT $2
-	for _ in $(seq 200); do [ "$(cut -d' ' -f3 /proc/$2/stat)" = D ] && return; sleep 0.05; done
+	for _ in $(seq 1200); do [ "$(cut -d' ' -f3 /proc/$2/stat)" = D ] && return; sleep 0.05; done
 	cat /proc/$2/status; return 1
 }
 """
@@ -74,7 +74,7 @@ gone {pid}; gone $helper
 [ -z "$(used {path})" ] && [ ! -e {path} ]
 echo >&9; wait $hog; cat hog.out
 """,
-        timeout=240,
+        timeout=480,
     ).out
     assert f"good {MIB << 8}" in out, out
     lines = [line.split(" -> ")[1] for line in out.splitlines() if line.startswith("l")]
@@ -102,7 +102,7 @@ gone $helper || exit 1
 kill -9 -- $hog $(pgrep -P $hog); gone $hog || exit 1
 echo "area: $(used {path})"; grep -c "" /proc/swaps
 """,
-        timeout=240,
+        timeout=480,
     ).out
     left = int(out.split("left ")[1].split()[0])
     assert left > 0, "swapoff had ended before the server was stopped"
@@ -124,7 +124,7 @@ hang {pid} $helper {log_of(path)} && kill -9 {pid} || exit 1
 gone {pid} && gone $helper && [ -z "$(used {path})" ] || {{ cat /proc/swaps; exit 1; }}
 kill -9 -- $hog $(pgrep -P $hog); gone $hog
 """,
-        timeout=240,
+        timeout=480,
     )
     product.run(f"truezram remove {path}")
     assert product.json("list")["devices"] == []
@@ -140,7 +140,7 @@ hang {pid} $helper {log_of(path)}
 kill -9 $helper; kill -CONT {pid}
 gone $helper
 [ -n "$(used {path})" ]
-for _ in $(seq 50); do grep -q 'device stays' {log_of(path)} && break; sleep 0.1; done
+for _ in $(seq 600); do grep -q 'device stays' {log_of(path)} && break; sleep 0.1; done
 grep 'device stays' {log_of(path)}
 truezram stat {path} >/dev/null
 kill -TERM {pid}
@@ -148,7 +148,7 @@ gone {pid}
 [ -z "$(used {path})" ]
 echo >&9; wait $hog; cat hog.out
 """,
-        timeout=240,
+        timeout=480,
     ).out
     assert "its process was killed" in out
     assert f"good {MIB << 8}" in out, out
@@ -163,14 +163,14 @@ def test_what_does_not_fit_is_refused(product: Product) -> None:
         f"""{hog}
 echo "swapped $(used {path}) available $(awk '/MemAvailable/ {{ print $2 }}' /proc/meminfo)"
 kill -TERM {pid}
-for _ in $(seq 100); do grep -q SIGTERM {log} && break; sleep 0.1; done
+for _ in $(seq 600); do grep -q SIGTERM {log} && break; sleep 0.1; done
 cat {log}
 [ -n "$(used {path})" ] && [ -e /proc/{pid} ]
 kill -9 -- $hog $(pgrep -P $hog); gone $hog
 kill -TERM {pid}; gone {pid}
 [ ! -e {path} ]
 """,
-        timeout=240,
+        timeout=480,
     ).out
     assert "SIGTERM refused" in out, out
     assert product.json("list")["devices"] == []
