@@ -26,6 +26,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from truezram._native import lib
 from truezram.engine.device import filesystem, server, swap
 from truezram.engine.device.client import Client, Entry
 from truezram.engine.device.control import STOP_TIMEOUT, NoAnswer, Op, peer, request
@@ -264,7 +265,11 @@ def _stop(entry: Entry, what: str, force: bool) -> None:
         if areas_of(entry):
             raise Busy(what, "it is in use as swap", "Try again")
         try:
-            request(entry.sock, Op.STOP, what=what, timeout=STOP_TIMEOUT if not force else TERM_TIMEOUT)
+            # Unless forced, the server looks once more itself, and so does the kernel where it can (7.0).
+            how, timeout = (
+                (lib.TZ_STOP_UNLESS_SWAP, TERM_TIMEOUT) if force else (lib.TZ_STOP_UNLESS_CLAIMED, STOP_TIMEOUT)
+            )
+            request(entry.sock, Op.STOP, (how,), what=what, timeout=timeout)
             if _wait_gone(entry, process, END_TIMEOUT if not force else TERM_TIMEOUT):
                 return
             why = "its server accepted the request and has not ended since"
