@@ -64,7 +64,7 @@ def test_none_is_refused_below_the_limit(guest: Guest, product: Product, mib: in
     # (By its path: `pagetool` is a shell function, and a signal would go to the shell around it.)
     tool = product.tools / "pagetool"
     script = HOGS.format(parts=PARTS, commands=commands, mib=memory // 2, pagetool=tool)
-    out = product.strict(script, timeout=600 + minutes * 180).out.splitlines()
+    out = product.strict(script, timeout=1500 + minutes * 180).out.splitlines()
     answers = [line for line in out if " bad=" in line]
     assert [line for line in answers if not line.endswith(" bad=0")] == []
     assert sum(line.startswith("fill ") for line in answers) == PARTS
