@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from truezram.cli.output import print_json
-from truezram.engine.device.options import TRANSPORTS
+from truezram.engine.device.options import TRANSPORTS, CreateOptions
 from truezram.engine.errors import UsageError
 
 NAME = "create"
@@ -59,11 +59,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mount", metavar="DIR", help="mount the filesystem there (with discard and noatime)")
 
 
-def run(args: argparse.Namespace) -> int:
-    from truezram.engine.device.create import CreateOptions, create, parse_mem_limit
+def options_of(args: argparse.Namespace) -> CreateOptions:
+    """What these arguments ask for. Raises `UsageError`."""
+    from truezram.engine.device.settings import parse_mem_limit
     from truezram.engine.units import parse_disksize
 
-    options = CreateOptions(
+    return CreateOptions(
         size=parse_disksize(args.size),
         algorithm=args.algorithm,
         dictionary=args.dictionary,
@@ -77,7 +78,12 @@ def run(args: argparse.Namespace) -> int:
         fs=args.fs,
         mount=args.mount,
     )
-    made = create(options)
+
+
+def run(args: argparse.Namespace) -> int:
+    from truezram.engine.device.create import create
+
+    made = create(options_of(args))
     if args.json:
         body = {
             "name": made.name,

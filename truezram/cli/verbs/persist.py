@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from truezram.cli.output import Column, format_table, print_json, terminal_width
 from truezram.cli.verbs import create
 
 if TYPE_CHECKING:
-    from truezram.engine.device.create import CreateOptions
     from truezram.engine.device.systemd import Unit
 
 NAME = "persist"
@@ -31,27 +31,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON, errors too")
 
 
-def _options(args: argparse.Namespace) -> CreateOptions:
-    from truezram.engine.device.create import CreateOptions, parse_mem_limit
-    from truezram.engine.device.systemd import free_id
-    from truezram.engine.units import parse_disksize
-
-    return CreateOptions(
-        size=parse_disksize(args.size),
-        algorithm=args.algorithm,
-        dictionary=args.dictionary,
-        mem_limit=parse_mem_limit(args.mem_limit) if args.mem_limit is not None else 0,
-        id=free_id() if args.id is None else args.id,
-        queues=args.queues,
-        queue_depth=args.queue_depth,
-        transport=args.transport,
-        swap=args.swap,
-        priority=args.priority,
-        fs=args.fs,
-        mount=args.mount,
-    )
-
-
 def _json(unit: Unit) -> dict[str, object]:
     return {
         "id": unit.id,
@@ -66,7 +45,9 @@ def _json(unit: Unit) -> dict[str, object]:
 def _add(args: argparse.Namespace) -> None:
     from truezram.engine.device import systemd
 
-    options = _options(args)
+    options = create.options_of(args)
+    if options.id is None:
+        options = replace(options, id=systemd.free_id())
     for who in systemd.code_writers():
         sys.stderr.write(
             f"truezram: warning: the unit runs truezram as root at every start, and {who}:"
