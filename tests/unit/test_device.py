@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import signal
 import socket
 import threading
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 from conftest import LOCAL, FakeServer, kill_server, make, servers, wait_until
 
+from truezram.cli.verbs import create as create_verb
 from truezram.engine.device import control, filesystem, removal, server, swap
 from truezram.engine.device import create as creating
 from truezram.engine.device.client import Client, Entry, candidates
@@ -27,7 +29,7 @@ def test_create_passes_on_what_was_asked_and_no_more(fake: FakeServer, run_dir: 
     assert (
         words[:ready]
         == (
-            "--transport local --size 1073741824 --algorithm lz4 --mem-limit 12345 --id 7 --queues 3 --queue-depth 32"
+            "--size 1073741824 --algorithm lz4 --mem-limit 12345 --id 7 --queues 3 --queue-depth 32 --transport local"
             f" --run-dir {run_dir}"
         ).split()
     )
@@ -71,12 +73,20 @@ def test_swap_larger_than_memory_without_a_limit_is_warned_of(options: CreateOpt
 
 
 def test_command_preview_gives_the_same_options() -> None:
-    options = CreateOptions(3 << 29, "zstd:3", 1 << 29, 4, 2, 64, "ublk", True, 10)
-    text = options.command()
-    assert text == (
-        "truezram create --size 1536M --algorithm zstd:3 --mem-limit 512M --id 4 --queues 2 --queue-depth 64"
-        " --swap --priority 10"
+    swapping = CreateOptions(3 << 29, "zstd:3", 1 << 29, 4, 2, 64, "ublk", True, 10, dictionary="/a b")
+    assert swapping.command() == (
+        "truezram create --size 1536M --algorithm zstd:3 --dictionary '/a b' --mem-limit 512M --id 4 --queues 2"
+        " --queue-depth 64 --swap --priority 10"
     )
+    mounted = CreateOptions(1 << 30, transport="local", fs="ext4", mount="-m")
+    parser = argparse.ArgumentParser()
+    create_verb.add_arguments(parser)
+    given = set()
+    for options in (swapping, mounted, CreateOptions(1 << 30, id=0)):
+        assert create_verb.options_of(parser.parse_args(options.words()[1:])) == options
+        given |= {field.name for field in fields(options) if getattr(options, field.name) != field.default}
+    # None is left out above; `persist` chooses the verb.
+    assert given == {field.name for field in fields(CreateOptions)} - {"persist"}
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from truezram.engine.device.stats_page import TRANSPORTS as TRANSPORTS
 from truezram.engine.units import format_exact
@@ -36,32 +38,60 @@ class CreateOptions:
     """Made by a systemd unit, now and at every start of the machine; needs an id."""
 
     def words(self) -> list[str]:
-        """The command line that does the same, without the program's name."""
+        """The command line that does the same, without the program's name. Defaults are left out."""
+        default = CreateOptions(0)
         words = ["persist", "add"] if self.persist else ["create"]
-        words += ["--size", format_exact(self.size)]
-        for option, value in (
-            ("--algorithm", self.algorithm),
-            ("--dictionary", self.dictionary),
-            ("--mem-limit", format_exact(self.mem_limit) if self.mem_limit else None),
-            ("--id", self.id),
-            ("--queues", self.queues),
-            ("--queue-depth", self.queue_depth),
-            ("--transport", self.transport if self.transport != "ublk" else None),
-        ):
-            if value is not None:
-                words += _option(option, str(value))
-        if self.swap:
-            words.append("--swap")
-        for option, value in (("--priority", self.priority), ("--fs", self.fs), ("--mount", self.mount)):
-            if value is not None:
-                words += _option(option, str(value))
+        for option in OPTIONS:
+            value = getattr(self, option.field)
+            if value is True:
+                words.append(option.name)
+            elif value != getattr(default, option.field):
+                words += _option(option.name, option.write(value))
         if self.persist:
             words.append("--now")
         return words
 
+    def server_words(self) -> list[str]:
+        """The options as the server takes them: sizes in bytes; what is None is left to the server."""
+        values = [(option.name, getattr(self, option.field)) for option in OPTIONS if option.server]
+        return [word for name, value in values if value is not None for word in (name, str(value))]
+
     def command(self) -> str:
         """The command line that does the same."""
         return shlex.join(["truezram", *self.words()])
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One option of `create` on a command line."""
+
+    field: str
+    """Of `CreateOptions`."""
+    server: bool = False
+    """Whether the server takes it too, under the same name."""
+    write: Callable[[Any], str] = str
+    """The value as a user writes it."""
+
+    @property
+    def name(self) -> str:
+        return f"--{self.field.replace('_', '-')}"
+
+
+OPTIONS = (
+    Option("size", server=True, write=format_exact),
+    Option("algorithm", server=True),
+    Option("dictionary", server=True),
+    Option("mem_limit", server=True, write=format_exact),
+    Option("id", server=True),
+    Option("queues", server=True),
+    Option("queue_depth", server=True),
+    Option("transport", server=True),
+    Option("swap"),
+    Option("priority"),
+    Option("fs"),
+    Option("mount"),
+)
+"""In the order of a command line."""
 
 
 def _option(name: str, value: str) -> list[str]:

@@ -33,21 +33,10 @@ _children: list[subprocess.Popen[bytes]] = []
 
 
 def command_of(options: CreateOptions, run_dir: Path) -> list[str]:
-    """The command line of the server for a device with these options; what is None is left to the server. A dictionary
-    is given by its absolute path: the server's working folder is /."""
+    """The command line of the server for a device with these options. A dictionary is given by its absolute path: the
+    server's working folder is /."""
     assert options.algorithm is not None, "`create.check_options` chooses one"
-    words = [str(paths.server_path()), "--transport", options.transport, "--size", str(options.size)]
-    words += ["--algorithm", options.algorithm]
-    for option, value in (
-        ("--mem-limit", options.mem_limit or None),
-        ("--id", options.id),
-        ("--queues", options.queues),
-        ("--queue-depth", options.queue_depth),
-        ("--dictionary", options.dictionary),
-    ):
-        if value is not None:
-            words += [option, str(value)]
-    return [*words, "--run-dir", str(run_dir)]
+    return [str(paths.server_path()), *options.server_words(), "--run-dir", str(run_dir)]
 
 
 def start(options: CreateOptions, run_dir: Path, timeout: float = READY_TIMEOUT) -> Entry:
