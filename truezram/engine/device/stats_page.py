@@ -52,6 +52,13 @@ def _word(name: str) -> int:
     return offset // 8
 
 
+_MEMBERS = {name: field.type for name, field in ffi.typeof("struct tz_stats").fields}
+_NUMBERS = tuple(
+    f.name
+    for f in fields(DeviceSnapshot)
+    if f.type == "int" and f.name in _MEMBERS and _MEMBERS[f.name].kind == "primitive"
+)
+"""Fields of the head that a snapshot has under the same name: as a rule those need no line here."""
 _COUNTERS = tuple(f.name for f in fields(QueueSnapshot) if f.name not in ("read_lat", "write_lat", "cpu", "tid"))
 _pick = itemgetter(*(_word(name) for name in _COUNTERS))
 _READ_LAT = slice(_word("read_lat"), _word("read_lat") + lib.TZ_LAT_BINS)
@@ -187,34 +194,22 @@ class StatsPage:
         total = _queue_snapshot(words, None, None)
         kind_pages = words[_KIND_PAGES]
         device = DeviceSnapshot(
+            **{field: getattr(head, field) for field in _NUMBERS},
             name=name,
             path=f"/dev/{name}" if transport == "ublk" else f"local:{head.id}",
             transport=transport,
             state=state if running else "dead",
-            pid=head.pid,
             created=head.created_ns / 1e9,
             time=time.monotonic(),
             algorithm=printable(ffi.string(head.algorithm)),
             isa=ISAS[head.isa] if head.isa < len(ISAS) else "",
-            dictionary_size=head.dictionary_size,
-            dictionary_id=head.dictionary_id,
-            dictionary_memory=head.dictionary_memory,
-            disksize=head.disksize,
-            mem_limit=head.mem_limit,
             # Queues are copied one after the other, so for an instant a page may be counted by neither: never below 0.
             orig_data_size=max(0, words[_PAGES_NOW]) * PAGE,
             compr_data_size=max(0, words[_COMPR_NOW]),
-            mem_used_total=head.mem_used_total,
-            mem_used_max=head.mem_used_max,
-            table_bytes=head.table_bytes,
-            reserve_bytes=head.reserve_bytes,
             same_pages=max(0, sum(kind_pages[kind] for kind in _KIND_SAME)),
             huge_pages=max(0, kind_pages[lib.TZ_KIND_RAW]),
-            pages_compacted=head.pages_compacted,
             total=total,
             queues=self._queues(head.nr_queues, total) if queues else (),
-            queue_depth=head.queue_depth,
-            nr_queues=head.nr_queues,
             kind_pages=_kinds(kind_pages),
             size_pages=tuple(words[_SIZE_PAGES]),
             classes=tuple(
