@@ -53,6 +53,12 @@ enum tz_kind {
 _Static_assert(TZ_KINDS_STORED <= TZ_KINDS,
 	"the page table's entries have no room for so many kinds");
 
+/* Whether an entry can be of this kind. */
+static inline int tz_kind_is_stored(unsigned kind)
+{
+	return kind < TZ_KINDS_STORED && kind != TZ_KIND_AUTO;
+}
+
 /* Instruction sets, each including those before it on the same architecture. */
 enum tz_isa { TZ_ISA_PORTABLE = 0, TZ_ISA_AVX2 = 1, TZ_ISA_AVX512 = 2, TZ_ISA_NEON = 3 };
 

@@ -173,7 +173,7 @@ static const char *entry_fault(uint64_t page, uint64_t entry)
 	case TZ_KIND_RAW:
 		return NULL;
 	default:
-		if (kind >= TZ_KIND_AUTO)
+		if (!tz_kind_is_stored(kind))
 			return "entry of an unknown kind";
 		return check_bits(entry & ((1ull << CHECK_SHIFT) - 1), page) == entry >> CHECK_SHIFT
 			? NULL : "entry is damaged";
