@@ -59,6 +59,15 @@ def test_every_setting_is_shown_everywhere() -> None:
         assert f'"{setting.key}": {json.dumps(setting.value(setting.of(DEVICE)))}' in document
 
 
+def test_only_what_the_kernel_has_is_shown_of_its_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = replace(SETTINGS[0], key="queue_depth", kernel=False)
+    monkeypatch.setattr(settings, "SETTINGS", (*SETTINGS, ours))
+    zram = replace(DEVICE, name="zram0", kind="zram")
+    for device, shown in ((DEVICE, 1), (zram, 0)):
+        assert [label for label, _ in stat.lines(device)].count("queue_depth") == shown
+        assert [item.key for item in facts(device)].count("queue_depth") == shown
+
+
 def test_tune_and_the_app_have_the_same_rows(fake: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
     name = make().name
     rows = settings.of_devices()

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from truezram.app.columns import nearly_full
-from truezram.engine.device.settings import SETTINGS
+from truezram.engine.device.settings import in_force
 from truezram.engine.model import BAD_STATES, DeviceSnapshot, Snapshot
 from truezram.engine.units import format_size
 
@@ -117,7 +117,7 @@ def _figures(was: DeviceSnapshot, now: DeviceSnapshot) -> Iterator[tuple[str, st
         yield "error", f"{now.total.checksum_errors - was.total.checksum_errors} objects failed their checksum (EIO)"
     if now.total.damaged_entries > was.total.damaged_entries:
         yield "error", f"{now.total.damaged_entries - was.total.damaged_entries} damaged page-table entries were found"
-    for setting in SETTINGS:
+    for setting in in_force(now):
         if setting.of(now) != setting.of(was):
             yield "info", f"{setting.key} is {setting.shown(now)} (was {setting.shown(was)})"
 

@@ -19,7 +19,7 @@ from truezram.app.widgets.grid import Grid, Head, Item, TextBlock
 from truezram.app.widgets.histogram import LatencyHistogram, SizeHistogram
 from truezram.app.widgets.page_map import PageMapView
 from truezram.engine.answers import PageMap
-from truezram.engine.device.settings import SETTINGS
+from truezram.engine.device.settings import in_force
 from truezram.engine.model import BAD_STATES, DeviceSnapshot
 from truezram.engine.rates import histogram_difference
 from truezram.engine.units import PAGE, format_duration
@@ -299,7 +299,7 @@ def facts(device: DeviceSnapshot) -> list[Item]:
     ratio = "-" if device.compression_ratio is None else f"{device.compression_ratio:.2f}"
     isa = {"algorithm": f" {device.isa}"} if device.isa else {}
     rows = [
-        *((setting.key, setting.shown(device) + isa.get(setting.key, "")) for setting in SETTINGS),
+        *((setting.key, setting.shown(device) + isa.get(setting.key, "")) for setting in in_force(device)),
         ("disksize", short_size(device.disksize)),
         ("transport", "local, no node" if device.transport == "local" else device.transport),
         ("queues", f"{device.nr_queues} of depth {device.queue_depth}" if device.nr_queues else "-"),

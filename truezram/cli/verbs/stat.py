@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from truezram.cli.output import print_json
-from truezram.engine.device.settings import SETTINGS, Setting
+from truezram.engine.device.settings import Setting, in_force
 from truezram.engine.errors import NotFound
 from truezram.engine.model import IO_STAT, DeviceSnapshot, QueueSnapshot
 from truezram.engine.rates import latency_floor, percentile
@@ -57,7 +57,7 @@ def mm_stat(device: DeviceSnapshot) -> dict[str, int]:
 
 def _settings(device: DeviceSnapshot) -> list[Setting]:
     """The settings in force that are not in mm_stat."""
-    return [setting for setting in SETTINGS if setting.key not in mm_stat(device)]
+    return [setting for setting in in_force(device) if setting.key not in mm_stat(device)]
 
 
 def io_stat(device: DeviceSnapshot) -> dict[str, int]:

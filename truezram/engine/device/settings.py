@@ -70,6 +70,8 @@ class Setting:
     """Values to choose from; others may be valid, too."""
     suggest: Callable[[DeviceSnapshot, MachineSnapshot], str] = _nothing
     """A better value, as a user writes it; empty: none is known."""
+    kernel: bool = False
+    """Whether the kernel's zram and zswap have it, too."""
 
     def of(self, device: DeviceSnapshot) -> str:
         """The value in force, as the server takes it."""
@@ -90,6 +92,7 @@ SETTINGS = (
         about="pages written from now on; those already stored keep theirs",
         hint="NAME or NAME:LEVEL",
         parse=_algorithm,
+        kernel=True,
         choices=_algorithms,
     ),
     Setting(
@@ -100,9 +103,15 @@ SETTINGS = (
         write=lambda text: format_exact(int(text)) if int(text) else "none",
         show=lambda text: format_size(int(text)) if int(text) else "none",
         suggest=_limit,
+        kernel=True,
     ),
 )
 BY_KEY = {setting.key: setting for setting in SETTINGS}
+
+
+def in_force(device: DeviceSnapshot) -> list[Setting]:
+    """The settings that this device has; it may be one of the kernel's."""
+    return [setting for setting in SETTINGS if setting.kernel or device.kind == "truezram"]
 
 
 def tunables(device: DeviceSnapshot, machine: MachineSnapshot) -> tuple[Tunable, ...]:
