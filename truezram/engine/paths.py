@@ -7,7 +7,6 @@ through, and a user who sets a variable must not be able to run programs as root
 
 from __future__ import annotations
 
-import grp
 import os
 import pwd
 import stat
@@ -141,6 +140,8 @@ def _user(uid: int) -> str:
 
 def _others_in(gid: int) -> str:
     """The group's name when anybody but root is in it; a group that cannot be looked up counts as such."""
+    import grp  # (`truezram list` does without)
+
     try:
         group = grp.getgrgid(gid)
     except KeyError:

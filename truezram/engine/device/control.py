@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import struct
 import time
 from dataclasses import dataclass
 from enum import IntEnum
@@ -112,7 +111,7 @@ def peer(sock_path: Path, what: str, timeout: float = 2.0) -> tuple[int, int]:
     Raises as `request`."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC) as sock:
         _connect(sock, sock_path, what, timeout)
-        pid, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        pid, uid, _ = memoryview(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)).cast("i")
     return pid, uid
 
 

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 from truezram.engine.model import MachineSnapshot, Pressure, SwapArea, Zswap
 
@@ -92,12 +93,12 @@ def swaps(root: Path = ROOT) -> tuple[SwapArea, ...]:
             continue
         size, used, priority = _int(fields[2]), _int(fields[3]), _int(fields[4])
         if size is not None and used is not None and priority is not None:
-            found.append(SwapArea(unescape(fields[0]), fields[1], size * 1024, used * 1024, priority))
+            path, size, used = unescape(fields[0]), size * 1024, used * 1024
+            found.append(SwapArea(path=path, type=fields[1], size=size, used=used, priority=priority))
     return tuple(found)
 
 
-@dataclass(frozen=True, slots=True)
-class Mount:
+class Mount(NamedTuple):
     """One line of mountinfo. Only `number` is the kernel's own word: `source` is what whoever mounted it wrote."""
 
     number: str
@@ -114,7 +115,8 @@ def mounts(text: str) -> tuple[Mount, ...]:
         before, _, after = line.partition(" - ")
         fields, rest = before.split(" "), after.split(" ")
         if len(fields) > 4 and len(rest) > 1:
-            found.append(Mount(fields[2], rest[0], unescape(rest[1]), unescape(fields[4])))
+            source, point = unescape(rest[1]), unescape(fields[4])
+            found.append(Mount(number=fields[2], kind=rest[0], source=source, point=point))
     return tuple(found)
 
 

@@ -13,14 +13,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import re
 import select
 import stat
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from truezram.engine.machine import procfs
 from truezram.engine.machine.procfs import ROOT, Mount
@@ -28,7 +27,7 @@ from truezram.engine.model import SwapArea
 from truezram.engine.units import format_size
 
 _DELETED = " (deleted)"
-_DISK = re.compile(r"(?:ublkb|zram|[hsv]d[a-z]|xvd[a-z]|nvme|mmcblk|md|dm-|loop|nbd|pmem|rbd|sr)\d*.*")
+_DISK = r"(?:ublkb|zram|[hsv]d[a-z]|xvd[a-z]|nvme|mmcblk|md|dm-|loop|nbd|pmem|rbd|sr)\d*.*"
 """What the kernel names its block devices: any other name of a node does not show which device it was."""
 _WITHOUT_NUMBER = ("btrfs", "bcachefs")
 """Filesystems on block devices that have an anonymous device number, as they may have several devices. For others
@@ -69,8 +68,7 @@ def _list(path: str) -> list[str]:
 # --- the disk, and what is on top of it
 
 
-@dataclass(frozen=True, slots=True)
-class Disk:
+class Disk(NamedTuple):
     """A block device that the kernel has."""
 
     name: str
@@ -132,6 +130,8 @@ def _loops(root: Path) -> dict[str, list[str]]:
 
 def _loop_number(node: str) -> str | None:
     """The block device behind a loop device, as the driver reports it; None for a file, or if it cannot be asked."""
+    import fcntl  # (`truezram list` does without)
+
     info = bytearray(_LOOP_INFO_SIZE)
     try:
         file = os.open(node, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -212,7 +212,7 @@ def _may_be(area: SwapArea, name: str, size: int) -> bool:
     base = _base(area.path)
     if _is_part(base, name):
         return True
-    return not _DISK.fullmatch(base) and (not size or area.size < size)
+    return not re.fullmatch(_DISK, base) and (not size or area.size < size)
 
 
 def swap_use(areas: Sequence[SwapArea]) -> tuple[int, int] | None:
@@ -298,8 +298,7 @@ def mount_table(root: Path = ROOT) -> MountTable:
 # --- all of them
 
 
-@dataclass(frozen=True, slots=True)
-class User:
+class User(NamedTuple):
     """One user of a device."""
 
     text: str
