@@ -171,7 +171,7 @@ class FakeEngine(Replay):
         """The recorded one, cut to the regions asked for."""
         self._called("page_map", name)
         found = super().page_map(name, first, pages, regions)
-        return PageMap(first, pages, found.regions[:regions])
+        return PageMap(first=first, pages=pages, regions=found.regions[:regions])
 
     def doctor(self) -> tuple[Check, ...]:
         """The recorded one."""

@@ -97,7 +97,7 @@ def end(load: list[subprocess.Popen[bytes]]) -> None:
 def page_map(engine: RealEngine, name: str, pages: int) -> PageMap:
     """The whole map in 1024 regions: one answer of the server holds 256."""
     parts = [engine.page_map(name, pages * n // 4, pages * (n + 1) // 4 - pages * n // 4, 256) for n in range(4)]
-    return PageMap(0, pages, tuple(region for part in parts for region in part.regions))
+    return PageMap(first=0, pages=pages, regions=tuple(region for part in parts for region in part.regions))
 
 
 HOG = """

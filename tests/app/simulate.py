@@ -150,8 +150,11 @@ def machine(t: float, devices: list[DeviceSnapshot]) -> MachineSnapshot:
         time=t, mem_total=24 * GIB, mem_available=max(11 * GIB - used // 2, GIB),
         swap_total=sum(d.disksize for d in swap),
         swap_free=sum(d.disksize - d.swap_used for d in swap),
-        swaps=tuple(SwapArea(d.path, "partition", d.disksize, d.swap_used, 100) for d in swap),
-        pressure=Pressure(3.0 + 2 * math.sin(t / 9), 0.4, 1.2, 8.5), zswap=Zswap(False, "lzo", 20), swappiness=60,
+        swaps=tuple(
+            SwapArea(path=d.path, type="partition", size=d.disksize, used=d.swap_used, priority=100) for d in swap
+        ),
+        pressure=Pressure(3.0 + 2 * math.sin(t / 9), 0.4, 1.2, 8.5),
+        zswap=Zswap(enabled=False, compressor="lzo", max_pool_percent=20), swappiness=60,
         page_cluster=3, cpus=8, kernel="6.12.95",
     )  # fmt: skip
 

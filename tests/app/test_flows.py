@@ -189,7 +189,7 @@ class TestRemove:
     async def test_zswap_has_a_row_and_is_not_ours_to_remove(self, bench: Make) -> None:
         b = bench(1)
         first = b.engine.recording.snapshots[0]
-        state = Zswap(True, "lzo", 20, stored_pages=5000, pool_bytes=8 << 20)
+        state = Zswap(enabled=True, compressor="lzo", max_pool_percent=20, stored_pages=5000, pool_bytes=8 << 20)
         device = zram.zswap(replace(first.machine, zswap=state))
         assert device is not None
         async with b.app.run_test(size=SMALL) as pilot:

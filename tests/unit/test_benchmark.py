@@ -177,7 +177,7 @@ def test_relative_goes_round_by_round() -> None:
 
     ours = results.Result("x", "truezram", "avx2", "a", 3.0, 0, speed(20, 200, 60), speed(1, 1, 1))
     base = results.Result("lz4", "liblz4", None, "a", 2.0, 0, speed(10, 100, 20), speed(2, 2, 2))
-    infos = (results.InputInfo("a", 1, 0),)
+    infos = (results.InputInfo(name="a", pages=1, same_filled=0),)
     found = results.Report({}, infos, (ours, base), base.key, False, 3, 0.0)
     assert found.relative(ours) == (1.5, 2.0, 0.5)
     assert found.relative(base) == (1.0, 1.0, 1.0)

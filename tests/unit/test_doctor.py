@@ -178,7 +178,9 @@ def test_server_missing(good: Path) -> None:
         raise Unsupported("cannot start the server", "/x is not there", "Install the package again")
 
     report = examine(good, replace(PROBES, server_path=missing))
-    assert find(report, "server") == Check("server", "fail", "/x is not there", "Install the package again")
+    assert find(report, "server") == Check(
+        name="server", state="fail", detail="/x is not there", remedy="Install the package again"
+    )
 
 
 def test_noswap_is_tried_not_guessed(good: Path) -> None:
@@ -226,7 +228,9 @@ def test_swap_order(good: Path, areas: list[tuple[str, int]], state: str, text: 
     assert (check.state, text in check.detail) == (state, True), check
     if state == "warn":
         priority = int(check.remedy.split("--priority ")[1].split()[0])
-        assert priority > max(p for path, p in areas if not doctor.is_compressed(SwapArea(path, "", 0, 0, p)))
+        assert priority > max(
+            p for path, p in areas if not doctor.is_compressed(SwapArea(path=path, type="", size=0, used=0, priority=p))
+        )
 
 
 def test_hibernation(good: Path) -> None:

@@ -116,7 +116,7 @@ def test_cost_is_what_a_device_takes(algorithm: str, monkeypatch: pytest.MonkeyP
 
 def source(pages: int, pid: int = 1, user: str = "root", cgroup: str = "/") -> sampling.SampledProcess:
     process = Process(pid, 0, user, f"p{pid}", cgroup, 0, 0, 0)
-    return sampling.SampledProcess(process, pages, pages, 0, 0)
+    return sampling.SampledProcess(process=process, pages=pages, sampled=pages, same_filled=0, unreadable=0)
 
 
 # ---- statistics ----

@@ -63,8 +63,8 @@ def test_machine(tree: Path) -> None:
     assert (machine.mem_total, machine.mem_available) == (16000000 << 10, 4000000 << 10)
     assert (machine.swap_total, machine.swap_free) == (2097148 << 10, 1 << 30)
     assert machine.swaps == (
-        SwapArea("/dev/vda2", "partition", 2097148 << 10, 1 << 30, -2),
-        SwapArea("/a dir/swap\tfile", "file", 1 << 20, 0, 5),
+        SwapArea(path="/dev/vda2", type="partition", size=2097148 << 10, used=1 << 30, priority=-2),
+        SwapArea(path="/a dir/swap\tfile", type="file", size=1 << 20, used=0, priority=5),
     )
     assert machine.pressure == Pressure(memory_some=1.5, memory_full=0.25, io_some=12.0, cpu_some=None)
     assert machine.zswap.enabled
@@ -218,7 +218,9 @@ def test_zram_of_older_kernels_and_vanishing(tmp_path: Path) -> None:
 
 
 MACHINE = MachineSnapshot(
-    mem_total=8 << 30, swap_total=4 << 30, zswap=Zswap(True, "lzo", 20, stored_pages=1000, pool_bytes=1 << 20)
+    mem_total=8 << 30,
+    swap_total=4 << 30,
+    zswap=Zswap(enabled=True, compressor="lzo", max_pool_percent=20, stored_pages=1000, pool_bytes=1 << 20),
 )
 
 
@@ -234,10 +236,25 @@ def test_zswap_as_a_device(tmp_path: Path) -> None:
 
 
 def test_zswap_is_no_device_when_it_is_off_and_empty(tmp_path: Path) -> None:
-    assert zram.zswap(replace(MACHINE, zswap=Zswap(False, "lzo", 20, 0, 0)), tmp_path) is None
+    assert (
+        zram.zswap(
+            replace(
+                MACHINE, zswap=Zswap(enabled=False, compressor="lzo", max_pool_percent=20, stored_pages=0, pool_bytes=0)
+            ),
+            tmp_path,
+        )
+        is None
+    )
     assert zram.zswap(replace(MACHINE, zswap=Zswap()), tmp_path) is None
     # Switched off, it keeps what it has; and it may hold more than the swap areas that are left.
-    kept = zram.zswap(replace(MACHINE, zswap=Zswap(False, "lzo", 20, 5, 4096), swap_total=0), tmp_path)
+    kept = zram.zswap(
+        replace(
+            MACHINE,
+            zswap=Zswap(enabled=False, compressor="lzo", max_pool_percent=20, stored_pages=5, pool_bytes=4096),
+            swap_total=0,
+        ),
+        tmp_path,
+    )
     assert kept is not None
     assert kept.disksize == kept.orig_data_size == 5 * 4096
     assert implausible(kept) == ""

@@ -43,13 +43,13 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
         path = tmp_path / f"a.{suffix}"
         recorder = Recorder(path, Header("recorded", "note", 1.5))
         recorder.snapshot(SNAPSHOT)
-        recorder.answer("page_map", {"name": "ublkb0"}, PageMap(0, 8, ((1, 2), (3, 4))))
+        recorder.answer("page_map", {"name": "ublkb0"}, PageMap(first=0, pages=8, regions=((1, 2), (3, 4))))
         recorder.snapshot(replace(SNAPSHOT, devices=()))
         recorder.close()
         found = load(path)
         assert found.header == Header("recorded", "note", 1.5)
         assert found.snapshots == (SNAPSHOT, replace(SNAPSHOT, devices=()))
-        assert decode(PageMap, found.answers[0].result) == PageMap(0, 8, ((1, 2), (3, 4)))
+        assert decode(PageMap, found.answers[0].result) == PageMap(first=0, pages=8, regions=((1, 2), (3, 4)))
 
 
 SPARSE = [

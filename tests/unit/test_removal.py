@@ -68,7 +68,7 @@ def swaps(monkeypatch: pytest.MonkeyPatch, areas: list[SwapArea], available: int
 
 def test_swapoff_must_fit(fake: FakeServer, run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     entry = ublk_entry(run_dir, fake, monkeypatch)
-    swaps(monkeypatch, [SwapArea(entry.path, "partition", 1 << 30, 3 << 28, 100)], 1 << 28)
+    swaps(monkeypatch, [SwapArea(path=entry.path, type="partition", size=1 << 30, used=3 << 28, priority=100)], 1 << 28)
     with Client() as client:
         with pytest.raises(Busy, match=r"768M back, and 256M of memory is available"):
             removal.remove(client, entry.name)
@@ -96,7 +96,7 @@ def test_swapoff_comes_first_with_progress(
         left = next(used, 50)
         if left <= 600:
             enough.touch()
-        return () if gone else (SwapArea(entry.path, "partition", 1 << 30, left, 100),)
+        return () if gone else (SwapArea(path=entry.path, type="partition", size=1 << 30, used=left, priority=100),)
 
     monkeypatch.setattr(procfs, "machine", lambda: MachineSnapshot(mem_available=1 << 30))
     monkeypatch.setattr(procfs, "swaps", areas)
@@ -117,7 +117,7 @@ def test_a_device_that_is_still_swap_is_never_stopped(
 ) -> None:
     entry = ublk_entry(run_dir, fake, monkeypatch)
     fake_swapoff(tmp_path, monkeypatch, 'echo "swapoff: Cannot allocate memory" >&2; exit 4\n')
-    swaps(monkeypatch, [SwapArea(entry.path, "partition", 1 << 30, 4096, 100)], 1 << 30)
+    swaps(monkeypatch, [SwapArea(path=entry.path, type="partition", size=1 << 30, used=4096, priority=100)], 1 << 30)
     with Client() as client, pytest.raises(Failed, match="Cannot allocate memory"):
         removal.remove(client, entry.name, force=force)
     # Nor when swapoff claims to have worked.
@@ -133,7 +133,7 @@ def test_a_device_that_is_still_swap_is_never_stopped(
 
 def test_swapoff_that_brings_nothing_back_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_swapoff(tmp_path, monkeypatch, f"echo $$ > {tmp_path}/pid; exec sleep 30\n")
-    swaps(monkeypatch, [SwapArea("/dev/ublkb0", "partition", 1 << 30, 4096, 100)], 1 << 30)
+    swaps(monkeypatch, [SwapArea(path="/dev/ublkb0", type="partition", size=1 << 30, used=4096, priority=100)], 1 << 30)
     with pytest.raises(Failed, match=r"no page came back for 0\.6 s"):
         swap.disable(procfs.swaps()[0], stall=0.6)
     pid = int((tmp_path / "pid").read_text())

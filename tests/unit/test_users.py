@@ -250,14 +250,16 @@ def test_zram_and_the_doctor_go_by_number_too(machine: Machine) -> None:
     (device,) = zram.devices(machine.root)
     assert (device.swap_priority, device.swap_used) == (9, 12 << 10)
     assert device.mountpoints == ("/one", "/two")
-    area = SwapArea("/tmp/node", "partition", 1, 0, 1)
+    area = SwapArea(path="/tmp/node", type="partition", size=1, used=0, priority=1)
     assert doctor.is_compressed(area, machine.root)
-    assert not doctor.is_compressed(SwapArea("/dev/sdq", "partition", 1, 0, 1), machine.root)
+    assert not doctor.is_compressed(
+        SwapArea(path="/dev/sdq", type="partition", size=1, used=0, priority=1), machine.root
+    )
 
 
 def test_priority_above_dead_areas() -> None:
     def area(priority: int) -> SwapArea:
-        return SwapArea("/dev/ublkb0 (deleted)", "partition", 1, 0, priority)
+        return SwapArea(path="/dev/ublkb0 (deleted)", type="partition", size=1, used=0, priority=priority)
 
     assert swap.priority_above([]) == 100
     assert swap.priority_above([area(-2)]) == 100

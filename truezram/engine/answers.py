@@ -29,7 +29,7 @@ class Algorithm:
         return bool(self.level_min or self.level_max)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PageMap:
     """What a range of a device's pages is stored as: `regions` equal parts of `pages` pages from page `first` on.
     Each region holds a count per kind, in the order of `codec.KINDS`."""
@@ -39,7 +39,7 @@ class PageMap:
     regions: tuple[tuple[int, ...], ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
     """One line of the doctor: `state` is "ok", "warn" (works, but read this) or "fail" (no ublk device until this is
     put right)."""

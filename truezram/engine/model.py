@@ -165,7 +165,7 @@ class DeviceSnapshot:
         return stored / self.compr_data_size if stored > 0 and self.compr_data_size else None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SwapArea:
     """One line of /proc/swaps."""
 
@@ -186,7 +186,7 @@ class Pressure:
     cpu_some: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Zswap:
     """The kernel's zswap, from /sys/module/zswap and debugfs where readable."""
 

@@ -264,4 +264,4 @@ class Client:
         entry = self._entry(device)
         what = f"cannot read the page map of {entry.name}"
         reply = request(entry.sock, Op.PAGE_MAP, (first, pages, regions), what=what, timeout=timeout)
-        return PageMap(first, pages, reply.page_map)
+        return PageMap(first=first, pages=pages, regions=reply.page_map)

@@ -279,7 +279,7 @@ def read_head(path: Path) -> Head | None:
         return None
     try:
         head = page.read().head
-        return Head(int(head.pid), int(head.pid_start), int(head.disksize))
+        return Head(pid=int(head.pid), pid_start=int(head.pid_start), disksize=int(head.disksize))
     except Unreadable:
         return None
     finally:

@@ -140,9 +140,12 @@ class _Doctor:
     def kernel(self) -> Check:
         release = self.machine.kernel
         if procfs.kernel_version(release) >= (6, 0):
-            return Check("kernel", "ok", f"Linux {release} (ublk needs 6.0 or later)")
+            return Check(name="kernel", state="ok", detail=f"Linux {release} (ublk needs 6.0 or later)")
         return Check(
-            "kernel", "fail", f"Linux {release or 'of unknown version'}: ublk came with 6.0", self._new_kernel()
+            name="kernel",
+            state="fail",
+            detail=f"Linux {release or 'of unknown version'}: ublk came with 6.0",
+            remedy=self._new_kernel(),
         )
 
     def _new_kernel(self) -> str:
@@ -161,27 +164,37 @@ class _Doctor:
     def root_rights(self) -> Check:
         if not self.is_root:
             detail = "not root: only root may make ublk devices and use them as swap"
-            return Check("root", "fail", detail, "Run it with sudo: sudo truezram doctor")
+            return Check(name="root", state="fail", detail=detail, remedy="Run it with sudo: sudo truezram doctor")
         missing = [name for number, name in _CAPABILITIES.items() if not self.capable(number)]
         if not missing:
-            return Check("root", "ok", "root, with the capabilities " + ", ".join(_CAPABILITIES.values()))
+            return Check(
+                name="root", state="ok", detail="root, with the capabilities " + ", ".join(_CAPABILITIES.values())
+            )
         names = ", ".join(f"CAP_{name}" for name in missing)
         remedy = "Run it outside the container, or start the container with " + " ".join(
             f"--cap-add {name}" for name in missing
         )
         state = "fail" if "SYS_ADMIN" in missing else "warn"
-        return Check("root", state, f"root, but without {names}", remedy)
+        return Check(name="root", state=state, detail=f"root, but without {names}", remedy=remedy)
 
     def io_uring(self) -> Check:
         disabled = procfs.read_int(f"{self.root}/proc/sys/kernel/io_uring_disabled")
         remedy = "sudo sysctl -w kernel.io_uring_disabled=0"
         if disabled == 2:
             return Check(
-                "io_uring", "fail", "kernel.io_uring_disabled is 2: io_uring is disabled for all users", remedy
+                name="io_uring",
+                state="fail",
+                detail="kernel.io_uring_disabled is 2: io_uring is disabled for all users",
+                remedy=remedy,
             )
         if disabled == 1 and not self.is_root:
-            return Check("io_uring", "warn", "kernel.io_uring_disabled is 1: only root may use io_uring", remedy)
-        return Check("io_uring", "ok", "allowed")
+            return Check(
+                name="io_uring",
+                state="warn",
+                detail="kernel.io_uring_disabled is 1: only root may use io_uring",
+                remedy=remedy,
+            )
+        return Check(name="io_uring", state="ok", detail="allowed")
 
     def _module(self) -> str:
         """Where the driver is: "loaded", "builtin", "file", or empty."""
@@ -203,29 +216,47 @@ class _Doctor:
                 detail = "the driver ublk_drv is installed but not loaded" + (
                     " (create loads it)" if self.is_root else ""
                 )
-                return Check("ublk", state, detail, "sudo modprobe ublk_drv")
+                return Check(name="ublk", state=state, detail=detail, remedy="sudo modprobe ublk_drv")
             if module:
                 remedy = "Mount devtmpfs on /dev, or give the container the device: --device /dev/ublk-control"
-                return Check("ublk", "fail", "the driver is loaded, but there is no /dev/ublk-control", remedy)
-            return Check("ublk", "fail", f"kernel {self.machine.kernel} has no ublk_drv", self._new_kernel())
+                return Check(
+                    name="ublk",
+                    state="fail",
+                    detail="the driver is loaded, but there is no /dev/ublk-control",
+                    remedy=remedy,
+                )
+            return Check(
+                name="ublk",
+                state="fail",
+                detail=f"kernel {self.machine.kernel} has no ublk_drv",
+                remedy=self._new_kernel(),
+            )
         if not self.is_root:
-            return Check("ublk", "ok", "/dev/ublk-control is there (only root can ask for its features)")
+            return Check(
+                name="ublk", state="ok", detail="/dev/ublk-control is there (only root can ask for its features)"
+            )
         try:
             features = self.probes.ublk_features()
         except OSError as error:
             remedy = "See dmesg; in a container, give it CAP_SYS_ADMIN and io_uring (seccomp)"
-            return Check("ublk", "fail", error.strerror or str(error), remedy)
+            return Check(name="ublk", state="fail", detail=error.strerror or str(error), remedy=remedy)
         if not features:
-            return Check("ublk", "ok", "/dev/ublk-control answers (kernels before 6.5 do not report its features)")
+            return Check(
+                name="ublk",
+                state="ok",
+                detail="/dev/ublk-control answers (kernels before 6.5 do not report its features)",
+            )
         names = [name for bit, name in _FEATURES.items() if features & bit]
-        return Check("ublk", "ok", f"/dev/ublk-control answers: features {features:#x} ({', '.join(names)})")
+        return Check(
+            name="ublk", state="ok", detail=f"/dev/ublk-control answers: features {features:#x} ({', '.join(names)})"
+        )
 
     def server(self) -> Check:
         try:
             path = self.probes.server_path()
         except TruezramError as error:
-            return Check("server", "fail", error.why or error.what, error.remedy)
-        return Check("server", "ok", str(path))
+            return Check(name="server", state="fail", detail=error.why or error.what, remedy=error.remedy)
+        return Check(name="server", state="ok", detail=str(path))
 
     # -- what makes it better or safer --
 
@@ -239,83 +270,110 @@ class _Doctor:
             except OSError:
                 how = "by the kernel's version: it could not be tested"
         if known:
-            return Check("noswap tmpfs", "ok", f"available ({how})")
-        return Check("noswap tmpfs", "warn", f"tmpfs has no option noswap ({how})", remedy)
+            return Check(name="noswap tmpfs", state="ok", detail=f"available ({how})")
+        return Check(name="noswap tmpfs", state="warn", detail=f"tmpfs has no option noswap ({how})", remedy=remedy)
 
     def memory(self) -> Check:
         total, available = self.machine.mem_total, self.machine.mem_available
         if not total:
-            return Check("memory", "warn", "/proc/meminfo cannot be read", "sudo mount -t proc proc /proc")
+            return Check(
+                name="memory",
+                state="warn",
+                detail="/proc/meminfo cannot be read",
+                remedy="sudo mount -t proc proc /proc",
+            )
         detail = f"{format_size(available)} of {format_size(total)} available ({format_percent(available / total)})"
         if available < total / 10:
-            return Check("memory", "warn", detail, "Close programs first: what a device stores must fit into memory")
-        return Check("memory", "ok", detail)
+            return Check(
+                name="memory",
+                state="warn",
+                detail=detail,
+                remedy="Close programs first: what a device stores must fit into memory",
+            )
+        return Check(name="memory", state="ok", detail=detail)
 
     def memlock(self) -> Check:
         limit = self.probes.memlock_limit()
         if limit is None or self.capable(CAP_IPC_LOCK):
-            return Check("memlock", "ok", "any amount of memory may be locked")
+            return Check(name="memlock", state="ok", detail="any amount of memory may be locked")
         detail = f"only {format_size(limit)} may be locked: the memory of local devices can be swapped out"
         if limit >= _MEMLOCK_LEAST:
-            return Check("memlock", "ok", f"up to {format_size(limit)} may be locked")
+            return Check(name="memlock", state="ok", detail=f"up to {format_size(limit)} may be locked")
         remedy = "echo '* - memlock unlimited' | sudo tee /etc/security/limits.d/truezram.conf; then log in again"
-        return Check("memlock", "warn", detail, remedy)
+        return Check(name="memlock", state="warn", detail=detail, remedy=remedy)
 
     def swap(self) -> Check:
         areas = self.machine.swaps
         if not areas:
-            return Check("swap", "ok", "no swap area in use (truezram create --swap makes one)")
+            return Check(name="swap", state="ok", detail="no swap area in use (truezram create --swap makes one)")
         used, size = sum(area.used for area in areas), sum(area.size for area in areas)
         detail = f"{format_size(used)} of {format_size(size)} used, on {_listed(areas)}"
         if lost := [area for area in users.Swaps(areas, self.root).lost if _is_gone(area)]:
             names = " and ".join(area.path for area in lost)
             why = f"without a device, what is in it cannot be read back: {names}; {detail}"
-            return Check("swap", "warn", why, "Save what is open, and restart: the kernel cannot switch it off")
+            return Check(
+                name="swap",
+                state="warn",
+                detail=why,
+                remedy="Save what is open, and restart: the kernel cannot switch it off",
+            )
         compressed = [area for area in areas if is_compressed(area, self.root)]
         others = [area for area in areas if area not in compressed]
         first = max((area.priority for area in compressed), default=None)
         before = [area for area in others if first is not None and area.priority >= first]
         if not before:
-            return Check("swap", "ok", detail)
+            return Check(name="swap", state="ok", detail=detail)
         names = " and ".join(area.path for area in before)
         equal = all(area.priority == first for area in before)
         why = f"{names} is used {'in turn with' if equal else 'before'} compressed memory"
         path = max(compressed, key=lambda area: area.priority).path
         priority = min(32767, max(100, *(area.priority + 1 for area in before)))
         remedy = f"sudo swapoff {path} && sudo swapon --discard --priority {priority} {path}"
-        return Check("swap", "warn", f"{why}: {detail}", remedy)
+        return Check(name="swap", state="warn", detail=f"{why}: {detail}", remedy=remedy)
 
     def zswap(self) -> Check:
         if not self.machine.zswap.enabled:
-            return Check("zswap", "ok", "off")
+            return Check(name="zswap", state="ok", detail="off")
         detail = f"on ({self.machine.zswap.compressor}): it compresses pages before any swap device sees them"
         remedy = "sudo truezram tune apply zswap=N (or keep zswap, and make no swap device: one cache is enough)"
-        return Check("zswap", "warn", detail, remedy)
+        return Check(name="zswap", state="warn", detail=detail, remedy=remedy)
 
     def psi(self) -> Check:
         pressure = self.machine.pressure
         if pressure.memory_some is not None:
-            return Check("PSI", "ok", f"memory pressure is {pressure.memory_some:.1f}% over 10 s")
+            return Check(name="PSI", state="ok", detail=f"memory pressure is {pressure.memory_some:.1f}% over 10 s")
         remedy = "Boot with psi=1: add it to GRUB_CMDLINE_LINUX in /etc/default/grub, sudo update-grub, restart"
-        return Check("PSI", "warn", "the kernel does not measure pressure: no warning before memory is short", remedy)
+        return Check(
+            name="PSI",
+            state="warn",
+            detail="the kernel does not measure pressure: no warning before memory is short",
+            remedy=remedy,
+        )
 
     def libzstd(self) -> Check:
         try:
-            return Check("libzstd", "ok", f"libzstd.so.1, version {self.probes.zstd_version()}")
+            return Check(name="libzstd", state="ok", detail=f"libzstd.so.1, version {self.probes.zstd_version()}")
         except (OSError, AttributeError):
             name, like = (self.distribution().get(key, "") for key in ("ID", "ID_LIKE"))
             family = {"debian": "sudo apt install libzstd1", "fedora": "sudo dnf install libzstd"}
             family |= {"arch": "sudo pacman -S zstd", "alpine": "sudo apk add zstd-libs"}
             remedy = next((family[word] for word in (name, *like.split()) if word in family), "Install libzstd 1.4+")
-            return Check("libzstd", "warn", "libzstd.so.1 cannot be loaded: zstd is not available", remedy)
+            return Check(
+                name="libzstd",
+                state="warn",
+                detail="libzstd.so.1 cannot be loaded: zstd is not available",
+                remedy=remedy,
+            )
 
     def hibernation(self) -> Check:
         states = (procfs.read_text(f"{self.root}/sys/power/state") or "").split()
         areas = self.machine.swaps
         if "disk" in states and areas and all(is_compressed(area, self.root) for area in areas):
             remedy = "Add a swap partition or file of the memory's size on a disk, with a lower priority, to hibernate"
-            return Check("hibernation", "warn", "cannot resume: all swap is compressed memory", remedy)
-        return Check("hibernation", "ok", "not concerned")
+            return Check(
+                name="hibernation", state="warn", detail="cannot resume: all swap is compressed memory", remedy=remedy
+            )
+        return Check(name="hibernation", state="ok", detail="not concerned")
 
     def all(self) -> tuple[Check, ...]:
         decisive = (self.kernel(), self.root_rights(), self.io_uring(), self.ublk(), self.server())

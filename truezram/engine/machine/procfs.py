@@ -180,11 +180,11 @@ def machine(root: Path = ROOT) -> MachineSnapshot:
     zswap_now = zswap(root)
     if zswap_now.pool_bytes is None and "Zswap" in memory:
         zswap_now = Zswap(
-            zswap_now.enabled,
-            zswap_now.compressor,
-            zswap_now.max_pool_percent,
-            memory.get("Zswapped", 0) // 4096,
-            memory["Zswap"],
+            enabled=zswap_now.enabled,
+            compressor=zswap_now.compressor,
+            max_pool_percent=zswap_now.max_pool_percent,
+            stored_pages=memory.get("Zswapped", 0) // 4096,
+            pool_bytes=memory["Zswap"],
         )
     return MachineSnapshot(
         time=time.monotonic(),

@@ -225,7 +225,7 @@ class _Measurement:
         self, inputs: Sequence[Input], subjects: Sequence[Subject], baseline: tuple[str, str], cold: bool
     ) -> None:
         self.inputs = [item for item in inputs if len(item.order)]
-        self.infos = tuple(InputInfo(item.name, item.pages, item.same_filled) for item in inputs)
+        self.infos = tuple(InputInfo(name=item.name, pages=item.pages, same_filled=item.same_filled) for item in inputs)
         self.subjects = subjects
         self.baseline = baseline
         self.cold = cold
@@ -454,7 +454,7 @@ def run(
         cancelled=cancelled,
     )
     if known is not None:
-        found = replace(found, dictionary=DictionaryInfo(known.path.name, len(known.data), known.id))
+        found = replace(found, dictionary=DictionaryInfo(file=known.path.name, bytes=len(known.data), id=known.id))
     if not kernel:
         return found
     whole = zram_bench.add(found, inputs, kernel, progress, cancelled)

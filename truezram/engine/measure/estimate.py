@@ -239,7 +239,7 @@ def _measure(
 # ---- from samples to the whole ----
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Total:
     """An estimated sum and its interval."""
 
@@ -288,7 +288,7 @@ def stratified_total(strata: Sequence[tuple[int, Sequence[float]]], least: float
     low = max(value - error, counted * least) + unseen * least
     high = min(value + error, counted * most) + unseen * most
     whole = value * (counted + unseen) / counted
-    return Total(whole, min(low, whole), max(high, whole))
+    return Total(value=whole, low=min(low, whole), high=max(high, whole))
 
 
 def _per_page_us(strata: Sequence[_Stratum], name: str, which: str) -> float | None:

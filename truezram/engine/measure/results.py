@@ -77,7 +77,7 @@ class Result:
         return self.implementation, self.algorithm
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class InputInfo:
     """An input as described in results."""
 
@@ -86,7 +86,7 @@ class InputInfo:
     same_filled: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DictionaryInfo:
     """The dictionary of the algorithms whose names end in `WITH_DICTIONARY`."""
 

@@ -50,7 +50,7 @@ class Cancelled(TruezramError):
     exit_code = EXIT_INTERRUPTED
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SampledProcess:
     """One stratum: a process, its pages, and how many of them are in the sample."""
 
@@ -453,7 +453,9 @@ def sample_pages(
         pages = [room[at * PAGE : (at + 1) * PAGE] for at in range(done, done + got)]
         same = sum(map(is_same_filled, pages))
         sources.extend([len(sampled)] * got)
-        sampled.append(SampledProcess(process, len(regions), got, same, count - got))
+        sampled.append(
+            SampledProcess(process=process, pages=len(regions), sampled=got, same_filled=same, unreadable=count - got)
+        )
         done += got
     sampler.report(1.0, f"{done} pages read")
     return SampledPages(
