@@ -1,7 +1,7 @@
 """For all tests.
 
 What is this machine's or this user's is not theirs to see (`alone`): settings, registries, the terminal, the language,
-the kernel's own zram, zswap and swap areas. Programs that were installed beside this Python (meson, ninja, truezram)
+the kernel's own zram, zswap and swap areas. Programs that were installed with this Python (meson, ninja, truezram)
 are found, whether or not its environment was activated; a Python that a test starts imports the installed package, not
 the source tree that happens to be the current folder (which has no compiled modules); and what a test interrupts is
 interrupted, though a shell has its background jobs ignore SIGINT, and theirs after them."""

@@ -1,5 +1,5 @@
 """The tests' engine: plays a recording one snapshot at a time, makes and removes devices in memory, and fails when
-told to."""
+asked to."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class FakeEngine(Replay):
         self.changes: list[Change] = []
         self.machine_values = {"vm.swappiness": "60", "vm.page-cluster": "3"}
         self.release = threading.Event()
-        """Set by a test to let a call that `hang` holds go on."""
+        """Set by a test to let a call that `hang` holds continue."""
         self.place = -1
 
     def _called(self, name: str, *args: object) -> None:

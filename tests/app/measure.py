@@ -6,7 +6,7 @@ on eight real devices (local ones), the first under as much load as two threads 
 runs. soak: an hour of snapshots as fast as they go, memory at both ends. The figures go into docs/app.md; a test would
 be as unreliable as the machine is busy.
 
-Run by root, this script raises its own priority and its session's (and nobody else's): it stands for the terminal, and
+Run by root, this script raises its own priority and its session's (and no other's): it plays the terminal, and
 its own delays are not the app's.
 """
 
@@ -165,7 +165,7 @@ def press(terminal: Terminal, count: int, times: list[float]) -> None:
         times.append((time.monotonic() - sent) * 1000)
 
 
-def told(title: str, times: list[float]) -> None:
+def report(title: str, times: list[float]) -> None:
     """Percentiles in a line."""
     times.sort()
     print(
@@ -180,7 +180,7 @@ def keys(folder: Path) -> None:
     time.sleep(6)
     times: list[float] = []
     press(terminal, 196, times)
-    told("keys: key to paint", times)
+    report("keys: key to paint", times)
     terminal.end()
 
 
@@ -214,9 +214,9 @@ def busy(folder: Path) -> None:
                 os.write(terminal.master, b"g")
             before = len(times)
             press(terminal, 140, times)
-            told(f"busy, round {number + 1}", times[before:])
+            report(f"busy, round {number + 1}", times[before:])
             time.sleep(8)
-        told("busy: key to paint", times)
+        report("busy: key to paint", times)
     finally:
         if load:
             load.terminate()

@@ -62,7 +62,7 @@ def main(folder: Path) -> None:
         for device in made:
             pages = next(d for d in snapshot.devices if d.name == device.name).disksize // 4096
             recorder.answer("page_map", {"name": device.name}, page_map(engine, device.name, pages))
-        # Where the program happens to be installed here is nobody's business.
+        # Where the program happens to be installed here is not to be shown.
         checks = [replace(check, detail=check.detail.replace(sys.prefix, "/usr/local")) for check in engine.doctor()]
         recorder.answer("doctor", None, tuple(checks))
         recorder.answer("tunables", None, engine.tunables())

@@ -28,7 +28,7 @@ Make = Callable[..., Bench]
 
 class TestGrid:
     @pytest.mark.parametrize(
-        ("titles", "told"),
+        ("titles", "place"),
         [
             ("NAME  SIZE                   ", "1-7 of 120"),
             ("NAME              SIZE NAME IN config.toml", "1-7 of 120"),
@@ -37,11 +37,11 @@ class TestGrid:
             ("NAME A B C D", ""),
         ],
     )
-    def test_which_rows_are_shown_stands_where_there_is_room(self, titles: str, told: str) -> None:
+    def test_which_rows_are_shown_is_written_where_there_is_room(self, titles: str, place: str) -> None:
         found = _with_place(titles, "1-7", 120)
         assert len(found) == len(titles)
-        assert told in found
-        assert found.replace(told, "").split() == titles.split()
+        assert place in found
+        assert found.replace(place, "").split() == titles.split()
 
     def test_a_column_grows_up_to_its_most(self) -> None:
         grid = Grid([Head("A", 5, grow=True, most=9), Head("B", 4)])
@@ -94,11 +94,11 @@ async def test_regions_tell_their_own_pages(real: Make) -> None:
     async with b.app.run_test(size=SMALL) as pilot:
         view, shown = await page_map(b, pilot)
         view.map = replace(shown, first=100, pages=10, regions=((3, 0, 0), (0, 0, 4), (1, 0, 2)))
-        told = []
+        texts = []
         for view.picked in range(3):
-            told.append("".join(segment.text for segment in view._picked(60)))
-        assert [text.split(":")[0] for text in told] == ["pages 100-102", "pages 103-106", "pages 107-109"]
-        assert "empty 1 (33%)" in told[2]
+            texts.append("".join(segment.text for segment in view._picked(60)))
+        assert [text.split(":")[0] for text in texts] == ["pages 100-102", "pages 103-106", "pages 107-109"]
+        assert "empty 1 (33%)" in texts[2]
 
 
 async def test_without_colours_capitals_are_fuller(real: Make) -> None:

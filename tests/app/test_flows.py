@@ -287,7 +287,7 @@ class TestTable:
             await pilot.click(table, offset=(14, 0))
             assert (table.sort, table.descending) == ("disksize", True)
             await pilot.pause()
-            assert "▼DISKSIZE" in table._strips[0].text  # its title fills the column: the mark stands beside it
+            assert "▼DISKSIZE" in table._strips[0].text  # its title fills the column: the mark is next to it
             await pilot.click(table, offset=(5, 2))
             assert table.cursor == table.shown[1].device.name
 

@@ -19,7 +19,7 @@ Make = Callable[..., Bench]
 
 @pytest.mark.parametrize("size", [SMALL, WIDE, (60, 20)])
 async def test_bars_are_as_long_as_their_values(real: Make, size: tuple[int, int]) -> None:
-    """Each on a row of its own, told apart without colours."""
+    """Each on a row of its own, distinct without colours."""
     b = real()
     async with b.app.run_test(size=size) as pilot:
         await pilot.press("3", "r")
@@ -39,7 +39,7 @@ async def test_bars_are_as_long_as_their_values(real: Make, size: tuple[int, int
 
 
 async def test_create_shows_what_was_measured(real: Make) -> None:
-    """Ratio and time beside each algorithm, and a line of the preview at the measured ratio."""
+    """Ratio and time next to each algorithm, and a line of the preview at the measured ratio."""
     b = real()
     async with b.app.run_test(size=SMALL) as pilot:
         b.play(3)

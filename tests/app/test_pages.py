@@ -589,6 +589,6 @@ async def test_a_bar_keeps_its_colours_under_the_cursor(real: Callable[..., Benc
         first = [(segment.text.strip(), segment.style) for segment in lines[1]]
         assert ("fast", cursor) in first
         assert [style for text, style in first if text.startswith("█")] == [row]
-        # Copying compresses nothing and is no measure: it has no bar.
+        # Copying compresses nothing and is not a yardstick: it has no bar.
         copying = next(line for line in lines if any("memcpy" in segment.text for segment in line))
         assert not any("█" in segment.text for segment in copying)

@@ -62,7 +62,7 @@ async def test_the_picture_of_the_app(bench: Callable[..., Bench]) -> None:
     before, after = texts(svg), texts(made)
     assert "ublkb0" in after
     assert not [text for text in after if re.search(r"\s", text) or shape(text[0], 0, 0)]
-    # Every character that is no shape is still there, in order.
+    # Every character that is not a shape is still there, in order.
     left = [char for text in before for char in text if not char.isspace() and not shape(char, 0, 0)]
     assert [char for text in after for char in text] == left
     assert "url(https" not in made

@@ -166,7 +166,7 @@ class TestSeries:
         got.latest = replace(got.latest, orig_data_size=2 * GIB)
         assert got.time_to_full() is None  # its state says that it is full
         got.latest = replace(got.latest, orig_data_size=GIB)
-        # It has stopped: it does not go on like this.
+        # It has stopped: it does not continue like this.
         for _ in range(20):
             ring.add(59_000_000.0)
         assert got.growth("logical") == pytest.approx(40_000_000 / 59, rel=0.03)
@@ -302,8 +302,8 @@ class TestEvents:
         device = base.devices[0]
         total = replace(device.total, damaged_entries=device.total.damaged_entries + 2)
         met = replace(base, devices=(replace(device, total=total),))
-        told = [(e.level, e.text) for e in detector.feed(met, 1.0)]
-        assert told == [("error", "2 damaged page-table entries were found")]
+        found = [(e.level, e.text) for e in detector.feed(met, 1.0)]
+        assert found == [("error", "2 damaged page-table entries were found")]
 
     def test_full_is_told_before_it_is(self) -> None:
         detector = Detector()

@@ -104,7 +104,7 @@ def program() -> Path:
     try:
         record = importlib.metadata.distribution("truezram").locate_file("truezram/__init__.py")
     except importlib.metadata.PackageNotFoundError:
-        pytest.fail(f"truezram is not installed beside {sys.executable}: pip install '.[test]'", pytrace=False)
+        pytest.fail(f"truezram is not installed with {sys.executable}: pip install '.[test]'", pytrace=False)
     installed = Path(str(record)).stat().st_mtime
     sources = [ROOT / "meson.build", ROOT / "pyproject.toml", *(ROOT / "truezram").rglob("*.*")]
     newer = [path for path in sources if path.suffix != ".pyc" and path.stat().st_mtime > installed]

@@ -28,7 +28,7 @@ VIRTIOFSD = ("/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd")
 BOOT_SECONDS = 120.0
 # Under emulation with several CPUs a kernel now and then dies while it boots: it patches its own code (static keys, by
 # way of a breakpoint) while another emulated CPU runs it. Nothing of ours runs before the guest is ready, so another
-# boot hides nothing of ours; it is told as a warning of the test run.
+# boot hides nothing of ours; it is reported as a warning of the test run.
 BOOTS = 3
 GRACE_SECONDS = 40.0  # on top of a script's own limit, before the guest is given up
 # QEMU 7.2 leaves garbage in the flags after CMPXCHG16B; an interrupt right then makes the guest's kernel warn about a

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from product import Product, numbers
 
-# One shell holds the hog from start to end; the file `ask` carries a command, `told` its answer.
+# One shell holds the hog from start to end; the file `ask` carries a command, `answer` its answer.
 START = """
-mkfifo ask told
-pagetool hog "$POOL" {mib} <ask >told 2>hog.err &
-setsid sh -c 'exec 7>ask 8<told; echo $$ >keeper; sleep 1000' >/dev/null 2>&1 </dev/null &
+mkfifo ask answer
+pagetool hog "$POOL" {mib} <ask >answer 2>hog.err &
+setsid sh -c 'exec 7>ask 8<answer; echo $$ >keeper; sleep 1000' >/dev/null 2>&1 </dev/null &
 """
 
 
@@ -21,10 +21,10 @@ class Hog:
 
     def ask(self, command: str, timeout: int = 240) -> dict[str, str]:
         """Has the hog carry out one command; its answer."""
-        answer = self.product.strict(f"echo '{command}' >ask; head -n 1 told; cat hog.err", timeout=timeout).out
+        answer = self.product.strict(f"echo '{command}' >ask; head -n 1 answer; cat hog.err", timeout=timeout).out
         assert answer.startswith(command.split()[0]), answer
         return numbers(answer)
 
     def quit(self) -> None:
         """Ends it."""
-        self.product.strict("echo quit >ask; kill $(cat keeper); rm ask told")
+        self.product.strict("echo quit >ask; kill $(cat keeper); rm ask answer")

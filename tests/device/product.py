@@ -58,7 +58,7 @@ class Product:
         return document
 
     def stat(self, path: str) -> dict[str, Any]:
-        """One device's row of ``truezram stat --json``, its mm_stat and io_stat beside the other values."""
+        """One device's row of ``truezram stat --json``, with mm_stat and io_stat among the other values."""
         devices = self.json(f"stat {path}")["devices"]
         assert [device["path"] for device in devices] == [path]
         row: dict[str, Any] = devices[0]

@@ -47,7 +47,7 @@ def leave_the_swap_cache(pages: int) -> None:
 
 
 def child(first: int, pages: int, zero: bool, ready: int, go: int) -> bool:
-    """Fills its part, has it paged out, and checks it once told to. Whether it is whole."""
+    """Fills its part, has it paged out, and checks it when asked to. Whether it is whole."""
     memory = mmap.mmap(-1, pages * PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     for number in range(pages):
         memory[number * PAGE : (number + 1) * PAGE] = content(first + number, zero)
@@ -65,7 +65,7 @@ def child(first: int, pages: int, zero: bool, ready: int, go: int) -> bool:
 def main() -> int:
     (GROUP.parent / "cgroup.subtree_control").write_text("+memory")
     GROUP.mkdir(exist_ok=True)
-    (GROUP / "cgroup.procs").write_text(str(os.getpid()))  # of its own, so that nobody else's pages go to swap
+    (GROUP / "cgroup.procs").write_text(str(os.getpid()))  # of its own, so that no other process's pages go to swap
     pages, zero = int(sys.argv[1]) << 8, "zero" in sys.argv
     ready, go = os.pipe(), os.pipe()
     part = pages // PROCESSES

@@ -39,9 +39,9 @@ def test_a_kernel_that_dies_in_boot_is_booted_again(
 
     monkeypatch.setattr(Guest, "_boot", boot)
     fatal = BOOTS
-    with pytest.warns(UserWarning, match="the guest died") as told:
+    with pytest.warns(UserWarning, match="the guest died") as caught:
         Guest(guest.kernel, folder=tmp_path)
-    assert (len(boots), len(told)) == (BOOTS, BOOTS - 1)
+    assert (len(boots), len(caught)) == (BOOTS, BOOTS - 1)
     boots, fatal = [], BOOTS + 1
     with pytest.warns(UserWarning, match="failed"), pytest.raises(GuestError, match="died"):
         Guest(guest.kernel, folder=tmp_path)

@@ -34,7 +34,7 @@ def test_create_list_stat_remove(product: Product) -> None:
     assert row["pages_written"] >= 500
 
     product.run(f"truezram set {path} mem_limit=64M algorithm=zstd:3")
-    # Pages written under the former algorithm stay readable beside new ones.
+    # Pages written under the former algorithm stay readable along with new ones.
     product.strict(f'{check}; pagetool fill "$POOL" {path} 250; {check}')
     row = product.stat(path)
     assert (row["mem_limit"], row["algorithm"]) == (64 << 20, "zstd:3")
@@ -71,11 +71,11 @@ def test_the_server_is_small_and_its_reserve_thread_comes_first(product: Product
     """At most 4.5 MiB without the store, libzstd included (docs/server.md). The reserve's thread has real-time
     priority."""
     path = product.create("--size 1G --queues 1")
-    told = product.strict(
+    found = product.strict(
         "cd /proc/$(pgrep truezramd)\n"
         "awk '/^(RssAnon|RssFile):/ { kib += $2 } END { print kib }' status\n"
         "for task in task/*; do read -r name <$task/comm; [ $name != tz-reserve ] || cut -d' ' -f40,41 $task/stat; done"
     ).out.split()
-    assert 1024 < int(told[0]) <= 4608, f"{told[0]} KiB"
-    assert told[1:] == ["1", "1"], "priority 1 of SCHED_FIFO"
+    assert 1024 < int(found[0]) <= 4608, f"{found[0]} KiB"
+    assert found[1:] == ["1", "1"], "priority 1 of SCHED_FIFO"
     product.remove(path)

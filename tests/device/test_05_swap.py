@@ -9,7 +9,7 @@ from product import Product
 
 MEMORY = 384
 HOG = MEMORY * 3 // 2
-# Swap tells a ublk device that a slot is free only once its whole 2 MiB cluster is, so in time the device holds
+# The kernel reports a free swap slot to a ublk device only once its whole 2 MiB cluster is, so in time the device holds
 # something in every slot: what it may come to is its size, compressed, whatever is in use. A third of 640 MiB leaves
 # the process some room.
 SWAP = 640
@@ -37,7 +37,7 @@ def test_swap_under_pressure(guest: Guest, product: Product) -> None:
     assert used > (HOG - MEMORY) << 20, f"only {used} bytes were swapped out"
     assert hog.ask("verify 1")["bad"] == "0"
 
-    # swapoff would not fit in memory: refused, and everything goes on.
+    # swapoff would not fit in memory: refused, and everything keeps working.
     refused = product.run(f"truezram remove {path}", status=4)
     assert "memory" in refused.err.lower(), refused.err
 

@@ -1,4 +1,4 @@
-"""A server told to end (SIGTERM) while programs read and write: the device goes in order, nothing hangs."""
+"""A server asked to end (SIGTERM) while programs read and write: the device goes in order, nothing hangs."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from product import Product
 
 
 def test_remove_refuses_a_mounted_device(product: Product) -> None:
-    """Exit code 4 and the mount point's name; the filesystem goes on; after umount the device goes."""
+    """Exit code 4 and the mount point's name; the filesystem keeps working; after umount the device goes."""
     path = product.create("--size 64M")
     product.strict(f"mkfs.ext4 -q -F {path}; mkdir '/mnt/my disk'; mount {path} '/mnt/my disk'")
     product.strict("echo kept >'/mnt/my disk/file'")
@@ -18,7 +18,7 @@ def test_remove_refuses_a_mounted_device(product: Product) -> None:
 
 
 def test_remove_refuses_an_opened_device(product: Product) -> None:
-    """A program that holds the node open (no mount, no swap) makes it busy too, or the removal waits for nobody."""
+    """A program that holds the node open (no mount, no swap) makes it busy too, or the removal does not wait."""
     path = product.create("--size 64M")
     product.strict(f"exec 9<{path}; (sleep 300 <&9 >/dev/null 2>&1 & echo $! >holder)")
     answer = product.run(f"truezram remove {path}", timeout=60, status=4)

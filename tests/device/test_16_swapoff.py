@@ -20,9 +20,9 @@ exec 9>hog.in
 for _ in $(seq 1200); do [ -s hog.out ] && break; sleep 0.1; done
 grep -q '^out' hog.out || {{ cat hog.out; exit 1; }}
 """
-# told SERVER HELPER LOG: SIGTERM; returns when the server has told its helper, which is stopped, to begin.
-# hang SERVER HELPER LOG: the same, then the server is stopped and the helper goes on: its first read is in flight, and
-# nobody answers it.
+# term SERVER HELPER LOG: SIGTERM; returns when the server has asked its helper, which is stopped, to begin.
+# hang SERVER HELPER LOG: the same, then the server is stopped and the helper continues: its first read is in flight and
+# not answered.
 # used: KiB swapped out. gone PID: waits until it has ended.
 TOOLS = """
 used() { awk -v path="$1" '$1 == path { print $4 }' /proc/swaps; }
@@ -31,13 +31,13 @@ gone() {
 	cat /proc/$1/status /proc/$1/stack; return 1
 }
 helper() { pgrep -P "$1" tz-helper; }
-told() {
+term() {
 	kill -STOP $2; kill -TERM $1
 	for _ in $(seq 1200); do grep -q 'swapoff' $3 && return; sleep 0.05; done
 	cat $3; return 1
 }
 hang() {
-	told "$@" || return
+	term "$@" || return
 	kill -STOP $1; kill -CONT $2
 	for _ in $(seq 1200); do [ "$(cut -d' ' -f3 /proc/$2/stat)" = D ] && return; sleep 0.05; done
 	cat /proc/$2/status; return 1
@@ -65,7 +65,7 @@ helper=$(helper {pid})
 ls -l /proc/$helper/fd | grep ^l
 grep SigBlk /proc/$helper/status; echo adj $(cat /proc/$helper/oom_score_adj)
 [ $(used {path}) -gt {MIB * 900} ]
-told {pid} $helper {log_of(path)}
+term {pid} $helper {log_of(path)}
 truezram set {path} mem_limit=200M algorithm=lz4
 truezram stat {path} >/dev/null
 [ $(used {path}) -gt {MIB * 900} ]

@@ -60,7 +60,7 @@ def test_a_limit_is_noticed(product: Product) -> None:
 
 
 def test_a_limit_that_root_may_lift_is_lifted(product: Product) -> None:
-    """`ulimit -l 64` of whoever creates the device means nothing."""
+    """`ulimit -l 64` of the process that creates the device has no effect."""
     product.run("ulimit -l 64; truezram create --size 64M")
     (row,) = product.json("list")["devices"]
     assert product.stat(row["path"])["memory_locked"] is True

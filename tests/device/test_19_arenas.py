@@ -1,4 +1,4 @@
-"""Arenas are where they are said to be and stay as long as they must, whoever comes and goes beside them."""
+"""Arenas are where they are said to be and stay as long as they must, whatever other devices come and go."""
 
 from __future__ import annotations
 

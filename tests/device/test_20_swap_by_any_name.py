@@ -59,7 +59,7 @@ def test_swap_under_another_name(product: Product, how: str) -> None:
 
 
 def test_stop_unless_claimed(product: Product) -> None:
-    """A mounted disk: STOP with that argument refuses, and the device goes on; unmounted, it stops."""
+    """A mounted disk: STOP with that argument is refused, and the device keeps working; unmounted, it stops."""
     path = product.create("--size 64M")
     stop = f"set -- {path} 1\n{STOP}".replace("{{", "{").replace("}}", "}")
     product.strict(f"mkfs.ext4 -q {path}; mkdir -p /mnt/m; mount {path} /mnt/m")

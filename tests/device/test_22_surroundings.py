@@ -57,7 +57,7 @@ bash creator
 
 
 def test_memory_is_not_charged_to_the_creator(product: Product) -> None:
-    """A device made from a cgroup of 48 MiB takes 96 MiB of pages that do not compress; nobody is killed for it."""
+    """A device made from a cgroup of 48 MiB takes 96 MiB of pages that do not compress; no process is killed for it."""
     out = product.strict(
         """
 echo "+memory" >/sys/fs/cgroup/cgroup.subtree_control

@@ -1,11 +1,11 @@
-"""Stopping without force: from Linux 7.0 on the kernel checks at that moment that nobody has the disk open."""
+"""Stopping without force: from Linux 7.0 on the kernel checks at that moment that the disk is not open anywhere."""
 
 from __future__ import annotations
 
 from guest import Guest
 from product import Product
 
-# What `remove` sends when it has found no user; here somebody has the disk open all the same.
+# What `remove` sends when it has found no user; here a process has the disk open all the same.
 STOP = """
 exec 7<{path}
 python3 - <<'END'

@@ -37,16 +37,16 @@ def test_swap_is_never_taken_away(product: Product, way: str) -> None:
     path = product.create("--size 64M")
     name = path.removeprefix("/dev/")
     make, undo = (text.format(path=path, name=name) for text in NAMES[way])
-    stands = way not in ("another node", "a partition")
+    on_top = way not in ("another node", "a partition")
     product.strict(f"{make}; mkswap -q $area; swapon --priority 5 $area; tail -n +2 /proc/swaps")
-    if not stands:
+    if not on_top:
         row = product.stat(path)
         assert (row["swap_priority"], row["swap_used"]) == (5, 0)
     failed = product.run(f"{NO_SWAPOFF}; PATH=$PWD/bad:$PATH truezram remove --force {path}", status=None)
     assert failed.status in (1, 4), failed
     assert "swapoff" in failed.err, failed.err
     product.strict(f"test -b {path}; [ $(tail -n +2 /proc/swaps | wc -l) = 1 ]")
-    if stands:
+    if on_top:
         refused = product.run(f"truezram remove {path}", status=4)
         assert "is on top of it" in refused.err, refused.err
         product.strict(f"[ $(tail -n +2 /proc/swaps | wc -l) = 1 ]; swapoff -a; {undo}")
@@ -56,7 +56,7 @@ def test_swap_is_never_taken_away(product: Product, way: str) -> None:
 
 
 def test_swap_whose_node_is_gone(product: Product) -> None:
-    """/proc/swaps then names nothing that is there; the kernel still knows that somebody has the device."""
+    """/proc/swaps then names nothing that is there; the kernel still knows that the device is in use."""
     path = product.create("--size 64M")
     name = path.removeprefix("/dev/")
     product.strict(
@@ -76,7 +76,7 @@ def test_swap_whose_node_is_gone(product: Product) -> None:
 
 
 def test_a_name_is_not_the_device(product: Product) -> None:
-    """A filesystem that claims to come from the device is none of it, and is not unmounted."""
+    """A filesystem that claims to come from the device does not, and is not unmounted."""
     path = product.create("--size 64M")
     product.strict(f"mkdir -p /mnt/liar; mount -t tmpfs {path} /mnt/liar")
     assert product.stat(path)["mountpoints"] == []

@@ -21,8 +21,8 @@ ROUNDS = {256: 3, 512: 1, 1024: 0}
 PARTS = 3
 """Processes that the memory is spread over."""
 
-# Every hog gets its commands from a file that ends with `quit`; `stall` beside them is a process that wants nothing but
-# to run every 10 ms.
+# Every hog gets its commands from a file that ends with `quit`; `stall` is a process that wants nothing but to
+# run every 10 ms.
 HOGS = """
 for part in $(seq {parts}); do
 	printf '%s\\n' {commands} | pagetool hog "$POOL" {mib} >hog.$part 2>&1 &

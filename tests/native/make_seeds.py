@@ -2,7 +2,7 @@
 
 usage: python tests/native/make_seeds.py [NAME...]      (codecs; default all; existing seeds of theirs are replaced)
 
-``dictionary`` is zstd with one. The fuzzer trains another than this does: its objects are no more than a beginning.
+``dictionary`` is zstd with one. The fuzzer trains another than this does: its objects are only a beginning.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ static size_t round_trips(uint8_t *const w[2], unsigned seen[3])
 	return sum;
 }
 
-/* Objects of each kind are none of the other. */
+/* Objects of one kind are not objects of the other. */
 static void kinds_apart(uint8_t *with, uint8_t *without)
 {
 	uint8_t page[TZ_PAGE_SIZE], dst[TZ_DST_SIZE], *out;

@@ -79,7 +79,7 @@ static void test_floor(void)
 	/* Each line once at the end of a buffer. */
 	for (size_t padding = 3000; padding < 4200; padding += 60)
 		check_floor(sizeof zoneinfo, padding);
-	CHECK(tz_headroom_floor_in(-1).usual == 0, "what cannot be read is no floor");
+	CHECK(tz_headroom_floor_in(-1).usual == 0, "what cannot be read is not a floor");
 }
 
 static void test_has(void)

@@ -258,7 +258,7 @@ static void test_reads_pass_discards(void)
 		"%d, %llu pages", kernel.result[0],
 		(unsigned long long)queue.stats->pages_discarded);
 	CHECK(kernel.mark[3] > PAGES / 512,
-		"only %llu reads beside the discard", (unsigned long long)kernel.mark[3]);
+		"only %llu reads during the discard", (unsigned long long)kernel.mark[3]);
 	CHECK(kernel.mark[2] <= 512,
 		"%llu pages were discarded while a read waited",
 		(unsigned long long)kernel.mark[2]);
@@ -391,8 +391,8 @@ static void test_refused_commands_are_sent_again(void)
 		"%d answers", kernel.answers[0]);
 	CHECK(read(queue.end_fd, &n, sizeof n) == sizeof n && n >= 2,
 		"the control thread was not woken");
-	CHECK(tz_queue_tell(&queue, text, sizeof text) && strstr(text, "3 times"), "%s", text);
-	CHECK(!tz_queue_tell(&queue, text, sizeof text), "told twice: %s", text);
+	CHECK(tz_queue_report(&queue, text, sizeof text) && strstr(text, "3 times"), "%s", text);
+	CHECK(!tz_queue_report(&queue, text, sizeof text), "reported twice: %s", text);
 	end();
 }
 
@@ -416,7 +416,7 @@ static void test_enter_may_fail(void)
 	run_ublk(2, failing_enter);
 	CHECK(kernel.answers[1] == 1 && kernel.result[1] == 2 * TZ_PAGE_SIZE,
 		"%d", kernel.result[1]);
-	CHECK(tz_queue_tell(&queue, text, sizeof text) && strstr(text,
+	CHECK(tz_queue_report(&queue, text, sizeof text) && strstr(text,
 		"5 times") && strstr(text, strerror(ENXIO)), "%s", text);
 	end();
 }
@@ -452,10 +452,10 @@ static void test_full_submission_queue(void)
 	char text[200] = "";
 
 	run_ublk(1, full_queue_once);
-	CHECK(kernel.answers[0] == 1 && !tz_queue_tell(&queue, text, sizeof text), "%s", text);
+	CHECK(kernel.answers[0] == 1 && !tz_queue_report(&queue, text, sizeof text), "%s", text);
 	end();
 	run_ublk(1, full_queue_for_long);
-	CHECK(kernel.answers[0] == 1 && tz_queue_tell(&queue, text, sizeof text) && strstr(text,
+	CHECK(kernel.answers[0] == 1 && tz_queue_report(&queue, text, sizeof text) && strstr(text,
 		"full"), "%s", text);
 	end();
 }

@@ -46,8 +46,8 @@ static void make_file(const char *file)
 	close(fd);
 }
 
-/* What a server that died has left is refused to whoever wants the name, and removed only by who
- * adopts it. */
+/* What a server that died has left is refused to a server that wants the name, and removed only
+ * by one that adopts it. */
 static void test_leftovers(void)
 {
 	static const char *const left[] = { "ublkb0.stats", "ublkb0.sock", "ublkb0.stats.new",
@@ -60,7 +60,7 @@ static void test_leftovers(void)
 		mkdir(path, 0700);
 		make_file(left[i]);
 		make_file("ublkb0.lock");
-		CHECK(take(&r, "ublkb0", 0) == -EBUSY, "%s was no obstacle", left[i]);
+		CHECK(take(&r, "ublkb0", 0) == -EBUSY, "%s was not an obstacle", left[i]);
 		CHECK(strstr(why, "truezram remove ublkb0"), "%s", why);
 		CHECK(there(left[i]), "%s was removed by a refused take", left[i]);
 		CHECK(take(&r, "ublkb1", 0) == 0 && tz_registry_drop(&r) == 0, "%s", why);

@@ -175,7 +175,7 @@ static void test_parked(void)
 	unsigned before = atomic_load(&passes);
 	pthread_t thread;
 	pthread_create(&thread, NULL, free_the_last, &e);
-	WAIT_FOR(atomic_load(&parked), "nobody is parked");
+	WAIT_FOR(atomic_load(&parked), "no thread is parked");
 	tz_store_begin(t);
 	put(t, LATER, 1, 512);		/* changes the list of the class */
 	live[LATER] = 1;

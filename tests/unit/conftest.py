@@ -65,7 +65,7 @@ def run_dir(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 class FakeServer:
-    """The stand-in's switches and what it was told."""
+    """The stand-in's switches and what it received."""
 
     def __init__(self, log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self._log = log
@@ -76,7 +76,7 @@ class FakeServer:
         self._monkeypatch.setenv("FAKE_MODE", mode)
 
     @property
-    def told(self) -> list[str]:
+    def received(self) -> list[str]:
         """Command lines and requests, oldest first."""
         return self._log.read_text().splitlines() if self._log.exists() else []
 

@@ -166,14 +166,14 @@ def test_bad_input(
     error = document["error"]
     assert isinstance(error, dict)
     assert set(error) == {"what", "why", "remedy"}
-    assert fake.told == []
+    assert fake.received == []
     assert not run_dir.exists()
 
 
 def test_remove_checks_all_names_first(fake: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
     call(capsys, "create", "--size", "1G", "--transport", "local")
     assert call(capsys, "remove", "local0", "local9")[0] == 1
-    assert not [line for line in fake.told if line.startswith("op 3")]
+    assert not [line for line in fake.received if line.startswith("op 3")]
     assert call(capsys, "remove", "local0", "0", "local:0")[0] == 0
 
 
@@ -265,7 +265,7 @@ def test_interrupt(fake: FakeServer, run_dir: Path) -> None:
         stderr=subprocess.PIPE,
         text=True,
     )
-    wait_until(lambda: bool(fake.told))
+    wait_until(lambda: bool(fake.received))
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=HANG)
     assert (process.returncode, out, err) == (130, "", "truezram: interrupted\n")

@@ -24,7 +24,7 @@ from truezram.engine.errors import Busy, Failed, NotFound, PermissionDenied, Tru
 def test_create_passes_on_what_was_asked_and_no_more(fake: FakeServer, run_dir: Path) -> None:
     made = create(replace(LOCAL, mem_limit=12345, id=7, queues=3, queue_depth=32))
     assert (made.name, made.path) == ("local7", "local:7")
-    words = fake.told[0].split()[1:]
+    words = fake.received[0].split()[1:]
     ready = words.index("--ready-fd")
     assert (
         words[:ready]
@@ -34,8 +34,8 @@ def test_create_passes_on_what_was_asked_and_no_more(fake: FakeServer, run_dir: 
         ).split()
     )
     make()
-    assert "--queues" not in fake.told[1]
-    assert "--id" not in fake.told[1]
+    assert "--queues" not in fake.received[1]
+    assert "--id" not in fake.received[1]
     with Client() as client:
         first, second = client.devices()
     assert (first.name, first.state, first.nr_queues, first.mem_limit) == ("local0", "live", 2, 0)
@@ -137,7 +137,7 @@ def test_an_id_in_use(fake: FakeServer) -> None:
     make(id=3)
     with pytest.raises(Busy, match=r"in use by truezramd \(pid \d+\)"):
         make(id=3)
-    assert len([line for line in fake.told if line.startswith("argv")]) == 1
+    assert len([line for line in fake.received if line.startswith("argv")]) == 1
 
 
 def test_two_creates_of_one_id_at_once(fake: FakeServer) -> None:
@@ -174,13 +174,13 @@ def test_a_dead_entry_is_shown_and_stays_until_it_is_removed(fake: FakeServer) -
     kill_server(entry)
     with Client() as client:
         assert [found.state for found in client.devices()] == ["dead"]
-    # Whoever wants its number does not thereby destroy what it left.
+    # A create with its number does not destroy what it left.
     with pytest.raises(Busy, match=r"although its server died\. First: truezram remove local3"):
         make(id=3)
-    assert not any("--cleanup" in line for line in fake.told)
+    assert not any("--cleanup" in line for line in fake.received)
     with Client() as client:
         assert removal.remove(client, "local3").name == "local3"
-        assert any("--cleanup" in line and "--id 3" in line for line in fake.told)
+        assert any("--cleanup" in line and "--id 3" in line for line in fake.received)
         assert client.devices() == ()
     make(id=3)
 
@@ -328,7 +328,7 @@ def test_bad_options_touch_nothing(fake: FakeServer, run_dir: Path, changes: dic
     with pytest.raises(UsageError) as caught:
         make(**changes)
     assert why in caught.value.why
-    assert fake.told == []
+    assert fake.received == []
     assert not run_dir.exists()
 
 
@@ -401,7 +401,7 @@ def test_requests(fake: FakeServer) -> None:
         for bad in ((0, 4096, 0), (0, 4096, 257), (-1, 4096, 4), (0, 3, 4)):
             with pytest.raises(UsageError):
                 client.page_map(entry, *bad)
-    assert "op 5 [0, 4096, 16, 0] " in fake.told
+    assert "op 5 [0, 4096, 16, 0] " in fake.received
 
 
 def test_mute_garbage_and_missingservers(fake: FakeServer, run_dir: Path) -> None:
@@ -486,7 +486,7 @@ def test_create_with_a_filesystem_needs_its_tools_first(
     with pytest.raises(Unsupported, match=missing) as caught:
         make(transport="ublk", fs="ext4", mount=str(tmp_path))
     assert package in caught.value.remedy
-    assert fake.told == []
+    assert fake.received == []
 
 
 def test_who_keeps_a_filesystem_busy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -504,4 +504,4 @@ def test_create_with_swap_needs_its_tools_first(fake: FakeServer, monkeypatch: p
     monkeypatch.setattr(swap.shutil, "which", lambda name, path: None)
     with pytest.raises(Unsupported, match="mkswap"):
         make(transport="ublk", swap=True)
-    assert fake.told == []
+    assert fake.received == []

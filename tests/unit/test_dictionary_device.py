@@ -113,7 +113,7 @@ def test_the_server_is_told(
     code, out, _ = call(capsys, "create", *words)
     assert code == 0
     assert json.loads(out)["dictionary"] == str(file)
-    assert f"--dictionary {file}" in fake.told[0]
+    assert f"--dictionary {file}" in fake.received[0]
 
 
 @pytest.fixture

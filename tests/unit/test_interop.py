@@ -120,7 +120,7 @@ def test_zstd_frames_are_readable(level: int) -> None:
 
 
 def test_zstd_reads_their_frames() -> None:
-    """Frames of our kind; those with a content size or a second frame are none of ours, and are refused."""
+    """Frames of our kind; those with a content size or a second frame are not ours, and are refused."""
     compressor = truezram.Compressor("zstd")
     encoder = zstandard.ZstdCompressor(compression_params=magicless(write_content_size=False))
     other = zstandard.ZstdCompressor(compression_params=magicless(write_content_size=True))

@@ -329,9 +329,9 @@ def test_a_damaged_entry_is_an_error_of_its_page_and_is_told(capsys: pytest.Capt
                 byte = arena.read(1)[0]
                 arena.seek(-1, os.SEEK_CUR)
                 arena.write(bytes([byte ^ 0x10]))
-        with pytest.raises(OSError, match="Input/output error") as told:
+        with pytest.raises(OSError, match="Input/output error") as caught:
             device.read(7)
-        assert told.value.errno == errno.EIO
+        assert caught.value.errno == errno.EIO
         device.write(7, data[7 * PAGE : 8 * PAGE])  # and written again, it is there again
         device.discard(8)
         assert (

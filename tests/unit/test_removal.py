@@ -73,7 +73,7 @@ def test_swapoff_must_fit(fake: FakeServer, run_dir: Path, monkeypatch: pytest.M
         with pytest.raises(Busy, match=r"768M back, and 256M of memory is available"):
             removal.remove(client, entry.name)
         assert "768M is swapped out" in removal.what_force_breaks(entry)[0]
-    assert not [line for line in fake.told if line.startswith("op 3")]
+    assert not [line for line in fake.received if line.startswith("op 3")]
 
 
 def fake_swapoff(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str) -> None:
@@ -128,7 +128,7 @@ def test_a_device_that_is_still_swap_is_never_stopped(
     kill_server(entry)
     with Client() as client, pytest.raises(Busy, match="still swap"):
         removal.remove(client, entry.name, force=force)
-    assert not [line for line in fake.told if line.startswith("op 3") or "--cleanup" in line]
+    assert not [line for line in fake.received if line.startswith("op 3") or "--cleanup" in line]
 
 
 def test_swapoff_that_brings_nothing_back_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

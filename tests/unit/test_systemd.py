@@ -53,11 +53,11 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_dir: Path) -> P
     monkeypatch.setattr(systemd, "UNIT_DIR", tmp_path / "units")
     monkeypatch.setattr(systemd, "RUNNING", tmp_path / "run")
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    monkeypatch.setattr(paths, "foreign_writer", lambda path: "")  # whoever runs the tests
+    monkeypatch.setattr(paths, "foreign_writer", lambda path: "")  # whichever user runs the tests
     return tmp_path
 
 
-def told(machine: Path) -> list[str]:
+def calls(machine: Path) -> list[str]:
     """The changes that systemctl was asked for."""
     lines = (machine / "log").read_text().splitlines()
     return [line for line in lines if not line.startswith("is-")]
@@ -166,7 +166,7 @@ def test_add_list_remove(machine: Path) -> None:
     unit = systemd.add(SWAP, start=True)
     assert (unit.id, unit.enabled, unit.active) == (3, "enabled", "active")
     assert unit.path.read_text() == systemd.unit_text(SWAP)
-    assert told(machine) == ["daemon-reload", f"enable {unit.name}", f"start {unit.name}"]
+    assert calls(machine) == ["daemon-reload", f"enable {unit.name}", f"start {unit.name}"]
     assert systemd.units() == [unit]
     assert unit.command == SWAP.command()
     assert systemd.free_id() == 0
@@ -174,7 +174,7 @@ def test_add_list_remove(machine: Path) -> None:
         systemd.add(SWAP)
     assert systemd.remove(3, stop=True).id == 3
     assert systemd.units() == []
-    assert told(machine)[3:] == [
+    assert calls(machine)[3:] == [
         f"stop {unit.name}",
         f"disable {unit.name}",
         "daemon-reload",
@@ -188,7 +188,7 @@ def test_without_now_the_device_is_left_alone(machine: Path) -> None:
     unit = systemd.add(SWAP)
     assert unit.active == "inactive"
     systemd.remove(3)
-    assert not any(line.startswith(("start", "stop")) for line in told(machine))
+    assert not any(line.startswith(("start", "stop")) for line in calls(machine))
 
 
 def test_a_device_that_cannot_be_removed_stays_persistent(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,7 +201,7 @@ def test_a_device_that_cannot_be_removed_stays_persistent(machine: Path, monkeyp
     with pytest.raises(Busy, match=r"ublkb3.*mounted"):
         systemd.remove(3, stop=True)
     assert systemd.units() == [unit]
-    assert not any(line.startswith("stop") for line in told(machine))
+    assert not any(line.startswith("stop") for line in calls(machine))
 
 
 def test_nothing_is_left_of_what_does_not_start(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:

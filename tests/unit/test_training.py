@@ -58,14 +58,14 @@ def test_makes_and_measures(folder: Path, tmp_path: Path, capsys: pytest.Capture
 
 
 def test_negative_levels_and_progress(folder: Path, tmp_path: Path) -> None:
-    told: list[tuple[float, str]] = []
+    steps: list[tuple[float, str]] = []
     sources = training.from_files([folder / "b.pages", folder / "a.pages"])
-    found = training.train(sources, 8192, -5, lambda fraction, text: told.append((fraction, text)))
+    found = training.train(sources, 8192, -5, lambda fraction, text: steps.append((fraction, text)))
     assert (found.level, len(found.data) <= 8192) == (-5, True)
-    fractions = [fraction for fraction, _ in told]
+    fractions = [fraction for fraction, _ in steps]
     assert fractions == sorted(fractions)
-    assert any("training on" in text for _, text in told)
-    assert any("measuring on other pages of a" in text for _, text in told)
+    assert any("training on" in text for _, text in steps)
+    assert any("measuring on other pages of a" in text for _, text in steps)
 
 
 def test_noise_is_not_worth_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

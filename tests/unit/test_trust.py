@@ -241,7 +241,7 @@ def test_root_runs_no_server_that_others_can_change(fake: FakeServer, tmp_path: 
     os.chown(tmp_path / "truezramd", NOBODY, -1)
     with pytest.raises(PermissionDenied, match=r"TRUEZRAM_SERVER as root: .*/truezramd belongs to nobody"):
         make()
-    assert fake.told == []
+    assert fake.received == []
 
 
 @root_only

@@ -165,7 +165,7 @@ def test_a_live_server_is_not_cleaned_up_after(real: Path, run_dir: Path) -> Non
 
 
 def test_no_descriptors_left_for_clients(real: Path, run_dir: Path) -> None:
-    """Whoever cannot be accepted is hung up on; the server neither spins nor forgets the others."""
+    """A client that cannot be accepted is disconnected; the server neither spins nor forgets the others."""
     entry = make(size=64 << 20)
     pid = server_of(entry)
     assert pid is not None

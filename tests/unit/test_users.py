@@ -72,7 +72,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     return made
 
 
-def test_nobody(machine: Machine) -> None:
+def test_no_user(machine: Machine) -> None:
     machine.disk("sda1", "8:1")
     machine.swap("/dev/sda1")
     machine.mount("8:1", "/", "/dev/sda1")

@@ -67,7 +67,7 @@ def run_dirs() -> tuple[Path, ...]:
 
 
 def is_private(path: Path, owners: Collection[int] | None = None) -> bool:
-    """Whether `path` is a folder (no link) of one of these users (of this one, without `owners`) that nobody else can
+    """Whether `path` is a folder (no link) of one of these users (of this one, without `owners`) that no one else can
     write to."""
     try:
         found = path.lstat()
@@ -113,7 +113,7 @@ def foreign_writer(path: Path) -> str:
                 if stat.S_ISLNK(found.st_mode):
                     waiting.append(Path(os.path.normpath(step.parent / step.readlink())))
             except OSError:
-                continue  # not there: made by whoever may write to its folder
+                continue  # not there: anyone who may write to its folder can make it
             if who := _writer(step, found):
                 return who
     return ""

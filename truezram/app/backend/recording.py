@@ -166,7 +166,7 @@ def _plain(kind: type, data: Any) -> Any:
     if kind is float and not math.isfinite(value):
         raise ValueError("a number that is not finite")
     if kind is str:
-        value.encode()  # half a surrogate pair is no text
+        value.encode()  # half a surrogate pair is not text
     return value
 
 

@@ -31,7 +31,7 @@ from truezram.engine.units import format_exact, format_size, parse_size
 
 
 def whole(text: str, what: str, low: int, high: int) -> int | None:
-    """An optional whole number; raises `UsageError` when it is none or out of range."""
+    """An optional whole number; raises `UsageError` when it is not a number or out of range."""
     if not text.strip():
         return None
     try:

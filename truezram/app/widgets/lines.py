@@ -66,7 +66,7 @@ class Painted(Widget):
 class LineWidget(Painted):
     """A widget made of lines of segments.
 
-    Subclasses implement `build`; whoever changes the data calls `rebuild`. Lines shorter than the widget are
+    Subclasses implement `build`; code that changes the data calls `rebuild`. Lines shorter than the widget are
     padded with the widget's own style.
     """
 

@@ -99,7 +99,7 @@ def swaps(root: Path = ROOT) -> tuple[SwapArea, ...]:
 
 
 class Mount(NamedTuple):
-    """One line of mountinfo. Only `number` is the kernel's own word: `source` is what whoever mounted it wrote."""
+    """One line of mountinfo. Only `number` is the kernel's own word: `source` is whatever was given to mount."""
 
     number: str
     """MAJOR:MINOR of the filesystem; its major is 0 when it has no block device, or several."""

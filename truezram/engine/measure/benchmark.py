@@ -87,12 +87,12 @@ def sample_inputs(
     """
     from truezram.engine.measure import sampling
 
-    def tell(fraction: float, text: str) -> None:
+    def sampling_progress(fraction: float, text: str) -> None:
         if progress is not None:
             progress(Progress(0.0, text, None))
 
     try:
-        sampled = sampling.sample_pages(limit=limit, seed=seed, progress=tell, cancel=cancelled)
+        sampled = sampling.sample_pages(limit=limit, seed=seed, progress=sampling_progress, cancel=cancelled)
     except sampling.Cancelled as error:
         raise Cancelled("the measurement was cancelled") from error
     if not len(sampled):
@@ -380,7 +380,7 @@ def measure(
     if not work.inputs:
         raise Failed("there is nothing to measure", "all pages are same-filled, and those are not compressed")
     plan = _Plan(rounds, seconds, sum(-(-len(item.order) // _GROUP) for item in work.inputs))
-    done, told, latest = 0, 0.0, None
+    done, reported, latest = 0, 0.0, None
     while plan.goes_on(done):
         for item in work.inputs:
             work.begin(item)
@@ -390,8 +390,8 @@ def measure(
                         raise Cancelled("the measurement was cancelled")
                     with ffi.from_buffer("uint32_t[]", part) as order:
                         work.do_group(item, pages, order, len(part))
-                    if progress is not None and time.monotonic() - told >= _PROGRESS_SECONDS:
-                        told = time.monotonic()
+                    if progress is not None and time.monotonic() - reported >= _PROGRESS_SECONDS:
+                        reported = time.monotonic()
                         text = f"{plan.text(done)}, {item.name}"
                         progress(Progress(plan.fraction(work.groups), text, latest))
             if progress is not None and done == 0:
@@ -437,10 +437,10 @@ def run(
     kernel = baselines.parse_kernel(against)
     zram_bench.check(kernel)
     inputs = read_inputs(pages) if pages else sample_inputs(progress=progress, cancelled=cancelled)
-    tell = progress
+    first_part = progress
     if progress is not None and kernel:
 
-        def tell(step: Progress) -> None:
+        def first_part(step: Progress) -> None:
             progress(replace(step, fraction=step.fraction * zram_bench.SHARE))
 
     found = measure(
@@ -450,7 +450,7 @@ def run(
         rounds=rounds,
         seconds=seconds,
         cold=cold,
-        progress=tell,
+        progress=first_part,
         cancelled=cancelled,
     )
     if known is not None:

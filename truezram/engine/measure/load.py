@@ -297,7 +297,7 @@ def sample(limit: int = 8192, seed: int = 0) -> tuple[bytes, int]:
     from truezram.engine.measure.sampling import sample_pages
 
     sampled = sample_pages(limit=limit, seed=seed)
-    if not len(sampled):  # a user with no other process than this one, and servers, which nobody may read
+    if not len(sampled):  # a user with no other process than this one, and servers, which cannot be read
         sampled = sample_pages(limit=limit, seed=seed, include_self=True)
     data = bytes(sampled.data)
     if not data:
@@ -323,13 +323,13 @@ def main(argv: Sequence[str]) -> int:
         data, processes = sample(seed=seed)
         origin = {"sampled_pages": len(data) // PAGE, "processes": processes}
 
-        def tell(counts: Counts, done: bool = False) -> None:
+        def write(counts: Counts, done: bool = False) -> None:
             sys.stdout.write(json.dumps({**asdict(counts), **origin, "done": done}) + "\n")
             sys.stdout.flush()
 
         device = open_device(entry)
         try:
-            tell(run_load(device, data, threads=threads, seed=seed, stop=stop, progress=tell), done=True)
+            write(run_load(device, data, threads=threads, seed=seed, stop=stop, progress=write), done=True)
         finally:
             device.close()
     except TruezramError as error:

@@ -102,29 +102,29 @@ def _last_words(child: subprocess.Popen[bytes], log: int) -> str:
 # ---- in the child ----
 
 
-def _benchmark(tell: Report, cancelled: Callable[[], bool], *, seconds: float) -> Any:
+def _benchmark(report: Report, cancelled: Callable[[], bool], *, seconds: float) -> Any:
     from truezram.engine.measure import benchmark
     from truezram.engine.measure.results import Progress
 
-    told = None
+    last = None
 
     def progress(step: Progress) -> None:
-        nonlocal told
-        fresh = step.report is not told
-        told = step.report
-        tell(step.fraction, step.text, step.report if fresh else None)
+        nonlocal last
+        fresh = step.report is not last
+        last = step.report
+        report(step.fraction, step.text, step.report if fresh else None)
 
     return benchmark.run(seconds=seconds, progress=progress, cancelled=cancelled)
 
 
-def _estimate(tell: Report, cancelled: Callable[[], bool], *, kind: str, value: str, by: str) -> Any:
+def _estimate(report: Report, cancelled: Callable[[], bool], *, kind: str, value: str, by: str) -> Any:
     from truezram.engine.measure import estimate
 
     return estimate.estimate(
         estimate.Scope(kind, value),
         by=by,
-        progress=lambda fraction, text: tell(fraction, text, None),
-        partial=lambda found: tell(None, "measuring", found),
+        progress=lambda fraction, text: report(fraction, text, None),
+        partial=lambda found: report(None, "measuring", found),
         cancel=cancelled,
     )
 

@@ -5,7 +5,7 @@ usage: build_native.py CDEF NATIVE OUTPUT DEPFILE
 CDEF lists what Python sees: `from "X.h" { NAME, ... }` stands for the declarations of these names in the header X.h,
 which is searched below the folder NATIVE. So everything that C and Python share is written once, in C. A NAME is
 `enum x`, `struct x` (an opaque type if the header only declares it), a constant in capitals, or a function. DEPFILE
-tells ninja which headers were read.
+lists the headers that were read, for ninja.
 """
 
 import re

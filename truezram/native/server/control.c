@@ -418,8 +418,8 @@ static void take_signal(struct control *c)
 
 /* ---- queues ---- */
 
-/* Logs what the queues have to report. 1: one of them has ended. */
-static int hear_queues(struct tz_server *s)
+/* Logs the queues' reports. 1: one of them has ended. */
+static int log_queues(struct tz_server *s)
 {
 	char text[200];
 	uint64_t n;
@@ -428,7 +428,7 @@ static int hear_queues(struct tz_server *s)
 	if (read(s->end_fd, &n, sizeof n) < 0)
 		return 0;
 	for (unsigned i = 0; i < s->nr_queues; i++) {
-		if (tz_queue_tell(&s->queues[i], text, sizeof text))
+		if (tz_queue_report(&s->queues[i], text, sizeof text))
 			tz_log("%s", text);
 		ended |= atomic_load(&s->queues[i].state) == TZ_QUEUE_ENDED;
 	}
@@ -507,7 +507,7 @@ void tz_control_loop(struct tz_server *s)
 			take_signal(&c);
 		if (c.fds[SLOT_HELPER].revents)
 			swapoff_ended(&c);
-		if (c.fds[SLOT_QUEUE_END].revents && hear_queues(s)) {
+		if (c.fds[SLOT_QUEUE_END].revents && log_queues(s)) {
 			tz_log("a queue has ended: the device cannot be served any more");
 			c.stop = 1;
 		}

@@ -1,4 +1,4 @@
-/* detach.h - the server's own surroundings in place of those of whoever started it. */
+/* detach.h - the server's own surroundings in place of its creator's. */
 #ifndef TZ_DETACH_H
 #define TZ_DETACH_H
 

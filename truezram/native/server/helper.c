@@ -117,7 +117,7 @@ int tz_helper_start(struct tz_helper *h)
 	return 0;
 }
 
-/* The helper is dead, or ends once it sees that its socket is closed; whoever handles SIGCHLD reaps
+/* The helper is dead, or ends once it sees that its socket is closed; the handler of SIGCHLD reaps
  * it. */
 static void forget(struct tz_helper *h)
 {

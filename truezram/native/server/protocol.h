@@ -32,7 +32,7 @@ enum tz_op {
 enum tz_stop {
 	TZ_STOP_UNLESS_SWAP = 0,
 	TZ_STOP_UNLESS_CLAIMED = 1	/* a mounted disk too, or one with a block device on it:
-					 * whoever has it open exclusively */
+					 * anything that has it open exclusively */
 };
 
 enum tz_status {

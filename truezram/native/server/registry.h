@@ -1,15 +1,15 @@
 /* registry.h - a device's place in the run directory: lock, statistics page, control socket, log,
  * arena file.
  *
- *	DIR/NAME.lock	held (flock) by the server as long as it lives: whoever can take it knows
- *			that no server has NAME. Its content, "PID START\n" (START: field 22 of
- *			/proc/PID/stat), says which server does
+ *	DIR/NAME.lock	held (flock) by the server as long as it lives: a process that can take it
+ *			knows that no server has NAME. Its content, "PID START\n" (START: field 22
+ *			of /proc/PID/stat), says which server does
  *	DIR/NAME.stats	the statistics page, 0644; appears complete, by rename, when the device is
  *			usable
  *	DIR/NAME.sock	the control socket, 0600
  *	DIR/NAME.log	what the server had to say, 0644
  *	DIR/arena/NAME	the arena, on a tmpfs mounted noswap (root, Linux 6.4 and later); locked
- *			(flock) by whoever has it attached
+ *			(flock) by the server that has it attached
  *	DIR/arena.lock	held around mounting and unmounting that tmpfs
  *
  * What a server that died has left stays until its own device is removed (adopted and dropped):

@@ -25,8 +25,8 @@ struct tz_server {
 	int signal_fd;
 	int spare_fd;			/* given up for a moment when there are no descriptors left
 					 * to accept with */
-	int claim_fd;			/* our disk opened exclusively: nobody may mount it or make
-					 * it swap while it is being stopped */
+	int claim_fd;			/* our disk opened exclusively: it cannot be mounted
+					 * or become swap while it is being stopped */
 	char why[216];			/* reason of the last failure */
 };
 

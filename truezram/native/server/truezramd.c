@@ -1,5 +1,5 @@
-/* truezramd.c - the server: one small process per device. Makes the device, serves it until told to
- * stop, removes it.
+/* truezramd.c - the server: one small process per device. Makes the device, serves it until it is
+ * asked to stop, removes it.
  *
  *	truezramd --transport ublk|local --size BYTES --algorithm NAME[:LEVEL] --run-dir DIR
  *	          [--dictionary FILE] [--mem-limit BYTES] [--id N] [--queues N] [--queue-depth N]
@@ -9,10 +9,10 @@
  *
  * It is started by `truezram create`, which checks options before; what is checked here is what
  * could do harm. Order of things: the creator's surroundings left (detach.c) - helper process - a
- * name and its lock, reported to FD (struct tz_ready with TZ_STARTING), so that whoever ends the
- * server knows what to clean up - ublk: ADD_DEV of that number - arena and store - queue threads -
- * memory locked - START_DEV - entry published - reported to FD again. A failure anywhere undoes
- * what was done and reports what and why.
+ * name and its lock, reported to FD (struct tz_ready with TZ_STARTING), so that the process that
+ * ends the server knows what to clean up - ublk: ADD_DEV of that number - arena and store - queue
+ * threads - memory locked - START_DEV - entry published - reported to FD again. A failure anywhere
+ * undoes what was done and reports what and why.
  *
  * The main thread then is the control thread (control.c has the loop): messages, signals, queues
  * that end. Everything that I/O depends on is locked memory; the main thread may page-fault and
@@ -140,9 +140,9 @@ static int parse(int argc, char **argv, struct options *o)
 	return 0;
 }
 
-/* ---- what the creator learns ---- */
+/* ---- messages to the creator ---- */
 
-static void tell(const struct tz_server *s, int ready_fd, unsigned status, int exit_code)
+static void send_ready(const struct tz_server *s, int ready_fd, unsigned status, int exit_code)
 {
 	struct tz_ready r = { .magic = TZ_MSG_MAGIC, .version = TZ_MSG_VERSION,
 		.status = (uint16_t)status, .id = s->id,
@@ -157,7 +157,7 @@ static void tell(const struct tz_server *s, int ready_fd, unsigned status, int e
 /* The name, as soon as there is one: from here on something may have to be cleared. */
 static void announce(const struct tz_server *s, int ready_fd)
 {
-	tell(s, ready_fd, TZ_STARTING, 0);
+	send_ready(s, ready_fd, TZ_STARTING, 0);
 }
 
 /* ---- making the device ---- */
@@ -499,7 +499,7 @@ static void report(const struct tz_server *s, int ready_fd, int err)
 {
 	if (err)
 		fprintf(stderr, "truezramd: %s\n", s->why);
-	tell(s, ready_fd, err ? TZ_E_FAILED : TZ_OK, err ? exit_code(err) : 0);
+	send_ready(s, ready_fd, err ? TZ_E_FAILED : TZ_OK, err ? exit_code(err) : 0);
 	if (ready_fd >= 0)
 		close(ready_fd);
 }

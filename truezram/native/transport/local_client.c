@@ -51,7 +51,7 @@ struct tz_local_client *tz_local_attach(int fd, int *err)
 		*err = -EINVAL;
 		goto fail;
 	}
-	/* Whoever can make it shorter could end this process by SIGBUS. */
+	/* A process that can shorten it could end this one by SIGBUS. */
 	int seals = fcntl(fd, F_GET_SEALS);
 	if (seals < 0 || !(seals & F_SEAL_SHRINK)) {
 		*err = -EPERM;

@@ -319,7 +319,7 @@ void tz_queue_trouble(struct tz_queue *q, enum tz_trouble what, int err)
 		wake_control_thread(q);
 }
 
-int tz_queue_tell(struct tz_queue *q, char *text, size_t size)
+int tz_queue_report(struct tz_queue *q, char *text, size_t size)
 {
 	static const char *const what[] = { [TZ_TROUBLE_ENTER] = "io_uring_enter failed",
 		[TZ_TROUBLE_COMMAND] = "the kernel refused a command",
@@ -327,9 +327,9 @@ int tz_queue_tell(struct tz_queue *q, char *text, size_t size)
 	uint64_t trouble = atomic_load(&q->trouble);
 	uint32_t times = (uint32_t)(trouble >> 32);
 
-	if (times == q->trouble_told)
+	if (times == q->trouble_reported)
 		return 0;
-	q->trouble_told = times;
+	q->trouble_reported = times;
 	snprintf(text, size, "queue %u: %s: %s (%u times so far); it is tried again", q->index,
 		what[trouble >> 16 & 3], strerror((int)(trouble & 0xffff)), times);
 	return 1;

@@ -93,7 +93,7 @@ struct tz_queue {
 	_Atomic int io_flusher;		/* PR_SET_IO_FLUSHER was set and reads back */
 	_Atomic int stop;
 	_Atomic uint64_t trouble;	/* how often << 32 | what << 16 | errno of the last time */
-	uint32_t trouble_told;
+	uint32_t trouble_reported;
 	int started;
 };
 
@@ -126,6 +126,6 @@ unsigned tz_io_pop(struct tz_queue *q, struct tz_io_list *list);
 enum tz_trouble { TZ_TROUBLE_ENTER = 1, TZ_TROUBLE_COMMAND = 2, TZ_TROUBLE_FULL = 3 };
 void tz_queue_trouble(struct tz_queue *q, enum tz_trouble what, int err);
 /* From the control thread, when end_fd is readable: a line for the log. 0: nothing new. */
-int tz_queue_tell(struct tz_queue *q, char *text, size_t size);
+int tz_queue_report(struct tz_queue *q, char *text, size_t size);
 
 #endif

@@ -360,6 +360,6 @@ int tz_ublk_remove_orphan(struct tz_ublk *u, int id, int (*is_running)(int pid))
 	u->added = u->started = 1;
 	tz_ublk_stop(u);	/* fails on a device that never started: delete decides */
 	rc = tz_ublk_delete(u);
-	/* Deleted; whoever has the disk open holds the number. */
+	/* Deleted; its number is free once nothing has the disk open any more. */
 	return rc == -ETIMEDOUT ? 0 : rc;
 }

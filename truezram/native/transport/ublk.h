@@ -75,8 +75,8 @@ int tz_ublk_add(struct tz_ublk *u, int id, unsigned queues, unsigned depth, uint
 int tz_ublk_queue_affinity(struct tz_ublk *u, unsigned queue, uint8_t *mask, size_t size);
 /* START_DEV: returns once /dev/ublkbN is usable; the queue threads must be serving. */
 int tz_ublk_start(struct tz_ublk *u, char *why, size_t why_size);
-/* STOP_DEV, whoever uses the disk: requests in flight are served or aborted, then the queues see
- * -ENODEV. */
+/* STOP_DEV, even if the disk is in use: requests in flight are served or aborted, then the queues
+ * see -ENODEV. */
 int tz_ublk_stop(struct tz_ublk *u);
 /* The same, but only if the disk is not open anywhere, which the kernel checks. -EBUSY: it is open,
  * nothing was done; -EOPNOTSUPP: a kernel before 7.0. */

@@ -4,7 +4,7 @@ usage: make_dense_tables.py [--check]           write dense_tables.h, or say whe
        make_dense_tables.py --gather FILE...    make dense_stats.txt from files of 4096-byte pages (raw, or .zst)
 
 A table is made from its cluster's symbol counts, with a little of the whole class's mixed in, because pages of
-programs that nobody trained on have symbols that the cluster never saw. Everything here is integer arithmetic: the
+programs that were not trained on have symbols that the cluster never saw. Everything here is integer arithmetic: the
 same statistics give the same tables everywhere.
 """
 
