@@ -1,15 +1,21 @@
-/* pagetool.c - writes real pages' contents into a device or into memory and checks that they come back (device tests).
+/* pagetool.c - writes real pages' contents into a device or into memory and checks that they come
+ * back (device tests).
  *
- *   pagetool hog POOL MIB             anonymous memory filled with pages; commands on standard input, see hog()
- *   pagetool fill POOL DEVICE PAGES [FIRST]   writes pages FIRST (0), FIRST + 1, ... until PAGES are written or the device says
- *                                     ENOSPC; prints "written=N error=NAME"; status 0 in both cases
- *   pagetool check POOL DEVICE PAGES [FIRST]  reads and compares them; prints "checked=N bad=M"; status 1 if any is bad
- *   pagetool stall [locked]           touches 1 MiB of its own every 10 ms until SIGTERM; prints the longest time between two
- *                                     rounds and how many took longer: "longest_ms=N over_100ms=N over_1s=N"
+ *   pagetool hog POOL MIB
+ *	anonymous memory filled with pages; commands on standard input, see hog()
+ *   pagetool fill POOL DEVICE PAGES [FIRST]
+ *	writes pages FIRST (0), FIRST + 1, ... until PAGES are written or the device reports ENOSPC;
+ *	prints "written=N error=NAME"; status 0 in both cases
+ *   pagetool check POOL DEVICE PAGES [FIRST]
+ *	reads and compares them; prints "checked=N bad=M"; status 1 if any is bad
+ *   pagetool stall [locked]
+ *	touches 1 MiB of its own every 10 ms until SIGTERM; prints the longest time between two
+ *	rounds and how many took longer: "longest_ms=N over_100ms=N over_1s=N"
  *
- * POOL is a file of 4096-byte pages collected from a running process. Page i holds a page of the pool chosen by a hash of
- * (i, generation) with both numbers written over 16 of its bytes at a place that the hash chooses too: contents are real, and no
- * two pages are equal, so a page that comes back in another's place is found as surely as a changed one.
+ * POOL is a file of 4096-byte pages collected from a running process. Page i holds a page of the
+ * pool chosen by a hash of (i, generation) with both numbers written over 16 of its bytes at a
+ * place that the hash chooses too: contents are real, and no two pages are equal, so a page that
+ * comes back in another's place is found as surely as a changed one.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -56,7 +62,8 @@ static void open_pool(const char *path)
 		die(path);
 	pool_pages = (uint64_t)st.st_size / PAGE;
 	if (pool_pages < 256) {
-		fprintf(stderr, "pagetool: %s holds %" PRIu64 " pages; too few\n", path, pool_pages);
+		fprintf(stderr, "pagetool: %s holds %" PRIu64 " pages; too few\n", path,
+			pool_pages);
 		exit(2);
 	}
 	pool = mmap(NULL, pool_pages * PAGE, PROT_READ, MAP_SHARED, fd, 0);
@@ -66,7 +73,8 @@ static void open_pool(const char *path)
 
 static void make_page(unsigned char *page, uint64_t index, uint64_t generation)
 {
-	uint64_t h = mix(index * 0x9e3779b97f4a7c15ull + generation + 1), stamp[2] = { index, generation };
+	uint64_t h = mix(index * 0x9e3779b97f4a7c15ull + generation + 1);
+	uint64_t stamp[2] = { index, generation };
 
 	memcpy(page, pool + (h % pool_pages) * PAGE, PAGE);
 	memcpy(page + (h >> 40) % (PAGE / 16) * 16, stamp, sizeof(stamp));
@@ -151,8 +159,8 @@ struct hog {
 	uint64_t *hashes, pages;
 };
 
-/* Runs of 16 pages are visited in steps of `step` runs, which has no factor in common with their number: 1 is in order. One
- * in `share` of them is. */
+/* Runs of 16 pages are visited in steps of `step` runs, which has no factor in common with their
+ * number: 1 is in order. One in `share` of them is. */
 static uint64_t verify(const struct hog *hog, uint64_t step, uint64_t share)
 {
 	uint64_t bad = 0, runs = hog->pages / RUN, run = 0;
@@ -184,9 +192,11 @@ static uint64_t renew(struct hog *hog, uint64_t generation)
 /* One command a line, one line of answer each ("NAME pages=N bad=M"):
  *   fill             writes every page
  *   rewrite SHARE    writes the first 1/SHARE of the pages anew
- *   renew GENERATION checks one run in 8, gives all memory back and writes every page with other contents
+ *   renew GENERATION checks one run in 8, gives all memory back and writes every page with other
+ *                    contents
  *   churn SECONDS    renews for so long, at least once
- *   verify STEP      checks every page against the hash taken when it was written; STEP is a prime, 1 for in order
+ *   verify STEP      checks every page against the hash taken when it was written; STEP is a prime,
+ *                    1 for in order
  *   keep MIB         gives the memory beyond the first MIB back
  *   pageout          asks the kernel to swap all of it out now
  *   damage           changes one bit, so that a test can see verify find it
@@ -198,8 +208,10 @@ static int hog(uint64_t mib)
 	char line[64], name[16];
 	uint64_t argument, bad;
 
-	hog.memory = mmap(NULL, hog.pages * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	hog.hashes = mmap(NULL, hog.pages * 8, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	hog.memory = mmap(NULL, hog.pages * PAGE, PROT_READ | PROT_WRITE,
+		MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	hog.hashes = mmap(NULL, hog.pages * 8, PROT_READ | PROT_WRITE,
+		MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (hog.memory == MAP_FAILED || hog.hashes == MAP_FAILED)
 		die("memory");
 	while (fgets(line, sizeof(line), stdin)) {
@@ -213,12 +225,14 @@ static int hog(uint64_t mib)
 		} else if (!strcmp(name, "renew") && argument) {
 			bad = renew(&hog, argument);
 		} else if (!strcmp(name, "churn") && argument) {
-			for (uint64_t end = now_ns() + argument * 1000000000u, g = 1; g == 1 || now_ns() < end; g++)
+			uint64_t end = now_ns() + argument * 1000000000u;
+			for (uint64_t g = 1; g == 1 || now_ns() < end; g++)
 				bad += renew(&hog, g);
 		} else if (!strcmp(name, "verify") && argument) {
 			bad = verify(&hog, argument, 1);
 		} else if (!strcmp(name, "keep") && argument << 8 <= hog.pages) {
-			madvise(hog.memory + (argument << 20), (hog.pages - (argument << 8)) * PAGE, MADV_DONTNEED);
+			madvise(hog.memory + (argument << 20),
+				(hog.pages - (argument << 8)) * PAGE, MADV_DONTNEED);
 			hog.pages = argument << 8;
 		} else if (!strcmp(name, "pageout")) {
 			if (madvise(hog.memory, hog.pages * PAGE, MADV_PAGEOUT))
@@ -252,7 +266,8 @@ static void end(int signal)
 
 static int stall(int locked)
 {
-	unsigned char *memory = mmap(NULL, STALL_MEMORY, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	unsigned char *memory = mmap(NULL, STALL_MEMORY, PROT_READ | PROT_WRITE,
+		MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	struct sigaction action = { .sa_handler = end };
 	struct timespec pause = { 0, STALL_NS };
 	uint64_t longest = 0, over[2] = { 0 };
@@ -272,7 +287,8 @@ static int stall(int locked)
 		over[0] += took > 100000000u;
 		over[1] += took > 1000000000u;
 	}
-	printf("longest_ms=%" PRIu64 " over_100ms=%" PRIu64 " over_1s=%" PRIu64 "\n", longest / 1000000u, over[0], over[1]);
+	printf("longest_ms=%" PRIu64 " over_100ms=%" PRIu64 " over_1s=%" PRIu64 "\n",
+		longest / 1000000u, over[0], over[1]);
 	return 0;
 }
 
@@ -287,9 +303,10 @@ int main(int argc, char **argv)
 	if ((argc == 5 || argc == 6) && (!strcmp(argv[1], "fill") || !strcmp(argv[1], "check"))) {
 		uint64_t first = argc == 6 ? strtoull(argv[5], NULL, 10) : 0;
 		open_pool(argv[2]);
-		return (argv[1][0] == 'f' ? fill : check)(argv[3], strtoull(argv[4], NULL, 10), first);
+		return (argv[1][0] == 'f' ? fill : check)(argv[3],
+			strtoull(argv[4], NULL, 10), first);
 	}
-	fprintf(stderr, "usage: pagetool hog POOL MIB | fill POOL DEVICE PAGES [FIRST] | check POOL DEVICE PAGES [FIRST]"
-		" | stall [locked]\n");
+	fprintf(stderr, "usage: pagetool hog POOL MIB | fill POOL DEVICE PAGES [FIRST]"
+		" | check POOL DEVICE PAGES [FIRST] | stall [locked]\n");
 	return 2;
 }

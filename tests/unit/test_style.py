@@ -41,7 +41,7 @@ def test_files_stay_readable() -> None:
 
 
 C_COLUMNS = 100
-C_ROOMS = ("truezram/native", "tests/native")
+C_ROOMS = ("truezram/native", "tests/native", "tests/device")
 PROSE_COLUMNS = 120
 PROSE = ("README.md", "CHANGELOG.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")))
 
