@@ -18,7 +18,7 @@ from truezram._native import ffi, lib
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-PAGE_SIZE = 4096
+PAGE_SIZE: int = lib.TZ_PAGE_SIZE
 """Bytes in a page."""
 
 

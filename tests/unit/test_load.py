@@ -10,7 +10,8 @@ from collections.abc import Callable
 
 import pytest
 
-from truezram.engine.measure.load import PAGE, Counts, run_load
+from truezram.engine.measure.load import Counts, run_load
+from truezram.engine.units import PAGE
 
 DATA = random.Random(5).randbytes(64 * PAGE)
 

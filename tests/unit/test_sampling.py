@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 from truezram.engine.errors import UsageError
 from truezram.engine.machine import procfs
 from truezram.engine.measure import sampling
-from truezram.engine.measure.sampling import PAGE, Cancelled, Regions, allocate, find_pages, sample_pages
+from truezram.engine.measure.sampling import Cancelled, Regions, allocate, find_pages, sample_pages
+from truezram.engine.units import PAGE
 
 # The child maps three areas: TAGGED pages it has written, SAME pages of one repeated word, ABSENT pages never touched,
 # each fenced off by a page without access; it names the addresses, then waits for its stdin to close.

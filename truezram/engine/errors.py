@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-EXIT_OK = 0
-EXIT_FAILED = 1
-EXIT_USAGE = 2
-EXIT_UNSUPPORTED = 3
-EXIT_BUSY = 4
+from truezram._native import lib
+
+EXIT_OK: int = lib.TZ_EXIT_OK
+EXIT_FAILED: int = lib.TZ_EXIT_FAILED
+EXIT_USAGE: int = lib.TZ_EXIT_USAGE
+EXIT_UNSUPPORTED: int = lib.TZ_EXIT_UNSUPPORTED
+EXIT_BUSY: int = lib.TZ_EXIT_BUSY
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
 """The reader of the output went away (128 + SIGPIPE, as a shell reports other tools)."""

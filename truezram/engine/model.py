@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from truezram.engine.units import PAGE
+
 
 @dataclass(frozen=True, slots=True)
 class SizeClass:
@@ -161,7 +163,7 @@ class DeviceSnapshot:
     @property
     def compression_ratio(self) -> float | None:
         """What the codec made of the pages that are not same-filled; None while there are none."""
-        stored = self.orig_data_size - self.same_pages * 4096
+        stored = self.orig_data_size - self.same_pages * PAGE
         return stored / self.compr_data_size if stored > 0 and self.compr_data_size else None
 
 

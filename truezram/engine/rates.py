@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from truezram._native import lib
 from truezram.engine.model import DeviceSnapshot
-
-LATENCY_UNIT_NS = 64
 
 
 def latency_floor(bin_: int) -> int:
     """Lower bound in ns of a bin of the latency histogram (stats.h, ``tz_lat_floor``)."""
-    if bin_ < 8:
-        return bin_ * LATENCY_UNIT_NS
-    return ((8 + (bin_ & 7)) << (bin_ // 8 - 1)) * LATENCY_UNIT_NS
+    return int(lib.tz_lat_floor(bin_))
 
 
 def histogram_difference(before: Sequence[int], after: Sequence[int]) -> tuple[int, ...]:

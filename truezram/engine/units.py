@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 
+from truezram._native import lib
 from truezram.engine.errors import UsageError
 
-PAGE = 4096
-MAX_SIZE = 1 << 52
+PAGE: int = lib.TZ_PAGE_SIZE
+MAX_SIZE: int = lib.TZ_MAX_SIZE
 """The largest size that is accepted anywhere: 4 PiB. Page numbers must fit a page-table entry."""
 
 _UNITS = "KMGTP"

@@ -12,8 +12,8 @@ from truezram._native import ffi, lib
 from truezram.engine.device.client import Client, Entry
 from truezram.engine.device.control import Op, request
 from truezram.engine.errors import Failed, Unsupported
+from truezram.engine.units import PAGE
 
-PAGE = 4096
 TIMEOUT = 30.0
 
 

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from truezram._native import lib
 from truezram.engine.device.stats_page import TRANSPORTS as TRANSPORTS
 from truezram.engine.units import format_exact
 
-MAX_ID = (1 << 20) - 1
-"""Device numbers are minors, which have 20 bits."""
-MAX_QUEUE_DEPTH = {"ublk": 4096, "local": 64}
+MAX_ID: int = lib.TZ_MAX_ID
+MAX_QUEUE_DEPTH: dict[str, int] = {"ublk": lib.TZ_MAX_DEPTH, "local": lib.TZ_RING_MAX_DEPTH}
 
 
 @dataclass(frozen=True, slots=True)

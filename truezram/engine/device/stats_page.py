@@ -21,8 +21,8 @@ from truezram._native import ffi, lib
 from truezram.codec import ISAS, KINDS
 from truezram.engine.device.control import printable
 from truezram.engine.model import DeviceSnapshot, QueueSnapshot, SizeClass
+from truezram.engine.units import PAGE
 
-PAGE = 4096
 RETRIES = 5
 """Reads (of some 15 ms each) of a page that keeps changing before its last copy is taken."""
 MAX_FILE = 16 << 20

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from truezram.engine.model import MachineSnapshot, Pressure, SwapArea, Zswap
+from truezram.engine.units import PAGE
 
 ROOT = Path("/")
 _CHUNK = 1 << 16
@@ -183,7 +184,7 @@ def machine(root: Path = ROOT) -> MachineSnapshot:
             enabled=zswap_now.enabled,
             compressor=zswap_now.compressor,
             max_pool_percent=zswap_now.max_pool_percent,
-            stored_pages=memory.get("Zswapped", 0) // 4096,
+            stored_pages=memory.get("Zswapped", 0) // PAGE,
             pool_bytes=memory["Zswap"],
         )
     return MachineSnapshot(

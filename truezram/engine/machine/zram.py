@@ -15,9 +15,9 @@ from pathlib import Path
 
 from truezram.engine.machine import procfs, users
 from truezram.engine.model import DeviceSnapshot, MachineSnapshot, QueueSnapshot, SwapArea
+from truezram.engine.units import PAGE
 
 _SECTOR = 512
-_PAGE = 4096
 
 
 def _numbers(path: str, least: int) -> list[int]:
@@ -47,8 +47,8 @@ def device(
     orig, compr, used, limit, used_max, same, compacted, huge, huge_since = _numbers(f"{folder}/mm_stat", 9)[:9]
     failed_reads, failed_writes, invalid_io, _ = _numbers(f"{folder}/io_stat", 4)[:4]
     stat = _numbers(f"{folder}/stat", 15)
-    reads, writes = stat[2] * _SECTOR // _PAGE, stat[6] * _SECTOR // _PAGE
-    discarded = stat[13] * _SECTOR // _PAGE
+    reads, writes = stat[2] * _SECTOR // PAGE, stat[6] * _SECTOR // PAGE
+    discarded = stat[13] * _SECTOR // PAGE
     return DeviceSnapshot(
         name=name,
         path=f"/dev/{name}",
@@ -116,7 +116,7 @@ def zswap(machine: MachineSnapshot, root: Path = procfs.ROOT) -> DeviceSnapshot 
     now = machine.zswap
     if not now.enabled and not now.stored_pages:
         return None
-    stored = (now.stored_pages or 0) * _PAGE
+    stored = (now.stored_pages or 0) * PAGE
     events = dict.fromkeys(("zswpin", "zswpout"), 0)
     for line in (procfs.read_text(f"{root}/proc/vmstat") or "").split("\n"):
         name, _, count = line.partition(" ")

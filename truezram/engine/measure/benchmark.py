@@ -33,7 +33,6 @@ from truezram.engine.errors import Failed, Unsupported, UsageError
 from truezram.engine.machine import procfs
 from truezram.engine.measure import baselines, page_files, zram_bench
 from truezram.engine.measure.baselines import Subject
-from truezram.engine.measure.page_files import PAGE
 from truezram.engine.measure.results import (
     TOTAL,
     WITH_DICTIONARY,
@@ -47,6 +46,7 @@ from truezram.engine.measure.results import (
     Result,
     Speed,
 )
+from truezram.engine.units import PAGE
 
 DEFAULT_ROUNDS = 5
 MAX_ROUNDS = 10_000

@@ -22,7 +22,6 @@ from truezram.engine.errors import Failed, NotFound, PermissionDenied, TruezramE
 from truezram.engine.machine import procfs
 from truezram.engine.machine.procfs import Process
 from truezram.engine.measure.sampling import (
-    PAGE,
     Cancelled,
     Progress,
     SampledPages,
@@ -31,6 +30,7 @@ from truezram.engine.measure.sampling import (
     is_same_filled,
     sample_pages,
 )
+from truezram.engine.units import PAGE
 
 SCOPES = ("all", "user", "cgroup", "pid")
 GROUPS = ("process", "user", "cgroup")

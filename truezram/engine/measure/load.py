@@ -27,8 +27,8 @@ from typing import Protocol
 
 from truezram.engine.device.client import Client, Entry
 from truezram.engine.errors import Busy, Failed, PermissionDenied, TruezramError
+from truezram.engine.units import PAGE
 
-PAGE = 4096
 ZERO_PAGE = bytes(PAGE)
 MAX_RUN = 32
 _BLKDISCARD = 0x1277

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from truezram.engine.errors import Failed, PermissionDenied, UsageError
 from truezram.engine.machine import procfs
+from truezram.engine.units import PAGE
 
-PAGE = 4096
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _CHUNK = 1 << 20
 _SUFFIXES = (".pages", ".pages.zst")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from statistics import median
 
 from truezram.engine.errors import EXIT_INTERRUPTED, TruezramError
-from truezram.engine.measure.page_files import PAGE
+from truezram.engine.units import PAGE
 
 TOTAL = "total"
 WITH_DICTIONARY = "+dictionary"

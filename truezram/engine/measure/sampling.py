@@ -31,8 +31,8 @@ from pathlib import Path
 from truezram.engine.errors import EXIT_INTERRUPTED, TruezramError, UsageError
 from truezram.engine.machine import procfs
 from truezram.engine.machine.procfs import Process
+from truezram.engine.units import PAGE
 
-PAGE = 4096
 LEAST = 16
 """Minimum number of pages per process, if it has as many and the limit allows."""
 _KERNEL_PAGE = os.sysconf("SC_PAGE_SIZE")

@@ -19,9 +19,8 @@ from truezram.engine.device.dictionary import id_of, memory_of
 from truezram.engine.errors import Failed, UsageError
 from truezram.engine.measure import page_files
 from truezram.engine.measure.estimate import Scope, select
-from truezram.engine.measure.page_files import PAGE
 from truezram.engine.measure.sampling import allocate, is_same_filled, sample_pages
-from truezram.engine.units import format_size
+from truezram.engine.units import PAGE, format_size
 
 DEFAULT_SIZE = 32 << 10
 DEFAULT_LEVEL = 3

@@ -21,8 +21,8 @@ from pathlib import Path
 
 from truezram.engine.errors import Failed, Unsupported
 from truezram.engine.machine import procfs
-from truezram.engine.measure.page_files import PAGE
 from truezram.engine.measure.results import TOTAL, Input, Progress, ProgressCallback, Report, Result, Speed
+from truezram.engine.units import PAGE
 
 CONTROL = Path("/sys/class/zram-control")
 REQUEST = 64 * PAGE

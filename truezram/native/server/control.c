@@ -61,7 +61,7 @@ static int set_mem_limit(struct tz_server *s, const char *text, char *why, size_
 
 	errno = 0;
 	unsigned long long n = strtoull(text, &end, 10);
-	if (errno || *end || end == text || text[0] == '-' || n > 1ull << 52) {
+	if (errno || *end || end == text || text[0] == '-' || n > TZ_MAX_SIZE) {
 		snprintf(why, why_size, "mem_limit is not a number of bytes from 0 to 2^52");
 		return -EINVAL;
 	}

@@ -15,6 +15,21 @@
 #define TZ_MSG_MAGIC 0x315a5254u /* "TRZ1" */
 #define TZ_MSG_VERSION 1
 
+/* Limits of a device's options. */
+#define TZ_MAX_SIZE (1ull << 52)	/* bytes, of disk and memory limit: page numbers must fit
+					 * into an entry */
+#define TZ_MAX_ID ((1u << 20) - 1)	/* ids are minors, which have 20 bits */
+#define TZ_MAX_DEPTH 4096		/* of a queue; local: TZ_RING_MAX_DEPTH */
+
+/* Exit codes, of the server and of `truezram`. */
+enum tz_exit {
+	TZ_EXIT_OK = 0,
+	TZ_EXIT_FAILED = 1,
+	TZ_EXIT_USAGE = 2,
+	TZ_EXIT_UNSUPPORTED = 3,	/* missing permission or kernel support */
+	TZ_EXIT_BUSY = 4
+};
+
 enum tz_op {
 	TZ_OP_PING = 1,		/* reply: nothing but a status */
 	TZ_OP_SET = 2,		/* text = "mem_limit=BYTES" or "algorithm=NAME[:LEVEL]" */

@@ -40,7 +40,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#define MAX_DEPTH 4096
 #define MAX_TRIES 4096	/* numbers looked at for a free one */
 
 struct options {
@@ -100,18 +99,18 @@ static int parse(int argc, char **argv, struct options *o)
 				? TZ_TRANSPORT_UBLK
 				: !strcmp(optarg, "local") ? TZ_TRANSPORT_LOCAL : -1;
 			break;
-		case 's': bad = number("size", optarg, 1ull << 52, &o->size); break;
-		case 'm': bad = number("mem-limit", optarg, 1ull << 52, &o->mem_limit); break;
+		case 's': bad = number("size", optarg, TZ_MAX_SIZE, &o->size); break;
+		case 'm': bad = number("mem-limit", optarg, TZ_MAX_SIZE, &o->mem_limit); break;
 		case 'a': o->algorithm = optarg; break;
 		case 'D': o->dictionary = optarg; break;
 		case 'r': o->run_dir = optarg; break;
-		case 'i': bad = number("id", optarg, 1u << 20, &n); o->id = (int)n; break;
+		case 'i': bad = number("id", optarg, TZ_MAX_ID, &n); o->id = (int)n; break;
 		case 'q':
 			bad = number("queues", optarg, TZ_MAX_QUEUES, &n);
 			o->queues = (unsigned)n;
 			break;
 		case 'd':
-			bad = number("queue-depth", optarg, MAX_DEPTH, &n);
+			bad = number("queue-depth", optarg, TZ_MAX_DEPTH, &n);
 			o->depth = (unsigned)n;
 			break;
 		case 'f':
@@ -484,13 +483,13 @@ static int exit_code(int err)
 {
 	switch (-err) {
 	case EINVAL: case ENAMETOOLONG:
-		return 2;
+		return TZ_EXIT_USAGE;
 	case EPERM: case EACCES: case ENOENT: case EOPNOTSUPP: case ENOSYS:
-		return 3;
+		return TZ_EXIT_UNSUPPORTED;
 	case EEXIST: case EBUSY:
-		return 4;
+		return TZ_EXIT_BUSY;
 	default:
-		return 1;
+		return TZ_EXIT_FAILED;
 	}
 }
 
