@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,12 @@ from .conftest import SMALL, Bench, settle, text_of
 from .test_themes import contrast
 
 Make = Callable[..., Bench]
+
+
+def trained() -> bytes:
+    """A dictionary of 16 KiB."""
+    pages = [f"page {number} of {number % 7} ".encode() * 64 for number in range(2000)]
+    return zstandard.train_dictionary(16384, pages).as_bytes()
 
 
 @asynccontextmanager
@@ -197,8 +204,7 @@ class TestCreate:
                 await pilot.pause()
                 assert screen.query_one("#dictionary-note").has_class("bad")
                 assert screen.query_one("#create", Button).disabled
-            pages = [f"page {number} of {number % 7} ".encode() * 64 for number in range(2000)]
-            file.write_bytes(zstandard.train_dictionary(16384, pages).as_bytes())
+            file.write_bytes(trained())
             screen.query_one("#level", Input).value = "1"
             await pilot.pause()
             note = text_of(screen, "#dictionary-note")
@@ -211,25 +217,37 @@ class TestCreate:
             assert (made.algorithm, made.dictionary) == ("zstd:1", str(file))
 
     async def test_all_fields_begin_with_what_is_proposed(self, bench: Make, tmp_path: Path) -> None:
+        """So the form has a field for every option, and the proposals here give each a value."""
+        file = tmp_path / "dictionary"
+        file.write_bytes(trained())
+        wanted = [
+            CreateOptions(
+                size=3 << 30,
+                algorithm="zstd:5",
+                mem_limit=1 << 30,
+                id=7,
+                queues=1,
+                queue_depth=32,
+                fs="ext4",
+                mount=str(tmp_path),
+                persist=True,
+            ),
+            CreateOptions(size=1 << 30, algorithm="zstd:1", dictionary=str(file), swap=True, priority=5),
+            CreateOptions(size=1 << 30, algorithm="lz4", transport="local"),
+        ]
+        given = {f.name for options in wanted for f in fields(options) if getattr(options, f.name) != f.default}
+        assert given == {f.name for f in fields(CreateOptions)}
         b = bench(1)
-        wanted = CreateOptions(
-            size=3 << 30,
-            algorithm="zstd:5",
-            mem_limit=1 << 30,
-            id=7,
-            queues=1,
-            queue_depth=32,
-            fs="ext4",
-            mount=str(tmp_path),
-            persist=True,
-        )
         async with b.app.run_test(size=SMALL) as pilot:
             b.play(3)
-            b.app.create_from(wanted)
-            await pilot.pause()
-            screen = b.app.screen
-            assert isinstance(screen, CreateScreen)
-            assert screen.options == wanted
+            for options in wanted:
+                b.app.create_from(options)
+                await pilot.pause()
+                screen = b.app.screen
+                assert isinstance(screen, CreateScreen)
+                assert screen.options == options
+                await pilot.press("escape")
+                await pilot.pause()
 
     async def test_at_every_start_is_the_verb_persist_and_names_its_id(self, bench: Make) -> None:
         b = bench(1)

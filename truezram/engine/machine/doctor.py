@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from truezram._native import ffi, lib
 from truezram.engine import paths
 from truezram.engine.answers import Check as Check
 from truezram.engine.errors import TruezramError
@@ -27,7 +28,7 @@ from truezram.engine.units import format_percent, format_size
 STATES = ("ok", "warn", "fail")
 CAP_IPC_LOCK, CAP_SYS_ADMIN, CAP_SYS_RESOURCE = 14, 21, 24
 _CAPABILITIES = {CAP_SYS_ADMIN: "SYS_ADMIN", CAP_SYS_RESOURCE: "SYS_RESOURCE", CAP_IPC_LOCK: "IPC_LOCK"}
-_FEATURES = {1 << 7: "user copy", 1 << 3: "user recovery", 1 << 4: "re-issue"}
+_FEATURES: dict[int, str] = {lib.UBLK_F_USER_COPY: "user copy", 1 << 3: "user recovery", 1 << 4: "re-issue"}
 _MEMLOCK_LEAST = 64 << 20
 
 
@@ -49,8 +50,6 @@ class Report:
 
 def ublk_features() -> int:
     """The flags that the ublk driver offers, 0 when it is too old (before 6.5) to say. Raises OSError."""
-    from truezram._native import ffi, lib
-
     control, why = ffi.new("struct tz_ublk *"), ffi.new("char[512]")
     code = lib.tz_ublk_open(control, why, len(why))
     if code < 0:
@@ -200,8 +199,8 @@ class _Doctor:
         """Where the driver is: "loaded", "builtin", "file", or empty."""
         if Path(f"{self.root}/sys/module/ublk_drv").is_dir():
             return "loaded"
-        for lib in ("lib", "usr/lib"):
-            folder = f"{self.root}/{lib}/modules/{self.machine.kernel}"
+        for top in ("lib", "usr/lib"):
+            folder = f"{self.root}/{top}/modules/{self.machine.kernel}"
             if "/ublk_drv.ko" in (procfs.read_text(f"{folder}/modules.builtin") or ""):
                 return "builtin"
             if "/ublk_drv.ko" in (procfs.read_text(f"{folder}/modules.dep") or ""):
