@@ -19,7 +19,7 @@ from truezram.app.backend.protocol import Engine
 from truezram.app.commands import commands
 from truezram.app.format import capitalized
 from truezram.app.picture import portable
-from truezram.app.screens.page import PAGES, Page, dialogs, owners
+from truezram.app.screens.page import KEYS, PAGES, Page, dialogs, owners
 from truezram.app.view import ZOOMS
 
 if TYPE_CHECKING:
@@ -44,8 +44,8 @@ class TruezramApp(Appearance):
         Binding("minus", "zoom(1)", "Zoom out", show=False, key_display="-", id="app.zoom_out"),
         Binding("x", "cancel_job", "Cancel job", id="app.cancel_job"),
         *(
-            Binding(str(number), f"go('{place.mode}')", place.name, show=False, id=f"app.go_{place.mode}")
-            for number, place in enumerate(PAGES, 1)
+            Binding(KEYS[place.mode], f"go('{place.mode}')", place.name, show=False, id=f"app.go_{place.mode}")
+            for place in PAGES
         ),
         Binding("right_square_bracket", "step(1)", "Next screen", show=False, key_display="]", id="app.next"),
         Binding("left_square_bracket", "step(-1)", "Previous screen", show=False, key_display="[", id="app.previous"),

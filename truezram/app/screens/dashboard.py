@@ -16,7 +16,7 @@ from textual.widgets import Input, Static
 
 from truezram.app.columns import Row
 from truezram.app.format import short_size
-from truezram.app.screens.page import Page
+from truezram.app.screens.page import KEYS, Page
 from truezram.app.series import NAN, Ring
 from truezram.app.widgets.bars import Bars
 from truezram.app.widgets.cards import Cards
@@ -28,13 +28,13 @@ from truezram.app.widgets.grid import TextBlock
 from truezram.engine.model import MachineSnapshot
 from truezram.engine.units import format_duration
 
-WELCOME = """\
+WELCOME = f"""\
 truezram turns spare CPU time into memory:
 a block device in RAM whose pages are stored
 compressed. It can be swap or hold a filesystem.
 
-  6  Doctor   checks this machine: ublk, root, swap
-  3  What if  measures what your programs' memory
+  {KEYS["doctor"]}  Doctor   checks this machine: ublk, root, swap
+  {KEYS["whatif"]}  What if  measures what your programs' memory
               would compress to
   c  Create   makes a device, after a preview
 

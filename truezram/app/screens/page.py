@@ -55,6 +55,8 @@ PAGES = (
     Place("settings", "Settings", "Set", "SettingsPage"),
 )
 """All pages, in the order of their keys 1, 2, …"""
+KEYS = {place.mode: str(number) for number, place in enumerate(PAGES, 1)}
+"""The key of each page."""
 FOCUSED = (
     ("widgets.device_table", "DeviceTable"),
     ("widgets.grid", "Grid"),
