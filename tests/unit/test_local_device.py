@@ -20,16 +20,18 @@ from pathlib import Path
 import pytest
 from conftest import HANG, wait_until
 
+from truezram._native import lib
 from truezram.cli.main import main
 from truezram.engine import paths
 from truezram.engine.device import removal, server
 from truezram.engine.device.client import Client, Entry
 from truezram.engine.device.create import CreateOptions, create, parse_settings, set_values
 from truezram.engine.device.local import LocalDevice
+from truezram.engine.device.options import MAX_ID
 from truezram.engine.errors import Busy, Failed, NotFound, TruezramError, UsageError
 from truezram.engine.measure.load import run_load
+from truezram.engine.units import MAX_SIZE, PAGE
 
-PAGE = 4096
 OPTIONS = CreateOptions(size=64 << 20, algorithm="lz4", transport="local")
 
 try:
@@ -164,6 +166,16 @@ def _written(device: LocalDevice, page: int, data: bytes) -> bool:
             raise
         return False
     return True
+
+
+@pytest.mark.parametrize(
+    ("option", "most"), [("size", MAX_SIZE), ("mem-limit", MAX_SIZE), ("id", MAX_ID), ("queue-depth", lib.TZ_MAX_DEPTH)]
+)
+def test_limits_are_the_servers_own_too(run_dir: Path, option: str, most: int) -> None:
+    argv = [paths.server_path(), "--transport", "local", "--run-dir", run_dir, f"--{option}", str(most + 1)]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=HANG)
+    assert done.returncode == lib.TZ_EXIT_USAGE
+    assert done.stderr == f"truezramd: --{option} {most + 1}: not a whole number from 0 to {most}\n"
 
 
 def test_settings_that_the_server_refuses() -> None:
@@ -425,6 +437,7 @@ def run(record, replay):
 app = types.ModuleType("truezram.app.main")
 app.run = run
 sys.modules["truezram.app.main"] = app
+from truezram._native import lib
 from truezram.cli.main import main
 sys.exit(main(sys.argv[1:]))
 """

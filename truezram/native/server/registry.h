@@ -9,7 +9,7 @@
  *	DIR/NAME.sock	the control socket, 0600
  *	DIR/NAME.log	what the server had to say, 0644
  *	DIR/arena/NAME	the arena, on a tmpfs mounted noswap (root, Linux 6.4 and later); locked
- *			(flock) by the server that has it attached
+ *			(flock) by the process that has it attached
  *	DIR/arena.lock	held around mounting and unmounting that tmpfs
  *
  * What a server that died has left stays until its own device is removed (adopted and dropped):
