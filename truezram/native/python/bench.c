@@ -22,7 +22,7 @@ struct work {
 	uint32_t at[TZ_BENCH_GROUP], length[TZ_BENCH_GROUP];
 };
 
-static uint64_t now_ns(clockid_t clock)
+uint64_t tz_bench_now_ns(clockid_t clock)
 {
 	struct timespec t;
 
@@ -30,13 +30,14 @@ static uint64_t now_ns(clockid_t clock)
 	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
-/* The time of reading a clock twice. */
-static uint64_t cost_of(clockid_t clock)
+uint64_t tz_bench_clock_cost(clockid_t clock)
 {
 	uint64_t least = UINT64_MAX;
 
 	for (int i = 0; i < 100; i++) {
-		uint64_t before = now_ns(clock), took = now_ns(clock) - before;
+		uint64_t before = tz_bench_now_ns(clock);
+		uint64_t took = tz_bench_now_ns(clock) - before;
+
 		if (took < least)
 			least = took;
 	}
@@ -51,7 +52,7 @@ static long switches(void)
 	return getrusage(RUSAGE_THREAD, &usage) ? 0 : usage.ru_nivcsw + usage.ru_nvcsw;
 }
 
-static void put_out_of_caches(const uint8_t *p, size_t n)
+void tz_bench_flush(const uint8_t *p, size_t n)
 {
 #if defined(TZ_X86)
 	for (size_t i = 0; i < n; i += LINE)
@@ -130,7 +131,7 @@ static size_t objects_size(const struct work *w)
 
 static void set_caches(const struct work *w, int cold, int objects)
 {
-	void (*put)(const uint8_t *p, size_t n) = cold ? put_out_of_caches : put_into_caches;
+	void (*put)(const uint8_t *p, size_t n) = cold ? tz_bench_flush : put_into_caches;
 
 	for (unsigned i = 0; i < w->n; i++)
 		put(page_of(w, i), TZ_PAGE_SIZE);
@@ -152,15 +153,15 @@ static void start(struct watch *w)
 {
 	w->tries++;
 	w->switches = switches();
-	w->cpu = now_ns(CLOCK_THREAD_CPUTIME_ID);
-	w->wall = now_ns(CLOCK_MONOTONIC);
+	w->cpu = tz_bench_now_ns(CLOCK_THREAD_CPUTIME_ID);
+	w->wall = tz_bench_now_ns(CLOCK_MONOTONIC);
 }
 
 /* Whether to try again. */
 static int stop(struct watch *w, uint32_t *disturbed)
 {
-	uint64_t wall = now_ns(CLOCK_MONOTONIC) - w->wall;
-	uint64_t cpu = now_ns(CLOCK_THREAD_CPUTIME_ID) - w->cpu;
+	uint64_t wall = tz_bench_now_ns(CLOCK_MONOTONIC) - w->wall;
+	uint64_t cpu = tz_bench_now_ns(CLOCK_THREAD_CPUTIME_ID) - w->cpu;
 	int alone = switches() == w->switches;
 
 	w->took = wall > w->wall_cost ? wall - w->wall_cost : 1;
@@ -240,8 +241,8 @@ int tz_bench_group(const struct tz_bench_subject *subjects, unsigned nr, unsigne
 		~(uintptr_t)(TZ_PAGE_SIZE - 1));
 	if (!w.n)
 		return TZ_BENCH_OK;
-	watch.wall_cost = cost_of(CLOCK_MONOTONIC);
-	watch.cpu_cost = cost_of(CLOCK_THREAD_CPUTIME_ID);
+	watch.wall_cost = tz_bench_clock_cost(CLOCK_MONOTONIC);
+	watch.cpu_cost = tz_bench_clock_cost(CLOCK_THREAD_CPUTIME_ID);
 	for (unsigned k = 0; k < nr; k++) {
 		unsigned i = (first + k) % nr;
 		int fault;

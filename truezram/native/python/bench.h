@@ -11,6 +11,8 @@
 
 #include "codec.h"
 
+#include <time.h>
+
 /* most pages in a group: with its copy it fits a second-level cache */
 #define TZ_BENCH_GROUP 64
 #define TZ_BENCH_ALIGN 16	/* objects start at multiples of this, as in the pool */
@@ -44,6 +46,12 @@ enum tz_bench_fault { TZ_BENCH_OK, TZ_BENCH_REFUSED, TZ_BENCH_DIFFERS };
 int tz_bench_group(const struct tz_bench_subject *subjects, unsigned nr, unsigned first,
 	const uint8_t *base, const uint32_t *order, unsigned n, int cold, uint8_t *room,
 	struct tz_bench_time *times, unsigned *subject, uint32_t *page);
+
+/* For this and bench_store.c: a clock in ns, the least time between two readings of it, and flushing
+ * memory from the caches (which does nothing where that is not possible). */
+uint64_t tz_bench_now_ns(clockid_t clock);
+uint64_t tz_bench_clock_cost(clockid_t clock);
+void tz_bench_flush(const uint8_t *p, size_t n);
 
 /* Whether memory can be flushed from this CPU's caches. */
 int tz_bench_can_be_cold(void);
