@@ -54,7 +54,7 @@ def device_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         finally:
             os.close(descriptor)
 
-    monkeypatch.setattr(zram_bench, "_device", stand_in)
+    monkeypatch.setattr(zram_bench, "device", stand_in)
     return path
 
 

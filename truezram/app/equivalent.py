@@ -7,6 +7,7 @@ import shlex
 
 from truezram.engine.answers import Scope
 from truezram.engine.device.options import CreateOptions
+from truezram.engine.units import format_exact
 
 PROGRAM = "truezram"
 
@@ -44,6 +45,11 @@ def estimate(scope: Scope, by: str = "process") -> str:
 def benchmark(seconds: float, root: bool = False) -> str:
     """``truezram --no-tui benchmark codec --seconds 20``; only as root is kernel zram measured."""
     return _line("benchmark", "codec", "--seconds", f"{seconds:g}", root=root)
+
+
+def store_benchmark(size: int, rounds: int, root: bool = False) -> str:
+    """``truezram --no-tui benchmark store --size 128M --rounds 3``; only as root is kernel zram measured."""
+    return _line("benchmark", "store", "--size", format_exact(size), "--rounds", str(rounds), root=root)
 
 
 def doctor() -> str:

@@ -119,14 +119,41 @@ class BenchRow:
 
 
 @dataclass(frozen=True, slots=True)
+class StoreRow:
+    """One algorithm in a store of ours or on a zram device. Speeds in bytes of pages per second; 0: not known (yet)."""
+
+    implementation: str
+    """`truezram` or `zram`."""
+    algorithm: str
+    threads: int
+    ratio: float
+    """Bytes of pages over all memory taken for them."""
+    ratio_over: float = 0.0
+    """Times that of the zram that it is compared with."""
+    packed: float = 0.0
+    """All memory taken over the bytes of objects."""
+    packed_overwritten: float = 0.0
+    """The same after ten times as many overwrites."""
+    packed_discarded: float = 0.0
+    """The same after most was discarded."""
+    discarded_seconds: float = 0.0
+    """When that was measured."""
+    write_rate: float = 0.0
+    read_rate: float = 0.0
+    write_over: float = 0.0
+    read_over: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class BenchResult:
-    """One run of the benchmark."""
+    """One run of the benchmark: of the codecs, or of the store."""
 
     time: float
     machine: str
     seconds: float
     rows: tuple[BenchRow, ...] = ()
     notes: tuple[str, ...] = ()
+    store: tuple[StoreRow, ...] = ()
 
 
 class Engine(Protocol):
@@ -167,3 +194,7 @@ class Engine(Protocol):
 
     def benchmark(self, seconds: float, progress: Progress) -> BenchResult:
         """Runs the codecs and their baselines for about `seconds`. `progress` gets `BenchRow`s as they come."""
+
+    def store_benchmark(self, size: int, rounds: int, progress: Progress) -> BenchResult:
+        """Runs stores and kernel zram with `size` bytes each. `progress` gets a tuple of `StoreRow`s whenever there
+        are new figures."""

@@ -11,7 +11,15 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from truezram.app.backend.protocol import BenchResult, BenchRow, Capabilities, Estimate, ProcessEstimate, Progress
+from truezram.app.backend.protocol import (
+    BenchResult,
+    BenchRow,
+    Capabilities,
+    Estimate,
+    ProcessEstimate,
+    Progress,
+    StoreRow,
+)
 from truezram.engine.answers import Change, Check, PageMap, Scope, Tunable
 from truezram.engine.device.client import Client
 from truezram.engine.device.options import MAX_QUEUE_DEPTH, CreateOptions
@@ -153,8 +161,7 @@ class RealEngine:
                 progress(fraction, text, row)
 
         found = worker.run("benchmark", report, seconds=seconds)
-        host = found.host
-        machine = " ".join(str(host[key]) for key in ("cpu", "isa", "kernel") if host.get(key))
+        machine = _machine(found.host)
         notes: tuple[str, ...] = ()
         if found.disturbed > 0.2:
             notes += (f"{found.disturbed * 100:.0f}% of the timings were disturbed",)
@@ -162,6 +169,61 @@ class RealEngine:
             notes += ("kernel zram is measured as root, with its module loaded",)
         seconds = time.time() - began
         return BenchResult(time=began, machine=machine, seconds=seconds, rows=tuple(_rows(found)), notes=notes)
+
+    def store_benchmark(self, size: int, rounds: int, progress: Progress) -> BenchResult:
+        """On a sample of the memory of running processes, in a separate process."""
+        from truezram.engine.measure import worker
+
+        began = time.time()
+
+        def report(fraction: float | None, text: str, found: Any) -> None:
+            progress(fraction, text, _store_rows(found) if found is not None else None)
+
+        found = worker.run("store benchmark", report, size=size, rounds=rounds)
+        missing: dict[str, list[str]] = {}
+        for item in found.not_measured:
+            missing.setdefault(f"{item.why}. {item.remedy}".strip(" ."), []).append(item.algorithm)
+        return BenchResult(
+            time=began,
+            machine=_machine(found.host),
+            seconds=time.time() - began,
+            notes=(
+                *(f"kernel zram ({', '.join(names)}) was not measured: {why}" for why, names in missing.items()),
+                *found.notes,
+            ),
+            store=_store_rows(found),
+        )
+
+
+def _machine(host: Any) -> str:
+    return " ".join(str(host[key]) for key in ("cpu", "isa", "kernel") if host.get(key))
+
+
+def _store_rows(report: Any) -> tuple[StoreRow, ...]:
+    def packed(usage: Any) -> float:
+        return usage.used / usage.compr if usage is not None and usage.compr else 0.0
+
+    rows = []
+    for r in report.results:
+        other, over = report.baseline(r), report.speed_over(r) or (0.0, 0.0)
+        rows.append(
+            StoreRow(
+                implementation=r.implementation,
+                algorithm=r.algorithm,
+                threads=r.threads,
+                ratio=r.ratio,
+                ratio_over=r.ratio / other.ratio if other else 0.0,
+                packed=packed(r.filled),
+                packed_overwritten=packed(r.after_overwrites),
+                packed_discarded=packed(r.after_free),
+                discarded_seconds=r.free_seconds,
+                write_rate=r.write.median * 1e6 if r.write.samples else 0.0,
+                read_rate=r.read.median * 1e6 if r.read.samples else 0.0,
+                write_over=over[0],
+                read_over=over[1],
+            )
+        )
+    return tuple(rows)
 
 
 def _rows(report: Any) -> list[BenchRow]:

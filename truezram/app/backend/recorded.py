@@ -95,3 +95,7 @@ class Recorded:
     def benchmark(self, seconds: float, progress: Progress) -> BenchResult:
         """Recorded."""
         return self._keep("benchmark", None, self._engine.benchmark(seconds, progress))
+
+    def store_benchmark(self, size: int, rounds: int, progress: Progress) -> BenchResult:
+        """Recorded."""
+        return self._keep("store_benchmark", None, self._engine.store_benchmark(size, rounds, progress))

@@ -131,3 +131,7 @@ class Replay:
     def benchmark(self, seconds: float, progress: Progress) -> BenchResult:
         """As recorded."""
         return self.answered("benchmark", BenchResult)
+
+    def store_benchmark(self, size: int, rounds: int, progress: Progress) -> BenchResult:
+        """As recorded."""
+        return self.answered("store_benchmark", BenchResult)

@@ -1,11 +1,13 @@
-"""Benchmark: our codecs against liblz4, libzstd and kernel zram on this machine; losses are shown too, and runs
-are kept."""
+"""Benchmark: our codecs against liblz4, libzstd and kernel zram on this machine, and our store against kernel zram;
+losses are shown too, and runs of both kinds are kept."""
 
 from __future__ import annotations
 
 import json
+import textwrap
 import time
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,7 +17,7 @@ from textual.binding import Binding, BindingType
 from textual.widgets import Static
 
 from truezram.app import equivalent
-from truezram.app.backend.protocol import BenchResult, BenchRow
+from truezram.app.backend.protocol import BenchResult, BenchRow, Progress, StoreRow
 from truezram.app.backend.recording import decode
 from truezram.app.export import Table
 from truezram.app.format import short_size
@@ -24,6 +26,7 @@ from truezram.app.widgets.barchart import BarChart, Bars
 from truezram.app.widgets.grid import Grid, Head, Item, TextBlock
 
 SECONDS = 20.0
+STORE_SIZE, STORE_ROUNDS = 128 << 20, 3
 KEEP = 50
 FILE = "benchmarks.jsonl"
 
@@ -70,6 +73,24 @@ HEADS = [
 ]
 
 
+STORE_HEADS = [
+    Head("", 1, left=True),
+    Head("STORE", 10, left=True),
+    Head("THR", 3),
+    Head("RATIO", 5),
+    Head("xRATIO", 6, rank=1),
+    Head("USED/COMPR", 10, rank=1),
+    Head("REWRITTEN", 9, rank=2),
+    Head("FREED", 11, rank=2),
+    Head("WRITE/s", 7),
+    Head("READ/s", 6),
+    Head("xWRITE", 6, rank=1),
+    Head("xREAD", 6, rank=1),
+    Head("WRITE/s BAR", 8, left=True, grow=True, rank=3),
+    Head("MARKED", 6, rank=1),
+]
+
+
 def _against(row: BenchRow, rows: list[BenchRow]) -> BenchRow | None:
     """The baseline of one of our codecs."""
     wanted = "libzstd " if row.codec.startswith(("dense", "zstd")) else "liblz4 "
@@ -88,6 +109,79 @@ def _times(value: float) -> str:
     return f"{value:.2f}x" if value else "-"
 
 
+def _figure(value: float, text: str) -> str:
+    return text if value else "-"
+
+
+def _codec_item(number: int, row: BenchRow, rows: list[BenchRow], marked: BenchResult | None) -> Item:
+    """The row of a codec."""
+    same = (r for r in (marked.rows if marked else ()) if (r.codec, r.corpus) == (row.codec, row.corpus))
+    before = _over(row, next(same, None))[0]
+    against = _against(row, rows)
+    times_in, times_out = _over(row, against)
+    # Copying does not compress: it is not used as the scale.
+    fastest = max((r.compress_rate for r in rows if r.ratio > 1.0), default=1.0)
+    cells = (
+        " " if row.ours else "=",
+        row.codec,
+        row.corpus,
+        f"{row.ratio:.2f}",
+        short_size(row.compress_rate),
+        short_size(row.decompress_rate),
+        against.codec.split()[0] if against else "-",
+        _times(times_in),
+        _times(times_out),
+        row.compress_rate / fastest if row.ratio > 1.0 else "",
+        _times(before),
+    )
+    lost = 0 < min(times_in, times_out) < 1
+    style = "muted" if not row.ours else "bad" if lost else ""
+    order = (
+        row.ours, row.codec, row.corpus, row.ratio, row.compress_rate, row.decompress_rate, cells[6], times_in,
+        times_out, row.compress_rate, before,
+    )  # fmt: skip
+    return Item(f"{number}/{row.codec}/{row.corpus}", cells, style, order)
+
+
+def _store_key(row: StoreRow) -> tuple[str, str, int]:
+    return row.implementation, row.algorithm, row.threads
+
+
+def _store_name(row: StoreRow) -> str:
+    return row.algorithm if row.implementation == "truezram" else f"{row.implementation} {row.algorithm}"
+
+
+def _store_item(number: int, row: StoreRow, rows: list[StoreRow], marked: BenchResult | None) -> Item:
+    """The row of a store."""
+    ours = row.implementation == "truezram"
+    same = next((r for r in (marked.store if marked else ()) if _store_key(r) == _store_key(row)), None)
+    before = row.write_rate / same.write_rate if same and same.write_rate else 0.0
+    fastest = max((r.write_rate for r in rows), default=0.0) or 1.0
+    cells = (
+        " " if ours else "=",
+        _store_name(row),
+        str(row.threads),
+        f"{row.ratio:.2f}",
+        _times(row.ratio_over),
+        _figure(row.packed, f"{row.packed:.3f}"),
+        _figure(row.packed_overwritten, f"{row.packed_overwritten:.3f}"),
+        _figure(row.packed_discarded, f"{row.packed_discarded:.2f} {row.discarded_seconds:.1f}s"),
+        _figure(row.write_rate, short_size(row.write_rate)),
+        _figure(row.read_rate, short_size(row.read_rate)),
+        _times(row.write_over),
+        _times(row.read_over),
+        row.write_rate / fastest,
+        _times(before),
+    )
+    known = [value for value in (row.ratio_over, row.write_over, row.read_over) if value]
+    style = "muted" if not ours else "bad" if known and min(known) < 1 else ""
+    order = (
+        ours, cells[1], row.threads, row.ratio, row.ratio_over, row.packed, row.packed_overwritten,
+        row.packed_discarded, row.write_rate, row.read_rate, row.write_over, row.read_over, row.write_rate, before,
+    )  # fmt: skip
+    return Item(f"{number}/{cells[1]}/{row.threads}", cells, style, order)
+
+
 class BenchmarkPage(Page):
     """The rows of a run as they are measured, compared with another run."""
 
@@ -98,10 +192,15 @@ class BenchmarkPage(Page):
         "baselines: liblz4, libzstd, kernel zram. Speeds are bytes of pages per second, without same-filled "
         "pages. xIN and xOUT are the speeds relative to the baseline in AGAINST: liblz4, or libzstd for "
         "dense and zstd; below 1 is a loss.\n"
+        "s measures the store instead, with kernel zram as root: RATIO is pages over all memory taken for them, "
+        "USED/COMPR that memory over the compressed bytes, REWRITTEN the same after ten times as many random "
+        "overwrites, FREED after a random 70 % was discarded and the seconds that took (at most 5). xRATIO, xWRITE and "
+        "xREAD are relative to the first zram.\n"
         "p and n select a kept run; m marks one, and the others are then compared with it; E exports one."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("r", "run", "Run", id="bench.run"),
+        Binding("s", "run_store", "Run the store", id="bench.store"),
         Binding("p", "kept(-1)", "Previous run", id="bench.previous"),
         Binding("n", "kept(1)", "Next run", id="bench.next"),
         Binding("m", "mark", "Compare with this", id="bench.mark"),
@@ -116,6 +215,8 @@ class BenchmarkPage(Page):
         self.marked: BenchResult | None = None
         self.running = False
         self.coming: list[BenchRow] = []
+        self.coming_store: list[StoreRow] = []
+        self.running_store = False
         self.problem = ""
 
     @property
@@ -125,12 +226,11 @@ class BenchmarkPage(Page):
 
     def content(self) -> ComposeResult:
         """Head, rows, chart."""
-        command = equivalent.benchmark(SECONDS, self.tz.capabilities.root)
-        yield Static(f"Codecs on this machine  $ {command}", classes="pagehead", markup=False)
+        yield Static(self._head(), id="head", classes="pagehead", markup=False)
         yield TextBlock(id="summary")
         yield Grid(
             HEADS[:-1],
-            empty="r runs the benchmark; it takes about 20 s, and the result is kept.",
+            empty="r measures the codecs, which takes about 20 s, s the store, some minutes. Results are kept.",
             sortable=True,
             id="rows",
         )
@@ -155,51 +255,42 @@ class BenchmarkPage(Page):
         if run is None or self.running:
             return None
         stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(run.time))
+        if run.store:
+            return Table("benchmark-store", f"{stamp}, {run.machine}", [asdict(row) for row in run.store])
         return Table("benchmark", f"{stamp}, {run.machine}", [asdict(row) for row in run.rows])
+
+    @property
+    def of_store(self) -> bool:
+        """Whether what is on the screen is of the store."""
+        return self.running_store if self.running else self.shown is not None and bool(self.shown.store)
+
+    def _head(self) -> str:
+        root = self.tz.capabilities.root
+        if self.of_store:
+            command = equivalent.store_benchmark(STORE_SIZE, STORE_ROUNDS, root)
+            return f"The store on this machine  $ {command}"
+        return f"Codecs on this machine  $ {equivalent.benchmark(SECONDS, root)}"
 
     def _show(self) -> None:
         run = self.shown
-        rows = self.coming if self.running else list(run.rows) if run else []
-        # Copying does not compress: it is not used as the scale.
-        fastest = max((row.compress_rate for row in rows if row.ratio > 1.0), default=1.0)
+        self.query_one("#head", Static).update(self._head())
         self.query_one(Grid).glyph_set = self.tz.view.glyphs
-        heads = HEADS if self.marked else HEADS[:-1]
-        items = []
-        for number, row in enumerate(rows):
-            against, before = _against(row, rows), self._before(row)
-            times_in, times_out = _over(row, against)
-            cells = (
-                " " if row.ours else "=",
-                row.codec,
-                row.corpus,
-                f"{row.ratio:.2f}",
-                short_size(row.compress_rate),
-                short_size(row.decompress_rate),
-                against.codec.split()[0] if against else "-",
-                _times(times_in),
-                _times(times_out),
-                row.compress_rate / fastest if row.ratio > 1.0 else "",
-                _times(before),
-            )
-            lost = 0 < min(times_in, times_out) < 1
-            style = "muted" if not row.ours else "bad" if lost else ""
-            order = (
-                row.ours, row.codec, row.corpus, row.ratio, row.compress_rate, row.decompress_rate, cells[6], times_in,
-                times_out, row.compress_rate, before,
-            )  # fmt: skip
-            items.append(Item(f"{number}/{row.codec}/{row.corpus}", cells[: len(heads)], style, order))
+        if self.of_store:
+            stores = self.coming_store if self.running else list(run.store) if run else []
+            heads, items = STORE_HEADS, [_store_item(n, row, stores, self.marked) for n, row in enumerate(stores)]
+        else:
+            rows = self.coming if self.running else list(run.rows) if run else []
+            heads, items = HEADS, [_codec_item(n, row, rows, self.marked) for n, row in enumerate(rows)]
+        heads = heads if self.marked else heads[:-1]
+        items = [replace(item, cells=item.cells[: len(heads)]) for item in items]
         self.query_one(Grid).show(items, heads)
         self.query_one("#summary", TextBlock).show(self._summary)
         chart = self.query_one(BarChart)
-        if chart.display:
+        if chart.display and self.of_store:
+            self._draw_store(chart, stores)
+        elif chart.display:
             self._draw(chart, rows)
         self.refresh_bindings()
-
-    def _before(self, row: BenchRow) -> float:
-        """Speed over that in the marked run."""
-        marked = self.marked.rows if self.marked else ()
-        same = next((r for r in marked if (r.codec, r.corpus) == (row.codec, row.corpus)), None)
-        return _over(row, same)[0]
 
     def _summary(self, width: int) -> list[list[tuple[str, str]]]:
         run = self.shown
@@ -214,7 +305,7 @@ class BenchmarkPage(Page):
         if self.marked is not None:
             line.append(("compared with the marked run  " if self.marked is not run else "marked  ", "plain"))
         line.append((run.machine, "muted"))
-        return [line, *([(note, "warn")] for note in run.notes)]
+        return [line, *([(part, "warn")] for note in run.notes for part in textwrap.wrap(note, max(width, 20)))]
 
     def _draw(self, chart: BarChart, rows: list[BenchRow]) -> None:
         corpus = rows[0].corpus if rows else ""
@@ -229,17 +320,42 @@ class BenchmarkPage(Page):
             self.tz.view.glyphs,
         )
 
+    def _draw_store(self, chart: BarChart, rows: list[StoreRow]) -> None:
+        chart.show(
+            "pages over memory, bytes per second" if rows else "nothing measured yet",
+            [f"{' ' if r.implementation == 'truezram' else '= '}{_store_name(r)} {r.threads}".strip() for r in rows],
+            [
+                Bars("ratio", [r.ratio for r in rows], [f"{r.ratio:.2f}" for r in rows]),
+                Bars("write", [r.write_rate for r in rows], [short_size(r.write_rate) for r in rows]),
+                Bars("read", [r.read_rate for r in rows], [short_size(r.read_rate) for r in rows]),
+            ],
+            self.tz.view.glyphs,
+        )
+
     # ---- what the user does
 
     def action_run(self) -> None:
-        """Runs the benchmark."""
+        """Runs the benchmark of the codecs."""
+        engine = self.tz.engine
+        self._start("benchmark", lambda progress: engine.benchmark(SECONDS, progress), store=False)
+
+    def action_run_store(self) -> None:
+        """Runs that of the store."""
+        engine = self.tz.engine
+        self._start(
+            "benchmark of the store",
+            lambda progress: engine.store_benchmark(STORE_SIZE, STORE_ROUNDS, progress),
+            store=True,
+        )
+
+    def _start(self, title: str, call: Callable[[Progress], BenchResult], store: bool) -> None:
         if self.running:
             return
-        self.running, self.coming, self.problem = True, [], ""
-        engine = self.tz.engine
+        self.running, self.running_store = True, store
+        self.coming, self.coming_store, self.problem = [], [], ""
         self.tz.work(
-            "benchmark",
-            lambda progress: engine.benchmark(SECONDS, progress),
+            title,
+            call,
             done=self._done,
             failed=self._failed,
             partial=self._partial,
@@ -249,7 +365,10 @@ class BenchmarkPage(Page):
         self._show()
 
     def _partial(self, found: object) -> None:
-        if isinstance(found, BenchRow):
+        if isinstance(found, tuple):
+            self.coming_store = list(found)
+            self._show()
+        elif isinstance(found, BenchRow):
             # A row that was measured again, longer, replaces the one before.
             self.coming = [r for r in self.coming if (r.codec, r.corpus) != (found.codec, found.corpus)] + [found]
             self._show()
@@ -294,7 +413,7 @@ class BenchmarkPage(Page):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Only what does something."""
-        if action == "run":
+        if action in ("run", "run_store"):
             return not self.running
         if action == "kept":
             step: Any = parameters[0] if parameters else 0

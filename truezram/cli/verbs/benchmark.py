@@ -1,4 +1,5 @@
-"""``truezram benchmark codec``: the page codecs on this machine, compared with libraries and kernel zram."""
+"""``truezram benchmark``: ``codec``, the page codecs on this machine, compared with libraries and kernel zram;
+``store``, the store compared with kernel zram, memory and speed."""
 
 from __future__ import annotations
 
@@ -9,16 +10,18 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from truezram.cli.output import ProgressLine, print_json, terminal_width
+from truezram.cli.output import Column, ProgressLine, format_table, print_json, terminal_width
 from truezram.cli.verbs.create import number
 from truezram.cli.verbs.demo import seconds
 from truezram.engine.errors import EXIT_OK, Failed, UsageError
+from truezram.engine.units import parse_disksize
 
 if TYPE_CHECKING:
     from truezram.engine.measure.results import Progress
+    from truezram.engine.measure.store_bench import StoreProgress
 
 NAME = "benchmark"
-HELP = "measure the page codecs on this machine, compared with liblz4, libzstd, memcpy and kernel zram"
+HELP = "measure the page codecs or the store on this machine, compared with liblz4, libzstd and kernel zram"
 
 
 def add_pages(to: argparse._ActionsContainer) -> None:
@@ -33,11 +36,14 @@ def add_pages(to: argparse._ActionsContainer) -> None:
     )
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True, parser_class=type(parser))
-    text = "measure the page codecs: ratio and speed"
-    codec = kinds.add_parser("codec", help=text, description=text[0].upper() + text[1:] + ".")
-    add_pages(codec)
+def _add_results(to: argparse.ArgumentParser) -> None:
+    to.add_argument(
+        "--json", dest="json_file", metavar="FILE|-", help="write the results as JSON; - for standard output, alone"
+    )
+    to.add_argument("--html", metavar="FILE", help="write the results as an HTML page")
+
+
+def _add_codec(codec: argparse.ArgumentParser) -> None:
     codec.add_argument(
         "--algorithm",
         action="append",
@@ -64,10 +70,59 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seconds", type=seconds, metavar="S", help="as many rounds as fit into this time, at least one"
     )
     codec.add_argument("--cold", action="store_true", help="pages in random order, and not in the caches")
-    codec.add_argument(
-        "--json", dest="json_file", metavar="FILE|-", help="write the results as JSON; - for standard output, alone"
+
+
+def _add_store(store: argparse.ArgumentParser) -> None:
+    store.add_argument(
+        "--size",
+        metavar="SIZE",
+        help="how much to store in each; the pages are repeated to fill it (default: 512M, or what memory allows)",
     )
-    codec.add_argument("--html", metavar="FILE", help="write the results as an HTML page")
+    store.add_argument(
+        "--algorithm",
+        action="append",
+        default=[],
+        metavar="NAME[:LEVEL]",
+        help="an algorithm of truezram; may be given again (default: all)",
+    )
+    store.add_argument(
+        "--threads",
+        action="append",
+        default=[],
+        type=number,
+        metavar="N",
+        help="threads that write and read at the same time, 1 to 64; may be given again (default: 1)",
+    )
+    store.add_argument(
+        "--against",
+        action="append",
+        metavar="LIST",
+        help="kernel zram with these compressors, zram[:COMPRESSOR], separated by commas, or none; figures are compared"
+        " with the first; a zram device is made for each and removed afterwards, which needs root and the module"
+        " (default: zram:lz4,zram:zstd,zram:lzo-rle, or those that can be measured)",
+    )
+    store.add_argument(
+        "--rounds", type=number, metavar="N", help="rounds of overwriting and reading all pages, 1 to 10 (default: 5)"
+    )
+    store.epilog = (
+        "All stores and devices exist at the same time and take turns. Each is filled, overwritten ten times, and"
+        " 70 % of it discarded; memory is read off after each step, and every page is read and compared with what was"
+        " written. Needs memory for the pages and for all stores and devices. If zram was asked for by name and cannot"
+        " be measured, nothing is, and the exit code is 3; if it was not, the rest is measured, and the results say"
+        " what was left out and why. An interrupt (exit code 130) leaves no device and no memory behind."
+    )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True, parser_class=type(parser))
+    for name, text, add in (
+        ("codec", "measure the page codecs: ratio and speed", _add_codec),
+        ("store", "measure the store: pages in the same memory, and speed, compared with kernel zram", _add_store),
+    ):
+        kind = kinds.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        add_pages(kind)
+        add(kind)
+        _add_results(kind)
 
 
 def check_target(path: str) -> None:
@@ -94,11 +149,29 @@ def _speaks_unicode() -> bool:
 
 
 def run(args: argparse.Namespace) -> int:
-    from truezram.engine.measure import benchmark, report
-
     for path in (args.html, args.json_file if args.json_file != "-" else None):
         if path is not None:
             check_target(path)
+    body, html, text = _store(args) if args.kind == "store" else _codec(args)
+    if args.json_file not in (None, "-"):
+        document = {"schema": f"truezram.{NAME}/1", **body}
+        _write(args.json_file, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+    if args.html is not None:
+        _write(args.html, html)
+    if args.json or args.json_file == "-":
+        print_json(NAME, body)
+    else:
+        print(text)
+    return EXIT_OK
+
+
+Results = tuple[dict[str, Any], str, str]
+"""The results as a JSON document, an HTML page, and text."""
+
+
+def _codec(args: argparse.Namespace) -> Results:
+    from truezram.engine.measure import benchmark, report
+
     line = ProgressLine()
 
     def show(progress: Progress) -> None:
@@ -117,14 +190,30 @@ def run(args: argparse.Namespace) -> int:
         )
     finally:
         line.clear()
-    body: dict[str, Any] = report.to_json(found)
-    if args.json_file not in (None, "-"):
-        document = {"schema": f"truezram.{NAME}/1", **body}
-        _write(args.json_file, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
-    if args.html is not None:
-        _write(args.html, report.to_html(found))
-    if args.json or args.json_file == "-":
-        print_json(NAME, body)
-    else:
-        print(report.to_text(found, terminal_width(), _speaks_unicode()))
-    return EXIT_OK
+    return report.to_json(found), report.to_html(found), report.to_text(found, terminal_width(), _speaks_unicode())
+
+
+def _store(args: argparse.Namespace) -> Results:
+    from truezram.engine.measure import store_bench, store_report
+
+    line = ProgressLine()
+
+    def show(progress: StoreProgress) -> None:
+        line.show(f"{progress.fraction:4.0%}  {progress.text}")
+
+    try:
+        found = store_bench.run(
+            args.pages,
+            args.algorithm,
+            args.against,
+            size=None if args.size is None else parse_disksize(args.size),
+            threads=args.threads,
+            rounds=store_bench.DEFAULT_ROUNDS if args.rounds is None else args.rounds,
+            progress=show,
+        )
+    finally:
+        line.clear()
+    columns = [Column(item.title, item.right, item.keep) for item in store_report.FIELDS]
+    table = format_table(columns, store_report.rows(found), terminal_width())
+    text = "\n".join([table, "", *store_report.about(found)])
+    return store_report.to_json(found), store_report.to_html(found), text

@@ -12,13 +12,13 @@ from truezram.engine.measure.results import TOTAL, Report, Result, Speed
 # ---- JSON ----
 
 
-def _round(value: float) -> float:
+def significant(value: float) -> float:
     """Five significant digits: more than was measured."""
     return float(f"{value:.5g}")
 
 
-def _speed(speed: Speed) -> dict[str, Any]:
-    return {"median": _round(speed.median), "samples": [_round(sample) for sample in speed.samples]}
+def speed_json(speed: Speed) -> dict[str, Any]:
+    return {"median": significant(speed.median), "samples": [significant(sample) for sample in speed.samples]}
 
 
 def to_json(report: Report) -> dict[str, Any]:
@@ -30,9 +30,9 @@ def to_json(report: Report) -> dict[str, Any]:
             "implementation": result.implementation,
             "isa": result.isa,
             "input": result.input,
-            "ratio": _round(result.ratio),
-            "compress_mb_s": _speed(result.compress),
-            "decompress_mb_s": _speed(result.decompress),
+            "ratio": significant(result.ratio),
+            "compress_mb_s": speed_json(result.compress),
+            "decompress_mb_s": speed_json(result.decompress),
             "raw_pages": result.raw_pages,
         }
         if result.version:
@@ -45,7 +45,7 @@ def to_json(report: Report) -> dict[str, Any]:
         "host": report.host,
         "rounds": report.rounds,
         "cold": report.cold,
-        "disturbed": _round(report.disturbed),
+        "disturbed": significant(report.disturbed),
         "baseline": {"implementation": report.baseline[0], "algorithm": report.baseline[1]},
         **dictionary,
         "inputs": [{"name": item.name, "pages": item.pages, "same_filled": item.same_filled} for item in report.inputs],
@@ -242,9 +242,15 @@ def to_html(report: Report) -> str:
             f"<h2>{html.escape(name)}</h2>\n<p>{pages:,} pages, {same:,} of them same-filled and left out</p>\n"
             f"<table><thead><tr>{heads}</tr></thead><tbody>\n{body}\n</tbody></table>"
         )
-    about = "".join(f"<p>{html.escape(line)}</p>\n" for line in [*_about(report), str(report.host["time"])])
+    return html_page("Page codecs", [*_about(report), str(report.host["time"])], "".join(parts))
+
+
+def html_page(title: str, about: Sequence[str], body: str) -> str:
+    """The self-contained page around some tables."""
+    lines = "".join(f"<p>{html.escape(line)}</p>\n" for line in about)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width"><title>truezram: page codecs</title>'
-        f"<style>{_STYLE}</style></head><body>\n<h1>Page codecs</h1>\n{about}{''.join(parts)}</body></html>\n"
+        '<meta name="viewport" content="width=device-width"><title>'
+        f"truezram: {title.lower()}</title>"
+        f"<style>{_STYLE}</style></head><body>\n<h1>{title}</h1>\n{lines}{body}</body></html>\n"
     )

@@ -129,8 +129,27 @@ def _estimate(report: Report, cancelled: Callable[[], bool], *, kind: str, value
     )
 
 
-CALLS: dict[str, Callable[..., Any]] = {"benchmark": _benchmark, "estimate": _estimate}
-"""The available calls and their options: `benchmark(seconds)`, `estimate(kind, value, by)`."""
+def _store_benchmark(tell: Report, cancelled: Callable[[], bool], *, size: int, rounds: int) -> Any:
+    from truezram.engine.measure import store_bench
+
+    told = None
+
+    def progress(step: store_bench.StoreProgress) -> None:
+        nonlocal told
+        fresh = step.report is not told
+        told = step.report
+        tell(step.fraction, step.text, step.report if fresh else None)
+
+    return store_bench.run(size=size, rounds=rounds, progress=progress, cancelled=cancelled)
+
+
+CALLS: dict[str, Callable[..., Any]] = {
+    "benchmark": _benchmark,
+    "estimate": _estimate,
+    "store benchmark": _store_benchmark,
+}
+"""The available calls and their options: `benchmark(seconds)`, `estimate(kind, value, by)`, `store benchmark(size,
+rounds)`."""
 
 
 def _give_way() -> None:

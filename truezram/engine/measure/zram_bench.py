@@ -1,4 +1,5 @@
-"""Kernel zram as a baseline of `benchmark codec`: creates a device, writes and reads it directly, and removes it.
+"""Kernel zram as a baseline of `benchmark codec` (and the devices for `benchmark store`): creates a device, writes and
+reads it directly, and removes it.
 
 zram's compressors cannot be called from outside the kernel, so the whole device is timed: 256 KiB requests with
 O_DIRECT, which pass the block layer and are cut into pages by zram. That adds zram's store and a part of the block
@@ -71,22 +72,50 @@ def _remove(number: int) -> None:
             time.sleep(0.05)
 
 
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def _in_main_thread() -> bool:
+    """Only the main thread can set handlers, and exceptions of theirs come only there."""
+    return threading.current_thread() is threading.main_thread()
+
+
 @contextlib.contextmanager
 def _ended_in_order() -> Iterator[None]:
-    """Lets SIGTERM end the process like an exception, so that clean-up runs. Only the main thread can set handlers; in
-    other threads, or if there already is a handler, this does nothing."""
-    mine = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    """Lets SIGTERM and SIGHUP end the process like an exception, so that clean-up runs. Does nothing in other threads,
+    and to a signal that has a handler already or is ignored."""
 
     def end(number: int, frame: object) -> None:
         raise SystemExit(128 + number)
 
-    if mine:
-        signal.signal(signal.SIGTERM, end)
+    signals = (signal.SIGTERM, signal.SIGHUP) if _in_main_thread() else ()
+    mine = [number for number in signals if signal.getsignal(number) is signal.SIG_DFL]
+    for number in mine:
+        signal.signal(number, end)
     try:
         yield
     finally:
-        if mine:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number in mine:
+            signal.signal(number, signal.SIG_DFL)
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Makes the signals that end the process wait until this is over: a device is known before anything can raise, and
+    a second Ctrl-C does not keep it from being removed. (Blocking them would not do: other threads would get them.)"""
+    came: list[int] = []
+    before = {
+        number: signal.signal(number, lambda number, frame: came.append(number))
+        for number in (_ENDING if _in_main_thread() else ())
+        if callable(signal.getsignal(number))
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if came:
+            signal.raise_signal(came[0])
 
 
 @contextlib.contextmanager
@@ -96,16 +125,20 @@ def _fresh() -> Iterator[tuple[int, list[str]]]:
         raise Unsupported(_WHAT, "it creates a zram device, which only root may do", "Run it with sudo")
     if not (CONTROL / "hot_add").exists():
         raise Unsupported(_WHAT, "the module zram is not loaded", "Run: modprobe zram num_devices=0")
+    number: int | None = None
     with _ended_in_order():
         try:
-            number = int((CONTROL / "hot_add").read_text())
-        except OSError as error:
-            raise Failed(_WHAT, f"the kernel did not create a device: {error.strerror}") from error
-        try:
+            with _undisturbed():
+                try:
+                    number = int((CONTROL / "hot_add").read_text())
+                except OSError as error:
+                    raise Failed(_WHAT, f"the kernel did not create a device: {error.strerror}") from error
             listed = procfs.read_text(f"/sys/block/zram{number}/comp_algorithm") or ""
             yield number, listed.replace("[", "").replace("]", "").split()
         finally:
-            _remove(number)
+            if number is not None:
+                with _undisturbed():
+                    _remove(number)
 
 
 def compressors() -> tuple[str, ...]:
@@ -128,7 +161,7 @@ def check(algorithms: Sequence[str]) -> None:
 
 
 @contextlib.contextmanager
-def _device(algorithm: str, size: int) -> Iterator[tuple[str, int]]:
+def device(algorithm: str, size: int) -> Iterator[tuple[str, int]]:
     """A new zram device of `size` bytes: its folder in sysfs and an open descriptor. It is removed afterwards."""
     with _fresh() as (number, _):
         folder = f"/sys/block/zram{number}"
@@ -142,6 +175,15 @@ def _device(algorithm: str, size: int) -> Iterator[tuple[str, int]]:
             yield folder, descriptor
         finally:
             os.close(descriptor)
+
+
+def mm_stat(folder: str) -> list[int]:
+    """The columns of the device's `mm_stat` (Documentation/admin-guide/blockdev/zram.rst). Raises `Failed` if the
+    kernel reports none."""
+    columns = [int(word) for word in (procfs.read_text(f"{folder}/mm_stat") or "").split()]
+    if len(columns) < 3:
+        raise Failed(_WHAT, "the kernel does not report the size of its objects (mm_stat)")
+    return columns
 
 
 def measure(
@@ -162,7 +204,7 @@ def measure(
     for place, page in enumerate(order):
         out[place * PAGE : (place + 1) * PAGE] = data[page * PAGE : (page + 1) * PAGE]
     measured = Measured(0, 0, 0, [], [])
-    with _device(algorithm, size) as (folder, descriptor):
+    with device(algorithm, size) as (folder, descriptor):
         for _ in range(max(1, min(rounds, MAX_ROUNDS))):
             if cancelled is not None and cancelled():
                 return None
@@ -173,9 +215,9 @@ def measure(
                 raise Failed(_WHAT, f"its device failed: {error.strerror}") from error
             if out != into:
                 raise Failed(_WHAT, f"what its {algorithm} returned differs from what was written")
-        columns = [int(word) for word in (procfs.read_text(f"{folder}/mm_stat") or "").split()]
-    if len(columns) < 2 or not columns[1]:
-        raise Failed(_WHAT, "the kernel does not report the size of its objects (mm_stat)")
+        columns = mm_stat(folder)
+    if not columns[1]:
+        raise Failed(_WHAT, "the kernel reports no objects (mm_stat)")
     return replace(measured, stored=columns[0], objects=columns[1], raw_pages=(columns + [0] * 8)[7])
 
 
