@@ -95,21 +95,66 @@ def test_a_device_that_returns_something_else_is_said(device_file: Path, monkeyp
         zram_bench.measure("lz4", item.data, item.order, 1)
 
 
-def test_sigterm_leaves_no_device_behind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[int]:
+    """Devices 987654, which do not exist, can be made; the list of those removed."""
     removed: list[int] = []
     (tmp_path / "hot_add").write_text("987654")
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(zram_bench, "CONTROL", tmp_path)
     monkeypatch.setattr(zram_bench, "_remove", removed.append)
-    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)  # pytest's workers have a handler of their own
+    return removed
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_leaves_no_device_behind(made: list[int], number: signal.Signals) -> None:
+    before = signal.signal(number, signal.SIG_DFL)  # pytest's workers have a handler of their own
     try:
         with pytest.raises(SystemExit) as ended, zram_bench._fresh():
-            signal.raise_signal(signal.SIGTERM)
-        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+            signal.raise_signal(number)
+        assert signal.getsignal(number) is signal.SIG_DFL
     finally:
-        signal.signal(signal.SIGTERM, before)
-    assert ended.value.code == 143
-    assert removed == [987654]
+        signal.signal(number, before)
+    assert ended.value.code == 128 + number
+    assert made == [987654]
+
+
+def test_a_second_interrupt_waits_for_the_removal(made: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def remove(number: int) -> None:
+        signal.raise_signal(signal.SIGINT)
+        made.append(number)
+
+    monkeypatch.setattr(zram_bench, "_remove", remove)
+    try:
+        with pytest.raises(KeyboardInterrupt), zram_bench._fresh():
+            signal.raise_signal(signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert made == [987654]
+
+
+def test_an_interrupt_while_it_is_made_leaves_no_device_behind(
+    made: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It exists already, and its number is not known yet."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    read = Path.read_text
+
+    def read_text(path: Path, *args: object, **options: object) -> str:
+        if path.name == "hot_add":
+            signal.raise_signal(signal.SIGINT)
+        return read(path, *args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Path, "read_text", read_text)
+    try:
+        with pytest.raises(KeyboardInterrupt), zram_bench._fresh():
+            pytest.fail("the interrupt was lost")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert made == [987654]
 
 
 @pytest.mark.skipif(not zram_bench.available(), reason="needs root and the zram module")
