@@ -11,6 +11,8 @@ Commands that made the results (PAGES: any files of raw 4096-byte pages, here a 
 
 zen4.json is the same as warm.json, from an older CPU and an older build.
 
+    truezram benchmark store --pages PAGES --threads 1 --threads 2 --json docs/benchmarks/store.json
+
 usage: make_benchmarks.py [--check]      (--check: exit code 1 if the page is not up to date)
 """
 
@@ -139,6 +141,68 @@ def section(key: str, document: dict[str, Any], note: str) -> list[str]:
     return lines
 
 
+def store_cells(result: dict[str, Any], base: dict[str, Any] | None) -> list[str]:
+    """A line of the store's table; `base` is the zram that it is compared with."""
+
+    def packed(usage: dict[str, Any]) -> str:
+        return f"{usage['used_bytes'] / usage['compr_bytes']:.3f}"
+
+    def times(value: float, other: float | None) -> str:
+        return f"{value / other:.2f}x" if other else ""
+
+    def latency(ns: dict[str, int]) -> str:
+        return ", ".join(f"{ns[key] / 1000:.1f}" for key in ("p50", "p99", "p99.9"))
+
+    def ratio(of: dict[str, Any]) -> float:
+        return float(of["orig_bytes"] / of["used_bytes"])
+
+    name = f"{result['algorithm']} ({result['implementation']})"
+    cells = [f"**{name}**" if result["implementation"] == "truezram" else name, str(result["threads"])]
+    cells += [f"{ratio(result):.3f}", times(ratio(result), ratio(base) if base else None), packed(result)]
+    freed = result["after_free"]
+    cells += [packed(result["after_overwrites"]), f"{packed(freed)} ({freed['seconds']:.1f} s)"]
+    for key in ("write_mb_s", "read_mb_s"):
+        value = result[key]["median"]
+        cells += [f"{value:,.0f}", times(value, base[key]["median"] if base else None)]
+    cpu = result["cpu_s_per_gib"]
+    return [*cells, latency(result["write_ns"]), latency(result["read_ns"]), f"{cpu['write']:.2f}, {cpu['read']:.2f}"]
+
+
+def store_base(result: dict[str, Any], results: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The first zram with as many threads."""
+    zram = (r for r in results if r["implementation"] == "zram" and r["threads"] == result["threads"])
+    return next(zram, None)
+
+
+def store(document: dict[str, Any] | None, note: str) -> str:
+    """The section on the store: its text, and the table once there are results."""
+    lines = ["## The store", "", note.rstrip(), ""]
+    if document is None:
+        return "\n".join(lines)
+    host, results = document["host"], document["results"]
+    size = results[0]["size"] >> 20
+    lines += [
+        textwrap.fill(
+            f"{host['cpu']}, {host['cores']} cores, {host['isa']}; Linux {host['kernel']}; truezram {host['truezram']};"
+            f" {size:,} MiB in each, {document['rounds']} rounds; load {host['load']} at the start; {host['time']}."
+            " Next to ratio and speeds: times the first zram with as many threads. Latencies are p50, p99 and p99.9 in"
+            " microseconds.",
+            118,
+        ),
+        "",
+        "| store | threads | stored ratio | | used/compressed | overwritten | discarded | write MB/s | | read MB/s | |"
+        " write | read | CPU write, read |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    lines += [f"| {' | '.join(store_cells(result, store_base(result, results)))} |" for result in results]
+    left_out = [
+        f"- {item['algorithm']} of {item['implementation']}: {item['why']}" for item in document["not_measured"]
+    ]
+    lines += ["", *(["Not measured:", "", *left_out, ""] if left_out else [])]
+    lines += [*(f"{textwrap.fill(note, 118)}\n" for note in document["notes"])]
+    return "\n".join(lines)
+
+
 def make() -> str:
     text = notes()
     parts = [text["head"]]
@@ -146,6 +210,8 @@ def make() -> str:
         path = HERE / "benchmarks" / f"{key}.json"
         if path.exists():
             parts.append("\n".join(section(key, json.loads(path.read_text()), text.get(f"table {key}", "").rstrip())))
+    path = HERE / "benchmarks" / "store.json"
+    parts.append(store(json.loads(path.read_text()) if path.exists() else None, text["the store"]))
     return "\n".join([*parts, text["after the tables"]]).rstrip() + "\n"
 
 
