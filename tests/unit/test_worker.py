@@ -15,6 +15,7 @@ from conftest import HANG
 from truezram.engine.errors import Failed, NotFound, PermissionDenied, UsageError
 from truezram.engine.measure import worker
 from truezram.engine.measure.estimate import Estimate
+from truezram.engine.measure.store_bench import StoreReport
 
 
 def children() -> list[int]:
@@ -68,6 +69,26 @@ def test_what_report_raises_ends_the_process() -> None:
     with pytest.raises(Enough):
         worker.run("benchmark", report, seconds=10 * HANG)
     assert time.monotonic() - began < 10 * HANG
+    assert children() == before
+
+
+def test_the_store_is_measured_in_a_process_of_its_own() -> None:
+    """What is known so far arrives while it runs; then the process goes, and in order."""
+
+    class Enough(Exception):
+        pass
+
+    found: list[StoreReport] = []
+
+    def report(fraction: float | None, text: str, partial: Any) -> None:
+        if partial is not None:
+            found.append(partial)
+            raise Enough
+
+    before = children()
+    with pytest.raises(Enough):
+        worker.run("store benchmark", report, size=1 << 20, rounds=1)
+    assert (found[0].size, found[0].results[0].size) == (1 << 20, 1 << 20)
     assert children() == before
 
 
