@@ -10,7 +10,7 @@ from product import Product
 
 DEVICES = "find /sys/block -name 'zram*' | wc -l"
 OPTIONS = "--pages /root/some.pages --algorithm fast --rounds 2"
-PREPARE = f"modprobe zram num_devices=0; head -c 16M $POOL >some.pages; {DEVICES}"
+PREPARE = f"modprobe zram num_devices=0; head -c 4M $POOL >some.pages; {DEVICES}"
 MIB = 1 << 20
 
 
@@ -23,7 +23,7 @@ def clean(product: Product) -> Product:
 
 def test_measured_and_removed(clean: Product) -> None:
     """With what this kernel has of lz4, zstd and lzo-rle; what it has not is said."""
-    done = clean.run(f"truezram benchmark store {OPTIONS} --size 16M --threads 2 --json -; {DEVICES}", timeout=300)
+    done = clean.run(f"truezram benchmark store {OPTIONS} --size 4M --threads 2 --json -; {DEVICES}", timeout=300)
     body, _, devices = done.out.strip().rpartition("\n")
     assert devices == "0"
     document = json.loads(body)
@@ -33,7 +33,7 @@ def test_measured_and_removed(clean: Product) -> None:
     assert {name for kind, name in results if kind == "zram"} | missing == {"lz4", "zstd", "lzo-rle"}
     assert any(kind == "zram" for kind, _ in results), document["not_measured"]
     for result in results.values():
-        assert result["size"] == result["orig_bytes"] == 16 * MIB
+        assert result["size"] == result["orig_bytes"] == 4 * MIB
         assert result["threads"] == 2
         # The last is what shows that the discards arrived.
         assert result["after_free"]["compr_bytes"] < 0.5 * result["compr_bytes"]
@@ -47,7 +47,7 @@ def test_interrupted_half_way(clean: Product, name: str, code: int) -> None:
     """Twice, as by someone in a hurry. The signal comes when zram holds pages."""
     script = f"""
     set -m
-    truezram benchmark store {OPTIONS} --size 64M --json - >out 2>err & pid=$!
+    truezram benchmark store {OPTIONS} --size 16M --json - >out 2>err & pid=$!
     until awk '$1 > 0 {{ found = 1 }} END {{ exit !found }}' /sys/block/zram*/mm_stat 2>/dev/null; do
         kill -0 $pid || exit 9
         sleep 0.1
