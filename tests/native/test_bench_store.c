@@ -65,6 +65,9 @@ static void check_tally(const struct tz_bench_tally *tally, unsigned threads, ui
 	CHECK(pages == n && timed == n, "%llu pages, %llu timed", (unsigned long long)pages,
 		(unsigned long long)timed);
 	CHECK(tally->cpu_ns > 0, "no CPU time");
+	CHECK(tally->timings == threads * ((n + WINDOW - 1) / WINDOW), "%u timings",
+		tally->timings);
+	CHECK(tally->disturbed <= tally->timings, "%u disturbed", tally->disturbed);
 }
 
 /* All operations; usage is looked at where there is one. */

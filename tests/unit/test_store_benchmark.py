@@ -416,6 +416,16 @@ def test_default_size_fits_into_memory(monkeypatch: pytest.MonkeyPatch, folder: 
         store_bench._size(512 << 20, pages, 4, 1)
 
 
+def test_interruptions_are_said(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From a share of the timings on."""
+    found = []
+    for share in (-1.0, 1.0):
+        monkeypatch.setattr(store_bench, "DISTURBED", share)
+        found.append(store_bench.run([folder], ["lz4"], ["none"], size=SIZE, rounds=1))
+    said = [any("interrupted by other work" in note for note in report.notes) for report in found]
+    assert said == [True, False]
+
+
 def test_incompressible_pages(tmp_path: Path) -> None:
     """Stored as they are; the memory is more than they are."""
     path = tmp_path / "noise.pages"

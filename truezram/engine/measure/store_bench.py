@@ -53,6 +53,8 @@ DISCARDED = 0.7
 FREE_SECONDS = 5.0
 FREE_AT = 1.08
 """Memory over objects at which the memory of discarded pages counts as given back."""
+DISTURBED = 0.2
+"""Share of interrupted timings from which on the results say so."""
 _SLICE_SECONDS = 0.05
 """How long a call of the C code may take, about: what an interrupt waits for."""
 _PROGRESS_SECONDS = 0.1
@@ -253,6 +255,8 @@ class _Subject:
         rates = (1000 * PAGE * tally.pages[i] / tally.ns[i] for i in range(self.threads) if tally.ns[i])
         self.samples[op].append(sum(rates))
         total = self.sums[op]
+        total.timings += tally.timings
+        total.disturbed += tally.disturbed
         total.cpu_ns += tally.cpu_ns
         # Reading gives a store's threads nothing to do: what they do then is for what was written before.
         self.sums[lib.TZ_BENCH_OVERWRITE].other_cpu_ns += tally.other_cpu_ns
@@ -441,6 +445,14 @@ class _Measurement:
             self.round(number)
         self.overwrite()
         self.discard()
+        sums = [total for subject in self.subjects for total in subject.sums.values()]
+        share = sum(total.disturbed for total in sums) / sum(total.timings for total in sums)
+        if share > DISTURBED:
+            note = (
+                f"{share:.0%} of the timings were interrupted by other work; the CPU time of these counts for MB/s, but"
+                " p99 and p99.9 contain the interruptions. Repeat it on an idle machine."
+            )
+            self.empty = replace(self.empty, notes=(*self.empty.notes, note))
         if self.empty_ns:
             note = (
                 f"Reading a page of zram that is empty took {format_ns(self.empty_ns)} (median): the system call, the"

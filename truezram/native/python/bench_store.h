@@ -27,6 +27,8 @@ enum tz_bench_op {
 /* What has been done and how long it took, added up over calls. */
 struct tz_bench_tally {
 	uint64_t pages[TZ_MAX_QUEUES], ns[TZ_MAX_QUEUES];	/* of each thread */
+	uint32_t timings, disturbed;	/* of threads; those interrupted by other work, for which
+					 * CPU time was taken if the thread itself never waited */
 	uint64_t cpu_ns;	/* CPU time of the threads while they were timed */
 	uint64_t other_cpu_ns;	/* CPU time of the process' other threads during the calls: of the
 				 * store's own */
