@@ -12,7 +12,7 @@ from truezram.app.screens.benchmark import STORE_ROUNDS, STORE_SIZE, load_runs
 from truezram.app.widgets.barchart import BarChart
 from truezram.app.widgets.grid import Grid
 from truezram.engine.measure.results import Speed
-from truezram.engine.measure.store_bench import StoreReport, StoreResult, Usage
+from truezram.engine.measure.store_results import StoreReport, StoreResult, Usage
 
 from .conftest import NOW, SMALL, Bench, settle
 from .test_pages import RUN, drawn, keys, start, text

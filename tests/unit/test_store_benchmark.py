@@ -23,7 +23,7 @@ from truezram.cli import main
 from truezram.engine.errors import Failed, Unsupported, UsageError
 from truezram.engine.measure import store_bench, store_report, zram_bench
 from truezram.engine.measure.results import Cancelled, Speed
-from truezram.engine.measure.store_bench import StoreProgress, StoreReport, StoreResult, Usage
+from truezram.engine.measure.store_results import StoreProgress, StoreReport, StoreResult, Usage
 
 PAGE = 4096
 SAME = [bytes(PAGE), b"\x07" * PAGE]

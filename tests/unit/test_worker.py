@@ -15,7 +15,7 @@ from conftest import HANG
 from truezram.engine.errors import Failed, NotFound, PermissionDenied, UsageError
 from truezram.engine.measure import worker
 from truezram.engine.measure.estimate import Estimate
-from truezram.engine.measure.store_bench import StoreReport
+from truezram.engine.measure.store_results import StoreReport
 
 
 def children() -> list[int]:

@@ -18,7 +18,7 @@ from truezram.engine.units import parse_disksize
 
 if TYPE_CHECKING:
     from truezram.engine.measure.results import Progress
-    from truezram.engine.measure.store_bench import StoreProgress
+    from truezram.engine.measure.store_results import StoreProgress
 
 NAME = "benchmark"
 HELP = "measure the page codecs or the store on this machine, compared with liblz4, libzstd and kernel zram"

@@ -22,7 +22,7 @@ import mmap
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +33,17 @@ from truezram.engine.algorithms import canonical
 from truezram.engine.errors import Failed, TruezramError, UsageError
 from truezram.engine.machine import procfs
 from truezram.engine.measure import baselines, benchmark, zram_bench
-from truezram.engine.measure.page_files import PAGE
 from truezram.engine.measure.results import Cancelled, Input, InputInfo, Speed
-from truezram.engine.units import format_ns, format_size
+from truezram.engine.measure.store_results import (
+    Latency,
+    NotMeasured,
+    ProgressCallback,
+    StoreProgress,
+    StoreReport,
+    StoreResult,
+    Usage,
+)
+from truezram.engine.units import PAGE, format_ns, format_size
 
 DEFAULT_SIZE = 512 << 20
 DEFAULT_AGAINST = ("zram:lz4", "zram:zstd", "zram:lzo-rle")
@@ -61,111 +69,6 @@ _PROGRESS_SECONDS = 0.1
 _CANCELLED = "the measurement was cancelled"
 
 
-# ---- results ----
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """What a store or a device holds and takes, in bytes."""
-
-    orig: int
-    """Pages."""
-    compr: int
-    """The objects made of them."""
-    used: int
-    """All memory of it: the store's `mem_used_total`, zram's."""
-    reserve: int
-    """The part that is ready for writes to come; zram has none."""
-
-
-@dataclass(frozen=True, slots=True)
-class Latency:
-    """Percentiles of the time of one page, in ns, over all rounds."""
-
-    p50: int
-    p99: int
-    p999: int
-
-
-@dataclass(frozen=True, slots=True)
-class StoreResult:
-    """One subject. While the measurement runs, what is not known yet is None, and speeds have fewer samples."""
-
-    implementation: str
-    """`truezram` or `zram`."""
-    algorithm: str
-    threads: int
-    size: int
-    """Bytes of the store or device."""
-    filled: Usage
-    write: Speed
-    read: Speed
-    write_ns: Latency | None = None
-    read_ns: Latency | None = None
-    write_cpu: float = 0.0
-    """CPU seconds per GiB of pages, the store's own threads included."""
-    read_cpu: float = 0.0
-    after_overwrites: Usage | None = None
-    after_free: Usage | None = None
-    free_seconds: float = 0.0
-
-    @property
-    def ratio(self) -> float:
-        """Bytes of pages over bytes of memory."""
-        return self.filled.orig / self.filled.used
-
-
-@dataclass(frozen=True, slots=True)
-class NotMeasured:
-    """A baseline that was not measured, and why."""
-
-    implementation: str
-    algorithm: str
-    why: str
-    remedy: str
-
-
-@dataclass(frozen=True, slots=True)
-class StoreReport:
-    """All results, or those so far."""
-
-    host: dict[str, str | int | float]
-    inputs: tuple[InputInfo, ...]
-    size: int
-    rounds: int
-    """Complete ones."""
-    results: tuple[StoreResult, ...]
-    not_measured: tuple[NotMeasured, ...]
-    notes: tuple[str, ...]
-
-    def baseline(self, result: StoreResult) -> StoreResult | None:
-        """What a result of ours is compared with: the first zram with as many threads."""
-        found = (r for r in self.results if r.implementation == "zram" and r.threads == result.threads)
-        return next(found, None) if result.implementation != "zram" else None
-
-    def speed_over(self, result: StoreResult) -> tuple[float, float] | None:
-        """(write, read) speed as multiples of the baseline's: the median of the rounds' multiples. None: no baseline,
-        or no round yet."""
-        other = self.baseline(result)
-        if other is None:
-            return None
-        pairs = ((result.write, other.write), (result.read, other.read))
-        times = [Speed(tuple(a / b for a, b in zip(x.samples, y.samples, strict=False))) for x, y in pairs]
-        return (times[0].median, times[1].median) if all(speed.samples for speed in times) else None
-
-
-@dataclass(frozen=True, slots=True)
-class StoreProgress:
-    """Progress of a measurement; `report` is the same object until there are new results, None before the first."""
-
-    fraction: float
-    text: str
-    report: StoreReport | None
-
-
-ProgressCallback = Callable[[StoreProgress], None]
-
-
 # ---- what is measured ----
 
 
@@ -173,7 +76,7 @@ class Pages:
     """All pages of the inputs that are not same-filled, one after another in memory."""
 
     def __init__(self, inputs: Sequence[Input]) -> None:
-        self.infos = tuple(InputInfo(item.name, item.pages, item.same_filled) for item in inputs)
+        self.infos = tuple(InputInfo(name=item.name, pages=item.pages, same_filled=item.same_filled) for item in inputs)
         self.count = sum(len(item.order) for item in inputs)
         if not self.count:
             raise Failed("there is nothing to measure", "all pages are same-filled, and those are not compressed")
@@ -222,11 +125,11 @@ class _Subject:
         """Now."""
         if self.folder:
             columns = zram_bench.mm_stat(self.folder)
-            return Usage(columns[0], columns[1], columns[2], 0)
+            return Usage(orig=columns[0], compr=columns[1], used=columns[2], reserve=0)
         usage = ffi.new("struct tz_bench_usage *")
         if lib.tz_bench_usage(self.target, usage):
             raise Failed("cannot measure the store", "its statistics cannot be read")
-        return Usage(usage.orig_bytes, usage.compr_bytes, usage.used_bytes, usage.reserve_bytes)
+        return Usage(orig=usage.orig_bytes, compr=usage.compr_bytes, used=usage.used_bytes, reserve=usage.reserve_bytes)
 
     def call(self, op: int, first: int, count: int, seed: int, tally: Any) -> int:
         """One call of the C code, for at most `count` places; how many were done. Raises `Failed`."""
@@ -353,17 +256,17 @@ class _Measurement:
         self.cancelled = cancelled
         self.done = 0
         self.seed = 0
-        self.told = 0.0
+        self.shown_at = 0.0
         self.empty_ns = 0
         """Of a read of a page of zram that was discarded."""
         passes = 1 + 2 * report.rounds + (OVERWRITES - report.rounds) + 2
         self.all = len(subjects) * (passes * self.places + self.discarded)
 
-    def tell(self, text: str) -> None:
+    def step(self, text: str) -> None:
         if self.cancelled is not None and self.cancelled():
             raise Cancelled(_CANCELLED)
-        if self.progress is not None and time.monotonic() - self.told >= _PROGRESS_SECONDS:
-            self.told = time.monotonic()
+        if self.progress is not None and time.monotonic() - self.shown_at >= _PROGRESS_SECONDS:
+            self.shown_at = time.monotonic()
             self.progress(StoreProgress(min(0.99, self.done / self.all), text, self.report))
 
     def update(self, rounds: int) -> StoreReport:
@@ -380,7 +283,7 @@ class _Measurement:
             lib.tz_bench_shuffle(subject.target, self.seed)
         at, count = 0, count or self.places
         while at < count:
-            self.tell(f"{text}, {subject.name}")
+            self.step(f"{text}, {subject.name}")
             step = subject.call(op, at, count - at, self.seed * 1_000_003 + at, tally)
             at += step
             self.done += step
@@ -396,7 +299,7 @@ class _Measurement:
     def wait(self, seconds: float, text: str) -> None:
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
-            self.tell(text)
+            self.step(text)
             time.sleep(min(left, _SLICE_SECONDS))
 
     def fill(self) -> None:
@@ -488,7 +391,7 @@ def parse_against(against: Sequence[str] | None) -> tuple[list[str], list[NotMea
             zram_bench.check([name])
             known.append(name)
         except TruezramError as error:
-            missing.append(NotMeasured("zram", name, error.why, error.remedy))
+            missing.append(NotMeasured(implementation="zram", algorithm=name, why=error.why, remedy=error.remedy))
     return known, missing
 
 
@@ -573,7 +476,15 @@ def run(
     found = _pages(pages, progress, cancelled)
     size = _size(size, found, len(wanted), max(counts))
     host = {**benchmark.host(), "cache_bytes": last_cache_bytes()}
-    report = StoreReport(host, found.infos, size, rounds, (), tuple(missing), ())
+    report = StoreReport(
+        host=host,
+        inputs=found.infos,
+        size=size,
+        rounds=rounds,
+        results=(),
+        not_measured=tuple(missing),
+        notes=(),
+    )
     report = replace(report, notes=_notes(report, found))
     with contextlib.ExitStack() as stack:
         subjects = [stack.enter_context(_opened(found, size // PAGE, *one)) for one in wanted]
@@ -583,13 +494,13 @@ def run(
 def _pages(
     paths: Sequence[str | Path], progress: ProgressCallback | None, cancelled: Callable[[], bool] | None
 ) -> Pages:
-    def tell(step: Any) -> None:
+    def show(step: Any) -> None:
         if progress is not None:
             progress(StoreProgress(0.0, step.text, None))
 
     inputs = (
         benchmark.read_inputs(paths)
         if paths
-        else benchmark.sample_inputs(SAMPLE_PAGES, progress=tell, cancelled=cancelled)
+        else benchmark.sample_inputs(SAMPLE_PAGES, progress=show, cancelled=cancelled)
     )
     return Pages(inputs)

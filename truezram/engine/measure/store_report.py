@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from truezram.engine.measure.report import html_page, significant, speed_json
-from truezram.engine.measure.store_bench import DISCARDED, OVERWRITES, Latency, StoreReport, StoreResult, Usage
+from truezram.engine.measure.store_bench import DISCARDED, OVERWRITES
+from truezram.engine.measure.store_results import Latency, StoreReport, StoreResult, Usage
 from truezram.engine.units import format_ns, format_size
 
 # ---- JSON ----

@@ -129,16 +129,17 @@ def _estimate(report: Report, cancelled: Callable[[], bool], *, kind: str, value
     )
 
 
-def _store_benchmark(tell: Report, cancelled: Callable[[], bool], *, size: int, rounds: int) -> Any:
+def _store_benchmark(report: Report, cancelled: Callable[[], bool], *, size: int, rounds: int) -> Any:
     from truezram.engine.measure import store_bench
+    from truezram.engine.measure.store_results import StoreProgress
 
-    told = None
+    sent = None
 
-    def progress(step: store_bench.StoreProgress) -> None:
-        nonlocal told
-        fresh = step.report is not told
-        told = step.report
-        tell(step.fraction, step.text, step.report if fresh else None)
+    def progress(step: StoreProgress) -> None:
+        nonlocal sent
+        fresh = step.report is not sent
+        sent = step.report
+        report(step.fraction, step.text, step.report if fresh else None)
 
     return store_bench.run(size=size, rounds=rounds, progress=progress, cancelled=cancelled)
 
