@@ -3,8 +3,8 @@
 #define TZ_DETACH_H
 
 /* First thing in a server's life, before anything is allocated: cgroups, resource limits,
- * scheduling, umask, no core dumps. What this user may not change stays as it is; as root that is
- * logged. */
+ * scheduling, umask, no core dumps, no transparent huge pages. What this user may not change stays
+ * as it is; as root that is logged. */
 void tz_detach(void);
 /* Into the mount namespace of process 1, if that is another one and has the same directory
  * `run_dir`. One thread only. */
