@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import errno
 import os
 import signal
 import socket
@@ -11,7 +13,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
-from conftest import LOCAL, FakeServer, kill_server, make, servers, wait_until
+from conftest import HANG, LOCAL, FakeServer, kill_server, make, servers, wait_until
 
 from truezram.cli.verbs import create as create_verb
 from truezram.engine.device import control, filesystem, removal, server, swap
@@ -437,6 +439,25 @@ def test_socket_path_longer_than_an_address(tmp_path: Path) -> None:
     listener.listen()
     with pytest.raises(control.NoAnswer, match=r"within 0\.2 s"):
         control.request(folder / "local0.sock", control.Op.PING, what="x", timeout=0.2)
+
+
+def test_a_full_queue_is_waited_for(tmp_path: Path) -> None:
+    """A server that has more clients waiting than the kernel queues is busy, not dead."""
+    path = tmp_path / "local0.sock"
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+        listener.bind(str(path))
+        listener.listen(1)
+        error = 0
+        while not error:
+            waiting = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+            waiting.setblocking(False)
+            error = waiting.connect_ex(str(path))
+        assert error == errno.EAGAIN
+        with pytest.raises(control.NoAnswer, match=r"did not accept a connection within 0\.2 s"):
+            control.request(path, control.Op.PING, what="x", timeout=0.2)
+        threading.Timer(0.1, listener.accept).start()
+        assert control.peer(path, "x", timeout=HANG) == (os.getpid(), os.getuid())
 
 
 # --- swap

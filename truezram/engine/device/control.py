@@ -119,6 +119,7 @@ _HANGING = "See `truezram list` for its state; `truezram remove DEVICE --force` 
 
 
 def _connect(sock: socket.socket, path: Path, what: str, timeout: float) -> None:
+    deadline = time.monotonic() + timeout
     sock.settimeout(timeout)
     folder = -1
     try:
@@ -127,7 +128,16 @@ def _connect(sock: socket.socket, path: Path, what: str, timeout: float) -> None
             # A path too long for a socket's address is reached through its folder's descriptor.
             folder = os.open(path.parent, os.O_PATH | os.O_CLOEXEC)
             address = f"/proc/self/fd/{folder}/{path.name}"
-        sock.connect(address)
+        while True:
+            try:
+                sock.connect(address)
+                return
+            except BlockingIOError:
+                # As many as the kernel queues (listen(2)) wait to be accepted: it does not let a socket with a time
+                # limit wait for that.
+                if time.monotonic() > deadline:
+                    raise TimeoutError from None
+                time.sleep(0.01)
     except PermissionError:
         raise PermissionDenied(what, "it belongs to another user", "Run it as that user, or with sudo") from None
     except TimeoutError:
