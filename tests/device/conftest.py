@@ -36,7 +36,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Options of the device tests."""
     help_ = "only this kernel (may be repeated)"
     parser.addoption("--device-kernel", action="append", choices=list(KERNELS), help=help_)
-    help_ = "in test_34_refused_writes.py: so many minutes in each size of guest instead of a few rounds"
+    help_ = "in test_34_refused_writes.py: so many minutes in each size of guest instead of one or two"
     parser.addoption("--hogs-minutes", type=int, default=0, help=help_)
 
 

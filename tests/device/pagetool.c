@@ -195,8 +195,8 @@ static uint64_t renew(struct hog *hog, uint64_t generation)
  *   renew GENERATION checks one run in 8, gives all memory back and writes every page with other
  *                    contents
  *   churn SECONDS    renews for so long, at least once
- *   verify STEP      checks every page against the hash taken when it was written; STEP is a prime,
- *                    1 for in order
+ *   verify STEP [SHARE]  checks every page, or one run in SHARE, against the hash taken when it
+ *                    was written; STEP is a prime, 1 for in order
  *   keep MIB         gives the memory beyond the first MIB back
  *   pageout          asks the kernel to swap all of it out now
  *   damage           changes one bit, so that a test can see verify find it
@@ -206,7 +206,7 @@ static int hog(uint64_t mib)
 {
 	struct hog hog = { .pages = mib << 20 >> 12 };
 	char line[64], name[16];
-	uint64_t argument, bad;
+	uint64_t argument, share, bad;
 
 	hog.memory = mmap(NULL, hog.pages * PAGE, PROT_READ | PROT_WRITE,
 		MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -216,7 +216,8 @@ static int hog(uint64_t mib)
 		die("memory");
 	while (fgets(line, sizeof(line), stdin)) {
 		argument = bad = 0;
-		if (sscanf(line, "%15s %" SCNu64, name, &argument) < 1)
+		share = 1;
+		if (sscanf(line, "%15s %" SCNu64 " %" SCNu64, name, &argument, &share) < 1)
 			continue;
 		if (!strcmp(name, "fill")) {
 			write_pages(&hog, 1, 0);
@@ -228,8 +229,8 @@ static int hog(uint64_t mib)
 			uint64_t end = now_ns() + argument * 1000000000u;
 			for (uint64_t g = 1; g == 1 || now_ns() < end; g++)
 				bad += renew(&hog, g);
-		} else if (!strcmp(name, "verify") && argument) {
-			bad = verify(&hog, argument, 1);
+		} else if (!strcmp(name, "verify") && argument && share) {
+			bad = verify(&hog, argument, share);
 		} else if (!strcmp(name, "keep") && argument << 8 <= hog.pages) {
 			madvise(hog.memory + (argument << 20),
 				(hog.pages - (argument << 8)) * PAGE, MADV_DONTNEED);

@@ -1,6 +1,6 @@
 """Swap writes are refused at mem_limit only, and one that is refused loses nothing.
 
-pytest tests/device/test_34_refused_writes.py                      a few rounds of each size
+pytest tests/device/test_34_refused_writes.py                      a minute or two of each size
 pytest tests/device/test_34_refused_writes.py --hogs-minutes 10    the run of its own: ten minutes of each
 """
 
@@ -16,8 +16,9 @@ from product import Product
 
 LIMIT = 24 << 20
 PAGED_OUT = 128
-ROUNDS = {256: 3, 512: 1, 1024: 0}
-"""Rounds of renewing, by the guest's memory in MiB; what is written comes to 1.5 GiB in each."""
+WORK = {256: ("renew 1", "verify 1031 2"), 512: ("renew 1", "verify 1031 8"), 1024: ("verify 1031 4",)}
+"""By the guest's memory in MiB: what each process does once it has filled its memory. Under emulation, each comes to a
+minute or two."""
 PARTS = 3
 """Processes that the memory is spread over."""
 
@@ -43,13 +44,13 @@ def check_log(guest: Guest) -> None:
     """Nothing in the kernel log but what is harmless, which the look after the test then passes over."""
     log = guest.log(guest.mark)
     assert "Write-error on swap-device" not in log
-    assert "lagged too much" not in log, "a real-time thread kept others from running"
+    # (Not "DL replenish lagged too much": that says that the guest's CPU stood still for a second, as on a busy host.)
     assert "RT throttling" not in log, "a real-time thread kept others from running"
     assert [line for line in guest.bad_log() if not HARMLESS.search(line)] == []
     guest.mark = guest.log_size()
 
 
-@pytest.mark.parametrize("mib", [pytest.param(m, id=f"{m}M", marks=pytest.mark.guest(memory=m)) for m in ROUNDS])
+@pytest.mark.parametrize("mib", [pytest.param(m, id=f"{m}M", marks=pytest.mark.guest(memory=m)) for m in WORK])
 def test_none_is_refused_below_the_limit(guest: Guest, product: Product, mib: int, pytestconfig: pytest.Config) -> None:
     """Processes half as large again as memory, everything at its default: no write is refused, every page is right.
 
@@ -58,8 +59,8 @@ def test_none_is_refused_below_the_limit(guest: Guest, product: Product, mib: in
     """
     memory = int(product.strict("awk '/MemTotal/ { print $2 }' /proc/meminfo").out) >> 10
     minutes = pytestconfig.getoption("--hogs-minutes")
-    rounds = [f"churn {minutes * 60}"] if minutes else [f"renew {n + 1}" for n in range(ROUNDS[mib])]
-    commands = shlex.join(["fill", *rounds, "verify 1031", "quit"])
+    work = (f"churn {minutes * 60}", "verify 1031") if minutes else WORK[mib]
+    commands = shlex.join(["fill", *work, "quit"])
     path = product.create(f"--size {mib * 5 // 4}M --swap")
     # (By its path: `pagetool` is a shell function, and a signal would go to the shell around it.)
     tool = product.tools / "pagetool"
