@@ -155,7 +155,8 @@ class Guest:
     def _qemu(self, share: Path, port: Path) -> list[str]:
         append = (
             "console=ttyS0 loglevel=5 panic=-1 oops=panic mitigations=off rootfstype=virtiofs root=host rw"
-            # Emulation on a busy machine is slow: allow for that before calling a task hung.
+            # Emulation on a busy machine is slow: allow for that before calling a task hung, or the timer (at boot).
+            " no_timer_check"
             " sysctl.kernel.hung_task_timeout_secs=60 rcupdate.rcu_cpu_stall_timeout=60 watchdog_thresh=30"
             f" init={HERE / 'guest-init'} truezram.modules={self.kernel.modules}"
         )
