@@ -314,9 +314,11 @@ class TestEvents:
             return replace(base, devices=(device,))
 
         detector.feed(at(0.5), 0.0)
-        assert [e.level for e in detector.feed(at(0.91), 1.0)] == ["warning"]
-        assert [e.level for e in detector.feed(at(0.92), 2.0)] == []
-        assert [e.level for e in detector.feed(at(0.995), 3.0)] == ["error"]
+        assert detector.feed(at(0.79), 0.5) == []
+        assert [(e.level, e.text[:4]) for e in detector.feed(at(0.81), 1.0)] == [("warning", "four")]
+        assert detector.feed(at(0.94), 2.0) == []
+        assert [(e.level, e.text[:6]) for e in detector.feed(at(0.951), 2.5)] == [("warning", "nearly")]
+        assert [(e.level, e.text[:5]) for e in detector.feed(at(0.995), 3.0)] == [("error", "full:")]
         assert [e.text[:10] for e in detector.feed(at(0.5), 4.0)] == ["space agai"]
 
     def test_pressure_is_told_once(self) -> None:

@@ -8,6 +8,8 @@
 #define TZ_DEVICE_H
 
 #include "arena.h"
+#include "check.h"
+#include "entry.h"
 #include "store.h"
 
 #include <errno.h>
@@ -60,7 +62,14 @@ struct device {
 	struct tz_stats *stats;
 	int fd;
 	unsigned threads;
+	uint64_t fresh;		/* bytes of its arena when it was new */
 };
+
+/* Bytes of the arena: what the file takes. */
+static inline uint64_t arena_bytes(const struct tz_stats *stats)
+{
+	return NOW(stats->mem_used_total) - NOW(stats->overhead_bytes);
+}
 
 static inline struct device make_device(uint64_t pages, unsigned threads, uint64_t limit,
 	const char *algorithm)
@@ -83,13 +92,30 @@ static inline struct device make_device(uint64_t pages, unsigned threads, uint64
 	d.store = tz_store_create(&c, &err, why, sizeof why);
 	CHECK(d.store, "create: %d %s", err, why);
 	d.fd = second;
+	d.fresh = arena_bytes(d.stats);
 	return d;
 }
 
+/* Ends it, and checks the arena it leaves; how many problems that has. */
+static inline uint64_t end_damaged_device(struct device *d, struct tz_check_problem *first)
+{
+	struct tz_check c = { .problems = first, .room = 1 };
+	char why[216];
+
+	tz_store_destroy(d->store);
+	CHECK(tz_check_arena(d->fd, &c, why, sizeof why) == 0, "%s", why);
+	close(d->fd);
+	return c.nr_problems;
+}
+
+/* Whatever a test did, the arena that it leaves is sound. */
 static inline void end_device(struct device *d)
 {
-	tz_store_destroy(d->store);
-	close(d->fd);
+	struct tz_check_problem first;
+	uint64_t n = end_damaged_device(d, &first);
+
+	CHECK(n == 0, "%llu problems in the arena, the first: page %llu: %s",
+		(unsigned long long)n, (unsigned long long)first.page, first.what);
 }
 
 static inline uint64_t next(uint64_t *state)
@@ -157,14 +183,36 @@ static inline int write_waiting(struct tz_store_thread *t, uint64_t page, const 
 	return rc;
 }
 
-/* The page table, and a flipped bit in it: as damage, behind the store's back. */
-static inline uint64_t *table_of(const struct device *d)
+static inline const struct tz_arena_head *head_of(const struct device *d)
 {
-	const struct tz_arena_head *head = (const void *)tz_store_arena(d->store).from;
-
-	return (uint64_t *)((uintptr_t)head + head->table_offset);
+	return (const void *)tz_store_arena(d->store).from;
 }
 
+/* The directory's entry for the part of the page table that a page's entry is in, and that entry;
+ * NULL: it has none. */
+static inline uint64_t *directory_of(const struct device *d, uint64_t page)
+{
+	return (uint64_t *)((uintptr_t)head_of(d) + head_of(d)->directory_offset) +
+		page / TZ_TABLE_ENTRIES;
+}
+
+static inline uint64_t *entry_of(const struct device *d, uint64_t page)
+{
+	uint64_t offset = tz_entry_offset(__atomic_load_n(directory_of(d, page), __ATOMIC_ACQUIRE));
+
+	return offset ? (uint64_t *)((uintptr_t)head_of(d) + offset) + page % TZ_TABLE_ENTRIES
+		: NULL;
+}
+
+/* The segment that a page's object is in. */
+static inline uint64_t segment_of(const struct device *d, uint64_t page)
+{
+	uint64_t entry = __atomic_load_n(entry_of(d, page), __ATOMIC_RELAXED);
+
+	return (tz_entry_offset(entry) - head_of(d)->segment_offset) / TZ_SEGMENT_SIZE;
+}
+
+/* A flipped bit: damage, behind the store's back. */
 static inline uint64_t load(const uint64_t *word)
 {
 	return __atomic_load_n(word, __ATOMIC_RELAXED);

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from truezram.app.format import short_ns, short_rate, short_size
 from truezram.app.series import DeviceSeries, Rates
@@ -44,8 +45,8 @@ class Row:
         device = self.device
         if device.kind != "truezram":
             return "kernel"
-        if device.state == "live" and nearly_full(device):
-            return "full" if nearly_full(device) == 2 else "low"
+        if device.state == "live" and (level := fullness(device)):
+            return FULLNESS[level - 1].state
         return device.state
 
     @property
@@ -54,12 +55,27 @@ class Row:
         return self.state in ("no reply", "full", *BAD_STATES)
 
 
-def nearly_full(device: DeviceSnapshot) -> int:
-    """1: less than a tenth of mem_limit is left; 2: less than a hundredth (writes are or will be refused)."""
+class Fullness(NamedTuple):
+    """From which share of mem_limit on, what the log says then and how serious it is, and the row's state."""
+
+    share: float
+    text: str
+    level: str
+    state: str
+
+
+FULLNESS = (
+    Fullness(0.80, "four fifths full", "warning", "low"),
+    Fullness(0.95, "nearly full", "warning", "low"),
+    Fullness(0.99, "full", "error", "full"),  # writes are refused, or will be
+)
+
+
+def fullness(device: DeviceSnapshot) -> int:
+    """How many of `FULLNESS` the device has reached; 0 without a mem_limit."""
     if not device.mem_limit:
         return 0
-    left = 1 - device.mem_used_total / device.mem_limit
-    return 2 if left < 0.01 else 1 if left < 0.1 else 0
+    return sum(device.mem_used_total >= step.share * device.mem_limit for step in FULLNESS)
 
 
 def mountpoint(device: DeviceSnapshot) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from truezram.app.columns import nearly_full
+from truezram.app.columns import FULLNESS, fullness
 from truezram.engine.device.settings import in_force
 from truezram.engine.model import BAD_STATES, DeviceSnapshot, Snapshot
 from truezram.engine.units import format_size
@@ -76,14 +76,17 @@ class Detector:
             yield "info", f"vm.swappiness went from {before.machine.swappiness} to {snapshot.machine.swappiness}"
 
 
+def _full(device: DeviceSnapshot) -> tuple[str, str]:
+    step = FULLNESS[fullness(device) - 1]
+    used, limit = format_size(device.mem_used_total), format_size(device.mem_limit)
+    return step.level, f"{step.text}: {used} of {limit} mem_limit"
+
+
 def _present(device: DeviceSnapshot) -> Iterator[tuple[str, str]]:
     if device.state in BAD_STATES:
         yield "error", f"{device.state}: {device.last_error}" if device.last_error else device.state
-    elif nearly_full(device):
-        yield (
-            "warning",
-            f"nearly full: {format_size(device.mem_used_total)} of {format_size(device.mem_limit)} mem_limit",
-        )
+    elif fullness(device):
+        yield _full(device)
 
 
 def _appeared(device: DeviceSnapshot) -> Iterator[tuple[str, str]]:
@@ -105,11 +108,9 @@ def _changed(was: DeviceSnapshot, now: DeviceSnapshot) -> Iterator[tuple[str, st
 
 
 def _figures(was: DeviceSnapshot, now: DeviceSnapshot) -> Iterator[tuple[str, str]]:
-    if nearly_full(now) > nearly_full(was):
-        level = "error" if nearly_full(now) == 2 else "warning"
-        text = "full" if nearly_full(now) == 2 else "nearly full"
-        yield level, f"{text}: {format_size(now.mem_used_total)} of {format_size(now.mem_limit)} mem_limit"
-    elif nearly_full(now) < nearly_full(was):
+    if fullness(now) > fullness(was):
+        yield _full(now)
+    elif fullness(now) < fullness(was) and now.mem_limit:
         yield "info", f"space again: {format_size(now.mem_limit - now.mem_used_total)} below mem_limit"
     if now.total.enospc and not was.total.enospc:
         yield "error", "a write failed: mem_limit reached (ENOSPC)"

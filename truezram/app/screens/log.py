@@ -23,7 +23,7 @@ class LogPage(Page):
     TITLE_TEXT = "Log"
     GUIDE = (
         "Newest first. f switches between all events, warnings and errors, and the device under the "
-        "dashboard's cursor. Alerts are: nearly full (less than a tenth of mem_limit left), full, a failed "
+        "dashboard's cursor. Alerts are: 80 % and 95 % of mem_limit reached, full, a failed "
         "write, a checksum error, a dead server, memory pressure. The log is kept in events.jsonl in the "
         "state folder."
     )

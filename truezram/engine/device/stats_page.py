@@ -67,7 +67,7 @@ _KIND_PAGES = slice(_word("kind_pages_now"), _word("kind_pages_now") + lib.TZ_KI
 _SIZE_PAGES = slice(_word("size_pages_now"), _word("size_pages_now") + lib.TZ_SIZE_BINS)
 _PAGES_NOW = _word("pages_now")
 _COMPR_NOW = _word("compr_bytes_now")
-_KIND_SAME = (lib.TZ_KIND_SAME_S59, lib.TZ_KIND_SAME_U32, lib.TZ_KIND_SAME_U64)
+_KIND_SAME = (lib.TZ_KIND_SAME_WORD, lib.TZ_KIND_SAME_U32, lib.TZ_KIND_SAME_U64)
 _NO_CPU = 0xFFFFFFFF
 
 

@@ -62,7 +62,7 @@ const char *tz_kind_name(unsigned kind)
 
 	switch (kind) {
 	case TZ_KIND_EMPTY: return "empty";
-	case TZ_KIND_SAME_S59:
+	case TZ_KIND_SAME_WORD:
 	case TZ_KIND_SAME_U32:
 	case TZ_KIND_SAME_U64: return "same";
 	case TZ_KIND_RAW: return "huge";

@@ -32,8 +32,8 @@
  * format changes. */
 enum tz_kind {
 	TZ_KIND_EMPTY = 0,	/* never written, or discarded: reads as zeros */
-	/* one 8-byte word repeated; the word is the entry's upper 59 bits, sign-extended */
-	TZ_KIND_SAME_S59 = 1,
+	/* one 8-byte word repeated, sign-extended from 51 bits of the entry */
+	TZ_KIND_SAME_WORD = 1,
 	TZ_KIND_SAME_U32 = 2,	/* one 4-byte word repeated, in the entry */
 	TZ_KIND_SAME_U64 = 3,	/* one 8-byte word repeated, in an 8-byte object */
 	TZ_KIND_RAW = 4,	/* incompressible ("huge"): the page itself */

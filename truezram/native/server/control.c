@@ -231,6 +231,14 @@ static int op_trim(struct control *c, const struct tz_request *r)
 	return -1;
 }
 
+static int op_compact(struct control *c, const struct tz_request *r)
+{
+	(void)r;
+	c->reply.value[0] = tz_store_compact(c->s->store);
+	answer(c, TZ_OK, "");
+	return -1;
+}
+
 static int (*const operations[])(struct control *c, const struct tz_request *r) = {
 	[TZ_OP_PING] = op_ping,
 	[TZ_OP_SET] = op_set,
@@ -238,6 +246,7 @@ static int (*const operations[])(struct control *c, const struct tz_request *r) 
 	[TZ_OP_ATTACH] = op_attach,
 	[TZ_OP_PAGE_MAP] = op_page_map,
 	[TZ_OP_TRIM] = op_trim,
+	[TZ_OP_COMPACT] = op_compact,
 };
 
 static int handle(struct control *c, const struct tz_request *r)

@@ -3,7 +3,7 @@
  * Not mlockall: MCL_CURRENT would fill the arena's holes, and MCL_FUTURE would make every later
  * mmap of a server without the right to lock fail. So mappings are walked. Left out are those of
  * the kernel (rings, vdso), which are always there, and the control thread's stack. Three ranges
- * are locked page by page as they come into use (MLOCK_ONFAULT): the arena, slab metadata, and
+ * are locked page by page as they come into use (MLOCK_ONFAULT): the arena, what is known of its segments, and
  * tables of codecs that are not in use. The check does not believe what mlock said: RLIMIT_MEMLOCK,
  * too, shows as ENOMEM, which is also the answer for a mapping that has gone meanwhile.
  */
@@ -31,7 +31,7 @@ struct mapping {
 static void lazy_ranges(const struct tz_store *store, struct tz_range *lazy)
 {
 	lazy[ARENA] = tz_store_arena(store);
-	lazy[METADATA] = tz_store_slab_metadata(store);
+	lazy[METADATA] = tz_store_metadata(store);
 	lazy[TABLES] = tz_dense_table_range();
 }
 

@@ -39,8 +39,10 @@ enum tz_op {
 				 * (SCM_RIGHTS) */
 	TZ_OP_PAGE_MAP = 5,	/* arg[0] first page, arg[1] pages, arg[2] regions (<=
 				 * TZ_MAP_REGIONS): kinds per region */
-	TZ_OP_TRIM = 6		/* give the kernel back every unused slab now; reply value[0] =
+	TZ_OP_TRIM = 6,		/* give the kernel back every unused segment now; reply value[0] =
 				 * bytes returned */
+	TZ_OP_COMPACT = 7	/* pack segments, then trim; does not wait. Reply value[0]: what
+				 * compact_done in the statistics will be */
 };
 
 /* What STOP refuses (TZ_E_BUSY): swap, under whatever name, always. */

@@ -18,6 +18,7 @@
  * that end. Everything that I/O depends on is locked memory; the main thread may page-fault and
  * allocate, the queue threads never wait for it.
  */
+#include "arena.h"
 #include "control.h"
 #include "detach.h"
 #include "dictionary.h"
@@ -300,11 +301,16 @@ static int make_store(struct tz_server *s, const struct options *o)
 	if (o->transport == TZ_TRANSPORT_UBLK && s->ublk.info.flags & UBLK_F_USER_COPY)
 		flags |= TZ_FLAG_USER_COPY;
 	fill_head(s, o, flags);
+	struct tz_arena_device device = { .transport = (uint32_t)o->transport,
+		.id = s->registry.stats->id, .queues = s->nr_queues, .depth = s->depth,
+		.max_io = s->registry.stats->max_io,
+		.ublk_flags = o->transport == TZ_TRANSPORT_UBLK ? s->ublk.info.flags : 0,
+		.server_version = VERSION };
 	struct tz_store_config config = {
 		.disksize = o->size, .mem_limit = o->mem_limit, .algorithm = o->algorithm,
 		.dictionary = o->dictionary_bytes, .dictionary_size = o->dictionary_size,
 		.nr_threads = s->nr_queues, .arena_fd = fd, .lock_arena = lock,
-		.stats = s->registry.stats,
+		.device = &device, .stats = s->registry.stats,
 	};
 	s->store = tz_store_create(&config, &rc, s->why, sizeof s->why);
 	if (!s->store)

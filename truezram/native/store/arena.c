@@ -1,4 +1,4 @@
-/* arena.c - maps, populates and releases the arena file (layout: arena.h).
+/* arena.c - maps, populates and releases the arena file, and writes its head (layout: arena.h).
  *
  * The file is sparse and as large as the worst case needs; memory is what has been populated. Pages
  * are allocated with fallocate(), which reports a shortage as an error where a touch of the mapping
@@ -11,8 +11,10 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/random.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -24,10 +26,16 @@
 #define MLOCK_ONFAULT 1
 #endif
 
+_Static_assert(sizeof(struct tz_arena_head) <= TZ_PAGE_SIZE, "a copy of the head is a page");
+_Static_assert(TZ_DICTIONARY_OFFSET == TZ_HEAD_COPIES * TZ_PAGE_SIZE,
+	"the dictionary comes after the head");
+
 static uint64_t round_up(uint64_t n, uint64_t to)
 {
 	return (n + to - 1) / to * to;
 }
+
+/* ---- populating ---- */
 
 int tz_arena_populate(struct tz_arena *a, uint64_t offset, uint64_t len)
 {
@@ -64,11 +72,111 @@ int tz_arena_release(struct tz_arena *a, uint64_t offset, uint64_t len)
 	return rc < 0 ? -errno : 0;
 }
 
-/* The most slabs that a disk of this many pages can need: all of it raw, as much again for holes,
- * and some per class. */
-static uint64_t slabs_for(uint64_t pages)
+#if defined(__clang__) || defined(__SANITIZE_THREAD__)
+#define UNWATCHED __attribute__((no_sanitize("thread"), noinline))
+#else
+#define UNWATCHED
+#endif
+
+UNWATCHED void tz_arena_load(const struct tz_arena *a, uint64_t offset, void *out, size_t n)
 {
-	return 2 * (round_up(pages, 16) / 16) + 1024;
+	const volatile uint8_t *from = a->base + offset;
+
+	for (size_t i = 0; i < n; i++)
+		((uint8_t *)out)[i] = from[i];
+}
+
+/* ---- the head ---- */
+
+/* Over a whole page, what is not used yet included. */
+static uint32_t head_crc(const void *copy)
+{
+	uint8_t page[TZ_PAGE_SIZE];
+
+	memcpy(page, copy, sizeof page);
+	memset(page + offsetof(struct tz_arena_head, crc), 0, sizeof(uint32_t));
+	return tz_crc32c(0, page, sizeof page);
+}
+
+/* The older copy is the one that is written over. Its magic goes first and comes back last, so that
+ * a copy that is being written is never taken for a whole one. */
+void tz_arena_write_head(struct tz_arena *a)
+{
+	struct tz_arena_head *copy =
+		(void *)(a->base + ++a->head.sequence % TZ_HEAD_COPIES * TZ_PAGE_SIZE);
+
+	uint8_t page[TZ_PAGE_SIZE] = { 0 };
+
+	memcpy(page, &a->head, sizeof a->head);
+	a->head.crc = head_crc(page);
+	memcpy(page, &a->head, sizeof a->head);
+	__atomic_store_n(&copy->magic, 0, __ATOMIC_SEQ_CST);
+	memcpy((char *)copy + sizeof copy->magic, page + sizeof copy->magic,
+		sizeof page - sizeof copy->magic);
+	__atomic_store_n(&copy->magic, TZ_ARENA_MAGIC, __ATOMIC_SEQ_CST);
+}
+
+int tz_arena_is_head(const void *copy)
+{
+	struct tz_arena_head h;
+
+	memcpy(&h, copy, sizeof h);
+	return h.magic == TZ_ARENA_MAGIC && h.crc == head_crc(copy);
+}
+
+static int plausible(const struct tz_arena_head *h)
+{
+	uint64_t tables = (h->disksize / TZ_PAGE_SIZE + TZ_TABLE_ENTRIES - 1) / TZ_TABLE_ENTRIES;
+
+	return h->disksize && h->disksize % TZ_PAGE_SIZE == 0 && h->disksize <= TZ_DISK_MAX &&
+		h->segment_size == TZ_SEGMENT_SIZE && h->directory_offset % TZ_PAGE_SIZE == 0 &&
+		h->directory_offset >= TZ_DICTIONARY_OFFSET + (uint64_t)h->dictionary_size &&
+		h->segment_offset % TZ_SEGMENT_SIZE == 0 && h->segment_offset <= TZ_ARENA_MAX &&
+		h->segment_offset >= h->directory_offset + tables * 8 && h->nr_segments &&
+		h->nr_segments <= (TZ_ARENA_MAX - h->segment_offset) / TZ_SEGMENT_SIZE;
+}
+
+int tz_arena_read_head(const void *bytes, struct tz_arena_head *out, char *why, size_t why_size)
+{
+	int found = 0;
+
+	for (unsigned i = 0; i < TZ_HEAD_COPIES; i++) {
+		struct tz_arena_head h;
+		memcpy(&h, (const char *)bytes + i * TZ_PAGE_SIZE, sizeof h);
+		if (!tz_arena_is_head((const char *)bytes + i * TZ_PAGE_SIZE) ||
+			(found && h.sequence < out->sequence))
+			continue;
+		*out = h;
+		found = 1;
+	}
+	if (!found) {
+		snprintf(why, why_size,
+			"it is not an arena, or both copies of its head are damaged");
+		return -EILSEQ;
+	}
+	if (out->version != TZ_ARENA_VERSION || out->incompatible & ~TZ_ARENA_INCOMPATIBLE) {
+		snprintf(why, why_size,
+			"it has version %u and features %#llx; this program knows version %u and features %#llx",
+			out->version, (unsigned long long)out->incompatible, TZ_ARENA_VERSION,
+			TZ_ARENA_INCOMPATIBLE);
+		return -EPROTONOSUPPORT;
+	}
+	if (!plausible(out)) {
+		snprintf(why, why_size, "its head does not make sense");
+		return -EILSEQ;
+	}
+	return 0;
+}
+
+/* ---- making ---- */
+
+/* The most segments a disk of so many pages can come to need: all of it raw, the page table, as
+ * much again for holes, and a few for threads to begin with. */
+static uint64_t segments_for(uint64_t pages, uint64_t tables)
+{
+	uint64_t raw = round_up(pages, 31) / 31, table = round_up(tables, 32) / 32;
+
+	return raw + table + pages / 32 + 512;
 }
 
 static int fail(int err, char *why, size_t why_size, const char *what)
@@ -77,76 +185,149 @@ static int fail(int err, char *why, size_t why_size, const char *what)
 	return -err;
 }
 
-static int lock_mapping(struct tz_arena *a, char *why, size_t why_size)
+static int lay_out(struct tz_arena *a, const struct tz_arena_config *c, char *why, size_t why_size)
 {
-	if (syscall(SYS_mlock2, a->base, a->size, MLOCK_ONFAULT) == 0)
-		return 0;
-	return fail(errno, why, why_size,
-		"cannot lock the arena in memory (needs root or a higher RLIMIT_MEMLOCK)");
+	struct tz_arena_head *h = &a->head;
+	struct timespec now;
+
+	if (c->disksize > TZ_DISK_MAX) {
+		snprintf(why, why_size, "a disk can have at most %llu TiB", TZ_DISK_MAX >> 40);
+		return -EFBIG;
+	}
+	uint64_t pages = c->disksize / TZ_PAGE_SIZE;
+	a->nr_tables = (pages + TZ_TABLE_ENTRIES - 1) / TZ_TABLE_ENTRIES;
+	a->nr_directory = (a->nr_tables + TZ_DIRECTORY_ENTRIES - 1) / TZ_DIRECTORY_ENTRIES;
+	clock_gettime(CLOCK_REALTIME, &now);
+	*h = (struct tz_arena_head){ .magic = TZ_ARENA_MAGIC,
+		.version = TZ_ARENA_VERSION,
+		.state = TZ_ARENA_MAKING,
+		.generation = 1,
+		.created_ns = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec,
+		.segment_size = TZ_SEGMENT_SIZE,
+		.disksize = c->disksize,
+		.dictionary_size = (uint32_t)c->dictionary_size,
+		.mem_limit = c->mem_limit };
+	snprintf(h->algorithm, sizeof h->algorithm, "%s", c->algorithm);
+	if (c->device)
+		h->device = *c->device;
+	if (c->dictionary)
+		h->dictionary_crc = tz_crc32c(0, c->dictionary, c->dictionary_size);
+	if (getrandom(h->uuid, sizeof h->uuid, 0) != (ssize_t)sizeof h->uuid)
+		return fail(errno, why, why_size, "cannot get random bytes");
+	h->directory_offset = round_up(TZ_DICTIONARY_OFFSET + c->dictionary_size, TZ_PAGE_SIZE);
+	h->segment_offset = round_up(h->directory_offset + a->nr_tables * 8, TZ_SEGMENT_SIZE);
+	h->nr_segments = segments_for(pages, a->nr_tables);
+	if (h->segment_offset + h->nr_segments * TZ_SEGMENT_SIZE > TZ_ARENA_MAX)
+		h->nr_segments = (TZ_ARENA_MAX - h->segment_offset) / TZ_SEGMENT_SIZE;
+	a->segment_offset = h->segment_offset;
+	a->nr_segments = h->nr_segments;
+	a->size = h->segment_offset + h->nr_segments * TZ_SEGMENT_SIZE;
+	return 0;
 }
 
-int tz_arena_create(struct tz_arena *a, int fd, uint64_t disksize, int lock, char *why,
-	size_t why_size)
+static int map(struct tz_arena *a, int lock, char *why, size_t why_size)
 {
-	uint64_t pages = disksize / TZ_PAGE_SIZE;
-	uint64_t table_offset = TZ_PAGE_SIZE;
-	uint64_t slab_offset = round_up(table_offset + pages * 8, TZ_SLAB_SIZE);
-	uint64_t nr_slabs = slabs_for(pages);
-	struct timespec now;
+	a->base = mmap(NULL, a->size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, a->fd, 0);
+	if (a->base == MAP_FAILED) {
+		a->base = NULL;
+		return fail(errno, why, why_size, "cannot map the arena");
+	}
+	madvise(a->base, a->size, MADV_DONTDUMP);
+	madvise(a->base, a->size, MADV_DONTFORK);
+	if (lock && syscall(SYS_mlock2, a->base, a->size, MLOCK_ONFAULT) < 0)
+		return fail(errno, why, why_size,
+			"cannot lock the arena in memory (needs root or a higher RLIMIT_MEMLOCK)");
+	return 0;
+}
+
+static uint64_t words_of(const struct tz_arena *a)
+{
+	return a->nr_directory / 64 + 1;
+}
+
+static uint64_t eager_pages(const struct tz_arena *a)
+{
+	return a->nr_directory < TZ_DIRECTORY_EAGER ? a->nr_directory : TZ_DIRECTORY_EAGER;
+}
+
+uint64_t tz_arena_fixed_bytes(const struct tz_arena *a)
+{
+	return a->head.directory_offset + eager_pages(a) * TZ_PAGE_SIZE;
+}
+
+int tz_arena_populate_wanted(struct tz_arena *a)
+{
+	int n = 0;
+
+	for (uint64_t w = 0; w < words_of(a); w++) {
+		uint64_t wanted = atomic_load(&a->wanted[w]) & ~atomic_load(&a->ready[w]);
+		for (; wanted; wanted &= wanted - 1, n++) {
+			uint64_t page = w * 64 + (unsigned)__builtin_ctzll(wanted);
+			int rc = tz_arena_populate(
+				a, a->head.directory_offset + page * TZ_PAGE_SIZE, TZ_PAGE_SIZE);
+			if (rc < 0)
+				return rc;
+			atomic_fetch_or_explicit(
+				&a->ready[w], 1ull << page % 64, memory_order_release);
+		}
+	}
+	return n;
+}
+
+/* The bits of the directory's pages: private memory, 256 bytes a TiB. */
+static int make_directory_bits(struct tz_arena *a)
+{
+	a->ready = calloc(words_of(a) * 2, sizeof *a->ready);
+	if (!a->ready)
+		return -ENOMEM;
+	a->wanted = a->ready + words_of(a);
+	for (uint64_t page = 0; page < eager_pages(a); page++)
+		a->ready[page / 64] |= 1ull << page % 64;
+	return 0;
+}
+
+static void unmap(struct tz_arena *a)
+{
+	if (a->base)
+		munmap(a->base, a->size);
+	free(a->ready);
+	a->base = NULL;
+	a->ready = NULL;
+}
+
+int tz_arena_create(struct tz_arena *a, const struct tz_arena_config *c, char *why, size_t why_size)
+{
 	int rc;
 
 	memset(a, 0, sizeof *a);
-	if (slab_offset + 1024 * TZ_SLAB_SIZE > TZ_ARENA_MAX) {
-		snprintf(why, why_size,
-			"a disk of %llu bytes needs a page table of %llu MiB, more than an arena"
-			" can hold (512 GiB)",
-			(unsigned long long)disksize, (unsigned long long)(pages * 8 >> 20));
-		return -EFBIG;
-	}
-	if (slab_offset + nr_slabs * TZ_SLAB_SIZE > TZ_ARENA_MAX)
-		nr_slabs = (TZ_ARENA_MAX - slab_offset) / TZ_SLAB_SIZE;
-	a->fd = fd;
-	a->disksize = disksize;
-	a->slab_offset = slab_offset;
-	a->nr_slabs = nr_slabs;
-	a->size = slab_offset + nr_slabs * TZ_SLAB_SIZE;
-	if (ftruncate(fd, (off_t)a->size) < 0)
+	a->fd = c->fd;
+	rc = lay_out(a, c, why, why_size);
+	if (rc < 0)
+		return rc;
+	if (ftruncate(a->fd, (off_t)a->size) < 0)
 		return fail(errno, why, why_size, "cannot size the arena file");
-	a->base = mmap(NULL, a->size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
-	if (a->base == MAP_FAILED)
-		return fail(errno, why, why_size, "cannot map the arena");
-	madvise(a->base, a->size, MADV_DONTDUMP);
-	madvise(a->base, a->size, MADV_DONTFORK);
-	if (lock && (rc = lock_mapping(a, why, why_size)) < 0)
-		goto unmap;
-	rc = tz_arena_populate(a, 0, slab_offset);
+	rc = map(a, c->lock, why, why_size);
+	if (rc == 0 &&
+		((rc = make_directory_bits(a)) < 0 ||
+			(rc = tz_arena_populate(a, 0, tz_arena_fixed_bytes(a))) < 0))
+		snprintf(why, why_size, "no memory for the page table's directory (%llu KiB): %s",
+			(unsigned long long)(tz_arena_fixed_bytes(a) >> 10), strerror(-rc));
 	if (rc < 0) {
-		snprintf(why, why_size,
-			"no memory for the page table (%llu KiB for this disk size): %s."
-			" Choose a smaller size",
-			(unsigned long long)(slab_offset >> 10), strerror(-rc));
-		goto unmap;
+		unmap(a);
+		return rc;
 	}
-	clock_gettime(CLOCK_REALTIME, &now);
-	*(struct tz_arena_head *)a->base = (struct tz_arena_head){
-		.magic = TZ_ARENA_MAGIC, .version = TZ_ARENA_VERSION, .slab_size = TZ_SLAB_SIZE,
-		.disksize = disksize,
-		.table_offset = table_offset, .slab_offset = slab_offset, .nr_slabs = nr_slabs,
-		.created_ns = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec,
-	};
-	a->table = (_Atomic uint64_t *)(a->base + table_offset);
+	if (c->dictionary)
+		memcpy(a->base + TZ_DICTIONARY_OFFSET, c->dictionary, c->dictionary_size);
+	a->directory = (_Atomic uint64_t *)(a->base + a->head.directory_offset);
+	for (unsigned i = 0; i < TZ_HEAD_COPIES; i++)
+		tz_arena_write_head(a);
 	return 0;
-unmap:
-	munmap(a->base, a->size);
-	a->base = NULL;
-	return rc;
 }
 
 void tz_arena_destroy(struct tz_arena *a)
 {
 	if (!a->base)
 		return;
-	munmap(a->base, a->size);
+	unmap(a);
 	close(a->fd);
-	a->base = NULL;
 }

@@ -1,59 +1,148 @@
-/* arena.h - the one file that holds a device's whole state: head, page table, slabs.
+/* arena.h - the one file that holds a device's whole state (docs/arena.md describes it for whoever
+ * reads it from outside).
  *
- *   0            struct tz_arena_head (one page)
- *   table_offset 8 bytes per page of the disk (store.c), populated when the device is made
- *   slab_offset  nr_slabs slabs of TZ_SLAB_SIZE, populated and punched out as the pool grows and
- *                shrinks (pool.c)
+ *	0			head, two copies of a page each; the valid one with the higher
+ * sequence counts 8192			zstd's dictionary, if there is one directory_offset	one
+ * 8-byte entry for each page of the page table, which has 512 entries of 8 bytes segment_offset
+ *		nr_segments segments of 128 KiB: objects, or pages of the page table (alloc.c)
  *
- * Every reference inside is an offset from the start of the file, so the file can be mapped
- * anywhere by anyone: a server that takes over after a crash or for an upgrade needs nothing but
- * this file. What is not in it (free lists, occupancy) can be rebuilt from the table.
+ * The file is sparse: head, dictionary and the beginning of the directory are populated when the
+ * device is made, the rest of the directory and segments as they are needed. Every reference inside
+ * is an offset from the start of the file, so it can be mapped anywhere by anyone: a server that
+ * takes over after a crash or for an upgrade needs nothing but this file. What is not in it (which
+ * units are free) can be rebuilt from the table. The server itself reads the head from a private
+ * copy: nothing in the file is trusted.
  */
 #ifndef TZ_ARENA_H
 #define TZ_ARENA_H
 
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
 
-#define TZ_ARENA_MAGIC 0x31415a54455552ull	/* "RUETZA1" */
-#define TZ_ARENA_VERSION 1
-#define TZ_SLAB_SIZE 65536u
-/* Entries address objects in units of 16 bytes with 35 bits, raw pages in units of 4096 with 27
- * (store.c). */
+#define TZ_ARENA_MAGIC 0x32415a54455552ull		/* "RUETZA2" */
+#define TZ_ARENA_VERSION 2
+#define TZ_SEGMENT_SIZE (128u << 10)
+/* Entries address objects in units of 16 bytes with 35 bits; objects name their page with 32. */
 #define TZ_ARENA_MAX (512ull << 30)
+#define TZ_DISK_MAX (16ull << 40)
+#define TZ_TABLE_ENTRIES 512u		/* of one page of the page table */
+#define TZ_HEAD_COPIES 2u
+#define TZ_DICTIONARY_OFFSET 8192u
+/* A page of the directory: for 512 pages of the table, or 1 GiB of the disk. So many are populated
+ * when the device is made. */
+#define TZ_DIRECTORY_ENTRIES 512u
+#define TZ_DIRECTORY_EAGER 64u
+
+enum tz_arena_state { TZ_ARENA_MAKING = 1, TZ_ARENA_LIVE = 2, TZ_ARENA_STOPPING = 3 };
+
+/* Features: a server refuses an arena with an incompatible one that it does not know; others it may
+ * ignore. */
+#define TZ_ARENA_INCOMPATIBLE 0ull
+
+/* The device as it was made, for whoever takes over. */
+struct tz_arena_device {
+	uint32_t transport, id, queues, depth, max_io, pad;
+	uint64_t ublk_flags;
+	char server_version[32];
+};
 
 struct tz_arena_head {
 	uint64_t magic;
-	uint32_t version, slab_size;
+	uint32_t version;
+	uint32_t crc;		/* CRC-32C of this page with crc = 0 */
+	uint64_t sequence;
+	uint64_t compatible, incompatible;		/* features in use */
+	uint8_t uuid[16];
+	uint64_t generation;		/* servers that have had it */
+	uint64_t created_ns;		/* CLOCK_REALTIME */
+	uint32_t state;		/* enum tz_arena_state */
+	uint32_t segment_size;
 	uint64_t disksize;
-	uint64_t table_offset, slab_offset, nr_slabs;
-	uint64_t created_ns;	/* CLOCK_REALTIME */
+	uint64_t directory_offset, segment_offset, nr_segments;
+	uint32_t dictionary_size, dictionary_crc;
+	struct tz_arena_device device;
+	/* as in force now: written before a change is acknowledged */
+	uint64_t mem_limit;
+	char algorithm[32];
+	/* the backing file's identity; all zero: none */
+	uint8_t backing_uuid[16];
+	uint64_t backing_device, backing_inode, backing_size;
+	char backing_path[256];
 };
 
 struct tz_arena {
 	uint8_t *base;		/* where it is mapped */
 	uint64_t size;		/* bytes mapped; most of it unpopulated */
 	int fd;
-	/* Where things are. The head has the same values, for whoever maps the file later; these
-	 * are never read back from it. */
-	uint64_t disksize, slab_offset, nr_slabs;
-	_Atomic uint64_t *table;
+	struct tz_arena_head head;	/* what the newer copy says, and what the next will say */
+	_Atomic uint64_t *directory;
+	_Atomic uint64_t *ready;	/* a bit for each page of the directory: populated */
+	_Atomic uint64_t *wanted;		/* and: to be populated */
+	uint64_t segment_offset, nr_segments, nr_tables, nr_directory;	/* the last two: pages */
 };
 
-/* Sizes and maps an empty file, populates head and table. 0, or negative errno with why. Takes over
- * fd on success. */
-int tz_arena_create(struct tz_arena *a, int fd, uint64_t disksize, int lock, char *why,
-	size_t why_size);
+struct tz_arena_config {
+	int fd;		/* an empty file; the arena's own once it is created */
+	uint64_t disksize;
+	int lock;		/* mlock what is populated; failing to is an error */
+	const void *dictionary;		/* NULL: none */
+	size_t dictionary_size;
+	uint64_t mem_limit;
+	const char *algorithm;
+	const struct tz_arena_device *device;		/* NULL: none, as in tests */
+};
+
+/* Sizes and maps the file, populates head, dictionary and directory. 0, or negative errno with why.
+ */
+int tz_arena_create(
+	struct tz_arena *a, const struct tz_arena_config *c, char *why, size_t why_size);
 void tz_arena_destroy(struct tz_arena *a);
+/* From the control thread only. Writes a->head to the file as its newest copy. The other one stays
+ * whole, whatever happens meanwhile. */
+void tz_arena_write_head(struct tz_arena *a);
+/* The newest valid head among the two in a file's first 8192 bytes. 0, or negative errno with why:
+ * -EILSEQ it is not an arena, or damaged; -EPROTONOSUPPORT of a version or with features that this
+ * program does not know. */
+int tz_arena_read_head(const void *bytes, struct tz_arena_head *out, char *why, size_t why_size);
+/* Whether these bytes are one valid copy of a head. */
+int tz_arena_is_head(const void *copy);
 /* Gives [offset, offset + len) pages now, so that touching it later cannot fault. 0 or negative
  * errno; may wait for memory, so never called from a queue thread. */
 int tz_arena_populate(struct tz_arena *a, uint64_t offset, uint64_t len);
 /* Gives the pages back to the kernel; the range reads as unpopulated from then on. */
 int tz_arena_release(struct tz_arena *a, uint64_t offset, uint64_t len);
 
-static inline uint64_t tz_arena_slab_offset(const struct tz_arena *a, uint64_t slab)
+/* What is populated from the start. */
+uint64_t tz_arena_fixed_bytes(const struct tz_arena *a);
+
+/* Whether the directory's entry for a page of the table may be touched; if not, that page is not
+ * there. */
+static inline int tz_arena_directory_ready(const struct tz_arena *a, uint64_t table)
 {
-	return a->slab_offset + slab * TZ_SLAB_SIZE;
+	uint64_t page = table / TZ_DIRECTORY_ENTRIES;
+
+	return atomic_load_explicit(&a->ready[page / 64], memory_order_acquire) >> page % 64 & 1;
+}
+
+/* Asks for it. */
+static inline void tz_arena_want_directory(struct tz_arena *a, uint64_t table)
+{
+	uint64_t page = table / TZ_DIRECTORY_ENTRIES;
+
+	atomic_fetch_or_explicit(&a->wanted[page / 64], 1ull << page % 64, memory_order_release);
+}
+
+/* From the reserve's thread: populates what has been asked for. How many pages, or negative errno.
+ */
+int tz_arena_populate_wanted(struct tz_arena *a);
+
+/* Bytes that another thread may be writing: whoever wants them checks what they say. */
+void tz_arena_load(const struct tz_arena *a, uint64_t offset, void *out, size_t n);
+
+static inline uint64_t tz_segment_offset(const struct tz_arena *a, uint64_t segment)
+{
+	return a->segment_offset + segment * TZ_SEGMENT_SIZE;
 }
 
 #endif

@@ -154,8 +154,6 @@ static int read_head(const void *map, size_t len, struct tz_stats *head, const c
 	    (uint64_t)head->queue_offset +
 	    (uint64_t)head->nr_queues * head->queue_stride > head->size)
 		return refuse(why, "statistics page cut short");
-	if (head->nr_classes > TZ_MAX_CLASSES)
-		return refuse(why, "damaged statistics page (number of size classes)");
 	head->name[sizeof(head->name) - 1] = 0;
 	head->server_version[sizeof(head->server_version) - 1] = 0;
 	head->algorithm[sizeof(head->algorithm) - 1] = 0;

@@ -18,9 +18,8 @@
 #include "codec.h"
 
 #define TZ_STATS_MAGIC 0x3153545a54ull /* "TZTS1" */
-#define TZ_STATS_VERSION 3
+#define TZ_STATS_VERSION 4
 #define TZ_MAX_QUEUES 64
-#define TZ_MAX_CLASSES 128
 
 /* Latency histogram, log-linear: bins 0..7 are 0..7 units of 64 ns; above, 8 bins per power of
  * two. */
@@ -43,13 +42,6 @@ enum tz_device_flags {
 	TZ_FLAG_USER_COPY = 4,		/* ublk: data moves by pread/pwrite, no per-request
 					 * buffers */
 	TZ_FLAG_IO_FLUSHER = 8		/* queue threads run with PR_SET_IO_FLUSHER, read back */
-};
-
-struct tz_class_stats {		/* one size class of the pool */
-	uint32_t object_size;	/* bytes a slot holds */
-	uint32_t objects_per_slab;
-	uint64_t slabs;		/* slabs now belonging to the class */
-	uint64_t objects;	/* slots in use */
 };
 
 struct tz_stats {
@@ -82,16 +74,19 @@ struct tz_stats {
 	char last_error[128];		/* newest thing that went wrong, "" if nothing */
 	uint64_t last_error_ns;		/* CLOCK_REALTIME */
 
-	/* --- single values, each written atomically, by the pool and its threads --- */
-	uint64_t mem_used_total;	/* bytes of the arena that the kernel holds for us: table,
-					 * slabs, reserve */
+	/* --- single values, each written atomically, by the store's threads --- */
+	uint64_t mem_used_total;	/* bytes that the kernel holds for the device's pages: the
+					 * arena (head, table, segments, reserve) and what is known
+					 * of its segments */
 	uint64_t mem_used_max;		/* its highest value */
-	uint64_t table_bytes;		/* of which page table and arena head */
-	uint64_t reserve_bytes;		/* of which slabs populated and not yet used */
+	uint64_t table_bytes;		/* of which head, directory and page table */
+	uint64_t segment_bytes;		/* of which segments with objects, holes included */
+	uint64_t reserve_bytes;		/* of which segments populated and not yet used */
+	uint64_t overhead_bytes;	/* of which what is known of segments: outside of the arena */
 	uint64_t reserve_target;	/* what the reserve's thread keeps reserve_bytes at */
-	uint64_t pages_compacted;
-	uint64_t nr_classes;
-	struct tz_class_stats classes[TZ_MAX_CLASSES];
+	uint64_t pages_compacted;	/* pages of memory that emptying segments has freed */
+	uint64_t compact_done;		/* the last compaction asked for that is done (store.h) */
+	uint64_t compact_permille;	/* how far the one at work is */
 };
 
 /* Gauges (…_now) are signed: a page written by queue 0 and discarded by queue 1 leaves +1 here and
@@ -118,6 +113,7 @@ struct tz_queue_stats {
 	uint64_t busy_ns;		/* time between wake-up and wait */
 	int64_t pages_now;		/* pages stored: orig_data_size = 4096 * sum */
 	int64_t compr_bytes_now;	/* object payload bytes: compr_data_size */
+	int64_t object_bytes_now;	/* what objects take in segments, head and rounding included */
 	int64_t kind_pages_now[TZ_KINDS];	/* pages stored by enum tz_kind */
 	int64_t size_pages_now[TZ_SIZE_BINS];
 	/* --- not under seq --- */
@@ -125,7 +121,7 @@ struct tz_queue_stats {
 	uint64_t read_lat[TZ_LAT_BINS], write_lat[TZ_LAT_BINS];
 	uint32_t cpu, tid;		/* where the thread is pinned (UINT32_MAX: not), its thread
 					 * id */
-	uint64_t pad[4];		/* to a multiple of 64 bytes */
+	uint64_t pad[3];		/* to a multiple of 64 bytes */
 };
 
 static inline unsigned tz_lat_bin(uint64_t ns)

@@ -1,198 +1,179 @@
 /* store.c - a device's pages: page table, publishing, reading while others write, accounting.
  *
- * The page table holds one 8-byte entry per page, and it is the truth: what is in no entry does not
- * exist.
+ * The page table holds one 8-byte entry per page (entry.h), and it is the truth: what is in no
+ * entry does not exist. It comes in pages of 512 entries that are there only where something is
+ * stored; the directory says where each of them is.
  *
- *	63            32 31       17 16        5 4    0
- *	+---------------+-----------+-----------+------+
- *	| check offset / 16         | length - 1| kind |	object: SAME_U64, LZ4 … ZSTD_DICT
- *	|     crc32c    |   offset / 4096       | RAW  |	raw page
- *	|    word       |           0           | U32  |	same-filled by a 4-byte word
- *	|        word, sign-extended            | S59  |	same-filled by an 8-byte word
- *	|                   0                          |	empty
+ * An object is a head of 8 bytes and the payload. The head has a CRC-32C of the payload, seeded
+ * with page number and kind, so that an entry that points to a whole but wrong object is caught as
+ * well; and the page number (owner), by which the housekeeper finds the entry of an object.
  *
- * An object's entry has 12 check bits, 35 of the offset, 12 of the length and 5 of the kind. A raw
- * page's checksum is in the entry, so its slot is just the page. S59 takes words that fit 59 bits,
- * as all pointers do.
- *
- * An object is its payload followed by its CRC32C, which is seeded with the page number and kind,
- * so that an entry that points to a whole but wrong object is caught as well.
- *
- * The arena is not trusted: a bit of it may flip. An object's entry has check bits over itself and
- * the page number; a RAW entry has no room for them, but the pool knows whose its slot is. What an
- * entry names is checked before it is used: kind, range, slab, alignment, size. A damaged entry
- * reads as -EIO; when it is overwritten or discarded, nothing is freed (a slot stays taken, no
- * other page is lost). What cannot be noticed in this format is a flipped bit in the word of a
- * same-filled page, and one that makes an S59 entry of an object's.
+ * The arena is not trusted: a bit of it may flip. Entries have check bits; what they name is
+ * checked before it is used: kind, range, segment. A damaged entry reads as -EIO; when it is
+ * overwritten or discarded, nothing is freed, so that no other page is lost by it. A damaged entry
+ * of the directory is put right.
  *
  * Writing: compress into the thread's buffer, place the object, publish it with one atomic exchange
  * of the entry, free what the exchange returned. At every instant the table names complete objects
  * only.
  *
  * Reading without locks: a reader announces the entry it is about to use in its hazard slot, looks
- * at the table again, and continues only if the entry is still there; whoever frees an object looks
+ * at the table again, and goes on only if the entry is still there; whoever frees an object looks
  * through the hazard slots first and sets the object aside if it is in use. Each thread announces
  * one object at a time, but it may move on to the next while a writer looks through the slots: what
- * a thread has set aside is at most two objects for each other thread
- * (tests/native/test_hazard_model.py tries all orders). No thread waits for a reader; what threads
- * do wait for, for some tens of nanoseconds unless a holder loses its CPU, is the lock of a size
- * class or of the reserve (pool.c).
- *
- * Changing the algorithm of a live device: workspaces for it are made and locked by the control
- * thread, published per thread, and the old ones freed after every thread has been outside
- * tz_store_begin/end once. So is zstd's dictionary, which all threads share: it is digested for one
- * level, and stays for as long as the device does, to read what it has made.
+ * a thread has set aside is at most two objects for each other thread (tests/native/
+ * model_hazard.py tries all orders). Nobody waits for a reader; what threads do wait for, for some
+ * tens of nanoseconds unless a holder loses its CPU, is the lock of a shard, of the table's pages
+ * or of the reserve (alloc.c).
  */
-#include "store.h"
-#include "arena.h"
+#include "store_impl.h"
 #include "clock.h"
-#include "dictionary.h"
-#include "pool.h"
 #include "variants.h"
 
 #include <assert.h>
 #include <errno.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <time.h>
 
-#define KIND_BITS 5
-#define LENGTH_BITS 12
-#define KIND(entry) ((unsigned)((entry) & ((1u << KIND_BITS) - 1)))
-#define CRC_SIZE 4u
-#define CHECK_SHIFT 52		/* the upper 12 bits of an object's entry */
-#define CLOCK_EVERY 16u		/* codec time is measured on one page in this many */
-#define DISCARD_COST 32u	/* of a page given back, in entries looked at */
+#define CLOCK_EVERY 16u		/* codec time is taken on one page in so many */
+#define HUGE_SIZE 3840u	/* a longer object is not worth decompressing: such a page is kept raw */
+#define DIRECTORY_PAGE                                                                             \
+	(1ull << 40) /* added to the number of a page of the table: what its directory entry is    \
+			sealed with */
+#define KIND_TABLE 31u		/* of directory entries, never of a page */
+#define DISCARD_AHEAD 8u
+#define DISCARD_COST 32u		/* of a page given back, in entries looked at */
 
-struct workspace {
-	void *memory;		/* NULL: the codec needs none */
-	size_t size;
-};
+_Static_assert(TZ_DISK_MAX / TZ_PAGE_SIZE <= 1ull << 32, "an object's owner has 32 bits");
+_Static_assert(sizeof(((struct tz_store_thread *)0)->set_aside) / sizeof(struct tz_set_aside) >=
+		2 * TZ_MAX_QUEUES,
+	"two for each other thread");
 
-/* How a thread encodes now and decodes each kind: replaced as a whole. */
-struct codec_set {
-	const struct tz_codec *encoder;
-	void *encoder_workspace;
-	struct workspace by_kind[TZ_KINDS];
-};
+/* ---- the page table ---- */
 
-struct aside { uint64_t entry, page; };
-
-struct tz_store_thread {
-	_Atomic uint64_t hazard;		/* entry being read, 0 = none */
-	_Atomic(struct codec_set *) set;
-	struct codec_set *inside_set;		/* valid between begin and end */
-	_Atomic uint64_t turns;			/* odd: inside begin/end */
-	struct tz_store *store;
-	struct tz_queue_stats *stats;
-	unsigned index, nr_set_aside, ticks;
-	/* Freed entries that a thread still reads: two for each other thread, the compactor among
-	 * them. */
-	struct aside set_aside[2 * TZ_MAX_QUEUES + 2];
-	const char *error;			/* of error_page, not yet in the statistics; NULL:
-						 * none */
-	uint64_t error_page;
-	uint8_t object[TZ_DST_SIZE] __attribute__((aligned(64)));
-} __attribute__((aligned(64)));
-
-struct tz_store {
-	struct tz_arena arena;
-	struct tz_pool pool;
-	struct tz_stats *stats;
-	uint64_t nr_pages;
-	unsigned nr_threads;		/* callers; threads[nr_threads] is the compactor's */
-	struct tz_store_thread *threads;
-	struct tz_dictionary *dictionary;	/* of zstd; NULL: none. Mapped */
-};
-
-/* ---- entries ---- */
-
-/* The check bits of an entry, given without them. The multiplier has no run of 12 equal bits, so
- * any one flipped bit changes what comes out. */
-static uint64_t check_bits(uint64_t entry, uint64_t page)
+uint64_t tz_table_directory_entry(uint64_t index, uint64_t offset, int closing)
 {
-	return (entry ^ page * 0xbf58476d1ce4e5b9ull) * 0x9e3779b97f4a7c15ull >> CHECK_SHIFT;
+	return tz_entry_seal(DIRECTORY_PAGE + index,
+		KIND_TABLE | offset / TZ_UNIT << TZ_ENTRY_OFFSET_SHIFT |
+			(closing ? TZ_DIRECTORY_CLOSING : 0));
 }
 
-static uint64_t object_entry(uint64_t page, unsigned kind, uint64_t offset, unsigned length)
+int tz_table_is_directory_entry(uint64_t index, uint64_t entry)
 {
-	uint64_t entry = kind | (uint64_t)(length - 1) << KIND_BITS |
-		offset / 16 << (KIND_BITS + LENGTH_BITS);
-
-	return entry | check_bits(entry, page) << CHECK_SHIFT;
+	return tz_entry_kind(entry) == KIND_TABLE && tz_entry_check(DIRECTORY_PAGE + index, entry);
 }
 
-static uint64_t raw_entry(uint64_t offset, uint32_t crc)
+static int is_directory_entry(const struct tz_store *s, uint64_t index, uint64_t entry)
 {
-	return TZ_KIND_RAW | offset / TZ_PAGE_SIZE << KIND_BITS | (uint64_t)crc << 32;
+	return tz_table_is_directory_entry(index, entry) &&
+		tz_alloc_in_range(&s->alloc, tz_entry_offset(entry), TZ_PAGE_SIZE / TZ_UNIT);
 }
 
-static int has_object(uint64_t entry)
+/* A damaged entry of the directory is known elsewhere, too. 0: it is not. */
+static uint64_t put_right(const struct tz_store *s, uint64_t index, uint64_t entry)
 {
-	return KIND(entry) >= TZ_KIND_SAME_U64;
-}
+	uint64_t offset = tz_alloc_find_table(&s->alloc, (uint32_t)index), right;
 
-static uint64_t entry_offset(uint64_t entry)
-{
-	if (KIND(entry) == TZ_KIND_RAW)
-		return (entry >> KIND_BITS & ((1u << 27) - 1)) * TZ_PAGE_SIZE;
-	return (entry >> (KIND_BITS + LENGTH_BITS) & ((1ull << 35) - 1)) * 16;
-}
-
-/* Bytes of payload, as compr_data_size counts them. */
-static unsigned entry_length(uint64_t entry)
-{
-	if (!has_object(entry))
+	if (!offset)
 		return 0;
-	if (KIND(entry) == TZ_KIND_RAW)
-		return TZ_PAGE_SIZE;
-	return (unsigned)(entry >> KIND_BITS & ((1u << LENGTH_BITS) - 1)) + 1;
+	right = tz_table_directory_entry(index, offset, 0);
+	atomic_compare_exchange_strong(&s->arena.directory[index], &entry, right);
+	return right;
 }
 
-/* Bytes of the object in its slot. */
-static unsigned entry_size(uint64_t entry)
+uint64_t tz_table_page(const struct tz_store *s, uint64_t index, int *damaged)
 {
-	return KIND(entry) == TZ_KIND_RAW ? TZ_PAGE_SIZE : entry_length(entry) + CRC_SIZE;
-}
+	uint64_t entry;
 
-/* What is wrong with an entry, by itself; NULL: nothing. Whether its object can be where it says,
- * the pool knows. */
-static const char *entry_fault(uint64_t page, uint64_t entry)
-{
-	unsigned kind = KIND(entry);
-
-	switch (kind) {
-	case TZ_KIND_EMPTY:
-		return entry ? "entry is damaged" : NULL;
-	case TZ_KIND_SAME_U32:
-		return (uint32_t)entry >> KIND_BITS ? "entry is damaged" : NULL;
-	case TZ_KIND_SAME_S59:
-	case TZ_KIND_RAW:
-		return NULL;
-	default:
-		if (!tz_kind_is_stored(kind))
-			return "entry of an unknown kind";
-		return check_bits(entry & ((1ull << CHECK_SHIFT) - 1), page) == entry >> CHECK_SHIFT
-			? NULL : "entry is damaged";
+	if (!tz_arena_directory_ready(&s->arena, index))
+		return 0;
+	entry = atomic_load_explicit(&s->arena.directory[index], memory_order_acquire);
+	if (!entry)
+		return 0;
+	if (!is_directory_entry(s, index, entry) && !(entry = put_right(s, index, entry))) {
+		*damaged = 1;
+		return 0;
 	}
+	return tz_entry_offset(entry);
 }
 
-/* The entry that holds this word by itself, or 0 when it takes an object. */
-static uint64_t same_entry(uint64_t word)
+_Atomic uint64_t *tz_table_slot(const struct tz_store *s, uint64_t page, int *damaged)
 {
-	if ((uint32_t)word == word >> 32)
-		return TZ_KIND_SAME_U32 | word << 32;
-	if ((uint64_t)((int64_t)(word << KIND_BITS) >> KIND_BITS) == word)
-		return TZ_KIND_SAME_S59 | word << KIND_BITS;
+	uint64_t offset = tz_table_page(s, page / TZ_TABLE_ENTRIES, damaged);
+
+	return offset ? (_Atomic uint64_t *)(s->arena.base + offset) + page % TZ_TABLE_ENTRIES
+		      : NULL;
+}
+
+/* A fresh page of the table, unless another thread was first. 0 or negative errno. */
+static int make_table_page(struct tz_store *s, uint64_t index)
+{
+	uint64_t offset = tz_alloc_take_table(&s->alloc, (uint32_t)index), none = 0;
+
+	if (!offset)
+		return tz_reserve_no_room(&s->reserve);
+	memset(s->arena.base + offset, 0, TZ_PAGE_SIZE);
+	if (!atomic_compare_exchange_strong(
+		    &s->arena.directory[index], &none, tz_table_directory_entry(index, offset, 0)))
+		tz_alloc_put_table(&s->alloc, offset);
 	return 0;
 }
 
-static uint32_t seed_for(uint64_t page, unsigned kind)
+/* Where a page's entry is to be written. The housekeeper may be about to take an empty page of the
+ * table away (CLOSING): not any more then. NULL with *err. */
+static _Atomic uint64_t *slot_to_write(struct tz_store *s, uint64_t page, int *err)
 {
-	return (uint32_t)(page * 0x9e3779b1u) + kind;
+	uint64_t index = page / TZ_TABLE_ENTRIES;
+	_Atomic uint64_t *directory = &s->arena.directory[index];
+
+	if (!tz_arena_directory_ready(&s->arena, index)) {
+		tz_arena_want_directory(&s->arena, index);
+		tz_reserve_wake(&s->reserve);
+		*err = tz_reserve_no_room(&s->reserve);
+		return NULL;
+	}
+	for (;;) {
+		uint64_t entry = atomic_load_explicit(directory, memory_order_acquire);
+		*err = 0;
+		if (!entry)
+			*err = make_table_page(s, index);
+		else if (!is_directory_entry(s, index, entry) && !put_right(s, index, entry))
+			*err = -EIO;
+		else if (is_directory_entry(s, index, entry) &&
+			(!(entry & TZ_DIRECTORY_CLOSING) ||
+				atomic_compare_exchange_strong(directory, &entry,
+					tz_table_directory_entry(
+						index, tz_entry_offset(entry), 0))))
+			return (_Atomic uint64_t *)(s->arena.base + tz_entry_offset(entry)) +
+				page % TZ_TABLE_ENTRIES;
+		if (*err)
+			return NULL;
+	}
+}
+
+/* ---- objects ---- */
+
+/* Bytes of payload, as compr_data_size counts them. */
+static unsigned payload_length(uint64_t entry)
+{
+	return tz_entry_has_object(entry) ? tz_entry_length(entry) : 0;
+}
+
+const char *tz_store_fault(const struct tz_store *s, uint64_t page, uint64_t entry)
+{
+	unsigned kind = tz_entry_kind(entry);
+
+	if (!tz_entry_check(page, entry))
+		return "entry is damaged";
+	if (kind == TZ_KIND_EMPTY ? entry != 0 : !tz_kind_is_stored(kind))
+		return "entry of an unknown kind";
+	if (tz_entry_has_object(entry) &&
+		!tz_alloc_in_range(&s->alloc, tz_entry_offset(entry), tz_entry_units(entry)))
+		return "entry out of range";
+	return NULL;
 }
 
 /* ---- counters ---- */
@@ -200,16 +181,20 @@ static uint32_t seed_for(uint64_t page, unsigned kind)
 /* An entry came into the table (sign 1) or left it (-1). */
 static void count_entry(struct tz_queue_stats *q, uint64_t entry, int sign)
 {
-	unsigned length = entry_length(entry);
+	unsigned length = payload_length(entry);
 
 	if (!entry)
 		return;
+	if (tz_entry_has_object(entry))
+		tz_stats_add(
+			&q->object_bytes_now, sign * (int64_t)(tz_entry_units(entry) * TZ_UNIT));
 	tz_stats_add(&q->pages_now, sign);
 	tz_stats_add(&q->compr_bytes_now, sign * (int64_t)length);
-	tz_stats_add(&q->kind_pages_now[KIND(entry)], sign);
+	tz_stats_add(&q->kind_pages_now[tz_entry_kind(entry)], sign);
 	if (length)
-		tz_stats_add(&q->size_pages_now[length == TZ_PAGE_SIZE
-			? TZ_SIZE_BINS - 1 : (length - 1) / 64], sign);
+		tz_stats_add(&q->size_pages_now[length == TZ_PAGE_SIZE ? TZ_SIZE_BINS - 1
+								       : (length - 1) / 64],
+			sign);
 }
 
 /* ---- errors ---- */
@@ -226,8 +211,8 @@ static char *append(char *to, const char *end, const char *text)
  * with the next call. By hand, because queue threads come here: printf may allocate. */
 static void show_error(struct tz_store_thread *t)
 {
-	char text[sizeof t->store->stats->last_error], digits[24], *end = text + sizeof text - 1,
-		*to, *d = digits + sizeof digits - 1;
+	char text[sizeof t->store->stats->last_error], digits[24];
+	char *end = text + sizeof text - 1, *to, *d = digits + sizeof digits - 1;
 	uint64_t n = t->error_page;
 
 	*d = 0;
@@ -249,8 +234,8 @@ static void note_error(struct tz_store_thread *t, uint64_t page, const char *wha
 	show_error(t);
 }
 
-/* An entry that must not be used. The compactor, which has no counters of its own, leaves it to the
- * next thread that meets it. */
+/* An entry that must not be used. The housekeeper, which has no counters of its own, leaves it to
+ * whoever comes next. */
 static void note_damage(struct tz_store_thread *t, uint64_t page, const char *what)
 {
 	if (!t->stats)
@@ -268,24 +253,28 @@ static void note_damage(struct tz_store_thread *t, uint64_t page, const char *wh
 static int is_read_by_someone(const struct tz_store *s, uint64_t entry)
 {
 	for (unsigned i = 0; i <= s->nr_threads; i++)
-		if (atomic_load_explicit(&s->threads[i].hazard, memory_order_seq_cst) == entry)
+		if (!((atomic_load_explicit(&s->threads[i].hazard, memory_order_seq_cst) ^ entry) &
+			    TZ_ENTRY_OFFSET_MASK))
 			return 1;
 	return 0;
 }
 
 static void free_object(struct tz_store_thread *t, uint64_t page, uint64_t entry)
 {
-	if (tz_pool_free(&t->store->pool, entry_offset(entry), entry_size(entry), page) < 0)
-		note_damage(t, page, "entry names a slot that is not its own, nothing freed");
+	unsigned units = tz_entry_units(entry);
+
+	if (tz_alloc_put(&t->store->alloc, tz_entry_offset(entry), units) < 0)
+		note_damage(t, page, "entry names room that is free, nothing freed");
+	t->freed_units += units;
 }
 
-/* Frees of the set-aside objects those that no thread reads any more. */
-static void free_set_aside(struct tz_store_thread *t)
+/* Frees of the set-aside objects those that nobody reads any more. */
+void tz_store_free_set_aside(struct tz_store_thread *t)
 {
 	unsigned kept = 0;
 
 	for (unsigned i = 0; i < t->nr_set_aside; i++) {
-		struct aside a = t->set_aside[i];
+		struct tz_set_aside a = t->set_aside[i];
 		if (is_read_by_someone(t->store, a.entry))
 			t->set_aside[kept++] = a;
 		else
@@ -294,31 +283,26 @@ static void free_set_aside(struct tz_store_thread *t)
 	t->nr_set_aside = kept;
 }
 
-/* `entry` has just been exchanged out of the table. */
-static void retire(struct tz_store_thread *t, uint64_t page, uint64_t entry)
+void tz_store_retire(struct tz_store_thread *t, uint64_t page, uint64_t entry)
 {
-	const char *fault = entry_fault(page, entry);
-
-	if (fault)
-		note_damage(t, page, fault);
-	if (fault || !has_object(entry))
+	if (!tz_entry_has_object(entry))
 		return;
 	if (t->nr_set_aside)
-		free_set_aside(t);
+		tz_store_free_set_aside(t);
 	if (is_read_by_someone(t->store, entry)) {
 		assert(t->nr_set_aside < sizeof t->set_aside / sizeof *t->set_aside);
-		t->set_aside[t->nr_set_aside++] = (struct aside){ entry, page };
+		t->set_aside[t->nr_set_aside++] = (struct tz_set_aside){ entry, page };
 	} else {
 		free_object(t, page, entry);
 	}
 }
 
-/* Loads a page's entry and keeps its object from being freed until hazard is cleared. */
-static uint64_t announce(struct tz_store_thread *t, _Atomic uint64_t *slot)
+/* Loads a page's entry and keeps its object from being freed until the hazard is cleared. */
+uint64_t tz_store_announce(struct tz_store_thread *t, _Atomic uint64_t *slot)
 {
 	uint64_t entry = atomic_load_explicit(slot, memory_order_acquire);
 
-	while (has_object(entry)) {
+	while (tz_entry_has_object(entry)) {
 		atomic_store_explicit(&t->hazard, entry, memory_order_seq_cst);
 		uint64_t again = atomic_load_explicit(slot, memory_order_seq_cst);
 		if (again == entry)
@@ -328,47 +312,58 @@ static uint64_t announce(struct tz_store_thread *t, _Atomic uint64_t *slot)
 	return entry;
 }
 
-/* ---- the three operations ---- */
+/* ---- writing and discarding ---- */
 
-static void publish(struct tz_store_thread *t, uint64_t page, uint64_t entry, uint64_t *requests)
+static void publish(struct tz_store_thread *t, uint64_t page, _Atomic uint64_t *slot,
+	uint64_t entry, uint64_t *requests)
 {
 	struct tz_queue_stats *q = t->stats;
-	uint64_t old = atomic_exchange_explicit(&t->store->arena.table[page], entry,
-		memory_order_seq_cst);
+	uint64_t old = atomic_exchange_explicit(slot, entry, memory_order_seq_cst);
+	const char *fault = old ? tz_store_fault(t->store, page, old) : NULL;
 
 	tz_stats_begin(&q->seq);
-	count_entry(q, old, -1);
+	if (!fault)
+		count_entry(q, old, -1);
+	else
+		tz_stats_add(&q->pages_now, -1);
 	count_entry(q, entry, 1);
 	tz_stats_add(requests, 1);
-	if (KIND(entry) == TZ_KIND_RAW)
+	if (tz_entry_kind(entry) == TZ_KIND_RAW)
 		tz_stats_add(&q->huge_pages_since, 1);
 	tz_stats_end(&q->seq);
-	retire(t, page, old);
+	if (fault)
+		note_damage(t, page, fault);
+	else
+		tz_store_retire(t, page, old);
+	t->emptied += old && !entry;
+	if (t->freed_units >= TZ_LOOK_UNITS || t->emptied >= TZ_TABLE_ENTRIES)
+		tz_housekeeping_look(t);
 }
 
-/* Places payload and checksum; returns the entry or 0 with *err. */
+/* Places an object; returns the entry or 0 with *err. */
 static uint64_t place(struct tz_store_thread *t, uint64_t page, unsigned kind,
 	const uint8_t *payload, unsigned length, int *err)
 {
 	struct tz_store *s = t->store;
-	uint32_t crc = tz_crc32c(seed_for(page, kind), payload, length);
-	uint64_t offset = tz_pool_alloc(&s->pool, kind == TZ_KIND_RAW ? length : length + CRC_SIZE,
-		page, err);
+	struct tz_object_head head = { tz_crc32c(tz_object_seed(page, kind), payload, length),
+		(uint32_t)page };
+	uint64_t offset = tz_alloc_take(&s->alloc, t->index, tz_units_for(length));
 
-	if (!offset)
+	if (!offset) {
+		*err = tz_reserve_no_room(&s->reserve);
 		return 0;
-	memcpy(s->arena.base + offset, payload, length);
-	if (kind == TZ_KIND_RAW)
-		return raw_entry(offset, crc);
-	memcpy(s->arena.base + offset + length, &crc, CRC_SIZE);
-	return object_entry(page, kind, offset, length);
+	}
+	uint8_t *object = s->arena.base + offset;
+	memcpy(object, &head, sizeof head);
+	memcpy(object + sizeof head, payload, length);
+	return tz_entry_object(page, kind, offset, length);
 }
 
 /* Compresses, counting what it took on every CLOCK_EVERYth page. Returns the length, 0 = keep the
  * page raw. */
 static unsigned encode(struct tz_store_thread *t, const uint8_t *data, unsigned *kind)
 {
-	const struct codec_set *set = t->inside_set;
+	const struct tz_codec_set *set = t->inside_set;
 	int timed = ++t->ticks % CLOCK_EVERY == 0;
 	uint64_t start = timed ? tz_now_ns() : 0;
 	size_t n = set->encoder->compress(set->encoder_workspace, data, t->object);
@@ -376,7 +371,7 @@ static unsigned encode(struct tz_store_thread *t, const uint8_t *data, unsigned 
 	*kind = set->encoder->kind;
 	if (n && *kind == TZ_KIND_AUTO)
 		*kind = t->object[--n];
-	if (n + CRC_SIZE > TZ_POOL_HUGE)
+	if (n > HUGE_SIZE)
 		n = 0;
 	if (!n)
 		*kind = TZ_KIND_RAW;
@@ -388,65 +383,111 @@ static unsigned encode(struct tz_store_thread *t, const uint8_t *data, unsigned 
 	return (unsigned)n;
 }
 
+/* What freeing a page's object will touch. */
+static void prefetch_to_free(const struct tz_store *s, const _Atomic uint64_t *slot)
+{
+	uint64_t entry = atomic_load_explicit(slot, memory_order_relaxed);
+
+	if (tz_entry_has_object(entry))
+		tz_alloc_prefetch(&s->alloc, tz_entry_offset(entry));
+}
+
 int tz_store_write(struct tz_store_thread *t, uint64_t page, const uint8_t *data)
 {
 	uint64_t word, entry;
-	int err = -EIO;
+	unsigned kind, n = 0;
+	int err;
+	_Atomic uint64_t *slot = slot_to_write(t->store, page, &err);
 
+	if (!slot) {
+		if (err == -EIO)
+			note_damage(t, page, "the directory of the page table is damaged");
+		return err;
+	}
+	__builtin_prefetch((const void *)(uintptr_t)slot, 1, 3);
 	if (tz_same_filled(data, &word)) {
-		entry = same_entry(word);
+		prefetch_to_free(t->store, slot);
+		entry = tz_entry_same(page, word);
 		if (!entry)
-			entry =
-				place(t, page, TZ_KIND_SAME_U64, (const uint8_t *)&word,
+			entry = place(t, page, TZ_KIND_SAME_U64, (const uint8_t *)&word,
 				sizeof word, &err);
 	} else {
-		unsigned kind, n = encode(t, data, &kind);
+		prefetch_to_free(t->store, slot);
+		n = encode(t, data, &kind);
 		entry = n ? place(t, page, kind, t->object, n, &err)
-			: place(t, page, kind, data, TZ_PAGE_SIZE, &err);
+			  : place(t, page, TZ_KIND_RAW, data, TZ_PAGE_SIZE, &err);
 	}
 	if (!entry)
 		return err;
-	publish(t, page, entry, &t->stats->pages_written);
+	publish(t, page, slot, entry, &t->stats->pages_written);
 	return 0;
+}
+
+static void count_discards(struct tz_store_thread *t, uint64_t pages)
+{
+	tz_stats_begin(&t->stats->seq);
+	tz_stats_add(&t->stats->pages_discarded, (int64_t)pages);
+	tz_stats_end(&t->stats->seq);
+}
+
+/* Within one page of the table, as far as *work lasts. How many. */
+static unsigned discard_some(struct tz_store_thread *t, uint64_t page, _Atomic uint64_t *slot,
+	unsigned n, unsigned *work)
+{
+	unsigned empty = 0, done;
+
+	for (done = 0; done < n && *work; done++) {
+		if (done + DISCARD_AHEAD < n)
+			prefetch_to_free(t->store, &slot[done + DISCARD_AHEAD]);
+		if (atomic_load_explicit(&slot[done], memory_order_relaxed)) {
+			publish(t, page + done, &slot[done], 0, &t->stats->pages_discarded);
+			*work -= *work < DISCARD_COST ? *work : DISCARD_COST;
+		} else {
+			empty++;
+			--*work;
+		}
+	}
+	if (empty)
+		count_discards(t, empty);
+	return done;
+}
+
+uint64_t tz_store_discard_range(
+	struct tz_store_thread *t, uint64_t page, uint64_t n, unsigned *work)
+{
+	uint64_t at = page, end = page + n;
+
+	while (at < end && *work) {
+		int damaged = 0, ready = tz_arena_directory_ready(&t->store->arena, at / TZ_TABLE_ENTRIES);
+		uint64_t step = ready ? TZ_TABLE_ENTRIES : TZ_TABLE_ENTRIES * TZ_DIRECTORY_ENTRIES;
+		uint64_t here = step - at % step;
+		if (here > end - at)
+			here = end - at;
+		_Atomic uint64_t *slot = tz_table_slot(t->store, at, &damaged);
+		if (damaged)
+			note_damage(t, at, "the directory of the page table is damaged");
+		if (slot) {
+			here = discard_some(t, at, slot, (unsigned)here, work);
+		} else {
+			count_discards(t, here);
+			--*work;
+		}
+		at += here;
+	}
+	return at - page;
 }
 
 void tz_store_discard(struct tz_store_thread *t, uint64_t page)
 {
-	if (atomic_load_explicit(&t->store->arena.table[page], memory_order_relaxed) == 0) {
-		tz_stats_begin(&t->stats->seq);
-		tz_stats_add(&t->stats->pages_discarded, 1);
-		tz_stats_end(&t->stats->seq);
-		return;
-	}
-	publish(t, page, 0, &t->stats->pages_discarded);
+	unsigned work = DISCARD_COST;
+
+	tz_store_discard_range(t, page, 1, &work);
 }
 
-uint64_t tz_store_discard_range(struct tz_store_thread *t, uint64_t page, uint64_t n,
-	unsigned *work)
-{
-	_Atomic uint64_t *table = t->store->arena.table;
-	uint64_t at = page, empty = 0;
-	unsigned left = *work;
-
-	while (at < page + n && left) {
-		if (atomic_load_explicit(&table[at], memory_order_relaxed) == 0) {
-			empty++;
-			left--;
-		} else {
-			publish(t, at, 0, &t->stats->pages_discarded);
-			left -= left < DISCARD_COST ? left : DISCARD_COST;
-		}
-		at++;
-	}
-	tz_stats_begin(&t->stats->seq);
-	tz_stats_add(&t->stats->pages_discarded, (int64_t)empty);
-	tz_stats_end(&t->stats->seq);
-	*work = left;
-	return at - page;
-}
+/* ---- reading ---- */
 
 /* What the codec of this kind works in; objects of FAST and DENSE may have been made by `auto`. */
-static void *workspace_for(const struct codec_set *set, unsigned kind)
+static void *workspace_for(const struct tz_codec_set *set, unsigned kind)
 {
 	void *own = set->by_kind[kind].memory, *of_auto = set->by_kind[TZ_KIND_AUTO].memory;
 
@@ -457,22 +498,26 @@ static void *workspace_for(const struct codec_set *set, unsigned kind)
 static const char *decode(struct tz_store_thread *t, uint64_t page, uint64_t entry, uint8_t *out)
 {
 	static const char mismatch[] = "checksum does not match",
-		undecodable[] = "object cannot be decoded";
-	const uint8_t *object = t->store->arena.base + entry_offset(entry);
-	unsigned kind = KIND(entry), n = entry_length(entry);
-	uint32_t crc;
+			  undecodable[] = "object cannot be decoded";
+	const uint8_t *object = t->store->arena.base + tz_entry_offset(entry), *payload;
+	unsigned kind = tz_entry_kind(entry), n = payload_length(entry);
+	struct tz_object_head head;
+	uint64_t word;
 
+	memcpy(&head, object, sizeof head);
+	payload = object + sizeof head;
+	if (head.owner != (uint32_t)page)
+		return "object belongs to another page";
 	if (kind == TZ_KIND_RAW) {
-		memcpy(out, object, TZ_PAGE_SIZE);
-		crc = (uint32_t)(entry >> 32);
-		return tz_crc32c(seed_for(page, kind), out, TZ_PAGE_SIZE) == crc ? NULL : mismatch;
+		memcpy(out, payload, TZ_PAGE_SIZE);
+		return tz_crc32c(tz_object_seed(page, kind), out, TZ_PAGE_SIZE) == head.crc
+			? NULL
+			: mismatch;
 	}
-	memcpy(&crc, object + n, CRC_SIZE);
-	if (tz_crc32c(seed_for(page, kind), object, n) != crc)
+	if (tz_crc32c(tz_object_seed(page, kind), payload, n) != head.crc)
 		return mismatch;
 	if (kind == TZ_KIND_SAME_U64) {
-		uint64_t word;
-		memcpy(&word, object, sizeof word);
+		memcpy(&word, payload, sizeof word);
 		tz_fill(out, word);
 		return n == sizeof word ? NULL : undecodable;
 	}
@@ -481,7 +526,7 @@ static const char *decode(struct tz_store_thread *t, uint64_t page, uint64_t ent
 		return "no decoder for its kind";
 	int timed = ++t->ticks % CLOCK_EVERY == 0;
 	uint64_t start = timed ? tz_now_ns() : 0;
-	int rc = codec->decompress(workspace_for(t->inside_set, kind), object, n, out);
+	int rc = codec->decompress(workspace_for(t->inside_set, kind), payload, n, out);
 	if (timed) {
 		tz_stats_add(&t->stats->decompress_ns, (int64_t)(tz_now_ns() - start));
 		tz_stats_add(&t->stats->decompress_bytes_out, TZ_PAGE_SIZE);
@@ -489,38 +534,28 @@ static const char *decode(struct tz_store_thread *t, uint64_t page, uint64_t ent
 	return rc ? undecodable : NULL;
 }
 
-/* What an entry means. NULL, or what is wrong with the object; *damaged: or with the entry. */
-static const char *fetch(struct tz_store_thread *t, uint64_t page, uint64_t entry, uint8_t *out,
-	int *damaged)
+/* What an entry stands for. NULL, or what is wrong with the object; *damaged: or with the entry. */
+static const char *fetch(
+	struct tz_store_thread *t, uint64_t page, uint64_t entry, uint8_t *out, int *damaged)
 {
-	const char *fault = entry_fault(page, entry);
+	const char *fault = entry ? tz_store_fault(t->store, page, entry) : NULL;
 
-	if (!fault && has_object(entry) &&
-	    !tz_pool_is_slot(&t->store->pool, entry_offset(entry), entry_size(entry)))
-		fault = "entry out of range";
 	*damaged = fault != NULL;
 	if (fault)
 		return fault;
-	switch (KIND(entry)) {
-	case TZ_KIND_EMPTY:
-		memset(out, 0, TZ_PAGE_SIZE);
-		return NULL;
-	case TZ_KIND_SAME_S59:
-		tz_fill(out, (uint64_t)((int64_t)entry >> KIND_BITS));
-		return NULL;
-	case TZ_KIND_SAME_U32:
-		tz_fill(out, entry >> 32 | (entry >> 32 << 32));
-		return NULL;
-	default:
+	if (tz_entry_has_object(entry))
 		return decode(t, page, entry, out);
-	}
+	tz_fill(out, entry ? tz_entry_word(entry) : 0);
+	return NULL;
 }
 
 int tz_store_read(struct tz_store_thread *t, uint64_t page, uint8_t *out)
 {
-	int damaged;
-	const char *fault = fetch(t, page, announce(t, &t->store->arena.table[page]), out,
-		&damaged);
+	int damaged = 0;
+	_Atomic uint64_t *slot = tz_table_slot(t->store, page, &damaged);
+	const char *fault = damaged
+		? "the directory of the page table is damaged"
+		: fetch(t, page, slot ? tz_store_announce(t, slot) : 0, out, &damaged);
 
 	atomic_store_explicit(&t->hazard, 0, memory_order_release);
 	if (damaged) {
@@ -537,21 +572,29 @@ int tz_store_read(struct tz_store_thread *t, uint64_t page, uint8_t *out)
 
 void tz_store_prefetch_entry(const struct tz_store_thread *t, uint64_t page)
 {
-	__builtin_prefetch((const void *)&t->store->arena.table[page], 0, 3);
+	int damaged = 0;
+	const void *slot = (const void *)(uintptr_t)tz_table_slot(t->store, page, &damaged);
+
+	if (slot)
+		__builtin_prefetch(slot, 0, 3);
 }
 
 void tz_store_prefetch_object(const struct tz_store_thread *t, uint64_t page)
 {
-	uint64_t entry = atomic_load_explicit(&t->store->arena.table[page], memory_order_relaxed);
+	int damaged = 0;
+	_Atomic uint64_t *slot = tz_table_slot(t->store, page, &damaged);
+	uint64_t entry = slot ? atomic_load_explicit(slot, memory_order_relaxed) : 0,
+		 offset = tz_entry_offset(entry);
 
-	if (!has_object(entry) || entry_offset(entry) >= t->store->arena.size - TZ_PAGE_SIZE)
+	if (!tz_entry_has_object(entry) || offset >= t->store->arena.size - TZ_MAX_UNITS * TZ_UNIT)
 		return;
-	tz_pool_prefetch(&t->store->pool, entry_offset(entry));
-	const uint8_t *object = t->store->arena.base + entry_offset(entry);
-	unsigned n = entry_length(entry);
+	const uint8_t *object = t->store->arena.base + offset;
+	unsigned n = tz_entry_units(entry) * TZ_UNIT;
 	for (unsigned i = 0; i < n && i < 1024; i += 64)
 		__builtin_prefetch(object + i, 0, 3);
 }
+
+/* ---- inside and outside ---- */
 
 void tz_store_begin(struct tz_store_thread *t)
 {
@@ -562,312 +605,25 @@ void tz_store_begin(struct tz_store_thread *t)
 void tz_store_end(struct tz_store_thread *t)
 {
 	if (t->nr_set_aside)
-		free_set_aside(t);
+		tz_store_free_set_aside(t);
 	if (t->error)
 		show_error(t);
 	atomic_fetch_add_explicit(&t->turns, 1, memory_order_release);
 }
 
-/* ---- compaction ---- */
-
-/* Moves a page's object out of a slab that is being emptied to a free slot of its class, where
- * there is one. */
-static void move(struct tz_store_thread *t, uint64_t page)
-{
-	struct tz_store *s = t->store;
-	uint64_t entry = announce(t, &s->arena.table[page]), offset = entry_offset(entry), to = 0;
-	unsigned size = entry_size(entry);
-	int published = 0;
-
-	if (has_object(entry) && !entry_fault(page, entry) &&
-	    tz_pool_is_slot(&s->pool, offset, size) && tz_pool_is_evacuating(&s->pool, offset))
-		to = tz_pool_alloc_existing(&s->pool, size, page);
-	if (to) {
-		uint64_t expected = entry,
-			moved = KIND(entry) == TZ_KIND_RAW ? raw_entry(to, (uint32_t)(entry >> 32))
-			: object_entry(page, KIND(entry), to, entry_length(entry));
-		memcpy(s->arena.base + to, s->arena.base + offset, size);
-		/* Still announced: the slot cannot come back to this page with other content and
-		 * the same entry. */
-		published = atomic_compare_exchange_strong(&s->arena.table[page], &expected, moved);
-	}
-	atomic_store_explicit(&t->hazard, 0, memory_order_release);
-	if (published)
-		retire(t, page, entry);
-	else if (to)
-		tz_pool_free(&s->pool, to, size, page);	/* overwritten meanwhile */
-}
-
-/* Called by the pool's compactor. One pass is one look through the page table; between passes, what
- * was still being read at the end of the last one is freed. Returns whether there is such. */
-static int compact(void *arg, int pass)
-{
-	struct tz_store *s = arg;
-	struct tz_store_thread *t = &s->threads[s->nr_threads];
-
-	if (pass && tz_pool_evacuate_begin(&s->pool)) {
-		for (uint64_t page = 0; page < s->nr_pages && !tz_pool_is_stopping(&s->pool);
-		    page++) {
-			uint64_t entry =
-				atomic_load_explicit(&s->arena.table[page], memory_order_relaxed);
-			/* This look only saves time. */
-			if (!has_object(entry) ||
-			    !tz_pool_is_evacuating(&s->pool, entry_offset(entry)))
-				continue;
-			TZ_TEST_POINT("moving");
-			move(t, page);
-		}
-	}
-	free_set_aside(t);
-	if (pass)
-		tz_pool_evacuate_end(&s->pool);
-	return t->nr_set_aside != 0;
-}
-
-/* ---- algorithms ---- */
-
-/* Locked memory of a size that `what` asks for, `reason` being why it is 0. NULL with *err and
- * why. */
-static void *map_locked(size_t size, const char *what, const char *reason, int *err, char *why,
-	size_t why_size)
-{
-	void *memory = MAP_FAILED;
-
-	*err = size ? -ENOMEM : -ENOTSUP;
-	if (size)
-		memory = mmap(NULL, size, PROT_READ | PROT_WRITE,
-			MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
-	else
-		snprintf(why, why_size, "algorithm %s is not available: %s", what, reason);
-	if (size && memory == MAP_FAILED)
-		snprintf(why, why_size,
-			"no memory for the workspace of %s (%zu KiB)", what, size >> 10);
-	if (memory == MAP_FAILED)
-		return NULL;
-	mlock(memory, size);		/* the server reports whether its memory is locked */
-	return memory;
-}
-
-/* `dictionary`: of the codec, NULL: none. */
-static int make_workspace(const struct tz_codec *codec, int level,
-	const struct tz_dictionary *dictionary, struct workspace *w, char *why, size_t why_size)
-{
-	const char *reason = "unknown reason";
-	size_t size;
-	int rc;
-
-	*w = (struct workspace){ 0 };
-	if (!codec->workspace_size)
-		return 0;
-	size = dictionary ? tz_dictionary_workspace_size(dictionary, &reason)
-		: codec->workspace_size(level, &reason);
-	w->memory = map_locked(size, codec->name, reason, &rc, why, why_size);
-	if (!w->memory)
-		return rc;
-	w->size = size;
-	rc = dictionary ? tz_dictionary_workspace_init(dictionary, w->memory, size, &reason)
-		: codec->workspace_init(w->memory, size, level, &reason);
-	if (rc < 0) {
-		snprintf(why, why_size, "cannot prepare %s: %s", codec->name, reason);
-		munmap(w->memory, size);
-		w->memory = NULL;
-		return -EIO;
-	}
-	return 0;
-}
-
-static void free_dictionary(struct tz_dictionary *d)
-{
-	if (d)
-		munmap(d, tz_dictionary_memory(d));
-}
-
-/* A dictionary digested for a level. NULL with *err and why. */
-static struct tz_dictionary *make_dictionary(const void *bytes, size_t n, int level, int *err,
-	char *why, size_t why_size)
-{
-	const char *reason = "unknown reason";
-	size_t size = tz_dictionary_size(n, level, &reason);
-	void *memory = map_locked(size, "zstd", reason, err, why, why_size);
-
-	if (!memory)
-		return NULL;
-	if (tz_dictionary_init(memory, size, bytes, n, level, &reason))
-		return memory;
-	snprintf(why, why_size, "cannot use the dictionary: %s", reason);
-	munmap(memory, size);
-	*err = -EINVAL;
-	return NULL;
-}
-
-/* Waits until the thread has been outside begin/end after the set was replaced. */
-static void wait_outside(struct tz_store_thread *t)
+void tz_store_wait_outside(const struct tz_store_thread *t, const _Atomic uint32_t *stop)
 {
 	uint64_t seen = atomic_load(&t->turns);
 	struct timespec pause = { 0, 200000 };
 
-	while ((seen & 1) && atomic_load(&t->turns) == seen)
+	while ((seen & 1) && atomic_load(&t->turns) == seen && !(stop && atomic_load(stop)))
 		nanosleep(&pause, NULL);
-}
-
-/* Replaces a thread's set; returns once no thread uses the old one, and frees it. */
-static void publish_set(struct tz_store_thread *t, struct codec_set *set)
-{
-	struct codec_set *old = atomic_exchange(&t->set, set);
-
-	wait_outside(t);
-	free(old);
-}
-
-/* An algorithm as it is to be used. */
-struct choice {
-	const struct tz_codec *codec;
-	int level;
-	struct tz_dictionary *dictionary;	/* digested for the level; NULL: none */
-};
-
-/* What set_algorithm needs for one thread, made before anything is changed. */
-struct switching {
-	struct codec_set *decoding, *encoding;
-	struct workspace workspace;
-};
-
-static int prepare_switch(struct tz_store_thread *t, const struct choice *c, struct switching *w,
-	char *why, size_t why_size)
-{
-	const struct codec_set *now = atomic_load(&t->set);
-	const struct tz_codec *codec = c->codec;
-	int rc = make_workspace(codec, c->level, c->dictionary, &w->workspace, why, why_size);
-
-	if (rc < 0)
-		return rc;
-	w->decoding = malloc(sizeof *w->decoding);
-	w->encoding = malloc(sizeof *w->encoding);
-	if (!w->decoding || !w->encoding) {
-		snprintf(why, why_size, "no memory for codec state");
-		return -ENOMEM;
-	}
-	*w->decoding = now ? *now : (struct codec_set){ 0 };
-	w->decoding->by_kind[codec->kind] = w->workspace;
-	/* Another level: encoder and decoder share the workspace. */
-	if (!now || now->encoder == codec) {
-		w->decoding->encoder = codec;
-		w->decoding->encoder_workspace = w->workspace.memory;
-	}
-	*w->encoding = *w->decoding;
-	w->encoding->encoder = codec;
-	w->encoding->encoder_workspace = w->workspace.memory;
-	return 0;
-}
-
-static void abandon_switch(struct switching *w)
-{
-	if (w->workspace.memory)
-		munmap(w->workspace.memory, w->workspace.size);
-	free(w->decoding);
-	free(w->encoding);
-}
-
-/* What `algorithm` means for a device with this dictionary of n bytes (NULL: none): zstd is zstd
- * with it. 0 or negative errno. */
-static int choose(const char *algorithm, const void *dictionary, size_t n, struct choice *c,
-	char *why, size_t why_size)
-{
-	int err;
-
-	*c = (struct choice){ 0 };
-	c->codec = tz_parse_algorithm(algorithm, &c->level, why, why_size);
-	if (!c->codec)
-		return -EINVAL;
-	if (c->codec->kind != TZ_KIND_ZSTD || !dictionary)
-		return 0;
-	c->codec = tz_codec_by_kind(TZ_KIND_ZSTD_DICT);
-	c->dictionary = make_dictionary(dictionary, n, c->level, &err, why, why_size);
-	return c->dictionary ? 0 : err;
-}
-
-/* In two steps, so that no thread meets an object it cannot decode yet: first every thread can
- * decode it, then they begin to make it. */
-static void switch_threads(struct tz_store *s, const struct tz_codec *codec, struct switching *w)
-{
-	for (unsigned i = 0; i < s->nr_threads; i++) {
-		const struct codec_set *now = atomic_load(&s->threads[i].set);
-		struct workspace gone = now ? now->by_kind[codec->kind] : (struct workspace){ 0 };
-		publish_set(&s->threads[i], w[i].decoding);
-		if (gone.memory)
-			munmap(gone.memory, gone.size);
-	}
-	for (unsigned i = 0; i < s->nr_threads; i++)
-		publish_set(&s->threads[i], w[i].encoding);
-}
-
-static void show_algorithm(struct tz_store *s, const char *algorithm, const struct tz_codec *codec)
-{
-	struct tz_stats *head = s->stats;
-	size_t n = 0;
-
-	tz_stats_head_begin(head);
-	tz_stats_set_text(head->algorithm, sizeof head->algorithm, algorithm);
-	TZ_STATS_SET(head->isa, codec->isa);
-	if (s->dictionary) {
-		tz_dictionary_bytes(s->dictionary, &n);
-		TZ_STATS_SET(head->dictionary_id, tz_dictionary_id(s->dictionary));
-		TZ_STATS_SET(head->dictionary_memory,
-			(uint32_t)tz_dictionary_memory(s->dictionary));
-	}
-	TZ_STATS_SET(head->dictionary_size, (uint32_t)n);
-	tz_stats_head_end(head);
-}
-
-/* `dictionary`: its n bytes, as given or as the store has them; NULL: none. */
-static int set_algorithm(struct tz_store *s, const char *algorithm, const void *dictionary,
-	size_t n, char *why, size_t why_size)
-{
-	struct switching w[TZ_MAX_QUEUES] = { 0 };
-	struct choice c;
-	int rc = choose(algorithm, dictionary, n, &c, why, why_size);
-
-	for (unsigned i = 0; i < s->nr_threads && rc == 0; i++)
-		rc = prepare_switch(&s->threads[i], &c, &w[i], why, why_size);
-	if (rc < 0) {
-		for (unsigned i = 0; i < s->nr_threads; i++)
-			abandon_switch(&w[i]);
-		free_dictionary(c.dictionary);
-		return rc;
-	}
-	switch_threads(s, c.codec, w);
-	if (c.dictionary) {	/* the workspaces that used the last one are gone */
-		free_dictionary(s->dictionary);
-		s->dictionary = c.dictionary;
-	}
-	show_algorithm(s, algorithm, c.codec);
-	return 0;
-}
-
-int tz_store_set_algorithm(struct tz_store *s, const char *algorithm, char *why, size_t why_size)
-{
-	size_t n = 0;
-	const void *dictionary = s->dictionary ? tz_dictionary_bytes(s->dictionary, &n) : NULL;
-
-	return set_algorithm(s, algorithm, dictionary, n, why, why_size);
-}
-
-int tz_store_set_mem_limit(struct tz_store *s, uint64_t bytes, char *why, size_t why_size)
-{
-	int rc = tz_pool_set_limit(&s->pool, bytes, why, why_size);
-
-	if (rc < 0)
-		return rc;
-	tz_stats_head_begin(s->stats);
-	TZ_STATS_SET(s->stats->mem_limit, bytes);
-	tz_stats_head_end(s->stats);
-	return 0;
 }
 
 /* ---- making, ending, looking ---- */
 
-static int make_threads(struct tz_store *s, const struct tz_store_config *c, char *why,
-	size_t why_size)
+static int make_threads(
+	struct tz_store *s, const struct tz_store_config *c, char *why, size_t why_size)
 {
 	size_t size = (c->nr_threads + 1) * sizeof *s->threads;
 
@@ -879,76 +635,76 @@ static int make_threads(struct tz_store *s, const struct tz_store_config *c, cha
 		return -ENOMEM;
 	}
 	s->nr_threads = c->nr_threads;
-	s->threads[c->nr_threads].store = s;
-	for (unsigned i = 0; i < c->nr_threads; i++) {
+	for (unsigned i = 0; i <= c->nr_threads; i++) {
 		s->threads[i].store = s;
 		s->threads[i].index = i;
-		s->threads[i].stats =
-			(struct tz_queue_stats *)((char *)c->stats + c->stats->queue_offset +
-			(size_t)i * c->stats->queue_stride);
 	}
+	for (unsigned i = 0; i < c->nr_threads; i++)
+		s->threads[i].stats = tz_stats_queue(c->stats, i);
 	return 0;
 }
 
-/* That there is such an algorithm, and that it has a use for the dictionary, if there is one. 0 or
- * -EINVAL. */
-static int check_algorithm(const struct tz_store_config *c, char *why, size_t why_size)
+static int make_parts(
+	struct tz_store *s, const struct tz_store_config *c, char *why, size_t why_size)
 {
-	int level;
-	const struct tz_codec *codec = tz_parse_algorithm(c->algorithm, &level, why, why_size);
+	int rc = tz_alloc_create(&s->alloc, &s->arena, c->stats, c->nr_threads, why, why_size);
 
-	if (!codec)
-		return -EINVAL;
-	if (!c->dictionary || codec->kind == TZ_KIND_ZSTD)
-		return 0;
-	snprintf(why, why_size,
-		"algorithm \"%s\" has no use for a dictionary. Use zstd, or no dictionary",
-		codec->name);
-	return -EINVAL;
+	if (rc == 0)
+		rc = make_threads(s, c, why, why_size);
+	if (rc == 0)
+		rc = tz_store_switch_algorithm(
+			s, c->algorithm, c->dictionary, c->dictionary_size, why, why_size);
+	if (rc == 0)
+		rc = tz_reserve_start(&s->reserve, &s->alloc, c->mem_limit, why, why_size);
+	if (rc == 0)
+		rc = tz_housekeeping_start(s, why, why_size);
+	return rc;
 }
 
-struct tz_store *tz_store_create(const struct tz_store_config *c, int *err, char *why,
-	size_t why_size)
+struct tz_store *tz_store_create(
+	const struct tz_store_config *c, int *err, char *why, size_t why_size)
 {
+	struct tz_arena_config arena = { .fd = c->arena_fd,
+		.disksize = c->disksize,
+		.lock = c->lock_arena,
+		.dictionary = c->dictionary,
+		.dictionary_size = c->dictionary_size,
+		.mem_limit = c->mem_limit,
+		.algorithm = c->algorithm,
+		.device = c->device };
 	struct tz_store *s;
 
 	*err = -EINVAL;
 	if (c->disksize == 0 || c->disksize % TZ_PAGE_SIZE || c->nr_threads == 0 ||
-	    c->nr_threads > TZ_MAX_QUEUES) {
+		c->nr_threads > TZ_MAX_QUEUES) {
 		snprintf(why, why_size,
 			"disk size must be a positive multiple of 4096, threads 1 to %d",
 			TZ_MAX_QUEUES);
 		return NULL;
 	}
-	if (check_algorithm(c, why, why_size) < 0)
+	if (tz_store_check_algorithm(c, why, why_size) < 0)
 		return NULL;
-	s = aligned_alloc(_Alignof(struct tz_store), sizeof *s);
+	s = calloc(1, sizeof *s);
 	if (!s) {
 		*err = -ENOMEM;
 		snprintf(why, why_size, "no memory");
 		return NULL;
 	}
-	memset(s, 0, sizeof *s);
 	s->stats = c->stats;
 	s->nr_pages = c->disksize / TZ_PAGE_SIZE;
-	*err = tz_arena_create(&s->arena, c->arena_fd, c->disksize, c->lock_arena, why, why_size);
+	*err = tz_arena_create(&s->arena, &arena, why, why_size);
 	if (*err < 0) {
 		free(s);
 		return NULL;
 	}
-	*err = tz_pool_create(&s->pool, &s->arena, c->stats, c->mem_limit, why, why_size);
-	if (*err == 0)
-		*err = make_threads(s, c, why, why_size);
-	if (*err == 0)
-		*err = set_algorithm(s, c->algorithm, c->dictionary, c->dictionary_size, why,
-			why_size);
-	if (*err == 0)
-		*err = tz_pool_start(&s->pool, compact, s, why, why_size);
+	*err = make_parts(s, c, why, why_size);
 	if (*err < 0) {
-		s->arena.fd = -1;	/* stays the caller's */
+		s->arena.fd = -1;		/* stays the caller's */
 		tz_store_destroy(s);
 		return NULL;
 	}
+	s->arena.head.state = TZ_ARENA_LIVE;
+	tz_arena_write_head(&s->arena);
 	tz_stats_head_begin(s->stats);
 	TZ_STATS_SET(s->stats->disksize, c->disksize);
 	TZ_STATS_SET(s->stats->mem_limit, c->mem_limit);
@@ -960,17 +716,15 @@ void tz_store_destroy(struct tz_store *s)
 {
 	if (!s)
 		return;
-	tz_pool_destroy(&s->pool);
-	for (unsigned i = 0; i < s->nr_threads; i++) {
-		struct codec_set *set = atomic_load(&s->threads[i].set);
-		for (unsigned k = 0; set && k < TZ_KINDS; k++)
-			if (set->by_kind[k].memory)
-				munmap(set->by_kind[k].memory, set->by_kind[k].size);
-		free(set);
-	}
-	free_dictionary(s->dictionary);
+	tz_housekeeping_stop(s);
+	tz_reserve_stop(&s->reserve);
+	s->arena.head.state = TZ_ARENA_STOPPING;
+	if (s->arena.base)
+		tz_arena_write_head(&s->arena);
+	tz_store_free_codecs(s);
 	if (s->threads)
 		munmap(s->threads, (s->nr_threads + 1) * sizeof *s->threads);
+	tz_alloc_destroy(&s->alloc);
 	tz_arena_destroy(&s->arena);
 	free(s);
 }
@@ -985,9 +739,46 @@ struct tz_queue_stats *tz_store_thread_stats(struct tz_store_thread *t)
 	return t->stats;
 }
 
+int tz_store_set_mem_limit(struct tz_store *s, uint64_t bytes, char *why, size_t why_size)
+{
+	int rc = tz_reserve_set_limit(&s->reserve, bytes, why, why_size);
+
+	if (rc < 0)
+		return rc;
+	s->arena.head.mem_limit = bytes;
+	tz_arena_write_head(&s->arena);
+	if (tz_reserve_at_limit(&s->reserve, 0))
+		tz_store_compact(s);
+	tz_stats_head_begin(s->stats);
+	TZ_STATS_SET(s->stats->mem_limit, bytes);
+	tz_stats_head_end(s->stats);
+	return 0;
+}
+
 uint64_t tz_store_trim(struct tz_store *s)
 {
-	return tz_pool_trim(&s->pool);
+	return tz_reserve_trim(&s->reserve);
+}
+
+/* Pages [from, to) of one region, a page of the table at a time. */
+static void count_kinds(const struct tz_store *s, uint64_t from, uint64_t to, uint32_t *out)
+{
+	while (from < to) {
+		uint64_t here = TZ_TABLE_ENTRIES - from % TZ_TABLE_ENTRIES;
+		int damaged = 0;
+		if (here > to - from)
+			here = to - from;
+		_Atomic uint64_t *slot = tz_table_slot(s, from, &damaged);
+		if (!slot)
+			out[TZ_KIND_EMPTY] += (uint32_t)here;
+		for (uint64_t i = 0; slot && i < here; i++) {
+			unsigned kind = tz_entry_kind(
+				atomic_load_explicit(&slot[i], memory_order_relaxed));
+			if (kind < TZ_KINDS_STORED)
+				out[kind]++;
+		}
+		from += here;
+	}
 }
 
 void tz_store_page_map(struct tz_store *s, uint64_t first, uint64_t pages, unsigned regions,
@@ -998,17 +789,9 @@ void tz_store_page_map(struct tz_store *s, uint64_t first, uint64_t pages, unsig
 	if (pages > s->nr_pages - first)
 		pages = s->nr_pages - first;
 	memset(out, 0, regions * sizeof *out);
-	for (unsigned r = 0; r < regions; r++) {
-		uint64_t from = first + (uint64_t)((unsigned __int128)pages * r / regions);
-		uint64_t to = first + (uint64_t)((unsigned __int128)pages * (r + 1) / regions);
-		for (uint64_t p = from; p < to; p++) {
-			unsigned kind =
-				KIND(atomic_load_explicit(&s->arena.table[p],
-				memory_order_relaxed));
-			if (kind < TZ_KINDS_STORED)
-				out[r][kind]++;
-		}
-	}
+	for (unsigned r = 0; r < regions; r++)
+		count_kinds(s, first + (uint64_t)((unsigned __int128)pages * r / regions),
+			first + (uint64_t)((unsigned __int128)pages * (r + 1) / regions), out[r]);
 }
 
 static struct tz_range range(const void *base, uint64_t size)
@@ -1022,7 +805,7 @@ struct tz_range tz_store_arena(const struct tz_store *s)
 	return range(s->arena.base, s->arena.size);
 }
 
-struct tz_range tz_store_slab_metadata(const struct tz_store *s)
+struct tz_range tz_store_metadata(const struct tz_store *s)
 {
-	return range(s->pool.slabs, s->pool.metadata_len);
+	return range(s->alloc.segments, s->alloc.mapping_len);
 }

@@ -3,12 +3,12 @@
  *
  * One store per device; one tz_store_thread per thread that reads or writes it (a queue thread, a
  * test's thread). tz_store_read/write/discard allocate nothing, take no page fault in the arena,
- * and wait for nothing but the short locks of pool.c (futexes, held around list operations). Any
+ * and wait for nothing but the short locks of alloc.c (futexes, held around list operations). Any
  * number of threads may call them on the same pages at the same time: a page read is one value that
  * was written (or zeros), never a mixture.
  *
- * The design is described at the top of store.c (page table, publishing, hazards) and pool.c
- * (slabs, reserve).
+ * The design is described at the top of store.c (page table, publishing, hazards), alloc.c
+ * (segments, holes), reserve.c and housekeeping.c.
  */
 #ifndef TZ_STORE_H
 #define TZ_STORE_H
@@ -18,6 +18,7 @@
 
 struct tz_store;
 struct tz_store_thread;
+struct tz_arena_device;
 
 struct tz_store_config {
 	uint64_t disksize;		/* bytes, a multiple of 4096 */
@@ -30,6 +31,8 @@ struct tz_store_config {
 	int arena_fd;			/* tmpfs file or memfd of size 0; the store's own once
 					 * created */
 	int lock_arena;			/* mlock what is populated; failing to is an error */
+	const struct tz_arena_device *device;	/* what the arena says of the device; NULL:
+						 * nothing */
 	struct tz_stats *stats;		/* page of nr_threads queues, prepared by tz_stats_init */
 };
 
@@ -54,8 +57,8 @@ void tz_store_end(struct tz_store_thread *t);
 int tz_store_read(struct tz_store_thread *t, uint64_t page, uint8_t *out);
 int tz_store_write(struct tz_store_thread *t, uint64_t page, const uint8_t *data);
 void tz_store_discard(struct tz_store_thread *t, uint64_t page);
-/* Discards n pages as far as *work lasts, from which it takes 1 for an entry looked at and 32 for a
- * page given back. Returns how many pages are done: less than n only when *work is 0. */
+/* Discards n pages as far as *work lasts, from which it takes 1 for an entry looked at (or a page of
+ * the table that is not there) and 32 for a page given back. Returns how many pages are done: less than n only when *work is 0. */
 uint64_t tz_store_discard_range(struct tz_store_thread *t, uint64_t page, uint64_t n,
 	unsigned *work);
 /* Starts loading a page's entry into the cache, then (the entry at hand) the head of its object. */
@@ -66,11 +69,15 @@ void tz_store_prefetch_object(const struct tz_store_thread *t, uint64_t page);
 int tz_store_set_algorithm(struct tz_store *store, const char *algorithm, char *why,
 	size_t why_size);
 int tz_store_set_mem_limit(struct tz_store *store, uint64_t bytes, char *why, size_t why_size);
-uint64_t tz_store_trim(struct tz_store *store);	/* pool.h: tz_pool_trim */
+uint64_t tz_store_trim(struct tz_store *store);	/* reserve.h */
+/* Has segments packed as far as that gains memory, and what it gains given back. Returns at once, with
+ * a number: the statistics say how far it is (compact_permille), and which was the last that is done
+ * (compact_done). */
+uint64_t tz_store_compact(struct tz_store *store);
 void tz_store_page_map(struct tz_store *store, uint64_t first, uint64_t pages, unsigned regions,
 	uint32_t (*out)[TZ_KINDS_STORED]);
-/* Where the arena is mapped, and what the pool knows of its slabs. */
+/* Where the arena is mapped, and what is known of its segments. */
 struct tz_range tz_store_arena(const struct tz_store *store);
-struct tz_range tz_store_slab_metadata(const struct tz_store *store);
+struct tz_range tz_store_metadata(const struct tz_store *store);
 
 #endif

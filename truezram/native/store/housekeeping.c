@@ -1,0 +1,421 @@
+/* housekeeping.c - what is done while nobody waits: sparse segments are emptied, and empty pages of
+ * the table taken away.
+ *
+ * One thread, which sleeps until a queue thread has freed enough that looking may pay.
+ *
+ * Emptying: what overwriting and discarding leave free in many segments adds up. The sparsest
+ * segments are taken out of use one at a time; each object in them is found by walking the
+ * segment's units, for it names its page (owner), and the page's entry must name the object in
+ * return: what is free, being written or damaged does not pass that test and is stepped over.
+ * Objects are copied to where they fit best, and entries exchanged if they still are what they
+ * were. What it costs depends on the segments emptied, not on the size of the table. A pass ends
+ * when it gains little: with objects of many sizes, about one per cent always stays in holes.
+ *
+ * A page of the table that holds nothing is marked CLOSING in the directory; once every thread has
+ * been outside since, none can be about to write to it without having seen the mark, which a writer
+ * takes off first. If it is still empty and marked then, it leaves the directory, and when again
+ * every thread has been outside, its memory is free.
+ */
+#include "store_impl.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/prctl.h>
+
+#ifndef PR_SET_IO_FLUSHER
+#define PR_SET_IO_FLUSHER 57
+#endif
+
+#define STACK_SIZE (96u << 10)
+#define LEAST_WASTE TZ_SEGMENT_SIZE		/* bytes in holes that are worth a pass */
+#define BATCH 64u		/* segments emptied before gain and cost are compared */
+#define BINS 256u		/* of a histogram of segments by free units */
+#define TABLES_AT_ONCE 32u
+#define MOST_WAITS 2000u		/* for a segment, of 1 ms each */
+
+static void wake(struct tz_housekeeping *h)
+{
+	if (atomic_exchange(&h->wake, 1) == 0)
+		tz_futex(&h->wake, FUTEX_WAKE_PRIVATE, 1, NULL);
+}
+
+static uint64_t free_bytes(const struct tz_alloc *a)
+{
+	uint64_t units = 0;
+
+	for (unsigned i = 0; i < a->nr_shards; i++)
+		units += atomic_load_explicit(&a->shards[i].free_units, memory_order_relaxed);
+	return units * TZ_UNIT;
+}
+
+static uint64_t segments_in_use(const struct tz_alloc *a)
+{
+	uint64_t n = 0;
+
+	for (unsigned i = 0; i < a->nr_shards; i++)
+		n += atomic_load_explicit(&a->shards[i].segments, memory_order_relaxed);
+	return n;
+}
+
+/* Holes worth a pass: more than one per cent of what the segments hold, and more than the last pass
+ * had to leave. When compaction was asked for, whatever is more than a segment. */
+static int is_wasteful(struct tz_store *s)
+{
+	uint64_t waste = free_bytes(&s->alloc), all = segments_in_use(&s->alloc) * TZ_SEGMENT_SIZE;
+
+	return waste > LEAST_WASTE && waste > atomic_load(&s->housekeeping.enough) &&
+		(waste > all / 100 || s->housekeeping.asked);
+}
+
+void tz_housekeeping_look(struct tz_store_thread *t)
+{
+	struct tz_housekeeping *h = &t->store->housekeeping;
+
+	if (t->emptied >= TZ_TABLE_ENTRIES) {
+		t->emptied = 0;
+		atomic_store(&h->look_at_table, 1);
+		wake(h);
+	}
+	if (t->freed_units < TZ_LOOK_UNITS)
+		return;
+	t->freed_units = 0;
+	if (is_wasteful(t->store))
+		wake(h);
+}
+
+/* ---- emptying segments ---- */
+
+/* Room for an object that moves: in another segment's hole, or where the reserve can spare one, in a
+ * new segment. */
+static uint64_t room_for(struct tz_store *s, unsigned shard, unsigned units)
+{
+	uint64_t offset = tz_alloc_take_existing(&s->alloc, shard, units);
+
+	if (!offset && atomic_load(&s->alloc.reserve_count) > 1)
+		offset = tz_alloc_take(&s->alloc, shard, units);
+	if (!offset)
+		s->housekeeping.no_room = 1;
+	return offset;
+}
+
+/* Moves the page's object if it is the one at `offset`. Units to step over: 1 if it is not there.
+ * *moved: it was moved. */
+static unsigned move(
+	struct tz_store_thread *t, uint64_t page, uint64_t offset, unsigned shard, int *moved)
+{
+	struct tz_store *s = t->store;
+	int damaged = 0, published = 0;
+	_Atomic uint64_t *slot = page < s->nr_pages ? tz_table_slot(s, page, &damaged) : NULL;
+	uint64_t entry = slot ? tz_store_announce(t, slot) : 0, to = 0;
+	unsigned units = 1;
+
+	TZ_TEST_POINT("moving");
+	if (tz_entry_has_object(entry) && tz_entry_offset(entry) == offset &&
+		!tz_store_fault(s, page, entry)) {
+		units = tz_entry_units(entry);
+		to = room_for(s, shard, units);
+	}
+	if (to) {
+		uint64_t expected = entry;
+		memcpy(s->arena.base + to, s->arena.base + offset, units * TZ_UNIT);
+		/* Still announced: the room cannot come back to this page with other content and
+		 * the same entry. */
+		published = atomic_compare_exchange_strong(slot, &expected,
+			tz_entry_object(page, tz_entry_kind(entry), to, tz_entry_length(entry)));
+	}
+	atomic_store_explicit(&t->hazard, 0, memory_order_release);
+	if (published)
+		tz_store_retire(t, page, entry);
+	else if (to)
+		tz_alloc_put(&s->alloc, to, units);		/* overwritten meanwhile */
+	*moved = published;
+	return units;
+}
+
+/* Walks a segment's units and moves what it finds. 0, or -ENOSPC: no room for the rest. */
+static void empty_segment(struct tz_store_thread *t, const struct tz_evacuation *e, unsigned shard)
+{
+	const struct tz_store *s = t->store;
+	uint64_t base = tz_segment_offset(&s->arena, e->segment);
+	unsigned at = 0, hole = 0;
+	int moved;
+
+	while (at < TZ_SEGMENT_UNITS &&
+		!atomic_load_explicit(&s->housekeeping.stop, memory_order_relaxed)) {
+		if (hole < e->nr_holes && at == e->holes[hole].start) {
+			at += e->holes[hole++].units;
+			continue;
+		}
+		struct tz_object_head head;
+		uint64_t offset = base + (uint64_t)at * TZ_UNIT;
+		tz_arena_load(&s->arena, offset, &head, sizeof head);
+		at += move(t, head.owner, offset, shard, &moved);
+		while (hole < e->nr_holes && e->holes[hole].start < at)
+			hole++;
+	}
+}
+
+/* The free units from which on about BATCH segments are the sparsest; at least what they all have on
+ * average, and a hundredth of a segment, for less is not worth moving the rest. */
+static unsigned threshold(struct tz_store *s)
+{
+	uint32_t by_free[BINS + 1] = { 0 }, known = atomic_load(&s->alloc.nr_known), sum = 0;
+	uint64_t n = segments_in_use(&s->alloc), mean = n ? free_bytes(&s->alloc) / TZ_UNIT / n : 0;
+	unsigned width = TZ_SEGMENT_UNITS / BINS, least, bin = BINS + 1;
+
+	for (uint32_t i = 0; i < known; i++)
+		if (tz_alloc_state(&s->alloc, i) == TZ_SEGMENT_OBJECTS)
+			by_free[tz_alloc_free_units(&s->alloc, i) / width]++;
+	while (bin && sum < BATCH)
+		sum += by_free[--bin];
+	least = (unsigned)(mean > TZ_SEGMENT_UNITS / 100 ? mean : TZ_SEGMENT_UNITS / 100);
+	return bin * width > least ? bin * width : least;
+}
+
+/* Empties up to BATCH of the sparsest segments. How many it took up. */
+static unsigned empty_some(struct tz_store_thread *t)
+{
+	struct tz_store *s = t->store;
+	unsigned from = threshold(s), n = 0;
+	uint32_t known = atomic_load(&s->alloc.nr_known);
+	struct tz_evacuation e;
+
+	for (uint32_t i = 0; i < known && n < BATCH && !atomic_load(&s->housekeeping.stop); i++) {
+		if (tz_alloc_state(&s->alloc, i) != TZ_SEGMENT_OBJECTS ||
+			tz_alloc_free_units(&s->alloc, i) < from)
+			continue;
+		if (tz_alloc_evacuate_begin(&s->alloc, i, &e) < 0)
+			continue;
+		tz_store_begin(t);
+		empty_segment(t, &e, tz_alloc_shard(&s->alloc, i));
+		tz_store_free_set_aside(t);
+		tz_store_end(t);
+		tz_alloc_evacuate_end(&s->alloc, &e);
+		n++;
+	}
+	return n;
+}
+
+/* Whether another pass may gain what this one did not, because there was no segment to spare: the
+ * reserve's thread is at it, but not for ever. */
+static int wait_for_room(struct tz_store *s, unsigned *waited)
+{
+	if (!s->housekeeping.no_room || tz_reserve_no_room(&s->reserve) == -ENOSPC ||
+	    ++*waited > MOST_WAITS)
+		return 0;
+	nanosleep(&(struct timespec){ .tv_nsec = 1000000 }, NULL);
+	return 1;
+}
+
+/* Of the compaction that was asked for: how much of the holes there were then is gone. */
+static void show_progress(struct tz_store *s)
+{
+	uint64_t now = free_bytes(&s->alloc), first = s->housekeeping.holes_at_first;
+
+	if (s->housekeeping.asked)
+		TZ_STATS_SET(s->stats->compact_permille,
+			first && now < first ? (first - now) * 999 / first : 0);
+}
+
+static void compact(struct tz_store_thread *t)
+{
+	struct tz_store *s = t->store;
+	unsigned waited = 0;
+
+	while (is_wasteful(s) && !atomic_load(&s->housekeeping.stop)) {
+		uint64_t before = segments_in_use(&s->alloc), now, gained;
+		uint64_t holes = free_bytes(&s->alloc);
+		TZ_TEST_POINT("pass");
+		s->housekeeping.no_room = 0;
+		unsigned n = empty_some(t);
+		now = segments_in_use(&s->alloc);
+		gained = before > now ? before - now : 0;
+		__atomic_store_n(&s->stats->pages_compacted, s->stats->pages_compacted +
+			gained * (TZ_SEGMENT_SIZE / TZ_PAGE_SIZE), __ATOMIC_RELAXED);
+		show_progress(s);
+		if (gained * 64 > n || wait_for_room(s, &waited)) {
+			atomic_store(&s->housekeeping.enough, 0);
+			continue;
+		}
+		/* Not before there is more than when it began. */
+		atomic_store(&s->housekeeping.enough, holes + now * (TZ_SEGMENT_SIZE / 128));
+	}
+}
+
+/* ---- empty pages of the table ---- */
+
+static int is_empty(const struct tz_store *s, uint64_t offset)
+{
+	_Atomic uint64_t *entries = (_Atomic uint64_t *)(s->arena.base + offset);
+
+	for (unsigned i = 0; i < TZ_TABLE_ENTRIES; i++)
+		if (atomic_load_explicit(&entries[i], memory_order_relaxed))
+			return 0;
+	return 1;
+}
+
+static void wait_for_all(const struct tz_store *s)
+{
+	for (unsigned i = 0; i < s->nr_threads; i++)
+		tz_store_wait_outside(&s->threads[i], &s->housekeeping.stop);
+}
+
+struct closing {
+	uint64_t index, entry;
+};
+
+/* Marks empty pages from the cursor on. How many. */
+static unsigned mark_empty(struct tz_store *s, struct closing *found)
+{
+	struct tz_housekeeping *h = &s->housekeeping;
+	unsigned n = 0;
+
+	for (; h->cursor < s->arena.nr_tables && n < TABLES_AT_ONCE && !atomic_load(&h->stop);
+		h->cursor++) {
+		int damaged = 0;
+		if (!tz_arena_directory_ready(&s->arena, h->cursor)) {
+			h->cursor |= TZ_DIRECTORY_ENTRIES - 1;
+			continue;
+		}
+		uint64_t offset = tz_table_page(s, h->cursor, &damaged);
+		if (!offset || !is_empty(s, offset))
+			continue;
+		uint64_t open = tz_table_directory_entry(h->cursor, offset, 0);
+		uint64_t closing = tz_table_directory_entry(h->cursor, offset, 1);
+		if (atomic_compare_exchange_strong(
+			    &s->arena.directory[h->cursor], &open, closing) ||
+			open == closing)
+			found[n++] = (struct closing){ h->cursor, closing };
+	}
+	return n;
+}
+
+/* Takes the marked ones that are still empty out of the directory. How many, moved to the front. */
+static unsigned take_out(struct tz_store *s, struct closing *found, unsigned n)
+{
+	unsigned kept = 0;
+
+	for (unsigned i = 0; i < n; i++) {
+		uint64_t expected = found[i].entry, open;
+		open = tz_table_directory_entry(found[i].index, tz_entry_offset(expected), 0);
+		if (is_empty(s, tz_entry_offset(expected))) {
+			if (atomic_compare_exchange_strong(
+				    &s->arena.directory[found[i].index], &expected, 0))
+				found[kept++] = found[i];
+		} else {
+			atomic_compare_exchange_strong(
+				&s->arena.directory[found[i].index], &expected, open);
+		}
+	}
+	return kept;
+}
+
+static void tidy_table(struct tz_store *s)
+{
+	struct closing found[TABLES_AT_ONCE];
+	const _Atomic uint32_t *stop = &s->housekeeping.stop;
+	unsigned n;
+
+	s->housekeeping.cursor = 0;
+	while ((n = mark_empty(s, found)) > 0) {
+		wait_for_all(s);
+		if (atomic_load(stop) || !(n = take_out(s, found, n)))
+			continue;
+		wait_for_all(s);
+		if (atomic_load(stop))
+			return;	/* somebody may still be reading them; they go with the arena */
+		for (unsigned i = 0; i < n; i++)
+			tz_alloc_put_table(&s->alloc, tz_entry_offset(found[i].entry));
+	}
+}
+
+/* ---- the thread ---- */
+
+/* What was still being read at the end of a pass is freed when it is not. */
+static void free_rest(struct tz_store_thread *t, const _Atomic uint32_t *stop)
+{
+	struct timespec pause = { 0, 1000000 };
+
+	while (t->nr_set_aside && !atomic_load(stop)) {
+		nanosleep(&pause, NULL);
+		tz_store_begin(t);
+		tz_store_free_set_aside(t);
+		tz_store_end(t);
+	}
+}
+
+static void look_after(struct tz_store_thread *t)
+{
+	struct tz_store *s = t->store;
+	struct tz_housekeeping *h = &s->housekeeping;
+	uint64_t ticket = atomic_load(&h->tickets);
+
+	h->asked = ticket != s->stats->compact_done;
+	if (h->asked) {
+		atomic_store(&h->enough, 0);
+		h->holes_at_first = free_bytes(&s->alloc);
+	}
+	show_progress(s);
+	compact(t);
+	if (atomic_exchange(&h->look_at_table, 0) || h->asked)
+		tidy_table(s);
+	free_rest(t, &h->stop);
+	if (h->asked)
+		tz_reserve_trim(&s->reserve);
+	TZ_STATS_SET(s->stats->compact_done, ticket);
+}
+
+static void *run(void *arg)
+{
+	struct tz_store *s = arg;
+	struct tz_housekeeping *h = &s->housekeeping;
+	struct tz_store_thread *t = &s->threads[s->nr_threads];
+
+	prctl(PR_SET_NAME, "tz-housekeeping");
+	prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0);
+	while (!atomic_load(&h->stop)) {
+		if (atomic_exchange(&h->wake, 0))
+			look_after(t);
+		else
+			tz_futex(&h->wake, FUTEX_WAIT_PRIVATE, 0, NULL);
+	}
+	return NULL;
+}
+
+uint64_t tz_store_compact(struct tz_store *s)
+{
+	uint64_t ticket = atomic_fetch_add(&s->housekeeping.tickets, 1) + 1;
+
+	wake(&s->housekeeping);
+	return ticket;
+}
+
+int tz_housekeeping_start(struct tz_store *s, char *why, size_t why_size)
+{
+	struct tz_housekeeping *h = &s->housekeeping;
+	pthread_attr_t attr;
+
+	pthread_attr_init(&attr);
+	pthread_attr_setstacksize(&attr, STACK_SIZE);
+	int rc = -pthread_create(&h->thread, &attr, run, s);
+	pthread_attr_destroy(&attr);
+	if (rc < 0)
+		snprintf(why, why_size, "cannot start the housekeeping thread: %s", strerror(-rc));
+	h->started = rc == 0;
+	return rc;
+}
+
+void tz_housekeeping_stop(struct tz_store *s)
+{
+	struct tz_housekeeping *h = &s->housekeeping;
+
+	if (!h->started)
+		return;
+	atomic_store(&h->stop, 1);
+	atomic_store(&h->wake, 1);
+	tz_futex(&h->wake, FUTEX_WAKE_PRIVATE, INT_MAX, NULL);
+	pthread_join(h->thread, NULL);
+	h->started = 0;
+}

@@ -1,0 +1,129 @@
+/* store_impl.h - the store's inside, shared by store.c (reading and writing), store_codecs.c
+ * (algorithms) and housekeeping.c (what is done while nobody waits). */
+#ifndef TZ_STORE_IMPL_H
+#define TZ_STORE_IMPL_H
+
+#include "alloc.h"
+#include "arena.h"
+#include "dictionary.h"
+#include "entry.h"
+#include "reserve.h"
+#include "store.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+/* An object: this, then the payload. */
+struct tz_object_head {
+	uint32_t crc, owner;
+};
+_Static_assert(sizeof(struct tz_object_head) == TZ_OBJECT_HEAD, "as entry.h counts units");
+
+struct tz_workspace {
+	void *memory;		/* NULL: the codec needs none */
+	size_t size;
+};
+
+/* What the CRC of an object begins with, so that a whole object of another page or kind is noticed.
+ */
+static inline uint32_t tz_object_seed(uint64_t page, unsigned kind)
+{
+	return (uint32_t)(page * 0x9e3779b1u) + kind;
+}
+
+/* How a thread encodes now and decodes each kind: replaced as a whole. */
+struct tz_codec_set {
+	const struct tz_codec *encoder;
+	void *encoder_workspace;
+	struct tz_workspace by_kind[TZ_KINDS];
+};
+
+struct tz_set_aside {
+	uint64_t entry, page;
+};
+
+struct tz_store_thread {
+	_Atomic uint64_t hazard;		/* entry being read, 0 = none */
+	_Atomic(struct tz_codec_set *) set;
+	struct tz_codec_set *inside_set;		/* valid between begin and end */
+	_Atomic uint64_t turns;		/* odd: inside begin/end */
+	struct tz_store *store;
+	struct tz_queue_stats *stats;		/* NULL: the housekeeper's */
+	unsigned index, nr_set_aside, ticks;
+	unsigned freed_units,
+		emptied;	/* since it last looked whether there is something to tidy up */
+	/* Freed entries that somebody still reads: two for each other thread, the housekeeper among
+	 * them. */
+	struct tz_set_aside set_aside[2 * TZ_MAX_QUEUES];
+	const char *error;		/* of error_page, not yet in the statistics; NULL: none */
+	uint64_t error_page;
+	uint8_t object[TZ_DST_SIZE] __attribute__((aligned(64)));
+} __attribute__((aligned(64)));
+
+struct tz_housekeeping {
+	_Atomic uint32_t wake, stop;		/* futex words */
+	_Atomic uint32_t look_at_table;	/* pages were discarded: a page of the table may be empty */
+	_Atomic uint64_t enough; /* free bytes in segments above which another pass may pay */
+	_Atomic uint64_t tickets;	/* compactions asked for */
+	/* the thread's own */
+	int no_room;		/* in this pass, something could not be moved */
+	int asked;		/* this compaction was asked for */
+	uint64_t holes_at_first;	/* bytes, when that began */
+	uint32_t cursor;		/* in the table's pages */
+	pthread_t thread;
+	int started;
+};
+
+struct tz_store {
+	struct tz_arena arena;
+	struct tz_alloc alloc;
+	struct tz_reserve reserve;
+	struct tz_housekeeping housekeeping;
+	struct tz_stats *stats;
+	uint64_t nr_pages;
+	unsigned nr_threads;		/* callers; threads[nr_threads] is the housekeeper's */
+	struct tz_store_thread *threads;
+	struct tz_dictionary *dictionary;		/* of zstd; NULL: none. Mapped */
+};
+
+/* ---- the page table (store.c) ---- */
+
+/* Where a page's entry is; NULL: it has none yet, which means empty, or *damaged is set. */
+_Atomic uint64_t *tz_table_slot(const struct tz_store *s, uint64_t page, int *damaged);
+/* The offset of a page of the table in the arena, by its number; 0: not there, or *damaged. */
+uint64_t tz_table_page(const struct tz_store *s, uint64_t index, int *damaged);
+/* What the directory says of a page of the table. closing: it is about to go, if nobody uses it. */
+uint64_t tz_table_directory_entry(uint64_t index, uint64_t offset, int closing);
+int tz_table_is_directory_entry(uint64_t index, uint64_t entry);
+#define TZ_DIRECTORY_CLOSING TZ_ENTRY_SHARED
+
+/* ---- entries and objects in use by threads (store.c) ---- */
+
+uint64_t tz_store_announce(struct tz_store_thread *t, _Atomic uint64_t *slot);
+/* Frees what an entry that has just been exchanged out of the table names, or sets it aside. */
+void tz_store_retire(struct tz_store_thread *t, uint64_t page, uint64_t entry);
+void tz_store_free_set_aside(struct tz_store_thread *t);
+/* What is wrong with an entry that is not EMPTY; NULL: nothing, and its object, if it has one, is
+ * where one can be. */
+const char *tz_store_fault(const struct tz_store *s, uint64_t page, uint64_t entry);
+/* Waits until the thread has been outside begin/end; gives up when *stop (if not NULL) is set. */
+void tz_store_wait_outside(const struct tz_store_thread *t, const _Atomic uint32_t *stop);
+
+/* ---- housekeeping.c ---- */
+
+int tz_housekeeping_start(struct tz_store *s, char *why, size_t why_size);
+void tz_housekeeping_stop(struct tz_store *s);
+/* After a thread has freed so many units, or emptied as many entries as a page of the table has. */
+#define TZ_LOOK_UNITS 4096u
+void tz_housekeeping_look(struct tz_store_thread *t);
+
+/* ---- store_codecs.c ---- */
+
+int tz_store_check_algorithm(const struct tz_store_config *c, char *why, size_t why_size);
+/* `dictionary`: its n bytes, as given or as the store has them; NULL: none. 0 or negative errno
+ * with why. */
+int tz_store_switch_algorithm(struct tz_store *s, const char *algorithm, const void *dictionary,
+	size_t n, char *why, size_t why_size);
+void tz_store_free_codecs(struct tz_store *s);
+
+#endif
