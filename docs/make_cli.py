@@ -9,6 +9,7 @@ import sys
 import textwrap
 from pathlib import Path
 
+from truezram.cli.main import load, verb_names
 from truezram.cli.reference import EXIT_CODES, Argument, Command, program
 
 PAGE = Path(__file__).parent / "cli.md"
@@ -71,11 +72,17 @@ def section(command: Command) -> list[str]:
     return lines
 
 
+def schema(verb: str) -> str:
+    """The schema of a verb's document."""
+    version = getattr(load(verb_names()[verb]), "SCHEMA_VERSION", 1)
+    return f"truezram.{verb}/{version}"
+
+
 def page() -> str:
     """The whole page."""
     root = program()
     text = HEAD + "".join(f"| {code} | {meaning} |\n" for code, meaning in EXIT_CODES)
-    text += JSON + "".join(f"| {c.path[-1]} | `truezram.{c.path[-1]}/1` |\n" for c in root.commands)
+    text += JSON + "".join(f"| {c.path[-1]} | `{schema(c.path[-1])}` |\n" for c in root.commands)
     lines = ["", "## Without a verb", "", "```", root.synopsis(), "```", "", *table(root.arguments)]
     for command in root.commands:
         lines += section(command)

@@ -13,7 +13,7 @@ def convert(path: Path) -> None:
     """Rewrites one file, if it is not in today's form. Snapshots keep their place before the answers."""
     old = load(path)
     new = upgraded(old)
-    if new == old:
+    if new == old and not old.header.converted:
         return
     recorder = Recorder(path, new.header)
     for snapshot in new.snapshots:

@@ -17,7 +17,6 @@ from truezram.engine.model import (
     MachineSnapshot,
     Pressure,
     QueueSnapshot,
-    SizeClass,
     Snapshot,
     SwapArea,
     Zswap,
@@ -87,8 +86,11 @@ class Simulated:
         same, huge = int(self.pages * 0.11), int(self.pages * 0.03)
         orig = self.pages * PAGE
         compr = int((orig - same * PAGE) / self.ratio)
-        table = self.disksize // PAGE * 8
-        used = compr + int(compr * 0.03) + min(table, self.pages * 9) + (1 << 20)
+        table = self.pages * 8
+        objects = compr + (self.pages - same) * 15
+        segments = int(objects * 1.01)
+        overhead = segments // 512
+        used = segments + table + overhead + (1 << 20)
         if self.mem_limit:
             used = min(used, self.mem_limit - (1 << 20))
         self.peak = max(self.peak, used)
@@ -119,24 +121,16 @@ class Simulated:
             compress_ns=total("pages_written") * 2100, decompress_ns=total("pages_read") * 700,
         )  # fmt: skip
         name = self.algorithm.partition(":")[0]
-        classes = tuple(
-            SizeClass(
-                size,
-                65536 // size,
-                slabs := max(1, sizes[min(size // 64, 63)] * size // 65536),
-                slabs * (65536 // size) * 9 // 10,
-            )
-            for size in (256, 512, 768, 1024, 1280, 1536, 1792, 2048, 2560, 3072, 4096)
-        )
         return DeviceSnapshot(
             name=f"ublkb{self.number}", path=f"/dev/ublkb{self.number}", pid=3000 + self.number, created=EPOCH - 4000,
             time=t, algorithm=self.algorithm, isa="avx512", disksize=self.disksize, mem_limit=self.mem_limit,
             orig_data_size=orig, compr_data_size=compr, mem_used_total=used, mem_used_max=self.peak, table_bytes=table,
-            reserve_bytes=1 << 20, same_pages=same, huge_pages=huge, pages_compacted=self.pages // 50, total=summed,
+            segment_bytes=segments, object_bytes=objects, overhead_bytes=overhead, reserve_bytes=1 << 20,
+            reserve_target=1 << 20, same_pages=same, huge_pages=huge, pages_compacted=self.pages // 50, total=summed,
             queues=queues, queue_depth=128, nr_queues=len(queues),
             kind_pages=(("empty", self.disksize // PAGE - self.pages), ("same", same), ("huge", huge),
                         (KIND_OF[name], compressed)),
-            size_pages=tuple(sizes), classes=classes, memory_locked=True, noswap_tmpfs=True, io_flusher=True,
+            size_pages=tuple(sizes), memory_locked=True, noswap_tmpfs=True, io_flusher=True,
             swap_priority=100 if self.swap else None, swap_used=orig if self.swap else 0,
             mountpoints=() if self.swap else (("/srv/cache",) if self.number == 1 else ()), server_cpu_ns=self.cpu_ns,
         )  # fmt: skip

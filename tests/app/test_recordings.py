@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,12 +48,49 @@ def test_unknown_fields_are_refused(tmp_path: Path) -> None:
     with pytest.raises(Failed, match="QueueSnapshot has no field 'stolen_pages'"):
         decode(Snapshot, data)
     path = tmp_path / "new.jsonl"
-    path.write_text(f'{{"schema": "truezram.recording/1", "origin": "x"}}\n{json.dumps({"snapshot": data})}\n')
+    path.write_text(f'{{"schema": "truezram.recording/2", "origin": "x"}}\n{json.dumps({"snapshot": data})}\n')
     with pytest.raises(Failed, match="version of truezram that made it"):
         load(path)
     odd = Answer("doctor", None, [{"name": "zswap", "verdict": "warn", "detail": "it is on"}])
     with pytest.raises(Failed, match="Check has no field 'verdict'"):
         Replay(Recording(Header("recorded"), eight(1)[:1], (odd,))).doctor()
+
+
+CLASSES = [
+    {"object_size": 512, "objects_per_slab": 128, "slabs": 3, "objects": 300},
+    {"object_size": 4096, "objects_per_slab": 16, "slabs": 2, "objects": 17},
+]
+
+
+def test_size_classes_are_summed_up(tmp_path: Path) -> None:
+    """With a word about it. A recording of today that has them is refused, and so is one with broken ones."""
+    data = encode(eight(2)[0])
+    for device in data["devices"]:
+        device.pop("object_bytes", None)
+        device.pop("segment_bytes", None)
+    data["devices"][0]["classes"] = CLASSES
+    path = tmp_path / "old.jsonl"
+
+    def write(version: int) -> None:
+        header = {"schema": f"truezram.recording/{version}", "origin": "recorded", "note": "last year"}
+        path.write_text(f"{json.dumps(header)}\n{json.dumps({'snapshot': data})}\n")
+
+    write(1)
+    recording = load(path)
+    device, other = recording.snapshots[0].devices
+    assert (device.segment_bytes, device.object_bytes) == (5 * 65536, 300 * 512 + 17 * 4096)
+    assert (other.segment_bytes, other.object_bytes) == (0, 0)
+    assert other == replace(eight(2)[0].devices[1], segment_bytes=0, object_bytes=0)
+    said = Replay(recording).capabilities().replay
+    assert said == "replay of last year; made by an earlier version, size classes shown as objects and holes"
+    write(2)
+    with pytest.raises(Failed, match="DeviceSnapshot has no field 'classes'"):
+        load(path)
+    for broken in (5, [5], [{}], [{"slabs": "many"}]):
+        data["devices"][0]["classes"] = broken
+        write(1)
+        with pytest.raises(Failed, match="cannot read a recording"):
+            load(path)
 
 
 OLD = (

@@ -25,7 +25,7 @@ from truezram.engine.device import control
 from truezram.engine.errors import TruezramError, UsageError
 from truezram.engine.machine import procfs
 from truezram.engine.machine.users import Mounts
-from truezram.engine.model import MachineSnapshot
+from truezram.engine.model import MEMORY, MachineSnapshot
 
 
 def call(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
@@ -85,7 +85,8 @@ def test_a_life_in_json(fake: FakeServer, capsys: pytest.CaptureFixture[str]) ->
         assert [item["name"] for item in found["devices"]] == ["local5"]  # type: ignore[index, attr-defined]
     code, found = call_json(capsys, "stat", "5", "--json")
     device = found["devices"][0]  # type: ignore[index]
-    assert found["schema"] == "truezram.stat/1"
+    assert found["schema"] == "truezram.stat/2"
+    assert list(device["memory"]) == [part.key for part in MEMORY] + ["reserve_target"]
     assert list(device["mm_stat"]) == [
         "orig_data_size",
         "compr_data_size",

@@ -28,7 +28,17 @@ from truezram.engine.errors import Failed, NotFound, PermissionDenied, TruezramE
 from truezram.engine.machine import procfs
 from truezram.engine.machine.procfs import Process
 from truezram.engine.measure import estimate, sampling
-from truezram.engine.measure.estimate import ENTRY, Scope, cost, is_huge, same_filled_cost, stratified_total, student
+from truezram.engine.measure.estimate import (
+    AROUND,
+    ENTRY,
+    Scope,
+    cost,
+    is_huge,
+    object_size,
+    same_filled_cost,
+    stratified_total,
+    student,
+)
 from truezram.engine.measure.sampling import Cancelled, SampledPages, Skipped
 
 SAME_WORDS = (b"\0" * 8, b"\xff" * 8, b"AAAABBBB", b"\1\2\3\4" * 2, (1 << 40).to_bytes(8, "little"))
@@ -53,35 +63,37 @@ def some_pages(count: int, seed: int = 1) -> list[bytes]:
 
 
 def test_cost_of_the_extremes() -> None:
-    assert cost(PAGE) == ENTRY + PAGE
-    assert cost(3836) == pytest.approx(ENTRY + 65536 / 17)
-    assert is_huge(3837)
-    assert not is_huge(3836)
-    assert cost(12) == ENTRY + 16
-    assert cost(13) == pytest.approx(ENTRY + 32)
+    assert [object_size(size) for size in (1, 8, 9, 24, 25, 3840)] == [16, 16, 32, 32, 48, 3856]
+    assert object_size(3841) == object_size(PAGE) == 4112
+    assert is_huge(3841)
+    assert not is_huge(3840)
     costs = [cost(size) for size in range(1, PAGE + 1)]
     assert costs == sorted(costs)
-    assert all(got >= size + 4 + ENTRY for size, got in enumerate(costs[:3836], 1))
+    for size, got in enumerate(costs[:3840], 1):
+        assert ENTRY + (size + 8) * 1.01 <= got <= ENTRY + (size + 23) * 1.013
 
 
 @pytest.mark.parametrize(
-    ("word", "expected"),
+    ("word", "alone"),
     [
-        (b"\0" * 8, 8),
-        (b"AAAABBBB", 24),
-        (b"\xff" * 8, 8),
-        (b"\1\2\3\xf4" * 2, 8),
-        (b"\0" * 7 + b"\x03", 8),
-        (b"\0" * 7 + b"\x04", 24),
+        (b"\0" * 8, True),
+        (b"AAAABBBB", False),
+        (b"\xff" * 8, True),
+        (b"\1\2\3\xf4" * 2, True),
+        (b"\0" * 6 + b"\x03\0", True),
+        (b"\0" * 6 + b"\x04\0", False),
+        (b"\0" * 6 + b"\xfc\xff", True),
+        (b"\0" * 6 + b"\xfb\xff", False),
     ],
 )
-def test_cost_of_same_filled_pages(word: bytes, expected: int) -> None:
-    assert same_filled_cost(word) == expected
+def test_cost_of_same_filled_pages(word: bytes, alone: bool) -> None:
+    assert same_filled_cost(word) == (ENTRY if alone else cost(8))
 
 
 @pytest.mark.parametrize("algorithm", ["lz4", "zstd:3"])
 def test_cost_is_what_a_device_takes(algorithm: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same pages written to a running local device: its size classes hold what `cost` says."""
+    """The same pages written to a running local device: its objects take what `object_size` says to the byte, and all
+    of it about what `cost` says."""
     try:
         paths.server_path()
     except TruezramError:
@@ -91,27 +103,31 @@ def test_cost_is_what_a_device_takes(algorithm: str, monkeypatch: pytest.MonkeyP
     from truezram.engine.device.local import LocalDevice
     from truezram.engine.device.removal import remove_entry
 
-    pages = some_pages(3000)
+    pages = some_pages(12000)
     # Not tmp_path: the names of sockets have little room.
     with tempfile.TemporaryDirectory() as run_dir:
         monkeypatch.setenv("TRUEZRAM_RUN_DIR", run_dir)
         entry = create(CreateOptions(64 << 20, algorithm, transport="local")).entry
         try:
-            with LocalDevice(entry) as device:
-                device.write(0, b"".join(pages))
             with Client() as client:
+                (empty,) = client.devices()
+                with LocalDevice(entry) as device:
+                    device.write(0, b"".join(pages))
                 (snapshot,) = client.devices()
         finally:
             remove_entry(entry, force=True)
     bench = estimate._Bench(algorithm)
     measured = estimate._measure([bench], source(len(pages)), [memoryview(page) for page in pages], lambda: None)
-    expected = sum(measured.by_algorithm[algorithm].costs) - len(pages) * ENTRY
-    taken = sum(item.objects * 65536 / item.objects_per_slab for item in snapshot.classes)
-    # Not to the byte: with its reserve used up by a burst of writes, the pool takes slots of larger classes, more so
-    # on a busy machine.
-    assert taken == pytest.approx(expected, rel=0.03)
-    assert snapshot.huge_pages == measured.by_algorithm[algorithm].raw > 0
-    assert snapshot.same_pages == measured.same == 300
+    of_it = measured.by_algorithm[algorithm]
+    in_entries = of_it.costs.count(float(ENTRY))
+    objects = sum((cost - ENTRY) / AROUND for cost in of_it.costs)
+    assert snapshot.object_bytes == pytest.approx(objects, abs=0.5)
+    assert snapshot.huge_pages == of_it.raw > 0
+    assert snapshot.same_pages == measured.same == 1200
+    assert 0 < in_entries < 1200  # words of both kinds
+    # Pages of the table and segments are whole; the reserve is not part of an estimate.
+    taken = snapshot.mem_used_total - snapshot.reserve_bytes - (empty.mem_used_total - empty.reserve_bytes)
+    assert taken == pytest.approx(sum(of_it.costs), rel=0.02)
 
 
 def source(pages: int, pid: int = 1, user: str = "root", cgroup: str = "/") -> sampling.SampledProcess:

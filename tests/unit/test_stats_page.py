@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from truezram._native import ffi, lib
 from truezram.engine.device.stats_page import StatsPage, Unreadable, cpu_ns, is_running, process_state
+from truezram.engine.model import MEMORY
 
 
 def start_time() -> int:
@@ -48,9 +49,10 @@ def test_sums_and_gauges(tmp_path: Path) -> None:
         queue.num_reads = 100
         queue.read_lat[199] = 1
         queue.cpu = 0xFFFFFFFF if index else 5
-    stats.nr_classes = 1
-    stats.classes[0].object_size = 64
-    stats.classes[0].objects = 9
+        queue.compr_bytes_now = 1000 * now
+        queue.object_bytes_now = 1100 * now
+    stats.segment_bytes, stats.overhead_bytes, stats.reserve_target = 1 << 17, 4096, 1 << 20
+    stats.table_bytes, stats.reserve_bytes, stats.mem_used_total = 8192, 1 << 19, 12 << 20
     stats.flags = 1 | 8
     device = StatsPage(tmp_path / "local0.stats").snapshot((7, 4096), ("/mnt",))
     assert device.state == "live"
@@ -60,10 +62,33 @@ def test_sums_and_gauges(tmp_path: Path) -> None:
     assert device.total.num_reads == 300
     assert device.total.read_lat[199] == 3
     assert [queue.cpu for queue in device.queues] == [5, None, None]
-    assert device.classes[0].objects == 9
+    assert (device.compr_data_size, device.object_bytes, device.segment_bytes) == (7000, 7700, 1 << 17)
+    assert (device.overhead_bytes, device.reserve_bytes, device.reserve_target) == (4096, 1 << 19, 1 << 20)
+    assert {part.key: part.of(device) for part in MEMORY} == {
+        "compressed": 7000,
+        "rounding": 700,
+        "holes": (1 << 17) - 7700,
+        "table": 8192,
+        "reserve": 1 << 19,
+        "allocator": 4096,
+    }
+    assert device.packing == ((12 << 20) - (1 << 19)) / 7000
     assert (device.memory_locked, device.noswap_tmpfs, device.io_flusher) == (True, False, True)
     assert (device.swap_priority, device.swap_used, device.mountpoints) == (7, 4096, ("/mnt",))
     assert device.path == "local:0"
+
+
+def test_gauges_of_different_instants_give_nothing_below_zero(tmp_path: Path) -> None:
+    stats, _page = make(tmp_path / "local0.stats", 2)
+    for queue in (lib.tz_stats_queue(stats, 0), lib.tz_stats_queue(stats, 1)):
+        queue.compr_bytes_now, queue.object_bytes_now = 5000, 4000
+    stats.segment_bytes, stats.reserve_bytes, stats.mem_used_total = 4096, 1 << 20, 4096
+    device = StatsPage(tmp_path / "local0.stats").snapshot()
+    assert [part.of(device) for part in MEMORY] == [10000, 0, 0, 0, 1 << 20, 0]
+    assert device.packing is None
+    lib.tz_stats_queue(stats, 0).object_bytes_now = -9000
+    device = StatsPage(tmp_path / "local0.stats").snapshot()
+    assert [part.of(device) for part in MEMORY][:3] == [10000, 0, 4096]
 
 
 def test_every_counter_arrives_under_its_name(tmp_path: Path) -> None:
@@ -119,7 +144,6 @@ def test_cpu_clock_counts() -> None:
         ("queue_stride", 0, "layout"),
         ("queue_stride", 0xFFFFFFC0, "cut short"),
         ("size", 0xFFFFFFFF, "cut short"),
-        ("nr_classes", 129, "size classes"),
         ("name", b"local1", "local1"),
         ("name", b"\x1b[2J", r"\?\[2J"),
     ],

@@ -168,7 +168,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("streams", "QUEUES", 6, 9, "I/O queues, each with a thread of its own; kernel zram: streams.",
            lambda r: str(r.device.nr_queues or "-"), lambda r: r.device.nr_queues),
     Column("migrated", "COMPACTED", 9, 10,
-           "Pages moved to empty slabs that could then be given back (pages_compacted).",
+           "Pages of memory that emptying sparse segments has given back (pages_compacted).",
            lambda r: format_count(r.device.pages_compacted), lambda r: r.device.pages_compacted),
     Column("mountpoint", "MOUNTPOINT", 14, 5, "[SWAP] and its priority, or where the filesystem is mounted.",
            lambda r: mountpoint(r.device) or "-", lambda r: mountpoint(r.device), left=True),

@@ -17,7 +17,10 @@ from truezram.engine.units import MAX_SIZE, PAGE, format_size, parse_disksize, p
 
 RATIOS = (1.5, 2.0, 3.0, 4.0)
 ENTRY = 8
-"""Bytes of page table for every page of the device."""
+"""Bytes of page table for every page that the device holds."""
+
+LEAST_LIMIT = 1 << 20
+"""The server accepts no limit that is not larger (reserve.c): what a device always holds, and a reserve."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +40,9 @@ class Outcome:
 
 def outcome(size: int, mem_limit: int, ratio: float, available: int) -> Outcome:
     """A device of `size` bytes, filled with pages that compress `ratio` to one."""
-    table = size // PAGE * ENTRY
-    data = size / ratio
-    if mem_limit:
-        data = min(data, max(mem_limit - table, 0))
-    holds = min(size, int(data * ratio))
-    resident = int(data) + table
+    share = 1 / ratio + ENTRY / PAGE
+    holds = min(size, int(mem_limit / share)) if mem_limit else size
+    resident = int(holds * share)
     return Outcome(ratio, holds, resident, available - resident, holds - resident)
 
 
@@ -72,8 +72,8 @@ def check_limit(text: str, size: int) -> tuple[int, str]:
     if not text.strip() or text.strip().lower() in ("none", "0"):
         return 0, ""
     limit = parse_size(text, "memory limit")
-    if size and limit <= size // PAGE * ENTRY:
-        return limit, f"the page table alone takes {format_size(size // PAGE * ENTRY)}"
+    if limit < LEAST_LIMIT:
+        return limit, f"less than any device takes ({format_size(LEAST_LIMIT)})"
     if size and limit > size + size // 8:
         return limit, "more than the device can ever need"
     return limit, ""

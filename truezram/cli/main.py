@@ -34,7 +34,7 @@ EPILOG = """exit codes: 0 ok, 1 failed, 2 usage, 3 permission or missing kernel 
 
 
 class Verb(Protocol):
-    """What a module of `truezram.cli.verbs` has."""
+    """What a module of `truezram.cli.verbs` has; ``SCHEMA_VERSION`` as well, if that of its document is not 1."""
 
     NAME: str
     HELP: str

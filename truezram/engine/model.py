@@ -7,20 +7,11 @@ bytes, durations in nanoseconds.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from truezram.engine.units import PAGE
-
-
-@dataclass(frozen=True, slots=True)
-class SizeClass:
-    """One size class of the pool."""
-
-    object_size: int
-    objects_per_slab: int
-    slabs: int
-    objects: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +121,15 @@ class DeviceSnapshot:
     mem_used_total: int = 0
     mem_used_max: int = 0
     table_bytes: int = 0
+    segment_bytes: int = 0
+    """What segments with objects take, holes included."""
+    object_bytes: int = 0
+    """What objects take in them: the payload (``compr_data_size``), a head of 8 bytes, and rounding up to 16 bytes."""
     reserve_bytes: int = 0
+    reserve_target: int = 0
+    """What the reserve is kept at."""
+    overhead_bytes: int = 0
+    """What the allocator knows of segments, in the server's own memory; part of ``mem_used_total``."""
     same_pages: int = 0
     huge_pages: int = 0
     pages_compacted: int = 0
@@ -142,7 +141,6 @@ class DeviceSnapshot:
     """(name from `codec.KINDS`, pages now stored that way), zeros left out."""
     size_pages: tuple[int, ...] = ()
     """65 bins of 64 bytes: pages now stored by object size."""
-    classes: tuple[SizeClass, ...] = ()
     memory_locked: bool = False
     noswap_tmpfs: bool = False
     io_flusher: bool = False
@@ -165,6 +163,58 @@ class DeviceSnapshot:
         """What the codec made of the pages that are not same-filled; None while there are none."""
         stored = self.orig_data_size - self.same_pages * PAGE
         return stored / self.compr_data_size if stored > 0 and self.compr_data_size else None
+
+    @property
+    def packing(self) -> float | None:
+        """Bytes of memory for each byte that the codec left, everything counted but the reserve; 1 would be perfect.
+        None while there are none."""
+        used = self.mem_used_total - self.reserve_bytes
+        return used / self.compr_data_size if self.kind == "truezram" and used > 0 and self.compr_data_size else None
+
+
+class MemoryPart(NamedTuple):
+    """A part of a device's ``mem_used_total``."""
+
+    key: str
+    """In JSON."""
+    title: str
+    about: str
+    difference: Callable[[DeviceSnapshot], int]
+    """Its bytes; below 0 for an instant, because what is subtracted was read at another one."""
+
+    def of(self, device: DeviceSnapshot) -> int:
+        """Its bytes, never below 0."""
+        return max(0, self.difference(device))
+
+
+MEMORY = (
+    MemoryPart(
+        "compressed", "compressed pages", "Payload of the objects (compr_data_size).", lambda d: d.compr_data_size
+    ),
+    MemoryPart(
+        "rounding",
+        "heads, rounding",
+        "A head of 8 bytes with each object, and the way to the next multiple of 16.",
+        lambda d: d.object_bytes - d.compr_data_size,
+    ),
+    MemoryPart(
+        "holes",
+        "holes",
+        "Free room in segments that have objects. New objects go there first.",
+        lambda d: d.segment_bytes - d.object_bytes,
+    ),
+    MemoryPart(
+        "table",
+        "page table",
+        "8 bytes for each page of the disk, where 512 neighbours have any contents; head and directory.",
+        lambda d: d.table_bytes,
+    ),
+    MemoryPart("reserve", "reserve", "Segments that are ready for the next writes.", lambda d: d.reserve_bytes),
+    MemoryPart(
+        "allocator", "allocator", "What is known of segments, in the server's own memory.", lambda d: d.overhead_bytes
+    ),
+)
+"""What ``mem_used_total`` consists of, as `stat`, its JSON and the app's Device page show it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

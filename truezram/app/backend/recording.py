@@ -1,6 +1,6 @@
 """Recordings: what the app saw, as JSON lines, to be played back in tests, screenshots, demos and bug reports.
 
-The first line is a header, ``{"schema": "truezram.recording/1", "origin": ..., "note": ..., "started": ...}``; every
+The first line is a header, ``{"schema": "truezram.recording/2", "origin": ..., "note": ..., "started": ...}``; every
 other line is either ``{"snapshot": {...}}`` or ``{"answer": {"call": NAME, "args": ..., "result": ...}}``, in the
 order in which they happened. A name that ends in ``.gz`` or ``.zst`` is compressed. Fields that hold their default are
 left out, and long tuples of mostly zeros (histograms) are written sparsely: a line costs about a kilobyte per device.
@@ -30,7 +30,11 @@ from truezram.engine.errors import Failed
 from truezram.engine.machine import procfs
 from truezram.engine.model import Snapshot
 
-SCHEMA = "truezram.recording/1"
+SCHEMA = "truezram.recording/2"
+WITH_CLASSES = "truezram.recording/1"
+"""Its devices have the size classes of a store that kept objects in slabs."""
+SLAB = 65536
+CONVERTED = "made by an earlier version, size classes shown as objects and holes"
 SPARSE_FROM = 16
 """Tuples of numbers at least this long are written as {"n": length, "v": {index: value}} when that is shorter."""
 SPARSE_LIMIT = 4096
@@ -53,6 +57,8 @@ class Header:
     note: str = ""
     started: float = 0.0
     """CLOCK_REALTIME of the first snapshot, seconds."""
+    converted: str = ""
+    """What is not as it was recorded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,12 +265,41 @@ def _lines(path: Path) -> Iterator[str]:
             raise OSError(str(error)) from error
 
 
+def _without_classes(data: Any) -> Any:
+    """A snapshot of `WITH_CLASSES`: what slabs and objects took in all, instead of by class. A malformed one is left as
+    it is: decoding it reports the error."""
+    try:
+        return {**data, "devices": [_summed(device) for device in data["devices"]]} if "devices" in data else data
+    except (KeyError, TypeError, AttributeError):
+        return data
+
+
+def _summed(device: dict[str, Any]) -> dict[str, Any]:
+    classes = device.get("classes", ())
+    rest = {name: item for name, item in device.items() if name != "classes"}
+    if classes:
+        rest["segment_bytes"] = sum(item["slabs"] for item in classes) * SLAB
+        rest["object_bytes"] = sum(item["objects"] * item["object_size"] for item in classes)
+    return rest
+
+
+def _header(data: Any, path: Path, room: Room) -> tuple[Header, bool]:
+    """The header, and whether snapshots are to be converted."""
+    schema = data.get("schema") if isinstance(data, dict) else None
+    if schema not in (SCHEMA, WITH_CLASSES):
+        raise Failed(f"cannot replay {path}", f"it is not a recording ({SCHEMA})")
+    header = decode(Header, {name: item for name, item in data.items() if name != "schema"}, room)
+    old = schema == WITH_CLASSES
+    return (dataclasses.replace(header, converted=CONVERTED) if old else header), old
+
+
 def load(path: Path) -> Recording:
     """Reads a recording. Raises `Failed` when it is none, holds no snapshot or has a bad line before its last."""
     snapshots: list[Snapshot] = []
     answers: list[Answer] = []
     header: Header | None = None
     pending: Failed | None = None
+    old = False
     room = Room()
     try:
         for number, line in enumerate(_lines(path), 1):
@@ -278,13 +313,12 @@ def load(path: Path) -> Recording:
                 pending = Failed(f"cannot replay {path}", f"line {number} is not JSON ({error})")
                 continue
             if header is None:
-                if not isinstance(data, dict) or data.get("schema") != SCHEMA:
-                    raise Failed(f"cannot replay {path}", f"it is not a recording ({SCHEMA})")
-                header = decode(Header, {name: item for name, item in data.items() if name != "schema"}, room)
+                header, old = _header(data, path, room)
             elif not isinstance(data, dict):
                 raise Failed(f"cannot replay {path}", f"line {number} is {type(data).__name__}, not an object")
             elif "snapshot" in data:
-                snapshots.append(decode(Snapshot, data["snapshot"], room))
+                taken = data["snapshot"]
+                snapshots.append(decode(Snapshot, _without_classes(taken) if old else taken, room))
             elif "answer" in data:
                 answers.append(decode(Answer, data["answer"], room))
     except (OSError, UnicodeDecodeError) as error:

@@ -55,7 +55,7 @@ class Replay:
         """As recorded, marked as a replay."""
         recorded = self.answer("capabilities", Capabilities)
         header = self.recording.header
-        label = header.note or "a recording"
+        label = "; ".join(filter(None, (header.note or "a recording", header.converted)))
         text = f"replay of {label}" if header.origin == "recorded" else f"replay of SIMULATED figures ({label})"
         return replace(recorded or Capabilities(), replay=text)
 

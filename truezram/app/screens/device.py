@@ -1,4 +1,4 @@
-"""One device in depth: page map, histograms, size classes, queues, settings in force, events."""
+"""One device in depth: page map, histograms, what its memory is for, queues, settings in force, events."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from truezram.app.widgets.histogram import LatencyHistogram, SizeHistogram
 from truezram.app.widgets.page_map import PageMapView
 from truezram.engine.answers import PageMap
 from truezram.engine.device.settings import in_force
-from truezram.engine.model import BAD_STATES, DeviceSnapshot
+from truezram.engine.model import BAD_STATES, MEMORY, DeviceSnapshot
 from truezram.engine.rates import histogram_difference
 from truezram.engine.units import PAGE, format_duration
 
@@ -48,8 +48,9 @@ class DevicePage(Page):
         "Pages by ratio: how small pages are stored, from 16 to 1 on the left to pages that do not shrink on "
         "the right. Service time: reads above, writes below, over the last minute or (t) since the device was"
         " created.\n"
-        "Size classes are the pool's: slots of one size in slabs; full slabs waste nothing. Each queue is a "
-        "thread of the device."
+        "Memory is what the device takes (mem_used_total) by what it is for. Holes are filled by new objects and "
+        "closed by compaction (m); the reserve is ready for the next writes, and shrinks when there are none. Each "
+        "queue is a thread of the device."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("n", "other(1)", "Next device", id="device.next"),
@@ -85,9 +86,9 @@ class DevicePage(Page):
                     empty="No per-queue counters.", id="queues",
                 )  # fmt: skip
                 yield Grid(
-                    [Head("CLASS", 5), Head("SLABS", 6), Head("OBJECTS", 8), Head("BYTES", 5), Head("FULL", 4),
+                    [Head("MEMORY", 16, left=True), Head("BYTES", 5), Head("SHARE", 5),
                      Head("", 4, left=True, grow=True)],
-                    empty="No object is stored.", id="classes",
+                    empty="Not reported by the kernel.", id="memory",
                 )  # fmt: skip
         yield EventList(id="events")
 
@@ -126,7 +127,7 @@ class DevicePage(Page):
         self.query_one(SizeHistogram).show(device.size_pages, _not_reported(device))
         self._latencies(series, device)
         self._queues(series)
-        self._size_classes(device)
+        self._memory(device)
         self.query_one(EventList).show(self.tz.events.events, device.name)
 
     def _latencies(self, series: DeviceSeries, device: DeviceSnapshot) -> None:
@@ -167,28 +168,15 @@ class DevicePage(Page):
         grid.glyph_set = self.tz.view.glyphs
         grid.show(items)
 
-    def _size_classes(self, device: DeviceSnapshot) -> None:
+    def _memory(self, device: DeviceSnapshot) -> None:
         items = []
-        # Those that take most memory first.
-        for found in sorted(device.classes, key=lambda c: -c.slabs * c.objects_per_slab * c.object_size):
-            slots = found.slabs * found.objects_per_slab
-            if not slots:
-                continue
-            share = found.objects / slots
-            items.append(
-                Item(
-                    str(found.object_size),
-                    (
-                        str(found.object_size),
-                        str(found.slabs),
-                        str(found.objects),
-                        short_size(found.objects * found.object_size),
-                        f"{share * 100:.0f}%",
-                        share,
-                    ),
-                )
-            )
-        grid = self.query_one("#classes", Grid)
+        parts = [(part, part.of(device)) for part in MEMORY] if device.kind == "truezram" else []
+        # Of their sum: the total was read at another instant.
+        total = sum(size for _, size in parts)
+        for part, size in parts:
+            share = size / total if total else 0.0
+            items.append(Item(part.key, (part.title, short_size(size), f"{share * 100:.0f}%", share)))
+        grid = self.query_one("#memory", Grid)
         grid.glyph_set = self.tz.view.glyphs
         grid.show(items)
 
@@ -306,7 +294,7 @@ def facts(device: DeviceSnapshot) -> list[Item]:
         ("codec ratio", ratio),
         ("same-filled", f"{device.same_pages} pages"),
         ("huge", f"{device.huge_pages} pages"),
-        ("table, reserve", f"{short_size(device.table_bytes)}, {short_size(device.reserve_bytes)}"),
+        ("packing", "-" if device.packing is None else f"{device.packing:.3f}"),
         ("peak", short_size(device.mem_used_max)),
     ]
     if device.dictionary_size:

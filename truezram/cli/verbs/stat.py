@@ -9,12 +9,14 @@ from typing import Any
 from truezram.cli.output import print_json
 from truezram.engine.device.settings import Setting, in_force
 from truezram.engine.errors import NotFound
-from truezram.engine.model import IO_STAT, DeviceSnapshot, QueueSnapshot
+from truezram.engine.model import IO_STAT, MEMORY, DeviceSnapshot, QueueSnapshot
 from truezram.engine.rates import latency_floor, percentile
 from truezram.engine.units import format_ns, format_ratio, format_size
 
 NAME = "stat"
 HELP = "show everything about devices: memory, requests, latencies, queues"
+SCHEMA_VERSION = 2
+"""Version 1 had the pool's size classes."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -102,8 +104,15 @@ def dictionary_json(device: DeviceSnapshot) -> dict[str, int] | None:
     }
 
 
+def memory_json(device: DeviceSnapshot) -> dict[str, int] | None:
+    """What mem_used_total consists of, in bytes, and what the reserve is kept at; None for a device of the kernel's."""
+    if device.kind != "truezram":
+        return None
+    return {**{part.key: part.of(device) for part in MEMORY}, "reserve_target": device.reserve_target}
+
+
 def as_json(device: DeviceSnapshot) -> dict[str, Any]:
-    """One device of the document ``truezram.stat/1``."""
+    """One device of the document ``truezram.stat/2``."""
     total = device.total
     return {
         "name": device.name,
@@ -119,21 +128,12 @@ def as_json(device: DeviceSnapshot) -> dict[str, Any]:
         "disksize": device.disksize,
         "ratio": device.ratio,
         "compression_ratio": device.compression_ratio,
+        "packing": device.packing,
         "mm_stat": mm_stat(device),
         "io_stat": io_stat(device),
-        "table_bytes": device.table_bytes,
-        "reserve_bytes": device.reserve_bytes,
+        "memory": memory_json(device),
         "kind_pages": dict(device.kind_pages),
         "size_pages": [[(i + 1) * 64, count] for i, count in enumerate(device.size_pages) if count],
-        "classes": [
-            {
-                "object_size": item.object_size,
-                "objects_per_slab": item.objects_per_slab,
-                "slabs": item.slabs,
-                "objects": item.objects,
-            }
-            for item in device.classes
-        ],
         "compress_ns": total.compress_ns,
         "compress_bytes_in": total.compress_bytes_in,
         "compress_bytes_out": total.compress_bytes_out,
@@ -182,7 +182,11 @@ def lines(device: DeviceSnapshot) -> list[tuple[str, str]]:
         out.append((name, "none" if name == "mem_limit" and not value else text))
     out.append(("ratio", f"{format_ratio(device.ratio)} (objects alone {format_ratio(device.compression_ratio)})"))
     if device.kind == "truezram":
-        out.append(("table, reserve", f"{format_size(device.table_bytes)}, {format_size(device.reserve_bytes)}"))
+        if device.packing is not None:
+            out.append(
+                ("packing", f"{device.packing:.3f} bytes of memory for each compressed byte, without the reserve")
+            )
+        out += [(f"  {part.title}", format_size(part.of(device))) for part in MEMORY]
         kinds = ", ".join(f"{name} {count}" for name, count in device.kind_pages)
         out.append(("pages by kind", kinds or "none stored"))
     out += [(name, str(value)) for name, value in io_stat(device).items()]
@@ -216,7 +220,7 @@ def run(args: argparse.Namespace) -> int:
     with Client() as client:
         devices = choose(client.snapshot().devices, args.device)
     if args.json:
-        print_json(NAME, {"devices": [as_json(device) for device in devices]})
+        print_json(NAME, {"devices": [as_json(device) for device in devices]}, SCHEMA_VERSION)
         return 0
     if not devices:
         print("No compressed device. Make one: truezram create --size 1G (as root), or see one at work: truezram demo")

@@ -30,7 +30,6 @@ from truezram.engine.model import BAD_STATES, SwapArea
 from truezram.engine.units import MAX_SIZE, PAGE, format_exact, format_size
 
 CONTROL = Path("/dev/ublk-control")
-_TABLE_ENTRY = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +57,8 @@ def check_options(options: CreateOptions) -> CreateOptions:
     bad = "cannot create the device"
     if options.transport not in TRANSPORTS:
         raise UsageError(bad, f"unknown transport {options.transport!r}", "Choose ublk or local")
-    if options.size <= 0 or options.size % PAGE or options.size > MAX_SIZE:
-        raise UsageError(bad, f"its size must be a multiple of {PAGE} bytes, up to {format_size(MAX_SIZE)}")
+    if options.size <= 0 or options.size % PAGE or options.size > lib.TZ_DISK_MAX:
+        raise UsageError(bad, f"its size must be a multiple of {PAGE} bytes, up to {format_size(lib.TZ_DISK_MAX)}")
     if options.mem_limit < 0 or options.mem_limit > MAX_SIZE:
         raise UsageError(bad, f"its memory limit must be 0 (none) to {format_size(MAX_SIZE)}")
     for name, value, low, high in (
@@ -111,7 +110,6 @@ def create(options: CreateOptions) -> Created:
     if given is None and options.swap:
         options = replace(options, priority=swap.priority_above(lost))
     machine = procfs.machine()
-    _check_memory(options.size, machine.mem_available)
     if options.swap:
         for name in ("mkswap", "swapoff"):
             swap.tool(name)
@@ -168,17 +166,6 @@ def _undo(entry: Entry) -> None:
 
     with contextlib.suppress(TruezramError):
         remove_entry(entry, force=True, unmount=True)
-
-
-def _check_memory(size: int, available: int) -> None:
-    """The page table is resident from the start: refuse a size for which even that does not fit."""
-    table = size // PAGE * _TABLE_ENTRY
-    if table > available:
-        raise Failed(
-            f"cannot create a device of {format_size(size)}",
-            f"its page table alone takes {format_size(table)}, and {format_size(available)} of memory is available",
-            f"Choose a size below {format_size(available // _TABLE_ENTRY * PAGE // 4)}",
-        )
 
 
 def need_ublk() -> None:

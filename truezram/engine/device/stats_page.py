@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from truezram._native import ffi, lib
 from truezram.codec import ISAS, KINDS
 from truezram.engine.device.control import printable
-from truezram.engine.model import DeviceSnapshot, QueueSnapshot, SizeClass
+from truezram.engine.model import DeviceSnapshot, QueueSnapshot
 from truezram.engine.units import PAGE
 
 RETRIES = 5
@@ -67,6 +67,7 @@ _KIND_PAGES = slice(_word("kind_pages_now"), _word("kind_pages_now") + lib.TZ_KI
 _SIZE_PAGES = slice(_word("size_pages_now"), _word("size_pages_now") + lib.TZ_SIZE_BINS)
 _PAGES_NOW = _word("pages_now")
 _COMPR_NOW = _word("compr_bytes_now")
+_OBJECTS_NOW = _word("object_bytes_now")
 _KIND_SAME = (lib.TZ_KIND_SAME_WORD, lib.TZ_KIND_SAME_U32, lib.TZ_KIND_SAME_U64)
 _NO_CPU = 0xFFFFFFFF
 
@@ -206,16 +207,13 @@ class StatsPage:
             # Queues are copied one after the other, so for an instant a page may be counted by neither: never below 0.
             orig_data_size=max(0, words[_PAGES_NOW]) * PAGE,
             compr_data_size=max(0, words[_COMPR_NOW]),
+            object_bytes=max(0, words[_OBJECTS_NOW]),
             same_pages=max(0, sum(kind_pages[kind] for kind in _KIND_SAME)),
             huge_pages=max(0, kind_pages[lib.TZ_KIND_RAW]),
             total=total,
             queues=self._queues(head.nr_queues, total) if queues else (),
             kind_pages=_kinds(kind_pages),
             size_pages=tuple(words[_SIZE_PAGES]),
-            classes=tuple(
-                SizeClass(c.object_size, c.objects_per_slab, c.slabs, c.objects)
-                for c in ffi.unpack(head.classes, head.nr_classes)
-            ),
             memory_locked=bool(head.flags & lib.TZ_FLAG_MEMORY_LOCKED),
             noswap_tmpfs=bool(head.flags & lib.TZ_FLAG_NOSWAP_TMPFS),
             io_flusher=bool(head.flags & lib.TZ_FLAG_IO_FLUSHER),

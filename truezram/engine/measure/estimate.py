@@ -1,9 +1,10 @@
 """What would my memory compress to? Samples running processes, runs the codecs on the copies, and extrapolates.
 
-For each algorithm: the memory that a device would take for these pages (including slots, checksums and table entries,
-as in the store), the resulting ratio, and microseconds per page on this machine. Every process is a stratum of the
-sample; the estimate for a group of processes is the sum of its processes' estimates, and its 95 % interval follows from
-the variance within each (docs/estimate.md). Nothing is written, and nothing is brought back from swap (sampling.py).
+For each algorithm: the memory that a device would take for these pages (including heads, rounding, holes and table
+entries, as in the store), the resulting ratio, and microseconds per page on this machine. Every process is a stratum
+of the sample; the estimate for a group of processes is the sum of its processes' estimates, and its 95 % interval
+follows from the variance within each (docs/estimate.md). Nothing is written, and nothing is brought back from swap
+(sampling.py).
 """
 
 from __future__ import annotations
@@ -40,41 +41,35 @@ _BATCH = 64
 _ROUNDS = 2
 _PARTIAL_EVERY = 0.3
 
-# As in store.c and pool.c: table entry, checksum after an object, slab, and the size from which a page is kept raw.
-ENTRY, CRC, SLAB, HUGE = 8, 4, 65536, 3840
-
-
-def _slots() -> list[float]:
-    """Indexed by bytes needed (0 … 4096): the bytes of a slab that one object of that size takes."""
-    found = [0.0] * (PAGE + 1)
-    for per_slab in range(SLAB // PAGE, SLAB // 16 + 1):
-        size = SLAB // per_slab & ~15
-        for need in range(max(size - 16, 0) + 1, size + 1):
-            found[need] = SLAB / per_slab
-    # Sizes between two classes use the next larger one.
-    for need in range(PAGE - 1, 0, -1):
-        found[need] = found[need] or found[need + 1]
-    return found
-
-
-_SLOT = _slots()
+# As in the store (entry.h, alloc.h, store.c): table entry, head and unit of an object, the longest object that is worth
+# decompressing, the bits of a repeated word that fit an entry, a segment, and what is known of one.
+ENTRY, HEAD, UNIT, HUGE, WORD_BITS, SEGMENT, SEGMENT_KNOWN = 8, 8, 16, 3840, 51, 128 << 10, 256
+HOLES = 0.01
+"""Share of segments that holes take, as measured; housekeeping keeps them small."""
+AROUND = (1 + SEGMENT_KNOWN / SEGMENT) / (1 - HOLES)
 
 
 def is_huge(size: int) -> bool:
     """Whether the store keeps a page raw if its object has `size` bytes."""
-    return size + CRC > HUGE
+    return size > HUGE
+
+
+def object_size(size: int) -> int:
+    """What an object with `size` bytes takes in a segment, or the page itself if that is better."""
+    return -(-(HEAD + (PAGE if is_huge(size) else size)) // UNIT) * UNIT
 
 
 def cost(size: int) -> float:
-    """Bytes of memory for a page whose object has `size` bytes, including its table entry."""
-    return ENTRY + (float(PAGE) if is_huge(size) else _SLOT[size + CRC])
+    """Bytes of memory for a page whose object has `size` bytes, including its table entry and its share of holes."""
+    return ENTRY + object_size(size) * AROUND
 
 
 def same_filled_cost(word: bytes) -> float:
-    """The same for a page that repeats `word` (8 bytes): in the entry, unless it needs all 64 bits."""
+    """The same for a page that repeats `word` (8 bytes): in the entry, unless it needs more bits than that has."""
     value = int.from_bytes(word, "little", signed=True)
-    in_entry = -(1 << 58) <= value < 1 << 58 or word[:4] == word[4:]
-    return float(ENTRY) if in_entry else ENTRY + _SLOT[8 + CRC]
+    most = 1 << (WORD_BITS - 1)
+    in_entry = -most <= value < most or word[:4] == word[4:]
+    return float(ENTRY) if in_entry else cost(len(word))
 
 
 # ---- whose memory ----
@@ -312,7 +307,7 @@ def _mean_share(strata: Sequence[_Stratum], share: Callable[[_Stratum], float]) 
 def _algorithm(strata: Sequence[_Stratum], name: str) -> AlgorithmEstimate:
     pages = sum(stratum.pages for stratum in strata)
     seen = [(item.pages, item.by_algorithm[name].costs if item.sampled else []) for item in strata]
-    total = stratified_total(seen, ENTRY, ENTRY + PAGE)
+    total = stratified_total(seen, ENTRY, cost(PAGE))
     measured = [(item, item.by_algorithm[name]) for item in strata if item.sampled]
     coded = sum(item.pages * one.coded / item.sampled for item, one in measured)
     objects = sum(item.pages * one.object_bytes / item.sampled for item, one in measured)
