@@ -11,7 +11,7 @@ from dataclasses import replace
 from truezram.app.backend.protocol import BenchResult, Capabilities, Estimate, Progress
 from truezram.app.backend.recording import Recording
 from truezram.app.backend.replay import Replay
-from truezram.engine.answers import Algorithm, Change, Check, PageMap, Scope, Tunable
+from truezram.engine.answers import Algorithm, ArenaCheck, Change, Check, PageMap, Scope, Tunable
 from truezram.engine.device.options import CreateOptions
 from truezram.engine.errors import Busy, Failed
 from truezram.engine.model import DeviceSnapshot, Snapshot
@@ -38,6 +38,11 @@ class FakeEngine(Replay):
         self.settings: dict[tuple[str, str], str] = {}
         self.changes: list[Change] = []
         self.machine_values = {"vm.swappiness": "60", "vm.page-cluster": "3"}
+        self.arena = ArenaCheck(
+            source="ublkb0", live=True, version=2, state="live", uuid="0" * 32, generation=1, disksize=1 << 30,
+            algorithm="lz4", pages=12000, same_filled=2000, objects=10000, payload_bytes=20 << 20,
+            object_bytes=21 << 20, table_pages=24, populated_bytes=24 << 20,
+        )  # fmt: skip
         self.release = threading.Event()
         """Set by a test to let a call that `hang` holds continue."""
         self.place = -1
@@ -172,6 +177,19 @@ class FakeEngine(Replay):
         self._called("page_map", name)
         found = super().page_map(name, first, pages, regions)
         return PageMap(first=first, pages=pages, regions=found.regions[:regions])
+
+    def compact(self, name: str, progress: Progress) -> int:
+        """Ten steps, and 3 MiB gained."""
+        self._called("compact", name)
+        for step in range(10):
+            progress(step / 10, "packing segments")
+            time.sleep(0.001)
+        return 3 << 20
+
+    def check_arena(self, name: str) -> ArenaCheck:
+        """What the test says, or else a sound one."""
+        self._called("check_arena", name)
+        return self.arena
 
     def doctor(self) -> tuple[Check, ...]:
         """The recorded one."""

@@ -25,7 +25,20 @@ from truezram.cli.output import has_screen
 from truezram.engine import errors
 from truezram.engine.errors import Failed, TruezramError, UsageError
 
-ORDER = ("create", "list", "stat", "set", "remove", "demo", "doctor", "estimate", "benchmark", "train")
+ORDER = (
+    "create",
+    "list",
+    "stat",
+    "set",
+    "remove",
+    "compact",
+    "check",
+    "demo",
+    "doctor",
+    "estimate",
+    "benchmark",
+    "train",
+)
 """Verbs in the order of --help; others follow by name."""
 
 DESCRIPTION = """Compressed RAM block devices in userspace. Without a verb, on a terminal: the app."""

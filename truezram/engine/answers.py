@@ -124,3 +124,49 @@ class AlgorithmEstimate:
     decompress_us: float | None
     incompressible: float
     """Share of all pages that would be stored raw, 0 … 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class ArenaProblem:
+    """Something that is wrong in an arena."""
+
+    page: int | None
+    """Of the disk; None: of none in particular."""
+    what: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArenaCheck:
+    """What a check of an arena found (engine/device/check.py)."""
+
+    source: str
+    """The device, or the file."""
+    live: bool
+    """A server was at work on it: the counts are not of one instant."""
+    version: int
+    state: str
+    uuid: str
+    generation: int
+    """How many servers have had it."""
+    disksize: int
+    algorithm: str
+    pages: int
+    """That hold something: same-filled ones and objects."""
+    same_filled: int
+    objects: int
+    payload_bytes: int
+    object_bytes: int
+    """What the objects take in segments."""
+    table_pages: int
+    populated_bytes: int
+    """What the file takes."""
+    unsettled: int = 0
+    """Pages that were written so often that they could not be looked at."""
+    problems: tuple[ArenaProblem, ...] = ()
+    problems_found: int = 0
+    """All of them; `problems` has at most 1000."""
+
+    @property
+    def sound(self) -> bool:
+        """Nothing is wrong."""
+        return not self.problems_found

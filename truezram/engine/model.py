@@ -133,6 +133,10 @@ class DeviceSnapshot:
     same_pages: int = 0
     huge_pages: int = 0
     pages_compacted: int = 0
+    compact_done: int = 0
+    """Ticket of the newest compaction on demand that is done."""
+    compact_permille: int = 0
+    """Progress of the one at work."""
     total: QueueSnapshot = field(default_factory=QueueSnapshot)
     queues: tuple[QueueSnapshot, ...] = ()
     queue_depth: int = 0
@@ -189,7 +193,7 @@ class MemoryPart(NamedTuple):
 
 MEMORY = (
     MemoryPart(
-        "compressed", "compressed pages", "Payload of the objects (compr_data_size).", lambda d: d.compr_data_size
+        "compressed", "compressed", "Payload of the objects (compr_data_size).", lambda d: d.compr_data_size
     ),
     MemoryPart(
         "rounding",

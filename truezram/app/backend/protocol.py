@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from truezram.engine.answers import Algorithm, AlgorithmEstimate, Change, Check, PageMap, Scope, Tunable
+from truezram.engine.answers import Algorithm, AlgorithmEstimate, ArenaCheck, Change, Check, PageMap, Scope, Tunable
 from truezram.engine.device.options import CreateOptions
 from truezram.engine.model import Snapshot
 
@@ -173,6 +173,12 @@ class Engine(Protocol):
 
     def page_map(self, name: str, first: int, pages: int, regions: int) -> PageMap:
         """Counts of kinds in up to 256 equal regions of a range of pages."""
+
+    def compact(self, name: str, progress: Progress) -> int:
+        """Packs segments; bytes gained. Goes on in the server when cancelled."""
+
+    def check_arena(self, name: str) -> ArenaCheck:
+        """Checks the device's arena, which may take a while."""
 
     def doctor(self) -> tuple[Check, ...]:
         """Checks of the machine, each with its remedy."""

@@ -20,10 +20,10 @@ from truezram.app.backend.protocol import (
     Progress,
     StoreRow,
 )
-from truezram.engine.answers import Change, Check, PageMap, Scope, Tunable
+from truezram.engine.answers import ArenaCheck, Change, Check, PageMap, Scope, Tunable
 from truezram.engine.device.client import Client
 from truezram.engine.device.options import MAX_QUEUE_DEPTH, CreateOptions
-from truezram.engine.model import Snapshot
+from truezram.engine.model import DeviceSnapshot, Snapshot
 from truezram.engine.units import format_size
 
 
@@ -100,6 +100,20 @@ class RealEngine:
         """Asked of the device's server."""
         with Client() as client:
             return client.page_map(name, first, pages, regions)
+
+    def compact(self, name: str, progress: Progress) -> int:
+        """Asked of the device's server, and watched."""
+        from truezram.engine.device.compaction import compact
+
+        with Client() as client:
+            return compact(client, name, lambda share, device: progress(share, _packed(device))).gained
+
+    def check_arena(self, name: str) -> ArenaCheck:
+        """Read here, without the device's server."""
+        from truezram.engine.device.check import check_device
+
+        with Client() as client:
+            return check_device(client.resolve(name))
 
     def doctor(self) -> tuple[Check, ...]:
         """All checks."""
@@ -224,6 +238,10 @@ def _store_rows(report: Any) -> tuple[StoreRow, ...]:
             )
         )
     return tuple(rows)
+
+
+def _packed(device: DeviceSnapshot) -> str:
+    return f"packing segments, {format_size(device.mem_used_total)} in use"
 
 
 def _rows(report: Any) -> list[BenchRow]:

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from truezram.app.backend.protocol import BenchResult, Capabilities, Engine, Estimate, Progress
 from truezram.app.backend.recording import Recorder
-from truezram.engine.answers import Change, Check, PageMap, Scope, Tunable
+from truezram.engine.answers import ArenaCheck, Change, Check, PageMap, Scope, Tunable
 from truezram.engine.device.options import CreateOptions
 from truezram.engine.errors import TruezramError
 from truezram.engine.model import Snapshot
@@ -67,6 +67,14 @@ class Recorded:
     def page_map(self, name: str, first: int, pages: int, regions: int) -> PageMap:
         """Recorded."""
         return self._keep("page_map", {"name": name}, self._engine.page_map(name, first, pages, regions))
+
+    def compact(self, name: str, progress: Progress) -> int:
+        """Forwarded."""
+        return self._engine.compact(name, progress)
+
+    def check_arena(self, name: str) -> ArenaCheck:
+        """Recorded."""
+        return self._keep("check_arena", {"name": name}, self._engine.check_arena(name))
 
     def doctor(self) -> tuple[Check, ...]:
         """Recorded."""

@@ -14,7 +14,7 @@ from typing import TypeVar
 from truezram.app.backend.protocol import BenchResult, Capabilities, Estimate, Progress
 from truezram.app.backend.recording import Recording, decode
 from truezram.app.backend.upgrade import upgraded
-from truezram.engine.answers import Change, Check, PageMap, Scope, Tunable
+from truezram.engine.answers import ArenaCheck, Change, Check, PageMap, Scope, Tunable
 from truezram.engine.device.options import CreateOptions
 from truezram.engine.errors import Failed, Unsupported
 from truezram.engine.model import Snapshot
@@ -103,6 +103,15 @@ class Replay:
         groups = [inside[index : index + step] for index in range(0, len(inside), step)]
         together = (tuple(map(sum, zip(*(found.regions[i] for i in group), strict=True))) for group in groups)
         return PageMap(first=first, pages=pages, regions=tuple(together))
+
+    def compact(self, name: str, progress: Progress) -> int:
+        """Refused."""
+        self.refuse("compact")
+        return 0
+
+    def check_arena(self, name: str) -> ArenaCheck:
+        """As recorded."""
+        return self.answered("check_arena", ArenaCheck, {"name": name})
 
     def doctor(self) -> tuple[Check, ...]:
         """As recorded."""

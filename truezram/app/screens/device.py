@@ -18,16 +18,20 @@ from truezram.app.widgets.event_list import EventList
 from truezram.app.widgets.grid import Grid, Head, Item, TextBlock
 from truezram.app.widgets.histogram import LatencyHistogram, SizeHistogram
 from truezram.app.widgets.page_map import PageMapView
-from truezram.engine.answers import PageMap
+from truezram.engine.answers import ArenaCheck, PageMap
 from truezram.engine.device.settings import in_force
 from truezram.engine.model import BAD_STATES, MEMORY, DeviceSnapshot
 from truezram.engine.rates import histogram_difference
-from truezram.engine.units import PAGE, format_duration
+from truezram.engine.units import PAGE, format_duration, format_size
 
 MAP_EVERY = 5.0
 """Seconds between page maps: the server walks its whole table for one."""
 MAP_TIMEOUT = 5.0
 """Seconds in which the server must answer."""
+COMPACT_TIMEOUT = 60.0
+"""Seconds without an answer."""
+CHECK_TIMEOUT = 600.0
+"""All of a large arena is read."""
 PER_CALL = 256
 """Regions in one answer (protocol.h, TZ_MAP_REGIONS)."""
 
@@ -57,6 +61,8 @@ class DevicePage(Page):
         Binding("N", "other(-1)", "Previous device", show=False, id="device.previous"),
         Binding("t", "span", "Minute/all", id="device.span"),
         Binding("e", "edit", "Tune", id="device.edit"),
+        Binding("m", "compact", "Compact", id="device.compact"),
+        Binding("v", "check_arena", "Check arena", id="device.check"),
         Binding("escape", "app.go('dashboard')", "Back", show=False, id="device.back"),
     ]
 
@@ -250,13 +256,68 @@ class DevicePage(Page):
         """Its settings, on the tune page."""
         self.tz.action_go("tune")
 
+    def _is_ours(self) -> bool:
+        series = self.tz.history.devices.get(self.tz.selected)
+        device = series.latest if series else None
+        return device is not None and device.kind == "truezram"
+
+    def action_compact(self) -> None:
+        """Packs its segments. A job that is cancelled is only no longer watched."""
+        name, app = self.tz.selected, self.tz
+
+        def done(gained: int) -> None:
+            app.report("info", f"compacted: {format_size(gained)} given back", name)
+
+        def failed(why: str) -> None:
+            if why == "cancelled":
+                app.report("info", "its server goes on compacting", name)
+
+        app.work(
+            f"compact {name}",
+            lambda progress: app.engine.compact(name, progress),
+            done=done,
+            failed=failed,
+            device=name,
+            timeout=COMPACT_TIMEOUT,
+            quiet=True,
+        )
+
+    def action_check_arena(self) -> None:
+        """Reads all of its arena and reports what is wrong with it."""
+        name, app = self.tz.selected, self.tz
+
+        def done(found: ArenaCheck) -> None:
+            app.report(*_verdict(found), name)
+
+        app.work(
+            f"check the arena of {name}",
+            lambda progress: app.engine.check_arena(name),
+            done=done,
+            device=name,
+            timeout=CHECK_TIMEOUT,
+            quiet=True,
+        )
+
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Only available actions."""
         if action == "other":
             return len(self.tz.history.devices) > 1
+        if action in ("compact", "check_arena"):
+            return self._is_ours()
         if action in ("span", "edit"):
             return bool(self.tz.history.devices)
         return True
+
+
+def _verdict(found: ArenaCheck) -> tuple[str, str]:
+    """Level and text of the event that a check ends with."""
+    if found.sound:
+        size = format_size(found.populated_bytes)
+        return "info", f"its arena is sound: {found.pages} pages, {found.objects} objects, {size}"
+    first = found.problems[0]
+    where = "" if first.page is None else f"page {first.page}: "
+    more = f", and {found.problems_found - 1} more" if found.problems_found > 1 else ""
+    return "error", f"its arena is damaged: {where}{first.what}{more}. See `truezram check {found.source}`"
 
 
 def _not_reported(device: DeviceSnapshot) -> str:

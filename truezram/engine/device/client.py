@@ -22,7 +22,7 @@ from truezram._native import lib
 from truezram.engine import paths
 from truezram.engine.device.control import TIMEOUT, Op, request
 from truezram.engine.device.stats_page import StatsPage, Unreadable, is_running, read_head
-from truezram.engine.errors import NotFound, Unsupported, UsageError
+from truezram.engine.errors import Failed, NotFound, Unsupported, UsageError
 from truezram.engine.machine import procfs, users, zram
 from truezram.engine.machine.users import Mounts, Swaps
 from truezram.engine.model import DeviceSnapshot, Snapshot, SwapArea
@@ -92,6 +92,11 @@ def candidates(text: str) -> tuple[str, ...]:
     if number is not None:
         return (f"ublkb{int(number)}", f"local{int(number)}")
     return (f"local{int(local)}",) if local is not None else (name,)
+
+
+def is_device_name(text: str) -> bool:
+    """Whether `text` is one of the forms in which devices are named."""
+    return _DEVICE.fullmatch(text) is not None
 
 
 def _parts_in(directory: Path) -> dict[str, set[str]]:
@@ -250,9 +255,26 @@ class Client:
         request(entry.sock, Op.SET, text=f"{key}={value}", what=what, timeout=timeout)
 
     def trim(self, device: Entry | str, timeout: float = TIMEOUT) -> int:
-        """Returns every unused slab to the kernel; the number of bytes returned."""
+        """Returns every unused segment to the kernel; the number of bytes returned."""
         entry = self._entry(device)
         return request(entry.sock, Op.TRIM, what=f"cannot trim {entry.name}", timeout=timeout).values[0]
+
+    def compact(self, device: Entry | str, timeout: float = TIMEOUT) -> int:
+        """Has segments packed and what that frees returned. Does not wait: the ticket that `compact_done` of its
+        snapshot reaches when it is done."""
+        entry = self._entry(device)
+        return request(entry.sock, Op.COMPACT, what=f"cannot compact {entry.name}", timeout=timeout).values[0]
+
+    @staticmethod
+    def arena(entry: Entry, timeout: float = TIMEOUT) -> int:
+        """A descriptor of the arena to read from, which the caller closes."""
+        what = f"cannot read the arena of {entry.name}"
+        reply = request(entry.sock, Op.ARENA, what=what, timeout=timeout)
+        if len(reply.fds) != 1:
+            for fd in reply.fds:
+                os.close(fd)
+            raise Failed(what, "its server's answer has none")
+        return reply.fds[0]
 
     def page_map(self, device: Entry | str, first: int, pages: int, regions: int, timeout: float = TIMEOUT) -> PageMap:
         """What the `pages` pages from `first` on are stored as, in `regions` (1 … 256) equal parts."""

@@ -31,6 +31,8 @@ class Op(IntEnum):
     ATTACH = lib.TZ_OP_ATTACH
     PAGE_MAP = lib.TZ_OP_PAGE_MAP
     TRIM = lib.TZ_OP_TRIM
+    COMPACT = lib.TZ_OP_COMPACT
+    ARENA = lib.TZ_OP_ARENA
 
 
 _ERRORS: dict[int, type[TruezramError]] = {

@@ -36,6 +36,7 @@ struct control {
 	struct pollfd fds[SLOT_CLIENTS + MAX_CLIENTS];
 	struct tz_swap_area areas[MAX_AREAS];
 	struct tz_reply reply;		/* 12 KiB: not on the stack */
+	int lent_fd;			/* closed when the reply is out; -1: none */
 };
 
 /* ---- messages ---- */
@@ -239,6 +240,20 @@ static int op_compact(struct control *c, const struct tz_request *r)
 	return -1;
 }
 
+/* A description of its own: one that can only read, and whose offset is not ours. */
+static int op_arena(struct control *c, const struct tz_request *r)
+{
+	char path[48], why[216];
+
+	(void)r;
+	snprintf(path, sizeof path, "/proc/self/fd/%d", c->s->arena_fd);
+	c->lent_fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (c->lent_fd < 0)
+		snprintf(why, sizeof why, "cannot open the arena for reading: %s", strerror(errno));
+	answer(c, c->lent_fd < 0 ? TZ_E_FAILED : TZ_OK, c->lent_fd < 0 ? why : "");
+	return c->lent_fd;
+}
+
 static int (*const operations[])(struct control *c, const struct tz_request *r) = {
 	[TZ_OP_PING] = op_ping,
 	[TZ_OP_SET] = op_set,
@@ -247,6 +262,7 @@ static int (*const operations[])(struct control *c, const struct tz_request *r) 
 	[TZ_OP_PAGE_MAP] = op_page_map,
 	[TZ_OP_TRIM] = op_trim,
 	[TZ_OP_COMPACT] = op_compact,
+	[TZ_OP_ARENA] = op_arena,
 };
 
 static int handle(struct control *c, const struct tz_request *r)
@@ -294,8 +310,11 @@ static int serve_client(struct control *c, int client)
 		send_reply(c, client, -1);
 		return -1;
 	}
-	int fd = handle(c, &r);
-	return send_reply(c, client, fd);
+	c->lent_fd = -1;
+	int rc = send_reply(c, client, handle(c, &r));
+	if (c->lent_fd >= 0)
+		close(c->lent_fd);
+	return rc;
 }
 
 /* A free slot; if there is none, that of an earlier client, who gives way, in turn. */

@@ -41,8 +41,10 @@ enum tz_op {
 				 * TZ_MAP_REGIONS): kinds per region */
 	TZ_OP_TRIM = 6,		/* give the kernel back every unused segment now; reply value[0] =
 				 * bytes returned */
-	TZ_OP_COMPACT = 7	/* pack segments, then trim; does not wait. Reply value[0]: what
+	TZ_OP_COMPACT = 7,	/* pack segments, then trim; does not wait. Reply value[0]: what
 				 * compact_done in the statistics will be */
+	TZ_OP_ARENA = 8		/* the reply carries a descriptor of the arena to read from
+				 * (SCM_RIGHTS): for check.h */
 };
 
 /* What STOP refuses (TZ_E_BUSY): swap, under whatever name, always. */

@@ -20,6 +20,7 @@ struct tz_server {
 	struct tz_store *store;
 	struct tz_queue queues[TZ_MAX_QUEUES];
 	struct tz_helper helper;
+	int arena_fd;			/* the store's, which closes it */
 	int arena_is_safe;		/* on a noswap tmpfs, or locked as it is populated */
 	int end_fd;			/* eventfd: a queue thread has ended */
 	int signal_fd;

@@ -297,6 +297,7 @@ static int make_store(struct tz_server *s, const struct options *o)
 	int lock = !noswap && o->transport == TZ_TRANSPORT_UBLK;
 	if (noswap)
 		flags |= TZ_FLAG_NOSWAP_TMPFS;
+	s->arena_fd = fd;
 	s->arena_is_safe = noswap;
 	if (o->transport == TZ_TRANSPORT_UBLK && s->ublk.info.flags & UBLK_F_USER_COPY)
 		flags |= TZ_FLAG_USER_COPY;

@@ -2,8 +2,8 @@
  *
  * Head, dictionary, directory and every entry are checked as the server would; every object's owner
  * and CRC as well, and that no two objects share a unit and all of them lie where the file has
- * data. It reads through a mapping of its own, private and read-only, and never reads what is not
- * populated: that would allocate it.
+ * data. It reads with pread(): the file may be anybody's, and one that is cut short meanwhile ends
+ * a program that has it mapped; and reading a hole of a live arena allocates nothing.
  */
 #include "check.h"
 #include "arena.h"
@@ -18,17 +18,26 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
-#define LIVE_TRIES 3
+/* Live: how often something is looked at that changes, and how often in a row it must be found the
+ * same and faulty. */
+#define LIVE_TRIES 50u
+#define LIVE_SAME 3u
+#define LIVE_PAUSE_NS 20000
 
 struct checker {
 	struct tz_check *c;
 	struct tz_arena_head head;
-	const uint8_t *map;
-	uint64_t size;		/* bytes of the file */
-	uint8_t *populated;		/* a bit for each 4096 bytes of the file */
+	int fd;
+	uint64_t size;		/* bytes of the arena; the file may have more */
+	uint8_t *populated;	/* a bit for each 4096 bytes of it */
 	uint8_t *taken;		/* a bit for each unit of the segments, at rest */
+	uint64_t taken_size;
+	uint64_t table[TZ_TABLE_ENTRIES];	/* the page of the table at hand */
+	uint64_t directory[TZ_DIRECTORY_ENTRIES];
+	uint8_t object[TZ_MAX_UNITS * TZ_UNIT];
 };
 
 __attribute__((format(printf, 3, 4))) static void problem(
@@ -47,29 +56,55 @@ __attribute__((format(printf, 3, 4))) static void problem(
 	c->nr_problems++;
 }
 
+static void pause_live(void)
+{
+	nanosleep(&(struct timespec){ .tv_nsec = LIVE_PAUSE_NS }, NULL);
+}
+
 /* ---- what the file has ---- */
 
-static int find_populated(struct checker *k, int fd)
+/* 0, or -1: it ends before, or cannot be read there. */
+static int read_at(const struct checker *k, uint64_t offset, void *out, size_t n)
+{
+	while (n) {
+		ssize_t got = pread(k->fd, out, n, (off_t)offset);
+
+		if (got < 0 && errno == EINTR)
+			continue;
+		if (got <= 0)
+			return -1;
+		out = (char *)out + got;
+		offset += (size_t)got;
+		n -= (size_t)got;
+	}
+	return 0;
+}
+
+static int find_populated(struct checker *k)
 {
 	off_t at = 0, end;
 
 	k->populated = calloc(k->size / TZ_PAGE_SIZE / 8 + 1, 1);
 	if (!k->populated)
 		return -ENOMEM;
-	while ((uint64_t)at < k->size && (at = lseek(fd, at, SEEK_DATA)) >= 0) {
-		end = lseek(fd, at, SEEK_HOLE);
+	while ((uint64_t)at < k->size && (at = lseek(k->fd, at, SEEK_DATA)) >= 0) {
+		end = lseek(k->fd, at, SEEK_HOLE);
 		if (end < 0)
-			return -errno;
+			break;		/* it has just been cut short */
+		if ((uint64_t)end > k->size)
+			end = (off_t)k->size;
 		for (uint64_t p = (uint64_t)at / TZ_PAGE_SIZE;
 			p < ((uint64_t)end + TZ_PAGE_SIZE - 1) / TZ_PAGE_SIZE; p++)
 			k->populated[p / 8] |= (uint8_t)(1u << p % 8);
-		k->c->populated_bytes += (uint64_t)(end - at);
+		k->c->populated_bytes += end > at ? (uint64_t)(end - at) : 0;
+		if (end <= at)
+			break;
 		at = end;
 	}
 	return at < 0 && errno != ENXIO ? -errno : 0;
 }
 
-/* Whether all of [offset, offset + n) is in the file and populated. */
+/* Whether all of [offset, offset + n) is in the arena and populated. */
 static int is_there(const struct checker *k, uint64_t offset, uint64_t n)
 {
 	if (offset >= k->size || n > k->size - offset)
@@ -80,9 +115,15 @@ static int is_there(const struct checker *k, uint64_t offset, uint64_t n)
 	return 1;
 }
 
-static uint64_t load(const struct checker *k, uint64_t offset)
+/* The same now, for a live arena: what was found at the beginning is out of date. */
+static int is_there_now(const struct checker *k, uint64_t offset, uint64_t n)
 {
-	return __atomic_load_n((const uint64_t *)(const void *)(k->map + offset), __ATOMIC_ACQUIRE);
+	if (!k->c->live)
+		return is_there(k, offset, n);
+	if (offset >= k->size || n > k->size - offset)
+		return 0;
+	return lseek(k->fd, (off_t)offset, SEEK_DATA) == (off_t)offset &&
+		lseek(k->fd, (off_t)offset, SEEK_HOLE) >= (off_t)(offset + n);
 }
 
 /* ---- objects ---- */
@@ -107,17 +148,20 @@ static const char *object_fault(struct checker *k, uint64_t page, uint64_t entry
 	unsigned length = tz_entry_length(entry), units = tz_entry_units(entry),
 		 kind = tz_entry_kind(entry);
 	struct tz_object_head head;
+	uint8_t *object = k->object;
 
 	if (offset < k->head.segment_offset ||
 		in / TZ_SEGMENT_SIZE != (in + units * TZ_UNIT - 1) / TZ_SEGMENT_SIZE ||
 		in / TZ_SEGMENT_SIZE >= k->head.nr_segments)
 		return "its object is out of range";
-	if (!is_there(k, offset, units * TZ_UNIT))
+	if (!k->c->live && !is_there(k, offset, units * TZ_UNIT))
 		return "its object is where the file has a hole";
-	memcpy(&head, k->map + offset, sizeof head);
+	if (read_at(k, offset, object, sizeof head + length) < 0)
+		return "its object cannot be read";
+	memcpy(&head, object, sizeof head);
 	if (head.owner != (uint32_t)page)
 		return "its object belongs to another page";
-	if (tz_crc32c(tz_object_seed(page, kind), k->map + offset + sizeof head, length) !=
+	if (tz_crc32c(tz_object_seed(page, kind), object + sizeof head, length) !=
 		head.crc)
 		return "its object's checksum does not match";
 	return NULL;
@@ -148,16 +192,46 @@ static void count(struct tz_check *c, uint64_t entry)
 	c->object_bytes += tz_entry_units(entry) * TZ_UNIT;
 }
 
-static void check_entry(struct checker *k, uint64_t page, uint64_t offset)
+/* Live: a page's entry as it is now, by way of the directory; 0: it has none. */
+static uint64_t entry_now(const struct checker *k, uint64_t page)
 {
-	uint64_t entry = load(k, offset);
+	uint64_t index = page / TZ_TABLE_ENTRIES, entry = 0;
+
+	if (read_at(k, k->head.directory_offset + index * 8, &entry, 8) < 0 || !entry ||
+		!tz_table_is_directory_entry(index, entry) ||
+		read_at(k, tz_entry_offset(entry) + page % TZ_TABLE_ENTRIES * 8, &entry, 8) < 0)
+		return 0;
+	return entry;
+}
+
+/* Live: looks again, until the entry is found sound, or the same and faulty a few times. What is
+ * wrong with it then; *entry is the last one. */
+static const char *settle(struct checker *k, uint64_t page, uint64_t *entry, const char *fault)
+{
+	unsigned same = 0;
+
+	for (unsigned try = 0; fault && same < LIVE_SAME; try++) {
+		uint64_t now;
+
+		if (try == LIVE_TRIES) {
+			k->c->unsettled++;
+			return NULL;
+		}
+		pause_live();
+		now = entry_now(k, page);
+		same = now == *entry ? same + 1 : 0;
+		*entry = now;
+		fault = now ? entry_fault(k, page, now) : NULL;
+	}
+	return fault;
+}
+
+static void check_entry(struct checker *k, uint64_t page, uint64_t entry)
+{
 	const char *fault = entry ? entry_fault(k, page, entry) : NULL;
 
-	for (unsigned try = 0; fault && k->c->live && try < LIVE_TRIES && load(k, offset) != entry;
-		try++) {
-		entry = load(k, offset);		/* it was being written */
-		fault = entry ? entry_fault(k, page, entry) : NULL;
-	}
+	if (fault && k->c->live)
+		fault = settle(k, page, &entry, fault);
 	if (!entry)
 		return;
 	if (fault)
@@ -171,32 +245,61 @@ static void check_entry(struct checker *k, uint64_t page, uint64_t offset)
 
 /* ---- the rest ---- */
 
-static void check_table_page(struct checker *k, uint64_t index, uint64_t entry)
+static const char *table_fault(struct checker *k, uint64_t index, uint64_t entry)
 {
-	uint64_t offset = tz_entry_offset(entry), first = index * TZ_TABLE_ENTRIES;
-	uint64_t pages = k->head.disksize / TZ_PAGE_SIZE;
+	uint64_t offset = tz_entry_offset(entry);
 
 	if (!tz_table_is_directory_entry(index, entry) || offset % TZ_PAGE_SIZE ||
-		offset < k->head.segment_offset) {
-		problem(k, first,
-			"the directory's entry %llu is damaged: pages %llu to %llu are lost",
-			(unsigned long long)index, (unsigned long long)first,
+		offset < k->head.segment_offset || offset >= k->size)
+		return "the directory's entry is damaged";
+	if (!is_there_now(k, offset, TZ_PAGE_SIZE))
+		return "the page of the table is where the file has a hole";
+	if (read_at(k, offset, k->table, sizeof k->table) < 0)
+		return "the page of the table cannot be read";
+	return NULL;
+}
+
+/* As settle(), for a page of the table. Afterwards k->table is that page. */
+static const char *settle_table(
+	struct checker *k, uint64_t index, uint64_t *entry, const char *fault)
+{
+	unsigned same = 0;
+
+	for (unsigned try = 0; fault && same < LIVE_SAME && try < LIVE_TRIES; try++) {
+		uint64_t now = 0;
+
+		pause_live();
+		read_at(k, k->head.directory_offset + index * 8, &now, 8);
+		same = now == *entry ? same + 1 : 0;
+		*entry = now;
+		fault = now ? table_fault(k, index, now) : NULL;
+	}
+	return fault;
+}
+
+static void check_table_page(struct checker *k, uint64_t index, uint64_t entry)
+{
+	uint64_t first = index * TZ_TABLE_ENTRIES, pages = k->head.disksize / TZ_PAGE_SIZE;
+	const char *fault = table_fault(k, index, entry);
+
+	if (fault && k->c->live)
+		fault = settle_table(k, index, &entry, fault);
+	if (!entry)
+		return;
+	if (fault) {
+		problem(k, first, "%s: pages %llu to %llu are lost", fault,
+			(unsigned long long)first,
 			(unsigned long long)first + TZ_TABLE_ENTRIES - 1);
 		return;
 	}
-	if (!is_there(k, offset, TZ_PAGE_SIZE)) {
-		problem(k, first, "page %llu of the table is where the file has a hole",
-			(unsigned long long)index);
-		return;
-	}
-	if (k->taken && is_taken(k, offset, TZ_PAGE_SIZE / TZ_UNIT))
+	if (k->taken && is_taken(k, tz_entry_offset(entry), TZ_PAGE_SIZE / TZ_UNIT))
 		problem(k, first, "page %llu of the table shares room with something else",
 			(unsigned long long)index);
 	k->c->table_pages++;
 	for (unsigned i = 0; i < TZ_TABLE_ENTRIES; i++) {
 		if (first + i < pages)
-			check_entry(k, first + i, offset + i * 8);
-		else if (load(k, offset + i * 8))
+			check_entry(k, first + i, k->table[i]);
+		else if (k->table[i])
 			problem(k, TZ_CHECK_NO_PAGE, "an entry beyond the end of the disk");
 	}
 }
@@ -206,22 +309,33 @@ static void check_table(struct checker *k)
 	uint64_t tables = (k->head.disksize / TZ_PAGE_SIZE + TZ_TABLE_ENTRIES - 1) /
 		TZ_TABLE_ENTRIES;
 
-	for (uint64_t i = 0; i < tables; i++) {
-		uint64_t at = k->head.directory_offset + i * 8,
-			 entry = is_there(k, at, 8) ? load(k, at) : 0;
-		if (entry)
-			check_table_page(k, i, entry);
+	for (uint64_t at = 0; at < tables; at += TZ_DIRECTORY_ENTRIES) {
+		uint64_t n = tables - at < TZ_DIRECTORY_ENTRIES ? tables - at
+								 : TZ_DIRECTORY_ENTRIES;
+		uint64_t offset = k->head.directory_offset + at * 8;
+
+		if (!is_there_now(k, offset, n * 8))
+			continue;
+		if (read_at(k, offset, k->directory, n * 8) < 0) {
+			problem(k, at * TZ_TABLE_ENTRIES, "a page of the directory cannot be read");
+			continue;
+		}
+		for (uint64_t i = 0; i < n; i++)
+			if (k->directory[i])
+				check_table_page(k, at + i, k->directory[i]);
 	}
 }
 
 static void check_dictionary(struct checker *k)
 {
-	const uint8_t *bytes = k->map + TZ_DICTIONARY_OFFSET;
+	uint32_t n = k->head.dictionary_size;
+	uint8_t *bytes = n && n <= TZ_DICTIONARY_MAX ? malloc(n) : NULL;
 
-	if (k->head.dictionary_size &&
-		(!is_there(k, TZ_DICTIONARY_OFFSET, k->head.dictionary_size) ||
-			tz_crc32c(0, bytes, k->head.dictionary_size) != k->head.dictionary_crc))
-		problem(k, TZ_CHECK_NO_PAGE, "the dictionary's checksum does not match");
+	if (n && (!bytes || !is_there(k, TZ_DICTIONARY_OFFSET, n) ||
+			 read_at(k, TZ_DICTIONARY_OFFSET, bytes, n) < 0 ||
+			 tz_crc32c(0, bytes, n) != k->head.dictionary_crc))
+		problem(k, TZ_CHECK_NO_PAGE, "the dictionary's size or checksum is wrong");
+	free(bytes);
 }
 
 static int refuse(char *why, size_t why_size, int err, const char *what)
@@ -230,57 +344,87 @@ static int refuse(char *why, size_t why_size, int err, const char *what)
 	return err;
 }
 
-static int read_head(struct checker *k, int fd, char *why, size_t why_size)
+/* Both copies; live: one of them may be being written. */
+static int read_head(struct checker *k, char *why, size_t why_size)
 {
-	struct stat st;
 	uint8_t copies[TZ_HEAD_COPIES * TZ_PAGE_SIZE];
-	struct tz_check *c = k->c;
+	struct stat st;
+	int rc = -EILSEQ;
 
-	if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode))
+	if (fstat(k->fd, &st) < 0 || !S_ISREG(st.st_mode))
 		return refuse(why, why_size, -EINVAL, "it is not a regular file");
-	if (pread(fd, copies, sizeof copies, 0) != (ssize_t)sizeof copies)
-		return refuse(why, why_size, -EILSEQ, "it is too short for an arena");
-	int rc = tz_arena_read_head(copies, &k->head, why, why_size);
+	for (unsigned try = 0; rc == -EILSEQ && try < (k->c->live ? LIVE_TRIES : 1); try++) {
+		if (try)
+			pause_live();
+		if (read_at(k, 0, copies, sizeof copies) < 0)
+			return refuse(why, why_size, -EILSEQ, "it is too short for an arena");
+		rc = tz_arena_read_head(copies, &k->head, why, why_size);
+	}
 	if (rc < 0)
 		return rc;
-	k->size = (uint64_t)st.st_size;
-	c->version = k->head.version;
-	c->state = k->head.state;
-	c->disksize = k->head.disksize;
-	c->generation = k->head.generation;
-	memcpy(c->uuid, k->head.uuid, sizeof c->uuid);
-	memcpy(c->algorithm, k->head.algorithm, sizeof c->algorithm - 1);
 	for (unsigned i = 0; i < TZ_HEAD_COPIES; i++)
-		if (!tz_arena_is_head(copies + i * TZ_PAGE_SIZE) && !c->live)
+		if (!tz_arena_is_head(copies + i * TZ_PAGE_SIZE) && !k->c->live)
 			problem(k, TZ_CHECK_NO_PAGE, "copy %u of the head is damaged", i);
-	if (k->head.segment_offset + k->head.nr_segments * TZ_SEGMENT_SIZE > k->size)
+	k->size = k->head.segment_offset + k->head.nr_segments * TZ_SEGMENT_SIZE;
+	if (k->size > (uint64_t)st.st_size)
 		return refuse(why, why_size, -EILSEQ, "it is cut short");
+	return 0;
+}
+
+static void show_head(struct tz_check *c, const struct tz_arena_head *head)
+{
+	c->version = head->version;
+	c->state = head->state;
+	c->disksize = head->disksize;
+	c->generation = head->generation;
+	memcpy(c->uuid, head->uuid, sizeof c->uuid);
+	memcpy(c->algorithm, head->algorithm, sizeof c->algorithm - 1);
+}
+
+/* For the largest arenas 4 GiB of address space; what is touched of it is memory. */
+static int make_taken(struct checker *k)
+{
+	k->taken_size = k->head.nr_segments * (TZ_SEGMENT_UNITS / 8);
+	k->taken = mmap(NULL, k->taken_size, PROT_READ | PROT_WRITE,
+		MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (k->taken != MAP_FAILED)
+		return 0;
+	k->taken = NULL;
+	return -errno;
+}
+
+static int check(struct checker *k, char *why, size_t why_size)
+{
+	int rc = read_head(k, why, why_size);
+
+	if (rc < 0)
+		return rc;
+	show_head(k->c, &k->head);
+	rc = find_populated(k);
+	if (rc == 0 && !k->c->live)
+		rc = make_taken(k);
+	if (rc < 0) {
+		snprintf(why, why_size, "it cannot be read: %s", strerror(-rc));
+		return rc;
+	}
+	check_dictionary(k);
+	check_table(k);
 	return 0;
 }
 
 int tz_check_arena(int fd, struct tz_check *c, char *why, size_t why_size)
 {
-	struct checker k = { .c = c };
-	int rc = read_head(&k, fd, why, why_size);
+	struct checker *k = calloc(1, sizeof *k);
+	int rc;
 
-	if (rc < 0)
-		return rc;
-	rc = find_populated(&k, fd);
-	if (rc == 0 && !c->live &&
-		!(k.taken = calloc(k.head.nr_segments * TZ_SEGMENT_UNITS / 8, 1)))
-		rc = -ENOMEM;
-	void *map = rc < 0 ? MAP_FAILED : mmap(NULL, k.size, PROT_READ, MAP_SHARED, fd, 0);
-	if (rc == 0 && map == MAP_FAILED)
-		rc = -errno;
-	if (rc < 0) {
-		snprintf(why, why_size, "cannot read it: %s", strerror(-rc));
-	} else {
-		k.map = map;
-		check_dictionary(&k);
-		check_table(&k);
-		munmap(map, k.size);
-	}
-	free(k.populated);
-	free(k.taken);
+	if (!k)
+		return refuse(why, why_size, -ENOMEM, "there is no memory to check it");
+	k->c = c;
+	k->fd = fd;
+	rc = check(k, why, why_size);
+	free(k->populated);
+	if (k->taken)
+		munmap(k->taken, k->taken_size);
+	free(k);
 	return rc;
 }

@@ -25,12 +25,13 @@ struct tz_check {
 	uint64_t payload_bytes, object_bytes;	/* of the objects; what they take in segments */
 	uint64_t table_pages;		/* of 4096 bytes */
 	uint64_t populated_bytes;		/* of the file */
+	uint64_t unsettled;	/* live: pages that changed whenever they were looked at */
 	uint8_t uuid[16];
 	char algorithm[32];
 };
 
-/* Checks the arena in an open file. 0, whatever problems it has; negative errno with why: it cannot
- * be read as an arena. */
+/* Checks the arena in an open file, which may be anything and may change or be cut short meanwhile.
+ * 0, whatever problems it has; negative errno with why: it cannot be read as an arena. */
 int tz_check_arena(int fd, struct tz_check *c, char *why, size_t why_size);
 
 #endif
