@@ -116,6 +116,9 @@ def serve(sock: socket.socket, stats) -> None:
                     reply.map[region][5] = region
             elif request.op == 6:
                 reply.value[0] = 12345
+            elif request.op == 7:
+                reply.value[0] = 1
+                stats.compact_done = 0 if "endless" in MODE else 1
             peer.send(bytes_of(reply))
             if request.op == 3:
                 if "stuck" in MODE:
