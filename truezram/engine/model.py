@@ -192,9 +192,7 @@ class MemoryPart(NamedTuple):
 
 
 MEMORY = (
-    MemoryPart(
-        "compressed", "compressed", "Payload of the objects (compr_data_size).", lambda d: d.compr_data_size
-    ),
+    MemoryPart("compressed", "compressed", "Payload of the objects (compr_data_size).", lambda d: d.compr_data_size),
     MemoryPart(
         "rounding",
         "heads, rounding",
