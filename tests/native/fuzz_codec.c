@@ -10,8 +10,7 @@
  * the saved seeds.
  */
 #include "training.h"
-
-#include <dirent.h>
+#include "fuzz.h"
 
 /* One dictionary for all: which one does not matter, as objects may be anything. NULL: no
  * libzstd. */
@@ -112,8 +111,6 @@ static void fuzz_round_trip(const struct tz_codec *of, unsigned isa, const uint8
 	free(out);
 }
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
 __attribute__((visibility("default"))) int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	const struct tz_codec *codec = size >= 2 ? tz_codec_by_kind(data[0] & 127) : NULL;
@@ -126,39 +123,3 @@ __attribute__((visibility("default"))) int LLVMFuzzerTestOneInput(const uint8_t 
 		fuzz_decode(codec, data + 2, size - 2);
 	return 0;
 }
-
-#if defined(FUZZ_STANDALONE)
-static unsigned run_file(const char *path)
-{
-	static uint8_t data[1 << 16];
-	FILE *f = fopen(path, "rb");
-	size_t n;
-
-	CHECK(f, "cannot open %s", path);
-	n = fread(data, 1, sizeof(data), f);
-	fclose(f);
-	LLVMFuzzerTestOneInput(data, n);
-	return 1;
-}
-
-int main(int argc, char **argv)
-{
-	unsigned files = 0;
-
-	for (int i = 1; i < argc; i++) {
-		DIR *dir = opendir(argv[i]);
-		char path[4096];
-		CHECK(dir, "%s is not a directory", argv[i]);
-		for (struct dirent *entry; (entry = readdir(dir));) {
-			if (entry->d_name[0] == '.')
-				continue;
-			snprintf(path, sizeof(path), "%s/%s", argv[i], entry->d_name);
-			files += run_file(path);
-		}
-		closedir(dir);
-	}
-	CHECK(files, "no seeds: name a directory that holds some");
-	printf("%u seeds\n", files);
-	return 0;
-}
-#endif
