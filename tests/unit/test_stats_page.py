@@ -53,10 +53,13 @@ def test_sums_and_gauges(tmp_path: Path) -> None:
         queue.object_bytes_now = 1100 * now
     stats.segment_bytes, stats.overhead_bytes, stats.reserve_target = 1 << 17, 4096, 1 << 20
     stats.table_bytes, stats.reserve_bytes, stats.mem_used_total = 8192, 1 << 19, 12 << 20
+    collector = lib.tz_stats_queue(stats, 3)  # not a queue, but part of the sums
+    collector.pages_now, collector.slots_freed = -2, 2
     stats.flags = 1 | 8
     device = StatsPage(tmp_path / "local0.stats").snapshot((7, 4096), ("/mnt",))
     assert device.state == "live"
-    assert device.orig_data_size == 7 * 4096
+    assert device.orig_data_size == 5 * 4096
+    assert device.total.slots_freed == 2
     assert (device.same_pages, device.huge_pages) == (14, 7)
     assert dict(device.kind_pages) == {"same": 14, "huge": 7}
     assert device.total.num_reads == 300
@@ -91,12 +94,25 @@ def test_gauges_of_different_instants_give_nothing_below_zero(tmp_path: Path) ->
     assert [part.of(device) for part in MEMORY][:3] == [10000, 0, 4096]
 
 
+@pytest.mark.parametrize("transport", [0, 1])
+def test_slot_tracking(tmp_path: Path, transport: int) -> None:
+    """By name, with the server's words; a local device is never swap. Numbers of a later version are not known."""
+    stats, _page = make(tmp_path / "local0.stats")
+    stats.transport = transport
+    for number, name in enumerate(("off", "on", "testing", "unavailable", "unavailable")):
+        stats.slot_tracking, stats.slot_tracking_text = number, b"why \x1b"
+        device = StatsPage(tmp_path / "local0.stats").snapshot()
+        assert device.slot_tracking == ("" if transport else name)
+        assert device.slot_tracking_text.startswith("why ")
+        assert "\x1b" not in device.slot_tracking_text
+
+
 def test_every_counter_arrives_under_its_name(tmp_path: Path) -> None:
     stats, _page = make(tmp_path / "local0.stats", 1)
     queue = lib.tz_stats_queue(stats, 0)
     names = [name for name in StatsPage(tmp_path / "local0.stats").snapshot().total.__slots__ if hasattr(queue, name)]
     names = [name for name in names if name not in ("read_lat", "write_lat", "cpu", "tid")]
-    assert len(names) == 23
+    assert len(names) == 24
     for value, name in enumerate(names, start=1000):
         setattr(queue, name, value)
     total = StatsPage(tmp_path / "local0.stats").snapshot().total

@@ -35,6 +35,7 @@ class QueueSnapshot:
     huge_pages_since: int = 0
     drains: int = 0
     deferred_writes: int = 0
+    slots_freed: int = 0
     compress_ns: int = 0
     compress_bytes_in: int = 0
     compress_bytes_out: int = 0
@@ -66,7 +67,7 @@ IO_STAT = (
     Counter("failed_reads", "Reads that failed."),
     Counter("failed_writes", "Writes that failed."),
     Counter("invalid_io", "Requests that were not whole pages, or beyond the end."),
-    Counter("notify_free", "Pages that were discarded.", "pages_discarded"),
+    Counter("notify_free", "Pages that were discarded, or whose swap slot was freed.", "pages_discarded"),
     Counter("num_reads", "Read requests."),
     Counter("num_writes", "Write requests."),
     Counter("num_discards", "Discard requests."),
@@ -78,6 +79,7 @@ IO_STAT = (
     Counter("damaged_entries", "Page-table entries found damaged: read, EIO; overwritten, nothing freed."),
     Counter("swap_writes", "Write requests that the kernel marked as swap."),
     Counter("deferred_writes", "Writes that waited for memory."),
+    Counter("slots_freed", "Pages given back because the kernel reported that it freed their swap slot."),
 )
 """What is counted about requests: the kernel's io_stat in its order, then ours."""
 
@@ -148,6 +150,11 @@ class DeviceSnapshot:
     memory_locked: bool = False
     noswap_tmpfs: bool = False
     io_flusher: bool = False
+    slot_tracking: str = ""
+    """Whether the kernel reports freed swap slots: "off" (not in use as swap), "on", "testing" or "unavailable"; empty
+    for what is never swap."""
+    slot_tracking_text: str = ""
+    """On: by which function of the kernel. Otherwise why not."""
     swap_priority: int | None = None
     """Priority when in use as swap (from /proc/swaps), else None."""
     swap_used: int = 0

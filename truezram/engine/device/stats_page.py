@@ -37,6 +37,7 @@ def _names(enum: str) -> tuple[str, ...]:
 
 STATES = _names("tz_state")
 TRANSPORTS = _names("tz_transport")
+SLOT_TRACKING = _names("tz_slot_tracking")
 
 
 class Unreadable(Exception):
@@ -217,6 +218,8 @@ class StatsPage:
             memory_locked=bool(head.flags & lib.TZ_FLAG_MEMORY_LOCKED),
             noswap_tmpfs=bool(head.flags & lib.TZ_FLAG_NOSWAP_TMPFS),
             io_flusher=bool(head.flags & lib.TZ_FLAG_IO_FLUSHER),
+            slot_tracking=_slot_tracking(head, transport),
+            slot_tracking_text=printable(ffi.string(head.slot_tracking_text)),
             swap_priority=swap[0] if swap else None,
             swap_used=swap[1] if swap else 0,
             mountpoints=mountpoints,
@@ -236,6 +239,12 @@ class StatsPage:
             cpu = None if queue.cpu == _NO_CPU else queue.cpu
             out.append(_queue_snapshot(_words(queue[0]), cpu, queue.tid or None))
         return tuple(out)
+
+
+def _slot_tracking(head: Any, transport: str) -> str:
+    if transport != "ublk":
+        return ""
+    return SLOT_TRACKING[head.slot_tracking] if head.slot_tracking < len(SLOT_TRACKING) else "unavailable"
 
 
 def _words(queue: Any) -> list[int]:

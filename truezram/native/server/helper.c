@@ -30,7 +30,7 @@ struct order {
 
 /* Not above others for the OOM killer, whatever the server is when it starts us: swapoff is what
  * can be given up. (To raise it back to 0 is anybody's right, so this does not fail.) */
-static void be_ordinary(void)
+void tz_helper_be_ordinary(const char *process)
 {
 	int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
 	ssize_t n = fd < 0 ? 0 : write(fd, "0", 1);
@@ -38,7 +38,7 @@ static void be_ordinary(void)
 	(void)n;
 	if (fd >= 0)
 		close(fd);
-	prctl(PR_SET_NAME, "tz-helper");
+	prctl(PR_SET_NAME, process);
 }
 
 int tz_helper_main(void)
@@ -50,7 +50,7 @@ int tz_helper_main(void)
 		fprintf(stderr, "truezramd: --helper is what the server starts for itself\n");
 		return 2;
 	}
-	be_ordinary();
+	tz_helper_be_ordinary("tz-helper");
 	while ((n = recv(TZ_HELPER_FD, &order, sizeof order, 0)) != 0) {
 		if (n < 0 && errno == EINTR)
 			continue;
@@ -65,9 +65,9 @@ int tz_helper_main(void)
 
 /* ---- the server's side ---- */
 
-static int spawn(int socket, pid_t *pid)
+static int spawn(char *option, int socket, pid_t *pid)
 {
-	static char name[] = "truezramd", option[] = "--helper";
+	static char name[] = "truezramd";
 	char *argv[] = { name, option, NULL }, *env[] = { NULL };
 	posix_spawn_file_actions_t actions;
 	posix_spawnattr_t attributes;
@@ -91,28 +91,39 @@ static int spawn(int socket, pid_t *pid)
 	return -rc;
 }
 
-int tz_helper_start(struct tz_helper *h)
+int tz_helper_spawn(char *option, pid_t *pid)
 {
 	int pair[2], rc;
 
-	if (h->pid > 0)
-		return 0;
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
 		return -errno;
 	/* adddup2 of a descriptor to itself need not clear close-on-exec: never let it be
 	 * TZ_HELPER_FD. */
 	int theirs = fcntl(pair[1], F_DUPFD_CLOEXEC, TZ_HELPER_FD + 1);
 	close(pair[1]);
-	rc = theirs < 0 ? -errno : spawn(theirs, &h->pid);
+	rc = theirs < 0 ? -errno : spawn(option, theirs, pid);
 	if (theirs >= 0)
 		close(theirs);
 	if (rc < 0) {
 		close(pair[0]);
-		h->pid = 0;
 		return rc;
 	}
 	fcntl(pair[0], F_SETFL, O_NONBLOCK);
-	h->fd = pair[0];
+	return pair[0];
+}
+
+int tz_helper_start(struct tz_helper *h)
+{
+	static char option[] = "--helper";
+
+	if (h->pid > 0)
+		return 0;
+	int fd = tz_helper_spawn(option, &h->pid);
+	if (fd < 0) {
+		h->pid = 0;
+		return fd;
+	}
+	h->fd = fd;
 	h->busy = 0;
 	return 0;
 }

@@ -15,6 +15,12 @@ struct tz_helper {
 /* The helper's life: `truezramd --helper`. Returns its exit code. */
 int tz_helper_main(void);
 
+/* For the processes that the server starts: the first thing that one does, and how one is started:
+ * this program with `option`, with nothing open but its end of a socket pair, TZ_HELPER_FD. Our
+ * end, non-blocking, or negative errno. */
+void tz_helper_be_ordinary(const char *process);
+int tz_helper_spawn(char *option, pid_t *pid);
+
 /* Starts one where none runs. 0 or negative errno. */
 int tz_helper_start(struct tz_helper *h);
 /* Asks for swapoff of `path`; h->fd becomes readable when it is done. 0 or negative errno. */

@@ -2,10 +2,11 @@
  *
  * Not mlockall: MCL_CURRENT would fill the arena's holes, and MCL_FUTURE would make every later
  * mmap of a server without the right to lock fail. So mappings are walked. Left out are those of
- * the kernel (rings, vdso), which are always there, and the control thread's stack. Three ranges
- * are locked page by page as they come into use (MLOCK_ONFAULT): the arena, what is known of its segments, and
- * tables of codecs that are not in use. The check does not believe what mlock said: RLIMIT_MEMLOCK,
- * too, shows as ENOMEM, which is also the answer for a mapping that has gone meanwhile.
+ * the kernel (rings, BPF maps, vdso), which are always there, and the control thread's stack. Three
+ * ranges are locked page by page as they come into use (MLOCK_ONFAULT): the arena, what is known of
+ * its segments, and tables of codecs that are not in use. The check does not believe what mlock
+ * said: RLIMIT_MEMLOCK, too, shows as ENOMEM, which is also the answer for a mapping that has gone
+ * meanwhile.
  */
 #include "locked.h"
 
@@ -52,7 +53,7 @@ static int parse(const char *line, struct mapping *m)
 static int matters(const struct mapping *m)
 {
 	static const char *const others[] = { "[vvar", "[vdso]", "[vsyscall]", "[stack]",
-		"io_uring", "/dev/ublkc" };
+		"io_uring", "/dev/ublkc", "bpf-map" };
 
 	for (unsigned i = 0; i < sizeof others / sizeof *others; i++)
 		if (strstr(m->name, others[i]))

@@ -7,6 +7,7 @@
 #include "local_server.h"
 #include "queue.h"
 #include "registry.h"
+#include "slots.h"
 #include "ublk.h"
 
 struct tz_server {
@@ -21,6 +22,7 @@ struct tz_server {
 	struct tz_queue queues[TZ_MAX_QUEUES];
 	struct tz_helper helper;
 	int arena_fd;			/* the store's, which closes it */
+	struct tz_slots slots;
 	int arena_is_safe;		/* on a noswap tmpfs, or locked as it is populated */
 	int end_fd;			/* eventfd: a queue thread has ended */
 	int signal_fd;

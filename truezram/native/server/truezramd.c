@@ -6,6 +6,7 @@
  *	          [--ready-fd FD]
  *	truezramd --cleanup --transport ublk|local --id N --run-dir DIR
  *	truezramd --helper	(started by a server: helper.h)
+ *	truezramd --slot-test	(started by a server: slot_test.h)
  *
  * It is started by `truezram create`, which checks options before; what is checked here is what
  * could do harm. Order of things: the creator's surroundings left (detach.c) - helper process - a
@@ -338,7 +339,7 @@ static int start_queues(struct tz_server *s, const struct options *o)
 		*q = (struct tz_queue){ .index = i, .depth = s->depth,
 			.nr_pages = o->size / TZ_PAGE_SIZE, .end_fd = s->end_fd,
 			.store = tz_store_thread(s->store, i), .ublk = &s->ublk,
-			.local = &s->local };
+			.local = &s->local, .knock = &s->slots.knock };
 		q->stats = tz_store_thread_stats(q->store);
 		if (o->transport == TZ_TRANSPORT_UBLK)
 			/* Refused: runs anywhere. */
@@ -388,6 +389,19 @@ int tz_server_lock(struct tz_server *s, char *why, size_t why_size)
 		rc = -EPERM;
 	}
 	return rc;
+}
+
+/* Whatever comes of it, it is shown in the statistics page, and the device works. */
+static void start_slots(struct tz_server *s, const struct options *o)
+{
+	char why[216];
+
+	s->slots.name = s->registry.name;
+	s->slots.nr_pages = o->size / TZ_PAGE_SIZE;
+	s->slots.store = s->store;
+	s->slots.stats = s->registry.stats;
+	if (tz_slots_start(&s->slots, why, sizeof why) < 0)
+		tz_log("slot tracking: %s", why);
 }
 
 static int all_io_flushers(const struct tz_server *s)
@@ -440,6 +454,8 @@ static int make_device(struct tz_server *s, const struct options *o)
 	rc = tz_control_open(s, s->why, sizeof s->why);
 	if (rc < 0)
 		return rc;
+	if (ublk)
+		start_slots(s, o);
 	rc = tz_server_lock(s, s->why, sizeof s->why);
 	if (rc < 0 && ublk)
 		return rc;
@@ -478,6 +494,7 @@ static void unmake_device(struct tz_server *s)
 		tz_ublk_delete(&s->ublk);
 		tz_ublk_close(&s->ublk);
 	}
+	tz_slots_stop(&s->slots);
 	tz_local_server_close(&s->local);
 	tz_store_destroy(s->store);
 	tz_registry_drop(&s->registry);
@@ -576,6 +593,8 @@ int main(int argc, char **argv)
 
 	if (argc == 2 && !strcmp(argv[1], "--helper"))
 		return tz_helper_main();
+	if (argc == 2 && !strcmp(argv[1], "--slot-test"))
+		return tz_slot_test_main();
 	if (parse(argc, argv, &o) < 0)
 		return 2;
 #ifdef __GLIBC__

@@ -166,7 +166,7 @@ static int is_on(const struct devices *d, const char *path, const char *name)
 
 unsigned tz_swap_areas(dev_t disk, const char *name, struct tz_swap_area *out, unsigned most)
 {
-	static struct devices d;	/* the control thread's; 2 KiB */
+	struct devices d;	/* 2 KiB */
 	FILE *f = fopen("/proc/swaps", "re");
 	char line[1200];
 	unsigned n = 0;
@@ -187,4 +187,36 @@ unsigned tz_swap_areas(dev_t disk, const char *name, struct tz_swap_area *out, u
 	if (f)
 		fclose(f);
 	return n;
+}
+
+/* A number in a file of the device's sysfs folder. 0, or -1: there is none. */
+static int sysfs_number(dev_t device, const char *file, uint64_t *out)
+{
+	char path[80];
+	unsigned long long n;
+
+	snprintf(path, sizeof path, "/sys/dev/block/%u:%u/%s", major(device), minor(device), file);
+	FILE *f = fopen(path, "re");
+	int fields = f ? fscanf(f, "%llu", &n) : 0;
+	if (f)
+		fclose(f);
+	*out = fields == 1 ? n : 0;
+	return fields == 1 ? 0 : -1;
+}
+
+int tz_area_on_disk(dev_t disk, const char *path, uint64_t *first, uint64_t *sectors)
+{
+	char parent[64];
+	struct stat st;
+
+	*first = 0;
+	if (stat(path, &st) < 0 || !S_ISBLK(st.st_mode))
+		return -1;
+	if (st.st_rdev != disk) {
+		snprintf(parent, sizeof parent, "/sys/dev/block/%u:%u/../dev", major(st.st_rdev),
+			minor(st.st_rdev));
+		if (number_in(parent) != disk || sysfs_number(st.st_rdev, "start", first) < 0)
+			return -1;
+	}
+	return sysfs_number(st.st_rdev, "size", sectors);
 }

@@ -15,6 +15,9 @@ struct tz_swap_area {
  * of them. `name`, "ublkb0", is for a line whose file cannot be found any more. Fills up to `most`
  * of `out`; returns how many there are. */
 unsigned tz_swap_areas(dev_t disk, const char *name, struct tz_swap_area *out, unsigned most);
+/* Where an area that is directly on the disk, or on a partition of it, is: its first 512-byte
+ * sector on the disk, and how many. 0, or -1: it is not directly on it. */
+int tz_area_on_disk(dev_t disk, const char *path, uint64_t *first, uint64_t *sectors);
 /* The disk's device number, 0 when there is no such disk. */
 dev_t tz_disk_number(const char *name);
 

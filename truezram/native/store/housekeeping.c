@@ -258,7 +258,7 @@ static int is_empty(const struct tz_store *s, uint64_t offset)
 
 static void wait_for_all(const struct tz_store *s)
 {
-	for (unsigned i = 0; i < s->nr_threads; i++)
+	for (unsigned i = 0; i < s->nr_threads + TZ_STATS_HELPERS; i++)
 		tz_store_wait_outside(&s->threads[i], &s->housekeeping.stop);
 }
 
@@ -371,7 +371,7 @@ static void *run(void *arg)
 {
 	struct tz_store *s = arg;
 	struct tz_housekeeping *h = &s->housekeeping;
-	struct tz_store_thread *t = &s->threads[s->nr_threads];
+	struct tz_store_thread *t = &s->threads[s->nr_threads + TZ_HOUSEKEEPER];
 
 	prctl(PR_SET_NAME, "tz-housekeeping");
 	prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0);

@@ -22,6 +22,7 @@ _Static_assert(sizeof(struct tz_stats) % 8 == 0, "copied by 8-byte words");
 _Static_assert(sizeof(struct tz_queue_stats) % 64 == 0, "queues do not share cache lines");
 _Static_assert(offsetof(struct tz_stats, seq) % 8 == 0, "seq is a word");
 _Static_assert(offsetof(struct tz_stats, algorithm) % 8 == 0 &&
+	offsetof(struct tz_stats, slot_tracking_text) % 8 == 0 &&
 	offsetof(struct tz_stats, last_error) % 8 == 0,
 	"text is stored by words");
 _Static_assert(offsetof(struct tz_queue_stats, seq) == 0, "the counters follow seq");
@@ -31,7 +32,7 @@ _Static_assert(offsetof(struct tz_queue_stats, cpu) % 8 == 0,
 size_t tz_stats_size(unsigned nr_queues)
 {
 	return tz_round64(sizeof(struct tz_stats)) +
-		(size_t)nr_queues * tz_round64(sizeof(struct tz_queue_stats));
+		(size_t)(nr_queues + TZ_STATS_HELPERS) * tz_round64(sizeof(struct tz_queue_stats));
 }
 
 int tz_stats_init(struct tz_stats *s, size_t len, unsigned nr_queues)
@@ -45,7 +46,7 @@ int tz_stats_init(struct tz_stats *s, size_t len, unsigned nr_queues)
 	s->queue_offset = (uint32_t)tz_round64(sizeof(struct tz_stats));
 	s->queue_stride = (uint32_t)tz_round64(sizeof(struct tz_queue_stats));
 	s->nr_queues = nr_queues;
-	for (unsigned i = 0; i < nr_queues; i++)
+	for (unsigned i = 0; i < nr_queues + TZ_STATS_HELPERS; i++)
 		tz_stats_queue(s, i)->cpu = UINT32_MAX;
 	/* Last: until the magic is there, a reader takes the file for something else. */
 	__atomic_store_n(&s->magic, TZ_STATS_MAGIC, __ATOMIC_RELEASE);
@@ -152,12 +153,13 @@ static int read_head(const void *map, size_t len, struct tz_stats *head, const c
 		return refuse(why, "damaged statistics page (queue layout)");
 	if (head->size > len ||
 	    (uint64_t)head->queue_offset +
-	    (uint64_t)head->nr_queues * head->queue_stride > head->size)
+	    ((uint64_t)head->nr_queues + TZ_STATS_HELPERS) * head->queue_stride > head->size)
 		return refuse(why, "statistics page cut short");
 	head->name[sizeof(head->name) - 1] = 0;
 	head->server_version[sizeof(head->server_version) - 1] = 0;
 	head->algorithm[sizeof(head->algorithm) - 1] = 0;
 	head->last_error[sizeof(head->last_error) - 1] = 0;
+	head->slot_tracking_text[sizeof(head->slot_tracking_text) - 1] = 0;
 	if (result)
 		refuse(why, "the statistics page kept changing while it was read");
 	return result;
@@ -199,7 +201,7 @@ int tz_stats_read(const void *map, size_t len, struct tz_stats_sum *out, const c
 		return -1;
 	uint64_t *total = (void *)&out->total;
 
-	for (unsigned i = 0; i < out->head.nr_queues; i++) {
+	for (unsigned i = 0; i < out->head.nr_queues + TZ_STATS_HELPERS; i++) {
 		struct tz_queue_stats q;
 
 		if (copy_queue(map, &out->head, i, &q, why))

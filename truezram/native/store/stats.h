@@ -2,9 +2,9 @@
  * everyone else.
  *
  * The file is also the device's registry entry (/run/truezram/NAME.stats): its head says who serves
- * the device and what it is. Layout: struct tz_stats, then nr_queues times struct tz_queue_stats at
- * queue_offset (64-byte multiples). Everything is little-endian as the host is; sizes in bytes,
- * times in nanoseconds, clocks CLOCK_MONOTONIC.
+ * the device and what it is. Layout: struct tz_stats, then struct tz_queue_stats for each of the
+ * nr_queues and of TZ_STATS_HELPERS, at queue_offset (64-byte multiples). Everything is
+ * little-endian as the host is; sizes in bytes, times in nanoseconds, clocks CLOCK_MONOTONIC.
  *
  * Who writes: the head changes under its `seq`, which is also the lock of its several writers (the
  * control thread, and any thread that has an error to report); queue thread i writes its
@@ -20,6 +20,9 @@
 #define TZ_STATS_MAGIC 0x3153545a54ull /* "TZTS1" */
 #define TZ_STATS_VERSION 4
 #define TZ_MAX_QUEUES 64
+/* Threads that are not queues and have a tz_queue_stats too, after those of the queues: the one
+ * that collects freed swap slots. Sums include them. */
+#define TZ_STATS_HELPERS 1
 
 /* Latency histogram, log-linear: bins 0..7 are 0..7 units of 64 ns; above, 8 bins per power of
  * two. */
@@ -33,6 +36,13 @@ enum tz_state {
 	TZ_STATE_STARTING = 0, TZ_STATE_LIVE = 1, TZ_STATE_STOPPING = 2,
 	/* Reserved: readers know these numbers, no server writes them. */
 	TZ_STATE_STOPPED = 3, TZ_STATE_FAILED = 4
+};
+/* Whether the kernel tells the server which swap slots it has freed (server/slots.c). */
+enum tz_slot_tracking {
+	TZ_SLOT_TRACKING_OFF = 0,	/* not in use as swap */
+	TZ_SLOT_TRACKING_ON = 1,
+	TZ_SLOT_TRACKING_TESTING = 2,	/* being tested, or to be tested again: the text says why */
+	TZ_SLOT_TRACKING_UNAVAILABLE = 3
 };
 enum tz_transport { TZ_TRANSPORT_UBLK = 0, TZ_TRANSPORT_LOCAL = 1 };
 enum tz_device_flags {
@@ -70,7 +80,8 @@ struct tz_stats {
 	uint32_t dictionary_id;		/* the number that training gave it */
 	uint32_t dictionary_memory;	/* bytes that it takes with its tables, outside of
 					 * mem_used_total */
-	uint32_t pad;
+	uint32_t slot_tracking;		/* enum tz_slot_tracking */
+	char slot_tracking_text[128];	/* on: by which function of the kernel; else why not */
 	char last_error[128];		/* newest thing that went wrong, "" if nothing */
 	uint64_t last_error_ns;		/* CLOCK_REALTIME */
 
@@ -107,6 +118,8 @@ struct tz_queue_stats {
 	uint64_t huge_pages_since;	/* pages stored raw since start */
 	uint64_t drains;		/* ring wake-ups: requests / drains = batch size */
 	uint64_t deferred_writes;	/* writes that waited for the reserve to be refilled */
+	uint64_t slots_freed;		/* pages given back because their swap slot was freed; in
+					 * pages_discarded, too */
 	/* codec time and bytes; same-filled not counted */
 	uint64_t compress_ns, compress_bytes_in, compress_bytes_out;
 	uint64_t decompress_ns, decompress_bytes_out;
@@ -121,7 +134,7 @@ struct tz_queue_stats {
 	uint64_t read_lat[TZ_LAT_BINS], write_lat[TZ_LAT_BINS];
 	uint32_t cpu, tid;		/* where the thread is pinned (UINT32_MAX: not), its thread
 					 * id */
-	uint64_t pad[3];		/* to a multiple of 64 bytes */
+	uint64_t pad[2];		/* to a multiple of 64 bytes */
 };
 
 static inline unsigned tz_lat_bin(uint64_t ns)

@@ -25,6 +25,15 @@
  * model_hazard.py tries all orders). Nobody waits for a reader; what threads do wait for, for some
  * tens of nanoseconds unless a holder loses its CPU, is the lock of a shard, of the table's pages
  * or of the reserve (alloc.c).
+ *
+ * Freed swap slots: the kernel sets a bit when it has freed a page's slot, a write clears it when
+ * it arrives (before it stores anything), and the collector takes the page's entry out of the table
+ * by compare-and-exchange, after it has looked at the entry first and taken the bit after that. A
+ * write that comes in between publishes another entry, and the exchange fails: an object's entry
+ * cannot come back while the collector announces it as a reader does. A same-filled page's could;
+ * so the collector says which page it is at, and a write that finds it there makes an object of the
+ * word. (tests/native/test_freed_model.py tries all orders. The kernel, for its part, frees a slot
+ * only when no write to it is under way, and before the slot can be taken again.)
  */
 #include "store_impl.h"
 #include "clock.h"
@@ -48,9 +57,6 @@
 #define DISCARD_COST 32u		/* of a page given back, in entries looked at */
 
 _Static_assert(TZ_DISK_MAX / TZ_PAGE_SIZE <= 1ull << 32, "an object's owner has 32 bits");
-_Static_assert(sizeof(((struct tz_store_thread *)0)->set_aside) / sizeof(struct tz_set_aside) >=
-		2 * TZ_MAX_QUEUES,
-	"two for each other thread");
 
 /* ---- the page table ---- */
 
@@ -252,7 +258,7 @@ static void note_damage(struct tz_store_thread *t, uint64_t page, const char *wh
  * either the reader finds its entry gone, or whoever took it out finds the hazard. */
 static int is_read_by_someone(const struct tz_store *s, uint64_t entry)
 {
-	for (unsigned i = 0; i <= s->nr_threads; i++)
+	for (unsigned i = 0; i < s->nr_threads + TZ_OWN_THREADS; i++)
 		if (!((atomic_load_explicit(&s->threads[i].hazard, memory_order_seq_cst) ^ entry) &
 			    TZ_ENTRY_OFFSET_MASK))
 			return 1;
@@ -314,11 +320,11 @@ uint64_t tz_store_announce(struct tz_store_thread *t, _Atomic uint64_t *slot)
 
 /* ---- writing and discarding ---- */
 
-static void publish(struct tz_store_thread *t, uint64_t page, _Atomic uint64_t *slot,
-	uint64_t entry, uint64_t *requests)
+/* Counts an exchange of a page's entry, and frees what the old one names. */
+static void account(struct tz_store_thread *t, uint64_t page, uint64_t old, uint64_t entry,
+	uint64_t *requests)
 {
 	struct tz_queue_stats *q = t->stats;
-	uint64_t old = atomic_exchange_explicit(slot, entry, memory_order_seq_cst);
 	const char *fault = old ? tz_store_fault(t->store, page, old) : NULL;
 
 	tz_stats_begin(&q->seq);
@@ -338,6 +344,13 @@ static void publish(struct tz_store_thread *t, uint64_t page, _Atomic uint64_t *
 	t->emptied += old && !entry;
 	if (t->freed_units >= TZ_LOOK_UNITS || t->emptied >= TZ_TABLE_ENTRIES)
 		tz_housekeeping_look(t);
+}
+
+static void publish(struct tz_store_thread *t, uint64_t page, _Atomic uint64_t *slot,
+	uint64_t entry, uint64_t *requests)
+{
+	account(t, page, atomic_exchange_explicit(slot, entry, memory_order_seq_cst), entry,
+		requests);
 }
 
 /* Places an object; returns the entry or 0 with *err. */
@@ -392,13 +405,31 @@ static void prefetch_to_free(const struct tz_store *s, const _Atomic uint64_t *s
 		tz_alloc_prefetch(&s->alloc, tz_entry_offset(entry));
 }
 
+/* A write of the page has arrived. (Whoever sets its bit does so before or after the whole write,
+ * so a look says whether there is something to clear.) */
+static void clear_freed(struct tz_store *s, uint64_t page)
+{
+	uint64_t *freed = atomic_load_explicit(&s->freed, memory_order_acquire),
+		 bit = 1ull << page % 64;
+
+	if (freed && __atomic_load_n(&freed[page / 64], __ATOMIC_SEQ_CST) & bit)
+		__atomic_fetch_and(&freed[page / 64], ~bit, __ATOMIC_SEQ_CST);
+}
+
+/* Whether an entry that the page had before must not come back now: see the top. */
+static int is_being_collected(const struct tz_store *s, uint64_t page)
+{
+	return atomic_load_explicit(&s->collecting, memory_order_seq_cst) == page + 1;
+}
+
 int tz_store_write(struct tz_store_thread *t, uint64_t page, const uint8_t *data)
 {
 	uint64_t word, entry;
 	unsigned kind, n = 0;
 	int err;
-	_Atomic uint64_t *slot = slot_to_write(t->store, page, &err);
 
+	clear_freed(t->store, page);
+	_Atomic uint64_t *slot = slot_to_write(t->store, page, &err);
 	if (!slot) {
 		if (err == -EIO)
 			note_damage(t, page, "the directory of the page table is damaged");
@@ -407,7 +438,7 @@ int tz_store_write(struct tz_store_thread *t, uint64_t page, const uint8_t *data
 	__builtin_prefetch((const void *)(uintptr_t)slot, 1, 3);
 	if (tz_same_filled(data, &word)) {
 		prefetch_to_free(t->store, slot);
-		entry = tz_entry_same(page, word);
+		entry = is_being_collected(t->store, page) ? 0 : tz_entry_same(page, word);
 		if (!entry)
 			entry = place(t, page, TZ_KIND_SAME_U64, (const uint8_t *)&word,
 				sizeof word, &err);
@@ -482,6 +513,69 @@ void tz_store_discard(struct tz_store_thread *t, uint64_t page)
 	unsigned work = DISCARD_COST;
 
 	tz_store_discard_range(t, page, 1, &work);
+}
+
+/* ---- freed swap slots ---- */
+
+int tz_store_collect(struct tz_store_thread *t, uint64_t page)
+{
+	struct tz_store *s = t->store;
+	int damaged = 0, taken = 0;
+	_Atomic uint64_t *slot = tz_table_slot(s, page, &damaged);
+	uint64_t *freed = atomic_load(&s->freed), bit = 1ull << page % 64, entry, expected;
+
+	if (!freed)
+		return 0;
+	atomic_store_explicit(&s->collecting, page + 1, memory_order_seq_cst);
+	expected = entry = slot ? tz_store_announce(t, slot) : 0;
+	TZ_TEST_POINT("looked");
+	if (__atomic_fetch_and(&freed[page / 64], ~bit, __ATOMIC_SEQ_CST) & bit && entry &&
+		!atomic_load(&s->others)) {
+		TZ_TEST_POINT("collecting");
+		taken = atomic_compare_exchange_strong(slot, &expected, 0);
+	}
+	atomic_store_explicit(&t->hazard, 0, memory_order_release);
+	atomic_store_explicit(&s->collecting, 0, memory_order_release);
+	if (!taken)
+		return 0;
+	account(t, page, entry, 0, &t->stats->pages_discarded);
+	tz_stats_begin(&t->stats->seq);
+	tz_stats_add(&t->stats->slots_freed, 1);
+	tz_stats_end(&t->stats->seq);
+	return 1;
+}
+
+void tz_store_written_by_others(struct tz_store_thread *t)
+{
+	if (!atomic_load_explicit(&t->store->others, memory_order_relaxed))
+		atomic_store(&t->store->others, 1);
+}
+
+int tz_store_has_others(const struct tz_store *s)
+{
+	return atomic_load(&s->others);
+}
+
+int tz_store_is_filled(const struct tz_store *s, uint64_t page, uint64_t word)
+{
+	int damaged = 0;
+	uint64_t entry = tz_entry_same(page, word);
+	_Atomic uint64_t *slot = page < s->nr_pages ? tz_table_slot(s, page, &damaged) : NULL;
+
+	return entry && slot && atomic_load(slot) == entry;
+}
+
+void tz_store_set_freed(struct tz_store *s, uint64_t *bits)
+{
+	atomic_store(&s->others, 0);
+	atomic_store(&s->freed, bits);
+	for (unsigned i = 0; i < s->nr_threads; i++)
+		tz_store_wait_outside(&s->threads[i], NULL);
+}
+
+struct tz_store_thread *tz_store_collector(struct tz_store *s)
+{
+	return &s->threads[s->nr_threads + TZ_COLLECTOR];
 }
 
 /* ---- reading ---- */
@@ -625,7 +719,7 @@ void tz_store_wait_outside(const struct tz_store_thread *t, const _Atomic uint32
 static int make_threads(
 	struct tz_store *s, const struct tz_store_config *c, char *why, size_t why_size)
 {
-	size_t size = (c->nr_threads + 1) * sizeof *s->threads;
+	size_t size = (c->nr_threads + TZ_OWN_THREADS) * sizeof *s->threads;
 
 	s->threads = mmap(NULL, size, PROT_READ | PROT_WRITE,
 		MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
@@ -635,11 +729,11 @@ static int make_threads(
 		return -ENOMEM;
 	}
 	s->nr_threads = c->nr_threads;
-	for (unsigned i = 0; i <= c->nr_threads; i++) {
+	for (unsigned i = 0; i < c->nr_threads + TZ_OWN_THREADS; i++) {
 		s->threads[i].store = s;
 		s->threads[i].index = i;
 	}
-	for (unsigned i = 0; i < c->nr_threads; i++)
+	for (unsigned i = 0; i < c->nr_threads + TZ_STATS_HELPERS; i++)
 		s->threads[i].stats = tz_stats_queue(c->stats, i);
 	return 0;
 }
@@ -684,12 +778,13 @@ struct tz_store *tz_store_create(
 	}
 	if (tz_store_check_algorithm(c, why, why_size) < 0)
 		return NULL;
-	s = calloc(1, sizeof *s);
+	s = aligned_alloc(_Alignof(struct tz_store), sizeof *s);
 	if (!s) {
 		*err = -ENOMEM;
 		snprintf(why, why_size, "no memory");
 		return NULL;
 	}
+	memset(s, 0, sizeof *s);
 	s->stats = c->stats;
 	s->nr_pages = c->disksize / TZ_PAGE_SIZE;
 	*err = tz_arena_create(&s->arena, &arena, why, why_size);
@@ -723,7 +818,7 @@ void tz_store_destroy(struct tz_store *s)
 		tz_arena_write_head(&s->arena);
 	tz_store_free_codecs(s);
 	if (s->threads)
-		munmap(s->threads, (s->nr_threads + 1) * sizeof *s->threads);
+		munmap(s->threads, (s->nr_threads + TZ_OWN_THREADS) * sizeof *s->threads);
 	tz_alloc_destroy(&s->alloc);
 	tz_arena_destroy(&s->arena);
 	free(s);

@@ -65,6 +65,25 @@ uint64_t tz_store_discard_range(struct tz_store_thread *t, uint64_t page, uint64
 void tz_store_prefetch_entry(const struct tz_store_thread *t, uint64_t page);
 void tz_store_prefetch_object(const struct tz_store_thread *t, uint64_t page);
 
+/* Freed swap slots. `bits` has a bit for each page, which the kernel sets when the page's swap slot
+ * is freed (server/slots.c). From the moment it is given, every write clears its page's bit when it
+ * arrives; so a bit that is set says that the last thing that happened to the slot was its freeing.
+ * NULL ends it. From one thread at a time; returns when all threads know, and `bits` must last
+ * until then. */
+void tz_store_set_freed(struct tz_store *store, uint64_t *bits);
+/* Of one thread of the server's: it may collect and discard, and neither read nor write. */
+struct tz_store_thread *tz_store_collector(struct tz_store *store);
+/* Gives a page back if its bit is set, and clears the bit; between begin and end. Returns whether
+ * there was something to give back. Never a page that has been written after its slot was freed;
+ * one that is written or moved at this instant may be left until its slot is freed again. */
+int tz_store_collect(struct tz_store_thread *t, uint64_t page);
+/* From queue threads: a write has come that is not the swap code's. From then on, and until
+ * tz_store_set_freed is called, nothing is collected: the device is somebody else's by now. */
+void tz_store_written_by_others(struct tz_store_thread *t);
+int tz_store_has_others(const struct tz_store *store);
+/* Whether a page is now stored as this word repeated; it must fit 32 bits twice or, signed, 51. */
+int tz_store_is_filled(const struct tz_store *store, uint64_t page, uint64_t word);
+
 /* From the control thread. 0 or negative errno with why. */
 int tz_store_set_algorithm(struct tz_store *store, const char *algorithm, char *why,
 	size_t why_size);

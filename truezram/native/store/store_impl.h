@@ -38,6 +38,11 @@ struct tz_codec_set {
 	struct tz_workspace by_kind[TZ_KINDS];
 };
 
+/* Threads of the store after those of its callers: the one that collects freed swap slots, which has
+ * counters, and the housekeeper, which has none. Neither has a codec. */
+enum { TZ_COLLECTOR, TZ_HOUSEKEEPER, TZ_OWN_THREADS };
+_Static_assert(TZ_HOUSEKEEPER == TZ_STATS_HELPERS, "those that have counters come first");
+
 struct tz_set_aside {
 	uint64_t entry, page;
 };
@@ -54,7 +59,7 @@ struct tz_store_thread {
 		emptied;	/* since it last looked whether there is something to tidy up */
 	/* Freed entries that somebody still reads: two for each other thread, the housekeeper among
 	 * them. */
-	struct tz_set_aside set_aside[2 * TZ_MAX_QUEUES];
+	struct tz_set_aside set_aside[2 * (TZ_MAX_QUEUES + TZ_OWN_THREADS - 1)];
 	const char *error;		/* of error_page, not yet in the statistics; NULL: none */
 	uint64_t error_page;
 	uint8_t object[TZ_DST_SIZE] __attribute__((aligned(64)));
@@ -81,9 +86,14 @@ struct tz_store {
 	struct tz_housekeeping housekeeping;
 	struct tz_stats *stats;
 	uint64_t nr_pages;
-	unsigned nr_threads;		/* callers; threads[nr_threads] is the housekeeper's */
+	unsigned nr_threads;		/* callers; TZ_OWN_THREADS follow */
 	struct tz_store_thread *threads;
 	struct tz_dictionary *dictionary;		/* of zstd; NULL: none. Mapped */
+	_Atomic(uint64_t *) freed;	/* bits of freed swap slots; NULL: not known */
+	_Atomic int others;		/* something that is not swap has written since */
+	/* The page that the collector is at, + 1; 0: none. It writes this for each page: a cache
+	 * line of its own. */
+	_Atomic uint64_t collecting __attribute__((aligned(64)));
 };
 
 /* ---- the page table (store.c) ---- */

@@ -155,6 +155,26 @@ static int serve_pages(struct tz_queue *q, struct tz_io *io, uint8_t *data)
 	return 0;
 }
 
+static void signal_fd(int fd)
+{
+	uint64_t one = 1;
+
+	if (write(fd, &one, sizeof one) < 0)
+		return;		/* an eventfd at its limit is readable all the same */
+}
+
+/* Who it is that writes matters to whoever follows the device's swap slots. */
+static void note_writer(struct tz_queue *q, const struct tz_io *io)
+{
+	struct tz_swap_knock *knock = q->knock;
+
+	if (!io->swap)
+		tz_store_written_by_others(q->store);
+	else if (knock && atomic_load_explicit(&knock->wanted, memory_order_relaxed) &&
+		 atomic_exchange(&knock->wanted, 0))
+		signal_fd(knock->fd);
+}
+
 /* Serves a read, write or flush, or continues it. 0, -EAGAIN: a write waits for memory, or negative
  * errno. */
 static int serve(struct tz_queue *q, unsigned tag)
@@ -166,6 +186,8 @@ static int serve(struct tz_queue *q, unsigned tag)
 	if (io->op == UBLK_IO_OP_FLUSH)
 		/* Memory is all there is: what is written is as durable as it gets. */
 		return 0;
+	if (io->op == UBLK_IO_OP_WRITE)
+		note_writer(q, io);
 	data = q->ops->bring(q, tag);
 	if (!data)
 		return -EIO;
@@ -301,14 +323,6 @@ uint64_t tz_queue_may_sleep(const struct tz_queue *q)
 
 /* ---- trouble ---- */
 
-static void wake_control_thread(struct tz_queue *q)
-{
-	uint64_t one = 1;
-
-	if (write(q->end_fd, &one, sizeof one) < 0)
-		return;		/* an eventfd at its limit is readable all the same */
-}
-
 void tz_queue_trouble(struct tz_queue *q, enum tz_trouble what, int err)
 {
 	uint32_t times = (uint32_t)(atomic_load(&q->trouble) >> 32) + 1;
@@ -316,7 +330,7 @@ void tz_queue_trouble(struct tz_queue *q, enum tz_trouble what, int err)
 	atomic_store(&q->trouble,
 		(uint64_t)times << 32 | (uint64_t)what << 16 | (uint16_t)(err < 0 ? -err : err));
 	if ((times & (times - 1)) == 0)		/* 1, 2, 4 ...: the log stays readable */
-		wake_control_thread(q);
+		signal_fd(q->end_fd);	/* the control thread's */
 }
 
 int tz_queue_report(struct tz_queue *q, char *text, size_t size)
@@ -378,7 +392,7 @@ static void *thread_main(void *arg)
 	start.run(q);
 	if (atomic_load(&q->state) >= 0)
 		atomic_store(&q->state, TZ_QUEUE_ENDED);
-	wake_control_thread(q);
+	signal_fd(q->end_fd);
 	return NULL;
 }
 

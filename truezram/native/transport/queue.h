@@ -43,6 +43,13 @@ struct tz_io {			/* one request; a queue has one per tag */
 	uint8_t busy;
 };
 
+/* How a thread learns that the device is written to as swap: it sets `wanted`, and the first swap
+ * write clears it and writes to `fd`, an eventfd. */
+struct tz_swap_knock {
+	_Atomic int wanted;
+	int fd;
+};
+
 struct tz_io_list { uint16_t first, last; unsigned n; };
 
 /* What a transport does for the rounds. */
@@ -69,6 +76,8 @@ struct tz_queue {
 	uint8_t cpu_mask[128];		/* CPUs to run on, all zero: any */
 	int end_fd;			/* eventfd written to when the thread ends or has trouble to
 					 * report */
+
+	struct tz_swap_knock *knock;	/* NULL: nobody wants to know */
 
 	const struct tz_queue_ops *ops;
 	void *ring;			/* of the transport */
