@@ -305,6 +305,19 @@ class TestEvents:
         found = [(e.level, e.text) for e in detector.feed(met, 1.0)]
         assert found == [("error", "2 damaged page-table entries were found")]
 
+    def test_slot_tracking(self) -> None:
+        detector = Detector()
+        base = eight(1)[0]
+        detector.feed(base, 0.0)
+        told = []
+        for state, text in (("testing", "being tested"), ("on", "f"), ("on", "f"), ("unavailable", "why"), ("off", "")):
+            device = replace(base.devices[0], slot_tracking=state, slot_tracking_text=text)
+            told += [(e.level, e.text) for e in detector.feed(replace(base, devices=(device,)), 1.0)]
+        assert told == [
+            ("info", "the kernel reports freed swap slots (f)"),
+            ("warning", "freed swap slots are not reported, their pages stay stored: why"),
+        ]
+
     def test_full_is_told_before_it_is(self) -> None:
         detector = Detector()
         base = eight(1)[0]

@@ -44,6 +44,9 @@ def good(tmp_path: Path) -> Path:
             "sys/module/ublk_drv/refcnt": "0",
             "sys/module/zswap/parameters/enabled": "N\n",
             "sys/power/state": "freeze mem disk\n",
+            "sys/bus/event_source/devices/kprobe/type": "8\n",
+            "sys/kernel/security/lockdown": "[none] integrity confidentiality\n",
+            "sys/kernel/debug/kprobes/enabled": "1\n",
             "dev/ublk-control": "",
             "etc/os-release": 'ID=debian\nVERSION_ID="13"\n',
         },
@@ -82,6 +85,31 @@ def test_all_well(good: Path) -> None:
     assert report.ublk
     assert report.kernel == KERNEL
     assert "0x1fe (user copy, user recovery, re-issue)" in find(report, "ublk").detail
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "expected"),
+    [
+        ("sys/bus/event_source/devices/kprobe/type", None, "no kprobes"),
+        ("sys/kernel/security/lockdown", "none integrity [confidentiality]\n", "lockdown"),
+        ("sys/kernel/debug/kprobes/enabled", "0\n", "switched off"),
+        ("proc/self/status", f"CapEff:\t{(1 << 41) - 1 & ~(1 << 21 | 1 << 39):016x}\n", "CAP_BPF"),
+    ],
+)
+def test_what_is_in_the_way_of_slot_tracking(good: Path, file: str, text: str | None, expected: str) -> None:
+    if text is None:
+        (good / file).unlink()
+    else:
+        (good / file).write_text(text)
+    check = find(examine(good, PROBES), "slot tracking")
+    assert check.state == "warn"
+    assert expected in check.detail
+    assert check.remedy
+
+
+def test_slot_tracking_needs_bpf_and_perfmon_only(good: Path) -> None:
+    (good / "proc/self/status").write_text(f"CapEff:\t{(1 << 41) - 1 & ~(1 << 21):016x}\n")
+    assert find(examine(good, PROBES), "slot tracking").state == "ok"
 
 
 def test_names_are_unique_and_every_fault_has_a_remedy(good: Path, tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -68,6 +68,32 @@ def test_only_what_the_kernel_has_is_shown_of_its_devices(monkeypatch: pytest.Mo
         assert [item.key for item in facts(device)].count("queue_depth") == shown
 
 
+@pytest.mark.parametrize(
+    ("state", "text", "line", "cell"),
+    [
+        ("on", "zswap_invalidate", "on, by zswap_invalidate: 70 pages given back", "on"),
+        ("testing", "being tested", "testing: being tested", "being tested"),
+        ("unavailable", "no kprobes", "unavailable: no kprobes", "no kprobes"),
+        ("off", "", "off", None),
+        ("", "", None, None),
+    ],
+)
+def test_slot_tracking_is_shown(state: str, text: str, line: str | None, cell: str | None) -> None:
+    total = replace(DEVICE.total, slots_freed=70)
+    device = replace(DEVICE, slot_tracking=state, slot_tracking_text=text, swap_priority=100, total=total)
+    lines = dict(stat.lines(device))
+    assert lines.get("slot_tracking") == line
+    assert lines["slots_freed"] == "70"
+    document = stat.as_json(device)
+    assert (document["slot_tracking"], document["slot_tracking_text"]) == (state or None, text)
+    assert document["io_stat"]["slots_freed"] == 70
+    page = {item.key: item for item in facts(device)}
+    assert page["freed slots"].cells[1] == "70 pages"
+    assert (page["slot tracking"].cells[1] if "slot tracking" in page else None) == cell
+    if state == "unavailable":
+        assert page["slot tracking"].style == "warn"
+
+
 def test_tune_and_the_app_have_the_same_rows(fake: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
     name = make().name
     rows = settings.of_devices()

@@ -123,11 +123,21 @@ def _figures(was: DeviceSnapshot, now: DeviceSnapshot) -> Iterator[tuple[str, st
             yield "info", f"{setting.key} is {setting.shown(now)} (was {setting.shown(was)})"
 
 
+def _slot_tracking(was: DeviceSnapshot, now: DeviceSnapshot) -> Iterator[tuple[str, str]]:
+    if (now.slot_tracking, now.slot_tracking_text) == (was.slot_tracking, was.slot_tracking_text):
+        return
+    if now.slot_tracking == "on":
+        yield "info", f"the kernel reports freed swap slots ({now.slot_tracking_text})"
+    elif now.slot_tracking == "unavailable":
+        yield "warning", f"freed swap slots are not reported, their pages stay stored: {now.slot_tracking_text}"
+
+
 def _use(was: DeviceSnapshot, now: DeviceSnapshot) -> Iterator[tuple[str, str]]:
     if now.swap_priority is not None and was.swap_priority is None:
         yield "info", f"in use as swap, priority {now.swap_priority}"
     elif now.swap_priority is None and was.swap_priority is not None:
         yield "info", "no longer in use as swap"
+    yield from _slot_tracking(was, now)
     for mount in set(now.mountpoints) - set(was.mountpoints):
         yield "info", f"mounted on {mount}"
     for mount in set(was.mountpoints) - set(now.mountpoints):

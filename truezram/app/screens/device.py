@@ -358,6 +358,8 @@ def facts(device: DeviceSnapshot) -> list[Item]:
         ("packing", "-" if device.packing is None else f"{device.packing:.3f}"),
         ("peak", short_size(device.mem_used_max)),
     ]
+    if device.total.slots_freed:
+        rows.append(("freed slots", f"{device.total.slots_freed} pages"))
     if device.dictionary_size:
         rows.insert(1, ("dictionary", f"{short_size(device.dictionary_size)}, id {device.dictionary_id}"))
     items = [Item(name, (name, value)) for name, value in rows]
@@ -365,5 +367,10 @@ def facts(device: DeviceSnapshot) -> list[Item]:
         safe = [("locked", device.memory_locked), ("noswap tmpfs", device.noswap_tmpfs)]
         if device.transport == "ublk":
             safe.append(("swap-safe", device.io_flusher))
+        if device.slot_tracking not in ("", "off"):
+            text = device.slot_tracking if device.slot_tracking == "on" else device.slot_tracking_text
+            items.append(
+                Item("slot tracking", ("slot tracking", text), "warn" if device.slot_tracking == "unavailable" else "")
+            )
         items += [Item(name, (name, "yes" if good else "no"), "" if good else "warn") for name, good in safe]
     return items

@@ -63,7 +63,7 @@ def _settings(device: DeviceSnapshot) -> list[Setting]:
 
 
 def io_stat(device: DeviceSnapshot) -> dict[str, int]:
-    """The kernel's io_stat, in its order, then ours. notify_free counts pages that were discarded."""
+    """The kernel's io_stat, in its order, then ours."""
     return {counter.name: counter.of(device.total) for counter in IO_STAT}
 
 
@@ -149,11 +149,20 @@ def as_json(device: DeviceSnapshot) -> dict[str, Any]:
         "io_flusher": device.io_flusher,
         "swap_priority": device.swap_priority,
         "swap_used": device.swap_used,
+        "slot_tracking": device.slot_tracking or None,
+        "slot_tracking_text": device.slot_tracking_text,
         "mountpoints": list(device.mountpoints),
         "server_cpu_ns": device.server_cpu_ns,
         "last_error": device.last_error,
         "last_error_time": device.last_error_time,
     }
+
+
+def slot_tracking(device: DeviceSnapshot) -> str:
+    """Whether the kernel reports freed swap slots, and how, or why not."""
+    if device.slot_tracking == "on":
+        return f"on, by {device.slot_tracking_text}: {device.total.slots_freed} pages given back"
+    return f"{device.slot_tracking}: {device.slot_tracking_text}" if device.slot_tracking_text else device.slot_tracking
 
 
 def lines(device: DeviceSnapshot) -> list[tuple[str, str]]:
@@ -206,6 +215,8 @@ def lines(device: DeviceSnapshot) -> list[tuple[str, str]]:
         out.append(("created", datetime.fromtimestamp(device.created).isoformat(" ", "seconds")))
     if device.swap_priority is not None:
         out.append(("swap", f"priority {device.swap_priority}, {format_size(device.swap_used)} used"))
+    if device.slot_tracking and (device.slot_tracking != "off" or device.swap_priority is not None):
+        out.append(("slot_tracking", slot_tracking(device)))
     if device.mountpoints:
         out.append(("mounted on", ", ".join(device.mountpoints)))
     if device.state == "live" and device.last_error:

@@ -26,7 +26,7 @@ from truezram.engine.model import MachineSnapshot, SwapArea
 from truezram.engine.units import format_percent, format_size
 
 STATES = ("ok", "warn", "fail")
-CAP_IPC_LOCK, CAP_SYS_ADMIN, CAP_SYS_RESOURCE = 14, 21, 24
+CAP_IPC_LOCK, CAP_SYS_ADMIN, CAP_SYS_RESOURCE, CAP_PERFMON, CAP_BPF = 14, 21, 24, 38, 39
 _CAPABILITIES = {CAP_SYS_ADMIN: "SYS_ADMIN", CAP_SYS_RESOURCE: "SYS_RESOURCE", CAP_IPC_LOCK: "IPC_LOCK"}
 _FEATURES: dict[int, str] = {lib.UBLK_F_USER_COPY: "user copy", 1 << 3: "user recovery", 1 << 4: "re-issue"}
 _MEMLOCK_LEAST = 64 << 20
@@ -337,6 +337,27 @@ class _Doctor:
         remedy = "sudo truezram tune apply zswap=N (or keep zswap, and make no swap device: one cache is enough)"
         return Check(name="zswap", state="warn", detail=detail, remedy=remedy)
 
+    def slot_tracking(self) -> Check:
+        """What the server needs to learn of freed swap slots; `stat` says of each device whether it does."""
+        name, why, remedy = "slot tracking", "", ""
+        allowed = self.capable(CAP_SYS_ADMIN) or (self.capable(CAP_BPF) and self.capable(CAP_PERFMON))
+        if not Path(f"{self.root}/sys/bus/event_source/devices/kprobe/type").exists():
+            why = "the kernel has no kprobes"
+            remedy = "A kernel with CONFIG_KPROBE_EVENTS and CONFIG_BPF_EVENTS, as distributions have them"
+        elif "[confidentiality]" in (procfs.read_text(f"{self.root}/sys/kernel/security/lockdown") or ""):
+            why, remedy = "kernel lockdown forbids kprobes", "Boot with lockdown=integrity, or without lockdown"
+        elif procfs.read_int(f"{self.root}/sys/kernel/debug/kprobes/enabled") == 0:
+            why = "kprobes are switched off"
+            remedy = "echo 1 | sudo tee /sys/kernel/debug/kprobes/enabled; then swapoff and swapon"
+        elif self.is_root and not allowed:
+            why = "neither CAP_SYS_ADMIN nor CAP_BPF and CAP_PERFMON"
+            remedy = "Run it outside the container, or start the container with --cap-add BPF --cap-add PERFMON"
+        if why:
+            detail = f"{why}: what swap frees stays stored until 512 slots in a row are free"
+            return Check(name=name, state="warn", detail=detail, remedy=remedy)
+        detail = "kprobes are there (a swap device's slot_tracking says whether it works)"
+        return Check(name=name, state="ok", detail=detail)
+
     def psi(self) -> Check:
         pressure = self.machine.pressure
         if pressure.memory_some is not None:
@@ -376,7 +397,15 @@ class _Doctor:
 
     def all(self) -> tuple[Check, ...]:
         decisive = (self.kernel(), self.root_rights(), self.io_uring(), self.ublk(), self.server())
-        safety = (self.noswap(), self.memory(), self.memlock(), self.swap(), self.zswap(), self.psi())
+        safety = (
+            self.noswap(),
+            self.memory(),
+            self.memlock(),
+            self.swap(),
+            self.slot_tracking(),
+            self.zswap(),
+            self.psi(),
+        )
         return (*decisive, *safety, self.libzstd(), self.hibernation())
 
 
