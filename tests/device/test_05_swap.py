@@ -9,9 +9,8 @@ from product import Product
 
 MEMORY = 384
 HOG = MEMORY * 3 // 2
-# The kernel reports a free swap slot to a ublk device only once its whole 2 MiB cluster is, so in time the device holds
-# something in every slot: what it may come to is its size, compressed, whatever is in use. A third of 640 MiB leaves
-# the process some room.
+# Where freed slots are not reported, the device holds something in every slot in time: what it may come to is its size,
+# compressed, whatever is in use. A third of 640 MiB leaves the process some room.
 SWAP = 640
 # What is left of the process for swapoff to bring back. It has to fit in beside what the device still holds: how well
 # this machine's pages compress is not known, so it is a small part.
