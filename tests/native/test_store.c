@@ -18,58 +18,6 @@
 
 /* ---- single ---- */
 
-static void check_accounting(const struct device *d, uint64_t stored, uint64_t same)
-{
-	struct tz_stats_sum sum;
-	struct stat st;
-	const char *why;
-
-	CHECK(tz_stats_read(d->stats, d->stats->size, &sum, &why) == 0, "%s", why);
-	CHECK((uint64_t)sum.total.pages_now == stored,
-		"%lld pages, model has %llu", (long long)sum.total.pages_now,
-		(unsigned long long)stored);
-	uint64_t s = (uint64_t)(sum.total.kind_pages_now[1] + sum.total.kind_pages_now[2] +
-		sum.total.kind_pages_now[3]);
-	CHECK(s == same, "%llu same-filled, model has %llu", (unsigned long long)s,
-		(unsigned long long)same);
-	/* The store's threads may be moving segments at this instant: what must hold is that it comes
-	 * to rest in agreement. */
-	uint64_t objects, kernel, ours;
-	int parts, same_as_kernel;
-	for (unsigned tries = 0; tries < 50; tries++) {
-		struct timespec pause = { 0, 100000000 };
-		objects = 0;
-		/* What compaction was reading when it was freed, a thread frees in its next
-		 * turn. */
-		for (unsigned i = 0; i < d->threads; i++) {
-			tz_store_begin(tz_store_thread(d->store, i));
-			tz_store_end(tz_store_thread(d->store, i));
-		}
-		CHECK(tz_stats_read(d->stats, d->stats->size, &sum, &why) == 0, "%s", why);
-		for (unsigned kind = TZ_KIND_SAME_U64; kind < TZ_KINDS_STORED; kind++)
-			objects += (uint64_t)sum.total.kind_pages_now[kind];
-		fstat(d->fd, &st);
-		kernel = (uint64_t)st.st_blocks * 512;
-		ours = sum.head.mem_used_total;
-		parts = ours == sum.head.table_bytes + sum.head.reserve_bytes +
-			sum.head.segment_bytes + sum.head.overhead_bytes &&
-			sum.head.segment_bytes >= (uint64_t)sum.total.object_bytes_now;
-		ours -= sum.head.overhead_bytes;
-		same_as_kernel = kernel <= ours + ours / 50 && ours <= kernel + kernel / 50;
-		if (parts && same_as_kernel &&
-		    objects == stored - same + (uint64_t)sum.total.kind_pages_now[TZ_KIND_SAME_U64])
-			break;
-		nanosleep(&pause, NULL);
-	}
-	CHECK(objects == stored - same + (uint64_t)sum.total.kind_pages_now[TZ_KIND_SAME_U64],
-		"%llu objects; %llu pages stored, %llu same-filled, %lld of them with an object",
-		(unsigned long long)objects, (unsigned long long)stored, (unsigned long long)same,
-		(long long)sum.total.kind_pages_now[TZ_KIND_SAME_U64]);
-	CHECK(parts, "used is not the sum of its parts");
-	CHECK(same_as_kernel, "kernel says %llu, we say %llu", (unsigned long long)kernel,
-		(unsigned long long)ours);
-}
-
 static unsigned share = 1;	/* device.h: share_of_work */
 
 static void settle(void)
