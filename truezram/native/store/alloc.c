@@ -609,11 +609,11 @@ int tz_alloc_put(struct tz_alloc *a, uint64_t offset, unsigned units)
 
 /* ---- pages of the page table ---- */
 
-/* The lock is held. */
+/* The reserve's thread counts pages of the directory here, without the lock. */
 static void count_table(struct tz_alloc *a, int64_t segments)
 {
-	__atomic_store_n(&a->stats->table_bytes,
-		a->stats->table_bytes + (uint64_t)(segments * TZ_SEGMENT_SIZE), __ATOMIC_RELAXED);
+	__atomic_fetch_add(&a->stats->table_bytes, (uint64_t)(segments * TZ_SEGMENT_SIZE),
+		__ATOMIC_RELAXED);
 }
 
 uint64_t tz_alloc_take_table(struct tz_alloc *a, uint32_t index)
