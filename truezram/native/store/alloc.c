@@ -214,7 +214,9 @@ void tz_alloc_appear(struct tz_alloc *a, uint32_t first, unsigned n)
 		if (s % (TZ_PAGE_SIZE * 8) == 0 && s >= atomic_load(&a->nr_known))
 			more += TZ_PAGE_SIZE;
 		atomic_fetch_add_explicit(&a->metadata_bytes, more, memory_order_relaxed);
-		memset(&a->segments[s], 0, sizeof a->segments[s]);
+		/* Touched here first. One that was there before may still be looked at (state,
+		 * shard); the rest is set when it is taken for use. */
+		set_state(&a->segments[s], TZ_SEGMENT_BETWEEN);
 		atomic_fetch_or_explicit(&a->present[s / 64], 1ull << s % 64, memory_order_release);
 		if (s >= atomic_load(&a->nr_known))
 			atomic_store_explicit(&a->nr_known, s + 1, memory_order_release);
