@@ -61,12 +61,12 @@ static uint64_t segments_in_use(const struct tz_alloc *a)
 
 /* Holes worth a pass: more than one per cent of what the segments hold, and more than the last pass
  * had to leave. When compaction was asked for, whatever is more than a segment. */
-static int is_wasteful(struct tz_store *s)
+static int is_wasteful(struct tz_store *s, int asked)
 {
 	uint64_t waste = free_bytes(&s->alloc), all = segments_in_use(&s->alloc) * TZ_SEGMENT_SIZE;
 
 	return waste > LEAST_WASTE && waste > atomic_load(&s->housekeeping.enough) &&
-		(waste > all / 100 || s->housekeeping.asked);
+		(waste > all / 100 || asked);
 }
 
 void tz_housekeeping_look(struct tz_store_thread *t)
@@ -81,7 +81,7 @@ void tz_housekeeping_look(struct tz_store_thread *t)
 	if (t->freed_units < TZ_LOOK_UNITS)
 		return;
 	t->freed_units = 0;
-	if (is_wasteful(t->store))
+	if (is_wasteful(t->store, 0))
 		wake(h);
 }
 
@@ -224,7 +224,7 @@ static void compact(struct tz_store_thread *t)
 	struct tz_store *s = t->store;
 	unsigned waited = 0;
 
-	while (is_wasteful(s) && !atomic_load(&s->housekeeping.stop)) {
+	while (is_wasteful(s, s->housekeeping.asked) && !atomic_load(&s->housekeeping.stop)) {
 		uint64_t before = segments_in_use(&s->alloc), now, gained;
 		uint64_t holes = free_bytes(&s->alloc);
 		TZ_TEST_POINT("pass");
