@@ -265,8 +265,8 @@ int tz_arena_populate_wanted(struct tz_arena *a)
 			uint64_t page = w * 64 + (unsigned)__builtin_ctzll(wanted);
 			int rc = tz_arena_populate(
 				a, a->head.directory_offset + page * TZ_PAGE_SIZE, TZ_PAGE_SIZE);
-			if (rc < 0)
-				return rc;
+			if (rc < 0)	/* what there is now is counted; the rest comes later */
+				return n ? n : rc;
 			atomic_fetch_or_explicit(
 				&a->ready[w], 1ull << page % 64, memory_order_release);
 		}
