@@ -96,7 +96,9 @@ uint64_t tz_table_page(const struct tz_store *s, uint64_t index, int *damaged)
 
 	if (!tz_arena_directory_ready(&s->arena, index))
 		return 0;
-	entry = atomic_load_explicit(&s->arena.directory[index], memory_order_acquire);
+	/* After having gone inside, in the order that all threads agree on (seq_cst): either this
+	 * finds the mark of a page that is about to go, or that waits for this thread. */
+	entry = atomic_load_explicit(&s->arena.directory[index], memory_order_seq_cst);
 	if (!entry)
 		return 0;
 	if (!is_directory_entry(s, index, entry) && !(entry = put_right(s, index, entry))) {
@@ -142,7 +144,7 @@ static _Atomic uint64_t *slot_to_write(struct tz_store *s, uint64_t page, int *e
 		return NULL;
 	}
 	for (;;) {
-		uint64_t entry = atomic_load_explicit(directory, memory_order_acquire);
+		uint64_t entry = atomic_load_explicit(directory, memory_order_seq_cst);
 		*err = 0;
 		if (!entry)
 			*err = make_table_page(s, index);
