@@ -13,8 +13,10 @@
 
 static _Thread_local int park_here;	/* this thread stops at the next "freed" */
 static _Atomic int parked, go_on;
-static _Atomic int hold_passes, held;	/* the compactor stops at the next "moving" */
+static _Atomic int hold_passes, held;	/* the compactor stops at the next `hold_at` */
+static const char *hold_at = "moving";
 static _Atomic unsigned passes;
+static _Atomic int hold_map, at_map;	/* whoever looks at the page map stops, at a page of the table */
 /* at "wake", nothing of this store may be locked by the thread that wakes, its only one */
 static struct tz_store *single;
 static pthread_t its_thread;
@@ -32,9 +34,14 @@ void tz_test_point(const char *name)
 		atomic_store(&parked, 1);
 		while (!atomic_load(&go_on))
 			nap();
-	} else if (!strcmp(name, "moving")) {
+	} else if (!strcmp(name, hold_at)) {
 		while (atomic_load(&hold_passes)) {
 			atomic_store(&held, 1);
+			nap();
+		}
+	} else if (!strcmp(name, "map")) {
+		while (atomic_load(&hold_map)) {
+			atomic_store(&at_map, 1);
 			nap();
 		}
 	} else if (!strcmp(name, "pass")) {
@@ -417,6 +424,80 @@ static void test_wakes(void)
 	end_device(&d);
 }
 
+/* ---- memory that is given back while somebody looks at it ---- */
+
+static void *look_at_map(void *arg)
+{
+	struct device *d = arg;
+	static uint32_t map[1][TZ_KINDS_STORED];
+
+	tz_store_page_map(d->store, 0, TZ_TABLE_ENTRIES, 1, map);
+	CHECK(map[0][TZ_KIND_EMPTY] == TZ_TABLE_ENTRIES, "a map of something else");
+	return NULL;
+}
+
+/* An empty page of the table stays for as long as the page map is counted on it. */
+static void test_map(void)
+{
+	struct device d = make_device(8192, 1, 0, "lz4");
+	struct tz_store_thread *t = tz_store_thread(d.store, 0);
+	pthread_t thread;
+
+	tz_store_begin(t);
+	put(t, 3, 1, 4);
+	tz_store_discard(t, 3);
+	tz_store_end(t);
+	atomic_store(&hold_map, 1);
+	pthread_create(&thread, NULL, look_at_map, &d);
+	WAIT_FOR(atomic_load(&at_map), "nobody looks at the map");
+	tz_store_compact(d.store);
+	nanosleep(&(struct timespec){ .tv_nsec = 100000000 }, NULL);
+	CHECK(atomic_load(&d.store->alloc.table_pages) == 1, "taken away under the page map");
+	atomic_store(&hold_map, 0);
+	pthread_join(thread, NULL);
+	WAIT_FOR(atomic_load(&d.store->alloc.table_pages) == 0, "it stays");
+	check_accounting(&d, 0, 0);
+	end_device(&d);
+}
+
+/* A segment that queue threads empty while the compactor walks through it is given back when that is
+ * done: reading what has been punched out would populate it again, uncounted. */
+static void test_emptied_while_walked(void)
+{
+	enum { PAGES = 4096 };
+	struct device d = make_device(PAGES, 1, 0, "lz4");
+	struct tz_store_thread *t = tz_store_thread(d.store, 0);
+
+	tz_store_begin(t);
+	for (uint64_t n = 0; n < PAGES; n++)
+		put(t, n, 1, 290);
+	tz_store_end(t);
+	atomic_store(&held, 0);
+	hold_at = "walking";	/* it has announced nothing */
+	atomic_store(&hold_passes, 1);
+	tz_store_begin(t);
+	for (uint64_t n = 0; n < PAGES; n++)
+		if (n % 4)
+			tz_store_discard(t, n);
+	tz_store_end(t);
+	WAIT_FOR(atomic_load(&held), "no pass");
+	/* The reserve is full: what comes on top of it goes first. */
+	tz_store_trim(d.store);
+	WAIT_FOR(NOW(d.stats->reserve_bytes) >= NOW(d.stats->reserve_target), "no reserve");
+	tz_store_begin(t);
+	for (uint64_t n = 0; n < PAGES; n++)
+		tz_store_discard(t, n);
+	tz_store_end(t);
+	for (unsigned i = 0; i < 2; i++)
+		tz_store_trim(d.store);
+	atomic_store(&hold_passes, 0);
+	uint64_t ticket = tz_store_compact(d.store);
+	WAIT_FOR(NOW(d.stats->compact_done) >= ticket, "the pass does not end");
+	CHECK(NOW(d.stats->segment_bytes) == 0, "segments stay");
+	check_accounting(&d, 0, 0);
+	end_device(&d);
+}
+
 /* ---- a large disk ---- */
 
 /* Of 1 TiB, 64 GiB of the directory are there from the start. Beyond, a write waits once for the
@@ -471,6 +552,8 @@ int main(void)
 	test_trim();
 	test_wakes();
 	test_directory();
+	test_map();
+	test_emptied_while_walked();
 	puts("reserve: all right");
 	return 0;
 }

@@ -23,7 +23,8 @@
  *	  +----punched out-----+                  +--> table (pages of the page table, under the
  * table lock)
  *
- * BETWEEN means: in one thread's hands, in no list. A lock is held for list operations only; no
+ * BETWEEN means: in one thread's hands, in no list. EVACUATING stays so until the housekeeper, which
+ * reads the segment, is done, even when the last object in it is freed meanwhile. A lock is held for list operations only; no
  * system call is made with one held, and no two are held at once.
  */
 #include "alloc.h"
@@ -558,6 +559,18 @@ static void add_hole(struct tz_segment *m, unsigned start, unsigned units)
 	m->holes[at] = (struct tz_hole){ (uint16_t)start, (uint16_t)units };
 }
 
+/* An empty segment leaves its shard, whose lock is held, and is in the caller's hands. */
+static void detach(struct tz_alloc *a, struct tz_shard *sh, uint32_t s)
+{
+	struct tz_segment *m = &a->segments[s];
+
+	if (state_of(m) == TZ_SEGMENT_OBJECTS && m->largest)
+		list_remove(a, sh, s);
+	set_state(m, TZ_SEGMENT_BETWEEN);
+	count_segments(a, sh, -1);
+	atomic_fetch_sub_explicit(&sh->free_units, TZ_SEGMENT_UNITS, memory_order_relaxed);
+}
+
 /* Frees within a segment; the shard's lock is held. 1 when it is empty now and in the caller's
  * hands, 0, or -EINVAL. */
 static int put_in(
@@ -571,12 +584,9 @@ static int put_in(
 	set_free(m, free_of(m) + units);
 	atomic_fetch_add_explicit(&sh->free_units, units, memory_order_relaxed);
 	add_hole(m, start, end - start);
-	if (free_of(m) == TZ_SEGMENT_UNITS) {
-		if (state_of(m) == TZ_SEGMENT_OBJECTS && m->largest)
-			list_remove(a, sh, s);
-		set_state(m, TZ_SEGMENT_BETWEEN);
-		count_segments(a, sh, -1);
-		atomic_fetch_sub_explicit(&sh->free_units, TZ_SEGMENT_UNITS, memory_order_relaxed);
+	/* The housekeeper reads what it is emptying, so it gives that back itself. */
+	if (free_of(m) == TZ_SEGMENT_UNITS && state_of(m) == TZ_SEGMENT_OBJECTS) {
+		detach(a, sh, s);
 		return 1;
 	}
 	if (state_of(m) == TZ_SEGMENT_OBJECTS)
@@ -741,16 +751,20 @@ void tz_alloc_evacuate_end(struct tz_alloc *a, const struct tz_evacuation *e)
 {
 	struct tz_segment *m = &a->segments[e->segment];
 	struct tz_shard *sh = &a->shards[atomic_load_explicit(&m->shard, memory_order_relaxed)];
+	int empty;
 
 	tz_lock_take(&sh->lock);
-	/* Emptied meanwhile, it may be anybody's by now, but nobody else's in this state: only one
-	 * is emptied at a time. */
-	if (state_of(m) == TZ_SEGMENT_EVACUATING) {
+	empty = free_of(m) == TZ_SEGMENT_UNITS;
+	if (empty) {
+		detach(a, sh, e->segment);
+	} else {
 		set_state(m, TZ_SEGMENT_OBJECTS);
 		if (m->largest)
 			list_add(a, sh, e->segment);
 	}
 	tz_lock_drop(&sh->lock);
+	if (empty)
+		tz_alloc_reserve_push(a, e->segment);
 }
 
 /* ---- making and ending ---- */

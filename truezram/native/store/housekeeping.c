@@ -148,6 +148,7 @@ static void empty_segment(struct tz_store_thread *t, const struct tz_evacuation 
 			at += e->holes[hole++].units;
 			continue;
 		}
+		TZ_TEST_POINT("walking");
 		struct tz_object_head head;
 		uint64_t offset = base + (uint64_t)at * TZ_UNIT;
 		tz_arena_load(&s->arena, offset, &head, sizeof head);
@@ -259,7 +260,8 @@ static int is_empty(const struct tz_store *s, uint64_t offset)
 static void wait_for_all(const struct tz_store *s)
 {
 	for (unsigned i = 0; i < s->nr_threads + TZ_STATS_HELPERS; i++)
-		tz_store_wait_outside(&s->threads[i], &s->housekeeping.stop);
+		tz_store_wait_outside(&s->threads[i].turns, &s->housekeeping.stop);
+	tz_store_wait_outside(&s->map_turns, &s->housekeeping.stop);
 }
 
 struct closing {

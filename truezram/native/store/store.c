@@ -572,7 +572,7 @@ void tz_store_set_freed(struct tz_store *s, uint64_t *bits)
 	atomic_store(&s->others, 0);
 	atomic_store(&s->freed, bits);
 	for (unsigned i = 0; i < s->nr_threads; i++)
-		tz_store_wait_outside(&s->threads[i], NULL);
+		tz_store_wait_outside(&s->threads[i].turns, NULL);
 }
 
 struct tz_store_thread *tz_store_collector(struct tz_store *s)
@@ -707,12 +707,12 @@ void tz_store_end(struct tz_store_thread *t)
 	atomic_fetch_add_explicit(&t->turns, 1, memory_order_release);
 }
 
-void tz_store_wait_outside(const struct tz_store_thread *t, const _Atomic uint32_t *stop)
+void tz_store_wait_outside(const _Atomic uint64_t *turns, const _Atomic uint32_t *stop)
 {
-	uint64_t seen = atomic_load(&t->turns);
+	uint64_t seen = atomic_load(turns);
 	struct timespec pause = { 0, 200000 };
 
-	while ((seen & 1) && atomic_load(&t->turns) == seen && !(stop && atomic_load(stop)))
+	while ((seen & 1) && atomic_load(turns) == seen && !(stop && atomic_load(stop)))
 		nanosleep(&pause, NULL);
 }
 
@@ -866,6 +866,7 @@ static void count_kinds(const struct tz_store *s, uint64_t from, uint64_t to, ui
 		if (here > to - from)
 			here = to - from;
 		_Atomic uint64_t *slot = tz_table_slot(s, from, &damaged);
+		TZ_TEST_POINT("map");
 		if (!slot)
 			out[TZ_KIND_EMPTY] += (uint32_t)here;
 		for (uint64_t i = 0; slot && i < here; i++) {
@@ -886,9 +887,13 @@ void tz_store_page_map(struct tz_store *s, uint64_t first, uint64_t pages, unsig
 	if (pages > s->nr_pages - first)
 		pages = s->nr_pages - first;
 	memset(out, 0, regions * sizeof *out);
-	for (unsigned r = 0; r < regions; r++)
+	for (unsigned r = 0; r < regions; r++) {
+		/* Inside, as queue threads are when they look at a page of the table. */
+		atomic_fetch_add(&s->map_turns, 1);
 		count_kinds(s, first + (uint64_t)((unsigned __int128)pages * r / regions),
 			first + (uint64_t)((unsigned __int128)pages * (r + 1) / regions), out[r]);
+		atomic_fetch_add(&s->map_turns, 1);
+	}
 }
 
 static struct tz_range range(const void *base, uint64_t size)

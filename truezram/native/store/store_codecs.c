@@ -93,7 +93,7 @@ static void publish_set(struct tz_store_thread *t, struct tz_codec_set *set)
 {
 	struct tz_codec_set *old = atomic_exchange(&t->set, set);
 
-	tz_store_wait_outside(t, NULL);
+	tz_store_wait_outside(&t->turns, NULL);
 	free(old);
 }
 

@@ -86,6 +86,7 @@ struct tz_store {
 	struct tz_housekeeping housekeeping;
 	struct tz_stats *stats;
 	uint64_t nr_pages;
+	_Atomic uint64_t map_turns;	/* odd: the page map is being looked at */
 	unsigned nr_threads;		/* callers; TZ_OWN_THREADS follow */
 	struct tz_store_thread *threads;
 	struct tz_dictionary *dictionary;		/* of zstd; NULL: none. Mapped */
@@ -116,8 +117,9 @@ void tz_store_free_set_aside(struct tz_store_thread *t);
 /* What is wrong with an entry that is not EMPTY; NULL: nothing, and its object, if it has one, is
  * where one can be. */
 const char *tz_store_fault(const struct tz_store *s, uint64_t page, uint64_t entry);
-/* Waits until the thread has been outside begin/end; gives up when *stop (if not NULL) is set. */
-void tz_store_wait_outside(const struct tz_store_thread *t, const _Atomic uint32_t *stop);
+/* Waits until the thread whose turns these are has been outside begin/end; gives up when *stop (if
+ * not NULL) is set. */
+void tz_store_wait_outside(const _Atomic uint64_t *turns, const _Atomic uint32_t *stop);
 
 /* ---- housekeeping.c ---- */
 
