@@ -1,0 +1,89 @@
+"""The Device page: what a device's memory is for, compacting it, and checking its arena."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from truezram.app.widgets.grid import Grid
+from truezram.engine.answers import ArenaProblem
+from truezram.engine.model import MEMORY
+
+from .conftest import SMALL, Bench, settle
+from .test_pages import keys, start
+
+Make = Callable[..., Bench]
+
+
+async def test_what_its_memory_is_for(real: Make) -> None:
+    b = real()
+    async with b.app.run_test(size=SMALL) as pilot:
+        await start(b, pilot, "2", 80)
+        device = b.app.history.devices["local0"].latest
+        assert device is not None
+        shown = {item.key: item.cells for item in b.app.screen.query_one("#memory", Grid).items}
+        assert list(shown) == [part.key for part in MEMORY]
+        assert sum(float(cells[3]) for cells in shown.values()) == pytest.approx(1)
+        assert float(shown["compressed"][3]) > 0.5
+        parts = sum(part.of(device) for part in MEMORY)
+        assert parts == pytest.approx(device.mem_used_total, rel=0.01)
+
+
+async def test_compact(bench: Make) -> None:
+    b = bench()
+    async with b.app.run_test(size=SMALL) as pilot:
+        await start(b, pilot, "2")
+        name = b.app.selected
+        assert "Compact" in keys(b)
+        await pilot.press("m")
+        await settle(pilot, lambda: not b.app.jobs.jobs and b.app.events.events[-1].text.startswith("compacted"))
+        assert ("compact", name) in b.engine.calls
+        event = b.app.events.events[-1]
+        assert (event.level, event.text, event.device) == ("info", "compacted: 3M given back", name)
+
+
+async def test_compaction_that_is_no_longer_watched(bench: Make) -> None:
+    b = bench()
+    b.engine.script["compact"] = b.engine.hang
+    async with b.app.run_test(size=SMALL) as pilot:
+        await start(b, pilot, "2")
+        await pilot.press("m")
+        await settle(pilot, lambda: any(job.title.startswith("compact ") for job in b.app.jobs.jobs))
+        b.app.jobs.cancel_last()
+        await settle(pilot, lambda: not b.app.jobs.jobs)
+        assert [event.text for event in b.app.events.events][-1] == "its server goes on compacting"
+        b.engine.release.set()
+
+
+async def test_check_of_the_arena(bench: Make) -> None:
+    b = bench()
+    async with b.app.run_test(size=SMALL) as pilot:
+        await start(b, pilot, "2")
+        name = b.app.selected
+        assert "Check arena" in keys(b)
+        await pilot.press("v")
+        await settle(pilot, lambda: ("check_arena", name) in b.engine.calls and not b.app.jobs.jobs)
+        event = b.app.events.events[-1]
+        assert (event.level, event.device) == ("info", name)
+        assert event.text == "its arena is sound: 12000 pages, 10000 objects, 24M"
+        wrong = ArenaProblem(17, "its entry is damaged"), ArenaProblem(None, "copy 1 of the head is damaged")
+        b.engine.arena = replace(b.engine.arena, problems=wrong, problems_found=2)
+        await pilot.press("v")
+        await settle(pilot, lambda: not b.app.jobs.jobs and b.app.events.events[-1].level == "error")
+        text = "its arena is damaged: page 17: its entry is damaged, and 1 more. See `truezram check ublkb0`"
+        assert b.app.events.events[-1].text == text
+
+
+async def test_the_kernels_own_are_neither_checked_nor_compacted(bench: Make) -> None:
+    b = bench()
+    async with b.app.run_test(size=SMALL) as pilot:
+        await start(b, pilot, "2")
+        snapshot = b.app.engine.snapshot()
+        other = replace(snapshot.devices[0], name="zram0", path="/dev/zram0", kind="zram")
+        b.app.take(replace(snapshot, devices=(other,)))
+        b.app.selected = "zram0"
+        b.app.redraw()
+        await pilot.pause()
+        assert not {"Compact", "Check arena"} & set(keys(b))

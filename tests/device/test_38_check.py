@@ -1,0 +1,81 @@
+"""`truezram check` on devices at work, on what a killed server leaves, and on damage; `truezram compact` under load."""
+
+from __future__ import annotations
+
+import json
+
+from product import Product
+
+LOAD = """
+fio --name=load --filename={path} --ioengine=libaio --direct=1 --rw=randwrite --bs=4k --iodepth=16 --size=48m \
+	--loops=3 --verify=crc32c --do_verify=0 --buffer_compress_percentage=60 --refill_buffers --output=/root/fio.log &
+load=$!
+"""
+
+
+def test_a_device_under_load_and_at_rest(product: Product) -> None:
+    """Sound whenever it is looked at; at rest its figures are those of the statistics, compacted or not."""
+    path = product.create("--size 64M --algorithm lz4")
+    out = product.strict(
+        LOAD.format(path=path)
+        + f"""
+checks=0
+while kill -0 $load 2>/dev/null; do
+	truezram check {path} >/root/check.txt || {{ cat /root/check.txt; exit 1; }}
+	[ $((checks % 3)) != 2 ] || truezram compact {path} >/dev/null
+	checks=$((checks + 1))
+done
+wait $load
+echo "checks $checks"
+""",
+        timeout=600,
+    ).out
+    assert int(out.split()[-1]) >= 3, out
+    product.strict(f"fio --name=verify --filename={path} --rw=read --bs=4k --direct=1 --size=48m >/dev/null; sync")
+    row, found = product.stat(path), product.json(f"check {path}")
+    assert (found["sound"], found["live"], found["problems"]) == (True, True, [])
+    assert found["pages"] * 4096 == row["orig_data_size"]
+    assert found["payload_bytes"] == row["compr_data_size"]
+    # The reserve may just be refilled, or shrink.
+    assert abs(found["populated_bytes"] + row["memory"]["allocator"] - row["mem_used_total"]) <= 2 << 20
+    product.strict(f"blkdiscard -o 0 -l $((24 << 20)) {path}")
+    compacted = product.json(f"compact {path}")
+    assert compacted["mem_used_total"]["after"] < compacted["mem_used_total"]["before"]
+    assert product.json(f"check {path}")["pages"] == found["pages"] // 2
+    refused = product.run(f"chmod 755 /root; runuser -u nobody -- truezram check {path}", status=3)
+    assert "truezram: cannot" in refused.err, refused.err
+    product.remove(path)
+
+
+DAMAGE = """
+cp --sparse=always $1 /root/copy
+python3 - <<'END'
+import os, struct
+fd = os.open("/root/copy", os.O_RDWR)
+(segments,) = struct.unpack("<Q", os.pread(fd, 8, 96))
+os.pwrite(fd, bytes([os.pread(fd, 1, segments + 43)[0] ^ 1]), segments + 43)
+END
+"""
+
+
+def test_what_a_killed_server_leaves(product: Product) -> None:
+    """Killed while it writes, its arena is sound; a damaged copy of it is not, and says where."""
+    path = product.create("--size 64M")
+    name, pid = path.removeprefix("/dev/"), product.stat(path)["pid"]
+    product.strict(
+        LOAD.format(path=path)
+        + f"sleep 2; kill -9 {pid}; while [ -e /proc/{pid} ]; do sleep 0.1; done; wait $load || true",
+        timeout=300,
+    )
+    found = product.json(f"check {name}")
+    assert (found["sound"], found["live"], found["state"]) == (True, False, "live")
+    assert found["pages"] > 0
+    file = f"/run/truezram/arena/{name}"
+    assert product.json(f"check {file}") == {**found, "source": file}
+    result = product.run(f"set -- {file}\n{DAMAGE}\ntruezram check --json /root/copy", status=1, timeout=120)
+    damaged = json.loads(result.out)
+    assert damaged["problems_found"] >= 1, result.out
+    assert damaged["problems"][0]["page"] is not None, result.out
+    cut = product.run("truncate -s 1M /root/copy; truezram check /root/copy", status=1)
+    assert "it is cut short" in cut.err, cut.err
+    product.run(f"rm /root/copy; truezram remove {name}; truezram check {name}", status=1)
