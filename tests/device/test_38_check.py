@@ -8,40 +8,48 @@ from product import Product
 
 LOAD = """
 fio --name=load --filename={path} --ioengine=libaio --direct=1 --rw=randwrite --bs=4k --iodepth=16 --size=48m \
-	--loops=3 --verify=crc32c --do_verify=0 --buffer_compress_percentage=60 --refill_buffers --output=/root/fio.log &
+	--time_based --runtime=3000 --buffer_compress_percentage=60 --refill_buffers --output=/root/fio.log &
 load=$!
+writes() {{ tr -s ' ' <{stat} | cut -d' ' -f6; }}
+until [ "$(writes)" -gt 3000 ]; do kill -0 $load; sleep 0.1; done
 """
+"""Random writes until it is killed; returns after some thousand."""
+
+
+def load(path: str) -> str:
+    return LOAD.format(path=path, stat=f"/sys/block/{path.removeprefix('/dev/')}/stat")
 
 
 def test_a_device_under_load_and_at_rest(product: Product) -> None:
     """Sound whenever it is looked at; at rest its figures are those of the statistics, compacted or not."""
     path = product.create("--size 64M --algorithm lz4")
-    out = product.strict(
-        LOAD.format(path=path)
+    product.strict(
+        load(path)
         + f"""
-checks=0
-while kill -0 $load 2>/dev/null; do
+before=$(writes)
+for check in 1 2 3 4 5; do
 	truezram check {path} >/root/check.txt || {{ cat /root/check.txt; exit 1; }}
-	[ $((checks % 3)) != 2 ] || truezram compact {path} >/dev/null
-	checks=$((checks + 1))
+	truezram compact {path} >/dev/null
 done
-wait $load
-echo "checks $checks"
+[ "$(writes)" -gt "$before" ]
+kill $load
+wait $load || true
+sync
 """,
         timeout=600,
-    ).out
-    assert int(out.split()[-1]) >= 3, out
-    product.strict(f"fio --name=verify --filename={path} --rw=read --bs=4k --direct=1 --size=48m >/dev/null; sync")
+    )
     row, found = product.stat(path), product.json(f"check {path}")
     assert (found["sound"], found["live"], found["problems"]) == (True, True, [])
-    assert found["pages"] * 4096 == row["orig_data_size"]
+    assert found["pages"] * 4096 == row["orig_data_size"] > 0
     assert found["payload_bytes"] == row["compr_data_size"]
     # The reserve may just be refilled, or shrink.
     assert abs(found["populated_bytes"] + row["memory"]["allocator"] - row["mem_used_total"]) <= 2 << 20
     product.strict(f"blkdiscard -o 0 -l $((24 << 20)) {path}")
     compacted = product.json(f"compact {path}")
-    assert compacted["mem_used_total"]["after"] < compacted["mem_used_total"]["before"]
-    assert product.json(f"check {path}")["pages"] == found["pages"] // 2
+    left = product.json(f"check {path}")
+    assert left["sound"]
+    assert 0 < left["pages"] < found["pages"] * 3 / 4
+    assert compacted["mem_used_total"]["after"] < row["mem_used_total"]
     refused = product.run(f"chmod 755 /root; runuser -u nobody -- truezram check {path}", status=3)
     assert "truezram: cannot" in refused.err, refused.err
     product.remove(path)
@@ -63,8 +71,7 @@ def test_what_a_killed_server_leaves(product: Product) -> None:
     path = product.create("--size 64M")
     name, pid = path.removeprefix("/dev/"), product.stat(path)["pid"]
     product.strict(
-        LOAD.format(path=path)
-        + f"sleep 2; kill -9 {pid}; while [ -e /proc/{pid} ]; do sleep 0.1; done; wait $load || true",
+        load(path) + f"kill -9 {pid}; while [ -e /proc/{pid} ]; do sleep 0.1; done; wait $load || true",
         timeout=300,
     )
     found = product.json(f"check {name}")
