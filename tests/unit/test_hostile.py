@@ -7,6 +7,7 @@ server built with sanitizers.
 from __future__ import annotations
 
 import array
+import fcntl
 import mmap
 import os
 import random
@@ -28,7 +29,7 @@ from truezram.engine.device.local import LocalDevice
 
 PAGE = 4096
 REQUEST = struct.Struct("<IHH4Q216s")
-PING, SET, STOP, ATTACH, PAGE_MAP, TRIM = 1, 2, 3, 4, 5, 6
+PING, SET, STOP, ATTACH, PAGE_MAP, TRIM, COMPACT, ARENA = range(1, 9)
 
 
 @pytest.fixture
@@ -87,13 +88,25 @@ def test_every_operation_refuses_values_out_of_range(device: Entry) -> None:
         assert struct.unpack_from("<IHH", s.recv(1 << 16))[2] == 2
 
 
+def test_a_descriptor_of_the_arena_can_only_read(device: Entry) -> None:
+    """Its offset is not the server's either, and the server keeps none."""
+    files = Path(f"/proc/{server.server_of(device)}/fd")
+    before = len([*files.iterdir()])
+    for _ in range(50):
+        fd = Client.arena(device)
+        assert fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY
+        assert os.lseek(fd, 4096, os.SEEK_CUR) == 4096
+        os.close(fd)
+    wait_until(lambda: len([*files.iterdir()]) == before)
+
+
 def test_random_messages_and_many_clients(device: Entry) -> None:
     rng = random.Random(5)
     clients = [connect(device) for _ in range(40)]  # more than it takes
     for _ in range(3000):
         s = rng.choice(clients)
         args = (rng.getrandbits(64), rng.getrandbits(64), 9, 0)
-        message = bytearray(request(rng.choice([PING, PAGE_MAP, TRIM, 77]), args=args))
+        message = bytearray(request(rng.choice([PING, PAGE_MAP, TRIM, COMPACT, ARENA, 77]), args=args))
         for _ in range(rng.randrange(4)):
             message[rng.randrange(len(message))] = rng.randrange(256)
         # Without a reply being read: a client that never reads must not hold up the server.
