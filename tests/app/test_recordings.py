@@ -114,7 +114,7 @@ def test_older_ones_are_brought_into_it() -> None:
     replay = Replay(Recording(Header("recorded"), eight(1)[:1], OLD))
     assert replay.doctor() == (Check(name="zswap", state="warn", detail="it is on", remedy="turn it off"),)
     assert replay.page_map("ublkb0", 0, 8, 2) == PageMap(first=0, pages=8, regions=((8, 0), (4, 4)))
-    zstd = Algorithm("zstd", level_min=-7, level_max=19, level_default=3)
+    zstd = Algorithm("zstd", level_min=-7, level_max=19, level_default=3, summary="small, slower")
     assert replay.capabilities().algorithms == (zstd,)
     assert replay.journal() == (Change(id=1, time=5.0, key="swappiness", before="60", after="150"),)
     assert replay.tunables() == (Tunable("mem_limit", device="ublkb0", current="none", suggested="1G"),)

@@ -18,14 +18,6 @@ def _renamed(old: str, new: str) -> Callable[[Object], Object]:
     return lambda data: {new if key == old else key: value for key, value in data.items()}
 
 
-def _capabilities(data: Object) -> Object:
-    """Algorithms had a summary, which nothing showed."""
-    if "algorithms" not in data:
-        return data
-    kept = [{key: value for key, value in item.items() if key != "summary"} for item in data["algorithms"]]
-    return {**data, "algorithms": kept}
-
-
 def _group(data: Object) -> Object:
     """Only the ratio, its interval and the gain were recorded; the resident sizes are computed from them."""
     if "algorithms" not in data:
@@ -58,7 +50,6 @@ def _each(one: Callable[[Object], Object]) -> Callable[[list[Object]], list[Obje
 
 
 UPGRADES: dict[str, Callable[[Any], Any]] = {
-    "capabilities": _capabilities,
     "doctor": _each(_renamed("status", "state")),
     "estimate": _estimate,
     "page_map": _renamed("first_page", "first"),
