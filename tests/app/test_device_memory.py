@@ -11,19 +11,22 @@ from truezram.app.widgets.grid import Grid
 from truezram.engine.answers import ArenaProblem
 from truezram.engine.model import MEMORY
 
-from .conftest import SMALL, Bench, settle
-from .test_pages import keys, start
+from .conftest import SMALL, WIDE, Bench, settle
+from .test_pages import drawn, keys, start
 
 Make = Callable[..., Bench]
 
 
 async def test_what_its_memory_is_for(real: Make) -> None:
     b = real()
-    async with b.app.run_test(size=SMALL) as pilot:
+    async with b.app.run_test(size=WIDE) as pilot:
         await start(b, pilot, "2", 80)
+        lines = drawn(b.app.screen.query_one("#parts"))
+        assert "MEMORY " in lines
+        assert all(part.title in lines for part in MEMORY)
         device = b.app.history.devices["local0"].latest
         assert device is not None
-        shown = {item.key: item.cells for item in b.app.screen.query_one("#memory", Grid).items}
+        shown = {item.key: item.cells for item in b.app.screen.query_one("#parts", Grid).items}
         assert list(shown) == [part.key for part in MEMORY]
         assert sum(float(cells[3]) for cells in shown.values()) == pytest.approx(1)
         assert float(shown["compressed"][3]) > 0.5

@@ -98,7 +98,7 @@ class TestDevice:
             assert whole.pages == device.disksize // 4096
             assert sum(screen.query_one("#sizes").bins) == sum(device.size_pages)  # type: ignore[attr-defined]
             assert len(screen.query_one("#queues", Grid).items) == device.nr_queues
-            assert screen.query_one("#memory", Grid).items
+            assert screen.query_one("#parts", Grid).items
 
     async def test_picking_a_region_and_looking_into_it(self, real: Make) -> None:
         b = real()

@@ -94,7 +94,7 @@ class DevicePage(Page):
                 yield Grid(
                     [Head("MEMORY", 16, left=True), Head("BYTES", 5), Head("SHARE", 5),
                      Head("", 4, left=True, grow=True)],
-                    empty="Not reported by the kernel.", id="memory",
+                    empty="Not reported by the kernel.", id="parts",
                 )  # fmt: skip
         yield EventList(id="events")
 
@@ -182,7 +182,7 @@ class DevicePage(Page):
         for part, size in parts:
             share = size / total if total else 0.0
             items.append(Item(part.key, (part.title, short_size(size), f"{share * 100:.0f}%", share)))
-        grid = self.query_one("#memory", Grid)
+        grid = self.query_one("#parts", Grid)
         grid.glyph_set = self.tz.view.glyphs
         grid.show(items)
 
