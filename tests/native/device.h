@@ -56,6 +56,7 @@ static inline unsigned share_of_work(void)
 /* What make_device gives its devices, when there is one: see train(). */
 static uint8_t dictionary[16384];
 static size_t dictionary_size;
+static int lock_arena;
 
 struct device {
 	struct tz_store *store;
@@ -87,7 +88,7 @@ static inline struct device make_device(uint64_t pages, unsigned threads, uint64
 		.disksize = pages * 4096, .mem_limit = limit, .algorithm = algorithm,
 		.dictionary = dictionary_size ? dictionary : NULL,
 		.dictionary_size = dictionary_size,
-		.nr_threads = threads, .arena_fd = d.fd, .stats = d.stats,
+		.lock_arena = lock_arena, .nr_threads = threads, .arena_fd = d.fd, .stats = d.stats,
 	};
 	d.store = tz_store_create(&c, &err, why, sizeof why);
 	CHECK(d.store, "create: %d %s", err, why);

@@ -36,6 +36,16 @@
 #include <sys/syscall.h>
 
 #define SKIP 77
+#if defined(__SANITIZE_ADDRESS__)
+#define SANITIZED 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define SANITIZED 1
+#endif
+#endif
+#ifndef SANITIZED
+#define SANITIZED UNDER_TSAN
+#endif
 
 enum { THREADS = 8, PARTS = 16, USED_PAGES = PARTS * TZ_TABLE_ENTRIES, FEW = 8, BLOCK = 8 };
 enum kind { BLOCKS, WHOLE, SPARSE, SHARED };
@@ -434,6 +444,26 @@ static void run_locked(struct worker *w)
 	CHECK(getrusage(RUSAGE_THREAD, &w->last) == 0, "getrusage");
 }
 
+/* Why it cannot be run here; NULL: it can. */
+static const char *cannot_lock(void)
+{
+	struct rusage before, after;
+	volatile char *fresh = mmap(NULL, 4096, PROT_READ | PROT_WRITE,
+		MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (SANITIZED)
+		return "a sanitizer faults and maps by itself";
+	if (getenv("TRUEZRAM_TEST_EMULATED"))
+		return "it would be the emulator's faults and system calls";
+	CHECK(fresh != MAP_FAILED && getrusage(RUSAGE_THREAD, &before) == 0, "getrusage");
+	*fresh = 1;
+	CHECK(getrusage(RUSAGE_THREAD, &after) == 0, "getrusage");
+	if (after.ru_minflt == before.ru_minflt)
+		return "this kernel does not count page faults";
+	return mlockall(MCL_CURRENT) == 0 ? NULL
+		: "memory cannot be locked (needs root or a higher RLIMIT_MEMLOCK)";
+}
+
 static void check_faults(void)
 {
 	for (unsigned i = 0; i < THREADS; i++) {
@@ -530,7 +560,7 @@ static void discard_all(void)
 		(unsigned long long)NOW(d.stats->segment_bytes));
 }
 
-static void report(unsigned round, unsigned turns, uint64_t compacted)
+static void report(unsigned round, unsigned turns, uint64_t done, uint64_t compacted)
 {
 	struct worker sum = { 0 };
 
@@ -542,10 +572,11 @@ static void report(unsigned round, unsigned turns, uint64_t compacted)
 		sum.zeros += workers[i].zeros;
 	}
 	printf("round %u: %llu reads (%llu of zeros), %llu writes, %llu refused, %llu discards;"
-		" %u turns of control, %llu compactions, %llu pages compacted\n", round,
+		" %u turns of control, %llu of %llu compactions done, %llu pages compacted\n", round,
 		(unsigned long long)sum.reads, (unsigned long long)sum.zeros,
 		(unsigned long long)sum.writes, (unsigned long long)sum.refused,
-		(unsigned long long)sum.discards, turns, (unsigned long long)asked,
+		(unsigned long long)sum.discards, turns, (unsigned long long)done,
+		(unsigned long long)asked,
 		(unsigned long long)compacted);
 	fflush(stdout);
 	CHECK(sum.reads > plan.steps && sum.zeros && sum.writes > plan.steps &&
@@ -555,7 +586,7 @@ static void report(unsigned round, unsigned turns, uint64_t compacted)
 static void run_round(unsigned round, uint64_t seed)
 {
 	pthread_t id[THREADS];
-	uint64_t state = seed | 1, stored, compacted;
+	uint64_t state = seed | 1, stored, compacted, done;
 	unsigned turns = 0;
 	char why[216];
 
@@ -575,13 +606,14 @@ static void run_round(unsigned round, uint64_t seed)
 	}
 	for (unsigned i = 0; i < THREADS; i++)
 		pthread_join(id[i], NULL);
+	done = NOW(d.stats->compact_done);
 	if (locked)
 		check_faults();
 	CHECK(tz_store_set_mem_limit(d.store, 0, why, sizeof why) == 0, "%s", why);
 	come_to_rest();
 	stored = check_contents();
 	compacted = NOW(d.stats->pages_compacted);
-	report(round, turns, compacted);
+	report(round, turns, done, compacted);
 	check_accounting(&d, stored, 0);
 	if (round % 4 >= 2)
 		discard_all();
@@ -597,18 +629,16 @@ static void choose_disk(int large)
 
 int main(int argc, char **argv)
 {
-	const char *minutes = getenv("TRUEZRAM_TEST_MINUTES");
+	const char *minutes = getenv("TRUEZRAM_TEST_MINUTES"), *missing;
 	uint64_t end = tz_now_ns() + (minutes ? strtoull(minutes, NULL, 10) : 0) * 60000000000ull;
 	uint64_t seed = minutes ? tz_now_ns() : 1;
 
 	find_algorithms();
-	locked = argc > 1 && !strcmp(argv[1], "locked");
-	if (locked && mlockall(MCL_CURRENT) < 0) {
-		printf("left out: memory cannot be locked here: %s (needs root or a higher"
-			" RLIMIT_MEMLOCK)\n", strerror(errno));
+	locked = lock_arena = argc > 1 && !strcmp(argv[1], "locked");
+	if (locked && (missing = cannot_lock())) {
+		printf("left out: %s\n", missing);
 		return SKIP;
 	}
-	signal(SIGSYS, SIG_DFL);
 	sigaction(SIGSYS, &(struct sigaction){ .sa_sigaction = deny, .sa_flags = SA_SIGINFO }, NULL);
 	plan.steps = 1200 / share_of_work();
 	printf("seed %llu\n", (unsigned long long)seed);
