@@ -97,6 +97,7 @@ static void test_has(void)
 /* ---- the reserve's thread, with memory short ---- */
 
 #define SEGMENT (128u << 10)
+#define PAGES 65536u
 #define FULL 32u	/* segments: 1/64 of 256 MiB */
 
 static _Atomic int is_short;
@@ -119,16 +120,21 @@ static void nap(void)
 }
 
 /* Writes pages that do not compress, from `*page` on, until no more than `keep` segments are in
- * reserve. */
+ * reserve. With the disk full, it begins anew: overwriting would take no segments. */
 static void use_reserve(struct device *d, uint64_t *page, uint64_t keep)
 {
 	struct tz_store_thread *t = tz_store_thread(d->store, 0);
 	uint64_t data[512], x = 1;
 
-	for (; NOW(d->stats->reserve_bytes) > keep * SEGMENT; *page = (*page + 1) % 65536) {
+	for (; NOW(d->stats->reserve_bytes) > keep * SEGMENT; (*page)++) {
+		unsigned work = UINT32_MAX;
 		for (unsigned i = 0; i < 512; i++)
 			data[i] = x = x * 0x9fb21c651e98df25ull + *page + 1;
 		tz_store_begin(t);
+		if (*page == PAGES) {
+			tz_store_discard_range(t, 0, PAGES, &work);
+			*page = 0;
+		}
 		CHECK(tz_store_write(t, *page, (const uint8_t *)data) == 0, "page %llu",
 			(unsigned long long)*page);
 		tz_store_end(t);
@@ -144,7 +150,7 @@ static uint64_t target(const struct device *d)
  * more, as the device has become idle, and has enough for that. */
 static uint64_t wait_for_looks(const struct device *d)
 {
-	for (unsigned n = atomic_load(&looks) + 20; atomic_load(&looks) < n; nap())
+	for (unsigned n = atomic_load(&looks) + 3; atomic_load(&looks) < n; nap())
 		if (NOW(d->stats->reserve_bytes) >= NOW(d->stats->reserve_target))
 			return 0;
 	return atomic_load(&floor_then);
@@ -165,7 +171,7 @@ static void fill_reserve(struct device *d, uint64_t *page)
  * out, the last floor counts; with memory there again the reserve is filled. */
 static void test_reserve(void)
 {
-	struct device d = make_device(65536, 1, 0, "lz4");
+	struct device d = make_device(PAGES, 1, 0, "lz4");
 	uint64_t page = 0, used, start, usual, last, asked;
 
 	/* Its thread looks at the floor once the reserve is full for the first time. */
