@@ -76,7 +76,7 @@ class TestUnreadable:
 
     def test_what_it_lost_is_no_event(self) -> None:
         good = eight(1)[5]
-        limited = replace(good.devices[0], mem_limit=1 << 30)
+        limited = replace(good.devices[0], mem_limit=1 << 32)
         broken = emptied(limited, "orig_data_size is -1")
         detector = Detector()
 

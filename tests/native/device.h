@@ -240,8 +240,8 @@ static inline void check_accounting(const struct device *d, uint64_t stored, uin
 		sum.total.kind_pages_now[3]);
 	CHECK(s == same, "%llu same-filled, model has %llu", (unsigned long long)s,
 		(unsigned long long)same);
-	/* The store's threads may be moving segments at this instant: what must hold is that it comes
-	 * to rest in agreement. */
+	/* The store's threads may be moving segments at this instant: what must hold is that it
+	 * comes to rest in agreement. */
 	uint64_t objects, kernel, ours;
 	int parts, same_as_kernel;
 	for (unsigned tries = 0; tries < 50; tries++) {

@@ -7,8 +7,8 @@
  * (tz_check_arena) agree.
  *
  * The disk: a few parts of one page of the page table each, on a small disk one after another, on a
- * large one (of more than 64 GiB) in different pages of the directory, which are populated when they
- * are first written to. There are four kinds of them, of which two come and go all the time:
+ * large one (of more than 64 GiB) in different pages of the directory, which are populated when
+ * they are first written to. There are four kinds of them, of which two come and go all the time:
  *	BLOCKS	all pages in use, eight in a row are one thread's: what compaction works on
  *	WHOLE	one thread's; it discards all of it at once
  *	SPARSE	eight pages in use, each another thread's: empty every now and then
@@ -86,9 +86,9 @@ WRAP(int, nanosleep, (const struct timespec *t, struct timespec *left), t, left)
 /* ---- the disk ---- */
 
 struct page {
-	/* The owner's operations on it are numbered. started: the newest one that has begun; completed:
-	 * the one whose result it had when the owner was last between two. discard: the newest discard
-	 * that has begun. */
+	/* The owner's operations on it are numbered. started: the newest one that has begun;
+	 * completed: the one whose result it had when the owner was last between two. discard: the
+	 * newest discard that has begun. */
 	_Atomic uint32_t started, completed, discard;
 	uint32_t value;		/* the owner's: what it holds. 0: zeros */
 };
@@ -228,7 +228,8 @@ static void read_any(struct worker *w, unsigned m)
 	w->reads++;
 	w->zeros += value == 0;
 	CHECK(value == 0 || owner == THREADS || (int)writer == owner,
-		"page %llu of thread %d was written by %u", (unsigned long long)page, owner, writer);
+		"page %llu of thread %d was written by %u", (unsigned long long)page, owner,
+		writer);
 	if (owner == THREADS)
 		return;
 	if (value)
@@ -572,7 +573,8 @@ static void report(unsigned round, unsigned turns, uint64_t done, uint64_t compa
 		sum.zeros += workers[i].zeros;
 	}
 	printf("round %u: %llu reads (%llu of zeros), %llu writes, %llu refused, %llu discards;"
-		" %u turns of control, %llu of %llu compactions done, %llu pages compacted\n", round,
+		" %u turns of control, %llu of %llu compactions done, %llu pages compacted\n",
+		round,
 		(unsigned long long)sum.reads, (unsigned long long)sum.zeros,
 		(unsigned long long)sum.writes, (unsigned long long)sum.refused,
 		(unsigned long long)sum.discards, turns, (unsigned long long)done,
@@ -639,7 +641,8 @@ int main(int argc, char **argv)
 		printf("left out: %s\n", missing);
 		return SKIP;
 	}
-	sigaction(SIGSYS, &(struct sigaction){ .sa_sigaction = deny, .sa_flags = SA_SIGINFO }, NULL);
+	sigaction(SIGSYS, &(struct sigaction){ .sa_sigaction = deny, .sa_flags = SA_SIGINFO },
+		NULL);
 	plan.steps = 1200 / share_of_work();
 	printf("seed %llu\n", (unsigned long long)seed);
 	for (unsigned round = 0; round < 4 || (minutes && tz_now_ns() < end); round++) {

@@ -3,8 +3,8 @@
  * entries: each bit of an entry of each kind, then a read, an overwrite or a discard: nothing
  *	crashes or hangs, all other pages stay right, now and after the room of their neighbours has
  *	been used again, and the entry's own page reads as -EIO, or right.
- * random: one to three bits of the page table, its directory, or an object, many times over: -EIO or
- *	right. Up to three flips of an entry are always noticed (entry.h); what is in an object
+ * random: one to three bits of the page table, its directory, or an object, many times over: -EIO
+ *	or right. Up to three flips of an entry are always noticed (entry.h); what is in an object
  *	escapes its CRC-32C once in 2^32 times at most.
  * directory: a damaged entry of the directory is put right.
  * Then what is not in use, compaction, and several threads that meet damage.

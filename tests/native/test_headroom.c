@@ -156,8 +156,8 @@ static uint64_t wait_for_looks(const struct device *d)
 	return atomic_load(&floor_then);
 }
 
-/* In use, the device has a full reserve of 4 MiB; on a busy machine it may be idle again before that
- * is seen. */
+/* In use, the device has a full reserve of 4 MiB; on a busy machine it may be idle again before
+ * that is seen. */
 static void fill_reserve(struct device *d, uint64_t *page)
 {
 	do {

@@ -1,5 +1,5 @@
-/* test_reserve.c - segments on their way to and from the reserve, and the store's threads, in a build
- * of the store that has test points (alloc.h).
+/* test_reserve.c - segments on their way to and from the reserve, and the store's threads, in a
+ * build of the store that has test points (alloc.h).
  *
  * Threads are parked and system calls refused at places that a run of the real thing meets once in
  * weeks, so each of these tests happens the same way every time. tz_arena_populate and
@@ -16,7 +16,8 @@ static _Atomic int parked, go_on;
 static _Atomic int hold_passes, held;	/* the compactor stops at the next `hold_at` */
 static const char *hold_at = "moving";
 static _Atomic unsigned passes;
-static _Atomic int hold_map, at_map;	/* whoever looks at the page map stops, at a page of the table */
+/* whoever looks at the page map stops, at a page of the table */
+static _Atomic int hold_map, at_map;
 /* at "wake", nothing of this store may be locked by the thread that wakes, its only one */
 static struct tz_store *single;
 static pthread_t its_thread;
@@ -132,8 +133,9 @@ static void *free_the_last(void *arg)
 	return NULL;
 }
 
-/* A thread frees the last object of a segment and loses its CPU before the segment is in the reserve.
- * Meanwhile another writes, and compaction begins: the segment must not be taken for the sparsest. */
+/* A thread frees the last object of a segment and loses its CPU before the segment is in the
+ * reserve. Meanwhile another writes, and compaction begins: the segment must not be taken for the
+ * sparsest. */
 static void test_parked(void)
 {
 	enum { PAGES = 1600, LATER = 4000 };
@@ -211,8 +213,8 @@ static void test_refilled_during_a_pass(void)
 			tz_store_discard(t, n);
 	tz_store_end(t);
 	WAIT_FOR(atomic_load(&held), "no pass");
-	/* It is stopped in its middle. More than a reserve is written, of pages that are larger than
-	 * any hole. */
+	/* It is stopped in its middle. More than a reserve is written, of pages that are larger
+	 * than any hole. */
 	uint64_t bytes = 8 * NOW(d.stats->reserve_target);
 	unsigned new_pages = (unsigned)(bytes / 4096), waited = 0;
 	uint8_t page[4096] __attribute__((aligned(8)));
@@ -240,8 +242,8 @@ static void test_refilled_during_a_pass(void)
 
 /* ---- packing ---- */
 
-/* Every second page goes: all segments are equally full. They are packed all the same, and then left
- * alone. */
+/* Every second page goes: all segments are equally full. They are packed all the same, and then
+ * left alone. */
 static void test_packed(uint64_t pages, unsigned random_words)
 {
 	enum { STAY = 2 };
@@ -372,8 +374,8 @@ static void test_trim(void)
 	for (uint64_t n = 0; n < PAGES; n++)
 		put(t, n, 1, 512);
 	tz_store_end(t);
-	/* A device that has just been in use has a full reserve; trim makes it one that is idle. On a
-	 * busy machine half a second may be over before that: again, then. */
+	/* A device that has just been in use has a full reserve; trim makes it one that is idle. On
+	 * a busy machine half a second may be over before that: again, then. */
 	uint64_t bytes = 0, used = 0, idle;
 	atomic_store(&never, pthread_self());
 	for (unsigned turn = 0; !bytes; turn++) {
@@ -387,7 +389,8 @@ static void test_trim(void)
 		used = NOW(d.stats->mem_used_total);
 		bytes = tz_store_trim(d.store);
 	}
-	CHECK(bytes && NOW(d.stats->mem_used_total) < used, "%llu bytes", (unsigned long long)bytes);
+	CHECK(bytes && NOW(d.stats->mem_used_total) < used, "%llu bytes",
+		(unsigned long long)bytes);
 	idle = NOW(d.stats->reserve_target);
 	CHECK(idle == 1 << 20 && NOW(d.stats->reserve_bytes) <= idle,
 		"reserve %llu, target %llu", (unsigned long long)NOW(d.stats->reserve_bytes),
@@ -460,8 +463,8 @@ static void test_map(void)
 	end_device(&d);
 }
 
-/* A segment that queue threads empty while the compactor walks through it is given back when that is
- * done: reading what has been punched out would populate it again, uncounted. */
+/* A segment that queue threads empty while the compactor walks through it is given back when that
+ * is done: reading what has been punched out would populate it again, uncounted. */
 static void test_emptied_while_walked(void)
 {
 	enum { PAGES = 4096 };

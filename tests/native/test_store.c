@@ -8,7 +8,8 @@
  *	number, or zeros.
  * limit: at mem_limit writes fail with ENOSPC and everything stored stays readable; discards make
  *	room again.
- * compact: sparse segments are emptied while threads write and read; what is left is what is stored.
+ * compact: sparse segments are emptied while threads write and read; what is left is what is
+ *	stored.
  * switch: all of it while the algorithm changes.
  * dictionary: the same with zstd's dictionary, which outlasts changes of algorithm.
  */

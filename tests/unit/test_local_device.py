@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 from conftest import HANG, wait_until
@@ -330,14 +331,21 @@ def arena_of(entry: Entry) -> Path:
     )
 
 
+def _bytes_at(file: BinaryIO, offset: int, size: int) -> bytes:
+    file.seek(offset)
+    return file.read(size)
+
+
 def test_a_damaged_entry_is_an_error_of_its_page_and_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     entry = make()
     data = pages(64)
     with LocalDevice(entry) as device, Client() as client:
         device.write(0, data)
         with arena_of(entry).open("r+b", buffering=0) as arena:
+            directory = int.from_bytes(_bytes_at(arena, 88, 8), "little")  # docs/arena.md
+            table = (int.from_bytes(_bytes_at(arena, directory, 8), "little") >> 17 & (1 << 35) - 1) * 16
             for page in (7, 8):
-                arena.seek(PAGE + 8 * page + 4)  # the table is behind the head (docs/server.md)
+                arena.seek(table + 8 * page + 4)
                 byte = arena.read(1)[0]
                 arena.seek(-1, os.SEEK_CUR)
                 arena.write(bytes([byte ^ 0x10]))

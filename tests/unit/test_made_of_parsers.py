@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -176,14 +177,16 @@ def test_docs_cli_is_what_the_script_makes() -> None:
 
 @pytest.mark.parametrize("module", main.verb_names().values())
 def test_schemas_are_as_documented(module: str) -> None:
-    """Every document of a verb is ``truezram.NAME/1``, as docs/cli.md says."""
+    """Every document of a verb is ``truezram.NAME/VERSION`` of its module, as docs/cli.md says."""
     tree = ast.parse((Path(verbs.__path__[0]) / f"{module}.py").read_text())
     calls = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and getattr(n.func, "id", "") == "print_json"]
     assert calls
     for call in calls:
         assert isinstance(call.args[0], ast.Name)
         assert call.args[0].id == "NAME"
-        assert len(call.args) == 2
+        versions = [n.id for n in call.args[2:] if isinstance(n, ast.Name)]
+        assert versions == ["SCHEMA_VERSION"] * hasattr(import_module(f"{verbs.__name__}.{module}"), "SCHEMA_VERSION")
+        assert len(call.args) == 2 + len(versions)
         assert not call.keywords
 
 

@@ -23,9 +23,9 @@
  *	  +----punched out-----+                  +--> table (pages of the page table, under the
  * table lock)
  *
- * BETWEEN means: in one thread's hands, in no list. EVACUATING stays so until the housekeeper, which
- * reads the segment, is done, even when the last object in it is freed meanwhile. A lock is held for list operations only; no
- * system call is made with one held, and no two are held at once.
+ * BETWEEN means: in one thread's hands, in no list. EVACUATING stays so until the housekeeper,
+ * which reads the segment, is done, even when the last object in it is freed meanwhile. A lock is
+ * held for list operations only; no system call is made with one held, and no two are held at once.
  */
 #include "alloc.h"
 

@@ -129,8 +129,8 @@ void tz_alloc_reserve_push(struct tz_alloc *a, uint32_t segment);
 uint64_t tz_alloc_overhead(const struct tz_alloc *a);
 
 /* Emptying a segment. begin: nothing is placed in it from now on; the holes that are known of it,
- * in order. 0, or -EBUSY: it holds no objects now. In between it stays where it is, even when all of
- * it is free. end: into the reserve if it is, or back into use. */
+ * in order. 0, or -EBUSY: it holds no objects now. In between it stays where it is, even when all
+ * of it is free. end: into the reserve if it is, or back into use. */
 struct tz_evacuation {
 	uint32_t segment;
 	unsigned nr_holes;

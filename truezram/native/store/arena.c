@@ -156,7 +156,8 @@ int tz_arena_read_head(const void *bytes, struct tz_arena_head *out, char *why, 
 	}
 	if (out->version != TZ_ARENA_VERSION || out->incompatible & ~TZ_ARENA_INCOMPATIBLE) {
 		snprintf(why, why_size,
-			"it has version %u and features %#llx; this program knows version %u and features %#llx",
+			"it has version %u and features %#llx; this program knows version %u and"
+			" features %#llx",
 			out->version, (unsigned long long)out->incompatible, TZ_ARENA_VERSION,
 			TZ_ARENA_INCOMPATIBLE);
 		return -EPROTONOSUPPORT;

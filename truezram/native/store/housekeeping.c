@@ -87,8 +87,8 @@ void tz_housekeeping_look(struct tz_store_thread *t)
 
 /* ---- emptying segments ---- */
 
-/* Room for an object that moves: in another segment's hole, or where the reserve can spare one, in a
- * new segment. */
+/* Room for an object that moves: in another segment's hole, or where the reserve can spare one, in
+ * a new segment. */
 static uint64_t room_for(struct tz_store *s, unsigned shard, unsigned units)
 {
 	uint64_t offset = tz_alloc_take_existing(&s->alloc, shard, units);
@@ -158,8 +158,8 @@ static void empty_segment(struct tz_store_thread *t, const struct tz_evacuation 
 	}
 }
 
-/* The free units from which on about BATCH segments are the sparsest; at least what they all have on
- * average, and a hundredth of a segment, for less is not worth moving the rest. */
+/* The free units from which on about BATCH segments are the sparsest; at least what they all have
+ * on average, and a hundredth of a segment, for less is not worth moving the rest. */
 static unsigned threshold(struct tz_store *s)
 {
 	uint32_t by_free[BINS + 1] = { 0 }, known = atomic_load(&s->alloc.nr_known), sum = 0;

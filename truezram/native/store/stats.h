@@ -93,7 +93,8 @@ struct tz_stats {
 	uint64_t table_bytes;		/* of which head, directory and page table */
 	uint64_t segment_bytes;		/* of which segments with objects, holes included */
 	uint64_t reserve_bytes;		/* of which segments populated and not yet used */
-	uint64_t overhead_bytes;	/* of which what is known of segments: outside of the arena */
+	uint64_t overhead_bytes;	/* of which what is known of segments: outside of the
+					 * arena */
 	uint64_t reserve_target;	/* what the reserve's thread keeps reserve_bytes at */
 	uint64_t pages_compacted;	/* pages of memory that emptying segments has freed */
 	uint64_t compact_done;		/* the last compaction asked for that is done (store.h) */
@@ -126,7 +127,8 @@ struct tz_queue_stats {
 	uint64_t busy_ns;		/* time between wake-up and wait */
 	int64_t pages_now;		/* pages stored: orig_data_size = 4096 * sum */
 	int64_t compr_bytes_now;	/* object payload bytes: compr_data_size */
-	int64_t object_bytes_now;	/* what objects take in segments, head and rounding included */
+	int64_t object_bytes_now;	/* what objects take in segments, head and rounding
+					 * included */
 	int64_t kind_pages_now[TZ_KINDS];	/* pages stored by enum tz_kind */
 	int64_t size_pages_now[TZ_SIZE_BINS];
 	/* --- not under seq --- */

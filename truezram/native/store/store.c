@@ -491,7 +491,8 @@ uint64_t tz_store_discard_range(
 	uint64_t at = page, end = page + n;
 
 	while (at < end && *work) {
-		int damaged = 0, ready = tz_arena_directory_ready(&t->store->arena, at / TZ_TABLE_ENTRIES);
+		const struct tz_arena *arena = &t->store->arena;
+		int damaged = 0, ready = tz_arena_directory_ready(arena, at / TZ_TABLE_ENTRIES);
 		uint64_t step = ready ? TZ_TABLE_ENTRIES : TZ_TABLE_ENTRIES * TZ_DIRECTORY_ENTRIES;
 		uint64_t here = step - at % step;
 		if (here > end - at)

@@ -57,8 +57,9 @@ void tz_store_end(struct tz_store_thread *t);
 int tz_store_read(struct tz_store_thread *t, uint64_t page, uint8_t *out);
 int tz_store_write(struct tz_store_thread *t, uint64_t page, const uint8_t *data);
 void tz_store_discard(struct tz_store_thread *t, uint64_t page);
-/* Discards n pages as far as *work lasts, from which it takes 1 for an entry looked at (or a page of
- * the table that is not there) and 32 for a page given back. Returns how many pages are done: less than n only when *work is 0. */
+/* Discards n pages as far as *work lasts, from which it takes 1 for an entry looked at (or a page
+ * of the table that is not there) and 32 for a page given back. Returns how many pages are done:
+ * less than n only when *work is 0. */
 uint64_t tz_store_discard_range(struct tz_store_thread *t, uint64_t page, uint64_t n,
 	unsigned *work);
 /* Starts loading a page's entry into the cache, then (the entry at hand) the head of its object. */
@@ -89,9 +90,9 @@ int tz_store_set_algorithm(struct tz_store *store, const char *algorithm, char *
 	size_t why_size);
 int tz_store_set_mem_limit(struct tz_store *store, uint64_t bytes, char *why, size_t why_size);
 uint64_t tz_store_trim(struct tz_store *store);	/* reserve.h */
-/* Has segments packed as far as that gains memory, and what it gains given back. Returns at once, with
- * a number: the statistics say how far it is (compact_permille), and which was the last that is done
- * (compact_done). */
+/* Has segments packed as far as that gains memory, and what it gains given back. Returns at once,
+ * with a number: the statistics say how far it is (compact_permille), and which was the last that
+ * is done (compact_done). */
 uint64_t tz_store_compact(struct tz_store *store);
 void tz_store_page_map(struct tz_store *store, uint64_t first, uint64_t pages, unsigned regions,
 	uint32_t (*out)[TZ_KINDS_STORED]);

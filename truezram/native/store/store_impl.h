@@ -38,8 +38,8 @@ struct tz_codec_set {
 	struct tz_workspace by_kind[TZ_KINDS];
 };
 
-/* Threads of the store after those of its callers: the one that collects freed swap slots, which has
- * counters, and the housekeeper, which has none. Neither has a codec. */
+/* Threads of the store after those of its callers: the one that collects freed swap slots, which
+ * has counters, and the housekeeper, which has none. Neither has a codec. */
 enum { TZ_COLLECTOR, TZ_HOUSEKEEPER, TZ_OWN_THREADS };
 _Static_assert(TZ_HOUSEKEEPER == TZ_STATS_HELPERS, "those that have counters come first");
 
