@@ -91,13 +91,13 @@ def test_every_operation_refuses_values_out_of_range(device: Entry) -> None:
 def test_a_descriptor_of_the_arena_can_only_read(device: Entry) -> None:
     """Its offset is not the server's either, and the server keeps none."""
     files = Path(f"/proc/{server.server_of(device)}/fd")
-    before = len([*files.iterdir()])
+    before = len([*files.iterdir()])  # it may not have closed an earlier client's connection yet
     for _ in range(50):
         fd = Client.arena(device)
         assert fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY
         assert os.lseek(fd, 4096, os.SEEK_CUR) == 4096
         os.close(fd)
-    wait_until(lambda: len([*files.iterdir()]) == before)
+    wait_until(lambda: len([*files.iterdir()]) <= before)
 
 
 def test_random_messages_and_many_clients(device: Entry) -> None:
