@@ -9,19 +9,22 @@
  *
  * Room is found by best fit, which leaves 2 to 4 % in holes after any number of overwrites:
  *  - a hole of the very size, or the next larger one: for each size there is a short stack of
- * segments that had such a hole not long ago (hints, which may be stale and are checked);
+ *    segments that had such a hole not long ago (hints, which may be stale and are checked);
  *  - failing that, the best hole of a segment whose largest one is just large enough (lists by
- * largest hole);
+ *    largest hole);
  *  - failing that, another shard's; then a segment of the reserve.
  *
  * A shard is the part of the segments that one queue thread places its objects in. Everything known
  * of a segment, its membership of lists included, is guarded by its shard's lock, and a segment
  * changes hands only when it is empty:
  *
- *	absent --populate--> reserve --take--> between --> objects (<-> evacuating) --last object
- * freed--> between --> reserve ^                    |                  |
- *	  +----punched out-----+                  +--> table (pages of the page table, under the
- * table lock)
+ *	absent -> reserve	populated
+ *	reserve -> absent	punched out; what was known of it is forgotten
+ *	reserve -> between	taken for use
+ *	between -> objects	a shard's; objects <-> evacuating
+ *	between -> table	pages of the page table, under the table lock
+ *	objects -> between	the last object was freed
+ *	between -> reserve
  *
  * BETWEEN means: in one thread's hands, in no list. EVACUATING stays so until the housekeeper,
  * which reads the segment, is done, even when the last object in it is freed meanwhile. A lock is
@@ -40,8 +43,8 @@
 #define MLOCK_ONFAULT 1
 #endif
 
-#define GROUP                                                                                      \
-	(TZ_PAGE_SIZE / sizeof(struct tz_segment)) /* segments that are described in one page */
+/* segments that are described in one page */
+#define GROUP (TZ_PAGE_SIZE / sizeof(struct tz_segment))
 
 _Static_assert(sizeof(struct tz_segment) == 256, "four cache lines a segment");
 _Static_assert(TZ_TABLE_PAGES == 32, "the pages of a table segment are the bits of a word");
@@ -185,9 +188,9 @@ static void remove_hole(struct tz_segment *m, unsigned i)
 /* Whether a segment that shares the page of metadata with this one is populated. */
 static int group_is_present(const struct tz_alloc *a, uint32_t s)
 {
-	return (atomic_load_explicit(&a->present[s / 64], memory_order_relaxed) >>
-			       s % 64 / GROUP * GROUP &
-		       0xffff) != 0;
+	uint64_t word = atomic_load_explicit(&a->present[s / 64], memory_order_relaxed);
+
+	return (word >> s % 64 / GROUP * GROUP & 0xffff) != 0;
 }
 
 uint32_t tz_alloc_absent(struct tz_alloc *a, unsigned want, unsigned *n)

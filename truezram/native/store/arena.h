@@ -2,9 +2,12 @@
  * reads it from outside).
  *
  *	0			head, two copies of a page each; the valid one with the higher
- * sequence counts 8192			zstd's dictionary, if there is one directory_offset	one
- * 8-byte entry for each page of the page table, which has 512 entries of 8 bytes segment_offset
- *		nr_segments segments of 128 KiB: objects, or pages of the page table (alloc.c)
+ *				sequence counts
+ *	8192			zstd's dictionary, if there is one
+ *	directory_offset	one 8-byte entry for each page of the page table, which has 512
+ *				entries of 8 bytes
+ *	segment_offset		nr_segments segments of 128 KiB: objects, or pages of the page
+ *				table (alloc.c)
  *
  * The file is sparse: head, dictionary and the beginning of the directory are populated when the
  * device is made, the rest of the directory and segments as they are needed. Every reference inside

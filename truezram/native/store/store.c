@@ -22,9 +22,9 @@
  * through the hazard slots first and sets the object aside if it is in use. Each thread announces
  * one object at a time, but it may move on to the next while a writer looks through the slots: what
  * a thread has set aside is at most two objects for each other thread (tests/native/
- * model_hazard.py tries all orders). Nobody waits for a reader; what threads do wait for, for some
- * tens of nanoseconds unless a holder loses its CPU, is the lock of a shard, of the table's pages
- * or of the reserve (alloc.c).
+ * test_hazard_model.py tries all orders). No thread waits for a reader; what threads do wait for,
+ * for some tens of nanoseconds unless a holder loses its CPU, is the lock of a shard, of the
+ * table's pages or of the reserve (alloc.c).
  *
  * Freed swap slots: the kernel sets a bit when it has freed a page's slot, a write clears it when
  * it arrives (before it stores anything), and the collector takes the page's entry out of the table
@@ -49,9 +49,8 @@
 
 #define CLOCK_EVERY 16u		/* codec time is taken on one page in so many */
 #define HUGE_SIZE 3840u	/* a longer object is not worth decompressing: such a page is kept raw */
-#define DIRECTORY_PAGE                                                                             \
-	(1ull << 40) /* added to the number of a page of the table: what its directory entry is    \
-			sealed with */
+/* added to the number of a page of the table: what its directory entry is sealed with */
+#define DIRECTORY_PAGE (1ull << 40)
 #define KIND_TABLE 31u		/* of directory entries, never of a page */
 #define DISCARD_AHEAD 8u
 #define DISCARD_COST 32u		/* of a page given back, in entries looked at */

@@ -55,10 +55,10 @@ struct tz_store_thread {
 	struct tz_store *store;
 	struct tz_queue_stats *stats;		/* NULL: the housekeeper's */
 	unsigned index, nr_set_aside, ticks;
-	unsigned freed_units,
-		emptied;	/* since it last looked whether there is something to tidy up */
-	/* Freed entries that somebody still reads: two for each other thread, the housekeeper among
-	 * them. */
+	/* since it last looked whether there is something to tidy up */
+	unsigned freed_units, emptied;
+	/* Freed entries that a thread still reads: two for each other thread, those of the store
+	 * itself among them. */
 	struct tz_set_aside set_aside[2 * (TZ_MAX_QUEUES + TZ_OWN_THREADS - 1)];
 	const char *error;		/* of error_page, not yet in the statistics; NULL: none */
 	uint64_t error_page;
