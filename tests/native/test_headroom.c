@@ -119,26 +119,32 @@ static void nap(void)
 	nanosleep(&(struct timespec){ .tv_nsec = 1000000 }, NULL);
 }
 
-/* Writes pages that do not compress, from `*page` on, until no more than `keep` segments are in
- * reserve. With the disk full, it begins anew: overwriting would take no segments. */
-static void use_reserve(struct device *d, uint64_t *page, uint64_t keep)
+/* Writes a page that does not compress. With the disk full, it begins anew: overwriting would take
+ * no segments. */
+static void use(struct device *d, uint64_t *page)
 {
 	struct tz_store_thread *t = tz_store_thread(d->store, 0);
-	uint64_t data[512], x = 1;
+	static uint64_t data[512], x = 1;
+	unsigned work = UINT32_MAX;
 
-	for (; NOW(d->stats->reserve_bytes) > keep * SEGMENT; (*page)++) {
-		unsigned work = UINT32_MAX;
-		for (unsigned i = 0; i < 512; i++)
-			data[i] = x = x * 0x9fb21c651e98df25ull + *page + 1;
-		tz_store_begin(t);
-		if (*page == PAGES) {
-			tz_store_discard_range(t, 0, PAGES, &work);
-			*page = 0;
-		}
-		CHECK(tz_store_write(t, *page, (const uint8_t *)data) == 0, "page %llu",
-			(unsigned long long)*page);
-		tz_store_end(t);
+	for (unsigned i = 0; i < 512; i++)
+		data[i] = x = x * 0x9fb21c651e98df25ull + 1;
+	tz_store_begin(t);
+	if (*page == PAGES) {
+		tz_store_discard_range(t, 0, PAGES, &work);
+		*page = 0;
 	}
+	CHECK(write_waiting(t, *page, (const uint8_t *)data) == 0, "page %llu",
+		(unsigned long long)*page);
+	tz_store_end(t);
+	++*page;
+}
+
+/* Writes until no more than `keep` segments are in reserve, with memory short. */
+static void use_reserve(struct device *d, uint64_t *page, uint64_t keep)
+{
+	while (NOW(d->stats->reserve_bytes) > keep * SEGMENT)
+		use(d, page);
 }
 
 static uint64_t target(const struct device *d)
@@ -161,7 +167,8 @@ static uint64_t wait_for_looks(const struct device *d)
 static void fill_reserve(struct device *d, uint64_t *page)
 {
 	do {
-		use_reserve(d, page, NOW(d->stats->reserve_bytes) / SEGMENT - 3);
+		for (unsigned i = 0; i < 4 * SEGMENT / 4096; i++)
+			use(d, page);
 		while (NOW(d->stats->reserve_bytes) < NOW(d->stats->reserve_target))
 			nap();
 	} while (target(d) < FULL);

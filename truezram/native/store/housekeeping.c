@@ -361,7 +361,9 @@ static void look_after(struct tz_store_thread *t)
 	}
 	show_progress(s);
 	compact(t);
-	if (atomic_exchange(&h->look_at_table, 0) || h->asked)
+	if (atomic_exchange(&h->look_at_table, 0))
+		h->once_more = 1;
+	if (h->once_more || h->asked)
 		tidy_table(s);
 	free_rest(t, &h->stop);
 	if (h->asked)
@@ -369,8 +371,16 @@ static void look_after(struct tz_store_thread *t)
 	TZ_STATS_SET(s->stats->compact_done, ticket);
 }
 
+/* What was discarded since the last look was too little to wake this thread. */
+static void tidy_once_more(struct tz_store *s)
+{
+	s->housekeeping.once_more = 0;
+	tidy_table(s);
+}
+
 static void *run(void *arg)
 {
+	static const struct timespec later = { 1, 0 };
 	struct tz_store *s = arg;
 	struct tz_housekeeping *h = &s->housekeeping;
 	struct tz_store_thread *t = &s->threads[s->nr_threads + TZ_HOUSEKEEPER];
@@ -380,7 +390,10 @@ static void *run(void *arg)
 	while (!atomic_load(&h->stop)) {
 		if (atomic_exchange(&h->wake, 0))
 			look_after(t);
-		else
+		else if (h->once_more && tz_futex(&h->wake, FUTEX_WAIT_PRIVATE, 0, &later) < 0 &&
+			errno == ETIMEDOUT)
+			tidy_once_more(s);
+		else if (!h->once_more)
 			tz_futex(&h->wake, FUTEX_WAIT_PRIVATE, 0, NULL);
 	}
 	return NULL;

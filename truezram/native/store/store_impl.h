@@ -73,6 +73,7 @@ struct tz_housekeeping {
 	/* the thread's own */
 	int no_room;		/* in this pass, something could not be moved */
 	int asked;		/* this compaction was asked for */
+	int once_more;		/* the table is to be looked at again, when it has been quiet */
 	uint64_t holes_at_first;	/* bytes, when that began */
 	uint32_t cursor;		/* in the table's pages */
 	pthread_t thread;
