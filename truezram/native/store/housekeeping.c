@@ -158,45 +158,59 @@ static void empty_segment(struct tz_store_thread *t, const struct tz_evacuation 
 	}
 }
 
-/* The free units from which on about BATCH segments are the sparsest; at least what they all have
- * on average, and a hundredth of a segment, for less is not worth moving the rest. */
+/* The free units from which on about BATCH segments are the sparsest; nearly what they all have on
+ * average at least (when all are equally full, one is as good as another), and a hundredth of a
+ * segment, for less is not worth moving the rest. */
 static unsigned threshold(struct tz_store *s)
 {
 	uint32_t by_free[BINS + 1] = { 0 }, known = atomic_load(&s->alloc.nr_known), sum = 0;
 	uint64_t n = segments_in_use(&s->alloc), mean = n ? free_bytes(&s->alloc) / TZ_UNIT / n : 0;
-	unsigned width = TZ_SEGMENT_UNITS / BINS, least, bin = BINS + 1;
+	unsigned width = TZ_SEGMENT_UNITS / BINS, least = (unsigned)(mean - mean / 8),
+		 bin = BINS + 1;
 
 	for (uint32_t i = 0; i < known; i++)
 		if (tz_alloc_state(&s->alloc, i) == TZ_SEGMENT_OBJECTS)
 			by_free[tz_alloc_free_units(&s->alloc, i) / width]++;
 	while (bin && sum < BATCH)
 		sum += by_free[--bin];
-	least = (unsigned)(mean > TZ_SEGMENT_UNITS / 100 ? mean : TZ_SEGMENT_UNITS / 100);
+	if (least < TZ_SEGMENT_UNITS / 100)
+		least = TZ_SEGMENT_UNITS / 100;
 	return bin * width > least ? bin * width : least;
+}
+
+/* The segments to empty in one pass. How many. They are chosen beforehand: one that takes up what
+ * is moved is sparse, too, at first. */
+static unsigned choose(struct tz_store *s, uint32_t *chosen)
+{
+	unsigned from = threshold(s), n = 0;
+	uint32_t known = atomic_load(&s->alloc.nr_known);
+
+	for (uint32_t i = 0; i < known && n < BATCH; i++)
+		if (tz_alloc_state(&s->alloc, i) == TZ_SEGMENT_OBJECTS &&
+			tz_alloc_free_units(&s->alloc, i) >= from)
+			chosen[n++] = i;
+	return n;
 }
 
 /* Empties up to BATCH of the sparsest segments. How many it took up. */
 static unsigned empty_some(struct tz_store_thread *t)
 {
 	struct tz_store *s = t->store;
-	unsigned from = threshold(s), n = 0;
-	uint32_t known = atomic_load(&s->alloc.nr_known);
+	uint32_t chosen[BATCH];
+	unsigned n = choose(s, chosen), done = 0;
 	struct tz_evacuation e;
 
-	for (uint32_t i = 0; i < known && n < BATCH && !atomic_load(&s->housekeeping.stop); i++) {
-		if (tz_alloc_state(&s->alloc, i) != TZ_SEGMENT_OBJECTS ||
-			tz_alloc_free_units(&s->alloc, i) < from)
-			continue;
-		if (tz_alloc_evacuate_begin(&s->alloc, i, &e) < 0)
+	for (unsigned i = 0; i < n && !atomic_load(&s->housekeeping.stop); i++) {
+		if (tz_alloc_evacuate_begin(&s->alloc, chosen[i], &e) < 0)
 			continue;
 		tz_store_begin(t);
-		empty_segment(t, &e, tz_alloc_shard(&s->alloc, i));
+		empty_segment(t, &e, tz_alloc_shard(&s->alloc, chosen[i]));
 		tz_store_free_set_aside(t);
 		tz_store_end(t);
 		tz_alloc_evacuate_end(&s->alloc, &e);
-		n++;
+		done++;
 	}
-	return n;
+	return done;
 }
 
 /* Whether another pass may gain what this one did not, because there was no segment to spare: the
