@@ -41,7 +41,8 @@ def test_swap_is_never_taken_away(product: Product, way: str) -> None:
     product.strict(f"{make}; mkswap -q $area; swapon --priority 5 $area; tail -n +2 /proc/swaps")
     if not on_top:
         row = product.stat(path)
-        assert (row["swap_priority"], row["swap_used"]) == (5, 0)
+        assert row["swap_priority"] == 5
+        assert row["swap_used"] <= 8 << 20, "more than the self-test of slot tracking puts there"
     failed = product.run(f"{NO_SWAPOFF}; PATH=$PWD/bad:$PATH truezram remove --force {path}", status=None)
     assert failed.status in (1, 4), failed
     assert "swapoff" in failed.err, failed.err
