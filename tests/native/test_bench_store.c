@@ -7,6 +7,7 @@
  * each other's places.
  */
 #include "bench_store.h"
+#include "device.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -14,16 +15,6 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
-
-#define CHECK(condition, ...) \
-	do { \
-		if (!(condition)) { \
-			fprintf(stderr, "%s:%d: %s: ", __FILE__, __LINE__, #condition); \
-			fprintf(stderr, __VA_ARGS__); \
-			fprintf(stderr, "\n"); \
-			abort(); \
-		} \
-	} while (0)
 
 enum { PAGES = 150, PLACES = 1000, EMPTIED = 700, WINDOW = 100 };
 
