@@ -126,7 +126,7 @@ int tz_arena_is_head(const void *copy)
 
 static int plausible(const struct tz_arena_head *h)
 {
-	uint64_t tables = (h->disksize / TZ_PAGE_SIZE + TZ_TABLE_ENTRIES - 1) / TZ_TABLE_ENTRIES;
+	uint64_t tables = tz_tables_for(h->disksize);
 
 	return h->disksize && h->disksize % TZ_PAGE_SIZE == 0 && h->disksize <= TZ_DISK_MAX &&
 		h->segment_size == TZ_SEGMENT_SIZE && h->directory_offset % TZ_PAGE_SIZE == 0 &&
@@ -196,7 +196,7 @@ static int lay_out(struct tz_arena *a, const struct tz_arena_config *c, char *wh
 		return -EFBIG;
 	}
 	uint64_t pages = c->disksize / TZ_PAGE_SIZE;
-	a->nr_tables = (pages + TZ_TABLE_ENTRIES - 1) / TZ_TABLE_ENTRIES;
+	a->nr_tables = tz_tables_for(c->disksize);
 	a->nr_directory = (a->nr_tables + TZ_DIRECTORY_ENTRIES - 1) / TZ_DIRECTORY_ENTRIES;
 	clock_gettime(CLOCK_REALTIME, &now);
 	*h = (struct tz_arena_head){ .magic = TZ_ARENA_MAGIC,

@@ -19,6 +19,8 @@
 #ifndef TZ_ARENA_H
 #define TZ_ARENA_H
 
+#include "codec.h"
+
 #include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -142,6 +144,14 @@ int tz_arena_populate_wanted(struct tz_arena *a);
 
 /* Bytes that another thread may be writing: whoever wants them checks what they say. */
 void tz_arena_load(const struct tz_arena *a, uint64_t offset, void *out, size_t n);
+
+/* Pages of the page table that a disk has. */
+static inline uint64_t tz_tables_for(uint64_t disksize)
+{
+	uint64_t covered = (uint64_t)TZ_TABLE_ENTRIES * TZ_PAGE_SIZE;
+
+	return (disksize + covered - 1) / covered;
+}
 
 static inline uint64_t tz_segment_offset(const struct tz_arena *a, uint64_t segment)
 {

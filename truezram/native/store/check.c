@@ -306,8 +306,7 @@ static void check_table_page(struct checker *k, uint64_t index, uint64_t entry)
 
 static void check_table(struct checker *k)
 {
-	uint64_t tables = (k->head.disksize / TZ_PAGE_SIZE + TZ_TABLE_ENTRIES - 1) /
-		TZ_TABLE_ENTRIES;
+	uint64_t tables = tz_tables_for(k->head.disksize);
 
 	for (uint64_t at = 0; at < tables; at += TZ_DIRECTORY_ENTRIES) {
 		uint64_t n = tables - at < TZ_DIRECTORY_ENTRIES ? tables - at

@@ -17,16 +17,12 @@
  * every thread has been outside, its memory is free.
  */
 #include "store_impl.h"
+#include "thread.h"
 
 #include <errno.h>
 #include <limits.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/prctl.h>
-
-#ifndef PR_SET_IO_FLUSHER
-#define PR_SET_IO_FLUSHER 57
-#endif
 
 #define STACK_SIZE (96u << 10)
 #define LEAST_WASTE TZ_SEGMENT_SIZE		/* bytes in holes that are worth a pass */
@@ -100,10 +96,8 @@ static uint64_t room_for(struct tz_store *s, unsigned shard, unsigned units)
 	return offset;
 }
 
-/* Moves the page's object if it is the one at `offset`. Units to step over: 1 if it is not there.
- * *moved: it was moved. */
-static unsigned move(
-	struct tz_store_thread *t, uint64_t page, uint64_t offset, unsigned shard, int *moved)
+/* Moves the page's object if it is the one at `offset`. Units to step over: 1 if it is not there. */
+static unsigned move(struct tz_store_thread *t, uint64_t page, uint64_t offset, unsigned shard)
 {
 	struct tz_store *s = t->store;
 	int damaged = 0, published = 0;
@@ -130,17 +124,15 @@ static unsigned move(
 		tz_store_retire(t, page, entry);
 	else if (to)
 		tz_alloc_put(&s->alloc, to, units);		/* overwritten meanwhile */
-	*moved = published;
 	return units;
 }
 
-/* Walks a segment's units and moves what it finds. 0, or -ENOSPC: no room for the rest. */
+/* Walks a segment's units and moves what it finds, as far as there is room for it elsewhere. */
 static void empty_segment(struct tz_store_thread *t, const struct tz_evacuation *e, unsigned shard)
 {
 	const struct tz_store *s = t->store;
 	uint64_t base = tz_segment_offset(&s->arena, e->segment);
 	unsigned at = 0, hole = 0;
-	int moved;
 
 	while (at < TZ_SEGMENT_UNITS &&
 		!atomic_load_explicit(&s->housekeeping.stop, memory_order_relaxed)) {
@@ -152,7 +144,7 @@ static void empty_segment(struct tz_store_thread *t, const struct tz_evacuation 
 		struct tz_object_head head;
 		uint64_t offset = base + (uint64_t)at * TZ_UNIT;
 		tz_arena_load(&s->arena, offset, &head, sizeof head);
-		at += move(t, head.owner, offset, shard, &moved);
+		at += move(t, head.owner, offset, shard);
 		while (hole < e->nr_holes && e->holes[hole].start < at)
 			hole++;
 	}
@@ -282,29 +274,29 @@ struct closing {
 	uint64_t index, entry;
 };
 
-/* Marks empty pages from the cursor on. How many. */
-static unsigned mark_empty(struct tz_store *s, struct closing *found)
+/* Marks empty pages from `*at` on. How many; *at is where it ended. */
+static unsigned mark_empty(struct tz_store *s, uint64_t *at, struct closing *found)
 {
-	struct tz_housekeeping *h = &s->housekeeping;
 	unsigned n = 0;
+	uint64_t i;
 
-	for (; h->cursor < s->arena.nr_tables && n < TABLES_AT_ONCE && !atomic_load(&h->stop);
-		h->cursor++) {
+	for (i = *at; i < s->arena.nr_tables && n < TABLES_AT_ONCE &&
+		!atomic_load(&s->housekeeping.stop); i++) {
 		int damaged = 0;
-		if (!tz_arena_directory_ready(&s->arena, h->cursor)) {
-			h->cursor |= TZ_DIRECTORY_ENTRIES - 1;
+		if (!tz_arena_directory_ready(&s->arena, i)) {
+			i |= TZ_DIRECTORY_ENTRIES - 1;
 			continue;
 		}
-		uint64_t offset = tz_table_page(s, h->cursor, &damaged);
+		uint64_t offset = tz_table_page(s, i, &damaged);
 		if (!offset || !is_empty(s, offset))
 			continue;
-		uint64_t open = tz_table_directory_entry(h->cursor, offset, 0);
-		uint64_t closing = tz_table_directory_entry(h->cursor, offset, 1);
-		if (atomic_compare_exchange_strong(
-			    &s->arena.directory[h->cursor], &open, closing) ||
+		uint64_t open = tz_table_directory_entry(i, offset, 0);
+		uint64_t closing = tz_table_directory_entry(i, offset, 1);
+		if (atomic_compare_exchange_strong(&s->arena.directory[i], &open, closing) ||
 			open == closing)
-			found[n++] = (struct closing){ h->cursor, closing };
+			found[n++] = (struct closing){ i, closing };
 	}
+	*at = i;
 	return n;
 }
 
@@ -332,10 +324,10 @@ static void tidy_table(struct tz_store *s)
 {
 	struct closing found[TABLES_AT_ONCE];
 	const _Atomic uint32_t *stop = &s->housekeeping.stop;
+	uint64_t at = 0;
 	unsigned n;
 
-	s->housekeeping.cursor = 0;
-	while ((n = mark_empty(s, found)) > 0) {
+	while ((n = mark_empty(s, &at, found)) > 0) {
 		wait_for_all(s);
 		if (atomic_load(stop) || !(n = take_out(s, found, n)))
 			continue;
@@ -399,8 +391,7 @@ static void *run(void *arg)
 	struct tz_housekeeping *h = &s->housekeeping;
 	struct tz_store_thread *t = &s->threads[s->nr_threads + TZ_HOUSEKEEPER];
 
-	prctl(PR_SET_NAME, "tz-housekeeping");
-	prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0);
+	tz_thread_begin("tz-housekeeping");
 	while (!atomic_load(&h->stop)) {
 		if (atomic_exchange(&h->wake, 0))
 			look_after(t);
@@ -424,14 +415,9 @@ uint64_t tz_store_compact(struct tz_store *s)
 int tz_housekeeping_start(struct tz_store *s, char *why, size_t why_size)
 {
 	struct tz_housekeeping *h = &s->housekeeping;
-	pthread_attr_t attr;
+	int rc = tz_thread_start(&h->thread, STACK_SIZE, run, s, "the housekeeping thread", why,
+		why_size);
 
-	pthread_attr_init(&attr);
-	pthread_attr_setstacksize(&attr, STACK_SIZE);
-	int rc = -pthread_create(&h->thread, &attr, run, s);
-	pthread_attr_destroy(&attr);
-	if (rc < 0)
-		snprintf(why, why_size, "cannot start the housekeeping thread: %s", strerror(-rc));
 	h->started = rc == 0;
 	return rc;
 }

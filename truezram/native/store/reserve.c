@@ -18,17 +18,13 @@
  */
 #include "reserve.h"
 #include "clock.h"
+#include "thread.h"
 
 #include <errno.h>
 #include <limits.h>
 #include <sched.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/prctl.h>
-
-#ifndef PR_SET_IO_FLUSHER
-#define PR_SET_IO_FLUSHER 57
-#endif
 
 /* segments populated by one system call: what it got is in reserve before it asks for more */
 #define BATCH 4u
@@ -317,9 +313,7 @@ static void *run(void *arg)
 	unsigned retry = 0, ms;
 	int gave;
 
-	prctl(PR_SET_NAME, "tz-reserve");
-	/* Its allocations must not wait for I/O that waits for it. */
-	prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0);
+	tz_thread_begin("tz-reserve");
 	be_first();
 	for (;;) {
 		/* Before looking at what there is to do, stop included. */
@@ -386,22 +380,6 @@ int tz_reserve_set_limit(struct tz_reserve *r, uint64_t bytes, char *why, size_t
 
 /* ---- making and ending ---- */
 
-static int start_thread(struct tz_reserve *r, char *why, size_t why_size)
-{
-	pthread_attr_t attr;
-
-	pthread_attr_init(&attr);
-	/* It is locked as a whole: not the usual 8 MiB. */
-	pthread_attr_setstacksize(&attr, STACK_SIZE);
-	int rc = -pthread_create(&r->thread, &attr, run, r);
-	pthread_attr_destroy(&attr);
-	if (rc < 0)
-		snprintf(why, why_size, "cannot start the thread that keeps the reserve: %s",
-			strerror(-rc));
-	r->started = rc == 0;
-	return rc;
-}
-
 int tz_reserve_start(
 	struct tz_reserve *r, struct tz_alloc *a, uint64_t mem_limit, char *why, size_t why_size)
 {
@@ -425,7 +403,10 @@ int tz_reserve_start(
 			(unsigned long long)(r->stats->reserve_target >> 10), strerror(-rc));
 		return rc;
 	}
-	return start_thread(r, why, why_size);
+	rc = tz_thread_start(&r->thread, STACK_SIZE, run, r, "the thread that keeps the reserve",
+		why, why_size);
+	r->started = rc == 0;
+	return rc;
 }
 
 void tz_reserve_stop(struct tz_reserve *r)

@@ -107,12 +107,16 @@ uint64_t tz_table_page(const struct tz_store *s, uint64_t index, int *damaged)
 	return tz_entry_offset(entry);
 }
 
+static _Atomic uint64_t *entries_at(const struct tz_store *s, uint64_t offset)
+{
+	return (_Atomic uint64_t *)(s->arena.base + offset);
+}
+
 _Atomic uint64_t *tz_table_slot(const struct tz_store *s, uint64_t page, int *damaged)
 {
 	uint64_t offset = tz_table_page(s, page / TZ_TABLE_ENTRIES, damaged);
 
-	return offset ? (_Atomic uint64_t *)(s->arena.base + offset) + page % TZ_TABLE_ENTRIES
-		      : NULL;
+	return offset ? entries_at(s, offset) + page % TZ_TABLE_ENTRIES : NULL;
 }
 
 /* A fresh page of the table, unless another thread was first. 0 or negative errno. */
@@ -142,23 +146,25 @@ static _Atomic uint64_t *slot_to_write(struct tz_store *s, uint64_t page, int *e
 		*err = tz_reserve_no_room(&s->reserve);
 		return NULL;
 	}
-	for (;;) {
+	for (*err = 0; !*err; ) {
 		uint64_t entry = atomic_load_explicit(directory, memory_order_seq_cst);
-		*err = 0;
-		if (!entry)
+		if (!entry) {
 			*err = make_table_page(s, index);
-		else if (!is_directory_entry(s, index, entry) && !put_right(s, index, entry))
-			*err = -EIO;
-		else if (is_directory_entry(s, index, entry) &&
-			(!(entry & TZ_DIRECTORY_CLOSING) ||
-				atomic_compare_exchange_strong(directory, &entry,
-					tz_table_directory_entry(
-						index, tz_entry_offset(entry), 0))))
-			return (_Atomic uint64_t *)(s->arena.base + tz_entry_offset(entry)) +
-				page % TZ_TABLE_ENTRIES;
-		if (*err)
-			return NULL;
+			continue;
+		}
+		if (!is_directory_entry(s, index, entry)) {
+			*err = put_right(s, index, entry) ? 0 : -EIO;
+			continue;
+		}
+		_Atomic uint64_t *slot =
+			entries_at(s, tz_entry_offset(entry)) + page % TZ_TABLE_ENTRIES;
+		if (!(entry & TZ_DIRECTORY_CLOSING))
+			return slot;
+		if (atomic_compare_exchange_strong(directory, &entry,
+			    tz_table_directory_entry(index, tz_entry_offset(entry), 0)))
+			return slot;
 	}
+	return NULL;
 }
 
 /* ---- objects ---- */

@@ -7,7 +7,6 @@
  * level, and stays for as long as the device does, to read what it has made.
  */
 #include "store_impl.h"
-#include "variants.h"
 
 #include <errno.h>
 #include <stdio.h>

@@ -75,7 +75,6 @@ struct tz_housekeeping {
 	int asked;		/* this compaction was asked for */
 	int once_more;		/* the table is to be looked at again, when it has been quiet */
 	uint64_t holes_at_first;	/* bytes, when that began */
-	uint32_t cursor;		/* in the table's pages */
 	pthread_t thread;
 	int started;
 };

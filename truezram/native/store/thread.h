@@ -1,0 +1,15 @@
+/* thread.h - the store's own threads: how one is started, and what it does first. */
+#ifndef TZ_THREAD_H
+#define TZ_THREAD_H
+
+#include <pthread.h>
+#include <stddef.h>
+
+/* A thread with a stack of that size, which is locked as a whole: not the usual 8 MiB. 0, or
+ * negative errno with why; `what` is the thread in that message. */
+int tz_thread_start(pthread_t *thread, size_t stack, void *(*run)(void *), void *arg,
+	const char *what, char *why, size_t why_size);
+/* From the thread: its name, and that its allocations do not wait for I/O that waits for it. */
+void tz_thread_begin(const char *name);
+
+#endif
