@@ -96,7 +96,8 @@ static uint64_t room_for(struct tz_store *s, unsigned shard, unsigned units)
 	return offset;
 }
 
-/* Moves the page's object if it is the one at `offset`. Units to step over: 1 if it is not there. */
+/* Moves the page's object if it is the one at `offset`. Units to step over: 1 if it is not
+ * there. */
 static unsigned move(struct tz_store_thread *t, uint64_t page, uint64_t offset, unsigned shard)
 {
 	struct tz_store *s = t->store;
