@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -17,6 +18,8 @@ from truezram.engine.errors import EXIT_OK, Failed, UsageError
 from truezram.engine.units import parse_disksize
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from truezram.engine.measure.results import Progress
     from truezram.engine.measure.store_results import StoreProgress
 
@@ -169,15 +172,20 @@ Results = tuple[dict[str, Any], str, str]
 """The results as a JSON document, an HTML page, and text."""
 
 
+@contextlib.contextmanager
+def _progress() -> Iterator[Callable[[Progress | StoreProgress], None]]:
+    """A line that shows the steps of a benchmark, and is gone afterwards."""
+    line = ProgressLine()
+    try:
+        yield lambda step: line.show(f"{step.fraction:4.0%}  {step.text}")
+    finally:
+        line.clear()
+
+
 def _codec(args: argparse.Namespace) -> Results:
     from truezram.engine.measure import benchmark, report
 
-    line = ProgressLine()
-
-    def show(progress: Progress) -> None:
-        line.show(f"{progress.fraction:4.0%}  {progress.text}")
-
-    try:
+    with _progress() as show:
         found = benchmark.run(
             args.pages,
             args.algorithm,
@@ -188,20 +196,13 @@ def _codec(args: argparse.Namespace) -> Results:
             dictionary=args.dictionary,
             progress=show,
         )
-    finally:
-        line.clear()
     return report.to_json(found), report.to_html(found), report.to_text(found, terminal_width(), _speaks_unicode())
 
 
 def _store(args: argparse.Namespace) -> Results:
     from truezram.engine.measure import store_bench, store_report
 
-    line = ProgressLine()
-
-    def show(progress: StoreProgress) -> None:
-        line.show(f"{progress.fraction:4.0%}  {progress.text}")
-
-    try:
+    with _progress() as show:
         found = store_bench.run(
             args.pages,
             args.algorithm,
@@ -211,8 +212,6 @@ def _store(args: argparse.Namespace) -> Results:
             rounds=store_bench.DEFAULT_ROUNDS if args.rounds is None else args.rounds,
             progress=show,
         )
-    finally:
-        line.clear()
     columns = [Column(item.title, item.right, item.keep) for item in store_report.FIELDS]
     table = format_table(columns, store_report.rows(found), terminal_width())
     text = "\n".join([table, "", *store_report.about(found)])

@@ -102,19 +102,24 @@ def _last_words(child: subprocess.Popen[bytes], log: int) -> str:
 # ---- in the child ----
 
 
-def _benchmark(report: Report, cancelled: Callable[[], bool], *, seconds: float) -> Any:
-    from truezram.engine.measure import benchmark
-    from truezram.engine.measure.results import Progress
-
+def _steps(report: Report) -> Callable[[Any], None]:
+    """Passes on the steps of a benchmark (`results.Progress`, `store_results.StoreProgress`); their results only when
+    there are new ones."""
     last = None
 
-    def progress(step: Progress) -> None:
+    def progress(step: Any) -> None:
         nonlocal last
         fresh = step.report is not last
         last = step.report
         report(step.fraction, step.text, step.report if fresh else None)
 
-    return benchmark.run(seconds=seconds, progress=progress, cancelled=cancelled)
+    return progress
+
+
+def _benchmark(report: Report, cancelled: Callable[[], bool], *, seconds: float) -> Any:
+    from truezram.engine.measure import benchmark
+
+    return benchmark.run(seconds=seconds, progress=_steps(report), cancelled=cancelled)
 
 
 def _estimate(report: Report, cancelled: Callable[[], bool], *, kind: str, value: str, by: str) -> Any:
@@ -131,17 +136,8 @@ def _estimate(report: Report, cancelled: Callable[[], bool], *, kind: str, value
 
 def _store_benchmark(report: Report, cancelled: Callable[[], bool], *, size: int, rounds: int) -> Any:
     from truezram.engine.measure import store_bench
-    from truezram.engine.measure.store_results import StoreProgress
 
-    sent = None
-
-    def progress(step: StoreProgress) -> None:
-        nonlocal sent
-        fresh = step.report is not sent
-        sent = step.report
-        report(step.fraction, step.text, step.report if fresh else None)
-
-    return store_bench.run(size=size, rounds=rounds, progress=progress, cancelled=cancelled)
+    return store_bench.run(size=size, rounds=rounds, progress=_steps(report), cancelled=cancelled)
 
 
 CALLS: dict[str, Callable[..., Any]] = {
