@@ -79,9 +79,12 @@ static void test_single(const char *algorithm)
 	for (uint64_t n = 0; n < PAGES; n++)
 		tz_store_discard(t, n);
 	tz_store_end(t);
-	WAIT_FOR(arena_bytes(d.stats) <= d.fresh, "%llu of %llu bytes stay",
-		(unsigned long long)NOW(d.stats->mem_used_total),
-		(unsigned long long)NOW(d.stats->mem_used_max));
+	WAIT_FOR(arena_bytes(d.stats) <= d.fresh,
+		"%llu of %llu bytes stay: segments %llu, table %llu, reserve %llu",
+		(unsigned long long)arena_bytes(d.stats), (unsigned long long)d.fresh,
+		(unsigned long long)NOW(d.stats->segment_bytes),
+		(unsigned long long)NOW(d.stats->table_bytes),
+		(unsigned long long)NOW(d.stats->reserve_bytes));
 	check_accounting(&d, 0, 0);
 	tz_store_trim(d.store);
 	CHECK(arena_bytes(d.stats) <= NOW(d.stats->table_bytes) +
@@ -104,9 +107,9 @@ static void test_damage(const char *algorithm)
 		CHECK(write_waiting(t, n, page) == 0, "write");
 	}
 	uint8_t *segments = (uint8_t *)(uintptr_t)head_of(&d) + head_of(&d)->segment_offset;
-	size_t end = arena_bytes(d.stats) - d.stats->table_bytes;
+	/* Bits anywhere in the page table and objects: all segments there are, whichever are used. */
+	size_t end = arena_bytes(d.stats);
 	unsigned caught = 0;
-	/* Bits anywhere in the page table and objects. */
 	for (size_t at = 0; at < end; at += 197 * share) {
 		segments[at] ^= 0x10;
 		for (uint64_t n = 0; n < 64; n++) {
