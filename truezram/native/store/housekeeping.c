@@ -81,6 +81,36 @@ void tz_housekeeping_look(struct tz_store_thread *t)
 		wake(h);
 }
 
+/* ---- what other threads leave to be freed ---- */
+
+void tz_housekeeping_leave(struct tz_store_thread *t)
+{
+	struct tz_housekeeping *h = &t->store->housekeeping;
+	unsigned places = sizeof h->left / sizeof *h->left, before = t->nr_set_aside;
+
+	if (t == &t->store->threads[t->store->nr_threads + TZ_HOUSEKEEPER])
+		return;
+	for (unsigned i = 0; i < places && t->nr_set_aside; i++) {
+		uint64_t none = 0;
+		if (atomic_compare_exchange_strong(
+			    &h->left[i], &none, t->set_aside[t->nr_set_aside - 1].entry))
+			t->nr_set_aside--;
+	}
+	if (t->nr_set_aside < before)
+		wake(h);
+}
+
+/* Only a message about damage needs the page, and this thread has none to give. */
+static void take_over(struct tz_store_thread *t)
+{
+	struct tz_housekeeping *h = &t->store->housekeeping;
+
+	tz_store_begin(t);
+	for (unsigned i = 0; i < sizeof h->left / sizeof *h->left; i++)
+		tz_store_retire(t, 0, atomic_exchange(&h->left[i], 0));
+	tz_store_end(t);
+}
+
 /* ---- emptying segments ---- */
 
 /* Room for an object that moves: in another segment's hole, or where the reserve can spare one, in
@@ -367,6 +397,7 @@ static void look_after(struct tz_store_thread *t)
 		h->holes_at_first = free_bytes(&s->alloc);
 	}
 	show_progress(s);
+	take_over(t);
 	compact(t);
 	if (atomic_exchange(&h->look_at_table, 0))
 		h->once_more = 1;

@@ -706,8 +706,10 @@ void tz_store_begin(struct tz_store_thread *t)
 
 void tz_store_end(struct tz_store_thread *t)
 {
-	if (t->nr_set_aside)
+	if (t->nr_set_aside) {
 		tz_store_free_set_aside(t);
+		tz_housekeeping_leave(t);
+	}
 	if (t->error)
 		show_error(t);
 	atomic_fetch_add_explicit(&t->turns, 1, memory_order_release);

@@ -70,6 +70,8 @@ struct tz_housekeeping {
 	_Atomic uint32_t look_at_table;	/* pages were discarded: a page of the table may be empty */
 	_Atomic uint64_t enough; /* free bytes in segments above which another pass may pay */
 	_Atomic uint64_t tickets;	/* compactions asked for */
+	/* entries whose objects other threads left to it to free; 0: a free place */
+	_Atomic uint64_t left[16];
 	/* the thread's own */
 	int no_room;		/* in this pass, something could not be moved */
 	int asked;		/* this compaction was asked for */
@@ -128,6 +130,9 @@ void tz_housekeeping_stop(struct tz_store *s);
 /* After a thread has freed so many units, or emptied as many entries as a page of the table has. */
 #define TZ_LOOK_UNITS 4096u
 void tz_housekeeping_look(struct tz_store_thread *t);
+/* A thread stops working, maybe for hours, with objects set aside that somebody still reads: the
+ * housekeeper frees them (all that it has places for). */
+void tz_housekeeping_leave(struct tz_store_thread *t);
 
 /* ---- store_codecs.c ---- */
 
