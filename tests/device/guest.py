@@ -98,11 +98,12 @@ class Guest:
         self.mark = 0
         """Where in the kernel log the present test begins."""
         self.restart_wanted = False
-        self.virtiofs_warned = False
         """Set by a test that leaves the guest in another state than it found it."""
         self.spoilt = False
         """Set by a test after which only a restart helps: what it leaves behind is not looked at."""
         self.taint = 0
+        self.virtiofs_warned = False
+        """Whether the taint may be that of VIRTIOFS_WARNING."""
         self._ids = itertools.count(1)
         self._buffer = b""
         self._processes: list[subprocess.Popen[bytes]] = []
