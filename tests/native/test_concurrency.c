@@ -1,5 +1,6 @@
 /* test_concurrency.c - everything at once: eight threads write, overwrite, read and discard, while
- * the control thread compacts, trims, changes algorithm and mem_limit and looks at the page map.
+ * the control thread compacts, trims, changes algorithm, mem_limit and dedup and looks at the page
+ * map.
  *
  * What must hold: a page reads as what the newest write or discard completed before the read began
  * has left, or something newer. A page that several threads write reads as one whole value that was
@@ -366,13 +367,23 @@ static void change_limit(uint64_t *state)
 	CHECK(rc == 0 || rc == -EINVAL, "mem_limit: %d %s", rc, why);
 }
 
+/* Pages are all different here (test_dedup.c has others); what remains is that their queue threads
+ * look for duplicates in memory that comes and goes. */
+static void change_dedup(uint64_t *state)
+{
+	char why[216];
+	int rc = tz_store_set_dedup(d.store, next(state) % 2 ? 1 : 0, why, sizeof why);
+
+	CHECK(rc == 0 || rc == -ENOMEM, "dedup: %d %s", rc, why);
+}
+
 static uint64_t asked;		/* the newest compaction */
 
 static void control(uint64_t *state)
 {
 	char why[216];
 
-	switch (next(state) % 6) {
+	switch (next(state) % 7) {
 	case 0:
 		CHECK(tz_store_set_algorithm(d.store, algorithms[next(state) % nr_algorithms], why,
 			sizeof why) == 0, "%s", why);
@@ -385,6 +396,9 @@ static void control(uint64_t *state)
 		break;
 	case 3:
 		look_at_map(state);
+		break;
+	case 4:
+		change_dedup(state);
 		break;
 	default:
 		asked = tz_store_compact(d.store);

@@ -7,6 +7,7 @@
  *	page are nobody's; steps are short and go on where they were.
  * at_once: a write that comes while the collector is at its page, after it has looked and after it
  *	has taken the bit, with the very word that is there; and a write that is not swap's.
+ *	All of it with dedup as well: a write that shares what the page had before.
  * threads: writers that write, verify, free and write again, same-filled pages of two words among
  *	them, next to the collector's rounds.
  */
@@ -53,7 +54,7 @@ static void fill(uint8_t *page, uint64_t word)
 		memcpy(page + i, &word, 8);
 }
 
-/* Words in the entry, words that need an object, and other pages. */
+/* Words in the entry, words that need an object, and other pages, half of them the same. */
 static void content(uint8_t *page, uint64_t number, uint32_t sequence)
 {
 	if (number % 4 == 0)
@@ -61,7 +62,7 @@ static void content(uint8_t *page, uint64_t number, uint32_t sequence)
 	else if (number % 4 == 1)
 		fill(page, 0x8123456789abcdefull + sequence);
 	else
-		make_page(page, number, 1, sequence);
+		make_page(page, number % 8 / 4 ? number : number % 8, 1, sequence);
 }
 
 static void write_page(struct tz_store_thread *t, uint64_t page, uint32_t sequence)
@@ -97,9 +98,14 @@ static struct tz_stats_sum sum_of(const struct device *d)
 	return sum;
 }
 
+static int with_dedup;
+
 static struct device make(unsigned threads, struct tz_collect *c)
 {
 	struct device d = make_device(PAGES, threads, 0, "fast");
+	char why[216] = "";
+
+	CHECK(tz_store_set_dedup(d.store, with_dedup, why, sizeof why) == 0, "%s", why);
 
 	memset(bits, 0, sizeof bits);
 	tz_store_set_freed(d.store, bits);
@@ -194,6 +200,8 @@ static void write_other(void)
 static int survives(struct tz_collect *c, uint64_t page, const char *where, void (*what)(void))
 {
 	write_page(writer, page, 1);
+	/* With dedup: the same object comes back if it has the same content as another page. */
+	write_page(writer, page + 40, 1);
 	mark(page);
 	at_page = page;
 	again = 1;
@@ -302,8 +310,10 @@ static void threads(void)
 
 int main(void)
 {
-	rounds();
-	at_once();
-	threads();
+	for (with_dedup = 0; with_dedup < 2; with_dedup++) {
+		rounds();
+		at_once();
+		threads();
+	}
 	return 0;
 }

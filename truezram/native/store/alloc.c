@@ -14,7 +14,8 @@
  *    largest hole);
  *  - failing that, another shard's; then a segment of the reserve.
  *
- * A shard is the part of the segments that one queue thread places its objects in. Everything known
+ * A shard is the part of the segments that one queue thread places its objects in; one more has the
+ * objects that pages share (dedup.c). Everything known
  * of a segment, its membership of lists included, is guarded by its shard's lock, and a segment
  * changes hands only when it is empty:
  *
@@ -266,7 +267,7 @@ void tz_alloc_vanish(struct tz_alloc *a, const uint32_t *segments, unsigned n)
 		if (s / 64 < a->first_absent)
 			a->first_absent = s / 64;
 	}
-	for (unsigned i = 0; i < a->nr_shards; i++)
+	for (unsigned i = 0; i <= a->nr_shards; i++)
 		forget_hints(a, &a->shards[i]);
 	for (unsigned i = 0; i < n; i++) {
 		uint32_t s = segments[i] / GROUP * GROUP;
@@ -279,7 +280,7 @@ void tz_alloc_vanish(struct tz_alloc *a, const uint32_t *segments, unsigned n)
 
 uint64_t tz_alloc_overhead(const struct tz_alloc *a)
 {
-	return a->nr_shards * sizeof *a->shards +
+	return (a->nr_shards + 1) * sizeof *a->shards +
 		atomic_load_explicit(&a->metadata_bytes, memory_order_relaxed);
 }
 
@@ -469,6 +470,13 @@ uint64_t tz_alloc_take(struct tz_alloc *a, unsigned shard, unsigned units)
 	uint64_t offset = tz_alloc_take_existing(a, shard, units);
 
 	return offset ? offset : take_in_new(a, shard, units);
+}
+
+uint64_t tz_alloc_take_shared(struct tz_alloc *a, unsigned units)
+{
+	uint64_t offset = take_in(a, &a->shards[a->nr_shards], units);
+
+	return offset ? offset : take_in_new(a, a->nr_shards, units);
 }
 
 /* ---- freeing ---- */
@@ -786,7 +794,7 @@ int tz_alloc_create(struct tz_alloc *a, struct tz_arena *arena, struct tz_stats 
 	a->mapping_len = metadata + arena->nr_segments / 8 + 64;
 	a->segments = mmap(
 		NULL, a->mapping_len, PROT_READ | PROT_WRITE, flags | MAP_NORESERVE, -1, 0);
-	a->shards = mmap(NULL, a->nr_shards * sizeof *a->shards, PROT_READ | PROT_WRITE,
+	a->shards = mmap(NULL, (a->nr_shards + 1) * sizeof *a->shards, PROT_READ | PROT_WRITE,
 		flags | MAP_POPULATE, -1, 0);
 	if (a->segments == MAP_FAILED || a->shards == MAP_FAILED) {
 		snprintf(why, why_size, "cannot map the allocator's memory: %s", strerror(errno));
@@ -799,7 +807,7 @@ int tz_alloc_create(struct tz_alloc *a, struct tz_arena *arena, struct tz_stats 
 	 * Without the right to (an ordinary user's local device) it works unlocked; the server
 	 * shows that. */
 	syscall(SYS_mlock2, a->segments, a->mapping_len, MLOCK_ONFAULT);
-	for (unsigned i = 0; i < a->nr_shards; i++)
+	for (unsigned i = 0; i <= a->nr_shards; i++)
 		for (unsigned n = 0; n <= TZ_MAX_UNITS; n++)
 			a->shards[i].by_largest[n] = TZ_NO_SEGMENT;
 	return 0;
@@ -810,5 +818,5 @@ void tz_alloc_destroy(struct tz_alloc *a)
 	if (a->segments && a->segments != MAP_FAILED)
 		munmap(a->segments, a->mapping_len);
 	if (a->shards && a->shards != MAP_FAILED)
-		munmap(a->shards, a->nr_shards * sizeof *a->shards);
+		munmap(a->shards, (a->nr_shards + 1) * sizeof *a->shards);
 }

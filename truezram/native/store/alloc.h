@@ -70,10 +70,11 @@ struct tz_alloc {
 	struct tz_segment *segments;	/* of the whole arena; touched as they are populated */
 	_Atomic uint64_t *present; /* a bit for each: populated. After them in the same mapping */
 	size_t mapping_len;
-	struct tz_shard *shards;
+	struct tz_shard *shards;	/* after these one more, for objects that pages share */
 	unsigned nr_shards;
 	_Atomic uint32_t nr_known;		/* segments from here on were never populated */
-	_Atomic uint64_t metadata_bytes;		/* of `segments` and `present`, in memory */
+	_Atomic uint64_t metadata_bytes;		/* of `segments` and `present`, in memory,
+							 * and of dedup.c */
 	uint32_t first_absent;		/* words of `present` before this one are full */
 
 	tz_lock reserve_lock;
@@ -99,7 +100,9 @@ void tz_alloc_destroy(struct tz_alloc *a);
 /* Room for `units` (1 to TZ_MAX_UNITS), preferably in the shard: its offset in the arena, or 0:
  * there is none, nor a segment in reserve. */
 uint64_t tz_alloc_take(struct tz_alloc *a, unsigned shard, unsigned units);
-/* The same without the reserve: for the compactor. */
+/* The same for an object that pages share, which lies in segments with others of its like. */
+uint64_t tz_alloc_take_shared(struct tz_alloc *a, unsigned units);
+/* Only in what the shards have, without the reserve: for the compactor. */
 uint64_t tz_alloc_take_existing(struct tz_alloc *a, unsigned shard, unsigned units);
 /* 0, or -EINVAL: that is not an object in use, nothing was changed. */
 int tz_alloc_put(struct tz_alloc *a, uint64_t offset, unsigned units);
@@ -125,7 +128,7 @@ void tz_alloc_vanish(struct tz_alloc *a, const uint32_t *segments, unsigned n);
 /* A segment out of the reserve to be punched out, and back into it if that fails. */
 uint32_t tz_alloc_reserve_take_out(struct tz_alloc *a);
 void tz_alloc_reserve_push(struct tz_alloc *a, uint32_t segment);
-/* Bytes that what is known of segments takes. */
+/* Bytes that what is known of segments takes, and what finds duplicates. */
 uint64_t tz_alloc_overhead(const struct tz_alloc *a);
 
 /* Emptying a segment. begin: nothing is placed in it from now on; the holes that are known of it,

@@ -44,6 +44,7 @@ enum tz_arena_state { TZ_ARENA_MAKING = 1, TZ_ARENA_LIVE = 2, TZ_ARENA_STOPPING 
 /* Features: a server refuses an arena with an incompatible one that it does not know; others it may
  * ignore. */
 #define TZ_ARENA_INCOMPATIBLE 0ull
+#define TZ_ARENA_DEDUP 1ull		/* compatible: dedup is on */
 
 /* The device as it was made, for whoever takes over. */
 struct tz_arena_device {

@@ -34,7 +34,7 @@ struct checker {
 	uint64_t size;		/* bytes of the arena; the file may have more */
 	uint8_t *populated;	/* a bit for each 4096 bytes of it */
 	uint8_t *taken;		/* a bit for each unit of the segments, at rest */
-	uint64_t taken_size;
+	uint8_t *shared;	/* and: an object that pages share begins there */
 	uint64_t table[TZ_TABLE_ENTRIES];	/* the page of the table at hand */
 	uint64_t directory[TZ_DIRECTORY_ENTRIES];
 	uint8_t object[TZ_MAX_UNITS * TZ_UNIT];
@@ -141,6 +141,16 @@ static int is_taken(struct checker *k, uint64_t offset, unsigned units)
 	return twice;
 }
 
+/* Whether this entry is the first one found of an object that pages share. */
+static int is_first_share(struct checker *k, uint64_t entry)
+{
+	uint64_t unit = (tz_entry_offset(entry) - k->head.segment_offset) / TZ_UNIT;
+	int first = !(k->shared[unit / 8] >> unit % 8 & 1);
+
+	k->shared[unit / 8] |= (uint8_t)(1u << unit % 8);
+	return first;
+}
+
 /* What is wrong with an object; NULL: nothing. */
 static const char *object_fault(struct checker *k, uint64_t page, uint64_t entry)
 {
@@ -149,6 +159,7 @@ static const char *object_fault(struct checker *k, uint64_t page, uint64_t entry
 		 kind = tz_entry_kind(entry);
 	struct tz_object_head head;
 	uint8_t *object = k->object;
+	uint64_t owner = tz_object_owner(page, entry);
 
 	if (offset < k->head.segment_offset ||
 		in / TZ_SEGMENT_SIZE != (in + units * TZ_UNIT - 1) / TZ_SEGMENT_SIZE ||
@@ -159,9 +170,9 @@ static const char *object_fault(struct checker *k, uint64_t page, uint64_t entry
 	if (read_at(k, offset, object, sizeof head + length) < 0)
 		return "its object cannot be read";
 	memcpy(&head, object, sizeof head);
-	if (head.owner != (uint32_t)page)
+	if (head.owner != (uint32_t)owner)
 		return "its object belongs to another page";
-	if (tz_crc32c(tz_object_seed(page, kind), object + sizeof head, length) !=
+	if (tz_crc32c(tz_object_seed(owner, kind), object + sizeof head, length) !=
 		head.crc)
 		return "its object's checksum does not match";
 	return NULL;
@@ -180,12 +191,14 @@ static const char *entry_fault(struct checker *k, uint64_t page, uint64_t entry)
 	return object_fault(k, page, entry);
 }
 
-static void count(struct tz_check *c, uint64_t entry)
+/* own: and the object, which no entry before it named. */
+static void count(struct tz_check *c, uint64_t entry, int own)
 {
 	c->pages++;
 	if (tz_entry_kind(entry) <= TZ_KIND_SAME_U64)
 		c->same_filled++;
-	if (!tz_entry_has_object(entry))
+	c->dup_pages += !own;
+	if (!tz_entry_has_object(entry) || !own)
 		return;
 	c->objects++;
 	c->payload_bytes += tz_entry_length(entry);
@@ -229,18 +242,21 @@ static const char *settle(struct checker *k, uint64_t page, uint64_t *entry, con
 static void check_entry(struct checker *k, uint64_t page, uint64_t entry)
 {
 	const char *fault = entry ? entry_fault(k, page, entry) : NULL;
+	int own = 1;
 
 	if (fault && k->c->live)
 		fault = settle(k, page, &entry, fault);
 	if (!entry)
 		return;
+	if (!fault && tz_entry_is_shared(entry))
+		own = is_first_share(k, entry);
 	if (fault)
 		problem(k, page, "%s", fault);
-	else if (tz_entry_has_object(entry) && k->taken &&
+	else if (own && tz_entry_has_object(entry) && k->taken &&
 		is_taken(k, tz_entry_offset(entry), tz_entry_units(entry)))
 		problem(k, page, "its object shares room with another one");
 	else
-		count(k->c, entry);
+		count(k->c, entry, own);
 }
 
 /* ---- the rest ---- */
@@ -380,16 +396,20 @@ static void show_head(struct tz_check *c, const struct tz_arena_head *head)
 	memcpy(c->algorithm, head->algorithm, sizeof c->algorithm - 1);
 }
 
-/* For the largest arenas 4 GiB of address space; what is touched of it is memory. */
-static int make_taken(struct checker *k)
+/* A bit for each unit: for the largest arenas 4 GiB of address space; what is touched of it is
+ * memory. NULL with errno. */
+static uint8_t *make_bits(const struct checker *k)
 {
-	k->taken_size = k->head.nr_segments * (TZ_SEGMENT_UNITS / 8);
-	k->taken = mmap(NULL, k->taken_size, PROT_READ | PROT_WRITE,
+	void *p = mmap(NULL, k->head.nr_segments * (TZ_SEGMENT_UNITS / 8), PROT_READ | PROT_WRITE,
 		MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (k->taken != MAP_FAILED)
-		return 0;
-	k->taken = NULL;
-	return -errno;
+
+	return p == MAP_FAILED ? NULL : p;
+}
+
+static void free_bits(const struct checker *k, uint8_t *bits)
+{
+	if (bits)
+		munmap(bits, k->head.nr_segments * (TZ_SEGMENT_UNITS / 8));
 }
 
 static int check(struct checker *k, char *why, size_t why_size)
@@ -400,8 +420,9 @@ static int check(struct checker *k, char *why, size_t why_size)
 		return rc;
 	show_head(k->c, &k->head);
 	rc = find_populated(k);
-	if (rc == 0 && !k->c->live)
-		rc = make_taken(k);
+	if (rc == 0 && (!(k->shared = make_bits(k)) ||
+			       (!k->c->live && !(k->taken = make_bits(k)))))
+		rc = -errno;
 	if (rc < 0) {
 		snprintf(why, why_size, "it cannot be read: %s", strerror(-rc));
 		return rc;
@@ -422,8 +443,8 @@ int tz_check_arena(int fd, struct tz_check *c, char *why, size_t why_size)
 	k->fd = fd;
 	rc = check(k, why, why_size);
 	free(k->populated);
-	if (k->taken)
-		munmap(k->taken, k->taken_size);
+	free_bits(k, k->taken);
+	free_bits(k, k->shared);
 	free(k);
 	return rc;
 }

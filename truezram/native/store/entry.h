@@ -113,6 +113,20 @@ static inline uint64_t tz_entry_object(
 			offset / TZ_UNIT << TZ_ENTRY_OFFSET_SHIFT);
 }
 
+/* The same, of an object that pages share: not sealed with a page's number. */
+static inline uint64_t tz_entry_shared(
+	uint64_t page, unsigned kind, uint64_t offset, unsigned length)
+{
+	uint64_t entry = tz_entry_object(page, kind, offset, length);
+
+	return tz_entry_seal(page, (entry & TZ_ENTRY_DATA) | TZ_ENTRY_SHARED);
+}
+
+static inline int tz_entry_is_shared(uint64_t entry)
+{
+	return tz_entry_has_object(entry) && entry & TZ_ENTRY_SHARED;
+}
+
 /* The entry that holds this word by itself, or 0 when it takes an object. */
 static inline uint64_t tz_entry_same(uint64_t page, uint64_t word)
 {

@@ -181,6 +181,13 @@ static void empty_segment(struct tz_store_thread *t, const struct tz_evacuation 
 	}
 }
 
+/* Not what has objects that pages share: which pages, is not known. */
+static int can_be_emptied(const struct tz_store *s, uint32_t segment)
+{
+	return tz_alloc_state(&s->alloc, segment) == TZ_SEGMENT_OBJECTS &&
+		tz_alloc_shard(&s->alloc, segment) < s->alloc.nr_shards;
+}
+
 /* The free units from which on about BATCH segments are the sparsest; nearly what they all have on
  * average at least (when all are equally full, one is as good as another), and a hundredth of a
  * segment, for less is not worth moving the rest. */
@@ -192,7 +199,7 @@ static unsigned threshold(struct tz_store *s)
 		 bin = BINS + 1;
 
 	for (uint32_t i = 0; i < known; i++)
-		if (tz_alloc_state(&s->alloc, i) == TZ_SEGMENT_OBJECTS)
+		if (can_be_emptied(s, i))
 			by_free[tz_alloc_free_units(&s->alloc, i) / width]++;
 	while (bin && sum < BATCH)
 		sum += by_free[--bin];
@@ -209,7 +216,7 @@ static unsigned choose(struct tz_store *s, uint32_t *chosen)
 	uint32_t known = atomic_load(&s->alloc.nr_known);
 
 	for (uint32_t i = 0; i < known && n < BATCH; i++)
-		if (tz_alloc_state(&s->alloc, i) == TZ_SEGMENT_OBJECTS &&
+		if (can_be_emptied(s, i) &&
 			tz_alloc_free_units(&s->alloc, i) >= from)
 			chosen[n++] = i;
 	return n;

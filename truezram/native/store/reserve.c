@@ -64,6 +64,12 @@ static void count_used(struct tz_reserve *r, int64_t delta)
 		__atomic_store_n(&r->stats->mem_used_max, now, __ATOMIC_RELAXED);
 }
 
+void tz_reserve_count_more(struct tz_reserve *r, int64_t bytes)
+{
+	atomic_fetch_add(&r->alloc->metadata_bytes, (uint64_t)bytes);
+	count_used(r, 0);
+}
+
 int tz_reserve_at_limit(const struct tz_reserve *r, uint64_t more)
 {
 	uint64_t limit = atomic_load_explicit(&r->mem_limit, memory_order_relaxed);

@@ -44,6 +44,8 @@ int tz_reserve_set_limit(struct tz_reserve *r, uint64_t bytes, char *why, size_t
 void tz_reserve_wake(struct tz_reserve *r);
 /* Gives the kernel back what the reserve holds above its least size, now; waits for that at most
  * 2 s. Bytes given back since it was asked. */
+/* Counts memory outside of the arena that others have got or given back. */
+void tz_reserve_count_more(struct tz_reserve *r, int64_t bytes);
 uint64_t tz_reserve_trim(struct tz_reserve *r);
 
 #endif

@@ -18,7 +18,7 @@
 #include "codec.h"
 
 #define TZ_STATS_MAGIC 0x3153545a54ull /* "TZTS1" */
-#define TZ_STATS_VERSION 4
+#define TZ_STATS_VERSION 5
 #define TZ_MAX_QUEUES 64
 /* Threads that are not queues and have a tz_queue_stats too, after those of the queues: the one
  * that collects freed swap slots. Sums include them. */
@@ -81,6 +81,7 @@ struct tz_stats {
 	uint32_t dictionary_memory;	/* bytes that it takes with its tables, outside of
 					 * mem_used_total */
 	uint32_t slot_tracking;		/* enum tz_slot_tracking */
+	uint64_t dedup;			/* 1: identical pages share one object */
 	char slot_tracking_text[128];	/* on: by which function of the kernel; else why not */
 	char last_error[128];		/* newest thing that went wrong, "" if nothing */
 	uint64_t last_error_ns;		/* CLOCK_REALTIME */
@@ -93,8 +94,8 @@ struct tz_stats {
 	uint64_t table_bytes;		/* of which head, directory and page table */
 	uint64_t segment_bytes;		/* of which segments with objects, holes included */
 	uint64_t reserve_bytes;		/* of which segments populated and not yet used */
-	uint64_t overhead_bytes;	/* of which what is known of segments: outside of the
-					 * arena */
+	uint64_t overhead_bytes;	/* of which what is known of segments and, with dedup,
+					 * what finds duplicates: outside of the arena */
 	uint64_t reserve_target;	/* what the reserve's thread keeps reserve_bytes at */
 	uint64_t pages_compacted;	/* pages of memory that emptying segments has freed */
 	uint64_t compact_done;		/* the last compaction asked for that is done (store.h) */
@@ -129,6 +130,8 @@ struct tz_queue_stats {
 	int64_t compr_bytes_now;	/* object payload bytes: compr_data_size */
 	int64_t object_bytes_now;	/* what objects take in segments, head and rounding
 					 * included */
+	int64_t dup_pages_now;		/* pages that share the object of another: they take no
+					 * room. compr_bytes_now counts a shared object once */
 	int64_t kind_pages_now[TZ_KINDS];	/* pages stored by enum tz_kind */
 	int64_t size_pages_now[TZ_SIZE_BINS];
 	/* --- not under seq --- */
@@ -136,7 +139,7 @@ struct tz_queue_stats {
 	uint64_t read_lat[TZ_LAT_BINS], write_lat[TZ_LAT_BINS];
 	uint32_t cpu, tid;		/* where the thread is pinned (UINT32_MAX: not), its thread
 					 * id */
-	uint64_t pad[2];		/* to a multiple of 64 bytes */
+	uint64_t pad[1];		/* to a multiple of 64 bytes */
 };
 
 static inline unsigned tz_lat_bin(uint64_t ns)

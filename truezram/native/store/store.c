@@ -191,18 +191,22 @@ const char *tz_store_fault(const struct tz_store *s, uint64_t page, uint64_t ent
 
 /* ---- counters ---- */
 
-/* An entry came into the table (sign 1) or left it (-1). */
-static void count_entry(struct tz_queue_stats *q, uint64_t entry, int sign)
+/* An entry came into the table (sign 1) or left it (-1). own: and its object with it; if not, other
+ * pages have that. */
+static void count_entry(struct tz_queue_stats *q, uint64_t entry, int own, int sign)
 {
 	unsigned length = payload_length(entry);
 
 	if (!entry)
 		return;
-	if (tz_entry_has_object(entry))
+	if (!own) {
+		tz_stats_add(&q->dup_pages_now, sign);
+	} else if (length) {
 		tz_stats_add(
 			&q->object_bytes_now, sign * (int64_t)(tz_entry_units(entry) * TZ_UNIT));
+		tz_stats_add(&q->compr_bytes_now, sign * (int64_t)length);
+	}
 	tz_stats_add(&q->pages_now, sign);
-	tz_stats_add(&q->compr_bytes_now, sign * (int64_t)length);
 	tz_stats_add(&q->kind_pages_now[tz_entry_kind(entry)], sign);
 	if (length)
 		tz_stats_add(&q->size_pages_now[length == TZ_PAGE_SIZE ? TZ_SIZE_BINS - 1
@@ -327,26 +331,30 @@ uint64_t tz_store_announce(struct tz_store_thread *t, _Atomic uint64_t *slot)
 
 /* ---- writing and discarding ---- */
 
-/* Counts an exchange of a page's entry, and frees what the old one names. */
-static void account(struct tz_store_thread *t, uint64_t page, uint64_t old, uint64_t entry,
-	uint64_t *requests)
+void tz_store_account(struct tz_store_thread *t, uint64_t page, uint64_t old, uint64_t entry,
+	int own, uint64_t *requests)
 {
 	struct tz_queue_stats *q = t->stats;
 	const char *fault = old ? tz_store_fault(t->store, page, old) : NULL;
+	int64_t others = fault || !tz_entry_is_shared(old) ? 0 : tz_dedup_release(t->store, old);
 
+	if (others < 0)
+		fault = "entry names a shared object that is not known";
 	tz_stats_begin(&q->seq);
 	if (!fault)
-		count_entry(q, old, -1);
+		count_entry(q, old, !others, -1);
 	else
 		tz_stats_add(&q->pages_now, -1);
-	count_entry(q, entry, 1);
-	tz_stats_add(requests, 1);
-	if (tz_entry_kind(entry) == TZ_KIND_RAW)
-		tz_stats_add(&q->huge_pages_since, 1);
+	count_entry(q, entry, own, 1);
+	if (requests) {
+		tz_stats_add(requests, 1);
+		if (tz_entry_kind(entry) == TZ_KIND_RAW)
+			tz_stats_add(&q->huge_pages_since, 1);
+	}
 	tz_stats_end(&q->seq);
 	if (fault)
 		note_damage(t, page, fault);
-	else
+	else if (!others)
 		tz_store_retire(t, page, old);
 	t->emptied += old && !entry;
 	if (t->freed_units >= TZ_LOOK_UNITS || t->emptied >= TZ_TABLE_ENTRIES)
@@ -354,10 +362,10 @@ static void account(struct tz_store_thread *t, uint64_t page, uint64_t old, uint
 }
 
 static void publish(struct tz_store_thread *t, uint64_t page, _Atomic uint64_t *slot,
-	uint64_t entry, uint64_t *requests)
+	uint64_t entry, int own, uint64_t *requests)
 {
-	account(t, page, atomic_exchange_explicit(slot, entry, memory_order_seq_cst), entry,
-		requests);
+	tz_store_account(t, page, atomic_exchange_explicit(slot, entry, memory_order_seq_cst),
+		entry, own, requests);
 }
 
 /* Places an object; returns the entry or 0 with *err. */
@@ -423,17 +431,33 @@ static void clear_freed(struct tz_store *s, uint64_t page)
 		__atomic_fetch_and(&freed[page / 64], ~bit, __ATOMIC_SEQ_CST);
 }
 
-/* Whether an entry that the page had before must not come back now: see the top. */
-static int is_being_collected(const struct tz_store *s, uint64_t page)
+int tz_store_is_being_collected(const struct tz_store *s, uint64_t page)
 {
 	return atomic_load_explicit(&s->collecting, memory_order_seq_cst) == page + 1;
+}
+
+/* Compressed, in an object of its own or in one that another page has already. The entry, or 0 with
+ * *err. */
+static uint64_t compress(
+	struct tz_store_thread *t, uint64_t page, const uint8_t *data, int *own, int *err)
+{
+	unsigned kind, n = encode(t, data, &kind);
+	const uint8_t *payload = n ? t->object : data;
+	uint64_t entry = 0;
+
+	n = n ? n : TZ_PAGE_SIZE;
+	if (t->inside_index)
+		entry = tz_dedup_share(t, page, kind, payload, n, own);
+	if (entry)
+		return entry;
+	*own = 1;
+	return place(t, page, kind, payload, n, err);
 }
 
 int tz_store_write(struct tz_store_thread *t, uint64_t page, const uint8_t *data)
 {
 	uint64_t word, entry;
-	unsigned kind, n = 0;
-	int err;
+	int err, own = 1;
 
 	clear_freed(t->store, page);
 	_Atomic uint64_t *slot = slot_to_write(t->store, page, &err);
@@ -443,21 +467,18 @@ int tz_store_write(struct tz_store_thread *t, uint64_t page, const uint8_t *data
 		return err;
 	}
 	__builtin_prefetch((const void *)(uintptr_t)slot, 1, 3);
+	prefetch_to_free(t->store, slot);
 	if (tz_same_filled(data, &word)) {
-		prefetch_to_free(t->store, slot);
-		entry = is_being_collected(t->store, page) ? 0 : tz_entry_same(page, word);
+		entry = tz_store_is_being_collected(t->store, page) ? 0 : tz_entry_same(page, word);
 		if (!entry)
 			entry = place(t, page, TZ_KIND_SAME_U64, (const uint8_t *)&word,
 				sizeof word, &err);
 	} else {
-		prefetch_to_free(t->store, slot);
-		n = encode(t, data, &kind);
-		entry = n ? place(t, page, kind, t->object, n, &err)
-			  : place(t, page, TZ_KIND_RAW, data, TZ_PAGE_SIZE, &err);
+		entry = compress(t, page, data, &own, &err);
 	}
 	if (!entry)
 		return err;
-	publish(t, page, slot, entry, &t->stats->pages_written);
+	publish(t, page, slot, entry, own, &t->stats->pages_written);
 	return 0;
 }
 
@@ -478,7 +499,7 @@ static unsigned discard_some(struct tz_store_thread *t, uint64_t page, _Atomic u
 		if (done + DISCARD_AHEAD < n)
 			prefetch_to_free(t->store, &slot[done + DISCARD_AHEAD]);
 		if (atomic_load_explicit(&slot[done], memory_order_relaxed)) {
-			publish(t, page + done, &slot[done], 0, &t->stats->pages_discarded);
+			publish(t, page + done, &slot[done], 0, 1, &t->stats->pages_discarded);
 			*work -= *work < DISCARD_COST ? *work : DISCARD_COST;
 		} else {
 			empty++;
@@ -546,7 +567,7 @@ int tz_store_collect(struct tz_store_thread *t, uint64_t page)
 	atomic_store_explicit(&s->collecting, 0, memory_order_release);
 	if (!taken)
 		return 0;
-	account(t, page, entry, 0, &t->stats->pages_discarded);
+	tz_store_account(t, page, entry, 0, 1, &t->stats->pages_discarded);
 	tz_stats_begin(&t->stats->seq);
 	tz_stats_add(&t->stats->slots_freed, 1);
 	tz_stats_end(&t->stats->seq);
@@ -604,19 +625,19 @@ static const char *decode(struct tz_store_thread *t, uint64_t page, uint64_t ent
 	const uint8_t *object = t->store->arena.base + tz_entry_offset(entry), *payload;
 	unsigned kind = tz_entry_kind(entry), n = payload_length(entry);
 	struct tz_object_head head;
-	uint64_t word;
+	uint64_t word, owner = tz_object_owner(page, entry);
 
 	memcpy(&head, object, sizeof head);
 	payload = object + sizeof head;
-	if (head.owner != (uint32_t)page)
+	if (head.owner != (uint32_t)owner)
 		return "object belongs to another page";
 	if (kind == TZ_KIND_RAW) {
 		memcpy(out, payload, TZ_PAGE_SIZE);
-		return tz_crc32c(tz_object_seed(page, kind), out, TZ_PAGE_SIZE) == head.crc
+		return tz_crc32c(tz_object_seed(owner, kind), out, TZ_PAGE_SIZE) == head.crc
 			? NULL
 			: mismatch;
 	}
-	if (tz_crc32c(tz_object_seed(page, kind), payload, n) != head.crc)
+	if (tz_crc32c(tz_object_seed(owner, kind), payload, n) != head.crc)
 		return mismatch;
 	if (kind == TZ_KIND_SAME_U64) {
 		memcpy(&word, payload, sizeof word);
@@ -702,6 +723,7 @@ void tz_store_begin(struct tz_store_thread *t)
 {
 	atomic_fetch_add_explicit(&t->turns, 1, memory_order_seq_cst);
 	t->inside_set = atomic_load_explicit(&t->set, memory_order_seq_cst);
+	t->inside_index = atomic_load_explicit(&t->store->dedup.index, memory_order_seq_cst);
 }
 
 void tz_store_end(struct tz_store_thread *t)
@@ -803,6 +825,8 @@ struct tz_store *tz_store_create(
 		return NULL;
 	}
 	*err = make_parts(s, c, why, why_size);
+	if (*err == 0 && c->dedup)
+		*err = tz_store_set_dedup(s, 1, why, why_size);
 	if (*err < 0) {
 		s->arena.fd = -1;		/* stays the caller's */
 		tz_store_destroy(s);
@@ -829,6 +853,7 @@ void tz_store_destroy(struct tz_store *s)
 	tz_store_free_codecs(s);
 	if (s->threads)
 		munmap(s->threads, (s->nr_threads + TZ_OWN_THREADS) * sizeof *s->threads);
+	tz_dedup_destroy(&s->dedup);
 	tz_alloc_destroy(&s->alloc);
 	tz_arena_destroy(&s->arena);
 	free(s);
@@ -856,6 +881,21 @@ int tz_store_set_mem_limit(struct tz_store *s, uint64_t bytes, char *why, size_t
 		tz_store_compact(s);
 	tz_stats_head_begin(s->stats);
 	TZ_STATS_SET(s->stats->mem_limit, bytes);
+	tz_stats_head_end(s->stats);
+	return 0;
+}
+
+int tz_store_set_dedup(struct tz_store *s, int on, char *why, size_t why_size)
+{
+	int rc = tz_dedup_switch(s, on, why, why_size);
+
+	if (rc < 0)
+		return rc;
+	s->arena.head.compatible &= ~TZ_ARENA_DEDUP;
+	s->arena.head.compatible |= on ? TZ_ARENA_DEDUP : 0;
+	tz_arena_write_head(&s->arena);
+	tz_stats_head_begin(s->stats);
+	TZ_STATS_SET(s->stats->dedup, (uint64_t)(on != 0));
 	tz_stats_head_end(s->stats);
 	return 0;
 }

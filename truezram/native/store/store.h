@@ -27,6 +27,7 @@ struct tz_store_config {
 	const void *dictionary;		/* for zstd, now and whenever it is chosen later; NULL =
 					 * none. Copied */
 	size_t dictionary_size;
+	int dedup;			/* tz_store_set_dedup */
 	unsigned nr_threads;		/* threads that will call tz_store_thread() */
 	int arena_fd;			/* tmpfs file or memfd of size 0; the store's own once
 					 * created */
@@ -89,6 +90,9 @@ int tz_store_is_filled(const struct tz_store *store, uint64_t page, uint64_t wor
 int tz_store_set_algorithm(struct tz_store *store, const char *algorithm, char *why,
 	size_t why_size);
 int tz_store_set_mem_limit(struct tz_store *store, uint64_t bytes, char *why, size_t why_size);
+/* on: from now on a page that is identical to one that was written since shares its object. off:
+ * what is shared stays so. */
+int tz_store_set_dedup(struct tz_store *store, int on, char *why, size_t why_size);
 uint64_t tz_store_trim(struct tz_store *store);	/* reserve.h */
 /* Has segments packed as far as that gains memory, and what it gains given back. Returns at once,
  * with a number: the statistics say how far it is (compact_permille), and which was the last that

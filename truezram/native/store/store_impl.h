@@ -5,6 +5,7 @@
 
 #include "alloc.h"
 #include "arena.h"
+#include "dedup.h"
 #include "dictionary.h"
 #include "entry.h"
 #include "reserve.h"
@@ -31,6 +32,15 @@ static inline uint32_t tz_object_seed(uint64_t page, unsigned kind)
 	return (uint32_t)(page * 0x9e3779b1u) + kind;
 }
 
+/* What the head and the CRC of an object that pages share have in place of their numbers. (The last
+ * page of the largest disk has this number, too, which harms nothing: entries say which is meant.) */
+#define TZ_NO_OWNER 0xffffffffull
+
+static inline uint64_t tz_object_owner(uint64_t page, uint64_t entry)
+{
+	return tz_entry_is_shared(entry) ? TZ_NO_OWNER : page;
+}
+
 /* How a thread encodes now and decodes each kind: replaced as a whole. */
 struct tz_codec_set {
 	const struct tz_codec *encoder;
@@ -51,6 +61,7 @@ struct tz_store_thread {
 	_Atomic uint64_t hazard;		/* entry being read, 0 = none */
 	_Atomic(struct tz_codec_set *) set;
 	struct tz_codec_set *inside_set;		/* valid between begin and end */
+	const struct tz_dedup_index *inside_index;	/* the same; NULL: dedup is off */
 	_Atomic uint64_t turns;		/* odd: inside begin/end */
 	struct tz_store *store;
 	struct tz_queue_stats *stats;		/* NULL: the housekeeper's */
@@ -86,6 +97,7 @@ struct tz_store {
 	struct tz_alloc alloc;
 	struct tz_reserve reserve;
 	struct tz_housekeeping housekeeping;
+	struct tz_dedup dedup;
 	struct tz_stats *stats;
 	uint64_t nr_pages;
 	_Atomic uint64_t map_turns;	/* odd: the page map is being looked at */
@@ -116,6 +128,12 @@ uint64_t tz_store_announce(struct tz_store_thread *t, _Atomic uint64_t *slot);
 /* Frees what an entry that has just been exchanged out of the table names, or sets it aside. */
 void tz_store_retire(struct tz_store_thread *t, uint64_t page, uint64_t entry);
 void tz_store_free_set_aside(struct tz_store_thread *t);
+/* Counts an exchange of a page's entry, adding one to *requests if that is not NULL, and frees what
+ * the old one names. own: no other page uses what the new one names. */
+void tz_store_account(struct tz_store_thread *t, uint64_t page, uint64_t old, uint64_t entry,
+	int own, uint64_t *requests);
+/* Whether an entry that the page had before must not come back now: see the top of store.c. */
+int tz_store_is_being_collected(const struct tz_store *s, uint64_t page);
 /* What is wrong with an entry that is not EMPTY; NULL: nothing, and its object, if it has one, is
  * where one can be. */
 const char *tz_store_fault(const struct tz_store *s, uint64_t page, uint64_t entry);
