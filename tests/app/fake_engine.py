@@ -40,7 +40,7 @@ class FakeEngine(Replay):
         self.machine_values = {"vm.swappiness": "60", "vm.page-cluster": "3"}
         self.arena = ArenaCheck(
             source="ublkb0", live=True, version=2, state="live", uuid="0" * 32, generation=1, disksize=1 << 30,
-            algorithm="lz4", pages=12000, same_filled=2000, objects=10000, payload_bytes=20 << 20,
+            algorithm="lz4", pages=12000, same_filled=2000, dup_pages=0, objects=10000, payload_bytes=20 << 20,
             object_bytes=21 << 20, table_pages=24, populated_bytes=24 << 20,
         )  # fmt: skip
         self.release = threading.Event()

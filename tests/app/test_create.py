@@ -225,6 +225,7 @@ class TestCreate:
                 size=3 << 30,
                 algorithm="zstd:5",
                 mem_limit=1 << 30,
+                dedup=True,
                 id=7,
                 queues=1,
                 queue_depth=32,

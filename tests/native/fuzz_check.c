@@ -161,7 +161,8 @@ static void check_it(uint32_t live)
 	int rc = tz_check_arena(arena.fd, &c, why, sizeof why);
 
 	CHECK(rc <= 0 && (rc < 0) == (why[0] != 0), "result %d, %s", rc, why);
-	CHECK(rc < 0 || (c.pages <= c.disksize / 4096 && c.same_filled + c.objects + c.dup_pages >= c.pages &&
+	CHECK(rc < 0 || (c.pages <= c.disksize / 4096 &&
+				  c.same_filled + c.objects + c.dup_pages >= c.pages &&
 			c.object_bytes >= c.objects * TZ_UNIT &&
 			c.object_bytes <= c.objects * TZ_MAX_UNITS * TZ_UNIT),
 		"%llu pages", (unsigned long long)c.pages);

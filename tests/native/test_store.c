@@ -107,7 +107,7 @@ static void test_damage(const char *algorithm)
 		CHECK(write_waiting(t, n, page) == 0, "write");
 	}
 	uint8_t *segments = (uint8_t *)(uintptr_t)head_of(&d) + head_of(&d)->segment_offset;
-	/* Bits anywhere in the page table and objects: all segments there are, whichever are used. */
+	/* Bits anywhere in the page table and objects: in all segments there are. */
 	size_t end = arena_bytes(d.stats);
 	unsigned caught = 0;
 	for (size_t at = 0; at < end; at += 197 * share) {

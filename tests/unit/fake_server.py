@@ -54,6 +54,7 @@ def make_stats(path: Path, args, name: str, number: int):
     stats.disksize = args.size
     stats.mem_limit = args.mem_limit
     stats.algorithm = args.algorithm.encode()
+    stats.dedup = args.dedup
     stats.mem_used_total = 1 << 20
     stats.mem_used_max = 2 << 20
     for index in range(args.queues):
@@ -109,6 +110,8 @@ def serve(sock: socket.socket, stats) -> None:
                     reply.status, reply.text = 3, b"that limit is unlucky"
                 elif key == "mem_limit":
                     stats.mem_limit = int(value)
+                elif key == "dedup":
+                    stats.dedup = value == "on"
                 else:
                     stats.algorithm = value.encode()
             elif request.op == 5:
@@ -134,6 +137,7 @@ def main() -> int:
     parser.add_argument("--size", type=int)
     parser.add_argument("--algorithm")
     parser.add_argument("--dictionary")
+    parser.add_argument("--dedup", action="store_true")
     parser.add_argument("--mem-limit", type=int, default=0)
     parser.add_argument("--id", type=int)
     parser.add_argument("--queues", type=int, default=2)

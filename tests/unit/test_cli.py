@@ -73,6 +73,7 @@ def test_a_life_in_json(fake: FakeServer, capsys: pytest.CaptureFixture[str]) ->
         "warnings": [],
         "algorithm": default_algorithm(),
         "dictionary": None,
+        "dedup": False,
         "mem_limit": 0,
         "swap": False,
         "priority": None,

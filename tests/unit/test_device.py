@@ -75,10 +75,10 @@ def test_swap_larger_than_memory_without_a_limit_is_warned_of(options: CreateOpt
 
 
 def test_command_preview_gives_the_same_options() -> None:
-    swapping = CreateOptions(3 << 29, "zstd:3", 1 << 29, 4, 2, 64, "ublk", True, 10, dictionary="/a b")
+    swapping = CreateOptions(3 << 29, "zstd:3", 1 << 29, 4, 2, 64, "ublk", True, 10, dictionary="/a b", dedup=True)
     assert swapping.command() == (
-        "truezram create --size 1536M --algorithm zstd:3 --dictionary '/a b' --mem-limit 512M --id 4 --queues 2"
-        " --queue-depth 64 --swap --priority 10"
+        "truezram create --size 1536M --algorithm zstd:3 --dictionary '/a b' --dedup --mem-limit 512M --id 4"
+        " --queues 2 --queue-depth 64 --swap --priority 10"
     )
     mounted = CreateOptions(1 << 30, transport="local", fs="ext4", mount="-m")
     parser = argparse.ArgumentParser()

@@ -20,8 +20,10 @@ from truezram.engine.machine import tune
 from truezram.engine.model import DeviceSnapshot, MachineSnapshot, Snapshot
 
 GIB = 1 << 30
-DEVICE = DeviceSnapshot("ublkb0", "/dev/ublkb0", algorithm="zstd:3", disksize=8 * GIB, mem_limit=3 * GIB >> 1)
-OTHER = replace(DEVICE, algorithm="lz4", mem_limit=0)
+DEVICE = DeviceSnapshot(
+    "ublkb0", "/dev/ublkb0", algorithm="zstd:3", disksize=8 * GIB, mem_limit=3 * GIB >> 1, dedup="on"
+)
+OTHER = replace(DEVICE, algorithm="lz4", mem_limit=0, dedup="off")
 MACHINE = MachineSnapshot(mem_total=16 * GIB)
 
 

@@ -153,6 +153,7 @@ class ArenaCheck:
     pages: int
     """That hold something: same-filled ones and objects."""
     same_filled: int
+    dup_pages: int
     objects: int
     payload_bytes: int
     object_bytes: int

@@ -131,9 +131,14 @@ class DeviceSnapshot:
     reserve_target: int = 0
     """What the reserve is kept at."""
     overhead_bytes: int = 0
-    """What the allocator knows of segments, in the server's own memory; part of ``mem_used_total``."""
+    """What the allocator knows of segments and, with dedup, what finds duplicates, in the server's own memory; part of
+    ``mem_used_total``."""
     same_pages: int = 0
     huge_pages: int = 0
+    dedup: str = "off"
+    """"on": identical pages share one object."""
+    dup_pages: int = 0
+    """Pages that share the object of another one: ``compr_data_size`` counts a shared object once."""
     pages_compacted: int = 0
     compact_done: int = 0
     """Ticket of the newest compaction on demand that is done."""
@@ -171,8 +176,8 @@ class DeviceSnapshot:
 
     @property
     def compression_ratio(self) -> float | None:
-        """What the codec made of the pages that are not same-filled; None while there are none."""
-        stored = self.orig_data_size - self.same_pages * PAGE
+        """What the codec made of the pages that are not same-filled and not duplicates; None while there are none."""
+        stored = self.orig_data_size - (self.same_pages + self.dup_pages) * PAGE
         return stored / self.compr_data_size if stored > 0 and self.compr_data_size else None
 
     @property
@@ -220,7 +225,10 @@ MEMORY = (
     ),
     MemoryPart("reserve", "reserve", "Segments that are ready for the next writes.", lambda d: d.reserve_bytes),
     MemoryPart(
-        "allocator", "allocator", "What is known of segments, in the server's own memory.", lambda d: d.overhead_bytes
+        "allocator",
+        "allocator",
+        "What is known of segments, and what finds duplicates, in the server's own memory.",
+        lambda d: d.overhead_bytes,
     ),
 )
 """What ``mem_used_total`` consists of, as `stat`, its JSON and the app's Device page show it."""

@@ -126,6 +126,7 @@ class CreateScreen(Dialog[CreateOptions | None]):
                 yield Input(text(start.queue_depth), placeholder="auto", id="depth", compact=True, classes="short")
                 yield Label("number", classes="second")
                 yield Input(text(start.id), placeholder="auto", id="number", compact=True, classes="short")
+                yield Tick("dedup", start.dedup, id="dedup", compact=True)
                 yield Static(id="queues-note", classes="note")
             with Vertical(id="preview"):
                 yield Static(id="command")
@@ -255,6 +256,7 @@ class CreateScreen(Dialog[CreateOptions | None]):
             fs=fs,
             mount=mount,
             dictionary=dictionary,
+            dedup=self.query_one("#dedup", Checkbox).value,
             persist=persist,
         )
         self.options = options if self._good else None

@@ -44,6 +44,7 @@ def as_json(found: ArenaCheck) -> dict[str, Any]:
         "algorithm": found.algorithm,
         "pages": found.pages,
         "same_filled": found.same_filled,
+        "dup_pages": found.dup_pages,
         "objects": found.objects,
         "payload_bytes": found.payload_bytes,
         "object_bytes": found.object_bytes,
@@ -69,7 +70,7 @@ def lines(found: ArenaCheck) -> list[str]:
     rows = [
         ("arena", f"{found.uuid}, version {found.version}, {state}"),
         ("disk", f"{format_size(found.disksize)}, {found.algorithm}, server number {found.generation}"),
-        ("pages", f"{found.pages}, of which {found.same_filled} same-filled"),
+        ("pages", f"{found.pages}, of which {found.same_filled} same-filled, {found.dup_pages} duplicates"),
         ("objects", f"{found.objects}: {format_size(found.payload_bytes)} in {format_size(found.object_bytes)}"),
         ("page table", f"{found.table_pages} pages"),
         ("file", f"{format_size(found.populated_bytes)} of memory or disk"),

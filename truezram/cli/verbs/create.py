@@ -36,6 +36,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="trained dictionary for zstd, up to 128K, as `truezram train` makes it; it helps, if at all, with"
         " the programs that it was trained on (default: none)",
     )
+    parser.add_argument(
+        "--dedup",
+        action="store_true",
+        help="identical pages share one object; can be changed later (set DEVICE dedup=on|off)",
+    )
     parser.add_argument("--mem-limit", metavar="SIZE", help="memory limit; writes beyond it fail (default: none)")
     parser.add_argument("--id", type=number, metavar="N", help="number of the device (default: the first free one)")
     parser.add_argument(
@@ -68,6 +73,7 @@ def options_of(args: argparse.Namespace) -> CreateOptions:
         size=parse_disksize(args.size),
         algorithm=args.algorithm,
         dictionary=args.dictionary,
+        dedup=args.dedup,
         mem_limit=parse_mem_limit(args.mem_limit) if args.mem_limit is not None else 0,
         id=args.id,
         queues=args.queues,
@@ -93,6 +99,7 @@ def run(args: argparse.Namespace) -> int:
             "disksize": made.options.size,
             "algorithm": made.options.algorithm,
             "dictionary": made.options.dictionary,
+            "dedup": made.options.dedup,
             "mem_limit": made.options.mem_limit,
             "swap": made.options.swap,
             "priority": made.options.priority,

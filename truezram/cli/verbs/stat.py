@@ -132,6 +132,7 @@ def as_json(device: DeviceSnapshot) -> dict[str, Any]:
         "mm_stat": mm_stat(device),
         "io_stat": io_stat(device),
         "memory": memory_json(device),
+        "dup_pages": device.dup_pages,
         "kind_pages": dict(device.kind_pages),
         "size_pages": [[(i + 1) * 64, count] for i, count in enumerate(device.size_pages) if count],
         "compress_ns": total.compress_ns,
@@ -189,6 +190,8 @@ def lines(device: DeviceSnapshot) -> list[tuple[str, str]]:
         is_size = name.endswith("_size") or name.startswith("mem_")
         text = format_size(value) if is_size else str(value)
         out.append((name, "none" if name == "mem_limit" and not value else text))
+    if device.dup_pages or device.dedup == "on":
+        out.append(("dup_pages", f"{device.dup_pages}, each in the object of another page"))
     out.append(("ratio", f"{format_ratio(device.ratio)} (objects alone {format_ratio(device.compression_ratio)})"))
     if device.kind == "truezram":
         if device.packing is not None:

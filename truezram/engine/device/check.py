@@ -110,6 +110,7 @@ def _check(fd: int, source: str, live: bool, what: str) -> ArenaCheck:
         algorithm=printable(ffi.string(found.algorithm)),
         pages=found.pages,
         same_filled=found.same_filled,
+        dup_pages=found.dup_pages,
         objects=found.objects,
         payload_bytes=found.payload_bytes,
         object_bytes=found.object_bytes,

@@ -34,6 +34,8 @@ class CreateOptions:
     """The folder to mount that on."""
     dictionary: str | None = None
     """A file with a dictionary for zstd."""
+    dedup: bool = False
+    """Identical pages share one object."""
     persist: bool = False
     """Made by a systemd unit, now and at every start of the machine; needs an id."""
 
@@ -54,7 +56,12 @@ class CreateOptions:
     def server_words(self) -> list[str]:
         """The options as the server takes them: sizes in bytes; what is None is left to the server."""
         values = [(option.name, getattr(self, option.field)) for option in OPTIONS if option.server]
-        return [word for name, value in values if value is not None for word in (name, str(value))]
+        return [
+            word
+            for name, value in values
+            if value is not None and value is not False
+            for word in ([name] if value is True else [name, str(value)])
+        ]
 
     def command(self) -> str:
         """The command line that does the same."""
@@ -81,6 +88,7 @@ OPTIONS = (
     Option("size", server=True, write=format_exact),
     Option("algorithm", server=True),
     Option("dictionary", server=True),
+    Option("dedup", server=True),
     Option("mem_limit", server=True, write=format_exact),
     Option("id", server=True),
     Option("queues", server=True),

@@ -34,6 +34,15 @@ def _algorithm(text: str) -> str:
     return canonical(text)
 
 
+def _on_off(text: str) -> str:
+    word = text.strip().lower()
+    if word not in ("on", "off"):
+        raise UsageError(
+            f"cannot understand dedup={text[:60]}", "it is neither on nor off", "Write dedup=on or dedup=off"
+        )
+    return word
+
+
 def _algorithms() -> tuple[str, ...]:
     from truezram.engine.algorithms import algorithms
 
@@ -104,6 +113,13 @@ SETTINGS = (
         show=lambda text: format_size(int(text)) if int(text) else "none",
         suggest=_limit,
         kernel=True,
+    ),
+    Setting(
+        key="dedup",
+        about="identical pages share one object, among those written while it is on; costs a little speed and memory",
+        hint="on or off",
+        parse=_on_off,
+        choices=lambda: ("on", "off"),
     ),
 )
 BY_KEY = {setting.key: setting for setting in SETTINGS}

@@ -69,6 +69,7 @@ _SIZE_PAGES = slice(_word("size_pages_now"), _word("size_pages_now") + lib.TZ_SI
 _PAGES_NOW = _word("pages_now")
 _COMPR_NOW = _word("compr_bytes_now")
 _OBJECTS_NOW = _word("object_bytes_now")
+_DUP_NOW = _word("dup_pages_now")
 _KIND_SAME = (lib.TZ_KIND_SAME_WORD, lib.TZ_KIND_SAME_U32, lib.TZ_KIND_SAME_U64)
 _NO_CPU = 0xFFFFFFFF
 
@@ -210,6 +211,8 @@ class StatsPage:
             compr_data_size=max(0, words[_COMPR_NOW]),
             object_bytes=max(0, words[_OBJECTS_NOW]),
             same_pages=max(0, sum(kind_pages[kind] for kind in _KIND_SAME)),
+            dedup="on" if head.dedup else "off",
+            dup_pages=max(0, words[_DUP_NOW]),
             huge_pages=max(0, kind_pages[lib.TZ_KIND_RAW]),
             total=total,
             queues=self._queues(head.nr_queues, total) if queues else (),

@@ -69,13 +69,18 @@ static int set_mem_limit(struct tz_server *s, const char *text, char *why, size_
 	return tz_store_set_mem_limit(s->store, n, why, why_size);
 }
 
+static int must_lock(const struct tz_server *s)
+{
+	return s->transport == TZ_TRANSPORT_UBLK ||
+		s->registry.stats->flags & TZ_FLAG_MEMORY_LOCKED;
+}
+
 /* What a change has newly mapped must be locked, where memory was locked before or has to be; else
  * the old algorithm is put back. */
 static int set_algorithm(struct tz_server *s, const char *text, char *why, size_t why_size)
 {
 	char before[sizeof s->registry.stats->algorithm], more[200];
-	int must = s->transport == TZ_TRANSPORT_UBLK ||
-		s->registry.stats->flags & TZ_FLAG_MEMORY_LOCKED, rc;
+	int must = must_lock(s), rc;
 
 	memcpy(before, s->registry.stats->algorithm, sizeof before);
 	rc = tz_store_set_algorithm(s->store, text, why, why_size);
@@ -91,12 +96,32 @@ static int set_algorithm(struct tz_server *s, const char *text, char *why, size_
 	return rc;
 }
 
+/* What it newly maps must be locked as well; else it is switched off again. */
+static int set_dedup(struct tz_server *s, const char *text, char *why, size_t why_size)
+{
+	int on = !strcmp(text, "on"), rc;
+	char more[200];
+
+	if (!on && strcmp(text, "off")) {
+		snprintf(why, why_size, "dedup is on or off");
+		return -EINVAL;
+	}
+	rc = tz_store_set_dedup(s->store, on, why, why_size);
+	if (rc < 0 || !on || !must_lock(s))
+		return rc;
+	rc = tz_server_lock(s, why, why_size);
+	if (rc < 0 && tz_store_set_dedup(s->store, 0, more, sizeof more) < 0)
+		tz_log("%s", more);
+	return rc;
+}
+
 static const struct setting {
 	const char *key;	/* with its '=' */
 	int (*set)(struct tz_server *s, const char *text, char *why, size_t why_size);
 } settings[] = {
 	{ "mem_limit=", set_mem_limit },
 	{ "algorithm=", set_algorithm },
+	{ "dedup=", set_dedup },
 };
 
 static void set(struct control *c, const char *text)

@@ -32,7 +32,8 @@ enum tz_exit {
 
 enum tz_op {
 	TZ_OP_PING = 1,		/* reply: nothing but a status */
-	TZ_OP_SET = 2,		/* text = "mem_limit=BYTES" or "algorithm=NAME[:LEVEL]" */
+	TZ_OP_SET = 2,		/* text = "mem_limit=BYTES", "algorithm=NAME[:LEVEL]" or
+				 * "dedup=on|off" */
 	TZ_OP_STOP = 3,		/* stop and remove the device; the reply comes first, then the
 				 * server ends. arg[0]: enum tz_stop */
 	TZ_OP_ATTACH = 4,	/* local transport: the reply carries the ring's descriptor

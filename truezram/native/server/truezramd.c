@@ -50,7 +50,7 @@ struct options {
 	const char *algorithm, *run_dir, *dictionary;	/* dictionary: a file, NULL = none */
 	uint8_t *dictionary_bytes;	/* what is in it */
 	size_t dictionary_size;
-	int id, ready_fd, cleanup;	/* id -1: any */
+	int id, ready_fd, cleanup, dedup;	/* id -1: any */
 	unsigned queues, depth;		/* 0: default */
 };
 
@@ -86,6 +86,7 @@ static int parse(int argc, char **argv, struct options *o)
 		{ "ready-fd", required_argument, NULL, 'f' },
 		{ "cleanup", no_argument, NULL, 'c' },
 		{ "dictionary", required_argument, NULL, 'D' },
+		{ "dedup", no_argument, NULL, 'u' },
 		{ "version", no_argument, NULL, 'V' },
 		{ NULL, 0, NULL, 0 },
 	};
@@ -105,6 +106,7 @@ static int parse(int argc, char **argv, struct options *o)
 		case 'm': bad = number("mem-limit", optarg, TZ_MAX_SIZE, &o->mem_limit); break;
 		case 'a': o->algorithm = optarg; break;
 		case 'D': o->dictionary = optarg; break;
+		case 'u': o->dedup = 1; break;
 		case 'r': o->run_dir = optarg; break;
 		case 'i': bad = number("id", optarg, TZ_MAX_ID, &n); o->id = (int)n; break;
 		case 'q':
@@ -133,7 +135,7 @@ static int parse(int argc, char **argv, struct options *o)
 			" --algorithm NAME[:LEVEL] --run-dir DIR\n"
 			"                 [--dictionary FILE] [--mem-limit BYTES] [--id N]"
 			" [--queues N] [--queue-depth N]\n"
-			"                 [--ready-fd FD]\n"
+			"                 [--dedup] [--ready-fd FD]\n"
 			"       truezramd --cleanup --transport ublk|local --id N --run-dir DIR\n"
 			"This is the server behind a device; use truezram create.\n");
 		return -1;
@@ -310,6 +312,7 @@ static int make_store(struct tz_server *s, const struct options *o)
 		.server_version = VERSION };
 	struct tz_store_config config = {
 		.disksize = o->size, .mem_limit = o->mem_limit, .algorithm = o->algorithm,
+		.dedup = o->dedup,
 		.dictionary = o->dictionary_bytes, .dictionary_size = o->dictionary_size,
 		.nr_threads = s->nr_queues, .arena_fd = fd, .lock_arena = lock,
 		.device = &device, .stats = s->registry.stats,

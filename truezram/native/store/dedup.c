@@ -220,7 +220,8 @@ uint64_t tz_dedup_share(struct tz_store_thread *t, uint64_t page, unsigned kind,
 
 /* ---- switching it on and off ---- */
 
-/* Memory that queue threads will touch: there from the start. (The server locks it.) NULL with why. */
+/* Memory that queue threads will touch: there from the start. (The server locks it.) NULL with
+ * why. */
 static void *map(struct tz_store *s, uint64_t size, char *why, size_t why_size)
 {
 	void *p = MAP_FAILED;

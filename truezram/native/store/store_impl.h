@@ -33,7 +33,7 @@ static inline uint32_t tz_object_seed(uint64_t page, unsigned kind)
 }
 
 /* What the head and the CRC of an object that pages share have in place of their numbers. (The last
- * page of the largest disk has this number, too, which harms nothing: entries say which is meant.) */
+ * page of the largest disk has this number, too. Entries say which of them is meant.) */
 #define TZ_NO_OWNER 0xffffffffull
 
 static inline uint64_t tz_object_owner(uint64_t page, uint64_t entry)
