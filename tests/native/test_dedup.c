@@ -2,6 +2,7 @@
  *
  * counts: what is shared takes no room, what is left when pages go is what is stored; switched off,
  *	it stays shared; what cannot be had is refused.
+ * compact: segments of shared objects are emptied when they have become sparse.
  * model: one thread, random writes of few contents and discards, while dedup is switched on and off
  *	and the algorithm changes, against a plain array; then the checker's count against the
  *	counters.
@@ -60,9 +61,17 @@ static void dedup(struct device *d, int on)
 	CHECK(NOW(d->stats->dedup) == (uint64_t)on, "not shown");
 }
 
-/* What the arena holds is what the counters say. */
+static void compact(struct device *d)
+{
+	uint64_t ticket = tz_store_compact(d->store);
+
+	WAIT_FOR(NOW(d->stats->compact_done) >= ticket, "compaction does not end");
+}
+
+/* What the arena holds is what the counters say, once the housekeeper is done. */
 static void check_counts(struct device *d)
 {
+	compact(d);
 	struct tz_check_problem first;
 	struct tz_check c = { .problems = &first, .room = 1, .live = 1 };
 	struct tz_stats_sum sum = sum_of(d);
@@ -151,6 +160,43 @@ static void test_counts(void)
 	tz_store_end(t);
 	CHECK(sum_of(&d).total.dup_pages_now == 0, "the last of each");
 	CHECK(NOW(d.stats->overhead_bytes) > before, "counts of what is shared");
+	check_counts(&d);
+	end_empty(&d, PAGES);
+}
+
+/* Of many contents that two pages each have, one of eight stays: their segments are emptied, too,
+ * and pages of them that are written meanwhile are what was written. */
+static void test_compact(void)
+{
+	enum { CONTENTS = 6000, PAGES = 2 * CONTENTS };
+	struct device d = make_device(PAGES, 1, 0, "fast");
+	struct tz_store_thread *t = tz_store_thread(d.store, 0);
+	uint64_t full;
+
+	dedup(&d, 1);
+	tz_store_begin(t);
+	for (uint64_t n = 0; n < PAGES; n++)
+		put(t, n, 100 + 16 * (uint32_t)(n % CONTENTS));
+	/* A bucket of the index may be too small for what falls into it. */
+	CHECK(sum_of(&d).total.dup_pages_now > CONTENTS - CONTENTS / 50, "%lld shared",
+		(long long)sum_of(&d).total.dup_pages_now);
+	full = NOW(d.stats->segment_bytes);
+	for (uint64_t n = 0; n < PAGES; n++)
+		if (n % CONTENTS % 8)
+			tz_store_discard(t, n);
+	tz_store_end(t);
+	compact(&d);
+	CHECK(sum_of(&d).total.dup_pages_now > CONTENTS / 9, "an eighth is shared");
+	uint64_t left = (uint64_t)sum_of(&d).total.object_bytes_now;
+	CHECK(NOW(d.stats->segment_bytes) <= left * 9 / 8 + 3 * TZ_SEGMENT_SIZE &&
+			full > 6 * left,
+		"%llu of %llu bytes are left in segments, for %llu",
+		(unsigned long long)NOW(d.stats->segment_bytes), (unsigned long long)full,
+		(unsigned long long)left);
+	tz_store_begin(t);
+	for (uint64_t n = 0; n < PAGES; n++)
+		expect(t, n, n % CONTENTS % 8 ? NONE : 100 + 16 * (uint32_t)(n % CONTENTS));
+	tz_store_end(t);
 	check_counts(&d);
 	end_empty(&d, PAGES);
 }
@@ -247,7 +293,7 @@ static void *work(void *arg)
 			 what = (uint32_t)(next(&state) % 8);
 		uint64_t page = (uint64_t)m * THREADS + w->index;
 		if (what < 4)
-			put(t, page, w->model[m] = (uint32_t)(next(&state) % 64));
+			put(t, page, w->model[m] = step / 16384 * 1024 + (uint32_t)(next(&state) % 700));
 		else if (what == 4)
 			put(t, page, w->model[m] = (w->index + 1) << 24 | step);
 		else if (what == 5)
@@ -346,6 +392,7 @@ int main(void)
 {
 	share = share_of_work();
 	test_counts();
+	test_compact();
 	test_refused();
 	test_damage();
 	test_model();

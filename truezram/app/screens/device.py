@@ -358,6 +358,8 @@ def facts(device: DeviceSnapshot) -> list[Item]:
         ("packing", "-" if device.packing is None else f"{device.packing:.3f}"),
         ("peak", short_size(device.mem_used_max)),
     ]
+    if device.dup_pages:
+        rows.append(("duplicates", f"{device.dup_pages} pages"))
     if device.total.slots_freed:
         rows.append(("freed slots", f"{device.total.slots_freed} pages"))
     if device.dictionary_size:

@@ -472,11 +472,11 @@ uint64_t tz_alloc_take(struct tz_alloc *a, unsigned shard, unsigned units)
 	return offset ? offset : take_in_new(a, shard, units);
 }
 
-uint64_t tz_alloc_take_shared(struct tz_alloc *a, unsigned units)
+uint64_t tz_alloc_take_shared(struct tz_alloc *a, unsigned units, int more)
 {
 	uint64_t offset = take_in(a, &a->shards[a->nr_shards], units);
 
-	return offset ? offset : take_in_new(a, a->nr_shards, units);
+	return offset || !more ? offset : take_in_new(a, a->nr_shards, units);
 }
 
 /* ---- freeing ---- */

@@ -9,8 +9,8 @@
  * does. What does not fit in a bucket replaces something.
  *
  * A shared object is one of its own: sealed without a page number (entry.h: S), in segments of a
- * shard of its own, which are not emptied, for the pages that use it are not known. It is made when
- * the second page with this content is written: the first page's entry is exchanged for one of the
+ * shard of its own, which are emptied in another way (dedup_compact.c). It is made when the second
+ * page with this content is written: the first page's entry is exchanged for one of the
  * shared object, by compare-and-exchange, as the housekeeper does when it moves an object. After
  * that a page more is a number in `counts`, which has one for each shared object, by its place in
  * the arena. They are private: what a page's entry says is the truth, and they can be counted again
@@ -30,7 +30,7 @@
 #define BUCKET 8u		/* places, of 8 bytes */
 #define LEAST_PLACES 4096u
 #define MOST_PLACES (4u << 20)	/* 32 MiB: pages that are known, if a disk has more */
-#define PLACES_PER_COUNT 4u
+#define PLACES_PER_COUNT 2u
 #define COUNT_BITS 29u
 #define COUNT_MASK ((1u << COUNT_BITS) - 1)
 #define NO_PAGE UINT64_MAX
@@ -73,9 +73,9 @@ static void take_out(struct tz_dedup *d, uint64_t *place)
 	d->used--;
 }
 
-/* One page more. 0: it is used by nobody any more, or by too many. */
-static int hold(struct tz_dedup *d, uint64_t entry)
+int tz_dedup_hold(struct tz_store *s, uint64_t entry)
 {
+	struct tz_dedup *d = &s->dedup;
 	uint64_t *place;
 	int held = 0;
 
@@ -89,9 +89,9 @@ static int hold(struct tz_dedup *d, uint64_t entry)
 	return held;
 }
 
-/* A new one, which that many pages will use. 0: there are too many. */
-static int add(struct tz_dedup *d, uint64_t offset, unsigned pages)
+int tz_dedup_add(struct tz_store *s, uint64_t offset, unsigned pages)
 {
+	struct tz_dedup *d = &s->dedup;
 	int added = 0;
 
 	tz_lock_take(&d->lock);
@@ -149,6 +149,15 @@ static uint64_t exchange(_Atomic uint64_t *bucket, uint32_t crc, uint64_t page)
 
 /* ---- sharing ---- */
 
+/* Whether the housekeeper may be taking it elsewhere: see dedup_compact.c. */
+static int is_on_its_way(const struct tz_store *s, uint64_t entry)
+{
+	uint64_t in = tz_entry_offset(entry) - s->arena.segment_offset;
+
+	return atomic_load_explicit(&s->dedup.gathering, memory_order_seq_cst) &&
+		tz_alloc_state(&s->alloc, (uint32_t)(in / TZ_SEGMENT_SIZE)) != TZ_SEGMENT_OBJECTS;
+}
+
 static int is_equal(const struct tz_store *s, uint64_t page, uint64_t entry, unsigned kind,
 	const uint8_t *payload, unsigned length)
 {
@@ -165,13 +174,13 @@ static uint64_t make_shared(struct tz_store_thread *t, uint64_t other, _Atomic u
 	struct tz_store *s = t->store;
 	struct tz_object_head head = { crc, TZ_NO_OWNER };
 	unsigned kind = tz_entry_kind(entry), length = tz_entry_length(entry);
-	uint64_t offset = tz_alloc_take_shared(&s->alloc, tz_units_for(length)), expected = entry;
+	uint64_t offset = tz_alloc_take_shared(&s->alloc, tz_units_for(length), 1), expected = entry;
 
 	if (!offset)
 		return 0;
 	memcpy(s->arena.base + offset, &head, sizeof head);
 	memcpy(s->arena.base + offset + sizeof head, payload, length);
-	if (!add(&s->dedup, offset, 2)) {
+	if (!tz_dedup_add(s, offset, 2)) {
 		tz_alloc_put(&s->alloc, offset, tz_units_for(length));
 		return 0;
 	}
@@ -196,7 +205,7 @@ static uint64_t share_with(struct tz_store_thread *t, uint64_t other, uint64_t p
 		if (!tz_entry_is_shared(entry)) {
 			offset = make_shared(t, other, slot, entry, crc, payload, &both);
 			*own = !both;
-		} else if (hold(&s->dedup, entry)) {
+		} else if (!is_on_its_way(s, entry) && tz_dedup_hold(s, entry)) {
 			offset = tz_entry_offset(entry);
 		}
 	}

@@ -77,7 +77,7 @@ void tz_housekeeping_look(struct tz_store_thread *t)
 	if (t->freed_units < TZ_LOOK_UNITS)
 		return;
 	t->freed_units = 0;
-	if (is_wasteful(t->store, 0))
+	if (is_wasteful(t->store, 0) || tz_dedup_is_sparse(t->store, 0))
 		wake(h);
 }
 
@@ -181,7 +181,7 @@ static void empty_segment(struct tz_store_thread *t, const struct tz_evacuation 
 	}
 }
 
-/* Not what has objects that pages share: which pages, is not known. */
+/* Not what has objects that pages share: that is done in another way (dedup_compact.c). */
 static int can_be_emptied(const struct tz_store *s, uint32_t segment)
 {
 	return tz_alloc_state(&s->alloc, segment) == TZ_SEGMENT_OBJECTS &&
@@ -301,13 +301,6 @@ static int is_empty(const struct tz_store *s, uint64_t offset)
 	return 1;
 }
 
-static void wait_for_all(const struct tz_store *s)
-{
-	for (unsigned i = 0; i < s->nr_threads + TZ_STATS_HELPERS; i++)
-		tz_store_wait_outside(&s->threads[i].turns, &s->housekeeping.stop);
-	tz_store_wait_outside(&s->map_turns, &s->housekeeping.stop);
-}
-
 struct closing {
 	uint64_t index, entry;
 };
@@ -366,10 +359,10 @@ static void tidy_table(struct tz_store *s)
 	unsigned n;
 
 	while ((n = mark_empty(s, &at, found)) > 0) {
-		wait_for_all(s);
+		tz_store_wait_for_all(s);
 		if (atomic_load(stop) || !(n = take_out(s, found, n)))
 			continue;
-		wait_for_all(s);
+		tz_store_wait_for_all(s);
 		if (atomic_load(stop))
 			return;	/* somebody may still be reading them; they go with the arena */
 		for (unsigned i = 0; i < n; i++)
@@ -406,6 +399,8 @@ static void look_after(struct tz_store_thread *t)
 	show_progress(s);
 	take_over(t);
 	compact(t);
+	while (tz_dedup_compact(t, h->asked))
+		;
 	if (atomic_exchange(&h->look_at_table, 0))
 		h->once_more = 1;
 	if (h->once_more || h->asked)

@@ -21,8 +21,8 @@
 #define TZ_STATS_VERSION 5
 #define TZ_MAX_QUEUES 64
 /* Threads that are not queues and have a tz_queue_stats too, after those of the queues: the one
- * that collects freed swap slots. Sums include them. */
-#define TZ_STATS_HELPERS 1
+ * that collects freed swap slots, and the housekeeper. Sums include them. */
+#define TZ_STATS_HELPERS 2
 
 /* Latency histogram, log-linear: bins 0..7 are 0..7 units of 64 ns; above, 8 bins per power of
  * two. */

@@ -251,12 +251,9 @@ static void note_error(struct tz_store_thread *t, uint64_t page, const char *wha
 	show_error(t);
 }
 
-/* An entry that must not be used. The housekeeper, which has no counters of its own, leaves it to
- * whoever comes next. */
+/* An entry that must not be used. */
 static void note_damage(struct tz_store_thread *t, uint64_t page, const char *what)
 {
-	if (!t->stats)
-		return;
 	tz_stats_begin(&t->stats->seq);
 	tz_stats_add(&t->stats->damaged_entries, 1);
 	tz_stats_end(&t->stats->seq);
@@ -746,6 +743,13 @@ void tz_store_wait_outside(const _Atomic uint64_t *turns, const _Atomic uint32_t
 		nanosleep(&pause, NULL);
 }
 
+void tz_store_wait_for_all(const struct tz_store *s)
+{
+	for (unsigned i = 0; i < s->nr_threads + TZ_HOUSEKEEPER; i++)
+		tz_store_wait_outside(&s->threads[i].turns, &s->housekeeping.stop);
+	tz_store_wait_outside(&s->map_turns, &s->housekeeping.stop);
+}
+
 /* ---- making, ending, looking ---- */
 
 static int make_threads(
@@ -764,9 +768,8 @@ static int make_threads(
 	for (unsigned i = 0; i < c->nr_threads + TZ_OWN_THREADS; i++) {
 		s->threads[i].store = s;
 		s->threads[i].index = i;
-	}
-	for (unsigned i = 0; i < c->nr_threads + TZ_STATS_HELPERS; i++)
 		s->threads[i].stats = tz_stats_queue(c->stats, i);
+	}
 	return 0;
 }
 

@@ -48,10 +48,10 @@ struct tz_codec_set {
 	struct tz_workspace by_kind[TZ_KINDS];
 };
 
-/* Threads of the store after those of its callers: the one that collects freed swap slots, which
- * has counters, and the housekeeper, which has none. Neither has a codec. */
+/* Threads of the store after those of its callers: the one that collects freed swap slots, and the
+ * housekeeper. Neither has a codec. */
 enum { TZ_COLLECTOR, TZ_HOUSEKEEPER, TZ_OWN_THREADS };
-_Static_assert(TZ_HOUSEKEEPER == TZ_STATS_HELPERS, "those that have counters come first");
+_Static_assert(TZ_OWN_THREADS == TZ_STATS_HELPERS, "each has counters");
 
 struct tz_set_aside {
 	uint64_t entry, page;
@@ -64,7 +64,7 @@ struct tz_store_thread {
 	const struct tz_dedup_index *inside_index;	/* the same; NULL: dedup is off */
 	_Atomic uint64_t turns;		/* odd: inside begin/end */
 	struct tz_store *store;
-	struct tz_queue_stats *stats;		/* NULL: the housekeeper's */
+	struct tz_queue_stats *stats;
 	unsigned index, nr_set_aside, ticks;
 	/* since it last looked whether there is something to tidy up */
 	unsigned freed_units, emptied;
@@ -140,6 +140,8 @@ const char *tz_store_fault(const struct tz_store *s, uint64_t page, uint64_t ent
 /* Waits until the thread whose turns these are has been outside begin/end; gives up when *stop (if
  * not NULL) is set. */
 void tz_store_wait_outside(const _Atomic uint64_t *turns, const _Atomic uint32_t *stop);
+/* From the housekeeper: until all other threads have been outside. */
+void tz_store_wait_for_all(const struct tz_store *s);
 
 /* ---- housekeeping.c ---- */
 
