@@ -35,12 +35,14 @@ static int is_marked(uint64_t page)
 
 /* ---- a place where the collector is held up ---- */
 
-static const char *act_at;		/* at this point, */
+static _Atomic(const char *) act_at;	/* at this point, */
 static void (*action)(void);		/* once, this is done */
 
 void tz_test_point(const char *name)
 {
-	if (!act_at || strcmp(name, act_at))
+	const char *at = act_at;
+
+	if (!at || strcmp(name, at))
 		return;
 	act_at = NULL;
 	action();
