@@ -212,19 +212,30 @@ uint32_t tz_alloc_absent(struct tz_alloc *a, unsigned want, unsigned *n)
 	return *n ? known : TZ_NO_SEGMENT;
 }
 
+/* Segments whose bits are in one page of `present`. */
+#define PRESENT_PAGE (TZ_PAGE_SIZE * 8u)
+
+/* Touched here first. One that was there before may still be looked at (state, shard); the rest is
+ * set when it is taken for use. */
+void tz_alloc_adopt(struct tz_alloc *a, uint32_t s)
+{
+	uint32_t known = atomic_load(&a->nr_known);
+	uint64_t more = group_is_present(a, s) ? 0 : TZ_PAGE_SIZE;
+
+	for (uint32_t at = (known + PRESENT_PAGE - 1) / PRESENT_PAGE * PRESENT_PAGE; at <= s;
+		at += PRESENT_PAGE, more += TZ_PAGE_SIZE)
+		atomic_store_explicit(&a->present[at / 64], 0, memory_order_relaxed);
+	atomic_fetch_add_explicit(&a->metadata_bytes, more, memory_order_relaxed);
+	set_state(&a->segments[s], TZ_SEGMENT_BETWEEN);
+	atomic_fetch_or_explicit(&a->present[s / 64], 1ull << s % 64, memory_order_release);
+	if (s >= known)
+		atomic_store_explicit(&a->nr_known, s + 1, memory_order_release);
+}
+
 void tz_alloc_appear(struct tz_alloc *a, uint32_t first, unsigned n)
 {
 	for (uint32_t s = first; s < first + n; s++) {
-		uint64_t more = group_is_present(a, s) ? 0 : TZ_PAGE_SIZE;
-		if (s % (TZ_PAGE_SIZE * 8) == 0 && s >= atomic_load(&a->nr_known))
-			more += TZ_PAGE_SIZE;
-		atomic_fetch_add_explicit(&a->metadata_bytes, more, memory_order_relaxed);
-		/* Touched here first. One that was there before may still be looked at (state,
-		 * shard); the rest is set when it is taken for use. */
-		set_state(&a->segments[s], TZ_SEGMENT_BETWEEN);
-		atomic_fetch_or_explicit(&a->present[s / 64], 1ull << s % 64, memory_order_release);
-		if (s >= atomic_load(&a->nr_known))
-			atomic_store_explicit(&a->nr_known, s + 1, memory_order_release);
+		tz_alloc_adopt(a, s);
 		tz_alloc_reserve_push(a, s);
 	}
 }
@@ -778,6 +789,120 @@ void tz_alloc_evacuate_end(struct tz_alloc *a, const struct tz_evacuation *e)
 		tz_alloc_reserve_push(a, e->segment);
 }
 
+/* ---- rebuilding ---- */
+
+void tz_alloc_adopt_table_page(struct tz_alloc *a, uint64_t offset, uint32_t index)
+{
+	uint64_t in = offset - a->arena->segment_offset;
+	struct tz_segment *m = &a->segments[in / TZ_SEGMENT_SIZE];
+	unsigned i = (unsigned)(in % TZ_SEGMENT_SIZE / TZ_PAGE_SIZE);
+
+	set_state(m, TZ_SEGMENT_TABLE);
+	m->table.index[i] = index;
+	m->table.pages |= 1u << i;
+}
+
+void tz_alloc_adopt_table(struct tz_alloc *a, uint32_t s)
+{
+	struct tz_segment *m = &a->segments[s];
+
+	count_table(a, 1);
+	atomic_fetch_add(&a->table_pages, (unsigned)__builtin_popcount(m->table.pages));
+	if (m->table.pages == UINT32_MAX)
+		return;
+	m->next = a->table_partial;
+	a->table_partial = s;
+}
+
+/* The first unit from `at` on that is taken (or free), or TZ_SEGMENT_UNITS. */
+static unsigned next_unit(const uint64_t *taken, unsigned at, int is_taken)
+{
+	for (; at < TZ_SEGMENT_UNITS; at = (at / 64 + 1) * 64) {
+		uint64_t left = (is_taken ? taken[at / 64] : ~taken[at / 64]) & ~0ull << at % 64;
+		if (left)
+			return at / 64 * 64 + (unsigned)__builtin_ctzll(left);
+	}
+	return TZ_SEGMENT_UNITS;
+}
+
+void tz_alloc_adopt_objects(
+	struct tz_alloc *a, uint32_t s, unsigned shard, const uint64_t *taken)
+{
+	struct tz_segment *m = &a->segments[s];
+	struct tz_shard *sh = &a->shards[shard];
+	unsigned units = 0, end;
+
+	m->nr_holes = 0;
+	for (unsigned at = 0; (at = next_unit(taken, at, 0)) < TZ_SEGMENT_UNITS; at = end) {
+		end = next_unit(taken, at, 1);
+		add_hole(m, at, end - at);
+		hint(sh, s, end - at);
+		units += end - at;
+	}
+	set_free(m, units);
+	m->largest = (uint16_t)largest_hole(m);
+	m->next = m->prev = TZ_NO_SEGMENT;
+	atomic_store_explicit(&m->shard, (uint8_t)shard, memory_order_relaxed);
+	set_state(m, TZ_SEGMENT_OBJECTS);
+	if (m->largest)
+		list_add(a, sh, s);
+	count_segments(a, sh, 1);
+	atomic_fetch_add_explicit(&sh->free_units, units, memory_order_relaxed);
+}
+
+uint32_t tz_alloc_nr_present(const struct tz_alloc *a)
+{
+	uint32_t n = 0, words = (atomic_load(&a->nr_known) + 63) / 64;
+
+	for (uint32_t w = 0; w < words; w++)
+		n += (uint32_t)__builtin_popcountll(atomic_load(&a->present[w]));
+	return n;
+}
+
+/* ---- sets of units ---- */
+
+uint64_t *tz_units_map(uint64_t segments)
+{
+	uint64_t *bits = mmap(NULL, segments * (TZ_SEGMENT_UNITS / 8), PROT_READ | PROT_WRITE,
+		MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	return bits == MAP_FAILED ? NULL : bits;
+}
+
+void tz_units_unmap(uint64_t *bits, uint64_t segments)
+{
+	if (bits)
+		munmap(bits, segments * (TZ_SEGMENT_UNITS / 8));
+}
+
+/* The n bits from `first` on that are in one word of them; *n is how many. */
+static uint64_t word_mask(uint64_t first, unsigned *n)
+{
+	unsigned room = 64 - (unsigned)(first % 64);
+
+	*n = *n < room ? *n : room;
+	return (*n == 64 ? ~0ull : (1ull << *n) - 1) << first % 64;
+}
+
+int tz_units_any(const uint64_t *bits, uint64_t first, unsigned n)
+{
+	uint64_t any = 0;
+
+	for (unsigned here; n; first += here, n -= here) {
+		here = n;
+		any |= bits[first / 64] & word_mask(first, &here);
+	}
+	return any != 0;
+}
+
+void tz_units_take(uint64_t *bits, uint64_t first, unsigned n)
+{
+	for (unsigned here; n; first += here, n -= here) {
+		here = n;
+		bits[first / 64] |= word_mask(first, &here);
+	}
+}
+
 /* ---- making and ending ---- */
 
 int tz_alloc_create(struct tz_alloc *a, struct tz_arena *arena, struct tz_stats *stats,
@@ -791,6 +916,7 @@ int tz_alloc_create(struct tz_alloc *a, struct tz_arena *arena, struct tz_stats 
 	a->stats = stats;
 	a->nr_shards = shards < TZ_MAX_SHARDS ? shards : TZ_MAX_SHARDS;
 	a->reserve = a->table_partial = TZ_NO_SEGMENT;
+	a->reserve_high = UINT32_MAX;		/* until there is somebody to wake */
 	a->mapping_len = metadata + arena->nr_segments / 8 + 64;
 	a->segments = mmap(
 		NULL, a->mapping_len, PROT_READ | PROT_WRITE, flags | MAP_NORESERVE, -1, 0);

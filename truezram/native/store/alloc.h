@@ -132,6 +132,25 @@ void tz_alloc_reserve_push(struct tz_alloc *a, uint32_t segment);
 /* Bytes that what is known of segments takes, and what finds duplicates. */
 uint64_t tz_alloc_overhead(const struct tz_alloc *a);
 
+/* Rebuilding what is known of an arena, before any thread works (attach.c). adopt: the segment is
+ * populated. Then either table pages are found in it, one by one, and that is all of them; or it
+ * holds objects in the units whose bits are set in `taken`, and free ones in all others; or it is
+ * pushed into the reserve. */
+void tz_alloc_adopt(struct tz_alloc *a, uint32_t segment);
+void tz_alloc_adopt_table_page(struct tz_alloc *a, uint64_t offset, uint32_t index);
+void tz_alloc_adopt_table(struct tz_alloc *a, uint32_t segment);
+void tz_alloc_adopt_objects(
+	struct tz_alloc *a, uint32_t segment, unsigned shard, const uint64_t *taken);
+/* Segments that are populated. */
+uint32_t tz_alloc_nr_present(const struct tz_alloc *a);
+
+/* A bit for each unit of so many segments: for the largest arenas 4 GiB of address space; what is
+ * touched of it is memory. NULL: no memory. */
+uint64_t *tz_units_map(uint64_t segments);
+void tz_units_unmap(uint64_t *bits, uint64_t segments);
+int tz_units_any(const uint64_t *bits, uint64_t first, unsigned n);
+void tz_units_take(uint64_t *bits, uint64_t first, unsigned n);
+
 /* Emptying a segment. begin: nothing is placed in it from now on; the holes that are known of it,
  * in order. 0, or -EBUSY: it holds no objects now. In between it stays where it is, even when all
  * of it is free. end: into the reserve if it is, or back into use. */

@@ -103,9 +103,15 @@ struct tz_arena_config {
  */
 int tz_arena_create(
 	struct tz_arena *a, const struct tz_arena_config *c, char *why, size_t why_size);
+/* Maps a file that has been an arena before, and what is populated of its head, dictionary and
+ * directory. Nothing in it is changed. 0, or negative errno with why: as tz_arena_fetch_head;
+ * -EBUSY: its device was never made. */
+int tz_arena_attach(struct tz_arena *a, int fd, int lock, char *why, size_t why_size);
+/* Maps what is populated there already. 0 or negative errno. */
+int tz_arena_map(struct tz_arena *a, uint64_t offset, uint64_t len);
 void tz_arena_destroy(struct tz_arena *a);
-/* From the control thread only. Writes a->head to the file as its newest copy. The other one stays
- * whole, whatever happens meanwhile. */
+/* From the control thread only. Writes a->head to the file, one copy after the other, so that one
+ * is whole, whatever happens meanwhile. */
 void tz_arena_write_head(struct tz_arena *a);
 /* The newest valid head among the two in a file's first 8192 bytes. 0, or negative errno with why:
  * -EILSEQ it is not an arena, or damaged; -EPROTONOSUPPORT of a version or with features that this
@@ -113,6 +119,14 @@ void tz_arena_write_head(struct tz_arena *a);
 int tz_arena_read_head(const void *bytes, struct tz_arena_head *out, char *why, size_t why_size);
 /* Whether these bytes are one valid copy of a head. */
 int tz_arena_is_head(const void *copy);
+/* The same for an open file, which may be anything: also -EINVAL, it is not a regular file; -EILSEQ
+ * as well when it is shorter than its head says. `copies`: both as they are in the file. */
+int tz_arena_fetch_head(int fd, uint8_t copies[TZ_HEAD_COPIES * TZ_PAGE_SIZE],
+	struct tz_arena_head *out, char *why, size_t why_size);
+/* Calls `found` for each range of the file's first `size` bytes that is populated, in order.
+ * Touches nothing. 0 or negative errno. */
+int tz_arena_find_populated(
+	int fd, uint64_t size, void (*found)(void *arg, uint64_t from, uint64_t to), void *arg);
 /* Gives [offset, offset + len) pages now, so that touching it later cannot fault. 0 or negative
  * errno; may wait for memory, so never called from a queue thread. */
 int tz_arena_populate(struct tz_arena *a, uint64_t offset, uint64_t len);
@@ -130,6 +144,9 @@ static inline int tz_arena_directory_ready(const struct tz_arena *a, uint64_t ta
 
 	return atomic_load_explicit(&a->ready[page / 64], memory_order_acquire) >> page % 64 & 1;
 }
+
+/* Pages of the directory that are populated, but for those that are from the start. */
+uint64_t tz_arena_directory_more(const struct tz_arena *a);
 
 /* Asks for it. */
 static inline void tz_arena_want_directory(struct tz_arena *a, uint64_t table)
@@ -152,6 +169,12 @@ static inline uint64_t tz_tables_for(uint64_t disksize)
 	uint64_t covered = (uint64_t)TZ_TABLE_ENTRIES * TZ_PAGE_SIZE;
 
 	return (disksize + covered - 1) / covered;
+}
+
+/* Bytes of the file. */
+static inline uint64_t tz_arena_bytes(const struct tz_arena_head *h)
+{
+	return h->segment_offset + h->nr_segments * TZ_SEGMENT_SIZE;
 }
 
 static inline uint64_t tz_segment_offset(const struct tz_arena *a, uint64_t segment)

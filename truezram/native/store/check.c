@@ -16,8 +16,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -33,28 +31,28 @@ struct checker {
 	int fd;
 	uint64_t size;		/* bytes of the arena; the file may have more */
 	uint8_t *populated;	/* a bit for each 4096 bytes of it */
-	uint8_t *taken;		/* a bit for each unit of the segments, at rest */
-	uint8_t *shared;	/* and: an object that pages share begins there */
+	uint64_t *taken;	/* a bit for each unit of the segments, at rest */
+	uint64_t *shared;	/* and: an object that pages share begins there */
 	uint64_t table[TZ_TABLE_ENTRIES];	/* the page of the table at hand */
 	uint64_t directory[TZ_DIRECTORY_ENTRIES];
 	uint8_t object[TZ_MAX_UNITS * TZ_UNIT];
 };
 
-__attribute__((format(printf, 3, 4))) static void problem(
-	struct checker *k, uint64_t page, const char *format, ...)
+void tz_check_note(struct tz_check_problem *problems, uint32_t room, uint64_t *n, uint64_t page,
+	const char *format, ...)
 {
-	struct tz_check *c = k->c;
-
-	if (c->nr_problems < c->room) {
-		struct tz_check_problem *p = &c->problems[c->nr_problems];
+	if (*n < room) {
 		va_list args;
-		p->page = page;
+		problems[*n].page = page;
 		va_start(args, format);
-		vsnprintf(p->what, sizeof p->what, format, args);
+		vsnprintf(problems[*n].what, sizeof problems[*n].what, format, args);
 		va_end(args);
 	}
-	c->nr_problems++;
+	++*n;
 }
+
+#define problem(k, page, ...) \
+	tz_check_note((k)->c->problems, (k)->c->room, &(k)->c->nr_problems, page, __VA_ARGS__)
 
 static void pause_live(void)
 {
@@ -80,28 +78,21 @@ static int read_at(const struct checker *k, uint64_t offset, void *out, size_t n
 	return 0;
 }
 
+static void is_populated(void *arg, uint64_t from, uint64_t to)
+{
+	struct checker *k = arg;
+
+	for (uint64_t p = from / TZ_PAGE_SIZE; p < (to + TZ_PAGE_SIZE - 1) / TZ_PAGE_SIZE; p++)
+		k->populated[p / 8] |= (uint8_t)(1u << p % 8);
+	k->c->populated_bytes += to - from;
+}
+
 static int find_populated(struct checker *k)
 {
-	off_t at = 0, end;
-
 	k->populated = calloc(k->size / TZ_PAGE_SIZE / 8 + 1, 1);
 	if (!k->populated)
 		return -ENOMEM;
-	while ((uint64_t)at < k->size && (at = lseek(k->fd, at, SEEK_DATA)) >= 0) {
-		end = lseek(k->fd, at, SEEK_HOLE);
-		if (end < 0)
-			break;		/* it has just been cut short */
-		if ((uint64_t)end > k->size)
-			end = (off_t)k->size;
-		for (uint64_t p = (uint64_t)at / TZ_PAGE_SIZE;
-			p < ((uint64_t)end + TZ_PAGE_SIZE - 1) / TZ_PAGE_SIZE; p++)
-			k->populated[p / 8] |= (uint8_t)(1u << p % 8);
-		k->c->populated_bytes += end > at ? (uint64_t)(end - at) : 0;
-		if (end <= at)
-			break;
-		at = end;
-	}
-	return at < 0 && errno != ENXIO ? -errno : 0;
+	return tz_arena_find_populated(k->fd, k->size, is_populated, k);
 }
 
 /* Whether all of [offset, offset + n) is in the arena and populated. */
@@ -132,12 +123,9 @@ static int is_there_now(const struct checker *k, uint64_t offset, uint64_t n)
 static int is_taken(struct checker *k, uint64_t offset, unsigned units)
 {
 	uint64_t first = (offset - k->head.segment_offset) / TZ_UNIT;
-	int twice = 0;
+	int twice = tz_units_any(k->taken, first, units);
 
-	for (uint64_t u = first; u < first + units; u++) {
-		twice |= k->taken[u / 8] >> u % 8 & 1;
-		k->taken[u / 8] |= (uint8_t)(1u << u % 8);
-	}
+	tz_units_take(k->taken, first, units);
 	return twice;
 }
 
@@ -145,9 +133,9 @@ static int is_taken(struct checker *k, uint64_t offset, unsigned units)
 static int is_first_share(struct checker *k, uint64_t entry)
 {
 	uint64_t unit = (tz_entry_offset(entry) - k->head.segment_offset) / TZ_UNIT;
-	int first = !(k->shared[unit / 8] >> unit % 8 & 1);
+	int first = !tz_units_any(k->shared, unit, 1);
 
-	k->shared[unit / 8] |= (uint8_t)(1u << unit % 8);
+	tz_units_take(k->shared, unit, 1);
 	return first;
 }
 
@@ -184,6 +172,8 @@ static const char *entry_fault(struct checker *k, uint64_t page, uint64_t entry)
 
 	if (!tz_entry_check(page, entry))
 		return "its entry is damaged";
+	if (kind == TZ_KIND_POISONED)
+		return "it was found damaged when a server attached the arena: it is lost";
 	if (kind == TZ_KIND_EMPTY || !tz_kind_is_stored(kind))
 		return "its entry is of an unknown kind";
 	if (!tz_entry_has_object(entry))
@@ -363,26 +353,19 @@ static int refuse(char *why, size_t why_size, int err, const char *what)
 static int read_head(struct checker *k, char *why, size_t why_size)
 {
 	uint8_t copies[TZ_HEAD_COPIES * TZ_PAGE_SIZE];
-	struct stat st;
 	int rc = -EILSEQ;
 
-	if (fstat(k->fd, &st) < 0 || !S_ISREG(st.st_mode))
-		return refuse(why, why_size, -EINVAL, "it is not a regular file");
 	for (unsigned try = 0; rc == -EILSEQ && try < (k->c->live ? LIVE_TRIES : 1); try++) {
 		if (try)
 			pause_live();
-		if (read_at(k, 0, copies, sizeof copies) < 0)
-			return refuse(why, why_size, -EILSEQ, "it is too short for an arena");
-		rc = tz_arena_read_head(copies, &k->head, why, why_size);
+		rc = tz_arena_fetch_head(k->fd, copies, &k->head, why, why_size);
 	}
 	if (rc < 0)
 		return rc;
 	for (unsigned i = 0; i < TZ_HEAD_COPIES; i++)
 		if (!tz_arena_is_head(copies + i * TZ_PAGE_SIZE) && !k->c->live)
 			problem(k, TZ_CHECK_NO_PAGE, "copy %u of the head is damaged", i);
-	k->size = k->head.segment_offset + k->head.nr_segments * TZ_SEGMENT_SIZE;
-	if (k->size > (uint64_t)st.st_size)
-		return refuse(why, why_size, -EILSEQ, "it is cut short");
+	k->size = tz_arena_bytes(&k->head);
 	return 0;
 }
 
@@ -396,22 +379,6 @@ static void show_head(struct tz_check *c, const struct tz_arena_head *head)
 	memcpy(c->algorithm, head->algorithm, sizeof c->algorithm - 1);
 }
 
-/* A bit for each unit: for the largest arenas 4 GiB of address space; what is touched of it is
- * memory. NULL with errno. */
-static uint8_t *make_bits(const struct checker *k)
-{
-	void *p = mmap(NULL, k->head.nr_segments * (TZ_SEGMENT_UNITS / 8), PROT_READ | PROT_WRITE,
-		MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-
-	return p == MAP_FAILED ? NULL : p;
-}
-
-static void free_bits(const struct checker *k, uint8_t *bits)
-{
-	if (bits)
-		munmap(bits, k->head.nr_segments * (TZ_SEGMENT_UNITS / 8));
-}
-
 static int check(struct checker *k, char *why, size_t why_size)
 {
 	int rc = read_head(k, why, why_size);
@@ -420,9 +387,9 @@ static int check(struct checker *k, char *why, size_t why_size)
 		return rc;
 	show_head(k->c, &k->head);
 	rc = find_populated(k);
-	if (rc == 0 && (!(k->shared = make_bits(k)) ||
-			       (!k->c->live && !(k->taken = make_bits(k)))))
-		rc = -errno;
+	if (rc == 0 && (!(k->shared = tz_units_map(k->head.nr_segments)) ||
+			       (!k->c->live && !(k->taken = tz_units_map(k->head.nr_segments)))))
+		rc = -ENOMEM;
 	if (rc < 0) {
 		snprintf(why, why_size, "it cannot be read: %s", strerror(-rc));
 		return rc;
@@ -443,8 +410,8 @@ int tz_check_arena(int fd, struct tz_check *c, char *why, size_t why_size)
 	k->fd = fd;
 	rc = check(k, why, why_size);
 	free(k->populated);
-	free_bits(k, k->taken);
-	free_bits(k, k->shared);
+	tz_units_unmap(k->taken, k->head.nr_segments);
+	tz_units_unmap(k->shared, k->head.nr_segments);
 	free(k);
 	return rc;
 }

@@ -31,6 +31,10 @@ struct tz_check {
 	char algorithm[32];
 };
 
+/* Counts a problem, and notes it while there is room. */
+__attribute__((format(printf, 5, 6))) void tz_check_note(struct tz_check_problem *problems,
+	uint32_t room, uint64_t *n, uint64_t page, const char *format, ...);
+
 /* Checks the arena in an open file, which may be anything and may change or be cut short meanwhile.
  * 0, whatever problems it has; negative errno with why: it cannot be read as an arena. */
 int tz_check_arena(int fd, struct tz_check *c, char *why, size_t why_size);

@@ -38,6 +38,12 @@
 #define TZ_ENTRY_DATA ((1ull << TZ_ENTRY_DATA_BITS) - 1)
 #define TZ_ENTRY_WORD_BITS (TZ_ENTRY_DATA_BITS - TZ_ENTRY_KIND_BITS)
 
+/* Kinds that no codec has. POISONED: the page was found damaged when a server attached the arena.
+ * It reads as an error, and the entry names nothing. TABLE: entries of the directory, never a
+ * page's. */
+#define TZ_KIND_POISONED 30u
+#define TZ_KIND_TABLE 31u
+
 static inline unsigned tz_entry_kind(uint64_t entry)
 {
 	return (unsigned)(entry & ((1u << TZ_ENTRY_KIND_BITS) - 1));
@@ -125,6 +131,11 @@ static inline uint64_t tz_entry_shared(
 static inline int tz_entry_is_shared(uint64_t entry)
 {
 	return tz_entry_has_object(entry) && entry & TZ_ENTRY_SHARED;
+}
+
+static inline uint64_t tz_entry_poisoned(uint64_t page)
+{
+	return tz_entry_seal(page, TZ_KIND_POISONED);
 }
 
 /* The entry that holds this word by itself, or 0 when it takes an object. */
