@@ -233,17 +233,14 @@ uint64_t tz_dedup_share(struct tz_store_thread *t, uint64_t page, unsigned kind,
  * why. */
 static void *map(struct tz_store *s, uint64_t size, char *why, size_t why_size)
 {
-	void *p = MAP_FAILED;
+	void *p = mmap(NULL, size, PROT_READ | PROT_WRITE,
+		MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
 
-	if (tz_reserve_at_limit(&s->reserve, size))
-		snprintf(why, why_size, "what finds duplicates takes %llu KiB: more than mem_limit"
-			" leaves", (unsigned long long)size >> 10);
-	else if ((p = mmap(NULL, size, PROT_READ | PROT_WRITE,
-			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0)) == MAP_FAILED)
+	if (p == MAP_FAILED) {
 		snprintf(why, why_size, "no memory for what finds duplicates (%llu KiB): %s",
 			(unsigned long long)size >> 10, strerror(errno));
-	if (p == MAP_FAILED)
 		return NULL;
+	}
 	tz_reserve_count_more(&s->reserve, (int64_t)size);
 	return p;
 }
@@ -327,12 +324,28 @@ static void switch_off(struct tz_store *s)
 
 int tz_dedup_switch(struct tz_store *s, int on, char *why, size_t why_size)
 {
+	uint64_t n = places_for(s),
+		 size = (n + (s->dedup.counts ? 0 : n / PLACES_PER_COUNT)) * sizeof(uint64_t);
+
 	if (on == (atomic_load(&s->dedup.index) != NULL))
 		return 0;
-	if (on)
-		return switch_on(s, why, why_size);
-	switch_off(s);
-	return 0;
+	if (!on) {
+		switch_off(s);
+		return 0;
+	}
+	if (tz_reserve_at_limit(&s->reserve, size)) {
+		snprintf(why, why_size, "what finds duplicates takes %llu KiB: more than mem_limit"
+			" leaves", (unsigned long long)size >> 10);
+		return -ENOMEM;
+	}
+	return switch_on(s, why, why_size);
+}
+
+int tz_dedup_attach(struct tz_store *s, int on, int shared, char *why, size_t why_size)
+{
+	int rc = shared ? make_counts(s, why, why_size) : 0;
+
+	return rc == 0 && on ? switch_on(s, why, why_size) : rc;
 }
 
 void tz_dedup_destroy(struct tz_dedup *d)

@@ -49,6 +49,9 @@ unsigned tz_dedup_compact(struct tz_store_thread *t, int asked);
 
 /* From the control thread. 0 or negative errno with why. */
 int tz_dedup_switch(struct tz_store *s, int on, char *why, size_t why_size);
+/* For an arena that another server has left; `shared`: there are shared objects in it, which are
+ * then to be counted with tz_dedup_add and tz_dedup_hold. Whatever mem_limit is. */
+int tz_dedup_attach(struct tz_store *s, int on, int shared, char *why, size_t why_size);
 void tz_dedup_destroy(struct tz_dedup *d);
 
 #endif

@@ -81,6 +81,12 @@ void tz_housekeeping_look(struct tz_store_thread *t)
 		wake(h);
 }
 
+void tz_housekeeping_look_at_all(struct tz_store *s)
+{
+	atomic_store(&s->housekeeping.look_at_table, 1);
+	wake(&s->housekeeping);
+}
+
 /* ---- what other threads leave to be freed ---- */
 
 void tz_housekeeping_leave(struct tz_store_thread *t)

@@ -53,6 +53,28 @@ int tz_stats_init(struct tz_stats *s, size_t len, unsigned nr_queues)
 	return 0;
 }
 
+void tz_stats_take_over(struct tz_stats *s)
+{
+	uint64_t *now[] = { &s->mem_used_total, &s->table_bytes, &s->segment_bytes,
+		&s->reserve_bytes, &s->overhead_bytes, &s->reserve_target, &s->compact_done,
+		&s->compact_permille };
+
+	if (__atomic_load_n(&s->seq, __ATOMIC_RELAXED) & 1)
+		tz_stats_end(&s->seq);
+	for (unsigned i = 0; i < sizeof now / sizeof *now; i++)
+		__atomic_store_n(now[i], 0, __ATOMIC_RELAXED);
+	for (unsigned i = 0; i < s->nr_queues + TZ_STATS_HELPERS; i++) {
+		struct tz_queue_stats *q = tz_stats_queue(s, i);
+		uint64_t *words = (uint64_t *)q;
+		if (!(__atomic_load_n(&q->seq, __ATOMIC_RELAXED) & 1))
+			tz_stats_begin(&q->seq);
+		for (size_t w = WORD_OF(struct tz_queue_stats, pages_now);
+			w < WORD_OF(struct tz_queue_stats, read_lat); w++)
+			__atomic_store_n(&words[w], 0, __ATOMIC_RELEASE);
+		tz_stats_end(&q->seq);
+	}
+}
+
 /* ---- writing the head ---- */
 
 int tz_stats_head_try(struct tz_stats *s)

@@ -199,6 +199,10 @@ size_t tz_stats_size(unsigned nr_queues);
  * last). The caller fills the rest of the head. 0, or -1: nr_queues not 1..TZ_MAX_QUEUES, len too
  * small, or misaligned. */
 int tz_stats_init(struct tz_stats *s, size_t len, unsigned nr_queues);
+/* For the server that takes over a page from one that is gone: what is counted as of now begins at
+ * 0 again (the store counts it anew), what has been counted since the start stays, and what that
+ * one was writing when it died counts as written. */
+void tz_stats_take_over(struct tz_stats *s);
 static inline struct tz_queue_stats *tz_stats_queue(struct tz_stats *s, unsigned queue)
 {
 	return (struct tz_queue_stats *)(void *)((char *)s + s->queue_offset +

@@ -51,7 +51,6 @@
 #define HUGE_SIZE 3840u	/* a longer object is not worth decompressing: such a page is kept raw */
 /* added to the number of a page of the table: what its directory entry is sealed with */
 #define DIRECTORY_PAGE (1ull << 40)
-#define KIND_TABLE 31u		/* of directory entries, never of a page */
 #define DISCARD_AHEAD 8u
 #define DISCARD_COST 32u		/* of a page given back, in entries looked at */
 
@@ -62,13 +61,14 @@ _Static_assert(TZ_DISK_MAX / TZ_PAGE_SIZE <= 1ull << 32, "an object's owner has 
 uint64_t tz_table_directory_entry(uint64_t index, uint64_t offset, int closing)
 {
 	return tz_entry_seal(DIRECTORY_PAGE + index,
-		KIND_TABLE | offset / TZ_UNIT << TZ_ENTRY_OFFSET_SHIFT |
+		TZ_KIND_TABLE | offset / TZ_UNIT << TZ_ENTRY_OFFSET_SHIFT |
 			(closing ? TZ_DIRECTORY_CLOSING : 0));
 }
 
 int tz_table_is_directory_entry(uint64_t index, uint64_t entry)
 {
-	return tz_entry_kind(entry) == KIND_TABLE && tz_entry_check(DIRECTORY_PAGE + index, entry);
+	return tz_entry_kind(entry) == TZ_KIND_TABLE &&
+		tz_entry_check(DIRECTORY_PAGE + index, entry);
 }
 
 static int is_directory_entry(const struct tz_store *s, uint64_t index, uint64_t entry)
@@ -181,6 +181,8 @@ const char *tz_store_fault(const struct tz_store *s, uint64_t page, uint64_t ent
 
 	if (!tz_entry_check(page, entry))
 		return "entry is damaged";
+	if (kind == TZ_KIND_POISONED)
+		return "lost: it was found damaged when a server attached the arena";
 	if (kind == TZ_KIND_EMPTY ? entry != 0 : !tz_kind_is_stored(kind))
 		return "entry of an unknown kind";
 	if (tz_entry_has_object(entry) &&
@@ -191,9 +193,7 @@ const char *tz_store_fault(const struct tz_store *s, uint64_t page, uint64_t ent
 
 /* ---- counters ---- */
 
-/* An entry came into the table (sign 1) or left it (-1). own: and its object with it; if not, other
- * pages have that. */
-static void count_entry(struct tz_queue_stats *q, uint64_t entry, int own, int sign)
+void tz_store_count_entry(struct tz_queue_stats *q, uint64_t entry, int own, int sign)
 {
 	unsigned length = payload_length(entry);
 
@@ -339,10 +339,10 @@ void tz_store_account(struct tz_store_thread *t, uint64_t page, uint64_t old, ui
 		fault = "entry names a shared object that is not known";
 	tz_stats_begin(&q->seq);
 	if (!fault)
-		count_entry(q, old, !others, -1);
+		tz_store_count_entry(q, old, !others, -1);
 	else
 		tz_stats_add(&q->pages_now, -1);
-	count_entry(q, entry, own, 1);
+	tz_store_count_entry(q, entry, own, 1);
 	if (requests) {
 		tz_stats_add(requests, 1);
 		if (tz_entry_kind(entry) == TZ_KIND_RAW)
@@ -629,6 +629,8 @@ static const char *decode(struct tz_store_thread *t, uint64_t page, uint64_t ent
 	if (head.owner != (uint32_t)owner)
 		return "object belongs to another page";
 	if (kind == TZ_KIND_RAW) {
+		if (n != TZ_PAGE_SIZE)
+			return undecodable;
 		memcpy(out, payload, TZ_PAGE_SIZE);
 		return tz_crc32c(tz_object_seed(owner, kind), out, TZ_PAGE_SIZE) == head.crc
 			? NULL
@@ -642,11 +644,12 @@ static const char *decode(struct tz_store_thread *t, uint64_t page, uint64_t ent
 		return n == sizeof word ? NULL : undecodable;
 	}
 	const struct tz_codec *codec = tz_codec_by_kind(kind);
-	if (!codec)
+	void *workspace = workspace_for(t->inside_set, kind);
+	if (!codec || (codec->workspace_size && !workspace))
 		return "no decoder for its kind";
 	int timed = ++t->ticks % CLOCK_EVERY == 0;
 	uint64_t start = timed ? tz_now_ns() : 0;
-	int rc = codec->decompress(workspace_for(t->inside_set, kind), payload, n, out);
+	int rc = codec->decompress(workspace, payload, n, out);
 	if (timed) {
 		tz_stats_add(&t->stats->decompress_ns, (int64_t)(tz_now_ns() - start));
 		tz_stats_add(&t->stats->decompress_bytes_out, TZ_PAGE_SIZE);
@@ -752,7 +755,7 @@ void tz_store_wait_for_all(const struct tz_store *s)
 
 /* ---- making, ending, looking ---- */
 
-static int make_threads(
+int tz_store_make_threads(
 	struct tz_store *s, const struct tz_store_config *c, char *why, size_t why_size)
 {
 	size_t size = (c->nr_threads + TZ_OWN_THREADS) * sizeof *s->threads;
@@ -765,6 +768,7 @@ static int make_threads(
 		return -ENOMEM;
 	}
 	s->nr_threads = c->nr_threads;
+	s->stats = c->stats;
 	for (unsigned i = 0; i < c->nr_threads + TZ_OWN_THREADS; i++) {
 		s->threads[i].store = s;
 		s->threads[i].index = i;
@@ -779,7 +783,7 @@ static int make_parts(
 	int rc = tz_alloc_create(&s->alloc, &s->arena, c->stats, c->nr_threads, why, why_size);
 
 	if (rc == 0)
-		rc = make_threads(s, c, why, why_size);
+		rc = tz_store_make_threads(s, c, why, why_size);
 	if (rc == 0)
 		rc = tz_store_switch_algorithm(
 			s, c->algorithm, c->dictionary, c->dictionary_size, why, why_size);
@@ -788,6 +792,29 @@ static int make_parts(
 	if (rc == 0)
 		rc = tz_housekeeping_start(s, why, why_size);
 	return rc;
+}
+
+struct tz_store *tz_store_new(int *err, char *why, size_t why_size)
+{
+	struct tz_store *s = aligned_alloc(_Alignof(struct tz_store), sizeof *s);
+
+	if (s) {
+		memset(s, 0, sizeof *s);
+		return s;
+	}
+	*err = -ENOMEM;
+	snprintf(why, why_size, "no memory");
+	return NULL;
+}
+
+void tz_store_set_live(struct tz_store *s)
+{
+	s->arena.head.state = TZ_ARENA_LIVE;
+	tz_arena_write_head(&s->arena);
+	tz_stats_head_begin(s->stats);
+	TZ_STATS_SET(s->stats->disksize, s->arena.head.disksize);
+	TZ_STATS_SET(s->stats->mem_limit, s->arena.head.mem_limit);
+	tz_stats_head_end(s->stats);
 }
 
 struct tz_store *tz_store_create(
@@ -813,14 +840,9 @@ struct tz_store *tz_store_create(
 	}
 	if (tz_store_check_algorithm(c, why, why_size) < 0)
 		return NULL;
-	s = aligned_alloc(_Alignof(struct tz_store), sizeof *s);
-	if (!s) {
-		*err = -ENOMEM;
-		snprintf(why, why_size, "no memory");
+	s = tz_store_new(err, why, why_size);
+	if (!s)
 		return NULL;
-	}
-	memset(s, 0, sizeof *s);
-	s->stats = c->stats;
 	s->nr_pages = c->disksize / TZ_PAGE_SIZE;
 	*err = tz_arena_create(&s->arena, &arena, why, why_size);
 	if (*err < 0) {
@@ -835,12 +857,7 @@ struct tz_store *tz_store_create(
 		tz_store_destroy(s);
 		return NULL;
 	}
-	s->arena.head.state = TZ_ARENA_LIVE;
-	tz_arena_write_head(&s->arena);
-	tz_stats_head_begin(s->stats);
-	TZ_STATS_SET(s->stats->disksize, c->disksize);
-	TZ_STATS_SET(s->stats->mem_limit, c->mem_limit);
-	tz_stats_head_end(s->stats);
+	tz_store_set_live(s);
 	return s;
 }
 
@@ -850,9 +867,10 @@ void tz_store_destroy(struct tz_store *s)
 		return;
 	tz_housekeeping_stop(s);
 	tz_reserve_stop(&s->reserve);
-	s->arena.head.state = TZ_ARENA_STOPPING;
-	if (s->arena.base)
+	if (s->arena.base && s->arena.head.state == TZ_ARENA_LIVE) {
+		s->arena.head.state = TZ_ARENA_STOPPING;
 		tz_arena_write_head(&s->arena);
+	}
 	tz_store_free_codecs(s);
 	if (s->threads)
 		munmap(s->threads, (s->nr_threads + TZ_OWN_THREADS) * sizeof *s->threads);

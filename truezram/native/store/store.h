@@ -40,6 +40,35 @@ struct tz_store_config {
 /* NULL on failure: err = negative errno, why = what, why, remedy (static string or into whybuf). */
 struct tz_store *tz_store_create(const struct tz_store_config *config, int *err, char *why,
 	size_t why_size);
+/* The same from an arena that another server has left, however it ended (attach.c). Everything but
+ * what `a` asks for is as the arena says. A page that is damaged there reads as an error from now
+ * on until it is written or discarded. NULL on failure, as above; the file is not changed, unless
+ * what failed was to get memory or start a thread, and never in what it holds. -EILSEQ: not an
+ * arena, or both copies of its head are damaged; -EPROTONOSUPPORT: of another version, or with
+ * features that this program does not know; -EBUSY: its device was never made; others: a codec that
+ * it takes is not available.
+ *
+ * The caller sees to it that nobody else has the arena attached. */
+struct tz_check_problem;
+struct tz_attach {
+	/* in */
+	int arena_fd;			/* the store's own once it is attached */
+	unsigned nr_threads;
+	int lock_arena;
+	struct tz_stats *stats;		/* a fresh page, or the one of the server before, which
+					 * must be gone */
+	const char *server_version;	/* NULL: stays as it is */
+	struct tz_check_problem *problems;	/* what comes after the first `room` is counted */
+	uint32_t room;
+	/* out */
+	uint64_t nr_problems;
+	uint64_t lost;			/* pages found damaged now */
+	uint64_t lost_before;		/* and by servers that attached it before */
+	uint64_t generation;		/* of this server */
+	int was_stopped;		/* the server before has ended in order */
+};
+struct tz_store *tz_store_attach(
+	struct tz_attach *a, int *err, char *why, size_t why_size);
 void tz_store_destroy(struct tz_store *store);
 
 struct tz_store_thread *tz_store_thread(struct tz_store *store, unsigned index);

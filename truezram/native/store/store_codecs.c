@@ -222,6 +222,38 @@ int tz_store_switch_algorithm(struct tz_store *s, const char *algorithm, const v
 	return 0;
 }
 
+/* Whether the codec of this kind needs a workspace that the algorithm in force does not bring. */
+static int lacks_decoder(unsigned kind, const struct tz_codec *in_force)
+{
+	const struct tz_codec *codec = tz_codec_by_kind(kind);
+
+	if (!codec || !codec->workspace_size || kind == in_force->kind)
+		return 0;
+	return in_force->kind != TZ_KIND_AUTO || (kind != TZ_KIND_FAST && kind != TZ_KIND_DENSE);
+}
+
+int tz_store_attach_codecs(struct tz_store *s, const int64_t kinds[TZ_KINDS],
+	const void *dictionary, size_t n, char *why, size_t why_size)
+{
+	const char *algorithm = s->arena.head.algorithm;
+	int level, rc = 0;
+	const struct tz_codec *in_force = tz_parse_algorithm(algorithm, &level, why, why_size);
+
+	if (!in_force)
+		return -EINVAL;
+	/* (With a dictionary it is digested even if nothing has been compressed with it: the device
+	 * has it for when zstd is chosen.) */
+	if (dictionary)
+		rc = tz_store_switch_algorithm(s, "zstd", dictionary, n, why, why_size);
+	for (unsigned kind = 0; kind < TZ_KINDS_STORED && rc == 0; kind++)
+		if (kinds[kind] && kind != TZ_KIND_ZSTD_DICT && lacks_decoder(kind, in_force))
+			rc = tz_store_switch_algorithm(
+				s, tz_codec_by_kind(kind)->name, NULL, 0, why, why_size);
+	if (rc == 0)
+		rc = tz_store_switch_algorithm(s, algorithm, dictionary, n, why, why_size);
+	return rc;
+}
+
 int tz_store_set_algorithm(struct tz_store *s, const char *algorithm, char *why, size_t why_size)
 {
 	size_t n = 0;

@@ -137,16 +137,32 @@ int tz_store_is_being_collected(const struct tz_store *s, uint64_t page);
 /* What is wrong with an entry that is not EMPTY; NULL: nothing, and its object, if it has one, is
  * where one can be. */
 const char *tz_store_fault(const struct tz_store *s, uint64_t page, uint64_t entry);
+/* An entry came into the table (sign 1) or left it (-1). own: and its object with it; if not, other
+ * pages have that. */
+void tz_store_count_entry(struct tz_queue_stats *q, uint64_t entry, int own, int sign);
 /* Waits until the thread whose turns these are has been outside begin/end; gives up when *stop (if
  * not NULL) is set. */
 void tz_store_wait_outside(const _Atomic uint64_t *turns, const _Atomic uint32_t *stop);
 /* From the housekeeper: until all other threads have been outside. */
 void tz_store_wait_for_all(const struct tz_store *s);
 
+/* ---- making one (store.c) ---- */
+
+/* All zeros; NULL with *err and why. */
+struct tz_store *tz_store_new(int *err, char *why, size_t why_size);
+/* Uses nr_threads and stats of the configuration. 0 or negative errno with why. */
+int tz_store_make_threads(
+	struct tz_store *s, const struct tz_store_config *c, char *why, size_t why_size);
+/* From here on the arena is one that another server may attach, and statistics show the device. */
+void tz_store_set_live(struct tz_store *s);
+
 /* ---- housekeeping.c ---- */
 
 int tz_housekeeping_start(struct tz_store *s, char *why, size_t why_size);
 void tz_housekeeping_stop(struct tz_store *s);
+/* What another server has left is looked at as a whole: sparse segments, empty pages of the
+ * table. */
+void tz_housekeeping_look_at_all(struct tz_store *s);
 /* After a thread has freed so many units, or emptied as many entries as a page of the table has. */
 #define TZ_LOOK_UNITS 4096u
 void tz_housekeeping_look(struct tz_store_thread *t);
@@ -161,6 +177,10 @@ int tz_store_check_algorithm(const struct tz_store_config *c, char *why, size_t 
  * with why. */
 int tz_store_switch_algorithm(struct tz_store *s, const char *algorithm, const void *dictionary,
 	size_t n, char *why, size_t why_size);
+/* The same for an arena that another server has written: first what it takes to read objects of
+ * each kind that kinds[] counts. */
+int tz_store_attach_codecs(struct tz_store *s, const int64_t kinds[TZ_KINDS],
+	const void *dictionary, size_t n, char *why, size_t why_size);
 void tz_store_free_codecs(struct tz_store *s);
 
 #endif
