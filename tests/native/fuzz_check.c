@@ -1,9 +1,9 @@
-/* fuzz_check.c - coverage-guided fuzzing (libFuzzer) of tz_check_arena, with an arena that a store
- * has made and the input damages.
+/* fuzz_check.c - coverage-guided fuzzing (libFuzzer) of tz_check_arena and tz_store_attach, with an
+ * arena that a store has made and the input damages.
  *
- * Input: byte 0, bit 0: as if live; then edits of 11 bytes each: what (enum edit), where (2 bytes),
- * value (8 bytes). Checksums and check bits are put right again after most edits, or nothing behind
- * them would be reached. Whatever the damage: no access beyond a buffer, no hang, and figures that
+ * Input: byte 0, bit 0: as if live, otherwise it is attached as well; then edits of 11 bytes each:
+ * what (enum edit), where (2 bytes), value (8 bytes). Checksums and check bits are put right again
+ * after most edits, or nothing behind them would be reached. Whatever the damage: no access beyond a buffer, no hang, and figures that
  * make sense.
  */
 #include "device.h"
@@ -172,6 +172,40 @@ static void check_it(uint32_t live)
 	free(problems);
 }
 
+/* Refused, or a store that reads, writes and gives back what there is. */
+static void attach_it(void)
+{
+	static uint64_t stats_page[(64 << 10) / 8] __attribute__((aligned(64)));
+	struct tz_stats *stats = (void *)stats_page;
+	struct tz_check_problem problems[ROOM];
+	struct tz_attach a = { .arena_fd = dup(arena.fd), .nr_threads = 1, .stats = stats,
+		.problems = problems, .room = ROOM };
+	uint8_t page[4096] __attribute__((aligned(8))) = { 1 };
+	char why[216] = "";
+	int err;
+
+	CHECK(tz_stats_init(stats, sizeof stats_page, 1) == 0, "stats");
+	struct tz_store *s = tz_store_attach(&a, &err, why, sizeof why);
+	CHECK(!s == (err < 0) && !s == (why[0] != 0), "result %d, %s", err, why);
+	if (!s) {
+		close(a.arena_fd);
+		return;
+	}
+	struct tz_store_thread *t = tz_store_thread(s, 0);
+	uint64_t pages = stats->disksize / 4096;
+	tz_store_begin(t);
+	for (uint64_t n = 0; n < PAGES && n < pages; n++) {
+		int rc = tz_store_read(t, n, page);
+		CHECK(rc == 0 || rc == -EIO, "read: %d", rc);
+		if (n % 3 == 0)
+			tz_store_discard(t, n);
+		else if (n % 3 == 1)
+			tz_store_write(t, n, page);
+	}
+	tz_store_end(t);
+	tz_store_destroy(s);
+}
+
 __attribute__((visibility("default"))) int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	if (!arena.bytes)
@@ -184,6 +218,8 @@ __attribute__((visibility("default"))) int LLVMFuzzerTestOneInput(const uint8_t 
 		edit(data[at] % NR_EDITS, where, value);
 	}
 	check_it(size && data[0] & 1);
+	if (size && !(data[0] & 1))
+		attach_it();
 	restore();
 	return 0;
 }
