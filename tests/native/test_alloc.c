@@ -8,6 +8,8 @@
  * forget: a segment with more holes than can be known of it loses none of them.
  * empty: segments that are being emptied get nothing new, and come back empty or not.
  * table: pages of the table are aligned, distinct, found by their number, and given back.
+ * spare: such pages are taken and freed at random, while those that are free are punched out and
+ *	come back: what is taken is never a hole, and what is populated is counted.
  * vanish: segments that are punched out are nowhere any more, what was known of them is given back,
  *	and the lowest come back first.
  */
@@ -157,17 +159,33 @@ static void check_counts(uint64_t in_use)
 		"segments are missing");
 }
 
-/* Neither twice, nor what was never taken, nor out of range. */
-static void check_refused(const struct object *o)
+/* Whether all holes of an object's segment are known. */
+static int all_known(const struct object *o)
+{
+	uint32_t s = (uint32_t)((o->offset - arena.segment_offset) / TZ_SEGMENT_SIZE);
+	const struct tz_segment *m = &alloc.segments[s];
+	unsigned known = 0;
+
+	if (tz_alloc_state(&alloc, s) != TZ_SEGMENT_OBJECTS)
+		return 1;
+	for (unsigned i = 0; i < m->nr_holes; i++)
+		known += m->holes[i].units;
+	return known == tz_alloc_free_units(&alloc, s);
+}
+
+/* Neither twice, nor what was never taken, nor out of range. Returns whether it could be tried. */
+static unsigned check_refused(const struct object *o)
 {
 	static const uint64_t wild[] = { 0, 8, TZ_SEGMENT_SIZE - TZ_UNIT, ~0ull, 1ull << 45 };
+	unsigned known = (unsigned)all_known(o);
 
-	CHECK(tz_alloc_put(&alloc, o->offset, o->units) == -EINVAL, "freed twice");
+	CHECK(!known || tz_alloc_put(&alloc, o->offset, o->units) == -EINVAL, "freed twice");
 	for (unsigned i = 0; i < sizeof wild / sizeof *wild; i++)
 		CHECK(tz_alloc_put(&alloc, wild[i], 1) == -EINVAL, "offset %llx",
 			(unsigned long long)wild[i]);
 	CHECK(tz_alloc_put(&alloc, arena.segment_offset + TZ_SEGMENT_SIZE - TZ_UNIT, 2) == -EINVAL,
 		"across segments");
+	return known;
 }
 
 static void test_model(unsigned shards)
@@ -175,6 +193,7 @@ static void test_model(unsigned shards)
 	enum { OBJECTS = 3000 };
 	struct object *objects = calloc(OBJECTS, sizeof *objects);
 	uint64_t state = 99 + shards, in_use = 0;
+	unsigned tried = 0, refused = 0;
 
 	make(shards);
 	used = calloc(UNITS, 1);
@@ -184,8 +203,10 @@ static void test_model(unsigned shards)
 			mark(o, 0);
 			CHECK(tz_alloc_put(&alloc, o->offset, o->units) == 0, "free");
 			in_use -= o->units;
-			if (step % 64 == 0)
-				check_refused(o);
+			if (step % 64 == 0) {
+				tried++;
+				refused += check_refused(o);
+			}
 			o->units = 0;
 			continue;
 		}
@@ -205,6 +226,7 @@ static void test_model(unsigned shards)
 			check_counts(in_use);
 	}
 	check_counts(in_use);
+	CHECK(refused > tried / 3, "%u of %u", refused, tried);
 	for (unsigned i = 0; i < OBJECTS; i++)
 		if (objects[i].units)
 			CHECK(tz_alloc_put(&alloc, objects[i].offset, objects[i].units) == 0,
@@ -295,6 +317,163 @@ static void test_table(void)
 	end();
 }
 
+/* What the arena would have: a byte for each page of a segment. */
+enum { NOT_TABLE, A_HOLE, SPARE, IN_USE };
+static uint8_t table_map[SEGMENTS * TZ_TABLE_PAGES];
+
+static uint8_t *table_at(uint64_t offset)
+{
+	return &table_map[(offset - arena.segment_offset) / TZ_PAGE_SIZE];
+}
+
+static void put_table(uint64_t offset)
+{
+	uint8_t *first = table_at(offset), used = 0, holes = 0;
+
+	CHECK(*first == IN_USE, "the test frees what is not in use");
+	*first = SPARE;
+	tz_alloc_put_table(&alloc, offset);
+	first = table_map + (first - table_map) / TZ_TABLE_PAGES * TZ_TABLE_PAGES;
+	for (unsigned i = 0; i < TZ_TABLE_PAGES; i++) {
+		used |= first[i] == IN_USE;
+		holes |= first[i] == A_HOLE;
+	}
+	/* To the reserve, when it is whole. */
+	if (!used && !holes)
+		memset(first, NOT_TABLE, TZ_TABLE_PAGES);
+}
+
+/* Takes a page; a segment that it takes for that is all populated. */
+static uint64_t take_table(uint32_t index)
+{
+	uint64_t offset = tz_alloc_take_table(&alloc, index);
+	uint8_t *page = offset ? table_at(offset) : NULL;
+
+	if (page && *page == NOT_TABLE)
+		memset(table_map + (page - table_map) / TZ_TABLE_PAGES * TZ_TABLE_PAGES, SPARE,
+			TZ_TABLE_PAGES);
+	CHECK(!page || *page == SPARE, "page %td of the table is %u", page - table_map, *page);
+	if (page)
+		*page = IN_USE;
+	return offset;
+}
+
+/* What the reserve's thread does with torn segments, and populates them again. */
+static void mend_torn(void)
+{
+	unsigned n;
+	uint32_t s;
+
+	while ((s = tz_alloc_take_torn(&alloc, &n)) != TZ_NO_SEGMENT) {
+		uint8_t *first = table_map + s * TZ_TABLE_PAGES;
+		for (unsigned i = 0; i < TZ_TABLE_PAGES; i++) {
+			CHECK(first[i] == SPARE || first[i] == A_HOLE, "torn, and in use");
+			n -= first[i] == SPARE;
+			first[i] = NOT_TABLE;
+		}
+		CHECK(n == 0, "%u pages of a torn segment too many", n);
+		tz_alloc_vanish(&alloc, &s, 1);
+		CHECK(tz_alloc_absent(&alloc, 1, &n) == s && n == 1, "not the one that went");
+		tz_alloc_appear(&alloc, s, 1);
+	}
+}
+
+static void check_spare(void)
+{
+	unsigned count[4] = { 0 };
+
+	/* Torn ones are nobody's. */
+	for (uint32_t s = 0; s < SEGMENTS; s++)
+		for (unsigned i = 0; i < TZ_TABLE_PAGES; i++)
+			if (tz_alloc_state(&alloc, s) == TZ_SEGMENT_TABLE)
+				count[table_map[s * TZ_TABLE_PAGES + i]]++;
+	CHECK(atomic_load(&alloc.table_pages) == count[IN_USE] &&
+			atomic_load(&alloc.table_spare) == count[SPARE],
+		"%u in use, %u spare", count[IN_USE], count[SPARE]);
+	CHECK(stats->table_bytes == (count[IN_USE] + count[SPARE]) * (uint64_t)TZ_PAGE_SIZE,
+		"%llu bytes", (unsigned long long)stats->table_bytes);
+}
+
+/* Spare ones become holes, or stay what they are if that fails; meanwhile `freed`, if not 0, is. */
+static void shrink_table(unsigned most, int fails, uint64_t freed)
+{
+	unsigned n;
+	uint64_t offset = tz_alloc_shrink_table(&alloc, most, &n);
+
+	CHECK(offset || atomic_load(&alloc.table_spare) == 0, "none is found");
+	for (unsigned i = 0; offset && i < n; i++) {
+		CHECK(table_at(offset)[i] == SPARE, "not spare");
+		table_at(offset)[i] = A_HOLE;
+	}
+	if (freed)
+		put_table(freed);
+	if (!offset)
+		return;
+	CHECK(n >= 1 && n <= most, "%u of %u", n, most);
+	if (fails) {
+		memset(table_at(offset), SPARE, n);
+		tz_alloc_spare_table(&alloc, offset, n);
+	}
+}
+
+/* And back; the same. */
+static void grow_table(unsigned most, uint64_t freed)
+{
+	unsigned n;
+	uint64_t offset = tz_alloc_grow_table(&alloc, most, &n);
+
+	if (freed)
+		put_table(freed);
+	if (!offset)
+		return;
+	CHECK(n >= 1 && n <= most, "%u of %u", n, most);
+	for (unsigned i = 0; i < n; i++) {
+		CHECK(table_at(offset)[i] == A_HOLE, "not a hole");
+		table_at(offset)[i] = SPARE;
+	}
+	tz_alloc_spare_table(&alloc, offset, n);
+}
+
+static void test_spare(void)
+{
+	enum { PAGES = 400 };
+	uint64_t pages[PAGES] = { 0 }, state = 5;
+	unsigned most;
+
+	make(1);
+	memset(table_map, NOT_TABLE, sizeof table_map);
+	for (unsigned step = 0; step < 100000; step++) {
+		uint64_t *p = &pages[next(&state) % (step / 1000 % 2 ? PAGES : 20)];
+		unsigned what = (unsigned)(next(&state) % 16);
+		most = 1 + (unsigned)(next(&state) % (step & 1 ? 64 : 4));
+		if (what < 3) {
+			shrink_table(most, what == 0, *p);
+			*p = 0;
+		} else if (what < 5) {
+			grow_table(most, *p);
+			*p = 0;
+		} else if (what == 5) {
+			mend_torn();
+		} else if (*p) {
+			put_table(*p);
+			*p = 0;
+		} else {
+			*p = take_table((uint32_t)(p - pages) << 15);
+			CHECK(!*p || tz_alloc_find_table(&alloc,
+					(uint32_t)(p - pages) << 15) == *p, "not found");
+		}
+		check_spare();
+	}
+	for (unsigned i = 0; i < PAGES; i++)
+		if (pages[i])
+			put_table(pages[i]);
+	mend_torn();
+	CHECK(stats->table_bytes == 0 && atomic_load(&alloc.table_spare) == 0 &&
+			stats->reserve_bytes == SEGMENTS * (uint64_t)TZ_SEGMENT_SIZE,
+		"not all came back");
+	end();
+}
+
 static void test_vanish(void)
 {
 	enum { GONE = 40 };
@@ -338,6 +517,7 @@ int main(void)
 	test_forget();
 	test_empty();
 	test_table();
+	test_spare();
 	test_vanish();
 	CHECK(wakes > 0, "nobody was woken");
 	puts("entries, allocator");

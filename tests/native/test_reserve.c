@@ -546,9 +546,86 @@ static void test_directory(void)
 	end_device(&d);
 }
 
+/* ---- spare pages of the table ---- */
+
+/* One page in each of so many pages of the table, written. */
+static void write_tables(struct tz_store_thread *t, uint64_t from, uint64_t to)
+{
+	tz_store_begin(t);
+	for (uint64_t n = from; n < to; n++)
+		put(t, n * TZ_TABLE_ENTRIES + n % TZ_TABLE_ENTRIES, 1, 20);
+	tz_store_end(t);
+}
+
+static uint64_t file_bytes(const struct device *d)
+{
+	struct stat st;
+
+	CHECK(fstat(d->fd, &st) == 0, "stat");
+	return (uint64_t)st.st_blocks * 512;
+}
+
+/* Of the table, what is in use and two pages more are held when a device has nothing to do. */
+static void expect_tables(const struct device *d, uint64_t fixed, uint64_t tables)
+{
+	uint64_t most = fixed + (tables + 2) * TZ_PAGE_SIZE;
+
+	WAIT_FOR(NOW(d->stats->table_bytes) <= most,
+		"%llu bytes for %llu pages of the table and %llu others",
+		(unsigned long long)NOW(d->stats->table_bytes), (unsigned long long)tables,
+		(unsigned long long)fixed);
+	/* What is counted is what the file takes. */
+	WAIT_FOR(file_bytes(d) == arena_bytes(d->stats), "the file has %llu bytes, counted are %llu",
+		(unsigned long long)file_bytes(d), (unsigned long long)arena_bytes(d->stats));
+}
+
+/* Pages of the table that are not in use are given back, in segments that have others in use, and
+ * come back when they are needed. A segment of which that is all goes, too. */
+static void test_spare_tables(void)
+{
+	enum { TABLES = 400 };
+	struct device d = make_device((uint64_t)TABLES * TZ_TABLE_ENTRIES, 1, 0, "lz4");
+	struct tz_store_thread *t = tz_store_thread(d.store, 0);
+	uint64_t fixed = NOW(d.stats->table_bytes);
+
+	write_tables(t, 0, 5);
+	expect_tables(&d, fixed, 5);
+	/* Far apart in time, one by one: pages of the same segment are used. */
+	for (uint64_t n = 5; n < 10; n++) {
+		write_tables(t, n, n + 1);
+		WAIT_FOR(atomic_load(&d.store->alloc.table_spare) >= 2, "no spare page");
+	}
+	unsigned segments = 0;
+	for (uint32_t s = 0; s < atomic_load(&d.store->alloc.nr_known); s++)
+		segments += tz_alloc_state(&d.store->alloc, s) == TZ_SEGMENT_TABLE;
+	CHECK(segments == 1, "%u segments for 10 pages of the table", segments);
+	expect_tables(&d, fixed, 10);
+	write_tables(t, 10, TABLES);
+	expect_tables(&d, fixed, TABLES);
+	/* Most of them go, and with them all of some segments. */
+	tz_store_begin(t);
+	for (uint64_t n = 0; n < TABLES; n++)
+		if (n % 64)
+			tz_store_discard(t, n * TZ_TABLE_ENTRIES + n % TZ_TABLE_ENTRIES);
+	tz_store_end(t);
+	tz_store_compact(d.store);
+	expect_tables(&d, fixed, (TABLES + 63) / 64);
+	tz_store_begin(t);
+	for (uint64_t n = 0; n < TABLES; n += 64) {
+		expect(t, n * TZ_TABLE_ENTRIES + n % TZ_TABLE_ENTRIES, 1, 20);
+		tz_store_discard(t, n * TZ_TABLE_ENTRIES + n % TZ_TABLE_ENTRIES);
+	}
+	tz_store_end(t);
+	tz_store_compact(d.store);
+	WAIT_FOR(NOW(d.stats->table_bytes) == fixed, "%llu bytes for no page of the table",
+		(unsigned long long)NOW(d.stats->table_bytes));
+	end_device(&d);
+}
+
 int main(void)
 {
 	test_parked();
+	test_spare_tables();
 	test_refilled_during_a_pass();
 	for (int at_once = 0; at_once < 2; at_once++) {
 		test_packed(8192, 512, at_once);

@@ -24,6 +24,8 @@
  *	reserve -> between	taken for use
  *	between -> objects	a shard's; objects <-> evacuating
  *	between -> table	pages of the page table, under the table lock
+ *	table -> between	the last page in use was freed
+ *	between -> absent	a table segment of which a part was a hole already (torn)
  *	objects -> between	the last object was freed
  *	between -> reserve
  *
@@ -44,12 +46,14 @@
 #define MLOCK_ONFAULT 1
 #endif
 
+#define LOOK_FOR_HOLES 8u		/* segments of the table looked at */
 /* segments that are described in one page */
 #define GROUP (TZ_PAGE_SIZE / sizeof(struct tz_segment))
 
 _Static_assert(sizeof(struct tz_segment) == 256, "four cache lines a segment");
 _Static_assert(TZ_TABLE_PAGES == 32, "the pages of a table segment are the bits of a word");
 _Static_assert(GROUP == 16, "a quarter of a word of `present`");
+_Static_assert(TZ_DISK_MAX / TZ_PAGE_SIZE / TZ_TABLE_ENTRIES <= 1u << 24, "24 bits of index");
 
 static unsigned state_of(const struct tz_segment *m)
 {
@@ -641,54 +645,163 @@ int tz_alloc_put(struct tz_alloc *a, uint64_t offset, unsigned units)
 	return rc < 0 ? rc : 0;
 }
 
-/* ---- pages of the page table ---- */
+/* ---- pages of the page table ----
+ *
+ * A page of a table segment is in use, or spare (populated and free), or a hole in the file: what
+ * is spare beyond a few pages is given back. The reserve's thread does that, and makes pages spare
+ * again ahead of need; if they run out all the same, a segment of the reserve has 32. Pages that
+ * are not spare are that thread's alone, so it needs no lock while it populates them or punches
+ * them out. */
 
-/* The reserve's thread counts pages of the directory here, without the lock. */
-static void count_table(struct tz_alloc *a, int64_t segments)
+static uint32_t spare_of(const struct tz_segment *m)
 {
-	__atomic_fetch_add(&a->stats->table_bytes, (uint64_t)(segments * TZ_SEGMENT_SIZE),
-		__ATOMIC_RELAXED);
+	return m->table.ready & ~m->table.pages;
 }
 
-uint64_t tz_alloc_take_table(struct tz_alloc *a, uint32_t index)
+static uint32_t run_of(unsigned first, unsigned n)
 {
-	uint32_t fresh = TZ_NO_SEGMENT;
-	uint64_t offset = 0;
+	return (n < TZ_TABLE_PAGES ? (1u << n) - 1 : UINT32_MAX) << first;
+}
 
-	if (__atomic_load_n(&a->table_partial, __ATOMIC_RELAXED) == TZ_NO_SEGMENT)
-		fresh = reserve_pop(a);
+/* So many pages more, or less. The reserve's thread counts pages of the directory here, too. */
+static void count_table(struct tz_alloc *a, int pages, int spare)
+{
+	atomic_fetch_add_explicit(&a->table_pages, (uint64_t)(int64_t)pages, memory_order_relaxed);
+	atomic_fetch_add_explicit(&a->table_spare, (uint32_t)spare, memory_order_relaxed);
+	__atomic_fetch_add(&a->stats->table_bytes,
+		(uint64_t)((int64_t)(pages + spare) * TZ_PAGE_SIZE), __ATOMIC_RELAXED);
+}
+
+/* Which list a segment of the table is in; NULL: all its pages are in use. */
+static uint32_t *table_list(struct tz_alloc *a, const struct tz_segment *m)
+{
+	if (m->table.pages == UINT32_MAX)
+		return NULL;
+	return spare_of(m) ? &a->table_partial : &a->table_dry;
+}
+
+static void table_add(struct tz_alloc *a, uint32_t s)
+{
+	struct tz_segment *m = &a->segments[s];
+	uint32_t *list = table_list(a, m);
+
+	if (!list)
+		return;
+	m->prev = TZ_NO_SEGMENT;
+	m->next = *list;
+	if (m->next != TZ_NO_SEGMENT)
+		a->segments[m->next].prev = s;
+	*list = s;
+}
+
+static void table_remove(struct tz_alloc *a, uint32_t s)
+{
+	struct tz_segment *m = &a->segments[s];
+	uint32_t *list = table_list(a, m);
+
+	if (!list)
+		return;
+	if (m->prev != TZ_NO_SEGMENT)
+		a->segments[m->prev].next = m->next;
+	else
+		*list = m->next;
+	if (m->next != TZ_NO_SEGMENT)
+		a->segments[m->next].prev = m->prev;
+}
+
+/* The lock is held, as it is for all that changes these. */
+static void table_set(struct tz_alloc *a, uint32_t s, uint32_t pages, uint32_t ready)
+{
+	struct tz_segment *m = &a->segments[s];
+	int used = __builtin_popcount(pages) - __builtin_popcount(m->table.pages),
+	    more = __builtin_popcount(ready) - __builtin_popcount(m->table.ready);
+
+	table_remove(a, s);
+	__atomic_store_n(&m->table.pages, pages, __ATOMIC_RELEASE);
+	m->table.ready = ready;
+	table_add(a, s);
+	count_table(a, used, more - used);
+	a->table_holes -= (uint64_t)(int64_t)more;
+}
+
+static uint32_t index_of(const struct tz_segment *m, unsigned i)
+{
+	return (uint32_t)__atomic_load_n(&m->table.index_high[i], __ATOMIC_RELAXED) << 16 |
+		__atomic_load_n(&m->table.index_low[i], __ATOMIC_RELAXED);
+}
+
+static void set_index(struct tz_segment *m, unsigned i, uint32_t index)
+{
+	__atomic_store_n(&m->table.index_high[i], (uint8_t)(index >> 16), __ATOMIC_RELAXED);
+	__atomic_store_n(&m->table.index_low[i], (uint16_t)index, __ATOMIC_RELAXED);
+}
+
+static unsigned spare(const struct tz_alloc *a)
+{
+	return atomic_load_explicit(&a->table_spare, memory_order_relaxed);
+}
+
+/* fresh: a segment that is one of the table's from now on, or none. */
+static uint64_t take_spare(struct tz_alloc *a, uint32_t index, uint32_t fresh)
+{
+	uint64_t offset = 0;
+	int few, more = fresh != TZ_NO_SEGMENT;
+
 	tz_lock_take(&a->table_lock);
-	if (fresh != TZ_NO_SEGMENT) {
+	if (more) {
 		struct tz_segment *m = &a->segments[fresh];
 		m->table.pages = 0;
+		m->table.ready = UINT32_MAX;
 		set_state(m, TZ_SEGMENT_TABLE);
-		count_table(a, 1);
-		m->next = a->table_partial;
-		__atomic_store_n(&a->table_partial, fresh, __ATOMIC_RELAXED);
+		table_add(a, fresh);
+		count_table(a, 0, TZ_TABLE_PAGES);
 	}
 	uint32_t s = a->table_partial;
 	if (s != TZ_NO_SEGMENT) {
 		struct tz_segment *m = &a->segments[s];
-		unsigned i = (unsigned)__builtin_ctz(~m->table.pages);
-		__atomic_store_n(&m->table.index[i], index, __ATOMIC_RELAXED);
-		__atomic_store_n(&m->table.pages, m->table.pages | 1u << i, __ATOMIC_RELEASE);
-		if (m->table.pages == UINT32_MAX)
-			__atomic_store_n(&a->table_partial, m->next, __ATOMIC_RELAXED);
+		unsigned i = (unsigned)__builtin_ctz(spare_of(m));
+		set_index(m, i, index);
+		table_set(a, s, m->table.pages | 1u << i, m->table.ready);
 		offset = tz_segment_offset(a->arena, s) + (uint64_t)i * TZ_PAGE_SIZE;
-		atomic_fetch_add_explicit(&a->table_pages, 1, memory_order_relaxed);
 	}
+	few = a->table_holes &&
+		spare(a) < atomic_load_explicit(&a->spare_low, memory_order_relaxed);
 	tz_lock_drop(&a->table_lock);
+	if (few)		/* the device is in use */
+		atomic_fetch_add_explicit(&a->pops, 1, memory_order_relaxed);
+	if (few || more)		/* later, what of these is still spare is given back */
+		a->wake(a->wake_arg);
 	return offset;
 }
 
-/* Takes a segment out of the list of those with a free table page; the lock is held. */
-static void table_remove(struct tz_alloc *a, uint32_t s)
+uint64_t tz_alloc_take_table(struct tz_alloc *a, uint32_t index)
 {
-	uint32_t *link = &a->table_partial;
+	uint64_t offset = spare(a) ? take_spare(a, index, TZ_NO_SEGMENT) : 0;
 
-	while (*link != s)
-		link = &a->segments[*link].next;
-	__atomic_store_n(link, a->segments[s].next, __ATOMIC_RELAXED);
+	/* There was none, or another thread has taken the last one. */
+	return offset ? offset : take_spare(a, index, reserve_pop(a));
+}
+
+void tz_alloc_tear(struct tz_alloc *a, uint32_t s)
+{
+	tz_lock_take(&a->table_lock);
+	a->segments[s].next = a->torn;
+	a->torn = s;
+	tz_lock_drop(&a->table_lock);
+}
+
+uint32_t tz_alloc_take_torn(struct tz_alloc *a, unsigned *n)
+{
+	uint32_t s;
+
+	tz_lock_take(&a->table_lock);
+	s = a->torn;
+	if (s != TZ_NO_SEGMENT) {
+		a->torn = a->segments[s].next;
+		*n = (unsigned)__builtin_popcount(a->segments[s].table.ready);
+	}
+	tz_lock_drop(&a->table_lock);
+	return s;
 }
 
 void tz_alloc_put_table(struct tz_alloc *a, uint64_t offset)
@@ -697,41 +810,111 @@ void tz_alloc_put_table(struct tz_alloc *a, uint64_t offset)
 	uint32_t s = (uint32_t)(in / TZ_SEGMENT_SIZE),
 		 bit = 1u << in % TZ_SEGMENT_SIZE / TZ_PAGE_SIZE;
 	struct tz_segment *m = &a->segments[s];
-	int empty;
+	int empty, whole, many;
 
 	tz_lock_take(&a->table_lock);
-	if (m->table.pages == UINT32_MAX) {
-		m->next = a->table_partial;
-		__atomic_store_n(&a->table_partial, s, __ATOMIC_RELAXED);
-	}
-	__atomic_store_n(&m->table.pages, m->table.pages & ~bit, __ATOMIC_RELEASE);
+	table_set(a, s, m->table.pages & ~bit, m->table.ready);
 	empty = m->table.pages == 0;
+	whole = m->table.ready == UINT32_MAX;
 	if (empty) {
 		table_remove(a, s);
 		set_state(m, TZ_SEGMENT_BETWEEN);
-		count_table(a, -1);
+		count_table(a, 0, -__builtin_popcount(m->table.ready));
+		a->table_holes -= (uint64_t)__builtin_popcount(~m->table.ready);
 	}
-	atomic_fetch_sub_explicit(&a->table_pages, 1, memory_order_relaxed);
+	many = spare(a) > atomic_load_explicit(&a->spare_high, memory_order_relaxed);
 	tz_lock_drop(&a->table_lock);
-	if (empty)
+	if (empty && whole)
 		tz_alloc_reserve_push(a, s);
+	else if (empty)
+		tz_alloc_tear(a, s);
+	if (many || (empty && !whole))
+		a->wake(a->wake_arg);
+}
+
+uint64_t tz_alloc_shrink_table(struct tz_alloc *a, unsigned most, unsigned *n)
+{
+	uint64_t offset = 0;
+
+	tz_lock_take(&a->table_lock);
+	uint32_t s = a->table_partial;
+	if (s != TZ_NO_SEGMENT) {
+		struct tz_segment *m = &a->segments[s];
+		uint32_t left = spare_of(m);
+		unsigned first = TZ_TABLE_PAGES - (unsigned)__builtin_clz(left);
+		for (*n = 0; *n < most && first && left >> (first - 1) & 1; ++*n)
+			first--;
+		table_set(a, s, m->table.pages, m->table.ready & ~run_of(first, *n));
+		offset = tz_segment_offset(a->arena, s) + (uint64_t)first * TZ_PAGE_SIZE;
+	}
+	tz_lock_drop(&a->table_lock);
+	return offset;
+}
+
+uint64_t tz_alloc_grow_table(struct tz_alloc *a, unsigned most, unsigned *n)
+{
+	uint64_t offset = 0;
+
+	tz_lock_take(&a->table_lock);
+	uint32_t s = a->table_dry != TZ_NO_SEGMENT ? a->table_dry : a->table_partial;
+	for (unsigned i = 0; i < LOOK_FOR_HOLES && s != TZ_NO_SEGMENT; i++)
+		if (a->segments[s].table.ready == UINT32_MAX)
+			s = a->segments[s].next;
+	if (s != TZ_NO_SEGMENT && a->segments[s].table.ready != UINT32_MAX) {
+		uint32_t ready = a->segments[s].table.ready;
+		unsigned first = (unsigned)__builtin_ctz(~ready);
+		for (*n = 0; *n < most && first + *n < TZ_TABLE_PAGES; ++*n)
+			if (ready >> (first + *n) & 1)
+				break;
+		offset = tz_segment_offset(a->arena, s) + (uint64_t)first * TZ_PAGE_SIZE;
+	}
+	tz_lock_drop(&a->table_lock);
+	return offset;
+}
+
+void tz_alloc_spare_table(struct tz_alloc *a, uint64_t offset, unsigned n)
+{
+	uint64_t in = offset - a->arena->segment_offset;
+	uint32_t s = (uint32_t)(in / TZ_SEGMENT_SIZE),
+		 run = run_of((unsigned)(in % TZ_SEGMENT_SIZE / TZ_PAGE_SIZE), n);
+	struct tz_segment *m = &a->segments[s];
+
+	tz_lock_take(&a->table_lock);
+	/* Its last page in use may have been freed meanwhile: it is torn then. */
+	if (state_of(m) == TZ_SEGMENT_TABLE)
+		table_set(a, s, m->table.pages, m->table.ready | run);
+	else
+		m->table.ready |= run;
+	tz_lock_drop(&a->table_lock);
+}
+
+static int has_index(const struct tz_segment *m, unsigned i, uint32_t index)
+{
+	return __atomic_load_n(&m->table.pages, __ATOMIC_ACQUIRE) >> i & 1 &&
+		index_of(m, i) == index;
 }
 
 uint64_t tz_alloc_find_table(const struct tz_alloc *a, uint32_t index)
 {
+	tz_lock *lock = (tz_lock *)(uintptr_t)&a->table_lock;
 	uint32_t known = atomic_load(&a->nr_known);
-	uint64_t found = 0;
 
-	for (uint32_t s = 0; s < known && !found; s++) {
+	for (uint32_t s = 0; s < known; s++) {
 		const struct tz_segment *m = &a->segments[s];
 		if (tz_alloc_state(a, s) != TZ_SEGMENT_TABLE)
 			continue;
-		for (unsigned i = 0; i < TZ_TABLE_PAGES; i++)
-			if (__atomic_load_n(&m->table.pages, __ATOMIC_RELAXED) >> i & 1 &&
-				__atomic_load_n(&m->table.index[i], __ATOMIC_RELAXED) == index)
-				found = tz_segment_offset(a->arena, s) + (uint64_t)i * TZ_PAGE_SIZE;
+		for (unsigned i = 0; i < TZ_TABLE_PAGES; i++) {
+			if (!has_index(m, i, index))
+				continue;
+			/* Not while it changes. */
+			tz_lock_take(lock);
+			int found = state_of(m) == TZ_SEGMENT_TABLE && has_index(m, i, index);
+			tz_lock_drop(lock);
+			if (found)
+				return tz_segment_offset(a->arena, s) + (uint64_t)i * TZ_PAGE_SIZE;
+		}
 	}
-	return found;
+	return 0;
 }
 
 /* ---- emptying a segment ---- */
@@ -915,7 +1098,7 @@ int tz_alloc_create(struct tz_alloc *a, struct tz_arena *arena, struct tz_stats 
 	a->arena = arena;
 	a->stats = stats;
 	a->nr_shards = shards < TZ_MAX_SHARDS ? shards : TZ_MAX_SHARDS;
-	a->reserve = a->table_partial = TZ_NO_SEGMENT;
+	a->reserve = a->table_partial = a->table_dry = a->torn = TZ_NO_SEGMENT;
 	a->reserve_high = UINT32_MAX;		/* until there is somebody to wake */
 	a->mapping_len = metadata + arena->nr_segments / 8 + 64;
 	a->segments = mmap(

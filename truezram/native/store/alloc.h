@@ -13,7 +13,7 @@
 
 #define TZ_SEGMENT_UNITS (TZ_SEGMENT_SIZE / TZ_UNIT)
 #define TZ_NO_SEGMENT UINT32_MAX
-#define TZ_HOLES 59		/* that are known of one segment */
+#define TZ_HOLES 60		/* that are known of one segment */
 #define TZ_HINTS 8		/* for each size of hole */
 #define TZ_MAX_SHARDS 16
 #define TZ_TABLE_PAGES (TZ_SEGMENT_SIZE / TZ_PAGE_SIZE)	/* of the page table, in a segment */
@@ -34,19 +34,22 @@ struct tz_hole {
 
 /* What is known of one segment: private, rebuilt from the page table after a crash. */
 struct tz_segment {
-	/* in a list of its shard; next: in the reserve, or of table segments */
+	/* in a list of its shard, or of table segments; next: in the reserve, or torn */
 	uint32_t next, prev;
 	_Atomic uint16_t free_units;		/* in holes, known or not */
 	uint16_t largest;		/* units of the largest known hole */
 	uint8_t nr_holes;
 	_Atomic uint8_t shard;
 	_Atomic uint8_t state;		/* enum tz_segment_state */
-	uint8_t pad[5];
+	uint8_t pad;
 	union {
 		struct tz_hole holes[TZ_HOLES];		/* in no order */
 		struct {		/* TABLE */
 			uint32_t pages;		/* in use: bits */
-			uint32_t index[TZ_TABLE_PAGES];	/* of the pages in use, in the page table */
+			uint32_t ready;		/* populated: those in use, and spare ones */
+			/* of the pages in use, in the page table: 24 bits */
+			uint16_t index_low[TZ_TABLE_PAGES];
+			uint8_t index_high[TZ_TABLE_PAGES];
 		} table;
 	};
 };
@@ -83,13 +86,19 @@ struct tz_alloc {
 	_Atomic uint32_t pops;		/* segments taken for use so far */
 
 	tz_lock table_lock;
-	uint32_t table_partial;		/* segments of table pages with one free */
+	/* lists of segments of table pages: with a spare page; with a free one, but none spare; and
+	 * without any in use, to be punched out */
+	uint32_t table_partial, table_dry, torn;
 	_Atomic uint64_t table_pages;		/* in use */
+	_Atomic uint32_t table_spare;		/* pages: free and populated */
+	uint64_t table_holes;		/* and neither, in segments of the table */
 
-	/* called, without a lock held, when the reserve is short or too large */
+	/* called, without a lock held, when the reserve is short or too large, or spare pages of
+	 * the table are few or many, or a segment is torn */
 	void (*wake)(void *arg);
 	void *wake_arg;
 	_Atomic uint32_t reserve_low, reserve_high;	/* that is: when it has less or more */
+	_Atomic uint32_t spare_low, spare_high;		/* the same for spare pages of the table */
 };
 
 /* 0, or negative errno with why. Nothing is populated. */
@@ -118,6 +127,17 @@ void tz_alloc_put_table(struct tz_alloc *a, uint64_t offset);
 /* Where a page of the table is, when the directory does not say any more; 0: nowhere. Looks through
  * all segments. */
 uint64_t tz_alloc_find_table(const struct tz_alloc *a, uint32_t index);
+
+/* From the reserve's thread alone. shrink: up to `most` spare neighbours, which are not any more
+ * from now on; grow: up to `most` neighbours that are not populated. Where, and *n of them; 0:
+ * there are none. spare: they are populated (again, if they could not be punched out). */
+uint64_t tz_alloc_shrink_table(struct tz_alloc *a, unsigned most, unsigned *n);
+uint64_t tz_alloc_grow_table(struct tz_alloc *a, unsigned most, unsigned *n);
+void tz_alloc_spare_table(struct tz_alloc *a, uint64_t offset, unsigned n);
+/* And: a segment of the table without a page in use, to be punched out (and then to vanish), of
+ * which *n pages are populated; TZ_NO_SEGMENT: there is none. tear: back, if that failed. */
+uint32_t tz_alloc_take_torn(struct tz_alloc *a, unsigned *n);
+void tz_alloc_tear(struct tz_alloc *a, uint32_t segment);
 
 /* From the reserve's thread alone. absent: the first of up to `want` neighbours that are not
  * populated, *n of them; TZ_NO_SEGMENT: there are none. appear: they are populated now, and in

@@ -13,6 +13,9 @@
  * to 1 MiB, and the thread sleeps until it is needed. At mem_limit nothing more is populated, and
  * the reserve is used up to the last segment.
  *
+ * Of segments with pages of the page table the thread gives back the pages that are not in use, but
+ * for a few, and gets more when those are taken (alloc.c).
+ *
  * Memory is counted where it is obtained: mem_used_total is what the kernel holds for the arena's
  * file (head, directory, segments of every state) and what the allocator knows of its segments.
  */
@@ -40,6 +43,12 @@
 #define STACK_SIZE (64u << 10)
 #define IDLE_TARGET ((1u << 20) / TZ_SEGMENT_SIZE)
 #define MOST_TARGET ((16u << 20) / TZ_SEGMENT_SIZE)
+/* free pages of the page table that are populated: when the device is idle; in use, it gets more
+ * below the least, up to the target, and gives some back above the most */
+#define SPARE_IDLE 2u
+#define SPARE_LEAST 8u
+#define SPARE_TARGET 16u
+#define SPARE_MOST 64u
 #define ONE_SEGMENT (TZ_SEGMENT_SIZE + TZ_PAGE_SIZE) /* with what is known of it */
 
 /* Why the thread is woken. Segments are needed; or there is something to do now, even if memory was
@@ -211,6 +220,70 @@ static unsigned punch_some(struct tz_reserve *r, uint32_t keep)
 	return n;
 }
 
+/* ---- pages of the page table ---- */
+
+static unsigned spare_pages(const struct tz_reserve *r)
+{
+	return atomic_load_explicit(&r->alloc->table_spare, memory_order_relaxed);
+}
+
+/* Punches out spare pages until `keep` are left and mem_limit is met. */
+static void punch_spare(struct tz_reserve *r, unsigned keep)
+{
+	unsigned have, n;
+
+	while ((have = spare_pages(r)) > keep || (have && tz_reserve_at_limit(r, 0))) {
+		uint64_t offset =
+			tz_alloc_shrink_table(r->alloc, have > keep ? have - keep : 1, &n);
+		if (!offset)
+			return;
+		if (tz_arena_release(r->arena, offset, (uint64_t)n * TZ_PAGE_SIZE)) {
+			tz_alloc_spare_table(r->alloc, offset, n); /* kept, and still counted */
+			return;
+		}
+		count_used(r, -(int64_t)n * TZ_PAGE_SIZE);
+		atomic_fetch_add(&r->freed, (uint64_t)n * TZ_PAGE_SIZE);
+	}
+}
+
+/* And segments of the table without a page in use, which cannot go into the reserve as they are. */
+static void punch_torn(struct tz_reserve *r)
+{
+	unsigned n;
+	uint32_t s;
+
+	while ((s = tz_alloc_take_torn(r->alloc, &n)) != TZ_NO_SEGMENT) {
+		if (tz_arena_release(r->arena, tz_segment_offset(r->arena, s), TZ_SEGMENT_SIZE)) {
+			tz_alloc_tear(r->alloc, s);
+			return;
+		}
+		tz_alloc_vanish(r->alloc, &s, 1);
+		count_used(r, -(int64_t)n * TZ_PAGE_SIZE);
+		atomic_fetch_add(&r->freed, (uint64_t)n * TZ_PAGE_SIZE);
+	}
+}
+
+/* Spare pages up to `want`, as far as there are segments of the table for them. 0, or negative
+ * errno as of refill(). */
+static int populate_spare(struct tz_reserve *r, unsigned want)
+{
+	unsigned have, n;
+
+	while ((have = spare_pages(r)) < want && !atomic_load(&r->stop)) {
+		uint64_t offset = tz_alloc_grow_table(r->alloc, want - have, &n);
+		if (!offset || tz_reserve_at_limit(r, (uint64_t)n * TZ_PAGE_SIZE))
+			return 0;
+		if (!affordable(r, 1))
+			return -EAGAIN;
+		int rc = tz_arena_populate(r->arena, offset, (uint64_t)n * TZ_PAGE_SIZE);
+		if (rc < 0)
+			return rc;
+		tz_alloc_spare_table(r->alloc, offset, n);
+		count_used(r, (int64_t)n * TZ_PAGE_SIZE);
+	}
+	return 0;
+}
+
 /* ---- how much ---- */
 
 static uint32_t full_target(const struct tz_reserve *r)
@@ -236,6 +309,8 @@ static void aim(struct tz_reserve *r)
 	r->target = n;
 	atomic_store(&a->reserve_low, n * 3 / 4 ? n * 3 / 4 : 1);
 	atomic_store(&a->reserve_high, r->idle ? n : n + n / 4 + 1);
+	atomic_store(&a->spare_low, r->idle ? SPARE_IDLE : SPARE_LEAST);
+	atomic_store(&a->spare_high, r->idle ? SPARE_IDLE : SPARE_MOST);
 	__atomic_store_n(
 		&r->stats->reserve_target, (uint64_t)n * TZ_SEGMENT_SIZE, __ATOMIC_RELAXED);
 }
@@ -307,10 +382,17 @@ static int balance(struct tz_reserve *r, int *gave)
 			/* It is a real-time thread, and this can be much. */
 			nanosleep(&(struct timespec){ .tv_nsec = 50000 }, NULL);
 		}
+	punch_torn(r);
+	if (spare_pages(r) > atomic_load(&r->alloc->spare_high) || tz_reserve_at_limit(r, 0))
+		punch_spare(r, r->idle ? SPARE_IDLE : SPARE_TARGET);
 	if (trim)
 		answer_trim(r, asked);
 	rc = populate_directory(r);
-	return rc < 0 ? rc : refill(r);
+	if (rc == 0)
+		rc = refill(r);
+	if (rc == 0 && spare_pages(r) < atomic_load(&r->alloc->spare_low))
+		rc = populate_spare(r, r->idle ? SPARE_IDLE : SPARE_TARGET);
+	return rc;
 }
 
 static void *run(void *arg)

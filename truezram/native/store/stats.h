@@ -91,7 +91,8 @@ struct tz_stats {
 					 * arena (head, table, segments, reserve) and what is known
 					 * of its segments */
 	uint64_t mem_used_max;		/* its highest value */
-	uint64_t table_bytes;		/* of which head, directory and page table */
+	uint64_t table_bytes;		/* of which head, directory and page table, a few spare
+					 * pages of that included */
 	uint64_t segment_bytes;		/* of which segments with objects, holes included */
 	uint64_t reserve_bytes;		/* of which segments populated and not yet used */
 	uint64_t overhead_bytes;	/* of which what is known of segments and, with dedup,
