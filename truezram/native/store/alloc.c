@@ -50,9 +50,9 @@
 /* segments that are described in one page */
 #define GROUP (TZ_PAGE_SIZE / sizeof(struct tz_segment))
 
-_Static_assert(sizeof(struct tz_segment) == 256, "four cache lines a segment");
+_Static_assert(sizeof(struct tz_segment) == 128, "two cache lines a segment");
 _Static_assert(TZ_TABLE_PAGES == 32, "the pages of a table segment are the bits of a word");
-_Static_assert(GROUP == 16, "a quarter of a word of `present`");
+_Static_assert(GROUP == 32, "half a word of `present`");
 _Static_assert(TZ_DISK_MAX / TZ_PAGE_SIZE / TZ_TABLE_ENTRIES <= 1u << 24, "24 bits of index");
 
 static unsigned state_of(const struct tz_segment *m)
@@ -195,7 +195,7 @@ static int group_is_present(const struct tz_alloc *a, uint32_t s)
 {
 	uint64_t word = atomic_load_explicit(&a->present[s / 64], memory_order_relaxed);
 
-	return (word >> s % 64 / GROUP * GROUP & 0xffff) != 0;
+	return (word >> s % 64 / GROUP * GROUP & UINT32_MAX) != 0;
 }
 
 uint32_t tz_alloc_absent(struct tz_alloc *a, unsigned want, unsigned *n)
@@ -535,7 +535,7 @@ void tz_alloc_prefetch(const struct tz_alloc *a, uint64_t offset)
 	unsigned start;
 
 	if (locate(a, offset, 1, &s, &start))
-		for (unsigned line = 0; line < 3; line++)
+		for (unsigned line = 0; line < 2; line++)
 			__builtin_prefetch((const char *)&a->segments[s] + 64 * line, 1, 3);
 }
 
