@@ -21,6 +21,9 @@ static _Atomic unsigned passes;
 static _Atomic int hold_map, at_map;
 /* at "wake", nothing of this store may be locked by the thread that wakes, its only one */
 static struct tz_store *single;
+/* places that the compactor of this store has looked at without going outside, and the most */
+static _Atomic(struct tz_store *) walked;
+static _Atomic unsigned longest_walk;
 static pthread_t its_thread;
 static unsigned wakes;
 
@@ -29,8 +32,24 @@ static void nap(void)
 	nanosleep(&(struct timespec){ .tv_nsec = 500000 }, NULL);
 }
 
+static void count_walk(const struct tz_store *s)
+{
+	static uint64_t turn;
+	static unsigned walk;
+	uint64_t now = atomic_load(&s->threads[s->nr_threads + TZ_HOUSEKEEPER].turns);
+
+	walk = now == turn ? walk + 1 : 1;
+	turn = now;
+	if (walk > atomic_load(&longest_walk))
+		atomic_store(&longest_walk, walk);
+}
+
 void tz_test_point(const char *name)
 {
+	struct tz_store *s = atomic_load(&walked);
+
+	if (s && !strcmp(name, "walking"))
+		count_walk(s);
 	if (!strcmp(name, "freed") && park_here) {
 		park_here = 0;
 		atomic_store(&parked, 1);
@@ -546,6 +565,38 @@ static void test_directory(void)
 	end_device(&d);
 }
 
+/* ---- steps ---- */
+
+/* A segment of the smallest objects is thousands of places to walk; whoever waits for the
+ * housekeeper to be outside waits for a few hundred at most. */
+static void test_steps(void)
+{
+	enum { PAGES = 20000, LOOKS = 256 };
+	struct device d = make_device(PAGES, 1, 0, "lz4");
+	struct tz_store_thread *t = tz_store_thread(d.store, 0);
+
+	atomic_store(&walked, d.store);
+	tz_store_begin(t);
+	for (uint64_t n = 0; n < PAGES; n++)
+		put(t, n, 1, 1);
+	for (uint64_t n = 0; n < PAGES; n++)
+		if (n % 8)
+			tz_store_discard(t, n);
+	tz_store_end(t);
+	uint64_t ticket = tz_store_compact(d.store);
+	WAIT_FOR(NOW(d.stats->compact_done) >= ticket, "compaction does not end");
+	unsigned longest = atomic_load(&longest_walk);
+	CHECK(longest > LOOKS / 2 && longest <= LOOKS, "%u places in one step", longest);
+	CHECK(NOW(d.stats->segment_bytes) <= 3 * TZ_SEGMENT_SIZE, "%llu bytes for %u small objects",
+		(unsigned long long)NOW(d.stats->segment_bytes), PAGES / 8);
+	tz_store_begin(t);
+	for (uint64_t n = 0; n < PAGES; n += 8)
+		expect(t, n, 1, 1);
+	tz_store_end(t);
+	atomic_store(&walked, NULL);
+	end_device(&d);
+}
+
 /* ---- spare pages of the table ---- */
 
 /* One page in each of so many pages of the table, written. */
@@ -575,7 +626,7 @@ static void expect_tables(const struct device *d, uint64_t fixed, uint64_t table
 		(unsigned long long)NOW(d->stats->table_bytes), (unsigned long long)tables,
 		(unsigned long long)fixed);
 	/* What is counted is what the file takes. */
-	WAIT_FOR(file_bytes(d) == arena_bytes(d->stats), "the file has %llu bytes, counted are %llu",
+	WAIT_FOR(file_bytes(d) == arena_bytes(d->stats), "%llu bytes in the file, %llu counted",
 		(unsigned long long)file_bytes(d), (unsigned long long)arena_bytes(d->stats));
 }
 
@@ -625,6 +676,7 @@ static void test_spare_tables(void)
 int main(void)
 {
 	test_parked();
+	test_steps();
 	test_spare_tables();
 	test_refilled_during_a_pass();
 	for (int at_once = 0; at_once < 2; at_once++) {

@@ -26,6 +26,7 @@
 
 #define STACK_SIZE (96u << 10)
 #define LEAST_WASTE TZ_SEGMENT_SIZE		/* bytes in holes that are worth a pass */
+#define STEP 256u		/* places of a segment looked at without going outside */
 #define BATCH 64u		/* segments emptied before gain and cost are compared */
 #define BINS 256u		/* of a histogram of segments by free units */
 #define TABLES_AT_ONCE 32u
@@ -164,18 +165,23 @@ static unsigned move(struct tz_store_thread *t, uint64_t page, uint64_t offset, 
 	return units;
 }
 
-/* Walks a segment's units and moves what it finds, as far as there is room for it elsewhere. */
+/* Walks a segment's units and moves what it finds, as far as there is room for it elsewhere. After
+ * each STEP places it goes outside: nobody waits for it longer than that takes. */
 static void empty_segment(struct tz_store_thread *t, const struct tz_evacuation *e, unsigned shard)
 {
 	const struct tz_store *s = t->store;
 	uint64_t base = tz_segment_offset(&s->arena, e->segment);
-	unsigned at = 0, hole = 0;
+	unsigned at = 0, hole = 0, looks = 0;
 
 	while (at < TZ_SEGMENT_UNITS &&
 		!atomic_load_explicit(&s->housekeeping.stop, memory_order_relaxed)) {
 		if (hole < e->nr_holes && at == e->holes[hole].start) {
 			at += e->holes[hole++].units;
 			continue;
+		}
+		if (++looks % STEP == 0) {
+			tz_store_end(t);
+			tz_store_begin(t);
 		}
 		TZ_TEST_POINT("walking");
 		struct tz_object_head head;
