@@ -14,7 +14,7 @@
 #define TZ_SEGMENT_UNITS (TZ_SEGMENT_SIZE / TZ_UNIT)
 #define TZ_NO_SEGMENT UINT32_MAX
 #define TZ_HOLES 28		/* that are known of one segment */
-#define TZ_HINTS 8		/* for each size of hole */
+#define TZ_HINTS 4		/* for each size of hole */
 #define TZ_MAX_SHARDS 16
 #define TZ_TABLE_PAGES (TZ_SEGMENT_SIZE / TZ_PAGE_SIZE)	/* of the page table, in a segment */
 #define TZ_SIZE_WORDS ((TZ_MAX_UNITS + 64) / 64)
