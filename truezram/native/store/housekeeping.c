@@ -27,7 +27,10 @@
 #define STACK_SIZE (96u << 10)
 #define LEAST_WASTE TZ_SEGMENT_SIZE		/* bytes in holes that are worth a pass */
 #define STEP 256u		/* places of a segment looked at without going outside */
-#define BATCH 64u		/* segments emptied before gain and cost are compared */
+/* segments emptied before gain and cost are compared: one in 64 of what there are, so that looking
+ * at all of them costs less than emptying these; within */
+#define LEAST_BATCH 64u
+#define MOST_BATCH 1024u
 #define BINS 256u		/* of a histogram of segments by free units */
 #define TABLES_AT_ONCE 32u
 #define MOST_WAITS 2000u		/* for a segment, of 1 ms each */
@@ -200,10 +203,17 @@ static int can_be_emptied(const struct tz_store *s, uint32_t segment)
 		tz_alloc_shard(&s->alloc, segment) < s->alloc.nr_shards;
 }
 
-/* The free units from which on about BATCH segments are the sparsest; nearly what they all have on
+static unsigned batch(const struct tz_store *s)
+{
+	unsigned n = atomic_load(&s->alloc.nr_known) / 64;
+
+	return n < LEAST_BATCH ? LEAST_BATCH : n < MOST_BATCH ? n : MOST_BATCH;
+}
+
+/* The free units from which on about `want` segments are the sparsest; nearly what they all have on
  * average at least (when all are equally full, one is as good as another), and a hundredth of a
  * segment, for less is not worth moving the rest. */
-static unsigned threshold(struct tz_store *s)
+static unsigned threshold(struct tz_store *s, unsigned want)
 {
 	uint32_t by_free[BINS + 1] = { 0 }, known = atomic_load(&s->alloc.nr_known), sum = 0;
 	uint64_t n = segments_in_use(&s->alloc), mean = n ? free_bytes(&s->alloc) / TZ_UNIT / n : 0;
@@ -213,37 +223,38 @@ static unsigned threshold(struct tz_store *s)
 	for (uint32_t i = 0; i < known; i++)
 		if (can_be_emptied(s, i))
 			by_free[tz_alloc_free_units(&s->alloc, i) / width]++;
-	while (bin && sum < BATCH)
+	while (bin && sum < want)
 		sum += by_free[--bin];
 	if (least < TZ_SEGMENT_UNITS / 100)
 		least = TZ_SEGMENT_UNITS / 100;
 	return bin * width > least ? bin * width : least;
 }
 
-/* The segments to empty in one pass. How many. They are chosen beforehand: one that takes up what
- * is moved is sparse, too, at first. */
-static unsigned choose(struct tz_store *s, uint32_t *chosen)
+/* The segments to empty in one pass, and the free units that they have at least. How many. */
+static unsigned choose(struct tz_store *s, uint32_t *chosen, unsigned *from)
 {
-	unsigned from = threshold(s), n = 0;
 	uint32_t known = atomic_load(&s->alloc.nr_known);
+	unsigned want = batch(s), n = 0;
 
-	for (uint32_t i = 0; i < known && n < BATCH; i++)
-		if (can_be_emptied(s, i) &&
-			tz_alloc_free_units(&s->alloc, i) >= from)
+	*from = threshold(s, want);
+	for (uint32_t i = 0; i < known && n < want; i++)
+		if (can_be_emptied(s, i) && tz_alloc_free_units(&s->alloc, i) >= *from)
 			chosen[n++] = i;
 	return n;
 }
 
-/* Empties up to BATCH of the sparsest segments. How many it took up. */
+/* Empties the sparsest segments. How many it took up. They are chosen beforehand: one that takes up
+ * what is moved is sparse, too, at first; and one that has taken up much is left alone. */
 static unsigned empty_some(struct tz_store_thread *t)
 {
 	struct tz_store *s = t->store;
-	uint32_t chosen[BATCH];
-	unsigned n = choose(s, chosen), done = 0;
+	uint32_t chosen[MOST_BATCH];
+	unsigned from, n = choose(s, chosen, &from), done = 0;
 	struct tz_evacuation e;
 
 	for (unsigned i = 0; i < n && !atomic_load(&s->housekeeping.stop); i++) {
-		if (tz_alloc_evacuate_begin(&s->alloc, chosen[i], &e) < 0)
+		if (tz_alloc_free_units(&s->alloc, chosen[i]) < from ||
+			tz_alloc_evacuate_begin(&s->alloc, chosen[i], &e) < 0)
 			continue;
 		tz_store_begin(t);
 		empty_segment(t, &e, tz_alloc_shard(&s->alloc, chosen[i]));
