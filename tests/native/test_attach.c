@@ -5,6 +5,7 @@
  * refused: what is not to be attached is not changed.
  * damage: one to three flipped bits anywhere cost at most the pages they are in.
  * poisoned: entries that name what is not theirs read as errors and free nothing.
+ * holes in the table: what is not in use of its segments has been given back.
  * leftovers: what a killed server has allocated and not used yet goes.
  * shared: objects that several pages have.
  * every store: a server is stopped before each store that it makes to the arena - while it writes,
@@ -728,6 +729,46 @@ static void test_poisoned(void)
 
 /* ---- leftovers ---- */
 
+/* A segment of the table has pages that have been given back: it is attached as it is, and what is
+ * written next fills them. */
+static void test_holes_in_the_table(void)
+{
+	enum { TABLES = 40, USED = 10, SPARE = 2 };
+	struct device d = make_device(TABLES * TZ_TABLE_ENTRIES, 1, 0, "lz4");
+	struct tz_store_thread *t = tz_store_thread(d.store, 0);
+	uint64_t fixed = NOW(d.stats->table_bytes);
+	struct tz_attach a = { 0 };
+	int copy;
+
+	tz_store_begin(t);
+	for (uint32_t n = 0; n < USED; n++)
+		write_version(t, n * TZ_TABLE_ENTRIES, n + 1);
+	tz_store_end(t);
+	WAIT_FOR(NOW(d.stats->table_bytes) == fixed + (USED + SPARE) * 4096, "%llu bytes of table",
+		(unsigned long long)NOW(d.stats->table_bytes));
+	copy = copy_of(d.fd);
+	end(&d);
+	d = attach(copy, 1, &a);
+	zero_damage(&a);
+	t = tz_store_thread(d.store, 0);
+	check_accounting(&d, USED, 0);
+	CHECK(NOW(d.stats->table_bytes) == fixed + (USED + SPARE) * 4096, "%llu bytes attached",
+		(unsigned long long)NOW(d.stats->table_bytes));
+	CHECK(kernel_bytes(copy) == arena_bytes(d.stats), "%llu bytes, counted %llu",
+		(unsigned long long)kernel_bytes(copy), (unsigned long long)arena_bytes(d.stats));
+	for (uint32_t n = USED; n < TABLES; n++) {
+		tz_store_begin(t);
+		write_version(t, n * TZ_TABLE_ENTRIES, n + 1);
+		tz_store_end(t);
+	}
+	for (uint32_t n = 0; n < TABLES; n++)
+		CHECK(look(t, n * TZ_TABLE_ENTRIES, n + 1) == 1, "page of table %u", n);
+	WAIT_FOR(NOW(d.stats->table_bytes) == fixed + (TABLES + SPARE) * 4096, "%llu bytes of table",
+		(unsigned long long)NOW(d.stats->table_bytes));
+	end(&d);
+}
+
+
 /* What a killed server may have left: segments allocated and not mapped yet (of which SEEK_DATA
  * says nothing), a part of one, a page of the directory. */
 static void test_leftovers(void)
@@ -1270,6 +1311,7 @@ int main(int argc, char **argv)
 	test_dictionary();
 	test_refused();
 	test_poisoned();
+	test_holes_in_the_table();
 	test_leftovers();
 	test_flips(2500);
 	puts("attach: all right");

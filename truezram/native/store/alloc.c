@@ -221,7 +221,7 @@ uint32_t tz_alloc_absent(struct tz_alloc *a, unsigned want, unsigned *n)
 
 /* Touched here first. One that was there before may still be looked at (state, shard); the rest is
  * set when it is taken for use. */
-void tz_alloc_adopt(struct tz_alloc *a, uint32_t s)
+static void be_present(struct tz_alloc *a, uint32_t s)
 {
 	uint32_t known = atomic_load(&a->nr_known);
 	uint64_t more = group_is_present(a, s) ? 0 : TZ_PAGE_SIZE;
@@ -239,7 +239,7 @@ void tz_alloc_adopt(struct tz_alloc *a, uint32_t s)
 void tz_alloc_appear(struct tz_alloc *a, uint32_t first, unsigned n)
 {
 	for (uint32_t s = first; s < first + n; s++) {
-		tz_alloc_adopt(a, s);
+		be_present(a, s);
 		tz_alloc_reserve_push(a, s);
 	}
 }
@@ -724,12 +724,6 @@ static void table_set(struct tz_alloc *a, uint32_t s, uint32_t pages, uint32_t r
 	a->table_holes -= (uint64_t)(int64_t)more;
 }
 
-static uint32_t index_of(const struct tz_segment *m, unsigned i)
-{
-	return (uint32_t)__atomic_load_n(&m->table.index_high[i], __ATOMIC_RELAXED) << 16 |
-		__atomic_load_n(&m->table.index_low[i], __ATOMIC_RELAXED);
-}
-
 static void set_index(struct tz_segment *m, unsigned i, uint32_t index)
 {
 	__atomic_store_n(&m->table.index_high[i], (uint8_t)(index >> 16), __ATOMIC_RELAXED);
@@ -891,7 +885,7 @@ void tz_alloc_spare_table(struct tz_alloc *a, uint64_t offset, unsigned n)
 static int has_index(const struct tz_segment *m, unsigned i, uint32_t index)
 {
 	return __atomic_load_n(&m->table.pages, __ATOMIC_ACQUIRE) >> i & 1 &&
-		index_of(m, i) == index;
+		tz_alloc_table_index(m, i) == index;
 }
 
 uint64_t tz_alloc_find_table(const struct tz_alloc *a, uint32_t index)
@@ -974,6 +968,14 @@ void tz_alloc_evacuate_end(struct tz_alloc *a, const struct tz_evacuation *e)
 
 /* ---- rebuilding ---- */
 
+void tz_alloc_adopt(struct tz_alloc *a, uint32_t s, unsigned first, unsigned n)
+{
+	if (!tz_alloc_is_present(a, s))
+		be_present(a, s);
+	a->segments[s].table.ready |= run_of(first, n);
+	a->adopted_bytes += (uint64_t)n * TZ_PAGE_SIZE;
+}
+
 void tz_alloc_adopt_table_page(struct tz_alloc *a, uint64_t offset, uint32_t index)
 {
 	uint64_t in = offset - a->arena->segment_offset;
@@ -981,20 +983,17 @@ void tz_alloc_adopt_table_page(struct tz_alloc *a, uint64_t offset, uint32_t ind
 	unsigned i = (unsigned)(in % TZ_SEGMENT_SIZE / TZ_PAGE_SIZE);
 
 	set_state(m, TZ_SEGMENT_TABLE);
-	m->table.index[i] = index;
+	set_index(m, i, index);
 	m->table.pages |= 1u << i;
 }
 
 void tz_alloc_adopt_table(struct tz_alloc *a, uint32_t s)
 {
-	struct tz_segment *m = &a->segments[s];
+	const struct tz_segment *m = &a->segments[s];
 
-	count_table(a, 1);
-	atomic_fetch_add(&a->table_pages, (unsigned)__builtin_popcount(m->table.pages));
-	if (m->table.pages == UINT32_MAX)
-		return;
-	m->next = a->table_partial;
-	a->table_partial = s;
+	table_add(a, s);
+	count_table(a, __builtin_popcount(m->table.pages), __builtin_popcount(spare_of(m)));
+	a->table_holes += (unsigned)__builtin_popcount(~m->table.ready);
 }
 
 /* The first unit from `at` on that is taken (or free), or TZ_SEGMENT_UNITS. */
@@ -1032,17 +1031,6 @@ void tz_alloc_adopt_objects(
 	count_segments(a, sh, 1);
 	atomic_fetch_add_explicit(&sh->free_units, units, memory_order_relaxed);
 }
-
-uint32_t tz_alloc_nr_present(const struct tz_alloc *a)
-{
-	uint32_t n = 0, words = (atomic_load(&a->nr_known) + 63) / 64;
-
-	for (uint32_t w = 0; w < words; w++)
-		n += (uint32_t)__builtin_popcountll(atomic_load(&a->present[w]));
-	return n;
-}
-
-/* ---- sets of units ---- */
 
 uint64_t *tz_units_map(uint64_t segments)
 {

@@ -73,6 +73,7 @@ struct tz_alloc {
 	struct tz_segment *segments;	/* of the whole arena; touched as they are populated */
 	_Atomic uint64_t *present; /* a bit for each: populated. After them in the same mapping */
 	size_t mapping_len;
+	uint64_t adopted_bytes;		/* of the arena that it was rebuilt from; 0: it is new */
 	struct tz_shard *shards;	/* after these one more, for objects that pages share */
 	unsigned nr_shards;
 	_Atomic uint32_t nr_known;		/* segments from here on were never populated */
@@ -152,17 +153,15 @@ void tz_alloc_reserve_push(struct tz_alloc *a, uint32_t segment);
 /* Bytes that what is known of segments takes, and what finds duplicates. */
 uint64_t tz_alloc_overhead(const struct tz_alloc *a);
 
-/* Rebuilding what is known of an arena, before any thread works (attach.c). adopt: the segment is
- * populated. Then either table pages are found in it, one by one, and that is all of them; or it
- * holds objects in the units whose bits are set in `taken`, and free ones in all others; or it is
- * pushed into the reserve. */
-void tz_alloc_adopt(struct tz_alloc *a, uint32_t segment);
+/* Rebuilding what is known of an arena, before any thread works (attach.c). adopt: these pages of a
+ * segment are populated. If it is whole, either table pages are found in it, one by one, and that
+ * is all of them; or it holds objects in the units whose bits are set in `taken`, and free ones in
+ * all others; or it is pushed into the reserve. If not, it has table pages or is torn. */
+void tz_alloc_adopt(struct tz_alloc *a, uint32_t segment, unsigned first, unsigned n);
 void tz_alloc_adopt_table_page(struct tz_alloc *a, uint64_t offset, uint32_t index);
 void tz_alloc_adopt_table(struct tz_alloc *a, uint32_t segment);
 void tz_alloc_adopt_objects(
 	struct tz_alloc *a, uint32_t segment, unsigned shard, const uint64_t *taken);
-/* Segments that are populated. */
-uint32_t tz_alloc_nr_present(const struct tz_alloc *a);
 
 /* A bit for each unit of so many segments: for the largest arenas 4 GiB of address space; what is
  * touched of it is memory. NULL: no memory. */
@@ -187,6 +186,19 @@ static inline int tz_alloc_is_present(const struct tz_alloc *a, uint32_t segment
 	return atomic_load_explicit(&a->present[segment / 64], memory_order_acquire) >>
 		segment % 64 &
 		1;
+}
+
+/* Of a segment of the table, or one that is being adopted: the pages that are populated, as bits. */
+static inline uint32_t tz_alloc_ready(const struct tz_alloc *a, uint32_t segment)
+{
+	return a->segments[segment].table.ready;
+}
+
+/* Which page of the page table the i'th page of such a segment is. */
+static inline uint32_t tz_alloc_table_index(const struct tz_segment *m, unsigned i)
+{
+	return (uint32_t)__atomic_load_n(&m->table.index_high[i], __ATOMIC_RELAXED) << 16 |
+		__atomic_load_n(&m->table.index_low[i], __ATOMIC_RELAXED);
 }
 
 /* What is known of a segment at this moment. */

@@ -81,24 +81,25 @@ static int is_in_table(const struct attaching *k, uint64_t offset)
 
 /* ---- which segments there are ---- */
 
-/* A segment of which only a part is populated was never in use: its server died while it was
- * populated, or punched out. */
+/* Notes and maps what is populated. Only segments of the table are so in parts; what else is was
+ * never in use: its server died while it was populated, or punched out. */
 static void find_segments(void *arg, uint64_t from, uint64_t to)
 {
 	struct attaching *k = arg;
 	struct tz_arena *arena = &k->s->arena;
-	uint64_t base = arena->segment_offset, first, last;
+	uint64_t base = arena->segment_offset, end;
 
-	if (to <= base || k->rc < 0)
+	if (from < base)
+		from = base;
+	if (to <= from || k->rc < 0)
 		return;
-	first = from > base ? (from - base + TZ_SEGMENT_SIZE - 1) / TZ_SEGMENT_SIZE : 0;
-	last = (to - base) / TZ_SEGMENT_SIZE;
-	if (first >= last)
-		return;
-	for (uint64_t s = first; s < last; s++)
-		tz_alloc_adopt(&k->s->alloc, (uint32_t)s);
-	k->rc = tz_arena_map(
-		arena, tz_segment_offset(arena, first), (last - first) * TZ_SEGMENT_SIZE);
+	for (uint64_t at = from; at < to; at = end) {
+		uint64_t segment = (at - base) / TZ_SEGMENT_SIZE, in = (at - base) % TZ_SEGMENT_SIZE;
+		end = at - in + TZ_SEGMENT_SIZE < to ? at - in + TZ_SEGMENT_SIZE : to;
+		tz_alloc_adopt(&k->s->alloc, (uint32_t)segment, (unsigned)(in / TZ_PAGE_SIZE),
+			(unsigned)((end - at) / TZ_PAGE_SIZE));
+	}
+	k->rc = tz_arena_map(arena, from, to - from);
 }
 
 static int map_segments(struct attaching *k, char *why, size_t why_size)
@@ -120,7 +121,7 @@ static void release_rest(struct tz_store *s)
 	struct tz_arena *arena = &s->arena;
 	uint64_t known = tz_arena_fixed_bytes(arena) +
 		tz_arena_directory_more(arena) * TZ_PAGE_SIZE +
-		(uint64_t)tz_alloc_nr_present(&s->alloc) * TZ_SEGMENT_SIZE, first, last;
+		s->alloc.adopted_bytes, first, last;
 	struct stat st;
 
 	if (fstat(arena->fd, &st) < 0 || (uint64_t)st.st_blocks * 512 <= known)
@@ -181,15 +182,18 @@ static uint64_t owner_of(const struct attaching *k, uint64_t offset)
 	uint64_t in = offset - k->s->arena.segment_offset;
 	unsigned i = (unsigned)(in % TZ_SEGMENT_SIZE / TZ_PAGE_SIZE);
 
-	return is_in_table(k, offset) && m->table.pages >> i & 1 ? m->table.index[i] : UINT64_MAX;
+	return is_in_table(k, offset) && m->table.pages >> i & 1 ? tz_alloc_table_index(m, i) : UINT64_MAX;
 }
 
-/* Whether that is an entry of the directory as far as it goes. */
+/* Whether that is an entry of the directory as far as it goes: its page is populated. */
 static int is_table_entry(const struct attaching *k, uint64_t index, uint64_t entry)
 {
-	return tz_table_is_directory_entry(index, entry) &&
-		tz_entry_offset(entry) % TZ_PAGE_SIZE == 0 &&
-		tz_alloc_in_range(&k->s->alloc, tz_entry_offset(entry), TZ_PAGE_SIZE / TZ_UNIT);
+	uint64_t offset = tz_entry_offset(entry),
+		 in = (offset - k->s->arena.segment_offset) % TZ_SEGMENT_SIZE;
+
+	return tz_table_is_directory_entry(index, entry) && offset % TZ_PAGE_SIZE == 0 &&
+		tz_alloc_in_range(&k->s->alloc, offset, TZ_PAGE_SIZE / TZ_UNIT) &&
+		tz_alloc_ready(&k->s->alloc, segment_of(k, offset)) >> in / TZ_PAGE_SIZE & 1;
 }
 
 /* Whether this entry's page of the table has been found to be its. */
@@ -324,6 +328,8 @@ static const char *object_fault(struct attaching *k, uint64_t page, uint64_t ent
 
 	if (is_in_table(k, tz_entry_offset(entry)))
 		return "its object lies among pages of the table";
+	if (tz_alloc_ready(&k->s->alloc, segment_of(k, tz_entry_offset(entry))) != UINT32_MAX)
+		return "its object is where the file has a hole";
 	if (tz_entry_kind(entry) == TZ_KIND_RAW && tz_entry_length(entry) != TZ_PAGE_SIZE)
 		return "its object is of a wrong length";
 	memcpy(&head, k->s->arena.base + tz_entry_offset(entry), sizeof head);
@@ -409,7 +415,7 @@ static void each_table_page(struct attaching *k,
 			continue;
 		for (uint32_t left = alloc->segments[s].table.pages; left; left &= left - 1) {
 			unsigned i = (unsigned)__builtin_ctz(left);
-			what(k, alloc->segments[s].table.index[i],
+			what(k, tz_alloc_table_index(&alloc->segments[s], i),
 				tz_segment_offset(&k->s->arena, s) + (uint64_t)i * TZ_PAGE_SIZE);
 		}
 	}
@@ -480,6 +486,8 @@ static void adopt_segments(struct attaching *k)
 		unsigned state = tz_alloc_state(alloc, s);
 		if (state == TZ_SEGMENT_TABLE)
 			tz_alloc_adopt_table(alloc, s);
+		else if (state == TZ_SEGMENT_BETWEEN && tz_alloc_ready(alloc, s) != UINT32_MAX)
+			tz_alloc_tear(alloc, s);
 		else if (state == TZ_SEGMENT_BETWEEN && tz_units_any(taken, 0, TZ_SEGMENT_UNITS))
 			tz_alloc_adopt_objects(alloc, s, shard_for(alloc, s), taken);
 		else if (state == TZ_SEGMENT_BETWEEN)

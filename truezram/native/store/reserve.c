@@ -476,21 +476,21 @@ int tz_reserve_start(
 	r->arena = a->arena;
 	r->stats = a->stats;
 	/* (A device that is attached comes up with whatever it has; the thread goes on trying.) */
-	uint64_t present = tz_alloc_nr_present(a),
+	uint64_t adopted = a->adopted_bytes,
 		 table = tz_arena_fixed_bytes(r->arena) +
 		tz_arena_directory_more(r->arena) * TZ_PAGE_SIZE;
-	int rc = present ? 0 : check_limit(r, mem_limit, why, why_size);
+	int rc = adopted ? 0 : check_limit(r, mem_limit, why, why_size);
 	if (rc < 0)
 		return rc;
 	atomic_store(&r->mem_limit, mem_limit);
 	a->wake = wake_for_segments;
 	a->wake_arg = r;
 	r->stats->table_bytes += table;
-	count_used(r, (int64_t)(table + present * TZ_SEGMENT_SIZE));
+	count_used(r, (int64_t)(table + adopted));
 	r->idle = 1;
 	aim(r);
 	rc = refill(r);
-	if (rc < 0 && !present) {
+	if (rc < 0 && !adopted) {
 		snprintf(why, why_size, "no memory for the reserve (%llu KiB): %s",
 			(unsigned long long)(r->stats->reserve_target >> 10), strerror(-rc));
 		return rc;
