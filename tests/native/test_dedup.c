@@ -293,7 +293,8 @@ static void *work(void *arg)
 			 what = (uint32_t)(next(&state) % 8);
 		uint64_t page = (uint64_t)m * THREADS + w->index;
 		if (what < 4)
-			put(t, page, w->model[m] = step / 16384 * 1024 + (uint32_t)(next(&state) % 700));
+			put(t, page, w->model[m] = step / 16384 * 1024 +
+				(uint32_t)(next(&state) % 700));
 		else if (what == 4)
 			put(t, page, w->model[m] = (w->index + 1) << 24 | step);
 		else if (what == 5)

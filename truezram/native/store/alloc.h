@@ -110,8 +110,8 @@ void tz_alloc_destroy(struct tz_alloc *a);
 /* Room for `units` (1 to TZ_MAX_UNITS), preferably in the shard: its offset in the arena, or 0:
  * there is none, nor a segment in reserve. */
 uint64_t tz_alloc_take(struct tz_alloc *a, unsigned shard, unsigned units);
-/* The same for an object that pages share, which lies in segments with others of its like; more: the
- * reserve may be used. */
+/* The same for an object that pages share, which lies in segments with others of its like; more:
+ * the reserve may be used. */
 uint64_t tz_alloc_take_shared(struct tz_alloc *a, unsigned units, int more);
 /* Only in what the shards have, without the reserve: for the compactor. */
 uint64_t tz_alloc_take_existing(struct tz_alloc *a, unsigned shard, unsigned units);
@@ -188,7 +188,8 @@ static inline int tz_alloc_is_present(const struct tz_alloc *a, uint32_t segment
 		1;
 }
 
-/* Of a segment of the table, or one that is being adopted: the pages that are populated, as bits. */
+/* Of a segment of the table, or one that is being adopted, the pages that are populated, as
+ * bits. */
 static inline uint32_t tz_alloc_ready(const struct tz_alloc *a, uint32_t segment)
 {
 	return a->segments[segment].table.ready;

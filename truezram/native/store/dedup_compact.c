@@ -1,7 +1,7 @@
 /* dedup_compact.c - empties sparse segments of objects that pages share.
  *
- * The housekeeper finds the page of another object by the object's head. Which pages share one, only
- * the page table says: it is looked through from end to end, once for a few segments. (So this
+ * The housekeeper finds the page of another object by the object's head. Which pages share one,
+ * only the page table says: it is looked through from end to end, once for a few segments. (So this
  * costs more than emptying others, and is done when an eighth is in holes.) Objects are copied when
  * the first page that has them is met; each page's entry is exchanged if it still is what it was,
  * and the two objects' counts go up and down with it. The housekeeper itself counts as a page of
