@@ -121,6 +121,8 @@ int tz_ublk_open(struct tz_ublk *u, char *why, size_t why_size)
 	}
 	u->wait_in_poll = disabled("no_iowait");
 	rc = tz_uring_init(&u->ring, 4, TZ_URING_SQE128 | (u->wait_in_poll ? TZ_URING_POLL : 0));
+	if (rc == 0 && (rc = tz_uring_enable(&u->ring)) < 0)
+		tz_uring_exit(&u->ring);
 	if (rc < 0) {
 		snprintf(why, why_size, "cannot set up io_uring: %s%s", strerror(-rc),
 			rc == -EPERM ? ". The sysctl kernel.io_uring_disabled forbids it" : "");

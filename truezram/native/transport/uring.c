@@ -21,6 +21,7 @@
 
 #define SETUP_CQSIZE (1u << 3)
 #define SETUP_CLAMP (1u << 4)
+#define SETUP_R_DISABLED (1u << 6)
 #define SETUP_SUBMIT_ALL (1u << 7)
 #define SETUP_COOP_TASKRUN (1u << 8)
 #define SETUP_SQE128 (1u << 10)
@@ -33,7 +34,11 @@
 #define ENTER_REGISTERED_RING (1u << 4)
 #define ENTER_NO_IOWAIT (1u << 7)
 #define REGISTER_FILES 2
+#define REGISTER_RESTRICTIONS 11
+#define REGISTER_ENABLE_RINGS 12
 #define REGISTER_RING_FDS 20
+#define RESTRICTION_SQE_OP 1
+#define RESTRICTION_SQE_FLAGS_ALLOWED 2
 #define OFF_SQ_RING 0ll
 #define OFF_SQES 0x10000000ll
 
@@ -48,6 +53,7 @@ struct params {
 	struct cq_offsets cq;
 };
 struct getevents_arg { uint64_t sigmask; uint32_t sigmask_sz, min_wait_usec; uint64_t ts; };
+struct restriction { uint16_t kind; uint8_t what, resv[13]; };
 struct rsrc_update { uint32_t offset, resv; uint64_t data; };
 
 /* The ring's descriptor, or negative errno. `poll`: make one to wait on in poll. */
@@ -63,7 +69,7 @@ static int setup(unsigned entries, int sqe128, int poll, struct params *p)
 
 	for (unsigned i = 0; i < sizeof modes / sizeof modes[0]; i++) {
 		*p = (struct params){ .flags = modes[i] | SETUP_CLAMP | SETUP_CQSIZE |
-			(sqe128 ? SETUP_SQE128 : 0),
+			SETUP_R_DISABLED | (sqe128 ? SETUP_SQE128 : 0),
 			.cq_entries = entries * 2 };
 		fd = (int)syscall(SYS_io_uring_setup, entries, p);
 		if (fd < 0 && errno != EINVAL)
@@ -151,6 +157,22 @@ void tz_uring_exit(struct tz_uring *r)
 int tz_uring_register_file(struct tz_uring *r, int fd)
 {
 	return syscall(SYS_io_uring_register, r->fd, REGISTER_FILES, &fd, 1) < 0 ? -errno : 0;
+}
+
+/* No other opcode is taken, and nothing is registered any more: a ring could otherwise open files
+ * and sockets past the filter of system calls. */
+int tz_uring_enable(struct tz_uring *r)
+{
+	static const struct restriction allowed[] = {
+		{ .kind = RESTRICTION_SQE_OP, .what = TZ_IORING_OP_URING_CMD },
+		{ .kind = RESTRICTION_SQE_FLAGS_ALLOWED, .what = TZ_IOSQE_FIXED_FILE },
+	};
+
+	if (syscall(SYS_io_uring_register, r->fd, REGISTER_RESTRICTIONS, allowed,
+		sizeof allowed / sizeof *allowed) < 0)
+		return -errno;
+	return syscall(SYS_io_uring_register, r->fd, REGISTER_ENABLE_RINGS, NULL, 0) < 0
+		? -errno : 0;
 }
 
 struct tz_sqe *tz_uring_sqe(struct tz_uring *r)

@@ -2,9 +2,10 @@
  * it.
  *
  * No liburing and no recent kernel headers: the structures below are the kernel's, fixed for ever.
- * One ring belongs to one thread (SINGLE_ISSUER). Usage: sqe = tz_uring_sqe(); fill;
- * tz_uring_enter(); for each completion tz_uring_peek(), tz_uring_seen(). A thread that waits is at
- * rest: it does not count as waiting for I/O (uring.c).
+ * One ring belongs to one thread (SINGLE_ISSUER). Usage: tz_uring_init(); a file registered;
+ * tz_uring_enable(); then sqe = tz_uring_sqe(); fill; tz_uring_enter(); for each completion
+ * tz_uring_peek(), tz_uring_seen(). A thread that waits is at rest: it does not count as waiting
+ * for I/O (uring.c).
  */
 #ifndef TZ_URING_H
 #define TZ_URING_H
@@ -60,6 +61,8 @@ enum { TZ_URING_SQE128 = 1, TZ_URING_POLL = 2 /* wait in poll, as before 6.15 */
 int tz_uring_init(struct tz_uring *r, unsigned entries, unsigned flags);
 void tz_uring_exit(struct tz_uring *r);
 int tz_uring_register_file(struct tz_uring *r, int fd);
+/* From here on it takes passthrough commands, and nothing else, ever. 0 or negative errno. */
+int tz_uring_enable(struct tz_uring *r);
 /* A zeroed SQE, NULL when the queue is full. Its cmd has room for 16 bytes, or 80 with sqe128. */
 struct tz_sqe *tz_uring_sqe(struct tz_uring *r);
 /* Submits what is prepared and waits for a completion, at most wait_ns (0: does not wait). It may
