@@ -10,6 +10,7 @@
  * and then the helper finds its socket closed and exits.
  */
 #include "helper.h"
+#include "filter.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -85,7 +86,7 @@ static int spawn(char *option, int socket, pid_t *pid)
 	for (int fd = 0; fd <= 2; fd++)
 		posix_spawn_file_actions_addopen(&actions, fd, "/dev/null", O_RDWR, 0);
 	posix_spawn_file_actions_adddup2(&actions, socket, TZ_HELPER_FD);
-	rc = posix_spawn(pid, "/proc/self/exe", &actions, &attributes, argv, env);
+	rc = posix_spawn(pid, tz_self_exe, &actions, &attributes, argv, env);
 	posix_spawn_file_actions_destroy(&actions);
 	posix_spawnattr_destroy(&attributes);
 	return -rc;

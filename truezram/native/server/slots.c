@@ -24,6 +24,7 @@
  */
 #include "slots.h"
 #include "clock.h"
+#include "privileges.h"
 #include "registry.h"
 #include "users.h"
 
@@ -395,6 +396,7 @@ static void *thread_main(void *arg)
 	int knocked = 0, next = 0;
 
 	prctl(PR_SET_NAME, "tz-slots");
+	tz_privileges_end();
 	tz_store_thread_stats(tz_store_collector(s->store))->tid = (uint32_t)syscall(SYS_gettid);
 	check_areas(s);
 	for (;;) {

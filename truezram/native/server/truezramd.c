@@ -9,11 +9,12 @@
  *	truezramd --slot-test	(started by a server: slot_test.h)
  *
  * It is started by `truezram create`, which checks options before; what is checked here is what
- * could do harm. Order of things: the creator's surroundings left (detach.c) - helper process - a
- * name and its lock, reported to FD (struct tz_ready with TZ_STARTING), so that the process that
- * ends the server knows what to clean up - ublk: ADD_DEV of that number - arena and store - queue
- * threads - memory locked - START_DEV - entry published - reported to FD again. A failure anywhere
- * undoes what was done and reports what and why.
+ * could do harm. Order of things: the creator's surroundings left (detach.c) - capabilities given
+ * up (privileges.c) - helper process - a name and its lock, reported to FD (struct tz_ready with
+ * TZ_STARTING), so that the process that ends the server knows what to clean up - ublk: ADD_DEV of
+ * that number - arena and store - queue threads - memory locked - system calls filtered (filter.c) -
+ * START_DEV - entry published - reported to FD again. A failure anywhere undoes what was done and
+ * reports what and why.
  *
  * The main thread then is the control thread (control.c has the loop): messages, signals, queues
  * that end. Everything that I/O depends on is locked memory; the main thread may page-fault and
@@ -23,7 +24,9 @@
 #include "control.h"
 #include "detach.h"
 #include "dictionary.h"
+#include "filter.h"
 #include "locked.h"
+#include "privileges.h"
 #include "protocol.h"
 #include "server.h"
 
@@ -429,6 +432,7 @@ static int prepare(struct tz_server *s, struct options *o)
 	if (rc < 0)
 		return rc;
 	tz_leave_mount_namespace(o->run_dir);
+	tz_privileges_reduce();
 	if (o->transport != TZ_TRANSPORT_UBLK)
 		return 0;
 	rc = tz_helper_start(&s->helper);
@@ -436,6 +440,17 @@ static int prepare(struct tz_server *s, struct options *o)
 		snprintf(s->why, sizeof s->why,
 			"cannot start the helper process: %s", strerror(-rc));
 	return rc;
+}
+
+/* All that is left to do needs no more than this. A kernel that cannot filter is no reason not to
+ * serve: it is logged. */
+static void confine(void)
+{
+	char why[200];
+
+	tz_privileges_end();
+	if (tz_filter_install(why, sizeof why) < 0)
+		tz_log("system calls are not filtered: %s", why);
 }
 
 static int make_device(struct tz_server *s, const struct options *o)
@@ -464,6 +479,7 @@ static int make_device(struct tz_server *s, const struct options *o)
 		return rc;
 	if (ublk)
 		protect_from_oom();
+	confine();
 	if (ublk && (rc = tz_ublk_start(&s->ublk, s->why, sizeof s->why)) < 0)
 		return rc;
 	set_state(s, TZ_STATE_LIVE, all_io_flushers(s) ? TZ_FLAG_IO_FLUSHER : 0);

@@ -1,12 +1,17 @@
 /* thread.c - starts the store's own threads (interface: thread.h). */
 #include "thread.h"
 
+#include <linux/capability.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #ifndef PR_SET_IO_FLUSHER
 #define PR_SET_IO_FLUSHER 57
+#define PR_GET_IO_FLUSHER 58
 #endif
 
 int tz_thread_start(pthread_t *thread, size_t stack, void *(*run)(void *), void *arg,
@@ -23,8 +28,29 @@ int tz_thread_start(pthread_t *thread, size_t stack, void *(*run)(void *), void 
 	return rc;
 }
 
-void tz_thread_begin(const char *name)
+void tz_thread_drop(unsigned capability)
 {
+	struct __user_cap_header_struct head = { .version = _LINUX_CAPABILITY_VERSION_3 };
+	struct __user_cap_data_struct data[_LINUX_CAPABILITY_U32S_3];
+	uint32_t all_but = ~(1u << capability % 32);
+	unsigned word = capability / 32;
+
+	if (syscall(SYS_capget, &head, data) < 0)
+		return;
+	data[word].effective &= all_but;
+	data[word].permitted &= all_but;
+	data[word].inheritable &= all_but;
+	syscall(SYS_capset, &head, data);	/* to have less is always allowed */
+}
+
+int tz_thread_begin(const char *name)
+{
+	int flusher;
+
 	prctl(PR_SET_NAME, name);
+	/* Without CAP_SYS_RESOURCE it fails, which an ordinary user's device can live with. */
 	prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0);
+	flusher = prctl(PR_GET_IO_FLUSHER, 0, 0, 0, 0) == 1;
+	tz_thread_drop(CAP_SYS_RESOURCE);
+	return flusher;
 }

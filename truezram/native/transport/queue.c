@@ -1,6 +1,7 @@
 /* queue.c - what all queue threads share (interface and rules: queue.h). */
 #include "queue.h"
 #include "clock.h"
+#include "thread.h"
 
 #include <errno.h>
 #include <sched.h>
@@ -8,15 +9,9 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
-
-#ifndef PR_SET_IO_FLUSHER
-#define PR_SET_IO_FLUSHER 57
-#define PR_GET_IO_FLUSHER 58
-#endif
 
 #define STACK_SIZE (160u << 10)
 #define START_SECONDS 10
@@ -382,11 +377,7 @@ static void *thread_main(void *arg)
 	char name[16];
 
 	snprintf(name, sizeof name, "tz-queue-%u", q->index % 1000);
-	prctl(PR_SET_NAME, name);
-	/* Per thread; without CAP_SYS_RESOURCE it fails, which an ordinary user's local device can
-	 * live with. */
-	prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0);
-	atomic_store(&q->io_flusher, prctl(PR_GET_IO_FLUSHER, 0, 0, 0, 0) == 1);
+	atomic_store(&q->io_flusher, tz_thread_begin(name));
 	q->stats->tid = (uint32_t)syscall(SYS_gettid);
 	pin(q);
 	start.run(q);

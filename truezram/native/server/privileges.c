@@ -1,0 +1,95 @@
+/* privileges.c - gives up capabilities (interface: privileges.h; for users: docs/security.md).
+ *
+ * Capabilities belong to threads. So the main thread gives up nearly all of them before it starts
+ * any, and CAP_SYS_RESOURCE is given up by each thread as soon as it is an I/O flusher. The bounding
+ * set goes at once: what the server starts (helper.c) has no more than what is kept. An ordinary
+ * user's server has none to begin with.
+ */
+#include "privileges.h"
+#include "registry.h"
+#include "thread.h"
+
+#include <errno.h>
+#include <linux/capability.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#ifndef PR_CAP_AMBIENT
+#define PR_CAP_AMBIENT 47
+#define PR_CAP_AMBIENT_CLEAR_ALL 4
+#endif
+#define ALL_CAPABILITIES 64u	/* the kernel has 41 */
+
+static const struct kept {
+	unsigned capability;
+	int only_if_limited;		/* RLIMIT_MEMLOCK could not be lifted */
+} kept[] = {
+	/* ublk's control commands (stop, delete); swapoff by a new helper; unmounting the arenas'
+	 * tmpfs; freed swap slots: BPF, kprobes, and where the test process's pages are. */
+	{ CAP_SYS_ADMIN, 0 },
+	/* To find out whether the device is in use: a swap file, or what is below a loop device,
+	 * may be in a folder of another user's. Not seen, it would be taken for unused. */
+	{ CAP_DAC_READ_SEARCH, 0 },
+	/* What a change of algorithm maps has to be locked. */
+	{ CAP_IPC_LOCK, 1 },
+};
+
+static int is_limited(void)
+{
+	struct rlimit limit;
+
+	return getrlimit(RLIMIT_MEMLOCK, &limit) < 0 || limit.rlim_cur != RLIM_INFINITY;
+}
+
+static uint64_t kept_for_life(void)
+{
+	int limited = is_limited();
+	uint64_t set = 0;
+
+	for (unsigned i = 0; i < sizeof kept / sizeof *kept; i++)
+		if (!kept[i].only_if_limited || limited)
+			set |= 1ull << kept[i].capability;
+	return set;
+}
+
+static void keep_only(uint64_t set)
+{
+	struct __user_cap_header_struct head = { .version = _LINUX_CAPABILITY_VERSION_3 };
+	struct __user_cap_data_struct data[_LINUX_CAPABILITY_U32S_3];
+
+	if (syscall(SYS_capget, &head, data) == 0) {
+		for (unsigned i = 0; i < _LINUX_CAPABILITY_U32S_3; i++) {
+			data[i].permitted &= (uint32_t)(set >> (32 * i));
+			data[i].effective = data[i].permitted;
+			data[i].inheritable = 0;
+		}
+		if (syscall(SYS_capset, &head, data) == 0)
+			return;
+	}
+	tz_log("cannot give up capabilities: %s", strerror(errno));
+}
+
+void tz_privileges_reduce(void)
+{
+	uint64_t set = kept_for_life();
+
+	/* Refused to those who have no capabilities to lose; unknown to older kernels. */
+	for (unsigned i = 0; i < ALL_CAPABILITIES; i++)
+		if (!(set >> i & 1))
+			prctl(PR_CAPBSET_DROP, i, 0, 0, 0);
+	prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
+	keep_only(set | 1ull << CAP_SYS_RESOURCE);
+	/* No program that is started from here has more than we have; also what an ordinary user's
+	 * server needs for a filter of system calls. */
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
+		tz_log("cannot rule out new privileges: %s", strerror(errno));
+}
+
+void tz_privileges_end(void)
+{
+	tz_thread_drop(CAP_SYS_RESOURCE);
+}
