@@ -75,6 +75,17 @@ def test_unit_of_a_swap_device() -> None:
     assert not any(line.startswith("After=") and ("local-fs" in line or ".mount" in line) for line in lines)
 
 
+def test_the_sandbox_has_no_mount_namespace() -> None:
+    """In one, what `create` mounts would be seen by nobody else, and the arenas would be in another /run."""
+    lines = systemd.unit_text(SWAP).splitlines()
+    service = lines[lines.index("[Service]") : lines.index("[Install]")]
+    keys = {line.partition("=")[0] for line in service if line}
+    namespaces = ("Protect", "Private", "Read", "Inaccessible", "Bind", "Temporary", "Root", "ProcSubset", "Mount")
+    assert not [key for key in keys if key.startswith(namespaces)]
+    # A call that is refused must not kill a server.
+    assert {"SystemCallFilter", "SystemCallErrorNumber", "NoNewPrivileges", "RestrictNamespaces"} <= keys
+
+
 def test_unit_of_a_mounted_filesystem() -> None:
     lines = systemd.unit_text(CreateOptions(1 << 30, id=1, fs="ext4", mount="/srv/fast disk")).splitlines()
     (start,) = (line for line in lines if line.startswith("ExecStart="))

@@ -13,7 +13,7 @@ from conftest import NOBODY, FakeServer, make, servers, wait_until
 
 from truezram._native import ffi, lib
 from truezram.engine import paths
-from truezram.engine.device import control, removal
+from truezram.engine.device import control, removal, swap
 from truezram.engine.device.client import Client
 from truezram.engine.device.create import CreateOptions
 from truezram.engine.device.local import LocalDevice
@@ -257,6 +257,23 @@ def test_root_uses_no_folder_that_others_can_change(
     os.chown(tmp_path, NOBODY, -1)
     with pytest.raises(PermissionDenied, match=f"will not use {variable} as root"):
         ask()
+
+
+@root_only
+def test_root_runs_no_tool_that_others_can_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """mkswap, mkfs, mount, swapoff, modprobe, systemctl: found by PATH, which may be another user's."""
+    program = tmp_path / "mkswap"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert swap.tool("mkswap") == str(program)
+    os.chown(program, NOBODY, -1)
+    with pytest.raises(PermissionDenied, match=r"will not run .*/mkswap as root: .* belongs to nobody"):
+        swap.tool("mkswap")
+    os.chown(program, 0, -1)
+    tmp_path.chmod(0o777)
+    with pytest.raises(PermissionDenied, match="everyone can write to"):
+        swap.tool("mkswap")
 
 
 @root_only

@@ -18,7 +18,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from truezram.engine.errors import Busy, Failed, Unsupported
+from truezram.engine import paths
+from truezram.engine.errors import Busy, Failed, PermissionDenied, Unsupported
 from truezram.engine.machine import procfs, users
 from truezram.engine.model import SwapArea
 
@@ -37,12 +38,16 @@ Progress = Callable[[int, int], None]
 
 
 def tool(name: str, package: str = "util-linux", otherwise: str = "leave --swap out") -> str:
-    """The path of a system program; `package` is Debian's. Raises `Unsupported` if it is not installed."""
+    """The path of a system program; `package` is Debian's. Raises `Unsupported` if it is not installed, and for root
+    `PermissionDenied` if the one that PATH leads to can be changed by others: sudo may have let PATH through."""
     path = os.environ.get("PATH", os.defpath) + ":/usr/local/sbin:/usr/sbin:/sbin"
     found = shutil.which(name, path=path)
     if not found:
         remedy = f"Install {package} (Debian: apt install {package}), or {otherwise}"
         raise Unsupported(f"cannot run {name}", "it is not installed", remedy)
+    if os.geteuid() == 0 and (who := paths.foreign_writer(Path(found))):
+        remedy = f"Take the folder of {found} out of PATH, or give it to root alone"
+        raise PermissionDenied(f"will not run {found} as root", who, remedy)
     return found
 
 

@@ -10,6 +10,7 @@ A unit runs ``truezram create`` before swap.target and ``truezram remove`` when 
   tries to unmount that first and fails, as it is in use: one line in the log, no harm. Ordering against it is a cycle.
 - A dictionary is copied (dictionary.py), and the copy is kept until no unit names it any more. If it is gone or has
   changed when the machine starts, that is an error: no device is made, rather than one without a dictionary.
+- The unit is sandboxed as far as it can be without a mount namespace (`_SANDBOX`).
 - The server lives in the service's control group, but ``KillMode=process`` leaves it alone: a device that could not be
   removed (its pages fit nowhere) keeps serving. Killing it would kill every program that has a page on it.
 """
@@ -32,6 +33,7 @@ from truezram.engine.device.client import Client
 from truezram.engine.device.create import check_options
 from truezram.engine.device.options import CreateOptions
 from truezram.engine.device.removal import remove_entry
+from truezram.engine.device.swap import tool
 from truezram.engine.errors import Busy, Failed, NotFound, PermissionDenied, TruezramError, Unsupported, UsageError
 
 UNIT_DIR = Path("/etc/systemd/system")
@@ -40,6 +42,25 @@ RUNNING = Path("/run/systemd/system")
 _NAME = re.compile(r"truezram-(\d{1,7})\.service", re.ASCII)
 _COMMAND = "# Made by: "
 _TIMEOUT = 120
+
+_SANDBOX = (
+    "NoNewPrivileges=yes",
+    # Names that every systemd since 240 knows; mkfs and mount may need others.
+    "CapabilityBoundingSet=~CAP_NET_ADMIN CAP_NET_RAW CAP_NET_BIND_SERVICE CAP_SYS_TIME CAP_SYS_BOOT CAP_SYS_PACCT"
+    " CAP_SYS_TTY_CONFIG CAP_WAKE_ALARM CAP_AUDIT_CONTROL CAP_AUDIT_READ CAP_MAC_ADMIN CAP_MAC_OVERRIDE CAP_LEASE",
+    "RestrictAddressFamilies=AF_UNIX AF_NETLINK",  # netlink: udev, for mkfs and mount
+    "RestrictNamespaces=yes",
+    "RestrictRealtime=yes",
+    "RestrictSUIDSGID=yes",
+    "LockPersonality=yes",
+    "SystemCallArchitectures=native",
+    "SystemCallFilter=~@clock @cpu-emulation @obsolete @raw-io @reboot",
+    "SystemCallErrorNumber=EPERM",
+)
+"""What the unit's processes do without, the server included (which gives up more by itself: docs/security.md). Nothing
+that gives the unit a mount namespace (ProtectSystem, ProtectHome, PrivateTmp, PrivateDevices, ProtectProc,
+ProtectKernelTunables, ProtectControlGroups and others): a filesystem that `create` mounts would be seen by nobody else,
+nor would the arenas' tmpfs. MemoryDenyWriteExecute is left out because Python's ctypes may need such memory."""
 
 _UNIT = """\
 # A compressed RAM device that is made at every start of the machine.
@@ -61,6 +82,7 @@ ExecStart={start}
 ExecStop={stop}
 KillMode=process
 LimitMEMLOCK=infinity
+{sandbox}
 TimeoutStartSec=90
 TimeoutStopSec=900
 
@@ -119,6 +141,7 @@ def unit_text(options: CreateOptions) -> str:
         comment=_COMMAND,
         command=options.command(),
         id=options.id,
+        sandbox="\n".join(_SANDBOX),
         mounts=_quote(list(dict.fromkeys(mounts)), variables=False),
         before=" ".join(before),
         start=_command(create),
@@ -162,7 +185,7 @@ def _systemctl(*words: str, check: bool = True) -> str:
     """Runs systemctl; its stdout. Raises `Unsupported`, `Failed` with what it said."""
     try:
         done = subprocess.run(
-            ["systemctl", *words],
+            [tool("systemctl", "systemd", "see --print"), *words],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -171,8 +194,6 @@ def _systemctl(*words: str, check: bool = True) -> str:
             check=False,
             env={**os.environ, "LC_ALL": "C"},
         )
-    except FileNotFoundError:
-        raise Unsupported("cannot make devices persistent", "systemctl is not installed", "See --print") from None
     except subprocess.TimeoutExpired:
         raise Failed(f"systemctl {' '.join(words)} did not end in time") from None
     if check and done.returncode:
