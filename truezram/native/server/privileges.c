@@ -1,9 +1,9 @@
 /* privileges.c - gives up capabilities (interface: privileges.h; for users: docs/security.md).
  *
  * Capabilities belong to threads. So the main thread gives up nearly all of them before it starts
- * any, and CAP_SYS_RESOURCE is given up by each thread as soon as it is an I/O flusher. The bounding
- * set goes at once: what the server starts (helper.c) has no more than what is kept. An ordinary
- * user's server has none to begin with.
+ * any, and CAP_SYS_RESOURCE is given up by each thread as soon as it is an I/O flusher. The
+ * bounding set goes at once: what the server starts (helper.c) has no more than what is kept. An
+ * ordinary user's server has none to begin with.
  */
 #include "privileges.h"
 #include "registry.h"

@@ -12,8 +12,8 @@
  * could do harm. Order of things: the creator's surroundings left (detach.c) - capabilities given
  * up (privileges.c) - helper process - a name and its lock, reported to FD (struct tz_ready with
  * TZ_STARTING), so that the process that ends the server knows what to clean up - ublk: ADD_DEV of
- * that number - arena and store - queue threads - memory locked - system calls filtered (filter.c) -
- * START_DEV - entry published - reported to FD again. A failure anywhere undoes what was done and
+ * that number - arena and store - queue threads - memory locked - system calls filtered
+ * (filter.c) - START_DEV - entry published - reported to FD again. A failure anywhere undoes what was done and
  * reports what and why.
  *
  * The main thread then is the control thread (control.c has the loop): messages, signals, queues
