@@ -13,8 +13,8 @@
  * up (privileges.c) - helper process - a name and its lock, reported to FD (struct tz_ready with
  * TZ_STARTING), so that the process that ends the server knows what to clean up - ublk: ADD_DEV of
  * that number - arena and store - queue threads - memory locked - system calls filtered
- * (filter.c) - START_DEV - entry published - reported to FD again. A failure anywhere undoes what was done and
- * reports what and why.
+ * (filter.c) - START_DEV - entry published - reported to FD again. A failure anywhere undoes what
+ * was done and reports what and why.
  *
  * The main thread then is the control thread (control.c has the loop): messages, signals, queues
  * that end. Everything that I/O depends on is locked memory; the main thread may page-fault and

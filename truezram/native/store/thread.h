@@ -9,8 +9,8 @@
  * negative errno with why; `what` is the thread in that message. */
 int tz_thread_start(pthread_t *thread, size_t stack, void *(*run)(void *), void *arg,
 	const char *what, char *why, size_t why_size);
-/* From the thread: its name, and that its allocations do not wait for I/O that waits for it; it then
- * gives up CAP_SYS_RESOURCE, which was for that. Whether they do not wait. */
+/* From the thread: its name, and that its allocations do not wait for I/O that waits for it. It
+ * then gives up CAP_SYS_RESOURCE, which was for that. Whether they do not wait. */
 int tz_thread_begin(const char *name);
 /* The calling thread gives up a capability. */
 void tz_thread_drop(unsigned capability);
