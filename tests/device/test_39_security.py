@@ -9,6 +9,7 @@ from typing import Final
 import pytest
 from product import Product
 from test_08_local_unprivileged import AS_NOBODY, SET_UP
+from test_20_swap_by_any_name import STOP
 
 SYS_ADMIN, DAC_READ_SEARCH, IPC_LOCK = 1 << 21, 1 << 2, 1 << 14
 KEPT: Final = SYS_ADMIN | DAC_READ_SEARCH
@@ -208,6 +209,20 @@ echo 3 >/proc/sys/vm/drop_caches; [ "$sum" = "$(sha256sum </mnt/m/f)" ]
 rm /mnt/m/f; sync; fstrim /mnt/m"""
     )
     assert product.stat(path)["num_discards"] > 0
+    product.remove(path, "--umount")
+
+
+def test_swap_in_a_folder_of_another_user(product: Product) -> None:
+    """What CAP_DAC_READ_SEARCH is kept for: not seen, the swap file would go with its device."""
+    path = product.run("truezram create --size 128M --fs ext4 --mount /mnt/m").out.split()[0]
+    product.strict(
+        """mkdir /mnt/m/joe; dd if=/dev/zero of=/mnt/m/joe/swap bs=1M count=32 status=none
+chmod 600 /mnt/m/joe/swap; mkswap -q /mnt/m/joe/swap; swapon /mnt/m/joe/swap
+chown 65534 /mnt/m/joe; chmod 700 /mnt/m/joe"""
+    )
+    out = product.strict(f"set -- {path}\n{STOP}".replace("{{", "{").replace("}}", "}")).out
+    assert "in use as swap (/mnt/m/joe/swap)" in out, out
+    product.strict("swapoff /mnt/m/joe/swap")
     product.remove(path, "--umount")
 
 
