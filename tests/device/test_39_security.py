@@ -39,8 +39,8 @@ import os, socket, sys
 path = sys.argv[1]
 def client():
     s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    s.settimeout(20)
     s.connect(path)
+    s.settimeout(20)
     return s
 silent = [client() for _ in range(10)]
 for size in (1, 7, 128, 256, 65536, 200000):

@@ -45,8 +45,8 @@ def device(run_dir: Path) -> Iterator[Entry]:
 
 def connect(entry: Entry) -> socket.socket:
     s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    s.settimeout(5)
-    s.connect(str(entry.stats.with_suffix(".sock")))
+    s.connect(str(entry.stats.with_suffix(".sock")))  # waits while the queue of those not accepted is full
+    s.settimeout(20)
     return s
 
 
@@ -122,6 +122,49 @@ def test_random_messages_and_many_clients(device: Entry) -> None:
         s.close()
     with connect(device) as s:
         assert status(s, request(PING)) == 0
+
+
+def test_a_flood_silence_and_a_crowd(device: Entry) -> None:
+    """100 MB in one message, in garbage, in requests whose replies are never read, parts of a request, 200 clients that
+    say nothing: whoever comes then is answered, what is stored is whole, and none of it stays with the server."""
+    kept = bytes(range(256)) * 16
+    pid = server.server_of(device)
+
+    def memory() -> int:
+        text = Path(f"/proc/{pid}/status").read_text()
+        return next(int(line.split()[1]) for line in text.splitlines() if line.startswith("RssAnon"))
+
+    with LocalDevice(device) as honest:
+        honest.write(7, kept)
+        before = memory()
+        with connect(device) as s, pytest.raises(OSError, match="too long"):
+            s.send(bytes(100 << 20))  # the kernel takes no message of that size
+        for message in (os.urandom(100_000), request(PING), request(ARENA), request(PAGE_MAP, args=(0, 8192, 256, 0))):
+            with connect(device) as s:
+                sent = 0
+                try:
+                    while sent < 100 << 20:
+                        sent += s.send(message)
+                except OSError:
+                    pass  # hung up on
+                assert sent < 100 << 20, "it took all, and a client that reads nothing was answered to the end"
+        crowd = [connect(device) for _ in range(200)]
+        with connect(device) as s:
+            assert status(s, request(PING)) == 0
+        for s in crowd[::2]:
+            s.close()
+        half = []
+        for _ in range(20):
+            half.append(connect(device))
+            half[-1].send(request(PING)[:100])
+        with connect(device) as s:
+            assert status(s, request(SET, b"mem_limit=16777216")) == 0
+        for s in (*crowd, *half):
+            s.close()
+        assert honest.read(7) == kept
+        assert memory() - before < 1024, "KiB"
+    # None of their connections, and none of the descriptors that were lent, is left.
+    wait_until(lambda: len([*Path(f"/proc/{pid}/fd").iterdir()]) < 40)
 
 
 def ring_of(entry: Entry) -> mmap.mmap:
