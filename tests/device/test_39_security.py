@@ -181,7 +181,15 @@ def test_everything_works_under_the_filter(product: Product) -> None:
 for _ in $(seq 1200); do grep -q out hog.out && break; sleep 0.1; done; grep -q out hog.out""",
         timeout=200,
     )
-    changes = ("algorithm=zstd:3", "algorithm=zstd:19", "algorithm=dense", "algorithm=auto", "mem_limit=300M")
+    changes = (
+        "algorithm=zstd:3",
+        "algorithm=zstd:19",
+        "algorithm=dense",
+        "algorithm=auto",
+        "dedup=on",
+        "dedup=off",
+        "mem_limit=300M",
+    )
     product.strict("\n".join(f"truezram set {path} {change}" for change in changes), timeout=240)
     row = product.stat(path)
     assert row["algorithm"] == "auto"
