@@ -50,7 +50,6 @@ _SANDBOX = (
     " CAP_SYS_TTY_CONFIG CAP_WAKE_ALARM CAP_AUDIT_CONTROL CAP_AUDIT_READ CAP_MAC_ADMIN CAP_MAC_OVERRIDE CAP_LEASE",
     "RestrictAddressFamilies=AF_UNIX AF_NETLINK",  # netlink: udev, for mkfs and mount
     "RestrictNamespaces=yes",
-    "RestrictRealtime=yes",
     "RestrictSUIDSGID=yes",
     "LockPersonality=yes",
     "SystemCallArchitectures=native",
@@ -60,7 +59,8 @@ _SANDBOX = (
 """What the unit's processes do without, the server included (which gives up more by itself: docs/security.md). Nothing
 that gives the unit a mount namespace (ProtectSystem, ProtectHome, PrivateTmp, PrivateDevices, ProtectProc,
 ProtectKernelTunables, ProtectControlGroups and others): a filesystem that `create` mounts would be seen by nobody else,
-nor would the arenas' tmpfs. MemoryDenyWriteExecute is left out because Python's ctypes may need such memory."""
+nor would the arenas' tmpfs. RestrictRealtime would take the reserve's thread its priority. MemoryDenyWriteExecute is
+left out because Python's ctypes may need such memory."""
 
 _UNIT = """\
 # A compressed RAM device that is made at every start of the machine.

@@ -1,7 +1,7 @@
 /* privileges.c - gives up capabilities (interface: privileges.h; for users: docs/security.md).
  *
  * Capabilities belong to threads. So the main thread gives up nearly all of them before it starts
- * any, and CAP_SYS_RESOURCE is given up by each thread as soon as it is an I/O flusher. The
+ * any, and what a thread needs as it starts (TZ_THREAD_CAPABILITIES) each gives up itself. The
  * bounding set goes at once: what the server starts (helper.c) has no more than what is kept. An
  * ordinary user's server has none to begin with.
  */
@@ -82,7 +82,7 @@ void tz_privileges_reduce(void)
 		if (!(set >> i & 1))
 			prctl(PR_CAPBSET_DROP, i, 0, 0, 0);
 	prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
-	keep_only(set | 1ull << CAP_SYS_RESOURCE);
+	keep_only(set | TZ_THREAD_CAPABILITIES);
 	/* No program that is started from here has more than we have; also what an ordinary user's
 	 * server needs for a filter of system calls. */
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
@@ -91,5 +91,5 @@ void tz_privileges_reduce(void)
 
 void tz_privileges_end(void)
 {
-	tz_thread_drop(CAP_SYS_RESOURCE);
+	tz_thread_drop();
 }

@@ -3,7 +3,7 @@
 #define TZ_PRIVILEGES_H
 
 /* Before any thread and any process of ours: gives up all capabilities but those that are kept for
- * life (privileges.c has the table) and one that threads need as they start (thread.h: they give it
+ * life (privileges.c has the table) and those that threads need as they start (thread.h: they give it
  * up themselves), also for every program that we start. */
 void tz_privileges_reduce(void);
 /* From a thread of the server: gives up what remained for its start. */

@@ -401,8 +401,11 @@ static void *run(void *arg)
 	unsigned retry = 0, ms;
 	int gave;
 
-	tz_thread_begin("tz-reserve");
 	be_first();
+	tz_thread_begin("tz-reserve");
+	/* Only now may the server give up what that took. */
+	atomic_store(&r->begun, 1);
+	tz_futex(&r->begun, FUTEX_WAKE_PRIVATE, 1, NULL);
 	for (;;) {
 		/* Before looking at what there is to do, stop included. */
 		atomic_exchange(&r->wake, 0);
@@ -498,6 +501,8 @@ int tz_reserve_start(
 	rc = tz_thread_start(&r->thread, STACK_SIZE, run, r, "the thread that keeps the reserve",
 		why, why_size);
 	r->started = rc == 0;
+	while (r->started && !atomic_load(&r->begun))
+		pause_ms(&r->begun, 0, 0);
 	return rc;
 }
 

@@ -17,6 +17,7 @@ struct tz_reserve {
 	_Atomic uint64_t freed;	  /* bytes given back so far */
 	_Atomic uint32_t wake;	 /* futex word: enum wake in reserve.c */
 	_Atomic uint32_t stop;
+	_Atomic uint32_t begun;	/* futex word: the thread has its priority */
 	_Atomic uint32_t trims, trimmed; /* asked for, and done: futex word */
 	/* the thread's own */
 	uint32_t pops;	  /* taken from the reserve, when it last looked */

@@ -1,7 +1,6 @@
 /* thread.c - starts the store's own threads (interface: thread.h). */
 #include "thread.h"
 
-#include <linux/capability.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
@@ -28,18 +27,17 @@ int tz_thread_start(pthread_t *thread, size_t stack, void *(*run)(void *), void 
 	return rc;
 }
 
-void tz_thread_drop(unsigned capability)
+void tz_thread_drop(void)
 {
 	struct __user_cap_header_struct head = { .version = _LINUX_CAPABILITY_VERSION_3 };
 	struct __user_cap_data_struct data[_LINUX_CAPABILITY_U32S_3];
-	uint32_t all_but = ~(1u << capability % 32);
-	unsigned word = capability / 32;
+	uint32_t all_but = (uint32_t)~TZ_THREAD_CAPABILITIES;
 
 	if (syscall(SYS_capget, &head, data) < 0)
 		return;
-	data[word].effective &= all_but;
-	data[word].permitted &= all_but;
-	data[word].inheritable &= all_but;
+	data[0].effective &= all_but;
+	data[0].permitted &= all_but;
+	data[0].inheritable &= all_but;
 	syscall(SYS_capset, &head, data);	/* to have less is always allowed */
 }
 
@@ -51,6 +49,6 @@ int tz_thread_begin(const char *name)
 	/* Without CAP_SYS_RESOURCE it fails, which an ordinary user's device can live with. */
 	prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0);
 	flusher = prctl(PR_GET_IO_FLUSHER, 0, 0, 0, 0) == 1;
-	tz_thread_drop(CAP_SYS_RESOURCE);
+	tz_thread_drop();
 	return flusher;
 }

@@ -2,6 +2,7 @@
 #ifndef TZ_THREAD_H
 #define TZ_THREAD_H
 
+#include <linux/capability.h>
 #include <pthread.h>
 #include <stddef.h>
 
@@ -10,9 +11,11 @@
 int tz_thread_start(pthread_t *thread, size_t stack, void *(*run)(void *), void *arg,
 	const char *what, char *why, size_t why_size);
 /* From the thread: its name, and that its allocations do not wait for I/O that waits for it. It
- * then gives up CAP_SYS_RESOURCE, which was for that. Whether they do not wait. */
+ * then gives up the capabilities that threads start with. Whether they do not wait. */
 int tz_thread_begin(const char *name);
-/* The calling thread gives up a capability. */
-void tz_thread_drop(unsigned capability);
+/* What a thread needs as it starts: to be an I/O flusher, and for the reserve's its priority. */
+#define TZ_THREAD_CAPABILITIES (1ull << CAP_SYS_RESOURCE | 1ull << CAP_SYS_NICE)
+/* The calling thread gives them up. */
+void tz_thread_drop(void);
 
 #endif
