@@ -3,8 +3,8 @@
  *
  * Input: byte 0, bit 0: as if live, otherwise it is attached as well; then edits of 11 bytes each:
  * what (enum edit), where (2 bytes), value (8 bytes). Checksums and check bits are put right again
- * after most edits, or nothing behind them would be reached. Whatever the damage: no access beyond a buffer, no hang, and figures that
- * make sense.
+ * after most edits, or nothing behind them would be reached. Whatever the damage: no access beyond
+ * a buffer, no hang, and figures that make sense.
  */
 #include "device.h"
 #include "codec.h"

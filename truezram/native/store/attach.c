@@ -94,7 +94,8 @@ static void find_segments(void *arg, uint64_t from, uint64_t to)
 	if (to <= from || k->rc < 0)
 		return;
 	for (uint64_t at = from; at < to; at = end) {
-		uint64_t segment = (at - base) / TZ_SEGMENT_SIZE, in = (at - base) % TZ_SEGMENT_SIZE;
+		uint64_t segment = (at - base) / TZ_SEGMENT_SIZE,
+			 in = (at - base) % TZ_SEGMENT_SIZE;
 		end = at - in + TZ_SEGMENT_SIZE < to ? at - in + TZ_SEGMENT_SIZE : to;
 		tz_alloc_adopt(&k->s->alloc, (uint32_t)segment, (unsigned)(in / TZ_PAGE_SIZE),
 			(unsigned)((end - at) / TZ_PAGE_SIZE));
@@ -182,7 +183,9 @@ static uint64_t owner_of(const struct attaching *k, uint64_t offset)
 	uint64_t in = offset - k->s->arena.segment_offset;
 	unsigned i = (unsigned)(in % TZ_SEGMENT_SIZE / TZ_PAGE_SIZE);
 
-	return is_in_table(k, offset) && m->table.pages >> i & 1 ? tz_alloc_table_index(m, i) : UINT64_MAX;
+	if (!is_in_table(k, offset) || !(m->table.pages >> i & 1))
+		return UINT64_MAX;
+	return tz_alloc_table_index(m, i);
 }
 
 /* Whether that is an entry of the directory as far as it goes: its page is populated. */
