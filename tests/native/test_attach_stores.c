@@ -417,11 +417,14 @@ static void stop_watching(unsigned least)
 	before = watch.stops;
 }
 
+/* (The reserve's thread may have given up by then, and sleep until something happens.) */
 static void refuse(int on)
 {
 	pthread_mutex_lock(&watch.one);
 	watch.refuse = on;
 	pthread_mutex_unlock(&watch.one);
+	if (!on)
+		tz_reserve_wake(&watch.store->reserve);
 }
 
 static uint64_t met(enum kind kind)
