@@ -53,7 +53,9 @@ struct attaching {
 	struct tz_queue_stats *q;		/* what there is */
 	uint64_t before;		/* problems that are not of entries */
 	unsigned repairs;
-	int rc;		/* of mapping the segments */
+	uint64_t *lost_tables;		/* pages of the table that cannot be put right */
+	uint64_t nr_lost_tables;
+	int rc;		/* of mapping the segments, and of finding those */
 	int damaged_directory;
 	int strict;		/* some objects share room: all checksums are looked at */
 	int shares;		/* that was found */
@@ -257,6 +259,20 @@ static uint64_t unflipped(const struct attaching *k, uint64_t index, uint64_t en
 	return found == UINT64_MAX ? 0 : found;
 }
 
+static void note_lost_table(struct attaching *k, uint64_t index)
+{
+	uint64_t n = k->nr_lost_tables, *more = k->lost_tables;
+
+	if (!(n & (n - 1)))		/* a power of two, and full */
+		more = realloc(more, (n ? n * 2 : 1) * sizeof *more);
+	if (!more) {
+		k->rc = -ENOMEM;
+		return;
+	}
+	k->lost_tables = more;
+	k->lost_tables[k->nr_lost_tables++] = index;
+}
+
 static void repair_table(struct attaching *k, uint64_t index, uint64_t entry)
 {
 	unsigned long long first = index * TZ_TABLE_ENTRIES;
@@ -271,6 +287,7 @@ static void repair_table(struct attaching *k, uint64_t index, uint64_t entry)
 	} else {
 		problem(k, first, "the directory's entry is damaged: pages %llu to %llu are lost",
 			first, first + TZ_TABLE_ENTRIES - 1);
+		note_lost_table(k, index);
 	}
 }
 
@@ -461,7 +478,7 @@ static int look(struct attaching *k, char *why, size_t why_size)
 	if (k->damaged_directory)
 		each_table(k, repair_table);
 	k->before = k->a->nr_problems;
-	rc = look_at_entries(k);
+	rc = k->rc < 0 ? k->rc : look_at_entries(k);
 	if (rc == 0 && k->shares) {
 		k->strict = 1;
 		rc = look_at_entries(k);
@@ -511,14 +528,15 @@ static void restore_directory(struct attaching *k, uint64_t index, uint64_t offs
 }
 
 /* What cannot be put right: 512 poisoned entries. Without room for them the directory's entry stays
- * damaged, and reads and writes fail. */
-static void replace_table(struct attaching *k, uint64_t index, uint64_t entry)
+ * damaged, and reads and writes fail. (The store's threads are at work by now, and change what is
+ * known of segments: which ones are lost was found before.) */
+static void replace_table(struct attaching *k, uint64_t index)
 {
 	struct tz_store *s = k->s;
-	uint64_t first = index * TZ_TABLE_ENTRIES, offset;
+	uint64_t first = index * TZ_TABLE_ENTRIES,
+		 offset = tz_alloc_take_table(&s->alloc, (uint32_t)index);
 
-	if (owns_table(k, index, entry) || !(offset = tz_alloc_take_table(&s->alloc,
-		(uint32_t)index)))
+	if (!offset)
 		return;
 	_Atomic uint64_t *entries = words_at(k, offset);
 	for (unsigned i = 0; i < TZ_TABLE_ENTRIES; i++) {
@@ -650,8 +668,8 @@ static int start(struct attaching *k, char *why, size_t why_size)
 		rc = tz_housekeeping_start(s, why, why_size);
 	if (rc < 0)
 		return rc;
-	if (k->damaged_directory)
-		each_table(k, replace_table);
+	for (uint64_t i = 0; i < k->nr_lost_tables; i++)
+		replace_table(k, k->lost_tables[i]);
 	show_gauges(k);
 	return 0;
 }
@@ -705,6 +723,7 @@ struct tz_store *tz_store_attach(struct tz_attach *a, int *err, char *why, size_
 	}
 	if (k.s)
 		free_units(&k);
+	free(k.lost_tables);
 	free(k.q);
 	if (*err < 0 && k.s) {
 		k.s->arena.fd = -1;		/* stays the caller's */
