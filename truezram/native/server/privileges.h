@@ -3,8 +3,8 @@
 #define TZ_PRIVILEGES_H
 
 /* Before any thread and any process of ours: gives up all capabilities but those that are kept for
- * life (privileges.c has the table) and those that threads need as they start (thread.h: they give it
- * up themselves), also for every program that we start. */
+ * life (privileges.c has the table) and those that threads need as they start (thread.h: they give
+ * them up themselves), also for every program that we start. */
 void tz_privileges_reduce(void);
 /* From a thread of the server: gives up what remained for its start. */
 void tz_privileges_end(void);
