@@ -14,14 +14,10 @@ enum { PAGES = 320 };
 
 /* ---- pages ---- */
 
-/* make_page's sequence; 0: zeros; a number from WORDS on: filled with that word; with SMALL, a page
- * that is mostly zeros. */
-#define WORDS 0x80000000u
+/* make_version's numbers; with SMALL, a page that is mostly zeros. */
 #define SMALL 0x40000000u
 /* incompressible, and a part of it looks like the object of page 13 */
 #define FORGED 0x20000000u
-static const uint64_t words[] =
-	{ 0x4141414141414141ull, 0x00007fffdeadbeefull, 0x8123456789abcdefull };
 
 /* the same whatever page it is in */
 #define COPY 0x10000000u
@@ -35,12 +31,7 @@ static inline void page_of(uint8_t *out, uint64_t n, uint32_t version)
 {
 	if (version < WORDS && version & COPY)
 		n = 0;
-	if (!version)
-		memset(out, 0, 4096);
-	else if (version >= WORDS)
-		tz_fill(out, words[version - WORDS]);
-	else
-		make_page(out, n, 0, version);
+	make_version(out, n, version);
 	if (version >= WORDS)
 		return;
 	if (version & SMALL)

@@ -150,6 +150,22 @@ static inline void make_page(uint8_t *out, uint64_t page, uint32_t writer, uint3
 	memcpy(out + 12, &sequence, 4);
 }
 
+/* Of a page's versions, numbers are make_page's sequences; 0: zeros; from WORDS on: filled with one
+ * of three words, the last of which takes an object. */
+#define WORDS 0x80000000u
+static inline void make_version(uint8_t *out, uint64_t page, uint32_t version)
+{
+	static const uint64_t words[] =
+		{ 0x4141414141414141ull, 0x00007fffdeadbeefull, 0x8123456789abcdefull };
+
+	if (!version)
+		memset(out, 0, 4096);
+	else if (version >= WORDS)
+		tz_fill(out, words[version - WORDS]);
+	else
+		make_page(out, page, 0, version);
+}
+
 /* A whole page of this number, or zeros (sequence 0). */
 static inline uint32_t check_page(const uint8_t *in, uint64_t page, uint32_t *writer)
 {

@@ -17,27 +17,14 @@ enum { PAGES = 256, SPARE = 512 };
 
 static unsigned share;
 
-/* make_page's sequence; 0: zeros; a number from WORDS on: filled with that word */
+/* device.h: make_version */
 static uint32_t version_of[PAGES];
-#define WORDS 0x80000000u
-static const uint64_t words[] =
-	{ 0x4141414141414141ull, 0x00007fffdeadbeefull, 0x8123456789abcdefull };
-
-static void page_of(uint8_t *out, uint64_t n, uint32_t version)
-{
-	if (!version)
-		memset(out, 0, 4096);
-	else if (version >= WORDS)
-		tz_fill(out, words[version - WORDS]);
-	else
-		make_page(out, n, 0, version);
-}
 
 static void put(struct tz_store_thread *t, uint64_t n, uint32_t version)
 {
 	uint8_t page[4096] __attribute__((aligned(8)));
 
-	page_of(page, n, version);
+	make_version(page, n, version);
 	CHECK(write_waiting(t, n, page) == 0, "write");
 	if (n < PAGES)
 		version_of[n] = version;
@@ -50,7 +37,7 @@ static int look(struct tz_store_thread *t, uint64_t n)
 	int rc = tz_store_read(t, n, out);
 
 	CHECK(rc == 0 || rc == -EIO, "read: %d", rc);
-	page_of(page, n, version_of[n]);
+	make_version(page, n, version_of[n]);
 	return rc < 0 ? -1 : !memcmp(page, out, 4096);
 }
 

@@ -15,9 +15,8 @@
  *  - failing that, another shard's; then a segment of the reserve.
  *
  * A shard is the part of the segments that one queue thread places its objects in; one more has the
- * objects that pages share (dedup.c). Everything known
- * of a segment, its membership of lists included, is guarded by its shard's lock, and a segment
- * changes hands only when it is empty:
+ * objects that pages share (dedup.c). Everything known of a segment, its membership of lists
+ * included, is guarded by its shard's lock, and a segment changes hands only when it is empty:
  *
  *	absent -> reserve	populated
  *	reserve -> absent	punched out; what was known of it is forgotten
