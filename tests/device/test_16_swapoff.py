@@ -99,7 +99,7 @@ gone {pid} || exit 1
 kill -9 $helper 2>/dev/null
 gone $helper || exit 1
 [ ! -e /dev/{name} ] || exit 1
-kill -9 -- $hog $(pgrep -P $hog); gone $hog || exit 1
+kill -9 $(pgrep -P $hog) $hog; gone $hog || exit 1
 echo "area: $(used {path})"; grep -c "" /proc/swaps
 """,
         timeout=480,
@@ -122,7 +122,7 @@ def test_server_killed_during_swapoff_and_the_helper_goes_on(product: Product) -
 helper=$(helper {pid})
 hang {pid} $helper {log_of(path)} && kill -9 {pid} || exit 1
 gone {pid} && gone $helper && [ -z "$(used {path})" ] || {{ cat /proc/swaps; exit 1; }}
-kill -9 -- $hog $(pgrep -P $hog); gone $hog
+kill -9 $(pgrep -P $hog) $hog; gone $hog
 """,
         timeout=480,
     )
@@ -166,7 +166,7 @@ kill -TERM {pid}
 for _ in $(seq 600); do grep -q SIGTERM {log} && break; sleep 0.1; done
 cat {log}
 [ -n "$(used {path})" ] && [ -e /proc/{pid} ]
-kill -9 -- $hog $(pgrep -P $hog); gone $hog
+kill -9 $(pgrep -P $hog) $hog; gone $hog
 kill -TERM {pid}; gone {pid}
 [ ! -e {path} ]
 """,

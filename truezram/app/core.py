@@ -147,8 +147,10 @@ class Core(App[int]):
     # ---- snapshots
 
     def on_snapshot_arrived(self, message: SnapshotArrived) -> None:
-        """Takes what the reader delivered."""
+        """Takes what the reader delivered; not while the app ends, when pages have lost their widgets."""
         try:
+            if not self.is_running:
+                return
             if message.snapshot is None:
                 if message.why != self._why:
                     self.report("error", f"no figures: {message.why}")
