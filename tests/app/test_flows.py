@@ -545,8 +545,6 @@ class TestTrouble:
             b.engine.release.set()
 
     async def test_an_engine_without_figures_is_said(self, bench: Make) -> None:
-        from truezram.app.backend.messages import SnapshotArrived
-
         b = bench(2)
         async with b.app.run_test(size=SMALL) as pilot:
             b.play(3)
@@ -575,24 +573,6 @@ async def test_the_reader_reads_and_quitting_stops_nothing(bench: Make) -> None:
         await pilot.press("q")
         await pilot.pause()
     assert not [call for call in b.engine.calls if call[0] in ("remove", "tune", "create")]
-
-
-async def test_figures_that_arrive_while_the_app_ends_are_dropped(bench: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The reader does not wait for the app; the app's pages are taken apart one widget after another."""
-    b = bench(1)
-    arrived: list[int] = []
-    close_all = b.app._close_all
-
-    async def with_figures() -> None:
-        await b.app.screen.remove_children()
-        b.app.on_snapshot_arrived(SnapshotArrived(b.engine.snapshot()))
-        arrived.append(1)
-        await close_all()
-
-    monkeypatch.setattr(b.app, "_close_all", with_figures)
-    async with b.app.run_test(size=SMALL):
-        pass
-    assert arrived
 
 
 async def test_a_hanging_engine_does_not_hold_up_the_app(bench: Make, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The app's precedence (work.coming_first), in processes of their own, in sessions of their own."""
+"""The app's precedence (work.coming_first), in processes of their own, in sessions of their own; its reader."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from truezram.app.backend.jobs import FIRST
+from truezram.app.backend.messages import SnapshotArrived
+
+from .conftest import SMALL, Bench
 
 SCRIPT = """
 import asyncio, json, os, sys
@@ -58,3 +62,21 @@ def test_a_nice_value_that_was_chosen_is_kept(nice: int) -> None:
     found = run(nice)
     assert found["inside"] == found["after"] == found["before"]
     assert found["job"] == nice
+
+
+async def test_figures_arrive_while_the_app_ends(bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reader does not wait for the app; the app's pages are taken apart one widget after another."""
+    b = bench(1)
+    arrived: list[int] = []
+    close_all = b.app._close_all
+
+    async def with_figures() -> None:
+        await b.app.screen.remove_children()
+        b.app.on_snapshot_arrived(SnapshotArrived(b.engine.snapshot()))
+        arrived.append(1)
+        await close_all()
+
+    monkeypatch.setattr(b.app, "_close_all", with_figures)
+    async with b.app.run_test(size=SMALL):
+        pass
+    assert arrived

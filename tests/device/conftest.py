@@ -38,6 +38,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--device-kernel", action="append", choices=list(KERNELS), help=help_)
     help_ = "in test_34_refused_writes.py: so many minutes in each size of guest instead of one or two"
     parser.addoption("--hogs-minutes", type=int, default=0, help=help_)
+    help_ = "in test_41_recovery.py: so many kills under fio, and a quarter of that under swap"
+    parser.addoption("--kills", type=int, default=0, help=help_)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -115,10 +117,12 @@ def program() -> Path:
 
 @pytest.fixture(scope="session")
 def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with ``pagetool`` (compiled) and ``pages`` (64 MiB of real pages), which guests see too."""
+    """Folder with ``pagetool`` and ``killer`` (compiled) and ``pages`` (64 MiB of real pages), which guests see too."""
     folder = tmp_path_factory.mktemp("tools")
-    compile_ = ["gcc", "-O2", "-Wall", "-Wextra", "-Werror", "-o", str(folder / "pagetool"), str(HERE / "pagetool.c")]
-    subprocess.run(compile_, check=True)
+    include = [f"-I{ROOT / 'truezram' / 'native' / part}" for part in ("store", "codecs")]
+    for tool in ("pagetool", "killer"):
+        compile_ = ["gcc", "-O2", "-Wall", "-Wextra", "-Werror", *include, "-o", str(folder / tool)]
+        subprocess.run([*compile_, str(HERE / f"{tool}.c")], check=True)
     subprocess.run([sys.executable, str(HERE / "collect_pages.py"), str(folder / "pages")], check=True)
     for path in (folder, *folder.parents):
         if path.is_relative_to("/tmp") and path != Path("/tmp"):

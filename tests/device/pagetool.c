@@ -40,6 +40,21 @@
 static const unsigned char *pool;
 static uint64_t pool_pages;
 
+static volatile sig_atomic_t ended;
+
+static void end(int signal)
+{
+	(void)signal;
+	ended = 1;
+}
+
+static void end_by_sigterm(int on)
+{
+	struct sigaction action = { .sa_handler = on ? end : SIG_DFL, .sa_flags = SA_RESTART };
+
+	sigaction(SIGTERM, &action, NULL);
+}
+
 static void die(const char *what)
 {
 	fprintf(stderr, "pagetool: %s: %s\n", what, strerror(errno));
@@ -194,7 +209,7 @@ static uint64_t renew(struct hog *hog, uint64_t generation)
  *   rewrite SHARE    writes the first 1/SHARE of the pages anew
  *   renew GENERATION checks one run in 8, gives all memory back and writes every page with other
  *                    contents
- *   churn SECONDS    renews for so long, at least once
+ *   churn SECONDS    renews for so long, or until SIGTERM, at least once
  *   verify STEP [SHARE]  checks every page, or one run in SHARE, against the hash taken when it
  *                    was written; STEP is a prime, 1 for in order
  *   keep MIB         gives the memory beyond the first MIB back
@@ -227,8 +242,10 @@ static int hog(uint64_t mib)
 			bad = renew(&hog, argument);
 		} else if (!strcmp(name, "churn") && argument) {
 			uint64_t end = now_ns() + argument * 1000000000u;
-			for (uint64_t g = 1; g == 1 || now_ns() < end; g++)
+			end_by_sigterm(1);
+			for (uint64_t g = 1; g == 1 || (now_ns() < end && !ended); g++)
 				bad += renew(&hog, g);
+			end_by_sigterm(0);
 		} else if (!strcmp(name, "verify") && argument && share) {
 			bad = verify(&hog, argument, share);
 		} else if (!strcmp(name, "keep") && argument << 8 <= hog.pages) {
@@ -257,25 +274,16 @@ static int hog(uint64_t mib)
 #define STALL_MEMORY (1u << 20)
 #define STALL_NS 10000000
 
-static volatile sig_atomic_t ended;
-
-static void end(int signal)
-{
-	(void)signal;
-	ended = 1;
-}
-
 static int stall(int locked)
 {
 	unsigned char *memory = mmap(NULL, STALL_MEMORY, PROT_READ | PROT_WRITE,
 		MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	struct sigaction action = { .sa_handler = end };
 	struct timespec pause = { 0, STALL_NS };
 	uint64_t longest = 0, over[2] = { 0 };
 
 	if (memory == MAP_FAILED || (locked && mlockall(MCL_CURRENT | MCL_FUTURE)))
 		die("memory");
-	sigaction(SIGTERM, &action, NULL);
+	end_by_sigterm(1);
 	uint64_t last = now_ns();
 	while (!ended) {
 		for (unsigned i = 0; i < STALL_MEMORY; i += PAGE)

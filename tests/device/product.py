@@ -25,6 +25,7 @@ class Product:
 
     def __init__(self, guest: Guest, program: Path, tools: Path) -> None:
         self.guest = guest
+        self.program = program
         self.tools = tools
         self.prelude = (
             f"export PATH={program.parent}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\n"
@@ -43,9 +44,9 @@ class Product:
         __tracebackhide__ = True
         return self.run("set -e -u -o pipefail\n" + script, timeout=timeout)
 
-    def create(self, options: str) -> str:
-        """Path of a new device."""
-        out = self.run(f"truezram create {options}").out
+    def create(self, options: str, without: str = "") -> str:
+        """Path of a new device; `without` what newer kernels offer ("recovery": it goes with its server)."""
+        out = self.run(f"TRUEZRAM_DISABLE_UBLK={without} truezram create {options}").out
         assert out.count("\n") == 1, f"create prints the device's path and nothing else, not {out!r}"
         path = out.strip()
         assert path.startswith("/dev/ublkb"), path

@@ -9,7 +9,7 @@ KILL = "kill -9 {pid}; for _ in $(seq 50); do [ -e /proc/{pid} ] || break; sleep
 
 def test_stale_entry_after_kill(product: Product) -> None:
     """list says dead, create does not take its number, and remove clears what is left."""
-    path = product.create("--size 64M --id 2")
+    path = product.create("--size 64M --id 2", without="recovery")
     name = path.removeprefix("/dev/")
     product.strict(f'pagetool fill "$POOL" {path} 20')
     pid = product.stat(path)["pid"]
@@ -19,7 +19,7 @@ def test_stale_entry_after_kill(product: Product) -> None:
     product.run(f"truezram remove {path}")
     assert product.json("list")["devices"] == []
 
-    again = product.create("--size 64M --id 2")
+    again = product.create("--size 64M --id 2", without="recovery")
     pid = product.stat(again)["pid"]
     product.strict(KILL.format(pid=pid))
     refused = product.run("truezram create --size 64M --id 2", status=4)

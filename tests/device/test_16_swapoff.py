@@ -49,9 +49,10 @@ def log_of(path: str) -> str:
     return f"/run/truezram/{path.removeprefix('/dev/')}.log"
 
 
-def make_swap(product: Product, mib: int, how: str = "") -> tuple[str, int, str]:
-    """A swap device; its path, its server's pid, and the beginning of a script that has so much swapped out."""
-    path = product.run("truezram create --size 512M --mem-limit 256M --swap --queues 1").out.split()[-1]
+def make_swap(product: Product, mib: int, how: str = "", without: str = "") -> tuple[str, int, str]:
+    """A swap device (`without`: Product.create); its path, its server's pid, and the beginning of a script that has so
+    much swapped out."""
+    path = product.create("--size 512M --mem-limit 256M --swap --queues 1", without)
     pid = product.stat(path)["pid"]
     return path, pid, TOOLS + HOG.format(script=SWAPPED, mib=mib, how=how)
 
@@ -87,7 +88,7 @@ echo >&9; wait $hog; cat hog.out
 def test_server_killed_during_swapoff(guest: Guest, product: Product) -> None:
     """With a read of swapoff in flight that is never answered. The kernel fails it; the helper can be killed."""
     guest.spoilt = True
-    path, pid, hog = make_swap(product, MIB)
+    path, pid, hog = make_swap(product, MIB, without="recovery")
     name = path.removeprefix("/dev/")
     out = product.run(
         f"""{hog}
@@ -116,7 +117,7 @@ echo "area: $(used {path})"; grep -c "" /proc/swaps
 
 def test_server_killed_during_swapoff_and_the_helper_goes_on(product: Product) -> None:
     """Left alone, the helper's swapoff comes to its end without a device: the area goes, and so does what was left."""
-    path, pid, hog = make_swap(product, MIB)
+    path, pid, hog = make_swap(product, MIB, without="recovery")
     product.run(
         f"""{hog}
 helper=$(helper {pid})

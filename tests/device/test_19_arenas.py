@@ -43,7 +43,7 @@ wait $a; wait $b
 
 def test_a_dead_devices_arena_is_its_own(product: Product) -> None:
     """Others are created and removed, its number is asked for again: it stays until it is removed itself."""
-    dead = product.create("--size 64M")
+    dead = product.create("--size 64M", without="recovery")
     pid = product.stat(dead)["pid"]
     name = dead.removeprefix("/dev/")
     product.strict(f'pagetool fill "$POOL" {dead} 500; kill -9 {pid}; while [ -e /proc/{pid} ]; do sleep 0.1; done')

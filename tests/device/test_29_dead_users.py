@@ -29,7 +29,7 @@ def test_killed_under_a_mount(product: Product) -> None:
     """remove names the mount and refuses; --umount and --force have their ways."""
     product.strict("mkdir -p /mnt/dead")
     for options in ("--umount", "--force"):
-        path = product.create("--size 64M --fs ext4 --mount /mnt/dead")
+        path = product.create("--size 64M --fs ext4 --mount /mnt/dead", without="recovery")
         product.strict(KILL.format(pid=product.stat(path)["pid"], path=path))
         (row,) = product.json("list")["devices"]
         assert (row["state"], row["mountpoints"]) == ("dead", ["/mnt/dead"])
@@ -48,7 +48,7 @@ def test_killed_under_a_mount(product: Product) -> None:
 def test_killed_under_swap(guest: Guest, product: Product) -> None:
     """It is not removed, forced or not, as long as /proc/swaps names it; new swap goes before it."""
     guest.spoilt = True
-    path = product.create("--size 64M --swap")
+    path = product.create("--size 64M --swap", without="recovery")
     name = path.removeprefix("/dev/")
     product.strict(SWAPPED)
     product.strict(KILL.format(pid=product.stat(path)["pid"], path=path) + "; grep deleted /proc/swaps")

@@ -6,12 +6,11 @@ pytest tests/device/test_34_refused_writes.py --hogs-minutes 10    the run of it
 
 from __future__ import annotations
 
-import re
 import shlex
 
 import pytest
 from guest import Guest
-from hog import Hog
+from hog import Hog, check_log
 from product import Product
 
 LIMIT = 24 << 20
@@ -35,19 +34,6 @@ for hog in $hogs; do wait $hog; done
 kill $stall; wait $stall
 cat hog.*; cat stall
 """
-# What the kernel says now and then, whatever the swap is: with the 2 MiB that it keeps free by default, its swap code
-# (swap_cluster_alloc_table) and the guest's virtiofs find no memory in the midst of reclaim. They get over it.
-HARMLESS = re.compile(r"page allocation failure")
-
-
-def check_log(guest: Guest) -> None:
-    """Nothing in the kernel log but what is harmless, which the look after the test then passes over."""
-    log = guest.log(guest.mark)
-    assert "Write-error on swap-device" not in log
-    # (Not "DL replenish lagged too much": that says that the guest's CPU stood still for a second, as on a busy host.)
-    assert "RT throttling" not in log, "a real-time thread kept others from running"
-    assert [line for line in guest.bad_log() if not HARMLESS.search(line)] == []
-    guest.mark = guest.log_size()
 
 
 @pytest.mark.parametrize("mib", [pytest.param(m, id=f"{m}M", marks=pytest.mark.guest(memory=m)) for m in WORK])

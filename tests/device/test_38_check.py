@@ -68,7 +68,7 @@ END
 
 def test_what_a_killed_server_leaves(product: Product) -> None:
     """Killed while it writes, its arena is sound; a damaged copy of it is not, and says where."""
-    path = product.create("--size 64M")
+    path = product.create("--size 64M", without="recovery")
     name, pid = path.removeprefix("/dev/"), product.stat(path)["pid"]
     product.strict(
         load(path) + f"kill -9 {pid}; while [ -e /proc/{pid} ]; do sleep 0.1; done; wait $load || true",

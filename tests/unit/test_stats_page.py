@@ -128,6 +128,27 @@ def test_dead_server_and_reused_pid(tmp_path: Path) -> None:
     assert page.snapshot((5, 4096), ("/mnt",)).swap_priority == 5
 
 
+def test_a_device_that_another_server_takes_over(tmp_path: Path) -> None:
+    """ "recovering" while there is a standby, and alive again for a reader that has seen it dead."""
+    stats, _page = make(tmp_path / "local0.stats")
+    pid, start = stats.pid, stats.pid_start
+    page = StatsPage(tmp_path / "local0.stats")
+    stats.pid_start = start + 1
+    stats.standby = pid
+    assert page.snapshot().state == "dead"  # not one that can be recovered
+    stats.flags = lib.TZ_FLAG_RECOVERABLE
+    assert page.snapshot().state == "dead"  # nothing of a dead device is read again
+    page = StatsPage(tmp_path / "local0.stats")
+    assert (page.snapshot().state, page.snapshot().standby) == ("recovering", pid)
+    stats.standby = 0
+    assert page.snapshot().state == "dead"
+    stats.pid_start = start
+    stats.state = lib.TZ_STATE_RECOVERING
+    assert page.snapshot().state == "recovering"
+    stats.state, stats.recoveries = lib.TZ_STATE_LIVE, 1
+    assert (page.snapshot().state, page.snapshot().recoveries) == ("live", 1)
+
+
 def test_a_zombie_does_not_run() -> None:
     child = subprocess.Popen(["true"])
     start = process_state(child.pid)[1]

@@ -84,7 +84,7 @@ IO_STAT = (
 """What is counted about requests: the kernel's io_stat in its order, then ours."""
 
 
-BAD_STATES = ("dead", "failed", "halted", "unreadable")
+BAD_STATES = ("dead", "failed", "halted", "recovering", "unreadable")
 """States of a device in which it serves no requests, although it should."""
 
 
@@ -95,7 +95,8 @@ class DeviceSnapshot:
     ``kind`` is "truezram", "zram" for the kernel's own devices, or "zswap" for the kernel's zswap as if it were one
     (both read-only to us, fields that the kernel does not give are 0). ``state`` is "starting", "live", "stopping",
     "stopped", "failed", "dead" (its server is gone), "halted" (its server is stopped by SIGSTOP: reads and writes
-    wait), or "unreadable" (its statistics page is not one; ``last_error`` says why).
+    wait), "recovering" (its server is gone and the standby takes over: they wait, too), or "unreadable" (its
+    statistics page is not one; ``last_error`` says why).
     """
 
     name: str
@@ -155,6 +156,12 @@ class DeviceSnapshot:
     memory_locked: bool = False
     noswap_tmpfs: bool = False
     io_flusher: bool = False
+    recoverable: bool = False
+    """Whether another server can take over when its server dies. Reads and writes wait until then."""
+    standby: int = 0
+    """Pid of the process that will; 0: there is none, and `truezram recover` does it."""
+    recoveries: int = 0
+    """How often that has happened."""
     slot_tracking: str = ""
     """Whether the kernel reports freed swap slots: "off" (not in use as swap), "on", "testing" or "unavailable"; empty
     for what is never swap."""
@@ -168,6 +175,19 @@ class DeviceSnapshot:
     last_error_time: float = 0.0
     server_cpu_ns: int = 0
     """User + system time of the server process."""
+
+    @property
+    def recovery(self) -> str:
+        """ "on", or why not; empty for what has no server."""
+        if self.kind != "truezram":
+            return ""
+        if self.recoverable:
+            return "on"
+        if self.transport != "ublk":
+            return "off: a local device ends with its server"
+        if not self.noswap_tmpfs:
+            return "off: the kernel has no tmpfs with noswap (Linux 6.4)"
+        return "off: the kernel's ublk cannot (Linux 6.1)"
 
     @property
     def ratio(self) -> float | None:

@@ -150,6 +150,9 @@ def as_json(device: DeviceSnapshot) -> dict[str, Any]:
         "io_flusher": device.io_flusher,
         "swap_priority": device.swap_priority,
         "swap_used": device.swap_used,
+        "recovery": device.recovery or None,
+        "standby": device.standby or None,
+        "recoveries": device.recoveries,
         "slot_tracking": device.slot_tracking or None,
         "slot_tracking_text": device.slot_tracking_text,
         "mountpoints": list(device.mountpoints),
@@ -214,6 +217,10 @@ def lines(device: DeviceSnapshot) -> list[tuple[str, str]]:
             out.append((f"queue {index}", text))
         locked = f"locked {yes[device.memory_locked]}, noswap tmpfs {yes[device.noswap_tmpfs]}"
         out.append(("memory", f"{locked}, io_flusher {yes[device.io_flusher]}"))
+        standby = f", standby pid {device.standby}" if device.standby else ", no standby"
+        out.append(("recovery", device.recovery + (standby if device.recoverable else "")))
+        if device.recoveries:
+            out.append(("recoveries", str(device.recoveries)))
         out.append(("server", f"pid {device.pid}, {format_ns(device.server_cpu_ns)} of CPU"))
         out.append(("created", datetime.fromtimestamp(device.created).isoformat(" ", "seconds")))
     if device.swap_priority is not None:

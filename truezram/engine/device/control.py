@@ -33,6 +33,7 @@ class Op(IntEnum):
     TRIM = lib.TZ_OP_TRIM
     COMPACT = lib.TZ_OP_COMPACT
     ARENA = lib.TZ_OP_ARENA
+    HAND_OVER = lib.TZ_OP_HAND_OVER
 
 
 _ERRORS: dict[int, type[TruezramError]] = {

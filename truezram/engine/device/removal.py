@@ -10,8 +10,9 @@ What `remove` refuses without ``force``, and what ``force`` then does:
   forced or not: every process with a page on it would die, init too.
 - Its server does not answer: refused. Forced: it is ended by SIGTERM, then SIGKILL, and cleaned up after. No process
   is signalled just because a file names it (`_check_server`).
-- Its server died: what is mounted of it is refused as above. A swap area of it stays until the machine is restarted,
-  and until then the device is not removed either, forced or not.
+- Its server died: if it is in use and can be recovered, another server takes over first, and it is removed in order.
+  Else what is mounted of it is refused as above. A swap area of it stays until the machine is restarted, and until then
+  the device is not removed either, forced or not.
 
 machine/users.py finds who uses it, and as what: by device number, partitions and devices on top of it included.
 """
@@ -30,8 +31,9 @@ from truezram._native import lib
 from truezram.engine.device import filesystem, server, swap
 from truezram.engine.device.client import Client, Entry
 from truezram.engine.device.control import STOP_TIMEOUT, NoAnswer, Op, peer, request
+from truezram.engine.device.recovery import recover_entry
 from truezram.engine.device.stats_page import is_running, read_head
-from truezram.engine.errors import Busy, Failed, PermissionDenied
+from truezram.engine.errors import Busy, Failed, PermissionDenied, TruezramError
 from truezram.engine.machine import procfs
 from truezram.engine.machine.users import User, disk, number_of, swap_areas, users
 from truezram.engine.model import SwapArea
@@ -70,7 +72,7 @@ def remove_entry(entry: Entry, force: bool = False, progress: Progress | None = 
     what = f"cannot remove {entry.name}"
     if not os.access(entry.directory, os.W_OK):
         raise PermissionDenied(what, "it belongs to another user", "Run it as that user, or with sudo")
-    dead = _is_dead(entry)
+    dead = _is_dead(entry) and not _recovered(entry, force)
     if dead:
         _refuse_dead_swap(entry, what)
     elif not force:
@@ -174,6 +176,21 @@ def _is_dead(entry: Entry) -> bool:
     """Whether no server runs for the entry. An unreadable one is dead if its socket has no listener."""
     head = read_head(entry.stats)
     return _is_silent(entry) if head is None else not is_running(head.pid, head.pid_start)
+
+
+def _recovered(entry: Entry, force: bool) -> bool:
+    """Has another server take over a device that is in use, so that it can be removed in order. Raises with the reason
+    if that fails, unless forced."""
+    head = read_head(entry.stats)
+    if head is None or not head.recoverable or not (areas_of(entry) or holders(entry)):
+        return False
+    try:
+        recover_entry(entry)
+    except TruezramError:
+        if not force:
+            raise
+        return False
+    return True
 
 
 def _is_silent(entry: Entry) -> bool:

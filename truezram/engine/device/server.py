@@ -13,17 +13,20 @@ import select
 import signal
 import subprocess
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from truezram._native import ffi, lib
 from truezram.engine import paths
 from truezram.engine.device.client import Client, Entry, signed
 from truezram.engine.device.client import server_of as server_of
-from truezram.engine.device.control import printable
+from truezram.engine.device.control import Op, printable, request
 from truezram.engine.device.options import CreateOptions
 from truezram.engine.errors import EXIT_BUSY, Failed, TruezramError, from_exit_code
 
 READY_TIMEOUT = 15.0
+RECOVER_TIMEOUT = 120.0
 CLEANUP_TIMEOUT = 15.0
 _EXIT_PATIENCE = 3.0
 _END_PATIENCE = 10.0
@@ -43,8 +46,42 @@ def start(options: CreateOptions, run_dir: Path, timeout: float = READY_TIMEOUT)
     """Starts a server for these options, which `create.check_options` completed; returns its entry once the device is
     usable. Raises with the server's reason otherwise."""
     reap()
-    what = f"cannot create the {options.transport} device"
-    argv = command_of(options, run_dir)
+    return _run(f"cannot create the {options.transport} device", command_of(options, run_dir), run_dir, timeout)
+
+
+def recover(entry: Entry, timeout: float = RECOVER_TIMEOUT) -> None:
+    """Starts a server that takes over the device of a dead one; returns once requests flow again. Raises with its
+    reason otherwise: the device is as it was then."""
+    _take_over("recover", entry, timeout)
+
+
+def upgrade(entry: Entry, timeout: float = RECOVER_TIMEOUT) -> None:
+    """Starts a server that takes over from one that runs, once it is ready to; returns once requests flow again.
+    Raises with its reason, or that of the one that runs, otherwise: the device is as it was then."""
+
+    def ask(pid: int) -> None:
+        request(entry.sock, Op.HAND_OVER, (pid,), what=f"cannot upgrade {entry.name}")
+
+    _take_over("upgrade", entry, timeout, ask)
+
+
+def _take_over(verb: str, entry: Entry, timeout: float, starting: Callable[[int], None] | None = None) -> None:
+    reap()
+    argv = [str(paths.server_path()), f"--{verb}", "--transport", entry.transport, "--id", str(entry.id)]
+    argv += ["--run-dir", str(entry.directory)]
+    _run(f"cannot {verb} {entry.name}", argv, entry.directory, timeout, undo=False, starting=starting)
+
+
+def _run(
+    what: str,
+    argv: list[str],
+    run_dir: Path,
+    timeout: float,
+    undo: bool = True,
+    starting: Callable[[int], None] | None = None,
+) -> Entry:
+    """Starts a server and waits until it is ready. `undo`: if it does not become so, what it made is removed.
+    `starting` is called with its pid when it has announced itself."""
     read_end, write_end = os.pipe2(os.O_CLOEXEC)
     # What the server writes before it has its own log. A memfd, because it can neither fill up a disk nor block.
     errors = os.memfd_create("truezramd-stderr", os.MFD_CLOEXEC)
@@ -64,11 +101,15 @@ def start(options: CreateOptions, run_dir: Path, timeout: float = READY_TIMEOUT)
         finally:
             os.close(write_end)
         try:
-            message = _read_ready(read_end, time.monotonic() + timeout)
+            told = partial(starting, process.pid) if starting else None
+            message = _read_ready(read_end, time.monotonic() + timeout, told)
             entry = _understand(what, message, process, errors, run_dir, timeout)
         except BaseException:
             # Whatever happened, an interrupt too: nothing half-made is left behind.
-            _abandon(process, run_dir)
+            if undo:
+                _abandon(process, run_dir)
+            else:
+                process.kill()
             raise
         _children.append(process)
         return entry
@@ -82,9 +123,9 @@ def reap() -> None:
     _children[:] = [process for process in _children if process.poll() is None]
 
 
-def _read_ready(fd: int, deadline: float) -> bytes | None:
-    """The server's last message, after the one that only names the device (TZ_STARTING); b"" or a part of it when it
-    closed early, None when the time is up."""
+def _read_ready(fd: int, deadline: float, starting: Callable[[], None] | None = None) -> bytes | None:
+    """The server's last message, after the one that only names the device (TZ_STARTING: `starting` is called); b"" or
+    a part of it when it closed early, None when the time is up."""
     poll = select.poll()
     poll.register(fd, select.POLLIN)
     while True:
@@ -99,6 +140,8 @@ def _read_ready(fd: int, deadline: float) -> bytes | None:
             data += chunk
         if ffi.from_buffer("struct tz_ready *", data).status != lib.TZ_STARTING:
             return data
+        if starting:
+            starting()
 
 
 def _understand(

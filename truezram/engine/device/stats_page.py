@@ -132,6 +132,7 @@ class StatsPage:
         self._queue = ffi.new("struct tz_queue_stats *")
         self._why = ffi.new("const char **")
         self._dead: DeviceSnapshot | None = None
+        self._dead_server = (0, 0)
 
     def close(self) -> None:
         """Unmaps it."""
@@ -174,7 +175,7 @@ class StatsPage:
         self, swap: tuple[int, int] | None = None, mountpoints: tuple[str, ...] = (), queues: bool = True
     ) -> DeviceSnapshot:
         """The device now. `swap` is its (priority, bytes used) in /proc/swaps. Raises `Unreadable`."""
-        if self._dead is not None:
+        if self._dead is not None and self._server() == self._dead_server:
             # It is no longer written to, and reading what a killed server left half-written takes long.
             return replace(
                 self._dead,
@@ -201,7 +202,7 @@ class StatsPage:
             name=name,
             path=f"/dev/{name}" if transport == "ublk" else f"local:{head.id}",
             transport=transport,
-            state=state if running else "dead",
+            state=state if running else _state_of_dead(head),
             created=head.created_ns / 1e9,
             time=time.monotonic(),
             algorithm=printable(ffi.string(head.algorithm)),
@@ -220,6 +221,7 @@ class StatsPage:
             size_pages=tuple(words[_SIZE_PAGES]),
             memory_locked=bool(head.flags & lib.TZ_FLAG_MEMORY_LOCKED),
             noswap_tmpfs=bool(head.flags & lib.TZ_FLAG_NOSWAP_TMPFS),
+            recoverable=bool(head.flags & lib.TZ_FLAG_RECOVERABLE),
             io_flusher=bool(head.flags & lib.TZ_FLAG_IO_FLUSHER),
             slot_tracking=_slot_tracking(head, transport),
             slot_tracking_text=printable(ffi.string(head.slot_tracking_text)),
@@ -230,9 +232,14 @@ class StatsPage:
             last_error_time=head.last_error_ns / 1e9,
             server_cpu_ns=cpu_ns(head.pid) if running else 0,
         )
-        if not running and queues:
-            self._dead = device
+        self._dead = device if device.state == "dead" and queues else None
+        self._dead_server = (head.pid, head.pid_start)
         return device
+
+    def _server(self) -> tuple[int, int]:
+        """(pid, start) of the server, which another one may have followed."""
+        head = ffi.cast("struct tz_stats *", self._buffer)
+        return (head.pid, head.pid_start) if os.fstat(self._file).st_size >= len(self._map) else (0, 0)
 
     def _queues(self, count: int, total: QueueSnapshot) -> tuple[QueueSnapshot, ...]:
         out = []
@@ -242,6 +249,12 @@ class StatsPage:
             cpu = None if queue.cpu == _NO_CPU else queue.cpu
             out.append(_queue_snapshot(_words(queue[0]), cpu, queue.tid or None))
         return tuple(out)
+
+
+def _state_of_dead(head: Any) -> str:
+    """The standby may be taking over: it becomes the server, and says so here."""
+    state, _ = process_state(head.standby) if head.standby else ("", 0)
+    return "recovering" if head.flags & lib.TZ_FLAG_RECOVERABLE and state and state not in "ZX" else "dead"
 
 
 def _slot_tracking(head: Any, transport: str) -> str:
@@ -279,6 +292,35 @@ class Head(NamedTuple):
     pid_start: int
     """When that process started, in clock ticks."""
     disksize: int
+    standby: int
+    """Pid of the process that takes over when the server dies; 0: none."""
+    recoverable: bool
+
+
+class Identity(NamedTuple):
+    """Whose statistics page it is, whatever version of truezram wrote it."""
+
+    pid: int
+    pid_start: int
+    server_version: str
+
+
+def read_identity(path: Path) -> Identity | None:
+    """From the beginning of a statistics page, which is the same in every version. None: it is not there, or not
+    one."""
+    size = ffi.offsetof("struct tz_stats", "seq")
+    try:
+        with path.open("rb", buffering=0) as file:
+            data = file.read(size)
+    except OSError:
+        return None
+    head = ffi.new("struct tz_stats *")
+    if len(data) != size:
+        return None
+    ffi.memmove(head, data, size)
+    if head.magic != lib.TZ_STATS_MAGIC:
+        return None
+    return Identity(head.pid, head.pid_start, printable(ffi.string(head.server_version)))
 
 
 def read_head(path: Path) -> Head | None:
@@ -289,7 +331,13 @@ def read_head(path: Path) -> Head | None:
         return None
     try:
         head = page.read().head
-        return Head(pid=int(head.pid), pid_start=int(head.pid_start), disksize=int(head.disksize))
+        return Head(
+            pid=int(head.pid),
+            pid_start=int(head.pid_start),
+            disksize=int(head.disksize),
+            standby=int(head.standby),
+            recoverable=bool(head.flags & lib.TZ_FLAG_RECOVERABLE),
+        )
     except Unreadable:
         return None
     finally:

@@ -27,7 +27,10 @@
 
 #define MAX_CLIENTS 16
 #define MAX_AREAS 16
-enum { SLOT_SOCKET, SLOT_SIGNAL, SLOT_QUEUE_END, SLOT_HELPER, SLOT_CLIENTS };
+enum {
+	SLOT_SOCKET, SLOT_SIGNAL, SLOT_QUEUE_END, SLOT_HELPER, SLOT_STANDBY, SLOT_NURSERY,
+	SLOT_CLIENTS
+};
 
 struct control {
 	struct tz_server *s;
@@ -279,6 +282,27 @@ static int op_arena(struct control *c, const struct tz_request *r)
 	return c->lent_fd;
 }
 
+static int op_hand_over(struct control *c, const struct tz_request *r)
+{
+	pid_t successor = (pid_t)r->arg[0];
+	char path[32];
+
+	snprintf(path, sizeof path, "/proc/%d", (int)successor);
+	if (!(c->s->registry.stats->flags & TZ_FLAG_RECOVERABLE)) {
+		answer(c, TZ_E_INVALID, "the device cannot be taken over");
+	} else if (successor <= 1 || access(path, F_OK) < 0) {
+		answer(c, TZ_E_INVALID, "there is no such process");
+	} else if (c->s->helper.busy) {
+		answer(c, TZ_E_BUSY, "swapoff is at work");
+	} else {
+		/* Should it fail, the standby takes over after all. */
+		tz_standby_hand_over(&c->s->standby, successor);
+		c->s->handed_over = c->stop = 1;
+		answer(c, TZ_OK, "");
+	}
+	return -1;
+}
+
 static int (*const operations[])(struct control *c, const struct tz_request *r) = {
 	[TZ_OP_PING] = op_ping,
 	[TZ_OP_SET] = op_set,
@@ -288,6 +312,7 @@ static int (*const operations[])(struct control *c, const struct tz_request *r) 
 	[TZ_OP_TRIM] = op_trim,
 	[TZ_OP_COMPACT] = op_compact,
 	[TZ_OP_ARENA] = op_arena,
+	[TZ_OP_HAND_OVER] = op_hand_over,
 };
 
 static int handle(struct control *c, const struct tz_request *r)
@@ -469,6 +494,14 @@ static void take_signal(struct control *c)
 	}
 }
 
+/* ---- the standby ---- */
+
+static void look_after_standby(struct tz_server *s)
+{
+	if (tz_standby_event(&s->standby))
+		tz_server_show_standby(s);
+}
+
 /* ---- queues ---- */
 
 /* Logs the queues' reports. 1: one of them has ended. */
@@ -554,12 +587,16 @@ void tz_control_loop(struct tz_server *s)
 	c.fds[SLOT_QUEUE_END].fd = s->end_fd;
 	while (!c.stop) {
 		c.fds[SLOT_HELPER].fd = s->helper.fd;
+		c.fds[SLOT_STANDBY].fd = s->standby.fd;
+		c.fds[SLOT_NURSERY].fd = s->standby.nursery_fd;
 		if (wait_for_events(&c) < 0)
 			continue;
 		if (c.fds[SLOT_SIGNAL].revents)
 			take_signal(&c);
 		if (c.fds[SLOT_HELPER].revents)
 			swapoff_ended(&c);
+		if (c.fds[SLOT_STANDBY].revents || c.fds[SLOT_NURSERY].revents)
+			look_after_standby(s);
 		if (c.fds[SLOT_QUEUE_END].revents && log_queues(s)) {
 			tz_log("a queue has ended: the device cannot be served any more");
 			c.stop = 1;
@@ -569,5 +606,6 @@ void tz_control_loop(struct tz_server *s)
 		if (c.fds[SLOT_SOCKET].revents)
 			accept_client(&c);
 	}
-	tz_log("stopping %s", s->registry.name);
+	if (!s->handed_over)
+		tz_log("stopping %s", s->registry.name);
 }

@@ -11,6 +11,7 @@
  */
 #include "helper.h"
 #include "filter.h"
+#include "registry.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -29,17 +30,30 @@ struct order {
 
 /* ---- the helper's side ---- */
 
+static int set_oom_score(const char *score)
+{
+	int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+	int rc = fd < 0 || write(fd, score, strlen(score)) < 0 ? -errno : 0;
+
+	if (fd >= 0)
+		close(fd);
+	return rc;
+}
+
 /* Not above others for the OOM killer, whatever the server is when it starts us: swapoff is what
  * can be given up. (To raise it back to 0 is anybody's right, so this does not fail.) */
 void tz_helper_be_ordinary(const char *process)
 {
-	int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
-	ssize_t n = fd < 0 ? 0 : write(fd, "0", 1);
-
-	(void)n;
-	if (fd >= 0)
-		close(fd);
+	set_oom_score("0");
 	prctl(PR_SET_NAME, process);
+}
+
+void tz_protect_from_oom(void)
+{
+	int rc = set_oom_score("-1000");
+
+	if (rc < 0)
+		tz_log("cannot set oom_score_adj to -1000: %s", strerror(-rc));
 }
 
 int tz_helper_main(void)

@@ -19,6 +19,9 @@ int tz_helper_main(void);
  * this program with `option`, with nothing open but its end of a socket pair, TZ_HELPER_FD. Our
  * end, non-blocking, or negative errno. */
 void tz_helper_be_ordinary(const char *process);
+/* The contrary: last in line for the OOM killer. With such a process what is stored would be
+ * lost. */
+void tz_protect_from_oom(void);
 int tz_helper_spawn(char *option, pid_t *pid);
 
 /* Starts one where none runs. 0 or negative errno. */

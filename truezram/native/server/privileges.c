@@ -77,6 +77,7 @@ void tz_privileges_reduce(void)
 {
 	uint64_t set = kept_for_life();
 
+	tz_thread_keep = set;
 	/* Refused to those who have no capabilities to lose; unknown to older kernels. */
 	for (unsigned i = 0; i < ALL_CAPABILITIES; i++)
 		if (!(set >> i & 1))
@@ -87,6 +88,11 @@ void tz_privileges_reduce(void)
 	 * server needs for a filter of system calls. */
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
 		tz_log("cannot rule out new privileges: %s", strerror(errno));
+}
+
+void tz_privileges_of_threads(void)
+{
+	tz_thread_keep = kept_for_life();
 }
 
 void tz_privileges_end(void)

@@ -6,6 +6,9 @@
  * life (privileges.c has the table) and those that threads need as they start (thread.h: they give
  * them up themselves), also for every program that we start. */
 void tz_privileges_reduce(void);
+/* What threads are to keep, when the calling one gives up what it does not keep only after they
+ * have started. */
+void tz_privileges_of_threads(void);
 /* From a thread of the server: gives up what remained for its start. */
 void tz_privileges_end(void);
 

@@ -44,8 +44,10 @@ enum tz_op {
 				 * bytes returned */
 	TZ_OP_COMPACT = 7,	/* pack segments, then trim; does not wait. Reply value[0]: what
 				 * compact_done in the statistics will be */
-	TZ_OP_ARENA = 8		/* the reply carries a descriptor of the arena to read from
+	TZ_OP_ARENA = 8,	/* the reply carries a descriptor of the arena to read from
 				 * (SCM_RIGHTS): for check.h */
+	TZ_OP_HAND_OVER = 9	/* another server, arg[0] its pid, is ready to take over: the reply
+				 * comes first, then this one ends and leaves the device as it is */
 };
 
 /* What STOP refuses (TZ_E_BUSY): swap, under whatever name, always. */

@@ -231,11 +231,9 @@ static void release(struct tz_registry *r)
 	r->lock_fd = -1;
 }
 
-int tz_registry_take(struct tz_registry *r, const char *dir, const char *name, int adopt, char *why,
-	size_t why_size)
+static int set_name(
+	struct tz_registry *r, const char *dir, const char *name, char *why, size_t why_size)
 {
-	char path[192];
-
 	*r = (struct tz_registry){ .lock_fd = -1, .socket_fd = -1 };
 	if (strlen(dir) > 85) {	/* a socket's path has 107 bytes in all */
 		snprintf(why, why_size, "the run directory's path is too long: %s", dir);
@@ -243,6 +241,17 @@ int tz_registry_take(struct tz_registry *r, const char *dir, const char *name, i
 	}
 	snprintf(r->dir, sizeof r->dir, "%s", dir);
 	snprintf(r->name, sizeof r->name, "%s", name);
+	return 0;
+}
+
+int tz_registry_take(struct tz_registry *r, const char *dir, const char *name, int adopt, char *why,
+	size_t why_size)
+{
+	char path[192];
+	int rc = set_name(r, dir, name, why, why_size);
+
+	if (rc < 0)
+		return rc;
 	if (make_directory(dir) < 0)
 		return fail(why, why_size, "make", dir);
 	path_of(r, path, sizeof path, ".lock");
@@ -432,6 +441,94 @@ int tz_registry_arena(struct tz_registry *r, int *noswap, char *why, size_t why_
 	if (fd < 0)
 		fd = memfd_create("truezram-arena", MFD_CLOEXEC);
 	return fd < 0 ? fail(why, why_size, "make", "an anonymous arena file") : fd;
+}
+
+int tz_registry_peek_arena(struct tz_registry *r, const char *dir, const char *name, char *why,
+	size_t why_size)
+{
+	char path[192];
+	int fd = set_name(r, dir, name, why, why_size);
+
+	if (fd < 0)
+		return fd;
+	arena_path(r, path, sizeof path);
+	fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+	return fd < 0 ? fail(why, why_size, "open", path) : fd;
+}
+
+int tz_registry_adopt_arena(struct tz_registry *r, char *why, size_t why_size)
+{
+	char path[192];
+	int fd;
+
+	arena_path(r, path, sizeof path);
+	fd = open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+	if (fd < 0)
+		return fail(why, why_size, "open", path);
+	if (!is_safe_arena(r, fd) || flock(fd, LOCK_EX | LOCK_NB) < 0) {
+		snprintf(why, why_size, "cannot attach %s: %s", path,
+			errno == EWOULDBLOCK ? "another process has it attached"
+					     : "it is not on a tmpfs mounted noswap");
+		close(fd);
+		return -EBUSY;
+	}
+	return fd;
+}
+
+/* The dead server's page, if it can be gone on with. */
+static int adopt_stats(struct tz_registry *r, unsigned queues)
+{
+	size_t len = (tz_stats_size(queues) + 4095) & ~(size_t)4095;
+	char path[192];
+	struct stat st;
+
+	path_of(r, path, sizeof path, ".stats");
+	int fd = open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+	if (fd < 0)
+		return -errno;
+	void *map = fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || (size_t)st.st_size != len
+		? MAP_FAILED
+		: mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, 0);
+	close(fd);
+	if (map == MAP_FAILED)
+		return -EINVAL;
+	const struct tz_stats *s = map;
+	if (s->magic != TZ_STATS_MAGIC || s->version != TZ_STATS_VERSION ||
+		s->nr_queues != queues || s->size > len) {
+		munmap(map, len);
+		return -EINVAL;
+	}
+	r->stats = map;
+	r->stats_len = len;
+	return 0;
+}
+
+int tz_registry_adopt(struct tz_registry *r, unsigned queues, int *fresh, char *why,
+	size_t why_size)
+{
+	char path[192];
+	int rc = adopt_stats(r, queues);
+
+	*fresh = rc < 0;
+	path_of(r, path, sizeof path, ".stats.new");
+	unlink(path);
+	if (*fresh && (rc = make_stats(r, queues, why, why_size)) < 0)
+		return rc;
+	path_of(r, path, sizeof path, ".sock");
+	unlink(path);
+	return make_socket(r, why, why_size);
+}
+
+void tz_registry_leave(struct tz_registry *r)
+{
+	if (r->stats)
+		munmap(r->stats, r->stats_len);
+	if (r->socket_fd >= 0)
+		close(r->socket_fd);
+	if (r->lock_fd >= 0)
+		close(r->lock_fd);
+	r->stats = NULL;
+	r->socket_fd = r->lock_fd = -1;
 }
 
 int tz_registry_publish(struct tz_registry *r, char *why, size_t why_size)

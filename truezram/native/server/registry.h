@@ -38,6 +38,19 @@ int tz_registry_make(struct tz_registry *r, unsigned queues, char *why, size_t w
 /* An open, empty file for the arena; *noswap says whether it is on a noswap tmpfs (else a
  * memfd). */
 int tz_registry_arena(struct tz_registry *r, int *noswap, char *why, size_t why_size);
+/* Of a device that has a server: its arena, to read from, and r's names. An open file, or negative
+ * errno with why. */
+int tz_registry_peek_arena(struct tz_registry *r, const char *dir, const char *name, char *why,
+	size_t why_size);
+/* Of a device whose server is dead, taken with `adopt`: the arena it has left, locked as attached.
+ * An open file, or negative errno with why. */
+int tz_registry_adopt_arena(struct tz_registry *r, char *why, size_t why_size);
+/* The same for its statistics page, if that is one of this version for as many queues, else a new
+ * one (not yet visible, *fresh set); and a new socket in the place of the old. */
+int tz_registry_adopt(struct tz_registry *r, unsigned queues, int *fresh, char *why,
+	size_t why_size);
+/* Gives the name back as it was taken: nothing is removed. */
+void tz_registry_leave(struct tz_registry *r);
 /* The statistics page becomes visible. */
 int tz_registry_publish(struct tz_registry *r, char *why, size_t why_size);
 /* One line to stderr. */

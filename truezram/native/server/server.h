@@ -8,6 +8,7 @@
 #include "queue.h"
 #include "registry.h"
 #include "slots.h"
+#include "standby.h"
 #include "ublk.h"
 
 struct tz_server {
@@ -21,13 +22,16 @@ struct tz_server {
 	struct tz_store *store;
 	struct tz_queue queues[TZ_MAX_QUEUES];
 	struct tz_helper helper;
+	struct tz_standby standby;
 	int arena_fd;			/* the store's, which closes it */
 	struct tz_slots slots;
 	int arena_is_safe;		/* on a noswap tmpfs, or locked as it is populated */
 	int end_fd;			/* eventfd: a queue thread has ended */
 	int signal_fd;
+	int handed_over;		/* another server takes over: nothing is removed */
 	int spare_fd;			/* given up for a moment when there are no descriptors left
 					 * to accept with */
+	uint64_t generation;		/* how many servers the device has had, with this one */
 	int claim_fd;			/* our disk opened exclusively: it cannot be mounted
 					 * or become swap while it is being stopped */
 	char why[216];			/* reason of the last failure */
@@ -36,5 +40,7 @@ struct tz_server {
 /* Locks what is mapped now and shows in the statistics page whether all of it is. 0, or negative
  * errno with why when it could not be locked. */
 int tz_server_lock(struct tz_server *s, char *why, size_t why_size);
+/* Shows who would take over now. */
+void tz_server_show_standby(struct tz_server *s);
 
 #endif

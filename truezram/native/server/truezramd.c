@@ -21,6 +21,8 @@
  * allocate, the queue threads never wait for it.
  */
 #include "arena.h"
+#include "check.h"
+#include "clock.h"
 #include "control.h"
 #include "detach.h"
 #include "dictionary.h"
@@ -29,6 +31,7 @@
 #include "privileges.h"
 #include "protocol.h"
 #include "server.h"
+#include "thread.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -41,10 +44,16 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
+#define NAME_TRIES 10000		/* of a ms each: for a dead server's last breath */
+#define UPGRADE_TRIES 60000		/* for one that has to be asked first */
+#define STANDBY_MS 5000			/* for the first one to be ready */
+#define QUIESCE_MS 200			/* for requests that are being served */
 #define MAX_TRIES 4096	/* numbers looked at for a free one */
 
 struct options {
@@ -53,7 +62,7 @@ struct options {
 	const char *algorithm, *run_dir, *dictionary;	/* dictionary: a file, NULL = none */
 	uint8_t *dictionary_bytes;	/* what is in it */
 	size_t dictionary_size;
-	int id, ready_fd, cleanup, dedup;	/* id -1: any */
+	int id, ready_fd, cleanup, recover, upgrade, dedup;	/* id -1: any */
 	unsigned queues, depth;		/* 0: default */
 };
 
@@ -88,6 +97,8 @@ static int parse(int argc, char **argv, struct options *o)
 		{ "run-dir", required_argument, NULL, 'r' },
 		{ "ready-fd", required_argument, NULL, 'f' },
 		{ "cleanup", no_argument, NULL, 'c' },
+		{ "recover", no_argument, NULL, 'R' },
+		{ "upgrade", no_argument, NULL, 'U' },
 		{ "dictionary", required_argument, NULL, 'D' },
 		{ "dedup", no_argument, NULL, 'u' },
 		{ "version", no_argument, NULL, 'V' },
@@ -125,6 +136,8 @@ static int parse(int argc, char **argv, struct options *o)
 			o->ready_fd = (int)n;
 			break;
 		case 'c': o->cleanup = 1; break;
+		case 'R': o->recover = 1; break;
+		case 'U': o->recover = o->upgrade = 1; break;
 		case 'V': printf("truezramd %s\n", VERSION); exit(0);
 		default: bad = -1;
 		}
@@ -132,7 +145,7 @@ static int parse(int argc, char **argv, struct options *o)
 			return -1;
 	}
 	if (o->transport < 0 || !o->run_dir || optind != argc ||
-	    (o->cleanup ? o->id < 0 : !o->size || !o->algorithm)) {
+	    (o->cleanup || o->recover ? o->id < 0 : !o->size || !o->algorithm)) {
 		fprintf(stderr,
 			"usage: truezramd --transport ublk|local --size BYTES"
 			" --algorithm NAME[:LEVEL] --run-dir DIR\n"
@@ -140,6 +153,8 @@ static int parse(int argc, char **argv, struct options *o)
 			" [--queues N] [--queue-depth N]\n"
 			"                 [--dedup] [--ready-fd FD]\n"
 			"       truezramd --cleanup --transport ublk|local --id N --run-dir DIR\n"
+			"       truezramd --recover|--upgrade --transport ublk --id N --run-dir DIR"
+			" [--ready-fd FD]\n"
 			"This is the server behind a device; use truezram create.\n");
 		return -1;
 	}
@@ -193,7 +208,7 @@ static int take_name(struct tz_server *s, const struct options *o, int id)
 /* The device of our number in the kernel. -EEXIST: another ublk server has the number. */
 static int add_ublk(struct tz_server *s, const struct options *o)
 {
-	int rc = tz_ublk_add(&s->ublk, (int)s->id, s->nr_queues, s->depth, o->size, s->why,
+	int rc = tz_ublk_add(&s->ublk, (int)s->id, s->nr_queues, s->depth, o->size, 1, s->why,
 		sizeof s->why);
 
 	if (rc < 0)
@@ -234,7 +249,8 @@ static void fill_head(struct tz_server *s, const struct options *o, int flags)
 	h->id = s->id;
 	h->pid = (uint64_t)getpid();
 	h->pid_start = tz_process_start();
-	h->created_ns = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+	if (!h->created_ns)		/* else a server before us made it */
+		h->created_ns = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 	h->flags = (uint32_t)flags;
 	h->max_io = o->transport == TZ_TRANSPORT_UBLK
 		? s->ublk.info.max_io_buf_bytes : TZ_RING_MAX_PAGES * TZ_PAGE_SIZE;
@@ -307,6 +323,8 @@ static int make_store(struct tz_server *s, const struct options *o)
 	s->arena_is_safe = noswap;
 	if (o->transport == TZ_TRANSPORT_UBLK && s->ublk.info.flags & UBLK_F_USER_COPY)
 		flags |= TZ_FLAG_USER_COPY;
+	if (o->transport == TZ_TRANSPORT_UBLK && noswap && tz_ublk_is_recoverable(&s->ublk))
+		flags |= TZ_FLAG_RECOVERABLE;
 	fill_head(s, o, flags);
 	struct tz_arena_device device = { .transport = (uint32_t)o->transport,
 		.id = s->registry.stats->id, .queues = s->nr_queues, .depth = s->depth,
@@ -324,6 +342,40 @@ static int make_store(struct tz_server *s, const struct options *o)
 	if (!s->store)
 		close(fd);
 	return s->store ? 0 : rc;
+}
+
+/* The store of the device whose server is dead. */
+static int attach_store(struct tz_server *s, const struct options *o)
+{
+	struct tz_stats *h = s->registry.stats;
+	struct tz_check_problem problems[8];
+	struct tz_attach a = { .arena_fd = s->arena_fd, .nr_threads = s->nr_queues,
+		.stats = s->registry.stats, .server_version = VERSION, .problems = problems,
+		.room = sizeof problems / sizeof *problems };
+	int rc;
+
+	int handed_over = h->state == TZ_STATE_HANDED_OVER;
+
+	s->arena_is_safe = 1;
+	tz_stats_take_over(h);
+	tz_stats_head_begin(h);
+	fill_head(s, o, TZ_FLAG_NOSWAP_TMPFS | TZ_FLAG_RECOVERABLE |
+			(s->ublk.info.flags & UBLK_F_USER_COPY ? TZ_FLAG_USER_COPY : 0));
+	TZ_STATS_SET(h->state, TZ_STATE_RECOVERING);
+	TZ_STATS_SET(h->standby, 0);	/* it may be us */
+	tz_stats_head_end(h);
+	s->store = tz_store_attach(&a, &rc, s->why, sizeof s->why);
+	if (!s->store)
+		return rc;
+	if (a.nr_problems)
+		tz_log("%" PRIu64 " problems in the arena, %" PRIu64 " pages are lost. The first:"
+			" page %" PRIu64 ": %s", a.nr_problems, a.lost, problems[0].page,
+			problems[0].what);
+	s->generation = a.generation;
+	tz_stats_head_begin(h);
+	TZ_STATS_SET(h->recoveries, h->recoveries + !handed_over);
+	tz_stats_head_end(h);
+	return 0;
 }
 
 static int start_queues(struct tz_server *s, const struct options *o)
@@ -357,18 +409,6 @@ static int start_queues(struct tz_server *s, const struct options *o)
 	return 0;
 }
 
-/* Last in line for the OOM killer: killing the server would lose what is swapped to it. */
-static void protect_from_oom(void)
-{
-	int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
-
-	if (fd < 0)
-		return;
-	if (write(fd, "-1000", 5) < 0)
-		tz_log("cannot set oom_score_adj to -1000: %s", strerror(errno));
-	close(fd);
-}
-
 static void set_state(struct tz_server *s, unsigned state, unsigned more_flags)
 {
 	struct tz_stats *h = s->registry.stats;
@@ -376,6 +416,15 @@ static void set_state(struct tz_server *s, unsigned state, unsigned more_flags)
 	tz_stats_head_begin(h);
 	TZ_STATS_SET(h->state, state);
 	TZ_STATS_SET(h->flags, h->flags | more_flags);
+	tz_stats_head_end(h);
+}
+
+void tz_server_show_standby(struct tz_server *s)
+{
+	struct tz_stats *h = s->registry.stats;
+
+	tz_stats_head_begin(h);
+	TZ_STATS_SET(h->standby, (uint64_t)tz_standby_pid(&s->standby));
 	tz_stats_head_end(h);
 }
 
@@ -418,6 +467,14 @@ static int all_io_flushers(const struct tz_server *s)
 	return 1;
 }
 
+static void open_nursery(struct tz_server *s, const struct options *o)
+{
+	int rc = tz_standby_open(&s->standby, o->run_dir);
+
+	if (rc < 0)
+		tz_log("no standby: %s", strerror(-rc));
+}
+
 /* What is done before there is a device: leaves the creator, and opens all that is found by a path
  * of the creator's. */
 static int prepare(struct tz_server *s, struct options *o)
@@ -432,6 +489,12 @@ static int prepare(struct tz_server *s, struct options *o)
 	if (rc < 0)
 		return rc;
 	tz_leave_mount_namespace(o->run_dir);
+	if (o->recover) {
+		tz_privileges_of_threads();
+		return 0;
+	}
+	if (o->transport == TZ_TRANSPORT_UBLK)
+		open_nursery(s, o);
 	tz_privileges_reduce();
 	if (o->transport != TZ_TRANSPORT_UBLK)
 		return 0;
@@ -451,6 +514,133 @@ static void confine(void)
 	tz_privileges_end();
 	if (tz_filter_install(why, sizeof why) < 0)
 		tz_log("system calls are not filtered: %s", why);
+}
+
+/* The name of a device whose server is dead, or about to be: its lock is free when all of it is
+ * gone. */
+static int take_over_name(struct tz_server *s, const struct options *o)
+{
+	struct timespec pause = { 0, 1000000 };
+	char name[32];
+	int rc;
+
+	snprintf(name, sizeof name, "ublkb%d", o->id);
+	for (unsigned tries = 0;; tries++) {
+		rc = tz_registry_take(&s->registry, o->run_dir, name, 1, s->why, sizeof s->why);
+		if (rc != -EBUSY || tries == (o->upgrade ? UPGRADE_TRIES : NAME_TRIES))
+			break;
+		nanosleep(&pause, NULL);
+	}
+	s->id = (uint32_t)o->id;
+	return rc;
+}
+
+/* What the arena says of its device. -EPROTONOSUPPORT: it is of a version that we do not know. */
+static int read_arena(struct tz_server *s, struct options *o, int fd)
+{
+	static uint8_t copies[TZ_HEAD_COPIES * TZ_PAGE_SIZE];
+	struct tz_arena_head head;
+	int rc = tz_arena_fetch_head(fd, copies, &head, s->why, sizeof s->why);
+
+	if (rc < 0)
+		return rc;
+	if (head.device.transport != TZ_TRANSPORT_UBLK || head.device.id != s->id ||
+		!head.device.queues || head.device.queues > TZ_MAX_QUEUES) {
+		snprintf(s->why, sizeof s->why, "its arena is of another device");
+		return -EINVAL;
+	}
+	o->size = head.disksize;
+	s->nr_queues = head.device.queues;
+	s->depth = head.device.depth;
+	return 0;
+}
+
+/* From here to the end of it requests wait. */
+static int take_over(struct tz_server *s, const struct options *o)
+{
+	int fresh, rc;
+
+	rc = tz_registry_adopt(&s->registry, s->nr_queues, &fresh, s->why, sizeof s->why);
+	if (rc < 0)
+		return rc;
+	rc = tz_ublk_recover(&s->ublk, o->id, s->why, sizeof s->why);
+	if (rc == 0 && (s->ublk.info.nr_hw_queues != s->nr_queues ||
+			       s->ublk.info.queue_depth != s->depth)) {
+		snprintf(s->why, sizeof s->why,
+			"the kernel's device has other queues than its arena");
+		rc = -EINVAL;
+	}
+	if (rc < 0 || (rc = attach_store(s, o)) < 0 || (rc = start_queues(s, o)) < 0)
+		return rc;
+	rc = tz_server_lock(s, s->why, sizeof s->why);
+	if (rc < 0 || (rc = tz_ublk_resume(&s->ublk, s->why, sizeof s->why)) < 0)
+		return rc;
+	set_state(s, TZ_STATE_LIVE, all_io_flushers(s) ? TZ_FLAG_IO_FLUSHER : 0);
+	return fresh ? tz_registry_publish(&s->registry, s->why, sizeof s->why) : 0;
+}
+
+/* Before a server is asked to end for us: what can fail, or take time, and does not need it to have
+ * ended. The one who asks it waits for our announcement. */
+static int get_ready(struct tz_server *s, struct options *o)
+{
+	char name[32];
+	int rc, fd;
+
+	s->id = (uint32_t)o->id;
+	snprintf(name, sizeof name, "ublkb%d", o->id);
+	fd = tz_registry_peek_arena(&s->registry, o->run_dir, name, s->why, sizeof s->why);
+	if (fd < 0)
+		return fd;
+	rc = read_arena(s, o, fd);
+	close(fd);
+	if (rc < 0)
+		return rc;
+	mlockall(MCL_CURRENT);
+	announce(s, o->ready_fd);
+	return 0;
+}
+
+/* Takes over the device of a dead server, or of one that hands over, first of all what requests
+ * wait for. If it fails, this process ends, and all is as it was. */
+static int recover_device(struct tz_server *s, struct options *o)
+{
+	int rc;
+
+	s->transport = TZ_TRANSPORT_UBLK;
+	tz_protect_from_oom();
+	tz_thread_urgent(1);
+	rc = tz_ublk_open(&s->ublk, s->why, sizeof s->why);
+	if (rc < 0)
+		return rc;
+	s->ublk_open = 1;
+	if (o->upgrade && (rc = get_ready(s, o)) < 0)
+		return rc;
+	rc = take_over_name(s, o);
+	if (rc < 0)
+		return rc;
+	uint64_t start = tz_now_ns();
+	tz_registry_log(&s->registry);
+	s->arena_fd = tz_registry_adopt_arena(&s->registry, s->why, sizeof s->why);
+	if (s->arena_fd < 0)
+		return s->arena_fd;
+	if ((rc = read_arena(s, o, s->arena_fd)) < 0 || (rc = take_over(s, o)) < 0)
+		return rc;
+	rc = tz_control_open(s, s->why, sizeof s->why);
+	if (rc < 0)
+		return rc;
+	tz_thread_urgent(0);
+	tz_log("%s: taken over in %" PRIu64 " ms: its server number %" PRIu64, s->registry.name,
+		(tz_now_ns() - start) / 1000000, s->generation);
+	/* Requests flow. What is left, and what it takes, may wait for memory. */
+	if (s->standby.nursery_fd < 0)
+		open_nursery(s, o);
+	tz_standby_ask(&s->standby, s->id);
+	tz_privileges_reduce();
+	if ((rc = tz_helper_start(&s->helper)) < 0)
+		tz_log("no helper process: %s", strerror(-rc));
+	start_slots(s, o);
+	confine();
+	return 0;
 }
 
 static int make_device(struct tz_server *s, const struct options *o)
@@ -478,12 +668,17 @@ static int make_device(struct tz_server *s, const struct options *o)
 	if (rc < 0 && ublk)
 		return rc;
 	if (ublk)
-		protect_from_oom();
+		tz_protect_from_oom();
 	confine();
 	if (ublk && (rc = tz_ublk_start(&s->ublk, s->why, sizeof s->why)) < 0)
 		return rc;
 	set_state(s, TZ_STATE_LIVE, all_io_flushers(s) ? TZ_FLAG_IO_FLUSHER : 0);
 	tz_registry_log(&s->registry);
+	if (ublk && s->arena_is_safe && tz_ublk_is_recoverable(&s->ublk)) {
+		tz_standby_ask(&s->standby, s->id);
+		tz_standby_await(&s->standby, STANDBY_MS);
+		tz_server_show_standby(s);
+	}
 	return tz_registry_publish(&s->registry, s->why, sizeof s->why);
 }
 
@@ -497,6 +692,7 @@ static void close_fd(int *fd)
 /* Undoes all that make_device did, as far as it came. Called once, at the end of every life. */
 static void unmake_device(struct tz_server *s)
 {
+	tz_standby_close(&s->standby);
 	if (s->registry.stats)
 		set_state(s, TZ_STATE_STOPPING, 0);
 	/* Also a device that was never started: STOP_DEV is what ends the queues, which wait for
@@ -544,6 +740,19 @@ static void report(const struct tz_server *s, int ready_fd, int err)
 	send_ready(s, ready_fd, err ? TZ_E_FAILED : TZ_OK, err ? exit_code(err) : 0);
 	if (ready_fd >= 0)
 		close(ready_fd);
+}
+
+/* Ends as if killed, but for requests that are being served, where the kernel can wait for these:
+ * everything else is the next server's. */
+static void hand_over(struct tz_server *s)
+{
+	int rc = tz_ublk_quiesce(&s->ublk, QUIESCE_MS);
+
+	if (rc < 0 && rc != -EOPNOTSUPP)
+		tz_log("requests that are being served are issued again: %s", strerror(-rc));
+	set_state(s, TZ_STATE_HANDED_OVER, 0);
+	tz_log("%s: handed over", s->registry.name);
+	_exit(0);
 }
 
 /* ---- cleaning up after a dead server ---- */
@@ -604,6 +813,21 @@ static int cleanup(struct tz_server *s, const struct options *o)
 	return rc == -ENODEV ? 0 : rc;
 }
 
+/* The life of a standby or of the nursery, until it becomes a server: 1. Else 0. */
+static int wait_for_death(struct tz_server *s, struct options *o)
+{
+	static struct tz_succession from;
+
+	if (!tz_nursery_main(&from))
+		return 0;
+	prctl(PR_SET_NAME, "truezramd");
+	tz_privileges_of_threads();
+	tz_standby_inherit(&s->standby, &from);
+	*o = (struct options){ .transport = TZ_TRANSPORT_UBLK, .id = (int)from.id,
+		.run_dir = from.run_dir, .ready_fd = -1, .recover = 2 };
+	return 1;
+}
+
 int main(int argc, char **argv)
 {
 	static struct tz_server server;		/* zeroed; some KiB, not on the stack */
@@ -614,31 +838,37 @@ int main(int argc, char **argv)
 		return tz_helper_main();
 	if (argc == 2 && !strcmp(argv[1], "--slot-test"))
 		return tz_slot_test_main();
-	if (parse(argc, argv, &o) < 0)
+	sigfillset(&all);
+	server.end_fd = server.signal_fd = server.spare_fd = server.claim_fd = server.helper.fd =
+		server.standby.fd = server.standby.nursery_fd = -1;
+	server.registry.lock_fd = server.registry.socket_fd = -1;
+	if (argc == 2 && !strcmp(argv[1], "--nursery") && fcntl(TZ_HELPER_FD, F_GETFD) >= 0) {
+		sigprocmask(SIG_BLOCK, &all, NULL);
+		if (!wait_for_death(&server, &o))
+			return 0;
+	} else if (parse(argc, argv, &o) < 0) {
 		return 2;
+	}
 #ifdef __GLIBC__
 	/* Threads allocate once, at their start: no arena of 132 KiB for each. */
 	mallopt(M_ARENA_MAX, 1);
 #endif
-	server.end_fd = server.signal_fd = server.spare_fd = server.claim_fd = server.helper.fd =
-		-1;
-	server.registry.lock_fd = server.registry.socket_fd = -1;
 	/* Signals come through a signalfd (control.c); the threads inherit the mask. A broken pipe
 	 * is an error code. */
-	sigfillset(&all);
 	sigprocmask(SIG_BLOCK, &all, NULL);
 	if (o.ready_fd >= 0)
 		fcntl(o.ready_fd, F_SETFD, FD_CLOEXEC);
-	int rc = o.cleanup ? cleanup(&server, &o) : prepare(&server, &o);
+	int rc = o.cleanup ? cleanup(&server, &o) : o.recover == 2 ? 0 : prepare(&server, &o);
 	if (!o.cleanup && rc == 0)
-		rc = make_device(&server, &o);
+		rc = o.recover ? recover_device(&server, &o) : make_device(&server, &o);
 	free(o.dictionary_bytes);	/* the store has a copy */
 	if (o.cleanup || rc < 0) {
 		if (rc < 0 && !server.why[0])
 			snprintf(server.why, sizeof server.why, "%s", strerror(-rc));
 		if (!o.cleanup) {
 			report(&server, o.ready_fd, rc);
-			unmake_device(&server);
+			if (!o.recover)
+				unmake_device(&server);
 		} else if (rc < 0) {
 			fprintf(stderr, "truezramd: %s\n", server.why);
 		}
@@ -646,8 +876,10 @@ int main(int argc, char **argv)
 	}
 	report(&server, o.ready_fd, 0);
 	tz_log("%s: %" PRIu64 " bytes, %s, %u queues of %u", server.registry.name, o.size,
-		o.algorithm, server.nr_queues, server.depth);
+		server.registry.stats->algorithm, server.nr_queues, server.depth);
 	tz_control_loop(&server);
+	if (server.handed_over)
+		hand_over(&server);
 	unmake_device(&server);
 	return 0;
 }

@@ -18,7 +18,7 @@
 #include "codec.h"
 
 #define TZ_STATS_MAGIC 0x3153545a54ull /* "TZTS1" */
-#define TZ_STATS_VERSION 5
+#define TZ_STATS_VERSION 6
 #define TZ_MAX_QUEUES 64
 /* Threads that are not queues and have a tz_queue_stats too, after those of the queues: the one
  * that collects freed swap slots, and the housekeeper. Sums include them. */
@@ -35,7 +35,9 @@
 enum tz_state {
 	TZ_STATE_STARTING = 0, TZ_STATE_LIVE = 1, TZ_STATE_STOPPING = 2,
 	/* Reserved: readers know these numbers, no server writes them. */
-	TZ_STATE_STOPPED = 3, TZ_STATE_FAILED = 4
+	TZ_STATE_STOPPED = 3, TZ_STATE_FAILED = 4,
+	TZ_STATE_RECOVERING = 5,	/* another server takes over */
+	TZ_STATE_HANDED_OVER = 6	/* this one has ended for another to take over */
 };
 /* Whether the kernel tells the server which swap slots it has freed (server/slots.c). */
 enum tz_slot_tracking {
@@ -51,7 +53,8 @@ enum tz_device_flags {
 					 * server */
 	TZ_FLAG_USER_COPY = 4,		/* ublk: data moves by pread/pwrite, no per-request
 					 * buffers */
-	TZ_FLAG_IO_FLUSHER = 8		/* queue threads run with PR_SET_IO_FLUSHER, read back */
+	TZ_FLAG_IO_FLUSHER = 8,		/* queue threads run with PR_SET_IO_FLUSHER, read back */
+	TZ_FLAG_RECOVERABLE = 16	/* ublk: when its server dies another one can take over */
 };
 
 struct tz_stats {
@@ -81,6 +84,8 @@ struct tz_stats {
 	uint32_t dictionary_memory;	/* bytes that it takes with its tables, outside of
 					 * mem_used_total */
 	uint32_t slot_tracking;		/* enum tz_slot_tracking */
+	uint64_t recoveries;		/* servers that have died, and another one took over */
+	uint64_t standby;		/* pid of the process that will take over; 0: none */
 	uint64_t dedup;			/* 1: identical pages share one object */
 	char slot_tracking_text[128];	/* on: by which function of the kernel; else why not */
 	char last_error[128];		/* newest thing that went wrong, "" if nothing */

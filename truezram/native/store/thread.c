@@ -1,6 +1,7 @@
 /* thread.c - starts the store's own threads (interface: thread.h). */
 #include "thread.h"
 
+#include <sched.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
@@ -27,17 +28,20 @@ int tz_thread_start(pthread_t *thread, size_t stack, void *(*run)(void *), void 
 	return rc;
 }
 
+uint64_t tz_thread_keep = ~TZ_THREAD_CAPABILITIES;
+
 void tz_thread_drop(void)
 {
 	struct __user_cap_header_struct head = { .version = _LINUX_CAPABILITY_VERSION_3 };
 	struct __user_cap_data_struct data[_LINUX_CAPABILITY_U32S_3];
-	uint32_t all_but = (uint32_t)~TZ_THREAD_CAPABILITIES;
 
 	if (syscall(SYS_capget, &head, data) < 0)
 		return;
-	data[0].effective &= all_but;
-	data[0].permitted &= all_but;
-	data[0].inheritable &= all_but;
+	for (unsigned i = 0; i < _LINUX_CAPABILITY_U32S_3; i++) {
+		data[i].permitted &= (uint32_t)(tz_thread_keep >> (32 * i));
+		data[i].effective &= data[i].permitted;
+		data[i].inheritable &= data[i].permitted;
+	}
 	syscall(SYS_capset, &head, data);	/* to have less is always allowed */
 }
 
@@ -51,4 +55,13 @@ int tz_thread_begin(const char *name)
 	flusher = prctl(PR_GET_IO_FLUSHER, 0, 0, 0, 0) == 1;
 	tz_thread_drop();
 	return flusher;
+}
+
+void tz_thread_urgent(int on)
+{
+	struct sched_param param = { .sched_priority = on ? 1 : 0 };
+
+	prctl(PR_SET_IO_FLUSHER, on, 0, 0, 0);
+	/* Threads that it starts are ordinary ones. */
+	sched_setscheduler(0, on ? SCHED_FIFO | SCHED_RESET_ON_FORK : SCHED_OTHER, &param);
 }

@@ -5,6 +5,7 @@
 #include <linux/capability.h>
 #include <pthread.h>
 #include <stddef.h>
+#include <stdint.h>
 
 /* A thread with a stack of that size, which is locked as a whole: not the usual 8 MiB. 0, or
  * negative errno with why; `what` is the thread in that message. */
@@ -13,9 +14,14 @@ int tz_thread_start(pthread_t *thread, size_t stack, void *(*run)(void *), void 
 /* From the thread: its name, and that its allocations do not wait for I/O that waits for it. It
  * then gives up the capabilities that threads start with. Whether they do not wait. */
 int tz_thread_begin(const char *name);
+/* For the calling thread, while everybody waits for it: it may use memory that the kernel keeps in
+ * reserve (a real-time thread), and does not wait for writes that wait for it (an I/O flusher). */
+void tz_thread_urgent(int on);
 /* What a thread needs as it starts: to be an I/O flusher, and for the reserve's its priority. */
 #define TZ_THREAD_CAPABILITIES (1ull << CAP_SYS_RESOURCE | 1ull << CAP_SYS_NICE)
-/* The calling thread gives them up. */
+/* What threads keep after that; if it is not set, all but those. */
+extern uint64_t tz_thread_keep;
+/* The calling thread gives up all others. */
 void tz_thread_drop(void);
 
 #endif

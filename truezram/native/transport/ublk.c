@@ -34,13 +34,15 @@
 enum {
 	CMD_GET_QUEUE_AFFINITY = 0x01, CMD_GET_DEV_INFO = 0x02, CMD_ADD_DEV = 0x04,
 	CMD_DEL_DEV = 0x05, CMD_START_DEV = 0x06, CMD_STOP_DEV = 0x07, CMD_SET_PARAMS = 0x08,
-	CMD_GET_FEATURES = 0x13, CMD_DEL_DEV_ASYNC = 0x14, CMD_TRY_STOP_DEV = 0x17
+	CMD_START_USER_RECOVERY = 0x10, CMD_END_USER_RECOVERY = 0x11, CMD_GET_FEATURES = 0x13,
+	CMD_DEL_DEV_ASYNC = 0x14, CMD_QUIESCE_DEV = 0x16, CMD_TRY_STOP_DEV = 0x17
 };
 
 #define PARAM_BASIC 1u
 #define PARAM_DISCARD 2u
 #define DISCARD_SECTORS (1u << 15)	/* 16 MiB a request: its answer is some milliseconds away */
 #define DELETE_NS 5000000000ull
+#define RECOVER_NS 30000000000ull	/* for the kernel to notice that the server is dead */
 
 struct params {
 	uint32_t len, types;
@@ -96,7 +98,8 @@ static struct ublk_ctrl_cmd for_device(const struct tz_ublk *u)
 }
 
 /* TRUEZRAM_DISABLE_UBLK, a comma list, makes a new kernel look older, so that tests reach every
- * path: no_iowait (before 6.15), user_copy (before 6.5), ioctl (before 6.4). */
+ * path: no_iowait (before 6.15), user_copy (before 6.5), ioctl (before 6.4), recovery (before
+ * 6.1). */
 static int disabled(const char *feature)
 {
 	const char *list = getenv("TRUEZRAM_DISABLE_UBLK");
@@ -158,10 +161,13 @@ static int set_params(struct tz_ublk *u, uint64_t disksize)
 	return command(u, CMD_SET_PARAMS, cmd);
 }
 
-static int add(struct tz_ublk *u, int id, unsigned queues, unsigned depth)
+static int add(struct tz_ublk *u, int id, unsigned queues, unsigned depth, int recoverable)
 {
 	uint64_t wanted = UBLK_F_CMD_IOCTL_ENCODE | UBLK_F_USER_COPY | UBLK_F_NO_AUTO_PART_SCAN;
 
+	if (recoverable && !disabled("recovery"))
+		wanted |= UBLK_F_USER_RECOVERY | UBLK_F_USER_RECOVERY_REISSUE |
+			(u->features & UBLK_F_QUIESCE);
 	if (u->features)
 		wanted &= u->features;
 	if (!u->ioctl_encoded)
@@ -196,14 +202,14 @@ static int open_char(struct tz_ublk *u)
 }
 
 int tz_ublk_add(struct tz_ublk *u, int id, unsigned queues, unsigned depth, uint64_t disksize,
-	char *why, size_t why_size)
+	int recoverable, char *why, size_t why_size)
 {
-	int rc = add(u, id, queues, depth);
+	int rc = add(u, id, queues, depth, recoverable);
 
 	/* A kernel before ioctl-encoded opcodes. */
 	if ((rc == -EOPNOTSUPP || rc == -ENOTTY) && !u->features) {
 		u->ioctl_encoded = 0;
-		rc = add(u, id, queues, depth);
+		rc = add(u, id, queues, depth, recoverable);
 	}
 	if (rc < 0) {
 		snprintf(why, why_size, rc == -EEXIST ? "ublk device %d exists already" :
@@ -343,7 +349,8 @@ void tz_ublk_close(struct tz_ublk *u)
 	u->char_fd = u->control_fd = -1;
 }
 
-int tz_ublk_remove_orphan(struct tz_ublk *u, int id, int (*is_running)(int pid))
+/* What the kernel says of a device that is there. 0 or negative errno. */
+static int get_info(struct tz_ublk *u, int id)
 {
 	u->info.dev_id = (uint32_t)id;
 	struct ublk_ctrl_cmd cmd = for_device(u);
@@ -354,9 +361,81 @@ int tz_ublk_remove_orphan(struct tz_ublk *u, int id, int (*is_running)(int pid))
 		u->ioctl_encoded = 0;
 		rc = command(u, CMD_GET_DEV_INFO, cmd);
 	}
+	u->info.dev_id = (uint32_t)id;
+	return rc;
+}
+
+/* The kernel cleans up after a server for a moment after it has died: -EBUSY until then. */
+static int start_recovery(struct tz_ublk *u)
+{
+	struct timespec pause = { 0, 500000 };
+	uint64_t start = tz_now_ns();
+	int rc;
+
+	while ((rc = command(u, CMD_START_USER_RECOVERY, for_device(u))) == -EBUSY &&
+		tz_now_ns() - start < RECOVER_NS) {
+		nanosleep(&pause, NULL);
+		if (pause.tv_nsec < 10000000)
+			pause.tv_nsec *= 2;
+	}
+	return rc;
+}
+
+int tz_ublk_recover(struct tz_ublk *u, int id, char *why, size_t why_size)
+{
+	int rc = get_info(u, id);
+
+	if (rc < 0) {
+		snprintf(why, why_size, "the kernel has no ublk device %d: %s", id, strerror(-rc));
+		return rc;
+	}
+	if (!tz_ublk_is_recoverable(u)) {
+		snprintf(why, why_size, "/dev/ublkb%d was not made to be recovered", id);
+		return -EOPNOTSUPP;
+	}
+	rc = start_recovery(u);
+	if (rc < 0) {
+		snprintf(why, why_size, "the kernel does not let go of /dev/ublkb%d: %s", id,
+			rc == -EBUSY ? "another program serves it" : strerror(-rc));
+		return rc;
+	}
+	rc = open_char(u);
+	if (rc < 0)
+		snprintf(why, why_size, "cannot open /dev/ublkc%d: %s", id, strerror(-rc));
+	return rc;
+}
+
+int tz_ublk_resume(struct tz_ublk *u, char *why, size_t why_size)
+{
+	struct ublk_ctrl_cmd cmd = for_device(u);
+
+	cmd.data = (uint64_t)getpid();
+	int rc = command(u, CMD_END_USER_RECOVERY, cmd);
+	if (rc < 0) {
+		snprintf(why, why_size, "the kernel does not resume /dev/ublkb%u: %s",
+			u->info.dev_id, strerror(-rc));
+		return rc;
+	}
+	u->added = u->started = 1;
+	return 0;
+}
+
+int tz_ublk_quiesce(struct tz_ublk *u, unsigned ms)
+{
+	struct ublk_ctrl_cmd cmd = for_device(u);
+
+	if (!(u->info.flags & UBLK_F_QUIESCE))
+		return -EOPNOTSUPP;
+	cmd.data = ms;
+	return command(u, CMD_QUIESCE_DEV, cmd);
+}
+
+int tz_ublk_remove_orphan(struct tz_ublk *u, int id, int (*is_running)(int pid))
+{
+	int rc = get_info(u, id);
+
 	if (rc < 0)
 		return rc;
-	u->info.dev_id = (uint32_t)id;
 	if (u->info.ublksrv_pid != getpid() && is_running(u->info.ublksrv_pid))
 		return -EBUSY;
 	u->added = u->started = 1;

@@ -13,8 +13,11 @@
 #include <stdint.h>
 
 /* --- kernel ABI --- */
+#define UBLK_F_USER_RECOVERY (1ull << 3)
+#define UBLK_F_USER_RECOVERY_REISSUE (1ull << 4)
 #define UBLK_F_CMD_IOCTL_ENCODE (1ull << 6)
 #define UBLK_F_USER_COPY (1ull << 7)
+#define UBLK_F_QUIESCE (1ull << 12)
 #define UBLK_F_SAFE_STOP_DEV (1ull << 17)
 #define UBLK_F_NO_AUTO_PART_SCAN (1ull << 18)
 
@@ -68,9 +71,27 @@ struct tz_ublk {
 /* Opens /dev/ublk-control and asks for features. 0 or negative errno with why. */
 int tz_ublk_open(struct tz_ublk *u, char *why, size_t why_size);
 /* ADD_DEV (id < 0: the kernel chooses), SET_PARAMS, open the char device. -EEXIST: the id is in
- * use. */
+ * use. recoverable: when the server dies the device stays, requests wait, and another server can
+ * take over; whether that is so is in info.flags. */
 int tz_ublk_add(struct tz_ublk *u, int id, unsigned queues, unsigned depth, uint64_t disksize,
-	char *why, size_t why_size);
+	int recoverable, char *why, size_t why_size);
+static inline int tz_ublk_is_recoverable(const struct tz_ublk *u)
+{
+	uint64_t wanted = UBLK_F_USER_RECOVERY | UBLK_F_USER_RECOVERY_REISSUE;
+
+	return (u->info.flags & wanted) == wanted;
+}
+/* Takes over a device whose server is dead: START_USER_RECOVERY, which waits until the kernel has
+ * noticed that it is, and opens the char device. 0, or negative errno with why: the device stays as
+ * it is. -ENODEV: there is none; -EBUSY: it has a server. */
+int tz_ublk_recover(struct tz_ublk *u, int id, char *why, size_t why_size);
+/* END_USER_RECOVERY: requests flow again, those in flight at the death first; the queue threads
+ * must be serving. */
+int tz_ublk_resume(struct tz_ublk *u, char *why, size_t why_size);
+/* QUIESCE_DEV: requests that are being served are completed, others wait, and the queue threads
+ * end. 0, or negative errno: the kernel cannot (before 6.16), or they are not completed within
+ * `ms`. */
+int tz_ublk_quiesce(struct tz_ublk *u, unsigned ms);
 /* The bytes of `mask` that were filled: CPUs of a queue, one bit each. 0 or negative errno. */
 int tz_ublk_queue_affinity(struct tz_ublk *u, unsigned queue, uint8_t *mask, size_t size);
 /* START_DEV: returns once /dev/ublkbN is usable; the queue threads must be serving. */

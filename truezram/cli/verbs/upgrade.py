@@ -1,0 +1,49 @@
+"""``truezram upgrade``: has the installed server take over a device from the one that runs."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from truezram.cli.output import print_json
+
+NAME = "upgrade"
+HELP = "replace a device's server by the installed version, without a stop"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("device", metavar="DEVICE", nargs="?", help="0, ublkb0, /dev/ublkb0")
+    which.add_argument("--all", action="store_true", help="every ublk device")
+    parser.add_argument("--force", action="store_true", help="also where the installed server is the one that runs")
+    parser.epilog = (
+        "The installed server gets ready, then the one that runs ends, and the installed one takes over; reads and"
+        " writes wait for that moment, also those of swap, and none fails. If it cannot take over, because it does not"
+        " know the format of what is stored for example, the device stays as it is. A server that is the installed one"
+        " already is left alone."
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    from truezram.engine.device.client import Client
+    from truezram.engine.device.recovery import Upgraded, recoverable, upgrade_entry
+    from truezram.engine.errors import TruezramError
+
+    failed: TruezramError | None = None
+    done: list[Upgraded] = []
+    with Client() as client:
+        for entry in recoverable(client) if args.all else [client.resolve(args.device)]:
+            try:
+                done.append(upgrade_entry(entry, args.force))
+            except TruezramError as error:
+                if not args.all:
+                    raise
+                sys.stderr.write(f"truezram: {error}\n")
+                failed = failed or error
+    if args.json:
+        rows = [{"name": d.name, "before": d.before, "after": d.after, "replaced": d.replaced} for d in done]
+        print_json(NAME, {"devices": rows})
+    else:
+        for one in done:
+            print(f"{one.name}: {one.before} -> {one.after}" if one.replaced else f"{one.name}: {one.before} already")
+    return failed.exit_code if failed else 0
