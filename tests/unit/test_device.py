@@ -11,6 +11,7 @@ import socket
 import threading
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import HANG, LOCAL, FakeServer, kill_server, make, servers, wait_until
@@ -19,8 +20,17 @@ from truezram.cli.verbs import create as create_verb
 from truezram.engine.device import control, filesystem, removal, server, swap
 from truezram.engine.device import create as creating
 from truezram.engine.device.client import Client, Entry, candidates
-from truezram.engine.device.create import CreateOptions, check_options, create, parse_settings, set_values, warnings_of
+from truezram.engine.device.create import (
+    CreateOptions,
+    check_options,
+    create,
+    parse_settings,
+    set_values,
+    warnings_of,
+    without_recovery,
+)
 from truezram.engine.errors import Busy, Failed, NotFound, PermissionDenied, TruezramError, Unsupported, UsageError
+from truezram.engine.model import DeviceSnapshot
 
 
 def test_create_passes_on_what_was_asked_and_no_more(fake: FakeServer, run_dir: Path) -> None:
@@ -72,6 +82,34 @@ def test_swap_larger_than_memory_without_a_limit_is_warned_of(options: CreateOpt
     warnings = warnings_of(options, "ublkb0", 8 << 30)
     assert len(warnings) == count
     assert all("truezram set ublkb0 mem_limit=4G" in warning for warning in warnings)
+
+
+def test_a_device_that_does_not_outlive_its_server_is_warned_of() -> None:
+    device = DeviceSnapshot("ublkb0", "/dev/ublkb0", noswap_tmpfs=False)
+    (warning,) = without_recovery(device)
+    assert warning.startswith("ublkb0 does not outlive its server (recovery off: its arena is not on a noswap tmpfs")
+    assert without_recovery(replace(device, noswap_tmpfs=True, recoverable=True)) == []
+    assert without_recovery(replace(device, transport="local")) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "remedy"),
+    [
+        ({"state": "dead"}, "Remove it: truezram remove local0"),
+        ({"state": "dead", "recoverable": True}, "Recover it: truezram recover local0"),
+        ({"state": "recovering", "recoverable": True}, "Wait until another server has taken over"),
+    ],
+)
+def test_what_to_do_when_it_cannot_be_set(
+    fake: FakeServer, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], remedy: str
+) -> None:
+    entry = make()
+    with Client() as client:
+        device = replace(client.device(entry), **change)
+        monkeypatch.setattr(client, "device", lambda entry: device)
+        with pytest.raises(Failed) as caught:
+            set_values(client, entry, {"mem_limit": "0"})
+        assert caught.value.remedy == remedy
 
 
 def test_command_preview_gives_the_same_options() -> None:

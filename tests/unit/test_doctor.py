@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 
@@ -16,7 +16,7 @@ from truezram.cli.verbs import doctor as verb
 from truezram.engine.errors import Unsupported
 from truezram.engine.machine import doctor, procfs
 from truezram.engine.machine.doctor import Check, Probes, Report, examine
-from truezram.engine.model import SwapArea
+from truezram.engine.model import DeviceSnapshot, SwapArea
 
 ALL_CAPS = f"CapEff:\t{(1 << 41) - 1:016x}\n"
 KERNEL = "6.12.95+deb13-amd64"
@@ -219,6 +219,45 @@ def test_noswap_is_tried_not_guessed(good: Path) -> None:
     assert find(examine(good, refused), "noswap tmpfs").state == "warn"
     write(good, {"proc/sys/kernel/osrelease": KERNEL})
     assert find(examine(good, refused), "noswap tmpfs").state == "ok"
+
+
+OLD_TMPFS = "its arena is not on a noswap tmpfs, which Linux has since 6.4"
+OLD_UBLK = "it was made without recovery, which ublk has since Linux 6.1"
+
+
+@pytest.mark.parametrize(
+    ("release", "probes", "why"),
+    [
+        (KERNEL, {}, ""),
+        (KERNEL, {"tmpfs_noswap": lambda: False}, OLD_TMPFS),
+        (KERNEL, {"ublk_features": lambda: 0x1E6}, OLD_UBLK),
+        (KERNEL, {"ublk_features": fails(2, "no ublk-control")}, ""),
+        (KERNEL, {"euid": 1000}, ""),
+        ("6.4.0", {"ublk_features": lambda: 0}, ""),  # which does not report them
+        ("6.1.0", {"ublk_features": lambda: 0, "tmpfs_noswap": lambda: False}, OLD_TMPFS),
+        ("6.1.0", {"euid": 1000}, OLD_TMPFS),
+        ("6.0.19", {"ublk_features": lambda: 0}, OLD_UBLK),
+    ],
+)
+def test_whether_devices_outlive_their_server(good: Path, release: str, probes: dict[str, Any], why: str) -> None:
+    write(good, {"proc/sys/kernel/osrelease": release})
+    report = examine(good, replace(PROBES, **probes))
+    check = find(report, "recovery")
+    assert report.no_recovery == why
+    assert check.state == ("warn" if why else "ok")
+    assert why in check.detail
+
+
+def test_a_device_says_the_same_of_itself() -> None:
+    device = DeviceSnapshot("ublkb0", "/dev/ublkb0")
+    assert device.recovery == f"off: {OLD_TMPFS}"
+    assert replace(device, noswap_tmpfs=True).recovery == f"off: {OLD_UBLK}"
+    assert replace(device, noswap_tmpfs=True, recoverable=True).recovery == "on"
+    assert replace(device, transport="local", noswap_tmpfs=True).recovery == "off: a local device ends with its server"
+    assert replace(device, kind="zram").recovery == ""
+    states = [(state, able) for state in ("live", "dead", "recovering") for able in (False, True)]
+    waiting = [key for key in states if replace(device, state=key[0], recoverable=key[1]).waits]
+    assert waiting == [("dead", True), ("recovering", False), ("recovering", True)]
 
 
 def test_zstd_missing(good: Path) -> None:

@@ -88,6 +88,16 @@ BAD_STATES = ("dead", "failed", "halted", "recovering", "unreadable")
 """States of a device in which it serves no requests, although it should."""
 
 
+def no_recovery(transport: str, noswap: bool, handed_over: bool) -> str:
+    """Why no other server can take over a device whose server has died; "" when one can. `noswap`: its arena is on a
+    tmpfs that is never swapped out. `handed_over`: ublk lets another server have it."""
+    if transport != "ublk":
+        return "a local device ends with its server"
+    if not noswap:
+        return "its arena is not on a noswap tmpfs, which Linux has since 6.4"
+    return "" if handed_over else "it was made without recovery, which ublk has since Linux 6.1"
+
+
 @dataclass(frozen=True, slots=True)
 class DeviceSnapshot:
     """One device at one instant.
@@ -183,11 +193,12 @@ class DeviceSnapshot:
             return ""
         if self.recoverable:
             return "on"
-        if self.transport != "ublk":
-            return "off: a local device ends with its server"
-        if not self.noswap_tmpfs:
-            return "off: the kernel has no tmpfs with noswap (Linux 6.4)"
-        return "off: the kernel's ublk cannot (Linux 6.1)"
+        return f"off: {no_recovery(self.transport, self.noswap_tmpfs, self.recoverable)}"
+
+    @property
+    def waits(self) -> bool:
+        """Whether its server is gone and another one can take over: until then reads and writes wait."""
+        return self.state == "recovering" or (self.state == "dead" and self.recoverable)
 
     @property
     def ratio(self) -> float | None:

@@ -26,7 +26,7 @@ from truezram.engine.device.settings import parse_mem_limit as parse_mem_limit
 from truezram.engine.errors import Busy, Failed, PermissionDenied, TruezramError, Unsupported, UsageError
 from truezram.engine.machine import procfs
 from truezram.engine.machine.users import Swaps
-from truezram.engine.model import BAD_STATES, SwapArea
+from truezram.engine.model import BAD_STATES, DeviceSnapshot, SwapArea
 from truezram.engine.units import MAX_SIZE, PAGE, format_exact, format_size
 
 CONTROL = Path("/dev/ublk-control")
@@ -135,6 +135,8 @@ def create(options: CreateOptions) -> Created:
         _undo(entry)
         raise
     warnings = [*warnings_of(options, entry.name, machine.mem_total), *_dead_before(options, lost)]
+    with Client([run_dir]) as client:
+        warnings += without_recovery(client.device(entry))
     return Created(entry, options, tuple(warnings))
 
 
@@ -158,6 +160,13 @@ def warnings_of(options: CreateOptions, name: str, memory: int) -> list[str]:
         f" {format_size(memory)}: swapped pages that compress badly could take all of it."
         f" Set one: truezram set {name} mem_limit={limit}"
     ]
+
+
+def without_recovery(device: DeviceSnapshot) -> list[str]:
+    """That a device does not outlive its server, and why; nothing of a local one, which never does."""
+    if device.transport != "ublk" or device.recoverable:
+        return []
+    return [f"{device.name} does not outlive its server (recovery {device.recovery}): what is on it is lost then"]
 
 
 def _undo(entry: Entry) -> None:
@@ -250,6 +259,10 @@ def set_values(client: Client, entry: Entry, settings: dict[str, str]) -> tuple[
     device = client.device(entry)
     if device.state != "live":
         remedy = f"Remove it: truezram remove {entry.name}" if device.state in BAD_STATES else ""
+        if device.waits:
+            remedy = "Wait until another server has taken over"
+            if device.state == "dead":
+                remedy = f"Recover it: truezram recover {entry.name}"
         if device.state == "halted":
             remedy = f"Let its server continue: kill -CONT {device.pid}"
         raise Failed(f"cannot change {entry.name}", f"it is {device.state}", remedy)

@@ -7,6 +7,7 @@ test must be able to replace is in `Probes`; all else is read below `root`.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import platform
@@ -22,13 +23,14 @@ from truezram.engine.answers import Check as Check
 from truezram.engine.errors import TruezramError
 from truezram.engine.machine import procfs, users
 from truezram.engine.machine.procfs import ROOT
-from truezram.engine.model import MachineSnapshot, SwapArea
+from truezram.engine.model import MachineSnapshot, SwapArea, no_recovery
 from truezram.engine.units import format_percent, format_size
 
 STATES = ("ok", "warn", "fail")
 CAP_IPC_LOCK, CAP_SYS_ADMIN, CAP_SYS_RESOURCE, CAP_PERFMON, CAP_BPF = 14, 21, 24, 38, 39
 _CAPABILITIES = {CAP_SYS_ADMIN: "SYS_ADMIN", CAP_SYS_RESOURCE: "SYS_RESOURCE", CAP_IPC_LOCK: "IPC_LOCK"}
-_FEATURES: dict[int, str] = {lib.UBLK_F_USER_COPY: "user copy", 1 << 3: "user recovery", 1 << 4: "re-issue"}
+_RECOVERY = {1 << 3: "user recovery", 1 << 4: "re-issue"}
+_FEATURES: dict[int, str] = {lib.UBLK_F_USER_COPY: "user copy", **_RECOVERY}
 _MEMLOCK_LEAST = 64 << 20
 
 
@@ -38,6 +40,8 @@ class Report:
 
     checks: tuple[Check, ...]
     kernel: str
+    no_recovery: str = ""
+    """Why a device made here would not outlive its server; "" when it would."""
 
     @property
     def ublk(self) -> bool:
@@ -259,18 +263,44 @@ class _Doctor:
 
     # -- what makes it better or safer --
 
-    def noswap(self) -> Check:
-        remedy = "A kernel from 6.4 on; until then the memory is locked, and a device does not outlive its server"
-        known = procfs.kernel_version(self.machine.kernel) >= (6, 4)
+    def _noswap(self) -> tuple[bool, str]:
+        """Whether tmpfs can be kept out of swap, and how that is known."""
         how = "by the kernel's version"
         if self.is_root and self.capable(CAP_SYS_ADMIN):
             try:
-                known, how = self.probes.tmpfs_noswap(), "tried"
+                return self.probes.tmpfs_noswap(), "tried"
             except OSError:
                 how = "by the kernel's version: it could not be tested"
+        return procfs.kernel_version(self.machine.kernel) >= (6, 4), how
+
+    def noswap(self) -> Check:
+        remedy = "A kernel from 6.4 on; until then the memory is locked, and a device does not outlive its server"
+        known, how = self._noswap()
         if known:
             return Check(name="noswap tmpfs", state="ok", detail=f"available ({how})")
         return Check(name="noswap tmpfs", state="warn", detail=f"tmpfs has no option noswap ({how})", remedy=remedy)
+
+    def _handed_over(self) -> bool:
+        """Whether ublk lets another server have the device of a dead one."""
+        features = 0
+        if self.is_root:
+            with contextlib.suppress(OSError):
+                features = self.probes.ublk_features()
+        if not features:  # not to be asked, or before 6.5
+            return procfs.kernel_version(self.machine.kernel) >= (6, 1)
+        return all(features & bit for bit in _RECOVERY)
+
+    def no_recovery(self) -> str:
+        """See `Report.no_recovery`; in the words of `DeviceSnapshot.recovery`."""
+        return no_recovery("ublk", self._noswap()[0], self._handed_over())
+
+    @staticmethod
+    def recovery(why: str) -> Check:
+        if not why:
+            return Check(name="recovery", state="ok", detail="a device outlives its server: another one takes over")
+        detail = f"a device does not outlive its server: {why}"
+        remedy = "A kernel from 6.4 on; until then what is on a device is lost when its server dies"
+        return Check(name="recovery", state="warn", detail=detail, remedy=remedy)
 
     def memory(self) -> Check:
         total, available = self.machine.mem_total, self.machine.mem_available
@@ -395,10 +425,11 @@ class _Doctor:
             )
         return Check(name="hibernation", state="ok", detail="not concerned")
 
-    def all(self) -> tuple[Check, ...]:
+    def all(self, no_recovery: str) -> tuple[Check, ...]:
         decisive = (self.kernel(), self.root_rights(), self.io_uring(), self.ublk(), self.server())
         safety = (
             self.noswap(),
+            self.recovery(no_recovery),
             self.memory(),
             self.memlock(),
             self.swap(),
@@ -430,4 +461,6 @@ def _listed(areas: Sequence[SwapArea]) -> str:
 def examine(root: Path = ROOT, probes: Probes | None = None) -> Report:
     """Runs all checks; takes some milliseconds. `root` and `probes` are for tests."""
     machine = procfs.machine(root)
-    return Report(_Doctor(root, probes or Probes(), machine).all(), machine.kernel)
+    doctor = _Doctor(root, probes or Probes(), machine)
+    why = doctor.no_recovery()
+    return Report(doctor.all(why), machine.kernel, why)
