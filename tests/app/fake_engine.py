@@ -35,6 +35,9 @@ class FakeEngine(Replay):
         self.calls: list[tuple[object, ...]] = []
         self.made: list[DeviceSnapshot] = []
         self.gone: set[str] = set()
+        self.dead: set[str] = set()
+        """Devices whose server and standby are gone."""
+        self.recoveries: dict[str, int] = {}
         self.settings: dict[tuple[str, str], str] = {}
         self.changes: list[Change] = []
         self.machine_values = {"vm.swappiness": "60", "vm.page-cluster": "3"}
@@ -66,9 +69,17 @@ class FakeEngine(Replay):
         base = self.recording.snapshots[self.place]
         devices = [d for d in base.devices if d.name not in self.gone]
         devices += [replace(d, time=base.machine.time) for d in self.made if d.name not in self.gone]
-        devices = [self._with_settings(d) for d in devices]
+        devices = [self._with_server(self._with_settings(d)) for d in devices]
         swappiness = int(self.machine_values["vm.swappiness"])
         return Snapshot(replace(base.machine, swappiness=swappiness), tuple(devices))
+
+    def _with_server(self, device: DeviceSnapshot) -> DeviceSnapshot:
+        if device.name not in self.dead | self.recoveries.keys():
+            return device
+        times = self.recoveries.get(device.name, 0)
+        if device.name in self.dead:
+            return replace(device, recoverable=True, recoveries=times, state="dead")
+        return replace(device, recoverable=True, recoveries=times, pid=device.pid + times, standby=4711)
 
     def _with_settings(self, device: DeviceSnapshot) -> DeviceSnapshot:
         algorithm = self.settings.get((device.name, "algorithm"), device.algorithm)
@@ -110,6 +121,15 @@ class FakeEngine(Replay):
             progress(step / 10, "swapoff")
             time.sleep(0.001)
         self.gone.add(name)
+
+    def recover(self, name: str, progress: Progress) -> bool:
+        """From the next snapshot on the device has a server again, if it had none."""
+        self._called("recover", name)
+        progress(None, "starting a server that takes over")
+        dead = name in self.dead
+        self.dead.discard(name)
+        self.recoveries[name] = self.recoveries.get(name, 0) + dead
+        return dead
 
     def tunables(self) -> tuple[Tunable, ...]:
         """Two of the machine's and two of every device."""

@@ -71,6 +71,18 @@ class TestCreate:
             await pilot.pause()
             assert "--swap --priority 100" in text_of(b.app.screen, "#command")
 
+    async def test_where_a_device_would_not_outlive_its_server(self, bench: Make) -> None:
+        why = "its arena is not on a noswap tmpfs, which Linux has since 6.4"
+        b = bench(1, capabilities=Capabilities(recovery_why=why))
+        async with creating(b, 3) as pilot:
+            warning = b.app.screen.query_one("#warning")
+            text = f"It will not outlive its server: {why}."
+            assert text_of(b.app.screen, "#warning").splitlines()[-1] == text
+            assert warning.region.height > 0
+            b.app.screen.query_one("#transport", Select).value = "local"  # which never does
+            await pilot.pause()
+            assert "outlive" not in text_of(b.app.screen, "#warning")
+
     @pytest.mark.parametrize(
         ("capabilities", "why"),
         [

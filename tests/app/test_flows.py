@@ -157,24 +157,6 @@ class TestRemove:
             await settle(pilot, lambda: "/mnt" in text_of(screen, "#refused"))
             assert "I/O errors" in str(screen.query_one("#force", Checkbox).label)
 
-    async def test_a_dead_server_and_one_that_hangs_are_said(self, bench: Make) -> None:
-        b = bench(1)
-        first = b.engine.recording.snapshots[0]
-        device = replace(first.devices[0], swap_priority=None, mountpoints=(), state="dead")
-        async with removing(b, device) as pilot:
-            assert "already lost" in text_of(b.app.screen, "#what")
-            await pilot.press("escape")
-            b.app.take(replace(first, devices=(replace(device, state="live"),)))
-            b.app.trouble[device.name] = "no answer in 5 s"
-            await pilot.press("d")
-            await pilot.pause()
-            screen = b.app.screen
-            assert "did not answer" in text_of(screen, "#what")
-            assert not screen.query_one("#remove", Button).disabled
-            screen.query_one("#force", Checkbox).value = True
-            await pilot.pause()
-            assert "--force" in text_of(screen, "#command")
-
     async def test_the_kernels_own_zram_is_not_ours_to_remove(self, bench: Make) -> None:
         b = bench(1)
         first = b.engine.recording.snapshots[0]

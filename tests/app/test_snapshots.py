@@ -11,7 +11,7 @@ import pytest
 from truezram.app.backend.protocol import Capabilities
 from truezram.app.config import Config
 
-from .conftest import NARROW, SMALL, WIDE, Bench
+from .conftest import NARROW, SMALL, WIDE, Bench, settle
 
 Make = Callable[..., Bench]
 THEMES = ("light", "high-contrast", "colour-blind", "ansi", "no-colour")
@@ -115,6 +115,43 @@ def test_errors(snap_compare: Any, bench: Make, size: tuple[int, int]) -> None:
         b.app.take(replace(last, devices=changed))
         await pilot.pause()
         b.app.clear_notifications()
+        await pilot.pause()
+
+    assert snap_compare(b.app, terminal_size=size, run_before=run)
+
+
+@pytest.mark.parametrize("size", [SMALL, WIDE, NARROW], ids=["80x24", "200x60", "60x20"])
+@pytest.mark.parametrize(
+    ("name", "keys"), [("dashboard", []), ("device", ["2"]), ("dead", ["j", "2"]), ("remove", ["j", "d"])]
+)
+def test_without_a_server(snap_compare: Any, bench: Make, name: str, keys: list[str], size: tuple[int, int]) -> None:
+    """A device that another server takes over, one that waits for somebody to recover it, and one that was taken
+    over."""
+    b = bench(3)
+
+    async def run(pilot: Any) -> None:
+        await pilot.pause()
+        b.play(100)
+        last = b.app.history.latest
+        assert last is not None
+        first, second, third = (replace(device, recoverable=True, swap_priority=None) for device in last.devices)
+        b.app.take(replace(last, devices=(first, replace(second, mountpoints=()), third)))
+        for moment in range(1, 5):
+            then = {"time": first.time + moment}
+            changed = (
+                replace(first, state="recovering", standby=71, **then),
+                replace(second, state="dead", mountpoints=(), **then),
+                replace(third, pid=third.pid + 1, standby=4711, recoveries=2, **then),
+            )
+            machine = replace(last.machine, time=last.machine.time + moment)
+            b.app.take(replace(last, machine=machine, devices=changed))
+        await pilot.pause()
+        b.app.clear_notifications()
+        await pilot.pause()
+        for key in keys:
+            await pilot.press(key)
+            await settle(pilot, lambda: not b.app.jobs.jobs)
+        b.app.take(replace(last, machine=machine, devices=changed))
         await pilot.pause()
 
     assert snap_compare(b.app, terminal_size=size, run_before=run)

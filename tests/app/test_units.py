@@ -21,7 +21,7 @@ from truezram.app.backend.replay import Replay
 from truezram.app.columns import BY_KEY, COLUMNS, Row, fitting
 from truezram.app.eventlog import Detector, Event, EventLog
 from truezram.app.format import short_ns, short_size
-from truezram.app.sanity import implausible
+from truezram.app.sanity import UNMEASURED, implausible
 from truezram.app.screens.page import dialogs, owners
 from truezram.app.series import History
 from truezram.app.widgets.device_table import matches
@@ -292,7 +292,8 @@ class TestEvents:
         detector.feed(one, 0.0)
         assert [(e.device, e.text[:8]) for e in detector.feed(two, 1.0)] == [("ublkb1", "appeared")]
         dead = replace(two, devices=(two.devices[0], replace(two.devices[1], state="dead", last_error="killed")))
-        assert [(e.level, e.text) for e in detector.feed(dead, 2.0)] == [("error", "live → dead: killed")]
+        text = "server died, and what it held is lost: killed"
+        assert [(e.level, e.text) for e in detector.feed(dead, 2.0)] == [("error", text)]
         assert [(e.device, e.text) for e in detector.feed(one, 3.0)] == [("ublkb1", "removed")]
 
     def test_damage_is_an_error(self) -> None:
@@ -488,7 +489,9 @@ class TestSanity:
         ],
     )
     def test_implausible_figures(self, change: dict[str, int]) -> None:
-        assert implausible(replace(eight(1)[5].devices[0], **change))
+        device = replace(eight(1)[5].devices[0], **change)
+        assert implausible(device)
+        assert [implausible(replace(device, state=state)) for state in UNMEASURED] == [""] * 3
 
 
 class TestTable:

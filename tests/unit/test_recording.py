@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from truezram.app.backend import recording
+from truezram.app.backend.protocol import Progress
 from truezram.app.backend.recording import Header, Recorder, decode, encode, load
 from truezram.app.backend.replay import Replay
 from truezram.engine.answers import PageMap
@@ -193,3 +194,17 @@ def test_any_bytes(tmp_path_factory: pytest.TempPathFactory, data: bytes, suffix
     path.write_bytes(HEADER.encode() + b"\n" + data if headed else data)
     with pytest.raises(TruezramError):
         load(path)
+
+
+def test_a_device_that_is_taken_over(tmp_path: Path) -> None:
+    """As recorded; a recording from before there was recovery has none of it, and says so of its devices."""
+    state = {"state": "recovering", "recoverable": True, "standby": 4711, "recoveries": 2}
+    path = write(tmp_path / "new", snapshot(**state), snapshot())
+    new, old = (taken.devices[0] for taken in load(path).snapshots)
+    assert new == replace(DEVICE, **state)
+    assert (old.recoverable, old.standby, old.recoveries, old.waits) == (False, 0, 0, False)
+    path = write(tmp_path / "odd", snapshot(standby="4711"))
+    with pytest.raises(TruezramError, match="expected int, found str"):
+        load(path)
+    with pytest.raises(TruezramError, match="recover is not possible: this is a replay"):
+        Replay(load(tmp_path / "new")).recover("ublkb0", Progress())

@@ -24,9 +24,12 @@ from truezram.app.view import ZOOMS
 
 if TYPE_CHECKING:
     from truezram.engine.device.options import CreateOptions
+    from truezram.engine.model import DeviceSnapshot
 
 STOP_TIMEOUT = 60.0
 """Seconds that removing a device may take: swapoff reads everything back."""
+RECOVER_TIMEOUT = 130.0
+"""Seconds that a server may take to attach a device: it validates every page."""
 
 
 class TruezramApp(Appearance):
@@ -39,6 +42,7 @@ class TruezramApp(Appearance):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("c", "create", "Create", id="app.create"),
         Binding("d,delete", "remove", "Remove", id="app.remove"),
+        Binding("R", "recover", "Recover", id="app.recover"),
         Binding("space", "pause", "Pause", id="app.pause"),
         Binding("plus,equals_sign", "zoom(-1)", "Zoom in", show=False, key_display="+", id="app.zoom_in"),
         Binding("minus", "zoom(1)", "Zoom out", show=False, key_display="-", id="app.zoom_out"),
@@ -115,24 +119,57 @@ class TruezramApp(Appearance):
             return
         device = series.latest
 
-        def answered(force: bool | None) -> None:
-            if force is not None:
+        def answered(what: str | None) -> None:
+            if what == "recover":
+                self.action_recover()
+            elif what is not None:
                 self.work(
                     f"remove {device.name}",
-                    lambda progress: self.engine.remove(device.name, force, progress),
+                    lambda progress: self.engine.remove(device.name, what == "force", progress),
                     device=device.name,
-                    timeout=STOP_TIMEOUT,
+                    timeout=RECOVER_TIMEOUT if device.waits else STOP_TIMEOUT,  # if in use, it is taken over first
                 )
 
         self.push_screen(RemoveScreen(device, latest.machine, device.name in self.trouble), answered)
 
-    def removable(self) -> bool:
-        """Whether there is a device of ours under the cursor."""
+    def action_recover(self) -> None:
+        """Has another server take over the device under the cursor, whose server is dead."""
+        name = self.selected
+        if not self.recoverable():
+            return
+
+        def done(started: bool) -> None:
+            self.report("info", f"recover {name}: {'done' if started else 'it has a server again'}", name)
+
+        def failed(why: str) -> None:
+            if why == "cancelled":
+                self.report("info", "the server that was started goes on", name)
+
+        self.work(
+            f"recover {name}",
+            lambda progress: self.engine.recover(name, progress),
+            done=done,
+            failed=failed,
+            device=name,
+            timeout=RECOVER_TIMEOUT,
+            quiet=True,
+        )
+
+    def ours(self) -> DeviceSnapshot | None:
+        """The device under the cursor, if it is one of ours."""
         page = self.page
         if page is not None and not page.shows(self.selected):
-            return False
+            return None
         series = self.history.devices.get(self.selected)
-        return bool(series and series.latest and series.latest.kind == "truezram")
+        device = series.latest if series else None
+        return device if device is not None and device.kind == "truezram" else None
+
+    def recoverable(self) -> bool:
+        """Whether the device under the cursor waits for a server, and none is about to come."""
+        device = self.ours()
+        if device is None or device.state != "dead" or not device.recoverable:
+            return False
+        return all(job.title != f"recover {device.name}" for job in self.jobs.jobs)
 
     # ---- view
 
@@ -204,10 +241,15 @@ class TruezramApp(Appearance):
         """The footer shows only actions that are available."""
         if action == "cancel_job":
             return bool(self.jobs.jobs)
-        if action in ("create", "remove", "pause", "zoom", "go", "step", "chart", "export", "jump") and self.in_dialog:
+        if (
+            action in ("create", "remove", "recover", "pause", "zoom", "go", "step", "chart", "export", "jump")
+            and self.in_dialog
+        ):
             return False
         if action == "remove":
-            return self._shown.REMOVES and self.removable()
+            return self._shown.REMOVES and self.ours() is not None
+        if action == "recover":
+            return self._shown.REMOVES and self.recoverable()
         if action == "create":
             return self._shown.CREATES
         if action == "pause":

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from truezram.app.format import short_ns, short_rate, short_size
+from truezram.app.format import elapsed, short_ns, short_rate, short_size
 from truezram.app.series import DeviceSeries, Rates
 from truezram.engine.model import BAD_STATES, IO_STAT, Counter, DeviceSnapshot
 from truezram.engine.units import PAGE, format_count
@@ -25,6 +25,8 @@ class Row:
     """A problem that the snapshot does not show, such as a server that does not answer."""
     pages: bool = False
     """Show rates in pages a second, not bytes."""
+    waited: float | None = None
+    """Seconds for which its reads and writes have waited for a server, as far as the app saw it."""
 
     def rate(self, value: float) -> str:
         """A rate of bytes as the user wants it."""
@@ -39,8 +41,8 @@ class Row:
 
     @property
     def state(self) -> str:
-        """The state as shown; a problem that the app found comes first."""
-        if self.trouble:
+        """The state in a word; a problem that the app found comes first, unless a server that is gone explains it."""
+        if self.trouble and not self.device.waits:
             return "no reply"
         device = self.device
         if device.kind != "truezram":
@@ -49,10 +51,22 @@ class Row:
             return FULLNESS[level - 1].state
         return device.state
 
+    def status(self, room: int = 20) -> str:
+        """The state as shown in so many cells, and how long it has lasted where reads and writes wait for a server."""
+        if self.waited is None:
+            return self.state
+        word, time = self.state, elapsed(self.waited)
+        return f"{word if len(word) + 1 + len(time) <= room else word[:5]} {time}"
+
+    @property
+    def warns(self) -> bool:
+        """Whether something is wrong that mends itself."""
+        return self.state == "recovering"
+
     @property
     def bad(self) -> bool:
         """Whether the row needs attention."""
-        return self.state in ("no reply", "full", *BAD_STATES)
+        return self.state in ("no reply", "full", *BAD_STATES) and not self.warns
 
 
 class Fullness(NamedTuple):
@@ -150,9 +164,10 @@ COLUMNS: tuple[Column, ...] = (
            lambda r: r.rate(r.rates.write), lambda r: _known(r.rates.write)),
     Column("state", "STATE", 10, 1,
            "live; low, full: close to its mem_limit, at it; kernel: the kernel's own zram, read-only here; dead: its"
-           " server has exited; halted: its server is stopped (SIGSTOP); unreadable: its statistics are implausible;"
-           " no reply: its server does not answer.",
-           lambda r: r.state, lambda r: r.state, left=True),
+           " server has exited; recov 0:03: so it has, and another one takes over: reads and writes have waited for so"
+           " long; halted: its server is stopped (SIGSTOP); unreadable: its statistics are implausible; no reply: its"
+           " server does not answer.",
+           lambda r: r.status(10), lambda r: r.state, left=True),
     Column("limit", "MEM-LIMIT", 9, 6, "Most memory that the device may use (mem_limit); - means no limit.",
            lambda r: short_size(r.device.mem_limit) if r.device.mem_limit else "-", lambda r: r.device.mem_limit),
     Column("peak", "MEM-USED", 8, 8, "The most that TOTAL has been (mem_used_max).",

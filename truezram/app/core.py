@@ -31,11 +31,11 @@ from truezram.app.backend.recording import Recorder
 from truezram.app.columns import Row
 from truezram.app.config import Config
 from truezram.app.eventlog import Detector, Event, EventLog
-from truezram.app.sanity import emptied, implausible
+from truezram.app.sanity import emptied, held, implausible
 from truezram.app.series import History
 from truezram.app.view import View
 from truezram.engine.errors import TruezramError
-from truezram.engine.model import Snapshot
+from truezram.engine.model import DeviceSnapshot, Snapshot
 
 T = TypeVar("T")
 STALE = 3.0
@@ -107,6 +107,7 @@ class Core(App[int]):
         self._reader: Reader | None = None
         self._arrived: float | None = None
         self._why = ""
+        self._states: dict[str, str] = {}
 
     # ---- start and end
 
@@ -173,12 +174,14 @@ class Core(App[int]):
         devices = []
         for device in snapshot.devices:
             why = implausible(device)
-            devices.append(emptied(device, why) if why else device)
+            series = self.history.devices.get(device.name)
+            devices.append(emptied(device, why) if why else held(device, series.latest if series else None))
         snapshot = Snapshot(snapshot.machine, tuple(devices))
         sampled = self.history.add(snapshot, self.interval)
         for event in self.detector.feed(snapshot, self.clock()):
             self.log_event(event)
-        self.trouble = {name: why for name, why in self.trouble.items() if name in self.history.devices}
+        answers = self.history.devices.keys() - self.detector.waiting.keys()
+        self.trouble = {name: why for name, why in self.trouble.items() if name in answers}
         if self.selected not in self.history.devices:
             self.selected = snapshot.devices[0].name if snapshot.devices else ""
         page = self.page
@@ -186,6 +189,10 @@ class Core(App[int]):
             page.tick(sampled)
             if page is self.screen:
                 page.update_chrome()
+            states = {device.name: device.state for device in devices}
+            if states != self._states:
+                self._states = states
+                self.screen.refresh_bindings()
 
     @property
     def page(self) -> LivePage | None:
@@ -216,7 +223,12 @@ class Core(App[int]):
         if latest is None:
             return []
         known, trouble, pages = self.history.devices, self.trouble, self.view.pages
-        return [Row(d, known.get(d.name), trouble.get(d.name, ""), pages) for d in latest.devices]
+        return [Row(d, known.get(d.name), trouble.get(d.name, ""), pages, self.waited(d)) for d in latest.devices]
+
+    def waited(self, device: DeviceSnapshot) -> float | None:
+        """Seconds since it was first seen to wait for a server; None: it has one, or waits for none."""
+        wait = self.detector.waiting.get(device.name)
+        return None if wait is None else device.time - wait.since
 
     @property
     def memory(self) -> int:

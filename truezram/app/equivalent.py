@@ -26,6 +26,11 @@ def remove(name: str, force: bool = False, root: bool = True) -> str:
     return _line("remove", name, *(("--force",) if force else ()), root=root)
 
 
+def recover(name: str) -> str:
+    """``sudo truezram --no-tui recover ublkb0``."""
+    return _line("recover", name, root=True)
+
+
 def set_value(name: str, key: str, value: str, root: bool = True) -> str:
     """``sudo truezram --no-tui set ublkb0 mem_limit=2G``."""
     return _line("set", name, f"{key}={value}", root=root)

@@ -10,18 +10,23 @@ import json
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 
 from truezram.app.columns import FULLNESS, fullness
 from truezram.engine.device.settings import in_force
 from truezram.engine.model import BAD_STATES, DeviceSnapshot, Snapshot
-from truezram.engine.units import format_size
+from truezram.engine.units import format_duration, format_size
 
 KEEP = 1000
 MAX_FILE = 1 << 20
 PSI_FULL_ALERT = 10.0
 """Per cent of the time in which every task waited for memory, over 10 s."""
 PSI_CALM = 2.0
+DIED = 1.0
+"""Seconds without a server after which it was no upgrade."""
+STAYS = 3.0
+"""Seconds after which nobody takes over from a dead one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,23 +39,59 @@ class Event:
     device: str = ""
 
 
+@dataclass(slots=True)
+class Wait:
+    """A device's reads and writes wait for a server."""
+
+    since: float
+    """`time` of the first snapshot in which they did."""
+    recoveries: int
+    """How many there had been before."""
+    died: bool = False
+    """What the log has: that its server died, that it is to be recovered."""
+    stays: bool = False
+
+    def told(self, device: DeviceSnapshot) -> Iterator[tuple[str, str]]:
+        """What is to be said now."""
+        waited = device.time - self.since
+        if waited >= DIED and not self.died:
+            self.died = True
+            yield "warning", "server died: reads and writes wait for another one"
+        if waited >= STAYS and device.state == "dead" and not self.stays:
+            self.stays = True
+            text = f"no other server takes over: run truezram recover {device.name}"
+            yield "error", f"{text}. Nothing is lost yet, reads and writes wait"
+
+
 class Detector:
     """Turns what changed between two snapshots into events."""
 
     def __init__(self) -> None:
         self._before: Snapshot | None = None
         self._pressed = False
+        self.waiting: dict[str, Wait] = {}
 
     def feed(self, snapshot: Snapshot, now: float) -> list[Event]:
         """Events since the last snapshot; none for the first one, except for what is wrong already."""
         before, self._before = self._before, snapshot
+        old = {device.name: device for device in before.devices} if before else {}
+        waited = self.waiting
+        self.waiting = {
+            d.name: waited.get(d.name) or Wait(d.time, old.get(d.name, d).recoveries)
+            for d in snapshot.devices
+            if d.waits
+        }
         if before is None:
             return [Event(now, *found, d.name) for d in snapshot.devices for found in _present(d)]
-        old = {device.name: device for device in before.devices}
         events: list[Event] = []
         for device in snapshot.devices:
             was = old.pop(device.name, None)
-            found = _appeared(device) if was is None or was.created != device.created else _changed(was, device)
+            if was is None or (was.created != device.created and device.recoveries <= was.recoveries):
+                found = _appeared(device)
+            else:
+                found = _changed(was, device, waited.get(device.name))
+            wait = self.waiting.get(device.name)
+            found = chain(found, wait.told(device) if wait else ())
             events += [Event(now, level, text, device.name) for level, text in found]
         events += [Event(now, "info", "removed", name) for name in old]
         events += [Event(now, level, text) for level, text in self._machine(before, snapshot)]
@@ -83,7 +124,7 @@ def _full(device: DeviceSnapshot) -> tuple[str, str]:
 
 
 def _present(device: DeviceSnapshot) -> Iterator[tuple[str, str]]:
-    if device.state in BAD_STATES:
+    if device.state in BAD_STATES and not device.waits:  # else `Detector` tells it
         yield "error", f"{device.state}: {device.last_error}" if device.last_error else device.state
     elif fullness(device):
         yield _full(device)
@@ -95,12 +136,40 @@ def _appeared(device: DeviceSnapshot) -> Iterator[tuple[str, str]]:
     yield from _present(device)
 
 
-def _changed(was: DeviceSnapshot, now: DeviceSnapshot) -> Iterator[tuple[str, str]]:
-    if now.state != was.state:
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 60 else format_duration(seconds)
+
+
+def _other_server(was: DeviceSnapshot, now: DeviceSnapshot, wait: Wait | None) -> Iterator[tuple[str, str]]:
+    """Another server has taken over: from one that died, or from one that was upgraded."""
+    took = f"after {_seconds(now.time - wait.since)}" if wait else f"within {_seconds(now.time - was.time)}"
+    deaths = now.recoveries - (wait.recoveries if wait else was.recoveries)
+    died = wait is not None and wait.died
+    if deaths > 0 and not died:
+        yield "warning", "server died" if deaths == 1 else f"server died {deaths} times"
+    what = "recovered" if died or deaths > 0 else "upgraded"
+    yield "info", f"{what}: another server has taken over ({took})"
+
+
+def _state(was: DeviceSnapshot, now: DeviceSnapshot, wait: Wait | None) -> Iterator[tuple[str, str]]:
+    """What has become of its state or its server."""
+    if now.waits:
+        return  # `Detector` tells it
+    if now.state == "live" and (wait or now.pid != was.pid):
+        yield from _other_server(was, now, wait)
+    elif now.state == "dead" and was.state != "dead":
+        text = "server died, and what it held is lost"
+        yield "error", f"{text}: {now.last_error}" if now.last_error else text
+    elif now.state != was.state:
         bad = now.state in BAD_STATES
         text = f"{was.state} → {now.state}"
         yield ("error" if bad else "info"), f"{text}: {now.last_error}" if now.last_error and bad else text
-    elif now.last_error and (now.last_error, now.last_error_time) != (was.last_error, was.last_error_time):
+
+
+def _changed(was: DeviceSnapshot, now: DeviceSnapshot, wait: Wait | None) -> Iterator[tuple[str, str]]:
+    yield from _state(was, now, wait)
+    news = (now.last_error, now.last_error_time) != (was.last_error, was.last_error_time)
+    if now.state == was.state and now.last_error and news:
         yield "error", now.last_error
     yield from _use(was, now)
     if "unreadable" not in (was.state, now.state):  # it has no figures then, only zeros

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from truezram.engine.units import format_size
+from truezram.engine.units import format_duration, format_size
 
 
 def short_size(size: float) -> str:
@@ -33,6 +33,12 @@ def short_ns(ns: float) -> str:
             return f"{ns:.0f}{unit}" if unit == "ns" or ns >= 9.95 else f"{ns:.1f}{unit}"
         ns /= 1000
     return f"{ns:.1f}s" if ns < 9.95 else f"{ns:.0f}s"
+
+
+def elapsed(seconds: float) -> str:
+    """How long something has lasted, at most four characters: ``0:03``, ``9:59``, ``12m``, ``3h``, ``5d``."""
+    whole = int(seconds)
+    return f"{whole // 60}:{whole % 60:02}" if whole < 600 else format_duration(whole).split()[0]
 
 
 def decade(ns: float) -> str:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from truezram.engine.model import DeviceSnapshot
 from truezram.engine.units import MAX_SIZE, PAGE
 
+UNMEASURED = ("dead", "recovering", "unreadable")
+"""States in which no server keeps the figures: graphs have a gap."""
+
 
 def implausible(device: DeviceSnapshot) -> str:
-    """Why these figures are impossible; "" when they are plausible. Dead devices are not checked."""
-    if device.state in ("dead", "unreadable"):
+    """Why these figures are impossible; "" when they are plausible, or nobody keeps them."""
+    if device.state in UNMEASURED:
         return ""
     for name in (
         "disksize",
@@ -32,6 +37,21 @@ def implausible(device: DeviceSnapshot) -> str:
     if min(total.pages_read, total.pages_written, total.num_reads, total.num_writes) < 0:
         return "a negative counter"
     return ""
+
+
+HELD = (
+    *("orig_data_size", "compr_data_size", "mem_used_total", "table_bytes", "segment_bytes", "object_bytes"),
+    *("reserve_bytes", "reserve_target", "overhead_bytes", "same_pages", "huge_pages", "dup_pages", "kind_pages"),
+    *("size_pages", "total", "queues"),
+)
+"""What a server that takes over counts anew, and is 0 in between."""
+
+
+def held(device: DeviceSnapshot, before: DeviceSnapshot | None) -> DeviceSnapshot:
+    """A device that waits for a server, with what it held before: it holds that still."""
+    if not device.waits or before is None or before.created != device.created or before.state == "unreadable":
+        return device
+    return replace(device, **{name: getattr(before, name) for name in HELD})
 
 
 def emptied(device: DeviceSnapshot, why: str) -> DeviceSnapshot:

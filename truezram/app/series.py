@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from truezram.app.sanity import UNMEASURED
 from truezram.engine.model import DeviceSnapshot, QueueSnapshot, Snapshot
 from truezram.engine.rates import histogram_difference, percentile, same_device
 from truezram.engine.units import PAGE
@@ -215,7 +216,7 @@ class History:
             series = self.devices.get(device.name)
             if series is None:
                 series = self.devices[device.name] = DeviceSeries()
-            if device.state in ("dead", "unreadable"):
+            if device.state in UNMEASURED:
                 series.latest, series.rates = device, Rates()
                 continue
             completed |= series.add(device, hold)
@@ -228,7 +229,7 @@ class History:
             passed, self._sampled = now - self._sampled, now
             self._machine_sample(snapshot, passed, hold)
             for device in snapshot.devices:
-                if device.state in ("dead", "unreadable"):
+                if device.state in UNMEASURED:
                     self.devices[device.name].gap()
             completed = True
         return completed

@@ -63,6 +63,8 @@ class Capabilities:
     )
     persist_why: str = ""
     """Why devices cannot be made persistent; empty when they can."""
+    recovery_why: str = ""
+    """Why a block device would not outlive its server; empty when it would."""
     max_queues: int = 64
     max_queue_depth: int = 4096
     max_local_depth: int = 64
@@ -170,6 +172,9 @@ class Engine(Protocol):
 
     def remove(self, name: str, force: bool, progress: Progress) -> None:
         """Swapoff first, with progress; raises `Busy` naming the holder unless `force`."""
+
+    def recover(self, name: str, progress: Progress) -> bool:
+        """Has another server take over a device whose server is dead. False: it has one."""
 
     def page_map(self, name: str, first: int, pages: int, regions: int) -> PageMap:
         """Counts of kinds in up to 256 equal regions of a range of pages."""

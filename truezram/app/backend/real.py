@@ -62,10 +62,12 @@ class RealEngine:
         from truezram.engine.machine.doctor import examine
 
         root = os.geteuid() == 0
-        bad = [check for check in examine().checks if check.state == "fail" and check.name != "root"]
+        report = examine()
+        bad = [check for check in report.checks if check.state == "fail" and check.name != "root"]
         why = f"{bad[0].detail}. {bad[0].remedy}".strip(". ") if bad else ""
         ublk = not bad if root else CONTROL.exists() or not bad
         return Capabilities(
+            recovery_why=report.no_recovery,
             persist_why="" if RUNNING.is_dir() else "no systemd here",
             ublk=ublk,
             ublk_why=why,
@@ -95,6 +97,14 @@ class RealEngine:
 
         with Client() as client:
             remove(client, name, force, _staged(progress))
+
+    def recover(self, name: str, progress: Progress) -> bool:
+        """How long a server takes to attach is unknown."""
+        from truezram.engine.device.recovery import recover
+
+        progress(None, "starting a server that takes over")
+        with Client() as client:
+            return recover(client, name)
 
     def page_map(self, name: str, first: int, pages: int, regions: int) -> PageMap:
         """Asked of the device's server."""

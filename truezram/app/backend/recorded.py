@@ -64,6 +64,10 @@ class Recorded:
         """Forwarded."""
         self._engine.remove(name, force, progress)
 
+    def recover(self, name: str, progress: Progress) -> bool:
+        """Forwarded."""
+        return self._engine.recover(name, progress)
+
     def page_map(self, name: str, first: int, pages: int, regions: int) -> PageMap:
         """Recorded."""
         return self._keep("page_map", {"name": name}, self._engine.page_map(name, first, pages, regions))

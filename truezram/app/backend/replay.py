@@ -88,6 +88,11 @@ class Replay:
         """Refused."""
         self.refuse("remove")
 
+    def recover(self, name: str, progress: Progress) -> bool:
+        """Refused."""
+        self.refuse("recover")
+        return False
+
     def page_map(self, name: str, first: int, pages: int, regions: int) -> PageMap:
         """The recorded regions that begin in these pages, merged so that there are at most `regions`; if none begins
         there, the one that contains them, since the recording has no finer ones."""

@@ -31,10 +31,26 @@ class Consequences:
     """What force means then."""
 
 
+def _unused_without_server(device: DeviceSnapshot, held: str) -> Consequences:
+    """Of one that another server can take over, and that nothing depends on. (One in use is taken over before it is
+    removed.)"""
+    if device.state == "dead" and not device.orig_data_size:
+        return Consequences(["Its server is dead. It holds no data."])
+    if device.state == "dead":
+        return Consequences([f"Its server is dead. The {held} that it holds are not lost yet: recover it first."])
+    lines = [f"Its server has died, and another one takes over: the {held} that it holds are not lost."]
+    why = "wait until another server has taken over"
+    return Consequences(lines, why, "force: remove it anyway; what it holds is lost")
+
+
 def consequences(device: DeviceSnapshot, machine: MachineSnapshot, hangs: bool = False) -> Consequences:
     """The consequences of removing the device now. `hangs`: its server did not answer."""
     held, taken = format_size(device.orig_data_size), format_size(device.mem_used_total)
-    if device.state == "dead":
+    if device.waits and not in_use(device):
+        return _unused_without_server(device, held)
+    if device.waits:
+        lines = [f"Its server is dead, and another one takes over first: the {held} that it holds are not lost."]
+    elif device.state == "dead":
         lines = [f"Its server is dead: the {held} that it held are already lost."]
     elif device.state == "unreadable":
         lines = ["Its data will be lost. Its size cannot be read."]
@@ -44,6 +60,8 @@ def consequences(device: DeviceSnapshot, machine: MachineSnapshot, hangs: bool =
         lines = [f"It holds {held} in {taken} of memory."]
     else:
         lines = [f"Its data, {held} in {taken} of memory, will be lost."]
+    if device.state == "dead" and not device.waits and device.swap_priority is not None:
+        return Consequences(lines, "it is still swap, which only a restart of the machine ends")
     if device.swap_priority is not None:
         fits = device.swap_used <= machine.mem_available - device.swap_used // 16
         lines.append(f"It is swap: {format_size(device.swap_used)} are first read back into memory (swapoff).")
@@ -70,12 +88,13 @@ def in_use(device: DeviceSnapshot) -> bool:
     return device.swap_priority is not None or bool(device.mountpoints)
 
 
-class RemoveScreen(Dialog[bool | None]):
-    """Returns True to remove with force, False to remove, None to leave it."""
+class RemoveScreen(Dialog[str | None]):
+    """Returns "remove", "force" to remove with force, "recover" to do that instead, None to leave it."""
 
     GUIDE: ClassVar[str] = (
         "Cancel has the focus. To remove a device in use, type its name. If removal would be refused now, the reason"
-        " is shown, and the force box says what is lost if it is done anyway."
+        " is shown, and the force box, if force is possible, says what is lost if it is done anyway. A device whose"
+        " server is dead may be one that can be recovered instead: nothing is lost then."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "cancel", "Cancel", id="remove.cancel"),
@@ -99,6 +118,7 @@ class RemoveScreen(Dialog[bool | None]):
             yield Static(id="command")
             with Horizontal(id="buttons"):
                 yield Button("Cancel", id="cancel", compact=True)
+                yield Button("Recover", id="recover", variant="primary", compact=True)
                 yield Button("Remove", id="remove", variant="error", compact=True)
         yield Footer()
 
@@ -127,16 +147,27 @@ class RemoveScreen(Dialog[bool | None]):
         """Remove can be pressed when the name is right and it would not be refused."""
         now, used = self.now, in_use(self.device)
         self.query_one("#what", Static).update(Text("\n".join(now.lines)))
-        self.query_one("#refused", Static).update(Text(f"Refused without force: {now.refused}."))
+        refused = "Refused without force" if now.force else "Refused"
+        self.query_one("#refused", Static).update(Text(f"{refused}: {now.refused}."))
         if now.force:
             self.query_one("#force", Checkbox).label = now.force
-        for name, shown in (("refused", now.refused), ("force", now.force), ("ask", used), ("name", used)):
+        asked, recover = used and (not now.refused or now.force), self.device.waits and self.device.state == "dead"
+        for name, shown in (
+            ("refused", now.refused),
+            ("force", now.force),
+            ("ask", asked),
+            ("name", asked),
+            ("recover", recover),
+        ):
             self.query_one(f"#{name}").display = bool(shown)
         named = not used or self.query_one("#name", Input).value == self.device.name
         allowed = not now.refused or self.force
         self.query_one("#remove", Button).disabled = not (named and allowed)
         root = self.device.transport != "local"
-        self.query_one("#command", Static).update(Text(f"$ {equivalent.remove(self.device.name, self.force, root)}"))
+        command = f"$ {equivalent.remove(self.device.name, self.force, root)}"
+        if recover:
+            command = f"Recover: $ {equivalent.recover(self.device.name)}\nRemove:  {command}"
+        self.query_one("#command", Static).update(Text(command))
 
     @on(Input.Submitted)
     def _submitted(self) -> None:
@@ -146,7 +177,11 @@ class RemoveScreen(Dialog[bool | None]):
 
     @on(Button.Pressed, "#remove")
     def _remove(self) -> None:
-        self.dismiss(self.force)
+        self.dismiss("force" if self.force else "remove")
+
+    @on(Button.Pressed, "#recover")
+    def _recover(self) -> None:
+        self.dismiss("recover")
 
     @on(Button.Pressed, "#cancel")
     def action_cancel(self) -> None:

@@ -380,7 +380,10 @@ class CreateScreen(Dialog[CreateOptions | None]):
         for line in lines[1:]:
             text.append("\n" + line)
         table.update(text)
-        warning.update(Text(plan.unsafe(options, snapshot.machine) if snapshot else ""))
+        unsafe = plan.unsafe(options, snapshot.machine) if snapshot else ""
+        if options.transport == "ublk" and (why := self.tz.capabilities.recovery_why):
+            unsafe = f"{unsafe}\nIt will not outlive its server: {why}.".lstrip()
+        warning.update(Text(unsafe))
 
     # ---- what the user does
 

@@ -10,8 +10,9 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 
-from truezram.app.columns import mountpoint
+from truezram.app.columns import Row, mountpoint
 from truezram.app.format import short_rate, short_size
+from truezram.app.sanity import UNMEASURED
 from truezram.app.screens.page import Page
 from truezram.app.series import DeviceSeries, queue_rates
 from truezram.app.widgets.event_list import EventList
@@ -54,7 +55,9 @@ class DevicePage(Page):
         " created.\n"
         "Memory is what the device takes (mem_used_total) by what it is for. Holes are filled by new objects and "
         "closed by compaction (m); the reserve is ready for the next writes, and shrinks when there are none. Each "
-        "queue is a thread of the device."
+        "queue is a thread of the device.\n"
+        "Recovery: when the server of a block device dies, its standby takes over, and reads and writes wait until "
+        "then. If there is no standby either, R starts another server. Nothing is lost."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("n", "other(1)", "Next device", id="device.next"),
@@ -128,7 +131,8 @@ class DevicePage(Page):
 
     def _figures(self, series: DeviceSeries, device: DeviceSnapshot) -> None:
         trouble = self.tz.trouble.get(device.name, "")
-        self.query_one("#title", TextBlock).show(lambda width: _title(device, trouble, self.tz.clock()))
+        waited = self.tz.waited(device)
+        self.query_one("#title", TextBlock).show(lambda width: _title(device, trouble, self.tz.clock(), waited))
         self.query_one("#facts", Grid).show(facts(device))
         self.query_one(SizeHistogram).show(device.size_pages, _not_reported(device))
         self._latencies(series, device)
@@ -256,10 +260,11 @@ class DevicePage(Page):
         """Its settings, on the tune page."""
         self.tz.action_go("tune")
 
-    def _is_ours(self) -> bool:
+    def _ours(self) -> DeviceSnapshot | None:
+        """The device, if it is one of ours."""
         series = self.tz.history.devices.get(self.tz.selected)
         device = series.latest if series else None
-        return device is not None and device.kind == "truezram"
+        return device if device is not None and device.kind == "truezram" else None
 
     def action_compact(self) -> None:
         """Packs its segments. A job that is cancelled is only no longer watched."""
@@ -303,7 +308,8 @@ class DevicePage(Page):
         if action == "other":
             return len(self.tz.history.devices) > 1
         if action in ("compact", "check_arena"):
-            return self._is_ours()
+            device = self._ours()
+            return device is not None and (action == "check_arena" or device.state not in UNMEASURED)
         if action in ("span", "edit"):
             return bool(self.tz.history.devices)
         return True
@@ -325,10 +331,14 @@ def _not_reported(device: DeviceSnapshot) -> str:
     return "" if device.kind == "truezram" else f"Not reported by the kernel's {device.kind}."
 
 
-def _title(device: DeviceSnapshot, trouble: str, now: float) -> Parts:
-    state = device.state if device.kind == "truezram" else "kernel"
+def _title(device: DeviceSnapshot, trouble: str, now: float, waited: float | None) -> Parts:
+    row = Row(device, waited=waited)
+    state = row.status() if device.kind == "truezram" else "kernel"
     bad = trouble or device.state in BAD_STATES
     parts = [(f"{device.name} ", "heading"), (f"{device.path}  ", "muted")]
+    if device.waits:
+        wait = f"{'' if row.warns else ', recover it'}: nothing is lost, reads and writes wait"
+        return [[*parts, (state, "warn" if row.warns else "bad"), (wait, "warn")]]
     parts.append((trouble or state, "bad" if bad else "good"))
     if device.last_error and not trouble:
         parts.append((f": {device.last_error}", "bad" if bad else "warn"))
@@ -375,4 +385,20 @@ def facts(device: DeviceSnapshot) -> list[Item]:
                 Item("slot tracking", ("slot tracking", text), "warn" if device.slot_tracking == "unavailable" else "")
             )
         items += [Item(name, (name, "yes" if good else "no"), "" if good else "warn") for name, good in safe]
+        at = 1 + next(number for number, item in enumerate(items) if item.key == "transport")
+        items[at:at] = _recovery(device)
+    return items
+
+
+def _recovery(device: DeviceSnapshot) -> list[Item]:
+    """Whether it outlives its server, and how often it has."""
+    bad = device.transport == "ublk" and not device.recoverable
+    items = [Item("recovery", ("recovery", device.recovery), "warn" if bad else "")]
+    if device.recoverable:
+        alone = not device.standby and not device.waits
+        who = f"pid {device.standby}" if device.standby else "none"
+        items.append(Item("standby", ("standby", who), "warn" if alone else ""))
+    if device.recoveries:
+        times = "once" if device.recoveries == 1 else f"{device.recoveries} times"
+        items.append(Item("taken over", ("taken over", times)))
     return items

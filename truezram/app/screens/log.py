@@ -24,8 +24,8 @@ class LogPage(Page):
     GUIDE = (
         "Newest first. f switches between all events, warnings and errors, and the device under the "
         "dashboard's cursor. Alerts are: 80 % and 95 % of mem_limit reached, full, a failed "
-        "write, a checksum error, a dead server, memory pressure. The log is kept in events.jsonl in the "
-        "state folder."
+        "write, a checksum error, a server that died (whether another one has taken over is the next event), memory "
+        "pressure. The log is kept in events.jsonl in the state folder."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("f", "next_filter", "Filter", id="log.filter"),

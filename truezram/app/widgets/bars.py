@@ -27,6 +27,7 @@ class Bars(LineWidget):
         "bars--resident",
         "bars--track",
         "bars--bad",
+        "bars--warn",
     }
 
     def __init__(self, view: View, *, heading: bool = False, id: str | None = None) -> None:
@@ -75,8 +76,9 @@ class Bars(LineWidget):
         line = [Segment(f"{device.name} ", self.style("bars--title"))]
         used = len(device.name) + 1
         if self.row.state not in ("live", "kernel"):
-            line.append(Segment(f"{self.row.state} ", self.style("bars--bad")))
-            used += len(self.row.state) + 1
+            state = f"{self.row.status()} "
+            line.append(Segment(state, self.style("bars--warn" if self.row.warns else "bars--bad")))
+            used += len(state)
         line.append(Segment(clip(text, width - used), self.style("bars--text")))
         return line
 

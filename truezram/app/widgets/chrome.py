@@ -155,10 +155,12 @@ class JobBar(LineWidget):
 class Footer(LineWidget):
     """The available keys: enabled bindings of what has the focus, then the screen's, then the app's.
 
-    Keys that do not fit are left out, with an ellipsis in their place; help and quit are always shown.
+    Keys that do not fit are left out, with an ellipsis in their place; help and quit are always shown, and before all
+    others what a device without a server needs.
     """
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {"foot--key", "foot--text"}
+    URGENT = ("app.recover",)
     ALWAYS = ("app.help", "app.quit")
 
     def __init__(self) -> None:
@@ -186,7 +188,8 @@ class Footer(LineWidget):
         """One line."""
         items = self.items()
         last = [item for item in items if item[0] in self.ALWAYS]
-        first = [item for item in items if item[0] not in self.ALWAYS]
+        first = [item for item in items if item[0] in self.URGENT]
+        first += [item for item in items if item[0] not in (*self.URGENT, *self.ALWAYS)]
         room = width - sum(_width(item) for item in last)
         shown: list[tuple[str, str, str, str]] = []
         for item in first:

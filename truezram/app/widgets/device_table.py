@@ -36,7 +36,7 @@ def _word(row: Row, word: str) -> bool:
         if number is None:
             return False
         return order < number if sign == "<" else order > number if sign == ">" else abs(order - number) < 1e-9
-    text = " ".join(column.cell(row) for column in columns.COLUMNS).lower()
+    text = " ".join((row.state, *(column.cell(row) for column in columns.COLUMNS))).lower()
     return word.lower() in text
 
 
@@ -59,6 +59,7 @@ class DeviceTable(RowsWidget, can_focus=True):
         "table--cursor",
         "table--cursor-blurred",
         "table--bad",
+        "table--warn",
         "table--muted",
         "table--total",
     }
@@ -249,6 +250,8 @@ class DeviceTable(RowsWidget, can_focus=True):
             style = self.style("table--cursor" if self.has_focus else "table--cursor-blurred")
         elif row.bad:
             style = self.style("table--bad")
+        elif row.warns:
+            style = self.style("table--warn")
         else:
             style = self.style("table--muted" if row.device.kind != "truezram" else "table--row")
         cells = []
