@@ -38,6 +38,7 @@ class FakeEngine(Replay):
         self.dead: set[str] = set()
         """Devices whose server and standby are gone."""
         self.recoveries: dict[str, int] = {}
+        self.upgraded: set[str] = set()
         self.settings: dict[tuple[str, str], str] = {}
         self.changes: list[Change] = []
         self.machine_values = {"vm.swappiness": "60", "vm.page-cluster": "3"}
@@ -130,6 +131,14 @@ class FakeEngine(Replay):
         self.dead.discard(name)
         self.recoveries[name] = self.recoveries.get(name, 0) + dead
         return dead
+
+    def upgrade(self, name: str, progress: Progress) -> str:
+        """From 0.5.0 to 0.6.0, once."""
+        self._called("upgrade", name)
+        progress(None, "starting the installed server")
+        before = name not in self.upgraded
+        self.upgraded.add(name)
+        return "0.5.0 → 0.6.0" if before else ""
 
     def tunables(self) -> tuple[Tunable, ...]:
         """Two of the machine's and two of every device."""

@@ -308,6 +308,32 @@ class TestRecover:
             assert (row.device.orig_data_size, row.warns, b.app.trouble) == (a.orig_data_size, True, {})
 
 
+class TestUpgrade:
+    async def test_of_a_device_that_another_server_can_take_over(self, bench: Make) -> None:
+        """Not in the footer, which has no room for what is done once a year, but in palette and help."""
+        b = bench(2)
+        async with b.app.run_test(size=SMALL) as pilot:
+            b.play(2)
+            await pilot.press("U")
+            titles = {command.title for command in b.app.get_system_commands(b.app.screen)}
+            assert "Upgrade its server" not in titles
+            b.engine.recoveries["ublkb0"] = 0
+            b.play(1)
+            await pilot.pause()
+            titles = {command.title for command in b.app.get_system_commands(b.app.screen)}
+            assert "Upgrade its server" in titles
+            assert "Upgrade its server" not in footer(b)
+            for text in ("0.5.0 → 0.6.0", "it is served by the installed version already"):
+                await pilot.press("U")
+                await settle(pilot, lambda text=text: b.app.events.events[-1].text == f"upgrade ublkb0: {text}")  # type: ignore[misc]
+                await settle(pilot, lambda: not b.app.jobs.jobs)
+            assert [call for call in b.engine.calls if call[0] == "upgrade"] == [("upgrade", "ublkb0")] * 2
+            b.engine.dead.add("ublkb0")
+            b.play(1)
+            await pilot.press("U")
+            assert len([call for call in b.engine.calls if call[0] == "upgrade"]) == 2
+
+
 class TestRemove:
     @pytest.mark.parametrize(
         ("change", "first"),

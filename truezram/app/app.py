@@ -6,7 +6,7 @@ The app owns no device: quitting, or a hang-up, stops none.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from textual.app import SystemCommand
 from textual.binding import Binding, BindingType
@@ -15,7 +15,7 @@ from textual.widget import Widget
 
 from truezram.app import keymap
 from truezram.app.appearance import Appearance
-from truezram.app.backend.protocol import Engine
+from truezram.app.backend.protocol import Engine, Progress
 from truezram.app.commands import commands
 from truezram.app.format import capitalized
 from truezram.app.picture import portable
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from truezram.engine.device.options import CreateOptions
     from truezram.engine.model import DeviceSnapshot
 
+T = TypeVar("T")
 STOP_TIMEOUT = 60.0
 """Seconds that removing a device may take: swapoff reads everything back."""
 RECOVER_TIMEOUT = 130.0
@@ -43,6 +44,7 @@ class TruezramApp(Appearance):
         Binding("c", "create", "Create", id="app.create"),
         Binding("d,delete", "remove", "Remove", id="app.remove"),
         Binding("R", "recover", "Recover", id="app.recover"),
+        Binding("U", "upgrade", "Upgrade its server", show=False, id="app.upgrade"),
         Binding("space", "pause", "Pause", id="app.pause"),
         Binding("plus,equals_sign", "zoom(-1)", "Zoom in", show=False, key_display="+", id="app.zoom_in"),
         Binding("minus", "zoom(1)", "Zoom out", show=False, key_display="-", id="app.zoom_out"),
@@ -134,20 +136,29 @@ class TruezramApp(Appearance):
 
     def action_recover(self) -> None:
         """Has another server take over the device under the cursor, whose server is dead."""
-        name = self.selected
-        if not self.recoverable():
-            return
+        if self.recoverable():
+            self._take_over("recover", lambda done: "done" if done else "it has a server again", self.engine.recover)
 
-        def done(started: bool) -> None:
-            self.report("info", f"recover {name}: {'done' if started else 'it has a server again'}", name)
+    def action_upgrade(self) -> None:
+        """Has the installed server take over the device under the cursor from the one that runs."""
+        if self.upgradable():
+            already = "it is served by the installed version already"
+            self._take_over("upgrade", lambda done: done or already, self.engine.upgrade)
+
+    def _take_over(self, verb: str, result: Callable[[T], str], call: Callable[[str, Progress], T]) -> None:
+        """Another server takes over the device under the cursor."""
+        name = self.selected
+
+        def done(answer: T) -> None:
+            self.report("info", f"{verb} {name}: {result(answer)}", name)
 
         def failed(why: str) -> None:
             if why == "cancelled":
                 self.report("info", "the server that was started goes on", name)
 
         self.work(
-            f"recover {name}",
-            lambda progress: self.engine.recover(name, progress),
+            f"{verb} {name}",
+            lambda progress: call(name, progress),
             done=done,
             failed=failed,
             device=name,
@@ -167,9 +178,15 @@ class TruezramApp(Appearance):
     def recoverable(self) -> bool:
         """Whether the device under the cursor waits for a server, and none is about to come."""
         device = self.ours()
-        if device is None or device.state != "dead" or not device.recoverable:
-            return False
-        return all(job.title != f"recover {device.name}" for job in self.jobs.jobs)
+        return device is not None and device.state == "dead" and device.recoverable and not self._at_work(device.name)
+
+    def upgradable(self) -> bool:
+        """Whether another server can take over the device under the cursor from the one that runs."""
+        device = self.ours()
+        return device is not None and device.state == "live" and device.recoverable and not self._at_work(device.name)
+
+    def _at_work(self, name: str) -> bool:
+        return any(job.title in (f"recover {name}", f"upgrade {name}") for job in self.jobs.jobs)
 
     # ---- view
 
@@ -242,7 +259,8 @@ class TruezramApp(Appearance):
         if action == "cancel_job":
             return bool(self.jobs.jobs)
         if (
-            action in ("create", "remove", "recover", "pause", "zoom", "go", "step", "chart", "export", "jump")
+            action
+            in ("create", "remove", "recover", "upgrade", "pause", "zoom", "go", "step", "chart", "export", "jump")
             and self.in_dialog
         ):
             return False
@@ -250,6 +268,8 @@ class TruezramApp(Appearance):
             return self._shown.REMOVES and self.ours() is not None
         if action == "recover":
             return self._shown.REMOVES and self.recoverable()
+        if action == "upgrade":
+            return self._shown.REMOVES and self.upgradable()
         if action == "create":
             return self._shown.CREATES
         if action == "pause":

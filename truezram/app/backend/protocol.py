@@ -176,6 +176,9 @@ class Engine(Protocol):
     def recover(self, name: str, progress: Progress) -> bool:
         """Has another server take over a device whose server is dead. False: it has one."""
 
+    def upgrade(self, name: str, progress: Progress) -> str:
+        """Has the installed server take over from the one that runs: "0.5.0 → 0.6.0"; "" if that is it already."""
+
     def page_map(self, name: str, first: int, pages: int, regions: int) -> PageMap:
         """Counts of kinds in up to 256 equal regions of a range of pages."""
 

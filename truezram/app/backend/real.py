@@ -106,6 +106,15 @@ class RealEngine:
         with Client() as client:
             return recover(client, name)
 
+    def upgrade(self, name: str, progress: Progress) -> str:
+        """As long as `recover`."""
+        from truezram.engine.device.recovery import upgrade
+
+        progress(None, "starting the installed server")
+        with Client() as client:
+            done = upgrade(client, name)
+        return f"{done.before} → {done.after}" if done.replaced else ""
+
     def page_map(self, name: str, first: int, pages: int, regions: int) -> PageMap:
         """Asked of the device's server."""
         with Client() as client:

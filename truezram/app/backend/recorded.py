@@ -68,6 +68,10 @@ class Recorded:
         """Forwarded."""
         return self._engine.recover(name, progress)
 
+    def upgrade(self, name: str, progress: Progress) -> str:
+        """Forwarded."""
+        return self._engine.upgrade(name, progress)
+
     def page_map(self, name: str, first: int, pages: int, regions: int) -> PageMap:
         """Recorded."""
         return self._keep("page_map", {"name": name}, self._engine.page_map(name, first, pages, regions))

@@ -93,6 +93,11 @@ class Replay:
         self.refuse("recover")
         return False
 
+    def upgrade(self, name: str, progress: Progress) -> str:
+        """Refused."""
+        self.refuse("upgrade")
+        return ""
+
     def page_map(self, name: str, first: int, pages: int, regions: int) -> PageMap:
         """The recorded regions that begin in these pages, merged so that there are at most `regions`; if none begins
         there, the one that contains them, since the recording has no finer ones."""

@@ -57,7 +57,8 @@ class DevicePage(Page):
         "closed by compaction (m); the reserve is ready for the next writes, and shrinks when there are none. Each "
         "queue is a thread of the device.\n"
         "Recovery: when the server of a block device dies, its standby takes over, and reads and writes wait until "
-        "then. If there is no standby either, R starts another server. Nothing is lost."
+        "then. If there is no standby either, R starts another server. U has the installed version take over from the "
+        "one that runs. Nothing is lost."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("n", "other(1)", "Next device", id="device.next"),
