@@ -48,11 +48,12 @@ class Wait:
     recoveries: int
     """How many there had been before."""
     died: bool = False
-    """What the log has: that its server died, that it is to be recovered."""
+    """The log has that the server died."""
     stays: bool = False
+    """The log has that the device is to be recovered."""
 
-    def told(self, device: DeviceSnapshot) -> Iterator[tuple[str, str]]:
-        """What is to be said now."""
+    def report(self, device: DeviceSnapshot) -> Iterator[tuple[str, str]]:
+        """What the log gets now."""
         waited = device.time - self.since
         if waited >= DIED and not self.died:
             self.died = True
@@ -91,7 +92,7 @@ class Detector:
             else:
                 found = _changed(was, device, waited.get(device.name))
             wait = self.waiting.get(device.name)
-            found = chain(found, wait.told(device) if wait else ())
+            found = chain(found, wait.report(device) if wait else ())
             events += [Event(now, level, text, device.name) for level, text in found]
         events += [Event(now, "info", "removed", name) for name in old]
         events += [Event(now, level, text) for level, text in self._machine(before, snapshot)]
@@ -124,7 +125,7 @@ def _full(device: DeviceSnapshot) -> tuple[str, str]:
 
 
 def _present(device: DeviceSnapshot) -> Iterator[tuple[str, str]]:
-    if device.state in BAD_STATES and not device.waits:  # else `Detector` tells it
+    if device.state in BAD_STATES and not device.waits:  # else `Wait` reports it
         yield "error", f"{device.state}: {device.last_error}" if device.last_error else device.state
     elif fullness(device):
         yield _full(device)
@@ -154,7 +155,7 @@ def _other_server(was: DeviceSnapshot, now: DeviceSnapshot, wait: Wait | None) -
 def _state(was: DeviceSnapshot, now: DeviceSnapshot, wait: Wait | None) -> Iterator[tuple[str, str]]:
     """What has become of its state or its server."""
     if now.waits:
-        return  # `Detector` tells it
+        return  # `Wait` reports it
     if now.state == "live" and (wait or now.pid != was.pid):
         yield from _other_server(was, now, wait)
     elif now.state == "dead" and was.state != "dead":
