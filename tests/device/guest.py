@@ -73,6 +73,7 @@ def requirements() -> str:
     """The path of virtiofsd. Raises Missing."""
     wanted = {"qemu-system-x86_64": "qemu-system-x86", "busybox": "busybox-static", "depmod": "kmod", "fio": "fio"}
     wanted |= {"mkfs.ext4": "e2fsprogs", "mkswap": "util-linux", "gcc": "gcc", "xz": "xz-utils", "fstrim": "util-linux"}
+    wanted |= {"strace": "strace"}
     path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
     lacking = sorted({package for tool, package in wanted.items() if not shutil.which(tool, path=path)})
     if lacking:

@@ -6,6 +6,7 @@
  * time: what is counted is work between two calls. The char device is a memfd: descriptors at its
  * start, data where USER_COPY has it.
  */
+#include "clock.h"
 #include "harness.h"
 #include "local.h"
 #include "local_server.h"
@@ -24,6 +25,8 @@
 /* ---- a store, and memory that can be short ---- */
 
 static _Atomic int no_memory, attempts;
+static struct tz_queue_stats *served;	/* the queue's */
+static _Atomic uint64_t noted;		/* what it said of itself during the last write */
 
 int __real_tz_store_write(struct tz_store_thread *t, uint64_t page, const uint8_t *data);
 int __wrap_tz_store_write(struct tz_store_thread *t, uint64_t page, const uint8_t *data);
@@ -31,11 +34,23 @@ int __wrap_tz_store_write(struct tz_store_thread *t, uint64_t page, const uint8_
 int __wrap_tz_store_write(struct tz_store_thread *t, uint64_t page, const uint8_t *data)
 {
 	attempts++;
+	noted = __atomic_load_n(&served->serving, __ATOMIC_RELAXED);
 	return no_memory ? -EAGAIN : __real_tz_store_write(t, page, data);
 }
 
 static struct tz_store *store;
 static struct tz_queue queue;
+static struct tz_suspects suspects;
+static uint64_t killer;			/* the page whose read has killed three servers; 0: none */
+
+static void let_three_servers_die(struct tz_stats *stats)
+{
+	for (unsigned i = 0; i < TZ_SUSPECT_DEATHS; i++) {
+		tz_suspect_note(queue.stats, UBLK_IO_OP_READ, killer);
+		tz_suspects_take_over(&suspects, stats, PAGES, tz_now_ns());
+	}
+	queue.suspects = &suspects;
+}
 
 static void fill_word(uint8_t *page, uint64_t word)
 {
@@ -63,7 +78,9 @@ static void make_store(unsigned depth)
 	queue = (struct tz_queue){ .depth = depth, .nr_pages = PAGES,
 		.store = tz_store_thread(store, 0),
 		.end_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK) };
-	queue.stats = tz_store_thread_stats(queue.store);
+	queue.stats = served = tz_store_thread_stats(queue.store);
+	if (killer)
+		let_three_servers_die(stats);
 	tz_store_begin(queue.store);
 	for (uint64_t p = 0; p < PAGES; p++) {
 		fill_word(page, p + 1);
@@ -466,6 +483,48 @@ static void test_full_submission_queue(void)
 	end();
 }
 
+/* ---- a request that kills ---- */
+
+static int read_what_kills(uint64_t wait_ns)
+{
+	static const struct { unsigned op; uint64_t page; uint32_t pages; int result; } script[] = {
+		{ UBLK_IO_OP_READ, 7, 1, -EIO }, { UBLK_IO_OP_READ, 6, 3, -EIO },
+		{ UBLK_IO_OP_READ, 8, 2, 8192 }, { UBLK_IO_OP_READ, 7, 1, -EIO },
+		{ UBLK_IO_OP_WRITE, 8, 2, 8192 }, { UBLK_IO_OP_READ, 7, 1, -EIO },
+		{ UBLK_IO_OP_WRITE, 6, 2, 8192 }, { UBLK_IO_OP_READ, 6, 3, 3 * 4096 },
+	};
+	uint64_t *at = &kernel.mark[0];
+
+	(void)wait_ns;
+	accept_commands();
+	if (!kernel.in_kernel[0])
+		return 0;
+	CHECK(!queue.stats->serving, "%#llx", (unsigned long long)queue.stats->serving);
+	if (*at)
+		CHECK(kernel.result[0] == script[*at - 1].result, "step %llu: %d",
+			(unsigned long long)*at - 1, kernel.result[0]);
+	if (*at == sizeof script / sizeof *script)
+		stop_device();
+	else
+		request(0, script[*at].op, script[*at].page, script[*at].pages);
+	++*at;
+	return 0;
+}
+
+static void test_what_kills_is_refused(void)
+{
+	killer = 7;
+	run_ublk(1, read_what_kills);
+	CHECK(queue.stats->failed_reads == 4 && queue.stats->num_reads == 6,
+		"%llu of %llu", (unsigned long long)queue.stats->failed_reads,
+		(unsigned long long)queue.stats->num_reads);
+	/* The page that is at hand, not the request's first. */
+	CHECK(noted == (7 << 8 | (UBLK_IO_OP_WRITE + 1)), "%#llx", (unsigned long long)noted);
+	CHECK(suspects.left == 0, "%u", suspects.left);
+	killer = 0;
+	end();
+}
+
 /* ---- the local ring ---- */
 
 static struct tz_local_server server;
@@ -682,6 +741,7 @@ int main(void)
 		{ "refused commands are sent again", test_refused_commands_are_sent_again },
 		{ "enter may fail", test_enter_may_fail },
 		{ "full submission queue", test_full_submission_queue },
+		{ "what kills is refused", test_what_kills_is_refused },
 		{ "local rounds", test_local_rounds },
 		{ "timed-out requests", test_timed_out_requests },
 		{ "slots of the dead", test_slots_of_the_dead },

@@ -26,6 +26,7 @@ struct tz_server {
 	int arena_fd;			/* the store's, which closes it */
 	struct tz_slots slots;
 	int arena_is_safe;		/* on a noswap tmpfs, or locked as it is populated */
+	struct tz_suspects suspects;
 	int end_fd;			/* eventfd: a queue thread has ended */
 	int signal_fd;
 	int handed_over;		/* another server takes over: nothing is removed */

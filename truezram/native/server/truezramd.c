@@ -344,6 +344,20 @@ static int make_store(struct tz_server *s, const struct options *o)
 	return s->store ? 0 : rc;
 }
 
+/* Looks for what killed the server, and shows what is refused from now on. */
+static void accuse(struct tz_server *s, const struct options *o)
+{
+	char text[sizeof s->registry.stats->last_error];
+	unsigned next = 0;
+
+	tz_suspects_take_over(
+		&s->suspects, s->registry.stats, o->size / TZ_PAGE_SIZE, tz_now_ns());
+	while (tz_suspects_report(&s->suspects, &next, text, sizeof text)) {
+		tz_log("%s", text);
+		tz_stats_error(s->registry.stats, text);
+	}
+}
+
 /* The store of the device whose server is dead. */
 static int attach_store(struct tz_server *s, const struct options *o)
 {
@@ -364,6 +378,7 @@ static int attach_store(struct tz_server *s, const struct options *o)
 	TZ_STATS_SET(h->state, TZ_STATE_RECOVERING);
 	TZ_STATS_SET(h->standby, 0);	/* it may be us */
 	tz_stats_head_end(h);
+	accuse(s, o);
 	s->store = tz_store_attach(&a, &rc, s->why, sizeof s->why);
 	if (!s->store)
 		return rc;
@@ -397,7 +412,8 @@ static int start_queues(struct tz_server *s, const struct options *o)
 		*q = (struct tz_queue){ .index = i, .depth = s->depth,
 			.nr_pages = o->size / TZ_PAGE_SIZE, .end_fd = s->end_fd,
 			.store = tz_store_thread(s->store, i), .ublk = &s->ublk,
-			.local = &s->local, .knock = &s->slots.knock };
+			.local = &s->local, .knock = &s->slots.knock,
+			.suspects = &s->suspects };
 		q->stats = tz_store_thread_stats(q->store);
 		if (o->transport == TZ_TRANSPORT_UBLK)
 			/* Refused: runs anywhere. */

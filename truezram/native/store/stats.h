@@ -23,6 +23,8 @@
 /* Threads that are not queues and have a tz_queue_stats too, after those of the queues: the one
  * that collects freed swap slots, and the housekeeper. Sums include them. */
 #define TZ_STATS_HELPERS 2
+/* As many as may have been served at one death. */
+#define TZ_SUSPECTS TZ_MAX_QUEUES
 
 /* Latency histogram, log-linear: bins 0..7 are 0..7 units of 64 ns; above, 8 bins per power of
  * two. */
@@ -55,6 +57,13 @@ enum tz_device_flags {
 					 * buffers */
 	TZ_FLAG_IO_FLUSHER = 8,		/* queue threads run with PR_SET_IO_FLUSHER, read back */
 	TZ_FLAG_RECOVERABLE = 16	/* ublk: when its server dies another one can take over */
+};
+
+/* What servers may have died of (transport/suspects.h). */
+struct tz_suspect {
+	uint64_t request;		/* as `serving` of a queue; 0: none */
+	uint64_t deaths;
+	uint64_t last_ns;		/* when the last was noticed */
 };
 
 struct tz_stats {
@@ -106,6 +115,8 @@ struct tz_stats {
 	uint64_t pages_compacted;	/* pages of memory that emptying segments has freed */
 	uint64_t compact_done;		/* the last compaction asked for that is done (store.h) */
 	uint64_t compact_permille;	/* how far the one at work is */
+	/* --- written by a server that takes over, removed by the queues --- */
+	struct tz_suspect suspects[TZ_SUSPECTS];
 };
 
 /* Gauges (…_now) are signed: a page written by queue 0 and discarded by queue 1 leaves +1 here and
@@ -145,7 +156,7 @@ struct tz_queue_stats {
 	uint64_t read_lat[TZ_LAT_BINS], write_lat[TZ_LAT_BINS];
 	uint32_t cpu, tid;		/* where the thread is pinned (UINT32_MAX: not), its thread
 					 * id */
-	uint64_t pad[1];		/* to a multiple of 64 bytes */
+	uint64_t serving;		/* page << 8 | UBLK_IO_OP_* + 1; 0: nothing */
 };
 
 static inline unsigned tz_lat_bin(uint64_t ns)

@@ -124,6 +124,8 @@ static void finish(struct tz_queue *q, unsigned tag, int result)
 
 	q->now = tz_now_ns();
 	count(q, io, result, q->now - io->since);
+	if (tz_suspects_any(q->suspects))
+		tz_suspects_complete(q->suspects, io->op, io->page, io->nr_pages, io->done);
 	q->unflushed += moves_data(io) ? io->nr_pages : 1;
 	q->ops->answer(q, tag, result);
 	if (q->unflushed >= FLUSH_PAGES || q->now - q->flushed_at >= FLUSH_NS)
@@ -141,6 +143,7 @@ static int serve_pages(struct tz_queue *q, struct tz_io *io, uint8_t *data)
 			else
 				tz_store_prefetch_object(q->store, io->page + i + 1);
 		}
+		tz_suspect_note(q->stats, io->op, io->page + i);
 		int rc = write ? tz_store_write(q->store, io->page + i,
 			data + (size_t)i * TZ_PAGE_SIZE)
 			: tz_store_read(q->store, io->page + i, data + (size_t)i * TZ_PAGE_SIZE);
@@ -183,11 +186,13 @@ static int serve(struct tz_queue *q, unsigned tag)
 		return 0;
 	if (io->op == UBLK_IO_OP_WRITE)
 		note_writer(q, io);
+	tz_suspect_note(q->stats, io->op, io->page + io->done);
 	data = q->ops->bring(q, tag);
-	if (!data)
-		return -EIO;
-	rc = serve_pages(q, io, data);
-	return rc == 0 && io->op == UBLK_IO_OP_READ ? q->ops->hand_over(q, tag, data) : rc;
+	rc = data ? serve_pages(q, io, data) : -EIO;
+	if (rc == 0 && io->op == UBLK_IO_OP_READ)
+		rc = q->ops->hand_over(q, tag, data);
+	tz_suspect_note_none(q->stats);
+	return rc;
 }
 
 static void wait_for_memory(struct tz_queue *q, unsigned tag)
@@ -205,6 +210,9 @@ static void handle(struct tz_queue *q, unsigned tag)
 	struct tz_io *io = &q->ios[tag];
 	int rc = fault_of(q, io);
 
+	if (rc == 0 && tz_suspects_any(q->suspects) &&
+	    tz_suspects_refuse(q->suspects, io->op, io->page, io->nr_pages, q->now))
+		rc = -EIO;
 	if (rc == 0 && is_discard(io)) {
 		tz_io_push(q, &q->discards, tag);
 		return;
@@ -249,8 +257,10 @@ static void discard_piece(struct tz_queue *q)
 
 	while (q->discards.n && work) {
 		struct tz_io *io = &q->ios[q->discards.first];
+		tz_suspect_note(q->stats, io->op, io->page + io->done);
 		io->done += (uint32_t)tz_store_discard_range(q->store, io->page + io->done,
 			io->nr_pages - io->done, &work);
+		tz_suspect_note_none(q->stats);
 		if (io->done == io->nr_pages)
 			finish(q, tz_io_pop(q, &q->discards), 0);
 	}

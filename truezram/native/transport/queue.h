@@ -14,6 +14,7 @@
 #define TZ_QUEUE_H
 
 #include "store.h"
+#include "suspects.h"
 #include "ublk.h"
 
 #include <pthread.h>
@@ -78,6 +79,7 @@ struct tz_queue {
 					 * report */
 
 	struct tz_swap_knock *knock;	/* NULL: nobody wants to know */
+	struct tz_suspects *suspects;	/* NULL: no server before us */
 
 	const struct tz_queue_ops *ops;
 	void *ring;			/* of the transport */
