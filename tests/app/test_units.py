@@ -296,6 +296,20 @@ class TestEvents:
         assert [(e.level, e.text) for e in detector.feed(dead, 2.0)] == [("error", text)]
         assert [(e.device, e.text) for e in detector.feed(one, 3.0)] == [("ublkb1", "removed")]
 
+    def test_an_error_that_comes_with_another_state(self) -> None:
+        """A server that takes over says what the dead one has died of, often between two snapshots."""
+        detector = Detector()
+        base = eight(1)[0]
+        before = replace(base.devices[0], recoverable=True, last_error="page 3: entry is damaged", last_error_time=5.0)
+        text = "reading page 7 has killed the server 3 times: it fails with EIO now"
+        after = replace(before, pid=before.pid + 1, recoveries=3, last_error=text, last_error_time=9.0)
+        for while_dead in (replace(before, state="recovering"), replace(after, state="recovering")):
+            told: list[tuple[str, str]] = []
+            for now in (before, while_dead, after, after):
+                told += [(e.level, e.text) for e in detector.feed(replace(base, devices=(now,)), 1.0)]
+            assert told.count(("error", text)) == 1, told
+            assert sum("page 3" in said for _, said in told) <= 1, told
+
     def test_damage_is_an_error(self) -> None:
         detector = Detector()
         base = eight(1)[0]

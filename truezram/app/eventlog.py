@@ -170,7 +170,11 @@ def _state(was: DeviceSnapshot, now: DeviceSnapshot, wait: Wait | None) -> Itera
 def _changed(was: DeviceSnapshot, now: DeviceSnapshot, wait: Wait | None) -> Iterator[tuple[str, str]]:
     yield from _state(was, now, wait)
     news = (now.last_error, now.last_error_time) != (was.last_error, was.last_error_time)
-    if now.state == was.state and now.last_error and news:
+    if now.state != was.state:
+        # Said with the state; or what was known before it became unreadable is forgotten.
+        said = now.state in BAD_STATES and not now.waits
+        news = news and not said and was.state != "unreadable"
+    if news and now.last_error:
         yield "error", now.last_error
     yield from _use(was, now)
     if "unreadable" not in (was.state, now.state):  # it has no figures then, only zeros
