@@ -81,6 +81,9 @@ def under_fio(guest: Guest, product: Product, kills: int) -> None:
     row = product.stat(path)
     assert (row["recovery"], row["recoveries"]) == ("on", 0)
     assert row["standby"], "create does not wait for the standby"
+    # A shutdown's last SIGKILL spares these: see SURVIVOR in server.py.
+    names = product.run("for p in $(pgrep 'truezramd|tz-'); do head -c 1 /proc/$p/cmdline; echo; done").out
+    assert set(names.split()) == {"@"}
     script = FIO.format(path=path, name=path.removeprefix("/dev/"), tools=product.tools, kills=kills, seed=1)
     out = product.strict(script, timeout=300 + kills * SECONDS).out
     killed = numbers(next(line for line in out.splitlines() if line.startswith("kills=")))

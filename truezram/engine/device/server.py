@@ -31,6 +31,10 @@ CLEANUP_TIMEOUT = 15.0
 _EXIT_PATIENCE = 3.0
 _END_PATIENCE = 10.0
 _READY_SIZE = ffi.sizeof("struct tz_ready")
+SURVIVOR = "@"
+"""A first argument that begins so says to systemd that the process is needed until the very end of a shutdown: it is
+not killed with all others, so that a swap area or a mount that is still there can be ended
+(https://systemd.io/ROOT_STORAGE_DAEMONS)."""
 _children: list[subprocess.Popen[bytes]] = []
 """Servers that this process started, to be reaped when they end (a long-running app would collect zombies)."""
 
@@ -88,7 +92,8 @@ def _run(
     try:
         try:
             process = subprocess.Popen(
-                [*argv, "--ready-fd", str(write_end)],
+                [SURVIVOR + argv[0], *argv[1:], "--ready-fd", str(write_end)],
+                executable=argv[0],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=errors,

@@ -85,7 +85,7 @@ int tz_helper_main(void)
 
 static int spawn(char *option, int socket, pid_t *pid)
 {
-	static char name[] = "truezramd";
+	static char name[] = "@truezramd";	/* as engine/device/server.py's SURVIVOR says */
 	char *argv[] = { name, option, NULL }, *env[] = { NULL };
 	posix_spawn_file_actions_t actions;
 	posix_spawnattr_t attributes;
