@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
-from guest import Guest, GuestError, Missing, requirements
+from guest import Guest, GuestError, Missing, compile_c, requirements
 from kernels import KERNELS, Kernel, KernelError, get_kernel
 from product import LEFTOVERS, Product
 
@@ -119,10 +119,8 @@ def program() -> Path:
 def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with ``pagetool`` and ``killer`` (compiled) and ``pages`` (64 MiB of real pages), which guests see too."""
     folder = tmp_path_factory.mktemp("tools")
-    include = [f"-I{ROOT / 'truezram' / 'native' / part}" for part in ("store", "codecs")]
-    for tool in ("pagetool", "killer"):
-        compile_ = ["gcc", "-O2", "-Wall", "-Wextra", "-Werror", *include, "-o", str(folder / tool)]
-        subprocess.run([*compile_, str(HERE / f"{tool}.c")], check=True)
+    for name in ("pagetool", "killer"):
+        compile_c(name, folder / name)
     subprocess.run([sys.executable, str(HERE / "collect_pages.py"), str(folder / "pages")], check=True)
     for path in (folder, *folder.parents):
         if path.is_relative_to("/tmp") and path != Path("/tmp"):

@@ -2,8 +2,8 @@
 
 The tree comes in through virtiofs, read-only below an overlay that lives in the guest's memory, so a test may change
 any file and nothing reaches the host. Scripts go in and their status and output come back over a serial port
-(``guest-init`` and ``guest-agent`` are the other end). The kernel log goes to a file that tests look through: a warning
-in it fails the test.
+(``guest-init`` and ``guest-agent.c`` are the other end). The kernel log goes to a file that tests look through: a
+warning in it fails the test.
 """
 
 from __future__ import annotations
@@ -86,6 +86,13 @@ def requirements() -> str:
     raise Missing("needs virtiofsd: apt-get install qemu-system-common (Debian 12) or virtiofsd (later)")
 
 
+def compile_c(name: str, program: Path) -> None:
+    """Compiles a program of these tests."""
+    include = [f"-I{HERE.parents[1] / 'truezram' / 'native' / part}" for part in ("store", "codecs")]
+    command = ["gcc", "-O2", "-Wall", "-Wextra", "-Werror", *include, "-o", str(program), str(HERE / f"{name}.c")]
+    subprocess.run(command, check=True)
+
+
 class Guest:
     """One running guest. Close it, or use it as a context manager."""
 
@@ -111,6 +118,8 @@ class Guest:
         self._port: socket.socket | None = None
         self._sockets = Path()
         virtiofsd = requirements()
+        self._agent = folder / "guest-agent"
+        compile_c("guest-agent", self._agent)
         for attempt in range(1, BOOTS + 1):
             try:
                 self._boot(virtiofsd)
@@ -167,7 +176,7 @@ class Guest:
             # Emulation on a busy machine is slow: allow for that before calling a task hung, or the timer (at boot).
             " no_timer_check"
             " sysctl.kernel.hung_task_timeout_secs=60 rcupdate.rcu_cpu_stall_timeout=60 watchdog_thresh=30"
-            f" init={HERE / 'guest-init'} truezram.modules={self.kernel.modules}"
+            f" init={HERE / 'guest-init'} truezram.modules={self.kernel.modules} truezram.agent={self._agent}"
         )
         return [
             *("qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", CPU),

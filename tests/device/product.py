@@ -8,14 +8,19 @@ from typing import Any
 
 from guest import Guest, Result
 
+# Few programs: it runs after each test, and each that is started costs time under emulation.
 LEFTOVERS = """
-found=$(ls -d /sys/block/ublkb* /dev/ublkb* /dev/ublkc* 2>/dev/null
-	pgrep -a truezramd
-	find /run/truezram -mindepth 1 \\( -name '*.sock' -o -name '*.stats' \\) 2>/dev/null
-	tail -n +2 /proc/swaps
-	findmnt -rno TARGET,SOURCE | grep ublkb
-	dmesg | grep type=1326)	# a system call that the server's filter refused: filter.c
-[ -z "$found" ] || { echo "$found"; exit 1; }
+shopt -s nullglob globstar extglob
+found=(/sys/block/ublkb* /dev/ublk[bc]* /run/truezram/**/*.@(sock|stats))
+for process in /proc/[0-9]*; do
+	read -r name <$process/comm && [[ $name != *truezramd* ]] || found+=("$process $name")
+done 2>/dev/null
+{ read -r; while read -r line; do found+=("swap: $line"); done; } </proc/swaps
+while read -r line; do [[ $line != *ublkb* ]] || found+=("mount: $line"); done </proc/self/mountinfo
+log=$(dmesg)
+# A system call that the server's filter refused: filter.c.
+[[ ! $log =~ [^$'\\n']*type=1326[^$'\\n']* ]] || found+=("${BASH_REMATCH[0]}")
+[ ${#found[@]} = 0 ] || { printf '%s\\n' "${found[@]}"; exit 1; }
 """
 PAGE = 4096
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
 from guest import BOOTS, Guest, GuestError, ScriptError
-from product import Product
+from product import LEFTOVERS, Product
 
 
 def test_status_and_output_come_back(guest: Guest) -> None:
@@ -93,3 +94,26 @@ rm disk
     assert answers == ["bad=0", "bad=1", "bad=1", "bad=0"], result.out
     assert "checked=256 bad=0" in result.out
     assert "checked=256 bad=1" in result.out
+
+
+LEFT_BEHIND = {
+    "a device": ("touch /dev/ublkc7", "/dev/ublkc7", "rm /dev/ublkc7"),
+    "an entry": ("mkdir -p /run/truezram/a; >/run/truezram/a/x.sock", "/run/truezram/a/x.sock", "rm -r /run/truezram"),
+    "a server": ("bash -c 'echo truezramd >/proc/$$/comm; read <>/dev/ptmx' & pid=$!", "truezramd", ""),
+    "swap": (
+        "modprobe loop; truncate -s 1M x; mkswap -q x; swapon $(losetup -f --show x)",
+        "swap: /dev/loop",
+        "swapoff -a; losetup -D",
+    ),
+    "a mount": ("mkdir -p ublkb; mount -t tmpfs none ublkb", "mount: ", "umount ublkb"),
+    "a refused call": ("echo 'audit: type=1326 audit(1.2:3)' >/dev/kmsg", "type=1326 audit(1.2:3)", "dmesg -C"),
+}
+
+
+@pytest.mark.parametrize("what", LEFT_BEHIND)
+def test_what_is_left_behind_is_found(product: Product, what: str) -> None:
+    """Each thing that no test may leave."""
+    make, found, undo = LEFT_BEHIND[what]
+    look = f"sleep 0.2; bash -c {shlex.quote(LEFTOVERS)}; status=$?"
+    left = product.run(f"{make}\n{look}\nkill ${{pid-}} 2>/dev/null\n{undo}\nexit $status", status=1)
+    assert found in left.out, left
