@@ -15,7 +15,7 @@ from product import Product
 
 LIMIT = 24 << 20
 PAGED_OUT = 128
-WORK = {256: ("renew 1", "verify 1031 2"), 512: ("renew 1", "verify 1031 8"), 1024: ("verify 1031 4",)}
+WORK = {256: ("renew 1", "verify 1031 8"), 512: ("renew 1", "verify 1031 8"), 1024: ("verify 1031 16",)}
 """By the guest's memory in MiB: what each process does once it has filled its memory. Under emulation, each comes to a
 minute or two."""
 PARTS = 3
