@@ -30,6 +30,8 @@ from product import LEFTOVERS, Product
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
+WARM_MEMORY = 1024
+"""MiB of a guest, at least, for a warm process in it."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -45,6 +47,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Declares the marker."""
     config.addinivalue_line("markers", "guest(memory, cpus): the kind of guest a device test runs in")
+    config.addinivalue_line("markers", "warm: truezram may be a fork of a process that has imported it (warm.py)")
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -79,15 +82,21 @@ def kind_of(item: pytest.Item) -> tuple[int, int]:
     return kind.get("memory", 1024), kind.get("cpus", 1)
 
 
+def is_warm(item: pytest.Item) -> bool:
+    """Whether a test uses the warm process: it says so, and its guest has the memory for it."""
+    return item.get_closest_marker("warm") is not None and kind_of(item)[0] >= WARM_MEMORY
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of one kernel and one kind of guest follow each other, so that each kind is booted once."""
+    """Tests of one kernel and one kind of guest follow each other, so that each kind is booted once; in each those with
+    a warm process come last."""
     kernels = list(KERNELS)
 
-    def order(item: pytest.Item) -> tuple[int, int, int]:
+    def order(item: pytest.Item) -> tuple[int, int, int, bool]:
         callspec = getattr(item, "callspec", None)
         kernel = callspec.params.get("kernel", "") if callspec else ""
         memory, cpus = kind_of(item)
-        return kernels.index(kernel) if kernel in kernels else -1, cpus, -memory
+        return kernels.index(kernel) if kernel in kernels else -1, cpus, -memory, is_warm(item)
 
     items.sort(key=order)
 
@@ -117,9 +126,10 @@ def program() -> Path:
 
 @pytest.fixture(scope="session")
 def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with ``pagetool`` and ``killer`` (compiled) and ``pages`` (64 MiB of real pages), which guests see too."""
+    """Folder with ``pagetool``, ``killer`` and ``warmcall`` (compiled) and ``pages`` (64 MiB of real pages), which
+    guests see too."""
     folder = tmp_path_factory.mktemp("tools")
-    for name in ("pagetool", "killer"):
+    for name in ("pagetool", "killer", "warmcall"):
         compile_c(name, folder / name)
     subprocess.run([sys.executable, str(HERE / "collect_pages.py"), str(folder / "pages")], check=True)
     for path in (folder, *folder.parents):
@@ -187,9 +197,9 @@ def guest(request: pytest.FixtureRequest, kernel: Kernel, guests: Guests) -> Gue
 
 
 @pytest.fixture
-def product(guest: Guest, program: Path, tools: Path) -> Product:
+def product(request: pytest.FixtureRequest, guest: Guest, program: Path, tools: Path) -> Product:
     """The product as installed on this machine, in the guest."""
-    return Product(guest, program, tools)
+    return Product(guest, program, tools, warm=is_warm(request.node))
 
 
 def after_test(guest: Guest) -> None:

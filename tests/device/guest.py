@@ -109,6 +109,8 @@ class Guest:
         """Set by a test that leaves the guest in another state than it found it."""
         self.spoilt = False
         """Set by a test after which only a restart helps: what it leaves behind is not looked at."""
+        self.warm = False
+        """Whether a warm process runs in it (warm.py)."""
         self.taint = 0
         self.virtiofs_warned = False
         """Whether the taint may be that of VIRTIOFS_WARNING."""

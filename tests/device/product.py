@@ -20,15 +20,29 @@ while read -r line; do [[ $line != *ublkb* ]] || found+=("mount: $line"); done <
 log=$(dmesg)
 # A system call that the server's filter refused: filter.c.
 [[ ! $log =~ [^$'\\n']*type=1326[^$'\\n']* ]] || found+=("${BASH_REMATCH[0]}")
+[ ! -e /dev/shm/warm.failed ] || found+=("$(</dev/shm/warm.failed)") # warm.py
 [ ${#found[@]} = 0 ] || { printf '%s\\n' "${found[@]}"; exit 1; }
 """
 PAGE = 4096
+HERE = Path(__file__).resolve().parent
+
+
+START_WARM = """
+python3 {here}/warm.py {program} </dev/null || exit
+"""
+END_WARM = """
+pkill -x warm; while pgrep -x warm; do sleep 0.05; done
+"""
 
 
 class Product:
-    """``truezram`` as installed on the host, run as root in a guest; ``tools`` has pagetool and pages."""
+    """``truezram`` as installed on the host, run as root in a guest; ``tools`` has pagetool and pages.
 
-    def __init__(self, guest: Guest, program: Path, tools: Path) -> None:
+    With ``warm``, what a script calls by the name of truezram itself is a fork of a warm process (warm.py);
+    ``command truezram`` is the program, as it is everywhere else.
+    """
+
+    def __init__(self, guest: Guest, program: Path, tools: Path, *, warm: bool = False) -> None:
         self.guest = guest
         self.program = program
         self.tools = tools
@@ -38,6 +52,16 @@ class Product:
             f'pagetool() {{ {tools / "pagetool"} "$@"; }}\n'
             f"cd /root\n"
         )
+        if guest.warm and not warm:
+            self.run(END_WARM)
+        if warm and not guest.warm:
+            self.run(START_WARM.format(here=HERE, program=program))
+        guest.warm = warm
+        self.python = "python3"
+        """Runs a Python file of these tests that imports the product."""
+        if warm:
+            self.python = f"{tools / 'warmcall'}"
+            self.prelude += f'truezram() {{ {self.python} {program} "$@"; }}\n'
 
     def run(self, script: str, *, timeout: int = 90, status: int | None = 0) -> Result:
         """Runs a bash script with ``truezram``, ``pagetool`` and ``$POOL`` at hand; see Guest.run."""

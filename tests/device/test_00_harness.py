@@ -107,6 +107,7 @@ LEFT_BEHIND = {
     ),
     "a mount": ("mkdir -p ublkb; mount -t tmpfs none ublkb", "mount: ", "umount ublkb"),
     "a refused call": ("echo 'audit: type=1326 audit(1.2:3)' >/dev/kmsg", "type=1326 audit(1.2:3)", "dmesg -C"),
+    "a refused command": ("echo refused >/dev/shm/warm.failed", "refused", "rm /dev/shm/warm.failed"),
 }
 
 

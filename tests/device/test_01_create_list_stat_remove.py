@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from product import PAGE, Product
 
 SIZE = 192 << 20
@@ -50,6 +51,7 @@ def test_create_list_stat_remove(product: Product) -> None:
     assert product.json("list")["devices"] == []
 
 
+@pytest.mark.warm
 def test_a_device_with_a_dictionary(product: Product) -> None:
     """Trained on pages like those that it will hold; what was stored with it outlasts changes of algorithm."""
     trained = product.json('train --pages "$POOL" --size 16K words.zdict')

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from product import Product
 
+pytestmark = pytest.mark.warm
+
 # Half-compressible data in requests of 4 to 128 KiB that overwrite each other; each job has a region of its own, as
 # fio's verification asks.
 FIO = (

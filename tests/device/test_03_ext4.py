@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 from product import Product
+
+pytestmark = pytest.mark.warm
 
 
 def test_ext4(product: Product) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 from product import PAGE, Product, numbers
+
+pytestmark = pytest.mark.warm
 
 LIMIT = 24 << 20
 PAGES = 65536

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from product import Product
 
+pytestmark = pytest.mark.warm
+
 FIO = (
     "fio --name=load --filename={path} --direct=1 --ioengine=io_uring --iodepth=32 --rw=randrw --bs=4k"
     " --numjobs={jobs} --size=64M --time_based --runtime=60 --group_reporting --minimal"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 from product import Product
+
+pytestmark = pytest.mark.warm
 
 KILL = "kill -9 {pid}; for _ in $(seq 50); do [ -e /proc/{pid} ] || break; sleep 0.2; done; [ ! -e /proc/{pid} ]"
 

@@ -3,7 +3,10 @@ and not while it is in use."""
 
 from __future__ import annotations
 
+import pytest
 from product import Product
+
+pytestmark = pytest.mark.warm
 
 
 def test_create_with_a_filesystem(product: Product) -> None:

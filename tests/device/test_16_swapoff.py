@@ -9,6 +9,8 @@ import pytest
 from guest import Guest
 from product import Product
 
+pytestmark = pytest.mark.warm
+
 SWAPPED = Path(__file__).with_name("swapped.py")
 MIB = 96
 

@@ -7,6 +7,8 @@ import pytest
 from product import Product
 from test_16_swapoff import make_swap
 
+pytestmark = pytest.mark.warm
+
 # Runs with the installed package's Python: $1 the device's name, $2 its server's pid.
 SCRIPT = '''
 import os, signal, socket, subprocess, sys, time

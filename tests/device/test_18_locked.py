@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 from product import Product
+
+pytestmark = pytest.mark.warm
 
 # Of each mapping of process $1 that is readable and resident whether it is locked, but for those that need not be: the
 # kernel's own, the control thread's stack, and the arena, which is on a tmpfs that is never swapped out.
@@ -61,7 +64,7 @@ def test_a_limit_is_noticed(product: Product) -> None:
 
 def test_a_limit_that_root_may_lift_is_lifted(product: Product) -> None:
     """`ulimit -l 64` of the process that creates the device has no effect."""
-    product.run("ulimit -l 64; truezram create --size 64M")
+    product.run("ulimit -l 64; command truezram create --size 64M")
     (row,) = product.json("list")["devices"]
     assert product.stat(row["path"])["memory_locked"] is True
     product.remove(row["path"])

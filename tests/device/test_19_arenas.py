@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 from product import Product
+
+pytestmark = pytest.mark.warm
 
 # pid_of PATH: its server. arena_of PID: the file that its server has open for it.
 CHECK = """
-pid_of() {
-	truezram stat $1 --json | python3 -c 'import json,sys; print(json.load(sys.stdin)["devices"][0]["pid"])'
-}
+pid_of() { truezram stat $1 --json | sed -n 's/^ *"pid": \\([0-9]*\\),$/\\1/p'; }
 arena_of() { ls -l /proc/$1/fd | sed -n 's/.* -> //p' | grep -E '/arena/|memfd:truezram-arena' | head -n 1; }
 """
 

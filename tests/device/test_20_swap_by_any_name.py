@@ -6,6 +6,8 @@ from __future__ import annotations
 import pytest
 from product import Product
 
+pytestmark = pytest.mark.warm
+
 # STOP as a message, without the looks that `truezram remove` has before it.
 STOP = """
 python3 - $1 ${{2:-0}} <<'END'

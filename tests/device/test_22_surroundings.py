@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from product import Product
 
+pytestmark = pytest.mark.warm
+
 LIFE = """
 path=$(truezram create --size 64M {options})
 pid=$(truezram stat $path --json | python3 -c 'import json,sys; print(json.load(sys.stdin)["devices"][0]["pid"])')
@@ -108,6 +110,6 @@ def test_a_file_size_limit_is_an_error_of_its_own(product: Product) -> None:
     command = f"setpriv --bounding-set -sys_resource bash -c '{script}' 2>&1 | cat; exit ${{PIPESTATUS[0]}}"
     refused = product.run(command, status=1)
     assert "large" in refused.out.lower(), refused.out
-    product.run("(ulimit -f 0; truezram create --size 64M 2>&1) | cat")
+    product.run("(ulimit -f 0; command truezram create --size 64M 2>&1) | cat")
     path = product.json("list")["devices"][0]["path"]
     product.remove(path)

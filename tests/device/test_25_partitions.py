@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 from product import Product
+
+pytestmark = pytest.mark.warm
 
 
 def test_partitions_are_not_scanned(product: Product) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 from guest import Guest
 from product import Product
+
+pytestmark = pytest.mark.warm
 
 # What `remove` sends when it has found no user; here a process has the disk open all the same.
 STOP = """

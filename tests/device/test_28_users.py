@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from product import Product
 
+pytestmark = pytest.mark.warm
+
 # A swapoff that fails, as it does when memory is short.
 NO_SWAPOFF = "mkdir -p bad; printf '#!/bin/sh\\necho no >&2\\nexit 4\\n' >bad/swapoff; chmod +x bad/swapoff"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from guest import Guest
 from product import Product
 
@@ -25,6 +26,7 @@ set -- $(tail -n +2 /proc/swaps)
 """
 
 
+@pytest.mark.warm
 def test_killed_under_a_mount(product: Product) -> None:
     """remove names the mount and refuses; --umount and --force have their ways."""
     product.strict("mkdir -p /mnt/dead")

@@ -10,18 +10,21 @@ from guest import Guest
 from hog import Hog
 from product import Product
 
+pytestmark = pytest.mark.warm
+
 MEMORY = 384
 HOG = MEMORY * 3 // 2
 SMALL = 48
 """MiB of a process that is paged out on request."""
-TOOLS = f"""
-state() {{ python3 {Path(__file__).with_name("slots.py")} state "$@" || {{ cat /run/truezram/*.log; false; }}; }}
-fits() {{ python3 {Path(__file__).with_name("slots.py")} fits "$1"; }}
+TOOLS = """
+state() {{ {python} {slots} state "$@" || {{ cat /run/truezram/*.log; false; }}; }}
+fits() {{ {python} {slots} fits "$1"; }}
 """
 
 
 def script(product: Product, text: str, timeout: int = 240) -> str:
-    return product.strict(TOOLS + text, timeout=timeout).out
+    tools = TOOLS.format(python=product.python, slots=Path(__file__).with_name("slots.py"))
+    return product.strict(tools + text, timeout=timeout).out
 
 
 def make_swap(product: Product, options: str = "") -> str:

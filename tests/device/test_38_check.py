@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from product import Product
+
+pytestmark = pytest.mark.warm
 
 LOAD = """
 fio --name=load --filename={path} --ioengine=libaio --direct=1 --rw=randwrite --bs=4k --iodepth=16 --size=48m \

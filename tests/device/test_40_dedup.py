@@ -6,6 +6,8 @@ import pytest
 from hog import Hog
 from product import Product
 
+pytestmark = pytest.mark.warm
+
 COPY = """
 for at in {copies}; do
 	dd if="$POOL" of={path} bs=1M count=16 seek=$at oflag=direct conv=notrunc status=none &
