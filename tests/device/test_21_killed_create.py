@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+import pytest
 from product import Product
 
+pytestmark = pytest.mark.warm
+
+# `env` starts the program itself, whose end this is about; only what is looked at afterwards may be warm (warm.py).
 # The server is stopped after some hundredths of a second more each time, `create` is interrupted (or both are killed),
 # and what then is there is looked at.
 ROUND = """
+mkfifo never 2>/dev/null; exec 8<>never
+pause() {{ read -r -t 0.005 -u 8; }} # starts no program
 {before}
-env --default-signal=INT truezram create --size 64G {options} >create.out 2>&1 & create=$!
-for _ in $(seq 1000); do server=$(pgrep -x truezramd | head -n 1); [ -n "$server" ] && break; sleep 0.005; done
-[ -n "$server" ] || {{ cat create.out; exit 1; }}
+env --default-signal=INT ${{late-}} truezram create --size 64G {options} >create.out 2>&1 & create=$!
+find_server() {{
+	read -r -a children <"/proc/$create/task/$create/children"
+	for server in "${{children[@]}}"; do read -r name <"/proc/$server/comm" && [ "$name" = truezramd ] && return; done
+	return 1
+}}
+until find_server 2>/dev/null; do [ -e "/proc/$create" ] || {{ cat create.out; exit 1; }}; pause; done
 sleep {delay}
 kill -STOP $server 2>/dev/null
 {end}
 wait $create; echo "create ended with $?"
 kill -CONT $server 2>/dev/null # it was ready before
-truezram list --json >list.json
-python3 - <<'END'
-import json
-for device in json.load(open("list.json"))["devices"]:
-    print("shown", device["name"], device["state"])
-END
-for name in $(python3 -c 'import json
-for device in json.load(open("list.json"))["devices"]: print(device["name"])'); do truezram remove $name || exit 1; done
+truezram list >list
+awk 'NR > 1 {{ print "shown", $1, $3 }}' list
+for name in $(awk 'NR > 1 {{ print $1 }}' list); do truezram remove $name || exit 1; done
 left=$(ls -d /dev/ublkc* /dev/ublkb* /run/truezram/arena 2>/dev/null; ls /run/truezram)
 [ -z "$left" ] || {{ echo "left: $left"; exit 1; }}
 """
@@ -33,7 +38,7 @@ mkdir -p /root/late
 real=$(python3 -c 'from truezram.engine import paths; print(paths.server_path())')
 printf '#!/bin/sh\nsleep 1\nexec %s "$@"\n' "$real" >/root/late/truezramd
 chmod 755 /root/late/truezramd
-export TRUEZRAM_SERVER=/root/late/truezramd
+late=TRUEZRAM_SERVER=/root/late/truezramd
 """
 INTERRUPT = "kill -INT $create"
 KILL_BOTH = "kill -9 $create $server"
