@@ -192,3 +192,20 @@ pagetool check "$POOL" {path} 500
     row = product.stat(path)
     assert (row["state"], row["recoveries"]) == ("live", 0)
     product.remove(path)
+
+
+def test_who_cannot_take_over_does_not_try_for_ever(product: Product) -> None:
+    """With the head of the arena gone nobody can. They end; once it is back, `recover` does it."""
+    path = product.create("--size 64M")
+    arena = f"/run/truezram/arena/{path.removeprefix('/dev/')}"
+    product.strict(f"""pagetool fill "$POOL" {path} 500
+cat >heads.py <<'END'{HEADS}END
+python3 heads.py {arena} w
+kill -9 {product.stat(path)["pid"]}
+for _ in $(seq 600); do pgrep 'truezramd|tz-' >/dev/null || break; sleep 0.1; done
+! pgrep -a 'truezramd|tz-'
+""")
+    assert "not an arena" in product.run(f"truezram recover {path}", status=1).err
+    product.strict(f'python3 heads.py {arena} r; truezram recover {path}; pagetool check "$POOL" {path} 500')
+    assert product.stat(path)["recoveries"] == 1
+    product.remove(path)

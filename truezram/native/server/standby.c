@@ -37,6 +37,7 @@
 #include <unistd.h>
 
 #define NURSERY_MS 2000		/* for a new one to be ready */
+#define MOST_FAILURES 8u	/* then a device is left as it is, for `truezram recover` */
 #define AGAIN_NS 1000000000ull	/* a standby that dies at once is asked for again after that */
 
 enum { START = 1, WAIT, HAND_OVER, END };
@@ -68,6 +69,7 @@ struct watch {
 	pid_t server, successor;	/* successor: another server is to take over; 0: none */
 	int link;		/* the nursery's to the standby, the standby's to the nursery; -1 */
 	pid_t other;		/* who is at its end */
+	unsigned failures;	/* servers in a row that ended before they served */
 };
 
 /* Not one that has died and was not waited for, either. */
@@ -120,17 +122,20 @@ static int get_order(int fd, struct order *order)
 	return n == (ssize_t)sizeof *order;
 }
 
-/* The server has ended for another to take over. 1: that one serves; 0: it has died. */
+/* If the server has ended for another to take over, waits for what becomes of that one. 1: the
+ * device has a server; 0: it has none. */
 static int has_succeeded(const struct watch *w)
 {
 	struct timespec pause = { 0, 10000000 };
 
-	while (runs(w->successor)) {
-		if (find_server(w) == w->successor)
-			return 1;
+	if (!w->successor)
+		return 0;
+	while (!find_server(w)) {
+		if (!runs(w->successor))
+			return find_server(w) != 0;
 		nanosleep(&pause, NULL);
 	}
-	return 0;
+	return 1;
 }
 
 /* ---- the standby ---- */
@@ -150,7 +155,7 @@ static int stand_by(struct watch *w)
 			w->successor = (pid_t)order.number;
 	}
 	close(w->fd);
-	return order.what != END && w->server && !(w->successor && has_succeeded(w));
+	return order.what != END && w->server && !has_succeeded(w);
 }
 
 /* ---- the nursery ---- */
@@ -240,6 +245,18 @@ static int fork_nursery(struct watch *w)
 	return 0;
 }
 
+/* Memory may be what the one before lacked: 0 at first, then ever longer, 4 s in all. */
+static void wait_longer(unsigned failures)
+{
+	struct timespec pause = { 0, (long)(failures * failures) * 20000000 };
+
+	while (pause.tv_nsec >= 1000000000) {
+		pause.tv_sec++;
+		pause.tv_nsec -= 1000000000;
+	}
+	nanosleep(&pause, NULL);
+}
+
 /* The server has ended without a last word. 1: the standby is the server now, and we are its
  * nursery, or a new one is; 0: it is our turn; -1: there is nothing left to do. */
 static int next_server(struct watch *w)
@@ -248,7 +265,7 @@ static int next_server(struct watch *w)
 
 	close(w->fd);
 	w->fd = -1;
-	if (!w->server || (w->successor && has_succeeded(w)))
+	if (!w->server || w->failures++ >= MOST_FAILURES || has_succeeded(w))
 		return -1;
 	w->successor = 0;
 	if (w->link >= 0 && recv(w->link, &byte, 1, MSG_DONTWAIT | MSG_PEEK) != 0) {
@@ -258,6 +275,7 @@ static int next_server(struct watch *w)
 		w->other = 0;
 		return 1;
 	}
+	wait_longer(w->failures - 1);
 	return fork_nursery(w);
 }
 
@@ -279,6 +297,7 @@ static int nurse(struct watch *w)
 			w->successor = (pid_t)order.number;
 		if (order.what == START) {
 			w->id = order.number;
+			w->failures = 0;
 			if (fork_standby(w))
 				return stand_by(w);
 		}
