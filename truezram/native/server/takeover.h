@@ -1,0 +1,15 @@
+/* takeover.h - a device that has had another server. */
+#ifndef TZ_TAKEOVER_H
+#define TZ_TAKEOVER_H
+
+#include "device.h"
+
+/* Takes over the device of a dead server, or of one that hands over (o->upgrade), first of all what
+ * requests wait for. If it fails, this process ends, and all is as it was. 0, or negative errno
+ * with s->why. */
+int tz_takeover(struct tz_server *s, struct tz_options *o);
+/* Ends as if killed, but for requests that are being served, where the kernel can wait for these:
+ * everything else is the next server's. */
+void tz_hand_over(struct tz_server *s);
+
+#endif
