@@ -391,10 +391,31 @@ void tz_bench_shuffle(struct tz_bench_target *t, uint64_t seed)
 	}
 }
 
+/* The statistics at a moment at which the reserve is not being filled or emptied, so that its
+ * bytes are part of the memory used. 0, -EIO or -EAGAIN. */
+static int read_at_rest(struct tz_bench_target *t, struct tz_stats_sum *sum)
+{
+	struct timespec pause = { 0, 2000000 };
+	struct tz_stats_sum again;
+	const char *why;
+
+	for (unsigned tries = 0; tries < 1000; tries++) {
+		if (tz_stats_read(t->stats, t->stats_size, sum, &why))
+			return -EIO;
+		nanosleep(&pause, NULL);
+		if (tz_stats_read(t->stats, t->stats_size, &again, &why))
+			return -EIO;
+		if (again.head.mem_used_total == sum->head.mem_used_total &&
+			again.head.reserve_bytes == sum->head.reserve_bytes)
+			return 0;
+	}
+	return -EAGAIN;
+}
+
 int tz_bench_usage(struct tz_bench_target *t, struct tz_bench_usage *usage)
 {
 	struct tz_stats_sum sum;
-	const char *why;
+	int rc;
 
 	if (!t->store)
 		return -ENOTSUP;
@@ -403,8 +424,9 @@ int tz_bench_usage(struct tz_bench_target *t, struct tz_bench_usage *usage)
 		tz_store_begin(tz_store_thread(t->store, i));
 		tz_store_end(tz_store_thread(t->store, i));
 	}
-	if (tz_stats_read(t->stats, t->stats_size, &sum, &why))
-		return -EIO;
+	rc = read_at_rest(t, &sum);
+	if (rc < 0)
+		return rc;
 	*usage = (struct tz_bench_usage){
 		.orig_bytes = (uint64_t)sum.total.pages_now * TZ_PAGE_SIZE,
 		.compr_bytes = (uint64_t)sum.total.compr_bytes_now,
