@@ -126,11 +126,11 @@ def program() -> Path:
 
 @pytest.fixture(scope="session")
 def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with ``pagetool``, ``killer`` and ``warmcall`` (compiled) and ``pages`` (64 MiB of real pages), which
-    guests see too."""
+    """Folder with programs (compiled) and ``pages`` (64 MiB of real pages), which guests see too."""
     folder = tmp_path_factory.mktemp("tools")
     for name in ("pagetool", "killer", "warmcall"):
         compile_c(name, folder / name)
+    compile_c("quiesce", folder / "quiesce", "transport/uring.c")
     subprocess.run([sys.executable, str(HERE / "collect_pages.py"), str(folder / "pages")], check=True)
     for path in (folder, *folder.parents):
         if path.is_relative_to("/tmp") and path != Path("/tmp"):

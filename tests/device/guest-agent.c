@@ -4,7 +4,6 @@
  *
  *   guest-agent PORT
  */
-#define _GNU_SOURCE
 #include <err.h>
 #include <fcntl.h>
 #include <poll.h>

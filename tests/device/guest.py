@@ -86,11 +86,15 @@ def requirements() -> str:
     raise Missing("needs virtiofsd: apt-get install qemu-system-common (Debian 12) or virtiofsd (later)")
 
 
-def compile_c(name: str, program: Path) -> None:
-    """Compiles a program of these tests."""
-    include = [f"-I{HERE.parents[1] / 'truezram' / 'native' / part}" for part in ("store", "codecs")]
-    command = ["gcc", "-O2", "-Wall", "-Wextra", "-Werror", *include, "-o", str(program), str(HERE / f"{name}.c")]
-    subprocess.run(command, check=True)
+NATIVE = HERE.parents[1] / "truezram" / "native"
+
+
+def compile_c(name: str, program: Path, *more: str) -> None:
+    """Compiles a program of these tests, with more files of the product's."""
+    include = [f"-I{NATIVE / part}" for part in ("store", "codecs", "transport")]
+    files = [str(HERE / f"{name}.c"), *(str(NATIVE / file) for file in more)]
+    warnings_ = ["-Wall", "-Wextra", "-Werror", "-Wno-unused-function"]
+    subprocess.run(["gcc", "-D_GNU_SOURCE", "-O2", *warnings_, *include, "-o", str(program), *files], check=True)
 
 
 class Guest:

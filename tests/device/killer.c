@@ -11,7 +11,6 @@
  * from a server's death to a request that was served (recovered by hand ones apart: that is Python
  * starting). Ends with status 1 when after PATIENCE seconds nothing is served, or nobody stands by.
  */
-#define _GNU_SOURCE
 #include "stats.h"
 
 #include <fcntl.h>

@@ -17,7 +17,6 @@
  * place that the hash chooses too: contents are real, and no two pages are equal, so a page that
  * comes back in another's place is found as surely as a changed one.
  */
-#define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>

@@ -209,3 +209,22 @@ for _ in $(seq 600); do pgrep 'truezramd|tz-' >/dev/null || break; sleep 0.1; do
     product.strict(f'python3 heads.py {arena} r; truezram recover {path}; pagetool check "$POOL" {path} 500')
     assert product.stat(path)["recoveries"] == 1
     product.remove(path)
+
+
+def test_somebody_else_ends_the_queues(guest: Guest, product: Product) -> None:
+    """A server that cannot go on leaves the device to its standby; if it has hardly begun, to `recover`: else such
+    servers would follow each other for ever."""
+    path = product.create("--size 64M")
+    number = path.removeprefix("/dev/ublkb")
+    product.strict(f'pagetool fill "$POOL" {path} 500; sleep 11')
+    quiesced = product.run(f"{product.tools}/quiesce {number}", status=None)
+    if quiesced.status == 3:
+        product.remove(path)
+        pytest.skip(f"Linux {guest.kernel.release} has no QUIESCE_DEV")
+    assert quiesced.status == 0, quiesced.err
+    product.strict(f'pagetool check "$POOL" {path} 500')
+    assert product.stat(path)["recoveries"] == 1
+    product.strict(f"{product.tools}/quiesce {number}; while pgrep 'truezramd|tz-' >/dev/null; do sleep 0.1; done")
+    assert [row["state"] for row in product.json("list")["devices"]] == ["dead"]
+    product.strict(f'truezram recover {path}; pagetool check "$POOL" {path} 500')
+    product.remove(path)

@@ -6,7 +6,6 @@
  * end a program, and ends as the program did. Status 125 and a line in /dev/shm/warm.failed, which
  * makes the test fail, when the warm process does not answer.
  */
-#define _GNU_SOURCE
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>

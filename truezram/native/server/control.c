@@ -599,13 +599,13 @@ void tz_control_loop(struct tz_server *s)
 			look_after_standby(s);
 		if (c.fds[SLOT_QUEUE_END].revents && log_queues(s)) {
 			tz_log("a queue has ended: the device cannot be served any more");
-			c.stop = 1;
+			s->queue_ended = c.stop = 1;
 		}
 		/* Before a new one may take a slot, with what poll said of the old. */
 		serve_clients(&c);
 		if (c.fds[SLOT_SOCKET].revents)
 			accept_client(&c);
 	}
-	if (!s->handed_over)
+	if (!s->handed_over && !s->queue_ended)
 		tz_log("stopping %s", s->registry.name);
 }

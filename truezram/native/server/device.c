@@ -1,6 +1,7 @@
 /* device.c - makes a device and ends it (interface: device.h; the order of things: truezramd.c). */
 #include "device.h"
 #include "arena.h"
+#include "clock.h"
 #include "control.h"
 #include "detach.h"
 #include "dictionary.h"
@@ -276,6 +277,7 @@ static int all_io_flushers(const struct tz_server *s)
 void tz_device_set_live(struct tz_server *s)
 {
 	tz_device_set_state(s, TZ_STATE_LIVE, all_io_flushers(s) ? TZ_FLAG_IO_FLUSHER : 0);
+	s->live_since = tz_now_ns();
 }
 
 void tz_device_open_nursery(struct tz_server *s, const struct tz_options *o)

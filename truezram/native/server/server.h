@@ -30,6 +30,8 @@ struct tz_server {
 	int end_fd;			/* eventfd: a queue thread has ended */
 	int signal_fd;
 	int handed_over;		/* another server takes over: nothing is removed */
+	int queue_ended;		/* so that this one cannot go on */
+	uint64_t live_since;		/* in ns */
 	int spare_fd;			/* given up for a moment when there are no descriptors left
 					 * to accept with */
 	uint64_t generation;		/* how many servers the device has had, with this one */

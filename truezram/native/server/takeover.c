@@ -29,6 +29,7 @@
 #define NAME_TRIES 10000		/* of a ms each: for a dead server's last breath */
 #define UPGRADE_TRIES 60000		/* for one that has to be asked first */
 #define QUIESCE_MS 200			/* for requests that are being served */
+#define HARDLY_NS 10000000000ull	/* who lived no longer would be followed by many */
 
 /* Looks for what killed the server, and shows what is refused from now on. */
 static void accuse(struct tz_server *s, const struct tz_options *o)
@@ -211,4 +212,17 @@ void tz_hand_over(struct tz_server *s)
 	tz_device_set_state(s, TZ_STATE_HANDED_OVER, 0);
 	tz_log("%s: handed over", s->registry.name);
 	_exit(0);
+}
+
+void tz_give_up(struct tz_server *s)
+{
+	if (!(s->registry.stats->flags & TZ_FLAG_RECOVERABLE) || !tz_ublk_is_there(&s->ublk))
+		return;
+	if (tz_now_ns() - s->live_since < HARDLY_NS) {
+		tz_log("%s: left as it is, for `truezram recover`", s->registry.name);
+		tz_standby_close(&s->standby);
+	} else {
+		tz_log("%s: left to another server", s->registry.name);
+	}
+	_exit(1);
 }

@@ -11,5 +11,9 @@ int tz_takeover(struct tz_server *s, struct tz_options *o);
 /* Ends as if killed, but for requests that are being served, where the kernel can wait for these:
  * everything else is the next server's. */
 void tz_hand_over(struct tz_server *s);
+/* When this server cannot go on: ends it, for the standby to take over, or, if it has hardly begun,
+ * for `truezram recover`. Returns if the device is gone, or cannot be taken over: then there is
+ * nothing left to do but to clean up. */
+void tz_give_up(struct tz_server *s);
 
 #endif

@@ -308,6 +308,8 @@ int main(int argc, char **argv)
 	tz_control_loop(&server);
 	if (server.handed_over)
 		tz_hand_over(&server);
+	if (server.queue_ended)
+		tz_give_up(&server);
 	tz_device_unmake(&server);
 	return 0;
 }

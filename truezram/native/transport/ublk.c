@@ -97,6 +97,16 @@ static struct ublk_ctrl_cmd for_device(const struct tz_ublk *u)
 	return (struct ublk_ctrl_cmd){ .dev_id = u->info.dev_id, .queue_id = UINT16_MAX };
 }
 
+/* What the kernel says of u's device now. 0 or negative errno. */
+static int fetch_info(struct tz_ublk *u, struct ublk_dev_info *info)
+{
+	struct ublk_ctrl_cmd cmd = for_device(u);
+
+	cmd.addr = (uint64_t)(uintptr_t)info;
+	cmd.len = sizeof *info;
+	return command(u, CMD_GET_DEV_INFO, cmd);
+}
+
 /* TRUEZRAM_DISABLE_UBLK, a comma list, makes a new kernel look older, so that tests reach every
  * path: no_iowait (before 6.15), user_copy (before 6.5), ioctl (before 6.4), recovery (before
  * 6.1). */
@@ -308,14 +318,11 @@ int tz_ublk_try_stop(struct tz_ublk *u)
 static int wait_for_number(struct tz_ublk *u)
 {
 	struct ublk_dev_info info;
-	struct ublk_ctrl_cmd cmd = for_device(u);
 	struct timespec pause = { 0, 500000 };
 	uint64_t start = tz_now_ns();
 	int rc;
 
-	cmd.addr = (uint64_t)(uintptr_t)&info;
-	cmd.len = sizeof info;
-	while ((rc = command(u, CMD_GET_DEV_INFO, cmd)) == 0 && tz_now_ns() - start < DELETE_NS) {
+	while ((rc = fetch_info(u, &info)) == 0 && tz_now_ns() - start < DELETE_NS) {
 		nanosleep(&pause, NULL);
 		if (pause.tv_nsec < 50000000)
 			pause.tv_nsec *= 2;
@@ -349,17 +356,14 @@ void tz_ublk_close(struct tz_ublk *u)
 	u->char_fd = u->control_fd = -1;
 }
 
-/* What the kernel says of a device that is there. 0 or negative errno. */
+/* What the kernel says of a device that is there, into u->info. 0 or negative errno. */
 static int get_info(struct tz_ublk *u, int id)
 {
 	u->info.dev_id = (uint32_t)id;
-	struct ublk_ctrl_cmd cmd = for_device(u);
-	cmd.addr = (uint64_t)(uintptr_t)&u->info;
-	cmd.len = sizeof u->info;
-	int rc = command(u, CMD_GET_DEV_INFO, cmd);
+	int rc = fetch_info(u, &u->info);
 	if (rc == -EOPNOTSUPP || rc == -ENOTTY) {
 		u->ioctl_encoded = 0;
-		rc = command(u, CMD_GET_DEV_INFO, cmd);
+		rc = fetch_info(u, &u->info);
 	}
 	u->info.dev_id = (uint32_t)id;
 	return rc;
@@ -418,6 +422,13 @@ int tz_ublk_resume(struct tz_ublk *u, char *why, size_t why_size)
 	}
 	u->added = u->started = 1;
 	return 0;
+}
+
+int tz_ublk_is_there(struct tz_ublk *u)
+{
+	struct ublk_dev_info info;
+
+	return fetch_info(u, &info) == 0 && info.state != UBLK_S_DEV_DEAD;
 }
 
 int tz_ublk_quiesce(struct tz_ublk *u, unsigned ms)

@@ -39,6 +39,7 @@ struct ublk_ctrl_cmd {
 	uint16_t dev_path_len, pad;
 	uint32_t reserved;
 };
+#define UBLK_S_DEV_DEAD 0
 struct ublk_dev_info {
 	uint16_t nr_hw_queues, queue_depth, state, pad0;
 	uint32_t max_io_buf_bytes, dev_id;
@@ -88,6 +89,8 @@ int tz_ublk_recover(struct tz_ublk *u, int id, char *why, size_t why_size);
 /* END_USER_RECOVERY: requests flow again, those in flight at the death first; the queue threads
  * must be serving. */
 int tz_ublk_resume(struct tz_ublk *u, char *why, size_t why_size);
+/* Whether the kernel's device is still there, and not stopped by somebody else. */
+int tz_ublk_is_there(struct tz_ublk *u);
 /* QUIESCE_DEV: requests that are being served are completed, others wait, and the queue threads
  * end. 0, or negative errno: the kernel cannot (before 6.16), or they are not completed within
  * `ms`. */
