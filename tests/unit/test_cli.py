@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from importlib import metadata
 from pathlib import Path
 
@@ -379,3 +380,23 @@ def test_snapshot_is_cheap(fake: FakeServer, monkeypatch: pytest.MonkeyPatch) ->
 def test_parser_errors_are_usage_errors() -> None:
     with pytest.raises(UsageError):
         main.build_parser().parse_args(["list", "--no-such-option"])
+
+
+def test_ctrl_c_again_and_again() -> None:
+    """Whoever is in a hurry gets the same last words and exit code."""
+    script = """
+import sys, time
+from truezram.cli import main
+main.run = lambda argv: (print("ready", flush=True), time.sleep(100))
+sys.exit(main.main())
+"""
+    for times in range(1, 13):
+        command = [sys.executable, "-c", script]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            for _ in range(times):
+                process.send_signal(signal.SIGINT)
+                time.sleep(times * 0.0002)
+            _, said = process.communicate()
+        assert (process.returncode, said) == (130, "truezram: interrupted\n")

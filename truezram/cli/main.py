@@ -7,6 +7,7 @@ is, unless the app will be shown: ``truezram`` alone on a terminal. Without a te
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # `signal`, without the enums that it takes a millisecond to make
 import argparse
 import contextlib
 import importlib
@@ -173,7 +174,10 @@ def _asks_for_json(argv: Sequence[str]) -> bool:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The whole program: never raises, except SystemExit for --help and --version."""
-    argv = sys.argv[1:] if argv is None else argv
+    if argv is None:
+        argv = sys.argv[1:]
+        if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:  # else it is ignored, as after `&`
+            _signal.signal(_signal.SIGINT, _interrupt)
     try:
         try:
             code = run(argv)
@@ -190,10 +194,22 @@ def main(argv: Sequence[str] | None = None) -> int:
             report(error, _asks_for_json(argv))
         return _silence(error.exit_code)
     except KeyboardInterrupt:
+        if _signal.getsignal(_signal.SIGINT) is _once_more:
+            _signal.signal(_signal.SIGINT, _signal.SIG_IGN)  # a handler of ours would end with the interpreter
         sys.stderr.write("truezram: interrupted\n")
         return _silence(errors.EXIT_INTERRUPTED)
     except BrokenPipeError:
         return _silence(errors.EXIT_BROKEN_PIPE)
+
+
+def _interrupt(signum: int, frame: object) -> NoReturn:
+    """Ctrl-C. Whoever is in a hurry presses it again, which would break off what the first has to end in order."""
+    _signal.signal(_signal.SIGINT, _once_more)
+    raise KeyboardInterrupt
+
+
+def _once_more(signum: int, frame: object) -> None:
+    pass
 
 
 def _silence(code: int) -> int:
