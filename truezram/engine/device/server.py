@@ -196,7 +196,8 @@ def _tail(fd: int, lines: int = 3) -> str:
 
 def _abandon(process: subprocess.Popen[bytes], run_dir: Path) -> None:
     """Ends a server that failed to start and removes what it made: every entry that it has signed."""
-    process.kill()
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)  # nobody is to take over
     try:
         process.wait(_END_PATIENCE)
     except subprocess.TimeoutExpired:
