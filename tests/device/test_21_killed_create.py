@@ -26,6 +26,7 @@ kill -STOP $server 2>/dev/null
 {end}
 wait $create; echo "create ended with $?"
 kill -CONT $server 2>/dev/null # it was ready before
+cat create.out
 truezram list >list
 awk 'NR > 1 {{ print "shown", $1, $3 }}' list
 for name in $(awk 'NR > 1 {{ print $1 }}' list); do truezram remove $name || exit 1; done

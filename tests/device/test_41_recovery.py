@@ -129,10 +129,10 @@ def test_long_after_all_are_dead(product: Product) -> None:
     product.strict(f'pagetool fill "$POOL" {path} 500')
     product.strict("pkill -9 -f truezramd; while pgrep -f truezramd; do sleep 0.1; done")
     assert [row["state"] for row in product.json("list")["devices"]] == ["dead"]
-    product.strict(f"dd if={path} of=/root/late bs=1M count=2 iflag=direct status=none & sleep 5; kill -0 $!")
+    product.strict(f"dd if={path} of=/root/waited bs=1M count=2 iflag=direct status=none & sleep 5; kill -0 $!")
     done = product.json("recover --all")
     assert [row["result"] for row in done["devices"]] == ["recovered"]
-    product.strict(f'pagetool check "$POOL" {path} 500; while pgrep -x dd; do sleep 0.1; done; [ -s /root/late ]')
+    product.strict(f'pagetool check "$POOL" {path} 500; while pgrep -x dd; do sleep 0.1; done; [ -s /root/waited ]')
     assert product.run(f"truezram recover {path}").out == f"{path.removeprefix('/dev/')}: has a server\n"
     # Without any of them again, it can still be removed: at once if nobody uses it, else it is recovered first.
     product.strict(f"mkfs.ext4 -q {path}; mkdir -p /mnt/late; mount {path} /mnt/late; echo kept >/mnt/late/file; sync")

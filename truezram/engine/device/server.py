@@ -12,6 +12,7 @@ import os
 import select
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -206,8 +207,20 @@ def _abandon(process: subprocess.Popen[bytes], run_dir: Path) -> None:
         for entry in client.entries():
             who = signed(entry)
             if who is not None and who[0] == process.pid:
-                with contextlib.suppress(TruezramError):
-                    cleanup(entry)
+                _clean_up(entry)
+
+
+def _clean_up(entry: Entry) -> None:
+    """For as long as the kernel may need to let go of a server that was killed. What stays is shown by `list`."""
+    deadline = time.monotonic() + _END_PATIENCE
+    while True:
+        try:
+            return cleanup(entry)
+        except TruezramError as error:
+            if time.monotonic() > deadline:
+                sys.stderr.write(f"truezram: {entry.name} stays behind, for `truezram remove`: {error}\n")
+                return None
+            time.sleep(0.1)
 
 
 def cleanup(entry: Entry) -> None:

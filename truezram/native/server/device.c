@@ -8,6 +8,7 @@
 #include "filter.h"
 #include "locked.h"
 #include "privileges.h"
+#include "thread.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -313,6 +314,7 @@ int tz_device_prepare(struct tz_server *s, struct tz_options *o)
 	if (rc < 0)
 		snprintf(s->why, sizeof s->why,
 			"cannot start the helper process: %s", strerror(-rc));
+	tz_thread_flusher(1);
 	return rc;
 }
 

@@ -23,6 +23,7 @@
 #include "helper.h"
 #include "registry.h"
 #include "stats.h"
+#include "thread.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -312,6 +313,7 @@ int tz_nursery_main(struct tz_succession *out)
 	fcntl(TZ_HELPER_FD, F_SETFD, FD_CLOEXEC);
 	prctl(PR_SET_NAME, "tz-nursery");
 	tz_protect_from_oom();			/* and what it forks */
+	tz_thread_flusher(1);			/* likewise */
 	tz_detach();
 	tz_zstd_version();		/* loads libzstd: it is locked as well */
 	if (recv(w.fd, &w.place, sizeof w.place, 0) != (ssize_t)sizeof w.place ||

@@ -196,8 +196,10 @@ int tz_takeover(struct tz_server *s, struct tz_options *o)
 		tz_device_open_nursery(s, o);
 	tz_standby_ask(&s->standby, s->id);
 	tz_privileges_reduce();
+	tz_thread_flusher(0);		/* swapoff may wait */
 	if ((rc = tz_helper_start(&s->helper)) < 0)
 		tz_log("no helper process: %s", strerror(-rc));
+	tz_thread_flusher(1);
 	tz_device_start_slots(s, o);
 	tz_device_confine();
 	return 0;

@@ -57,11 +57,17 @@ int tz_thread_begin(const char *name)
 	return flusher;
 }
 
+void tz_thread_flusher(int on)
+{
+	prctl(PR_SET_IO_FLUSHER, on, 0, 0, 0);
+}
+
 void tz_thread_urgent(int on)
 {
 	struct sched_param param = { .sched_priority = on ? 1 : 0 };
 
-	prctl(PR_SET_IO_FLUSHER, on, 0, 0, 0);
+	if (on)
+		tz_thread_flusher(1);
 	/* Threads that it starts are ordinary ones. */
 	sched_setscheduler(0, on ? SCHED_FIFO | SCHED_RESET_ON_FORK : SCHED_OTHER, &param);
 }
