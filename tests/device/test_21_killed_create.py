@@ -14,7 +14,10 @@ ROUND = """
 mkfifo never 2>/dev/null; exec 8<>never
 pause() {{ read -r -t 0.005 -u 8; }} # starts no program
 {before}
-env --default-signal=INT ${{late-}} truezram create --size 64G {options} >create.out 2>&1 & create=$!
+# Before 7.0 the kernel looks for partitions as it starts a disk. If the server dies then, the kernel waits for another
+# one, and that for the kernel: docs/recovery.md.
+case $(uname -r) in [0-6].*) without=TRUEZRAM_DISABLE_UBLK=recovery ;; *) without= ;; esac
+env --default-signal=INT $without ${{late-}} truezram create --size 64G {options} >create.out 2>&1 & create=$!
 find_server() {{
 	read -r -a children <"/proc/$create/task/$create/children"
 	for server in "${{children[@]}}"; do read -r name <"/proc/$server/comm" && [ "$name" = truezramd ] && return; done

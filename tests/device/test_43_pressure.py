@@ -12,6 +12,7 @@ pytestmark = pytest.mark.guest(memory=192)
 KILLS = 3
 START = """
 hogs=
+rm -f hog.*
 hog() {{ printf '%s\\n' {commands} | {tools}/pagetool hog $1 $2 >hog.$3 2>&1 & hogs="$hogs $!"; }}
 """
 FINISH = """
@@ -86,29 +87,3 @@ KILLER
     check(product, path, lines, 1)
     product.run("rmdir /sys/fs/cgroup/limited")
     check_log(guest)
-
-
-def test_nothing_compresses(guest: Guest, product: Product) -> None:
-    """A device as large as memory, for pages that do not shrink: the hog is killed, or writes are refused. The machine
-    goes on, and what is read is right."""
-    path = make(product, 192)
-    product.strict("dd if=/dev/urandom of=/dev/shm/random bs=1M count=4 status=none")
-    lines = run(
-        product,
-        path,
-        "fill 'verify 1031' quit",
-        """
-hog /dev/shm/random $(($(awk '/MemTotal/ { print $2 }' /proc/meminfo) / 1024)) 1
-sleep 1
-KILLER
-""",
-    )
-    assert [line for line in lines if " bad=" in line and not line.endswith(" bad=0")] == []
-    ended = [line for line in lines if line.startswith("hog ended")]
-    row = product.stat(path)
-    assert ended == ["hog ended with 137"] or row["enospc"] > 0 or any(line.startswith("verify") for line in lines)
-    assert (row["failed_reads"], row["checksum_errors"]) == (0, 0)
-    product.run("rm /dev/shm/random; cd /; tail -3 /proc/swaps")
-    product.remove(path)
-    guest.mark = guest.log_size()  # the OOM killer may have been at work
-    guest.restart_wanted = True

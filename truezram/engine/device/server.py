@@ -196,7 +196,12 @@ def _tail(fd: int, lines: int = 3) -> str:
 
 
 def _abandon(process: subprocess.Popen[bytes], run_dir: Path) -> None:
-    """Ends a server that failed to start and removes what it made: every entry that it has signed."""
+    """Ends a server that failed to start and removes what it made: every entry that it has signed. In order if it can:
+    killed while the kernel looks for partitions on its disk, it leaves the kernel waiting for another server."""
+    with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
+        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGCONT)
+        process.wait(_EXIT_PATIENCE)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)  # nobody is to take over
     try:
