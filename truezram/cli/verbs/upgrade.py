@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
 from truezram.cli.output import print_json
+from truezram.cli.several import add_devices, each
 
 NAME = "upgrade"
 HELP = "replace a device's server by the installed version, without a stop"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("device", metavar="DEVICE", nargs="?", help="0, ublkb0, /dev/ublkb0")
-    which.add_argument("--all", action="store_true", help="every ublk device")
+    add_devices(parser, "every ublk device")
     parser.add_argument("--force", action="store_true", help="also where the installed server is the one that runs")
     parser.epilog = (
         "The installed server gets ready, then the one that runs ends, and the installed one takes over; reads and"
@@ -25,25 +23,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from truezram.engine.device.client import Client
+    from truezram.engine.device.client import Client, Entry
     from truezram.engine.device.recovery import Upgraded, recoverable, upgrade_entry
-    from truezram.engine.errors import TruezramError
 
-    failed: TruezramError | None = None
     done: list[Upgraded] = []
+
+    def upgrade(entry: Entry) -> None:
+        done.append(upgrade_entry(entry, args.force))
+
     with Client() as client:
-        for entry in recoverable(client) if args.all else [client.resolve(args.device)]:
-            try:
-                done.append(upgrade_entry(entry, args.force))
-            except TruezramError as error:
-                if not args.all:
-                    raise
-                sys.stderr.write(f"truezram: {error}\n")
-                failed = failed or error
+        code = each(recoverable(client) if args.all else [client.resolve(args.device)], args.all, upgrade)
     if args.json:
         rows = [{"name": d.name, "before": d.before, "after": d.after, "replaced": d.replaced} for d in done]
         print_json(NAME, {"devices": rows})
     else:
         for one in done:
             print(f"{one.name}: {one.before} -> {one.after}" if one.replaced else f"{one.name}: {one.before} already")
-    return failed.exit_code if failed else 0
+    return code
