@@ -326,21 +326,7 @@ static int handle(struct control *c, const struct tz_request *r)
 /* 0 when the whole reply went out. */
 static int send_reply(struct control *c, int client, int fd)
 {
-	union { struct cmsghdr h; char room[CMSG_SPACE(sizeof(int))]; } control = { 0 };
-	struct iovec data = { &c->reply, sizeof c->reply };
-	struct msghdr m = { .msg_iov = &data, .msg_iovlen = 1 };
-
-	if (fd >= 0) {
-		m.msg_control = &control;
-		m.msg_controllen = sizeof control.room;
-		struct cmsghdr *h = CMSG_FIRSTHDR(&m);
-		h->cmsg_level = SOL_SOCKET;
-		h->cmsg_type = SCM_RIGHTS;
-		h->cmsg_len = CMSG_LEN(sizeof fd);
-		memcpy(CMSG_DATA(h), &fd, sizeof fd);
-	}
-	return sendmsg(client, &m, MSG_NOSIGNAL | MSG_DONTWAIT) == (ssize_t)sizeof c->reply
-		? 0 : -1;
+	return tz_send_with_fd(client, &c->reply, sizeof c->reply, fd, MSG_DONTWAIT);
 }
 
 /* One message of a client. 0, or -1: the connection is to be closed. */

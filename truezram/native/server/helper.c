@@ -17,6 +17,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <spawn.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -128,6 +129,24 @@ int tz_helper_spawn(char *option, pid_t *pid)
 	}
 	fcntl(pair[0], F_SETFL, O_NONBLOCK);
 	return pair[0];
+}
+
+int tz_send_with_fd(int socket, const void *data, size_t size, int fd, int flags)
+{
+	union { struct cmsghdr h; char room[CMSG_SPACE(sizeof(int))]; } control = { 0 };
+	struct iovec iov = { (void *)(uintptr_t)data, size };
+	struct msghdr m = { .msg_iov = &iov, .msg_iovlen = 1 };
+
+	if (fd >= 0) {
+		m.msg_control = &control;
+		m.msg_controllen = sizeof control.room;
+		struct cmsghdr *h = CMSG_FIRSTHDR(&m);
+		h->cmsg_level = SOL_SOCKET;
+		h->cmsg_type = SCM_RIGHTS;
+		h->cmsg_len = CMSG_LEN(sizeof fd);
+		memcpy(CMSG_DATA(h), &fd, sizeof fd);
+	}
+	return sendmsg(socket, &m, flags | MSG_NOSIGNAL) == (ssize_t)size ? 0 : -1;
 }
 
 int tz_helper_start(struct tz_helper *h)

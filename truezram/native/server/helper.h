@@ -24,6 +24,9 @@ void tz_helper_be_ordinary(const char *process);
 void tz_protect_from_oom(void);
 int tz_helper_spawn(char *option, pid_t *pid);
 
+/* One message, and with it a descriptor (-1: none). 0 when all of it went out, else -1. */
+int tz_send_with_fd(int socket, const void *data, size_t size, int fd, int flags);
+
 /* Starts one where none runs. 0 or negative errno. */
 int tz_helper_start(struct tz_helper *h);
 /* Asks for swapoff of `path`; h->fd becomes readable when it is done. 0 or negative errno. */

@@ -519,18 +519,6 @@ int tz_registry_adopt(struct tz_registry *r, unsigned queues, int *fresh, char *
 	return make_socket(r, why, why_size);
 }
 
-void tz_registry_leave(struct tz_registry *r)
-{
-	if (r->stats)
-		munmap(r->stats, r->stats_len);
-	if (r->socket_fd >= 0)
-		close(r->socket_fd);
-	if (r->lock_fd >= 0)
-		close(r->lock_fd);
-	r->stats = NULL;
-	r->socket_fd = r->lock_fd = -1;
-}
-
 int tz_registry_publish(struct tz_registry *r, char *why, size_t why_size)
 {
 	char from[192], to[192];

@@ -49,8 +49,6 @@ int tz_registry_adopt_arena(struct tz_registry *r, char *why, size_t why_size);
  * one (not yet visible, *fresh set); and a new socket in the place of the old. */
 int tz_registry_adopt(struct tz_registry *r, unsigned queues, int *fresh, char *why,
 	size_t why_size);
-/* Gives the name back as it was taken: nothing is removed. */
-void tz_registry_leave(struct tz_registry *r);
 /* The statistics page becomes visible. */
 int tz_registry_publish(struct tz_registry *r, char *why, size_t why_size);
 /* One line to stderr. */

@@ -104,12 +104,11 @@ static pid_t find_server(const struct watch *w)
 		runs((pid_t)head.pid) ? (pid_t)head.pid : 0;
 }
 
-static void lose(int *fd, pid_t *pid)
+static void lose(int *fd)
 {
 	if (*fd >= 0)
 		close(*fd);
 	*fd = -1;
-	*pid = 0;
 }
 
 /* 1: an order; 0: whoever gives them has ended. */
@@ -161,25 +160,6 @@ static int stand_by(struct watch *w)
 
 /* ---- the nursery ---- */
 
-static int send_answer(const struct watch *w, int pid, int fd)
-{
-	union { struct cmsghdr h; char room[CMSG_SPACE(sizeof(int))]; } control = { 0 };
-	struct answer answer = { pid };
-	struct iovec data = { &answer, sizeof answer };
-	struct msghdr m = { .msg_iov = &data, .msg_iovlen = 1 };
-
-	if (fd >= 0) {
-		m.msg_control = &control;
-		m.msg_controllen = sizeof control.room;
-		struct cmsghdr *h = CMSG_FIRSTHDR(&m);
-		h->cmsg_level = SOL_SOCKET;
-		h->cmsg_type = SCM_RIGHTS;
-		h->cmsg_len = CMSG_LEN(sizeof fd);
-		memcpy(CMSG_DATA(h), &fd, sizeof fd);
-	}
-	return sendmsg(w->fd, &m, MSG_NOSIGNAL) < 0 ? -1 : 0;
-}
-
 static int pair(int fds[2])
 {
 	return socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, fds);
@@ -203,8 +183,9 @@ static int fork_standby(struct watch *w)
 		w->other = getppid();
 		return 1;
 	}
-	send_answer(w, pid < 0 ? -error : (int)pid, pid < 0 ? -1 : orders[0]);
-	lose(&w->link, &w->other);
+	struct answer answer = { pid < 0 ? -error : (int)pid };
+	tz_send_with_fd(w->fd, &answer, sizeof answer, pid < 0 ? -1 : orders[0], 0);
+	lose(&w->link);
 	if (pid > 0) {
 		w->link = link[0];
 		w->other = pid;
@@ -227,7 +208,7 @@ static int fork_nursery(struct watch *w)
 	char byte = 1;
 	pid_t pid = pair(fds) < 0 ? -1 : fork();
 
-	lose(&w->link, &w->other);
+	lose(&w->link);
 	if (pid == 0) {
 		close(fds[0]);
 		w->fd = fds[1];
@@ -273,7 +254,6 @@ static int next_server(struct watch *w)
 		w->fd = w->link;
 		w->server = w->other;
 		w->link = -1;
-		w->other = 0;
 		return 1;
 	}
 	wait_longer(w->failures - 1);
@@ -327,7 +307,6 @@ int tz_nursery_main(struct tz_succession *out)
 	snprintf(out->run_dir, sizeof out->run_dir, "%s", w.place.run_dir);
 	out->id = w.id;
 	out->nursery_fd = w.link;
-	out->nursery_pid = w.other;
 	return 1;
 }
 
@@ -338,19 +317,19 @@ void tz_standby_inherit(struct tz_standby *b, const struct tz_succession *from)
 	char byte;
 
 	b->nursery_fd = from->nursery_fd;
-	b->nursery_pid = from->nursery_pid;
 	if (b->nursery_fd < 0)
 		return;
 	fcntl(b->nursery_fd, F_SETFL, O_NONBLOCK);
 	if (recv(b->nursery_fd, &byte, 1, MSG_PEEK) == 0)		/* it is dead, too */
-		lose(&b->nursery_fd, &b->nursery_pid);
+		lose(&b->nursery_fd);
 }
 
 int tz_standby_open(struct tz_standby *b, const char *run_dir)
 {
 	static char option[] = "--nursery";
 	struct place place = { "" };
-	int fd = tz_helper_spawn(option, &b->nursery_pid);
+	pid_t pid;
+	int fd = tz_helper_spawn(option, &pid);
 
 	b->fd = -1;
 	b->nursery_fd = fd < 0 ? -1 : fd;
@@ -411,7 +390,7 @@ static int welcome(struct tz_standby *b)
 	b->asked = 0;
 	if (fd < 0) {		/* the nursery is dead, or cannot start any */
 		tz_log("no standby: %s", pid < 0 ? strerror(-pid) : "the nursery is gone");
-		lose(&b->nursery_fd, &b->nursery_pid);
+		lose(&b->nursery_fd);
 		return 1;
 	}
 	fcntl(fd, F_SETFL, O_NONBLOCK);
@@ -419,7 +398,7 @@ static int welcome(struct tz_standby *b)
 		close(fd);
 		return 0;
 	}
-	lose(&b->fd, &b->pid);
+	lose(&b->fd);
 	b->fd = fd;
 	b->pid = pid;
 	b->ready = 0;
@@ -439,7 +418,7 @@ int tz_standby_event(struct tz_standby *b)
 		uint64_t since = tz_now_ns() - b->asked_at;
 		struct timespec pause = { 0, (long)(AGAIN_NS - 1) };
 		tz_log("the standby (pid %d) has died: another one is started", (int)b->pid);
-		lose(&b->fd, &b->pid);
+		lose(&b->fd);
 		if (since < AGAIN_NS)
 			nanosleep(&pause, NULL);
 		ask(b);
@@ -474,6 +453,6 @@ void tz_standby_close(struct tz_standby *b)
 {
 	tell(b->fd, END, 0);
 	tell(b->nursery_fd, END, 0);
-	lose(&b->fd, &b->pid);
-	lose(&b->nursery_fd, &b->nursery_pid);
+	lose(&b->fd);
+	lose(&b->nursery_fd);
 }

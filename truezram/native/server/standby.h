@@ -7,8 +7,8 @@
 #include <sys/types.h>
 
 struct tz_standby {
-	pid_t nursery_pid, pid;		/* 0: none */
 	int nursery_fd, fd;		/* our ends; -1: none */
+	pid_t pid;			/* of the standby, if there is one */
 	int asked;			/* the nursery is starting one */
 	int ready;			/* it has locked its memory, and waits */
 	uint64_t asked_at;		/* when, in ns */
@@ -20,7 +20,6 @@ struct tz_succession {
 	char run_dir[96];
 	uint32_t id;
 	int nursery_fd;		/* -1: no nursery */
-	pid_t nursery_pid;
 };
 
 /* The life of the nursery, `truezramd --nursery`, and of the standbys that it forks. Returns when
