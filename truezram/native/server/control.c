@@ -6,7 +6,7 @@
  * use as swap is first taken out of use by the helper process (helper.c; the kernel may kill it for
  * lack of memory, where it would otherwise kill us), and if that fails the device stays: a dead
  * swap area would take every program with pages on it along. Meanwhile messages are answered.
- * SIGHUP is for terminals that go away: ignored.
+ * SIGHUP is for terminals that go away: ignored. SIGSTOP cannot be, so the kernel continues us.
  */
 #include "control.h"
 #include "protocol.h"
@@ -27,6 +27,7 @@
 
 #define MAX_CLIENTS 16
 #define MAX_AREAS 16
+#define ONWARD_SECONDS 2	/* so long a stopped server stays so, or twice as long */
 enum {
 	SLOT_SOCKET, SLOT_SIGNAL, SLOT_QUEUE_END, SLOT_HELPER, SLOT_STANDBY, SLOT_NURSERY,
 	SLOT_CLIENTS
@@ -459,6 +460,28 @@ static void swapoff_ended(struct control *c)
 			rc < 0 ? "its process was killed" : strerror(result));
 }
 
+/* Whoever ends all processes (systemd's shutdown, killall5) stops them first, us too, and then
+ * reads their command lines. One that is swapped out to our device would never come, and nobody is
+ * left to continue us. So the kernel does: these timers' signal is SIGCONT. The first does it every
+ * time but when its signal, not taken yet, is dropped for the next stop; then the second does. */
+static int make_onward(struct tz_server *s)
+{
+	struct sigevent event = { .sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGCONT };
+
+	for (unsigned i = 0; i < 2; i++)
+		if (timer_create(CLOCK_MONOTONIC, &event, &s->onward[i]) < 0)
+			return -1;
+	return 0;
+}
+
+static void go_onward(struct tz_server *s)
+{
+	for (unsigned i = 0; i < 2 && s->transport == TZ_TRANSPORT_UBLK; i++) {
+		struct itimerspec when = { .it_value.tv_sec = ONWARD_SECONDS << i };
+		timer_settime(s->onward[i], 0, &when, NULL);
+	}
+}
+
 static void take_signal(struct control *c)
 {
 	struct signalfd_siginfo info;
@@ -474,6 +497,9 @@ static void take_signal(struct control *c)
 	case SIGCHLD:
 		while (waitpid(-1, NULL, WNOHANG) > 0)
 			;	/* a helper; what became of its work shows at its socket */
+		break;
+	case SIGCONT:
+		go_onward(c->s);
 		break;
 	default:
 		break;	/* SIGHUP, SIGPIPE */
@@ -518,9 +544,10 @@ int tz_control_open(struct tz_server *s, char *why, size_t why_size)
 	sigaddset(&set, SIGINT);
 	sigaddset(&set, SIGHUP);
 	sigaddset(&set, SIGCHLD);
+	sigaddset(&set, SIGCONT);
 	s->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 	s->spare_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
-	if (s->signal_fd >= 0 && s->spare_fd >= 0)
+	if (s->signal_fd >= 0 && s->spare_fd >= 0 && make_onward(s) == 0)
 		return 0;
 	int err = errno;
 	snprintf(why, why_size, "cannot open what the control thread needs: %s", strerror(err));
@@ -571,6 +598,7 @@ void tz_control_loop(struct tz_server *s)
 	c.fds[SLOT_SOCKET].fd = s->registry.socket_fd;
 	c.fds[SLOT_SIGNAL].fd = s->signal_fd;
 	c.fds[SLOT_QUEUE_END].fd = s->end_fd;
+	go_onward(s);
 	while (!c.stop) {
 		c.fds[SLOT_HELPER].fd = s->helper.fd;
 		c.fds[SLOT_STANDBY].fd = s->standby.fd;

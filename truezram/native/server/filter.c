@@ -117,7 +117,7 @@ static const struct rule rules[] = {
 	CALL(accept4), CALL(recvfrom), CALL(recvmsg), CALL(sendto), CALL(sendmsg), CALL(getsockopt),
 	CALL(socketpair), CALL(getuid), CALL(geteuid), CALL(getgid), CALL(getegid), CALL(getpid),
 	CALL(getppid), CALL(rt_sigaction), CALL(rt_sigprocmask), CALL(rt_sigreturn),
-	CALL(wait4), CALL(waitid),
+	CALL(wait4), CALL(waitid), CALL(timer_settime),
 	/* Freed swap slots; and stdio asks whether it writes to a terminal. */
 	CALL(perf_event_open),
 	{ SYS_bpf, IS, 0, BPF_MAP_CREATE, NULL },

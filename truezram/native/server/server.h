@@ -11,6 +11,8 @@
 #include "standby.h"
 #include "ublk.h"
 
+#include <time.h>
+
 struct tz_server {
 	int transport;			/* enum tz_transport */
 	uint32_t id;
@@ -29,6 +31,7 @@ struct tz_server {
 	struct tz_suspects suspects;
 	int end_fd;			/* eventfd: a queue thread has ended */
 	int signal_fd;
+	timer_t onward[2];		/* control.c */
 	int handed_over;		/* another server takes over: nothing is removed */
 	int queue_ended;		/* so that this one cannot go on */
 	uint64_t live_since;		/* in ns */
