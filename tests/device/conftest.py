@@ -46,7 +46,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Declares the marker."""
-    config.addinivalue_line("markers", "guest(memory, cpus): the kind of guest a device test runs in")
+    config.addinivalue_line("markers", "guest(memory, cpus, systemd): the kind of guest a device test runs in")
     config.addinivalue_line("markers", "warm: truezram may be a fork of a process that has imported it (warm.py)")
 
 
@@ -75,11 +75,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("kernel", chosen, indirect=True, scope="session")
 
 
-def kind_of(item: pytest.Item) -> tuple[int, int]:
-    """(memory in MiB, CPUs) of the guest that a test asks for."""
+def kind_of(item: pytest.Item) -> tuple[int, int, bool]:
+    """(memory in MiB, CPUs, whether systemd is its first process) of the guest that a test asks for."""
     marker = item.get_closest_marker("guest")
     kind = marker.kwargs if marker else {}
-    return kind.get("memory", 1024), kind.get("cpus", 1)
+    return kind.get("memory", 1024), kind.get("cpus", 1), kind.get("systemd", False)
 
 
 def is_warm(item: pytest.Item) -> bool:
@@ -95,7 +95,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     def order(item: pytest.Item) -> tuple[int, int, int, bool]:
         callspec = getattr(item, "callspec", None)
         kernel = callspec.params.get("kernel", "") if callspec else ""
-        memory, cpus = kind_of(item)
+        memory, cpus, _ = kind_of(item)
         return kernels.index(kernel) if kernel in kernels else -1, cpus, -memory, is_warm(item)
 
     items.sort(key=order)
@@ -155,16 +155,16 @@ class Guests:
     folder: Path
     running: Guest | None = None
 
-    def get(self, kernel: Kernel, memory: int, cpus: int) -> Guest:
+    def get(self, kernel: Kernel, memory: int, cpus: int, systemd: bool = False) -> Guest:
         """A guest of this kind; one of another kind is ended."""
         now = self.running
-        if now and (now.kernel.id, now.memory, now.cpus) != (kernel.id, memory, cpus):
+        if now and (now.kernel.id, now.memory, now.cpus, now.systemd) != (kernel.id, memory, cpus, systemd):
             self.close()
         if self.running is None:
             number = len(list(self.folder.iterdir()))
             folder = self.folder / f"{number:02}-{kernel.id}-{memory}M-{cpus}cpu"
             folder.mkdir()
-            self.running = Guest(kernel, memory=memory, cpus=cpus, folder=folder)
+            self.running = Guest(kernel, memory=memory, cpus=cpus, systemd=systemd, folder=folder)
         return self.running
 
     def discard(self) -> None:

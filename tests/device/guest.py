@@ -30,6 +30,8 @@ BOOT_SECONDS = 120.0
 # way of a breakpoint) while another emulated CPU runs it. Nothing of ours runs before the guest is ready, so another
 # boot hides nothing of ours; it is reported as a warning of the test run.
 BOOTS = 3
+PATIENCE = 8
+"""Seconds that systemd in a guest waits for what it has told to end (by default it is 90)."""
 GRACE_SECONDS = 40.0  # on top of a script's own limit, before the guest is given up
 # QEMU 7.2 leaves garbage in the flags after CMPXCHG16B; an interrupt right then makes the guest's kernel warn about a
 # stray debug trap. Without that instruction the kernel's slab allocator takes its other path.
@@ -73,7 +75,7 @@ def requirements() -> str:
     """The path of virtiofsd. Raises Missing."""
     wanted = {"qemu-system-x86_64": "qemu-system-x86", "busybox": "busybox-static", "depmod": "kmod", "fio": "fio"}
     wanted |= {"mkfs.ext4": "e2fsprogs", "mkswap": "util-linux", "gcc": "gcc", "xz": "xz-utils", "fstrim": "util-linux"}
-    wanted |= {"strace": "strace"}
+    wanted |= {"strace": "strace", "systemd-run": "systemd"}
     path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
     lacking = sorted({package for tool, package in wanted.items() if not shutil.which(tool, path=path)})
     if lacking:
@@ -100,11 +102,15 @@ def compile_c(name: str, program: Path, *more: str) -> None:
 class Guest:
     """One running guest. Close it, or use it as a context manager."""
 
-    def __init__(self, kernel: Kernel, *, memory: int = 1024, cpus: int = 1, folder: Path) -> None:
-        """Boots: ``memory`` in MiB; sockets and logs go to ``folder``. Raises GuestError, Missing."""
+    def __init__(
+        self, kernel: Kernel, *, memory: int = 1024, cpus: int = 1, systemd: bool = False, folder: Path
+    ) -> None:
+        """Boots: ``memory`` in MiB; sockets and logs go to ``folder``. With ``systemd`` that is the first process.
+        Raises GuestError, Missing."""
         self.kernel = kernel
         self.memory = memory
         self.cpus = cpus
+        self.systemd = systemd
         self.folder = folder
         self.log_file = folder / "kernel.log"
         self.mark = 0
@@ -184,6 +190,8 @@ class Guest:
             " sysctl.kernel.hung_task_timeout_secs=60 rcupdate.rcu_cpu_stall_timeout=60 watchdog_thresh=30"
             f" init={HERE / 'guest-init'} truezram.modules={self.kernel.modules} truezram.agent={self._agent}"
         )
+        if self.systemd:
+            append += f" truezram.systemd={PATIENCE}"
         return [
             *("qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", CPU),
             *("-m", str(self.memory), "-smp", str(self.cpus), "-nodefaults", "-no-user-config", "-display", "none"),
@@ -222,18 +230,22 @@ class Guest:
         data, self._buffer = self._buffer[:count], self._buffer[count:]
         return data.decode(errors="replace")
 
+    def _send(self, script: str, timeout: int) -> int:
+        assert self._port is not None
+        number = next(self._ids)
+        text = base64.b64encode(script.encode()).decode()
+        self._port.settimeout(10)
+        self._port.sendall(f"{number} {timeout} {text}\n".encode())
+        return number
+
     def run(self, script: str, *, timeout: int = 60, status: int | None = 0) -> Result:
         """Runs a bash script as root in the guest.
 
         ``timeout`` in seconds; ``status`` is what the script must end with (None: any). Raises ScriptError with the
         output when it ends with another, GuestError when the guest dies or hangs.
         """
-        assert self._port is not None
         __tracebackhide__ = True
-        number = next(self._ids)
-        text = base64.b64encode(script.encode()).decode()
-        self._port.settimeout(10)
-        self._port.sendall(f"{number} {timeout} {text}\n".encode())
+        number = self._send(script, timeout)
         deadline = time.monotonic() + timeout + GRACE_SECONDS
         words = self._line(deadline).split()
         if len(words) != 6 or words[0] != "done" or words[1] != str(number):
@@ -278,6 +290,19 @@ class Guest:
             raise GuestError(f"the guest did not power off within 30 s\n{self.log_tail()}") from None
         finally:
             self.kill()
+
+    def end_by(self, script: str, *, timeout: int) -> None:
+        """Runs a script that has the guest power itself off, and waits for it. Raises GuestError if it does not."""
+        self._send(script, timeout)
+        try:
+            self._processes[0].wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise GuestError(f"the guest did not power off within {timeout} s\n{self.log_tail()}") from None
+        finally:
+            self.kill()
+            self.spoilt = True
+        if "reboot: Power down" not in self.log():
+            raise GuestError(f"the guest died\n{self.log_tail()}")
 
     def kill(self) -> None:
         """Ends the guest at once."""
