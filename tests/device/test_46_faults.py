@@ -1,0 +1,128 @@
+"""What goes wrong around a device, under verified writes: it is served all the same, by another server if need be."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from product import Product
+from test_41_recovery import FIO, check_device
+
+pytestmark = [pytest.mark.guest(cpus=2), pytest.mark.warm]
+
+FLOWS = """
+flows() {{ # until so many more writes were served
+	read -r _ _ _ _ from _ </sys/block/{name}/stat
+	for _ in $(seq 600); do
+		read -r _ _ _ _ to _ </sys/block/{name}/stat
+		[ $((to - from)) -lt 200 ] || return 0
+		sleep 0.1
+	done
+	return 1
+}}
+flows
+"""
+
+
+def under_load(product: Product, path: str, script: str) -> str:
+    """Runs a script under verified random writes through all queues, and sees that they go on after it."""
+    load = FIO.replace("{tools}/killer {name} {kills} {seed}", FLOWS + "{script}\nflows")
+    out = product.strict(load.format(path=path, name=path.removeprefix("/dev/"), script=script), timeout=240).out
+    assert "verify: bad" not in out
+    assert "err= 0" in out, out
+    return out
+
+
+FULL = """
+mount -o remount,size=1M,nr_inodes=$(($(df --output=iused /run | tail -n 1) + 8)) /run
+cat /dev/zero >/run/filler || true
+for i in $(seq 16); do : >/run/filler$i || break; done
+! echo more >/run/more
+flows
+kill -9 {pid}
+flows
+! echo more >/run/more
+for _ in $(seq 600); do grep -q tz-standby /proc/[0-9]*/comm && break; sleep 0.1; done
+rm /run/filler*
+mount -o remount,size=64M,nr_inodes=20000 /run
+"""
+
+
+def test_run_is_full_when_a_standby_takes_over(product: Product) -> None:
+    """It needs no block and no file there that its server did not have."""
+    path = product.create("--size 96M")
+    under_load(product, path, FULL.format(pid=product.stat(path)["pid"]))
+    check_device(product, path, {"servers": "1"})
+    product.remove(path)
+
+
+CLOCK = """
+for hours in 10 -20 10; do
+	date -s @$(($(date +%s) + hours * 3600)) >/dev/null
+	flows
+	truezram stat {path} --json | tr -d '\\n'; echo
+done
+kill -9 {pid}
+date -s "yesterday" >/dev/null
+flows
+date -s "tomorrow" >/dev/null
+"""
+
+
+def test_the_clock_jumps(product: Product) -> None:
+    """Hours forth and back, and a day while a server takes over: no request fails, and counters only grow."""
+    path = product.create("--size 96M")
+    out = under_load(product, path, CLOCK.format(path=path, pid=product.stat(path)["pid"]))
+    stats = [json.loads(line)["devices"][0]["io_stat"] for line in out.splitlines() if line.startswith("{")]
+    assert len(stats) == 3
+    for name in stats[0]:
+        values = [row[name] for row in stats]
+        assert values == sorted(values), name
+    check_device(product, path, {"servers": "1"})
+    product.remove(path)
+
+
+OFFLINE = """
+cpu=/sys/devices/system/cpu/cpu1/online
+echo 0 >$cpu
+flows
+echo 1 >$cpu
+flows
+echo 0 >$cpu
+kill -9 {pid}
+flows
+echo 1 >$cpu
+"""
+
+
+def test_a_cpu_goes_offline(product: Product) -> None:
+    """That of a pinned queue; and a server takes over while there is one less."""
+    path = product.create("--size 96M --queues 2")
+    under_load(product, path, OFFLINE.format(pid=product.stat(path)["pid"]))
+    check_device(product, path, {"servers": "1"})
+    product.remove(path)
+
+
+# The guest's virtio-fs refuses to be suspended: by then all processes have been frozen, and go on after that.
+SUSPEND = """
+dmesg -C
+for _ in 1 2; do echo freeze >/sys/power/state || true; flows; done
+[ $(dmesg | grep -c 'Freezing user space processes completed') = 2 ]
+"""
+
+
+def test_suspend_and_resume(product: Product) -> None:
+    """All processes are frozen, the server too, and go on."""
+    path = product.create("--size 96M")
+    under_load(product, path, SUSPEND)
+    check_device(product, path, {"servers": "0"})
+    product.remove(path)
+
+
+def test_stopped_with_everybody_else(product: Product) -> None:
+    """A server that gets SIGSTOP, as at a shutdown by systemd, goes on by itself: nobody else could continue it."""
+    path = product.create("--size 96M")
+    stop = f"for _ in 1 2; do kill -STOP {product.stat(path)['pid']}; flows; done"
+    under_load(product, path, stop)
+    check_device(product, path, {"servers": "0"})
+    product.remove(path)
