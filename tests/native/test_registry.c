@@ -217,6 +217,34 @@ static void test_attached(void)
 		"%s", why);
 }
 
+/* The log lies beside the arena, where it cannot be swapped out to the device, and is found by its
+ * old name; though it is open, the tmpfs goes with the device. */
+static void test_log(void)
+{
+	struct tz_registry r;
+	char path[128], text[200] = "";
+	int noswap, status;
+	pid_t child = fork();
+
+	if (child == 0) {		/* its stderr goes to the log */
+		take(&r, "ublkb0", 0);
+		close(tz_registry_arena(&r, &noswap, why, sizeof why));
+		tz_registry_log(&r);
+		tz_log("first");
+		tz_registry_log(&r);	/* as whoever takes over does */
+		tz_log("second");
+		snprintf(path, sizeof path, "%s/ublkb0.log", dir);
+		int fd = open(path, O_RDONLY);
+		int read_back = read(fd, text, sizeof text - 1) > 0 && strstr(text, "first") &&
+			strstr(text, "second");
+		close(fd);
+		_exit(!read_back + 2 * !there("arena/ublkb0.log") + 4 * tz_registry_drop(&r) +
+			8 * there("arena") + 16 * there("ublkb0.log"));
+	}
+	waitpid(child, &status, 0);
+	CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0, "%d", WEXITSTATUS(status));
+}
+
 /* A tmpfs that was mounted there without noswap is not accepted. */
 static void test_foreign_tmpfs(void)
 {
@@ -246,6 +274,7 @@ int main(void)
 	if (can_mount_noswap()) {
 		test_dead_arena();
 		test_attached();
+		test_log();
 		test_foreign_tmpfs();
 		test_race();
 		umount2(dir, MNT_DETACH);

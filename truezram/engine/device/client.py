@@ -109,7 +109,8 @@ def _parts_in(directory: Path) -> dict[str, set[str]]:
                 found.setdefault(name, set()).add(part)
     with contextlib.suppress(OSError):
         for name in os.listdir(directory / "arena"):  # noqa: PTH208
-            found.setdefault(name, set()).add("arena")
+            if "." not in name:  # else it is the log of one
+                found.setdefault(name, set()).add("arena")
     return found
 
 

@@ -103,8 +103,8 @@ static const struct rule rules[] = {
 	{ SYS_prctl, IS, 0, PR_SET_IO_FLUSHER, NULL },
 	{ SYS_prctl, IS, 0, PR_GET_IO_FLUSHER, NULL },
 	/* Memory: heap, codecs' workspaces, locking. Nothing is both written and executed. */
-	CALL(brk), CALL(munmap), CALL(mremap), CALL(mlock), CALL(mlock2), CALL(msync),
-	CALL(membarrier),
+	CALL(brk), CALL(munmap), CALL(mremap), CALL(mlock), CALL(mlock2), CALL(mlockall),
+	CALL(msync), CALL(membarrier),
 	{ SYS_mmap, NOT_ALL, 2, WRITE_AND_EXECUTE, NULL },
 	{ SYS_mprotect, NOT_ALL, 2, WRITE_AND_EXECUTE, NULL },
 	/* Files: /proc, /sys, the log, the registry, and its clearing at the end. */

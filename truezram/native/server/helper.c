@@ -11,7 +11,9 @@
  */
 #include "helper.h"
 #include "filter.h"
+#include "privileges.h"
 #include "registry.h"
+#include "thread.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -68,6 +70,12 @@ int tz_helper_main(void)
 		return 2;
 	}
 	tz_helper_be_ordinary("tz-helper");
+	/* swapoff may wait for memory that swapping gives, unlike the server, whose nature we have.
+	 * (Of one that is started in place of another the server has no right to say that by then:
+	 * its swapoff may take longer when memory is short.) */
+	tz_thread_flusher(0);
+	tz_privileges_reduce();
+	tz_privileges_end();
 	/* The first one is started before the server has a filter. Without one, too, it serves. */
 	tz_filter_install(why, sizeof why);
 	while ((n = recv(TZ_HELPER_FD, &order, sizeof order, 0)) != 0) {

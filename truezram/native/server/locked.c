@@ -1,10 +1,12 @@
 /* locked.c - locks the process's mappings, and checks that they are (interface: locked.h).
  *
- * Not mlockall: MCL_CURRENT would fill the arena's holes, and MCL_FUTURE would make every later
- * mmap of a server without the right to lock fail. So mappings are walked. Left out are those of
- * the kernel (rings, BPF maps, vdso), which are always there, and the control thread's stack. Three
- * ranges are locked page by page as they come into use (MLOCK_ONFAULT): the arena, what is known of
- * its segments, and tables of codecs that are not in use. The check does not believe what mlock
+ * Not mlockall: MCL_CURRENT would fill the arena's holes. So mappings are walked. Left out are
+ * those of the kernel (rings, BPF maps, vdso), which are always there. Four ranges are locked page
+ * by page as they come into use (MLOCK_ONFAULT): the arena, what is known of its segments, tables
+ * of codecs that are not in use, and the control thread's stack. That thread's other memory, which
+ * comes and goes, is locked likewise (MCL_FUTURE) unless a limit would make mmap fail then: it must
+ * not wait for our own device either, since a server that does cannot die when it is killed, and
+ * nobody can take over. The check is about queue threads only, and does not believe what mlock
  * said: RLIMIT_MEMLOCK, too, shows as ENOMEM, which is also the answer for a mapping that has gone
  * meanwhile.
  */
@@ -15,6 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -92,6 +95,13 @@ static int is_mapped(const struct mapping *m)
 	return msync((void *)m->from, m->to - m->from, MS_ASYNC) == 0;
 }
 
+int tz_locking_is_limited(void)
+{
+	struct rlimit limit;
+
+	return getrlimit(RLIMIT_MEMLOCK, &limit) < 0 || limit.rlim_cur != RLIM_INFINITY;
+}
+
 int tz_lock_memory(const struct tz_store *store, char *why, size_t why_size)
 {
 	struct tz_range lazy[LAZY];
@@ -108,6 +118,8 @@ int tz_lock_memory(const struct tz_store *store, char *why, size_t why_size)
 	syscall(SYS_mlock2, lazy[TABLES].from, lazy[TABLES].to - lazy[TABLES].from, MLOCK_ONFAULT);
 	qsort(lazy, LAZY, sizeof lazy[0], by_address);
 	while (fgets(line, sizeof line, f)) {
+		if (parse(line, &m) && !strcmp(m.name, "[stack]"))
+			syscall(SYS_mlock2, m.from, m.to - m.from, MLOCK_ONFAULT);
 		if (!parse(line, &m) || !matters(&m))
 			continue;
 		int rc = lock_range(m.from, m.to, lazy);
@@ -115,6 +127,8 @@ int tz_lock_memory(const struct tz_store *store, char *why, size_t why_size)
 			err = rc;
 	}
 	fclose(f);
+	if (!tz_locking_is_limited())
+		mlockall(MCL_FUTURE | MCL_ONFAULT);
 	if (err)
 		snprintf(why, why_size,
 			"cannot lock the server's memory: %s (it needs CAP_IPC_LOCK or a"

@@ -4,6 +4,8 @@
 
 #include "store.h"
 
+/* Whether RLIMIT_MEMLOCK is in force. */
+int tz_locking_is_limited(void);
 /* Locks what is mapped now and brings it in: code, data, stacks, buffers. To be called again after
  * whatever may have mapped something. 0, or negative errno with why. */
 int tz_lock_memory(const struct tz_store *store, char *why, size_t why_size);

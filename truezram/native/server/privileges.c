@@ -6,6 +6,7 @@
  * ordinary user's server has none to begin with.
  */
 #include "privileges.h"
+#include "locked.h"
 #include "registry.h"
 #include "thread.h"
 
@@ -14,7 +15,6 @@
 #include <stdint.h>
 #include <string.h>
 #include <sys/prctl.h>
-#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -38,16 +38,9 @@ static const struct kept {
 	{ CAP_IPC_LOCK, 1 },
 };
 
-static int is_limited(void)
-{
-	struct rlimit limit;
-
-	return getrlimit(RLIMIT_MEMLOCK, &limit) < 0 || limit.rlim_cur != RLIM_INFINITY;
-}
-
 static uint64_t kept_for_life(void)
 {
-	int limited = is_limited();
+	int limited = tz_locking_is_limited();
 	uint64_t set = 0;
 
 	for (unsigned i = 0; i < sizeof kept / sizeof *kept; i++)

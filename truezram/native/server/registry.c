@@ -48,6 +48,23 @@ static void arena_path(const struct tz_registry *r, char *path, size_t size)
 	snprintf(path, size, "%s/arena/%s", r->dir, r->name);
 }
 
+/* The log of a device whose arena is on the noswap tmpfs lies there as well: the server must not
+ * have to wait for its own device to bring back the log's last page. */
+static void safe_log_path(const struct tz_registry *r, char *path, size_t size)
+{
+	snprintf(path, size, "%s/arena/%s.log", r->dir, r->name);
+}
+
+/* It is found by the name that a log has elsewhere. */
+static void link_log(const struct tz_registry *r)
+{
+	char path[192], target[64];
+
+	path_of(r, path, sizeof path, ".log");
+	snprintf(target, sizeof target, "arena/%s.log", r->name);
+	(void)!symlink(target, path);		/* if that fails, it is not found so easily */
+}
+
 /* What a device consists of besides its lock and its log. The entry goes last: when it is gone,
  * nothing is left. */
 static const char *const parts[] = { ".stats.new", ".sock", ".stats" };
@@ -149,6 +166,22 @@ static int has_arenas(const struct tz_registry *r)
 	return exists(path) || exists(lock);
 }
 
+/* Our own log, open, would keep the tmpfs from being unmounted. */
+static void close_log(const char *log)
+{
+	struct stat file, open_one;
+	int null;
+
+	if (stat(log, &file) < 0 || fstat(STDERR_FILENO, &open_one) < 0 ||
+		file.st_dev != open_one.st_dev || file.st_ino != open_one.st_ino)
+		return;
+	null = open("/dev/null", O_WRONLY | O_CLOEXEC);
+	if (null >= 0) {
+		dup2(null, STDERR_FILENO);
+		close(null);
+	}
+}
+
 /* Deletes NAME's arena, and the tmpfs when that was the last. -EBUSY: a process has it attached. */
 static int remove_arena(struct tz_registry *r)
 {
@@ -164,6 +197,9 @@ static int remove_arena(struct tz_registry *r)
 	if (rc < 0 || (fd < 0 && !has_arenas(r)))
 		return rc;
 	lock = lock_arenas(r);
+	unlink(path);
+	safe_log_path(r, path, sizeof path);
+	close_log(path);
 	unlink(path);
 	if (lock >= 0) {
 		remove_empty(r);
@@ -425,6 +461,8 @@ static int make_arena(struct tz_registry *r)
 	}
 	if (fd < 0)
 		remove_empty(r);
+	else
+		link_log(r);
 	close(lock);
 	return fd;
 }
@@ -562,7 +600,11 @@ void tz_registry_log(struct tz_registry *r)
 {
 	char path[192];
 
-	path_of(r, path, sizeof path, ".log");
+	arena_path(r, path, sizeof path);
+	if (exists(path))
+		safe_log_path(r, path, sizeof path);
+	else
+		path_of(r, path, sizeof path, ".log");
 	int fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0644);
 	if (fd < 0)
 		return;		/* then the log goes where it went */

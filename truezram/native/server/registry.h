@@ -7,7 +7,8 @@
  *	DIR/NAME.stats	the statistics page, 0644; appears complete, by rename, when the device is
  *			usable
  *	DIR/NAME.sock	the control socket, 0600
- *	DIR/NAME.log	what the server had to say, 0644
+ *	DIR/NAME.log	what the server had to say, 0644; where there is an arena below, a link to
+ *			DIR/arena/NAME.log
  *	DIR/arena/NAME	the arena, on a tmpfs mounted noswap (root, Linux 6.4 and later); locked
  *			(flock) by the process that has it attached
  *	DIR/arena.lock	held around mounting and unmounting that tmpfs

@@ -34,6 +34,7 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -71,6 +72,8 @@ struct watch {
 	int link;		/* the nursery's to the standby, the standby's to the nursery; -1 */
 	pid_t other;		/* who is at its end */
 	unsigned failures;	/* servers in a row that ended before they served */
+	void *stats;		/* the statistics page, locked; NULL: none */
+	size_t stats_len;
 };
 
 /* Not one that has died and was not waited for, either. */
@@ -102,6 +105,35 @@ static pid_t find_server(const struct watch *w)
 	return n == (ssize_t)sizeof head && head.magic == TZ_STATS_MAGIC &&
 		head.state == TZ_STATE_LIVE && head.pid != (uint64_t)w->server &&
 		runs((pid_t)head.pid) ? (pid_t)head.pid : 0;
+}
+
+/* Keeps the statistics page in memory while nobody serves: whoever takes over writes to it first,
+ * and it is in a file that may be swapped out to the very device. A fork has it mapped, too, and
+ * locks all that it has. */
+static void keep_stats(struct watch *w)
+{
+	static const char *const parts[] = { ".stats", ".stats.new" };	/* before it is published */
+	struct stat st;
+	char path[192];
+	int fd = -1;
+
+	for (unsigned i = 0; i < 2 && fd < 0; i++) {
+		snprintf(path, sizeof path, "%s/ublkb%u%s", w->place.run_dir, w->id, parts[i]);
+		fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+	}
+	if (w->stats)
+		munmap(w->stats, w->stats_len);
+	w->stats = NULL;
+	if (fd < 0)
+		return;
+	void *map = fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || st.st_size <= 0
+		? MAP_FAILED : mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_SHARED, fd, 0);
+	close(fd);
+	if (map == MAP_FAILED)
+		return;
+	w->stats = map;
+	w->stats_len = (size_t)st.st_size;
+	mlock(w->stats, w->stats_len);
 }
 
 static void lose(int *fd)
@@ -279,6 +311,7 @@ static int nurse(struct watch *w)
 		if (order.what == START) {
 			w->id = order.number;
 			w->failures = 0;
+			keep_stats(w);
 			if (fork_standby(w))
 				return stand_by(w);
 		}

@@ -191,15 +191,14 @@ int tz_takeover(struct tz_server *s, struct tz_options *o)
 	tz_thread_urgent(0);
 	tz_log("%s: taken over in %" PRIu64 " ms: its server number %" PRIu64, s->registry.name,
 		(tz_now_ns() - start) / 1000000, s->generation);
-	/* Requests flow. What is left, and what it takes, may wait for memory. */
+	/* Requests flow. What is left may take its time, but not wait for our own device: killed
+	 * while it does, a server could not die. */
 	if (s->standby.nursery_fd < 0)
 		tz_device_open_nursery(s, o);
 	tz_standby_ask(&s->standby, s->id);
-	tz_privileges_reduce();
-	tz_thread_flusher(0);		/* swapoff may wait */
 	if ((rc = tz_helper_start(&s->helper)) < 0)
 		tz_log("no helper process: %s", strerror(-rc));
-	tz_thread_flusher(1);
+	tz_privileges_reduce();
 	tz_device_start_slots(s, o);
 	tz_device_confine();
 	return 0;
