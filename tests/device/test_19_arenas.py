@@ -10,7 +10,7 @@ pytestmark = pytest.mark.warm
 # pid_of PATH: its server. arena_of PID: the file that its server has open for it.
 CHECK = """
 pid_of() { truezram stat $1 --json | sed -n 's/^ *"pid": \\([0-9]*\\),$/\\1/p'; }
-arena_of() { ls -l /proc/$1/fd | sed -n 's/.* -> //p' | grep -E '/arena/|memfd:truezram-arena' | head -n 1; }
+arena_of() { ls -l /proc/$1/fd | sed -n 's/.* -> //p' | grep -E '/arena/[^.]*$|memfd:truezram-arena' | head -n 1; }
 """
 
 

@@ -327,7 +327,7 @@ def arena_of(entry: Entry) -> Path:
     return next(
         fd
         for fd in Path(f"/proc/{server.server_of(entry)}/fd").iterdir()
-        if "arena" in os.readlink(fd)  # noqa: PTH115
+        if "arena" in (path := os.readlink(fd)) and not path.endswith(".log")  # noqa: PTH115
     )
 
 
