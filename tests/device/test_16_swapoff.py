@@ -23,8 +23,8 @@ for _ in $(seq 1200); do [ -s hog.out ] && break; sleep 0.1; done
 grep -q '^out' hog.out || {{ cat hog.out; exit 1; }}
 """
 # term SERVER HELPER LOG: SIGTERM; returns when the server has asked its helper, which is stopped, to begin.
-# hang SERVER HELPER LOG: the same, then the server is stopped and the helper continues: its first read is in flight and
-# not answered.
+# hang SERVER HELPER LOG: the same, then the server is frozen (a stopped one goes on by itself) and the helper continues:
+# its first read is in flight and not answered. thaw: the server goes on.
 # used: KiB swapped out. gone PID: waits until it has ended.
 TOOLS = """
 used() { awk -v path="$1" '$1 == path { print $4 }' /proc/swaps; }
@@ -38,9 +38,12 @@ term() {
 	for _ in $(seq 1200); do grep -q 'swapoff' $3 && return; sleep 0.05; done
 	cat $3; return 1
 }
+frozen=/sys/fs/cgroup/frozen
+freeze() { mkdir -p $frozen; echo $1 >$frozen/cgroup.procs; echo 1 >$frozen/cgroup.freeze; }
+thaw() { echo 0 >$frozen/cgroup.freeze; }
 hang() {
 	term "$@" || return
-	kill -STOP $1; kill -CONT $2
+	freeze $1; kill -CONT $2
 	for _ in $(seq 1200); do [ "$(cut -d' ' -f3 /proc/$2/stat)" = D ] && return; sleep 0.05; done
 	cat /proc/$2/status; return 1
 }
@@ -140,7 +143,7 @@ def test_helper_killed_during_swapoff(product: Product) -> None:
         f"""{hog}
 helper=$(helper {pid})
 hang {pid} $helper {log_of(path)}
-kill -9 $helper; kill -CONT {pid}
+kill -9 $helper; thaw
 gone $helper
 [ -n "$(used {path})" ]
 for _ in $(seq 600); do grep -q 'device stays' {log_of(path)} && break; sleep 0.1; done

@@ -71,11 +71,12 @@ int tz_helper_main(void)
 	}
 	tz_helper_be_ordinary("tz-helper");
 	/* swapoff may wait for memory that swapping gives, unlike the server, whose nature we have.
-	 * (Of one that is started in place of another the server has no right to say that by then:
+	 * (One that has no right to change that was started when the server had given up its own:
 	 * its swapoff may take longer when memory is short.) */
-	tz_thread_flusher(0);
-	tz_privileges_reduce();
-	tz_privileges_end();
+	if (tz_thread_flusher(0) == 0) {
+		tz_privileges_reduce();
+		tz_privileges_end();
+	}
 	/* The first one is started before the server has a filter. Without one, too, it serves. */
 	tz_filter_install(why, sizeof why);
 	while ((n = recv(TZ_HELPER_FD, &order, sizeof order, 0)) != 0) {

@@ -27,8 +27,8 @@ static void *map_locked(
 	else
 		snprintf(why, why_size, "algorithm %s is not available: %s", what, reason);
 	if (size && memory == MAP_FAILED)
-		snprintf(why, why_size, "no memory for the workspace of %s (%zu KiB)", what,
-			size >> 10);
+		snprintf(why, why_size, "no memory for the workspace of %s (%zu KiB)%s", what,
+			size >> 10, errno == EAGAIN ? ": it cannot be locked" : "");
 	if (memory == MAP_FAILED)
 		return NULL;
 	mlock(memory, size);		/* the server reports whether its memory is locked */

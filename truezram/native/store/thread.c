@@ -57,9 +57,9 @@ int tz_thread_begin(const char *name)
 	return flusher;
 }
 
-void tz_thread_flusher(int on)
+int tz_thread_flusher(int on)
 {
-	prctl(PR_SET_IO_FLUSHER, on, 0, 0, 0);
+	return prctl(PR_SET_IO_FLUSHER, on, 0, 0, 0);
 }
 
 void tz_thread_urgent(int on)

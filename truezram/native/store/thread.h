@@ -17,8 +17,8 @@ int tz_thread_begin(const char *name);
 /* For the calling thread, and what it starts: whether it is an I/O flusher, which does not wait for
  * writes when it needs memory. Whoever serves a swap device, or is to take over, must be one: a
  * thread that waits for its own device cannot even be killed, and the dead server's files stay open
- * as long as one of its threads is there. */
-void tz_thread_flusher(int on);
+ * as long as one of its threads is there. 0, or -1: it has no right to change that. */
+int tz_thread_flusher(int on);
 /* While everybody waits for it: it is one, and may use memory that the kernel keeps in reserve (a
  * real-time thread). Off: the latter ends. */
 void tz_thread_urgent(int on);
