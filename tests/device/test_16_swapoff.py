@@ -23,8 +23,8 @@ for _ in $(seq 1200); do [ -s hog.out ] && break; sleep 0.1; done
 grep -q '^out' hog.out || {{ cat hog.out; exit 1; }}
 """
 # term SERVER HELPER LOG: SIGTERM; returns when the server has asked its helper, which is stopped, to begin.
-# hang SERVER HELPER LOG: the same, then the server is frozen (a stopped one goes on by itself) and the helper continues:
-# its first read is in flight and not answered. thaw: the server goes on.
+# hang SERVER HELPER LOG: the same, then the server is frozen (a stopped one goes on by itself) and the helper
+# continues: its first read is in flight and not answered. thaw: the server goes on.
 # used: KiB swapped out. gone PID: waits until it has ended.
 TOOLS = """
 used() { awk -v path="$1" '$1 == path { print $4 }' /proc/swaps; }
