@@ -476,7 +476,9 @@ static int make_onward(struct tz_server *s)
 
 static void go_onward(struct tz_server *s)
 {
-	for (unsigned i = 0; i < 2 && s->transport == TZ_TRANSPORT_UBLK; i++) {
+	if (s->transport != TZ_TRANSPORT_UBLK)
+		return;
+	for (unsigned i = 0; i < 2; i++) {
 		struct itimerspec when = { .it_value.tv_sec = ONWARD_SECONDS << i };
 		timer_settime(s->onward[i], 0, &when, NULL);
 	}

@@ -118,9 +118,11 @@ int tz_lock_memory(const struct tz_store *store, char *why, size_t why_size)
 	syscall(SYS_mlock2, lazy[TABLES].from, lazy[TABLES].to - lazy[TABLES].from, MLOCK_ONFAULT);
 	qsort(lazy, LAZY, sizeof lazy[0], by_address);
 	while (fgets(line, sizeof line, f)) {
-		if (parse(line, &m) && !strcmp(m.name, "[stack]"))
+		if (!parse(line, &m))
+			continue;
+		if (!strcmp(m.name, "[stack]"))
 			syscall(SYS_mlock2, m.from, m.to - m.from, MLOCK_ONFAULT);
-		if (!parse(line, &m) || !matters(&m))
+		if (!matters(&m))
 			continue;
 		int rc = lock_range(m.from, m.to, lazy);
 		if (rc && !err && (rc != ENOMEM || is_mapped(&m)))
