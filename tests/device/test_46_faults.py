@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
+from conftest import Guests
+from guest import Guest
 from product import Product
+from survive import survive
 from test_41_recovery import FIO, check_device
 
 pytestmark = [pytest.mark.guest(cpus=2), pytest.mark.warm]
@@ -24,13 +27,24 @@ flows
 """
 
 
-def under_load(product: Product, path: str, script: str) -> str:
-    """Runs a script under verified random writes through all queues, and sees that they go on after it."""
+def under_load(guests: Guests, product: Product, script: str, *, servers: int, options: str = "") -> str:
+    """Runs a script (its {path} and {pid} are the device's) under verified random writes through all queues, and sees
+    that they go on after it, and that so many servers have died. What was said."""
     load = FIO.replace("{tools}/killer {name} {kills} {seed}", FLOWS + "{script}\nflows")
-    out = product.strict(load.format(path=path, name=path.removeprefix("/dev/"), script=script), timeout=240).out
-    assert "verify: bad" not in out
-    assert "err= 0" in out, out
-    return out
+    said: list[str] = []
+
+    def run(guest: Guest, product: Product) -> None:
+        path = product.create(f"--size 96M {options}")
+        what = script.format(path=path, pid=product.stat(path)["pid"])
+        out = product.strict(load.format(path=path, name=path.removeprefix("/dev/"), script=what), timeout=240).out
+        assert "verify: bad" not in out
+        assert "err= 0" in out, out
+        check_device(product, path, {"servers": str(servers)})
+        product.remove(path)
+        said.append(out)
+
+    survive(guests, product, run)
+    return said[-1]
 
 
 FULL = """
@@ -48,12 +62,9 @@ mount -o remount,size=64M,nr_inodes=20000 /run
 """
 
 
-def test_run_is_full_when_a_standby_takes_over(product: Product) -> None:
+def test_run_is_full_when_a_standby_takes_over(guests: Guests, product: Product) -> None:
     """It needs no block and no file there that its server did not have."""
-    path = product.create("--size 96M")
-    under_load(product, path, FULL.format(pid=product.stat(path)["pid"]))
-    check_device(product, path, {"servers": "1"})
-    product.remove(path)
+    under_load(guests, product, FULL, servers=1)
 
 
 CLOCK = """
@@ -69,17 +80,14 @@ date -s "tomorrow" >/dev/null
 """
 
 
-def test_the_clock_jumps(product: Product) -> None:
+def test_the_clock_jumps(guests: Guests, product: Product) -> None:
     """Hours forth and back, and a day while a server takes over: no request fails, and counters only grow."""
-    path = product.create("--size 96M")
-    out = under_load(product, path, CLOCK.format(path=path, pid=product.stat(path)["pid"]))
+    out = under_load(guests, product, CLOCK, servers=1)
     stats = [json.loads(line)["devices"][0]["io_stat"] for line in out.splitlines() if line.startswith("{")]
     assert len(stats) == 3
     for name in stats[0]:
         values = [row[name] for row in stats]
         assert values == sorted(values), name
-    check_device(product, path, {"servers": "1"})
-    product.remove(path)
 
 
 OFFLINE = """
@@ -95,12 +103,9 @@ echo 1 >$cpu
 """
 
 
-def test_a_cpu_goes_offline(product: Product) -> None:
+def test_a_cpu_goes_offline(guests: Guests, product: Product) -> None:
     """That of a pinned queue; and a server takes over while there is one less."""
-    path = product.create("--size 96M --queues 2")
-    under_load(product, path, OFFLINE.format(pid=product.stat(path)["pid"]))
-    check_device(product, path, {"servers": "1"})
-    product.remove(path)
+    under_load(guests, product, OFFLINE, servers=1, options="--queues 2")
 
 
 # The guest's virtio-fs refuses to be suspended: by then all processes have been frozen, and go on after that.
@@ -111,18 +116,11 @@ for _ in 1 2; do echo freeze >/sys/power/state || true; flows; done
 """
 
 
-def test_suspend_and_resume(product: Product) -> None:
+def test_suspend_and_resume(guests: Guests, product: Product) -> None:
     """All processes are frozen, the server too, and go on."""
-    path = product.create("--size 96M")
-    under_load(product, path, SUSPEND)
-    check_device(product, path, {"servers": "0"})
-    product.remove(path)
+    under_load(guests, product, SUSPEND, servers=0)
 
 
-def test_stopped_with_everybody_else(product: Product) -> None:
+def test_stopped_with_everybody_else(guests: Guests, product: Product) -> None:
     """A server that gets SIGSTOP, as at a shutdown by systemd, goes on by itself: nobody else could continue it."""
-    path = product.create("--size 96M")
-    stop = f"for _ in 1 2; do kill -STOP {product.stat(path)['pid']}; flows; done"
-    under_load(product, path, stop)
-    check_device(product, path, {"servers": "0"})
-    product.remove(path)
+    under_load(guests, product, "for _ in 1 2; do kill -STOP {pid}; flows; done", servers=0)
