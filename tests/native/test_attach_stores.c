@@ -1,8 +1,8 @@
 /* test_attach_stores.c - a server is stopped before each store that it makes to the arena, and
  * another one attaches what is there.
  *
- * While it writes, overwrites, discards, shares, grows, compacts, takes pages of the table and
- * gives them back, changes settings: a copy of the arena is checked (tz_check_arena), attached and
+ * While it writes, overwrites, discards, shares, grows, compacts, makes pages older, recompresses
+ * them, takes pages of the table and gives them back, changes settings: a copy of the arena is checked (tz_check_arena), attached and
  * compared with what was written. What the store's own threads do is among it.
  *
  * The arena is mapped read-only for that: a store is a SIGSEGV, upon which it is let through alone
@@ -694,6 +694,58 @@ static void watch_dedup(void)
 	finish(&d);
 }
 
+/* Another server finds the ages that there were. */
+static void compare_ages(const struct device *d)
+{
+	struct tz_attach a = { 0 };
+	int copy = copy_of(watch.fd);
+	struct device e = attach(copy, 1, &a);
+
+	for (unsigned i = 0; i < PAGES; i++)
+		CHECK(load(entry_of(&e, i)) == load(entry_of(d, i)), "the entry of page %u", i);
+	end(&e);
+}
+
+static void wait_for_age(struct device *d, unsigned i, unsigned age)
+{
+	WAIT_FOR(tz_entry_age(load(entry_of(d, i))) >= age, "page %u stays young", i);
+}
+
+/* Pages get older, are read, and are written once more with another codec. */
+static void watch_cold(void)
+{
+	struct device d = make_device(4096, 1, LIMIT, "lz4");
+	struct tz_store_thread *t = tz_store_thread(d.store, 0);
+	struct tz_recompression *job;
+	uint64_t before = 0, ticket;
+	char why[216];
+	int err;
+
+	begin(&d, 0);
+	for (unsigned i = 0; i < 40; i++)
+		put(t, &watch.model, i, i % 8 == 3 ? WORDS + i % 3 : i % 8 ? SMALL + i : i + 1);
+	watch_it("ages");
+	tz_store_set_age_speed(d.store, 1800000);
+	wait_for_age(&d, 39, 2);
+	tz_store_set_age_speed(d.store, 1);
+	stop_watching(60);
+	compare_ages(&d);
+	watch_it("old pages that are read");
+	for (unsigned i = 0; i < 40; i += 4)
+		CHECK(look(t, i, watch.model.version[i]) == 1, "read");
+	stop_watching(8);
+	job = tz_store_prepare_recompress(d.store, "dense", 0, 100, &err, why, sizeof why);
+	CHECK(job, "%s", why);
+	watch_it("recompression");
+	ticket = tz_store_recompress(d.store, job);
+	WAIT_FOR(NOW(d.stats->recompress_done) >= ticket, "it is not done");
+	stop_watching(40);
+	before = NOW(d.stats->recompressed_pages);
+	CHECK(before >= 8, "%llu pages are rewritten", (unsigned long long)before);
+	compare_ages(&d);
+	finish(&d);
+}
+
 /* ---- all of it ---- */
 
 /* glibc's memset is one instruction of 4096 steps for a page of the table otherwise. */
@@ -754,6 +806,7 @@ static void test_every_store(void)
 	watch_settings(&d);
 	finish(&d);
 	watch_dedup();
+	watch_cold();
 	end_checker();
 	report();
 }

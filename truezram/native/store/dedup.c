@@ -166,16 +166,15 @@ static int is_equal(const struct tz_store *s, uint64_t page, uint64_t entry, uns
 		!memcmp(s->arena.base + tz_entry_offset(entry) + TZ_OBJECT_HEAD, payload, length);
 }
 
-/* A shared object for two pages, of which the other one has `entry` now. Its offset, or 0; *both:
- * the other page uses it, too. */
+/* A shared object for two pages, of which the other one has *entry now. Its offset, or 0; *both:
+ * the other page uses it, too, and had *entry last. */
 static uint64_t make_shared(struct tz_store_thread *t, uint64_t other, _Atomic uint64_t *slot,
-	uint64_t entry, uint32_t crc, const uint8_t *payload, int *both)
+	uint64_t *entry, uint32_t crc, const uint8_t *payload, int *both)
 {
 	struct tz_store *s = t->store;
 	struct tz_object_head head = { crc, TZ_NO_OWNER };
-	unsigned kind = tz_entry_kind(entry), length = tz_entry_length(entry);
-	uint64_t expected = entry,
-		 offset = tz_alloc_take_shared(&s->alloc, tz_units_for(length), 1);
+	unsigned kind = tz_entry_kind(*entry), length = tz_entry_length(*entry);
+	uint64_t offset = tz_alloc_take_shared(&s->alloc, tz_units_for(length), 1);
 
 	if (!offset)
 		return 0;
@@ -186,8 +185,8 @@ static uint64_t make_shared(struct tz_store_thread *t, uint64_t other, _Atomic u
 		return 0;
 	}
 	TZ_TEST_POINT("sharing");
-	*both = atomic_compare_exchange_strong(
-		slot, &expected, tz_entry_shared(other, kind, offset, length));
+	*both = tz_store_exchange(
+		slot, other, entry, tz_entry_shared(other, kind, offset, length));
 	if (!*both)
 		tz_dedup_release(s, tz_entry_shared(other, kind, offset, length));
 	return offset;
@@ -204,7 +203,7 @@ static uint64_t share_with(struct tz_store_thread *t, uint64_t other, uint64_t p
 	*own = 0;
 	if (is_equal(s, other, entry, kind, payload, length)) {
 		if (!tz_entry_is_shared(entry)) {
-			offset = make_shared(t, other, slot, entry, crc, payload, &both);
+			offset = make_shared(t, other, slot, &entry, crc, payload, &both);
 			*own = !both;
 		} else if (!is_on_its_way(s, entry) && tz_dedup_hold(s, entry)) {
 			offset = tz_entry_offset(entry);

@@ -134,7 +134,7 @@ static int let_go(struct tz_store_thread *t, uint64_t page, uint64_t entry)
 static void move(const struct gathering *g, uint64_t page, _Atomic uint64_t *slot)
 {
 	struct tz_store_thread *t = g->t;
-	uint64_t entry = tz_store_announce(t, slot), expected = entry, mine, no_longer = 0, made;
+	uint64_t entry = tz_store_announce(t, slot), mine, no_longer = 0, made;
 	struct copy *copy = copy_of(g, entry);
 
 	if (copy && !tz_store_fault(t->store, page, entry) &&
@@ -142,7 +142,7 @@ static void move(const struct gathering *g, uint64_t page, _Atomic uint64_t *slo
 		mine = tz_entry_shared(page, tz_entry_kind(entry), tz_entry_offset(made),
 			tz_entry_length(entry));
 		TZ_TEST_POINT("gathering");
-		no_longer = atomic_compare_exchange_strong(slot, &expected, mine) ? entry : mine;
+		no_longer = tz_store_exchange(slot, page, &entry, mine) ? entry : mine;
 	}
 	atomic_store_explicit(&t->hazard, 0, memory_order_release);
 	if (no_longer && let_go(t, page, no_longer) && no_longer == entry)

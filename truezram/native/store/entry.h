@@ -7,7 +7,8 @@
  *	| check|         word, 51 bits, signed       | WORD |	same-filled by an 8-byte word
  *	|                         0                         |	empty
  *
- * S: sealed without the page number (an object that several pages share). `check` is an extended
+ * S: sealed without the page number (an object that several pages share). `age`: for how long the
+ * page has not been touched, in eight steps (age.c); a new entry has 0. `check` is an extended
  * Hamming code of the other 56 bits: any two valid entries of a page differ in at least four bits,
  * so up to three flipped bits are always noticed. The page number goes into it as well: what is not
  * an entry of this page is taken for one once in 128 times. EMPTY is exactly 0; no single flip
@@ -34,6 +35,9 @@
 #define TZ_ENTRY_OFFSET_BITS 35
 #define TZ_ENTRY_OFFSET_MASK (((1ull << TZ_ENTRY_OFFSET_BITS) - 1) << TZ_ENTRY_OFFSET_SHIFT)
 #define TZ_ENTRY_SHARED (1ull << 52)
+#define TZ_ENTRY_AGE_SHIFT 53
+#define TZ_ENTRY_AGE_BITS 3
+#define TZ_ENTRY_AGE (((1ull << TZ_ENTRY_AGE_BITS) - 1) << TZ_ENTRY_AGE_SHIFT)
 #define TZ_ENTRY_DATA_BITS 56
 #define TZ_ENTRY_DATA ((1ull << TZ_ENTRY_DATA_BITS) - 1)
 #define TZ_ENTRY_WORD_BITS (TZ_ENTRY_DATA_BITS - TZ_ENTRY_KIND_BITS)
@@ -131,6 +135,25 @@ static inline uint64_t tz_entry_shared(
 static inline int tz_entry_is_shared(uint64_t entry)
 {
 	return tz_entry_has_object(entry) && entry & TZ_ENTRY_SHARED;
+}
+
+/* Of an entry with an object; others have none. */
+static inline unsigned tz_entry_age(uint64_t entry)
+{
+	return (unsigned)((entry & TZ_ENTRY_AGE) >> TZ_ENTRY_AGE_SHIFT);
+}
+
+/* The same entry with another age. */
+static inline uint64_t tz_entry_aged(uint64_t page, uint64_t entry, unsigned age)
+{
+	return tz_entry_seal(page,
+		(entry & TZ_ENTRY_DATA & ~TZ_ENTRY_AGE) | (uint64_t)age << TZ_ENTRY_AGE_SHIFT);
+}
+
+/* Whether two entries of a page with objects differ in nothing but age. */
+static inline int tz_entry_is_same_object(uint64_t a, uint64_t b)
+{
+	return tz_entry_has_object(a) && !((a ^ b) & TZ_ENTRY_DATA & ~TZ_ENTRY_AGE);
 }
 
 static inline uint64_t tz_entry_poisoned(uint64_t page)

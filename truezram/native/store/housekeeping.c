@@ -1,7 +1,8 @@
 /* housekeeping.c - what is done while nobody waits: sparse segments are emptied, and empty pages of
  * the table taken away.
  *
- * One thread, which sleeps until a queue thread has freed enough that looking may pay.
+ * One thread, which sleeps until a queue thread has freed enough that looking may pay, or something
+ * is due: pages become older (age.c), or are written once more (recompress.c).
  *
  * Emptying: what overwriting and discarding leave free in many segments adds up. The sparsest
  * segments are taken out of use one at a time; each object in them is found by walking the
@@ -16,6 +17,7 @@
  * takes off first. If it is still empty and marked then, it leaves the directory, and when again
  * every thread has been outside, its memory is free.
  */
+#include "clock.h"
 #include "store_impl.h"
 #include "thread.h"
 
@@ -33,10 +35,13 @@
 #define MOST_BATCH 1024u
 #define BINS 256u		/* of a histogram of segments by free units */
 #define TABLES_AT_ONCE 32u
+#define QUIET_NS 1000000000u
 #define MOST_WAITS 2000u		/* for a segment, of 1 ms each */
 
-static void wake(struct tz_housekeeping *h)
+void tz_housekeeping_wake(struct tz_store *s)
 {
+	struct tz_housekeeping *h = &s->housekeeping;
+
 	if (atomic_exchange(&h->wake, 1) == 0)
 		tz_futex(&h->wake, FUTEX_WAKE_PRIVATE, 1, NULL);
 }
@@ -76,19 +81,19 @@ void tz_housekeeping_look(struct tz_store_thread *t)
 	if (t->emptied >= TZ_TABLE_ENTRIES) {
 		t->emptied = 0;
 		atomic_store(&h->look_at_table, 1);
-		wake(h);
+		tz_housekeeping_wake(t->store);
 	}
 	if (t->freed_units < TZ_LOOK_UNITS)
 		return;
 	t->freed_units = 0;
 	if (is_wasteful(t->store, 0) || tz_dedup_is_sparse(t->store, 0))
-		wake(h);
+		tz_housekeeping_wake(t->store);
 }
 
 void tz_housekeeping_look_at_all(struct tz_store *s)
 {
 	atomic_store(&s->housekeeping.look_at_table, 1);
-	wake(&s->housekeeping);
+	tz_housekeeping_wake(s);
 }
 
 /* ---- what other threads leave to be freed ---- */
@@ -107,7 +112,7 @@ void tz_housekeeping_leave(struct tz_store_thread *t)
 			t->nr_set_aside--;
 	}
 	if (t->nr_set_aside < before)
-		wake(h);
+		tz_housekeeping_wake(t->store);
 }
 
 /* Only a message about damage needs the page, and this thread has none to give. */
@@ -123,9 +128,8 @@ static void take_over(struct tz_store_thread *t)
 
 /* ---- emptying segments ---- */
 
-/* Room for an object that moves: in another segment's hole, or where the reserve can spare one, in
- * a new segment. */
-static uint64_t room_for(struct tz_store *s, unsigned shard, unsigned units)
+/* In a segment's hole, or where the reserve can spare one, in a new segment. */
+uint64_t tz_housekeeping_room(struct tz_store *s, unsigned shard, unsigned units)
 {
 	uint64_t offset = tz_alloc_take_existing(&s->alloc, shard, units);
 
@@ -150,14 +154,13 @@ static unsigned move(struct tz_store_thread *t, uint64_t page, uint64_t offset, 
 	if (tz_entry_has_object(entry) && tz_entry_offset(entry) == offset &&
 		!tz_store_fault(s, page, entry)) {
 		units = tz_entry_units(entry);
-		to = room_for(s, shard, units);
+		to = tz_housekeeping_room(s, shard, units);
 	}
 	if (to) {
-		uint64_t expected = entry;
 		memcpy(s->arena.base + to, s->arena.base + offset, units * TZ_UNIT);
 		/* Still announced: the room cannot come back to this page with other content and
 		 * the same entry. */
-		published = atomic_compare_exchange_strong(slot, &expected,
+		published = tz_store_exchange(slot, page, &entry,
 			tz_entry_object(page, tz_entry_kind(entry), to, tz_entry_length(entry)));
 	}
 	atomic_store_explicit(&t->hazard, 0, memory_order_release);
@@ -434,29 +437,60 @@ static void look_after(struct tz_store_thread *t)
 	TZ_STATS_SET(s->stats->compact_done, ticket);
 }
 
-/* What was discarded since the last look was too little to wake this thread. */
-static void tidy_once_more(struct tz_store *s)
+/* When it has been quiet: what was discarded since the last look was too little to wake this
+ * thread. */
+static uint64_t tidy_turn(struct tz_store_thread *t, uint64_t now)
 {
-	s->housekeeping.once_more = 0;
-	tidy_table(s);
+	struct tz_housekeeping *h = &t->store->housekeeping;
+
+	if (!h->once_more)
+		return TZ_NO_TURN;
+	if (now < h->quiet_at)
+		return h->quiet_at;
+	h->once_more = 0;
+	tidy_table(t->store);
+	return TZ_NO_TURN;
+}
+
+/* Does what is due of that which can wait. When something will be again. */
+static uint64_t take_turns(struct tz_store_thread *t)
+{
+	static uint64_t (*const turns[])(struct tz_store_thread *t, uint64_t now) = {
+		tidy_turn, tz_age_turn, tz_recompress_turn,
+	};
+	uint64_t first = TZ_NO_TURN;
+
+	for (unsigned i = 0; i < sizeof turns / sizeof *turns; i++) {
+		uint64_t next = turns[i](t, tz_now_ns());
+		if (next < first)
+			first = next;
+	}
+	return first;
+}
+
+static void wait_until(struct tz_housekeeping *h, uint64_t until)
+{
+	uint64_t now = tz_now_ns(), ns = until > now ? until - now : 0;
+	struct timespec pause = { (time_t)(ns / 1000000000u), (long)(ns % 1000000000u) };
+
+	if (ns)
+		tz_futex(&h->wake, FUTEX_WAIT_PRIVATE, 0, until == TZ_NO_TURN ? NULL : &pause);
 }
 
 static void *run(void *arg)
 {
-	static const struct timespec later = { 1, 0 };
 	struct tz_store *s = arg;
 	struct tz_housekeeping *h = &s->housekeeping;
 	struct tz_store_thread *t = &s->threads[s->nr_threads + TZ_HOUSEKEEPER];
 
 	tz_thread_begin("tz-housekeeping");
 	while (!atomic_load(&h->stop)) {
-		if (atomic_exchange(&h->wake, 0))
+		if (atomic_exchange(&h->wake, 0)) {
 			look_after(t);
-		else if (h->once_more && tz_futex(&h->wake, FUTEX_WAIT_PRIVATE, 0, &later) < 0 &&
-			errno == ETIMEDOUT)
-			tidy_once_more(s);
-		else if (!h->once_more)
-			tz_futex(&h->wake, FUTEX_WAIT_PRIVATE, 0, NULL);
+			h->quiet_at = tz_now_ns() + QUIET_NS;
+		} else {
+			wait_until(h, take_turns(t));
+		}
 	}
 	return NULL;
 }
@@ -465,14 +499,17 @@ uint64_t tz_store_compact(struct tz_store *s)
 {
 	uint64_t ticket = atomic_fetch_add(&s->housekeeping.tickets, 1) + 1;
 
-	wake(&s->housekeeping);
+	tz_housekeeping_wake(s);
 	return ticket;
 }
 
 int tz_housekeeping_start(struct tz_store *s, char *why, size_t why_size)
 {
 	struct tz_housekeeping *h = &s->housekeeping;
-	int rc = tz_thread_start(&h->thread, STACK_SIZE, run, s, "the housekeeping thread", why,
+	int rc;
+
+	tz_age_start(s);
+	rc = tz_thread_start(&h->thread, STACK_SIZE, run, s, "the housekeeping thread", why,
 		why_size);
 
 	h->started = rc == 0;
@@ -490,4 +527,5 @@ void tz_housekeeping_stop(struct tz_store *s)
 	tz_futex(&h->wake, FUTEX_WAKE_PRIVATE, INT_MAX, NULL);
 	pthread_join(h->thread, NULL);
 	h->started = 0;
+	tz_recompress_drop(s);
 }

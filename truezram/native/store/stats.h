@@ -18,13 +18,16 @@
 #include "codec.h"
 
 #define TZ_STATS_MAGIC 0x3153545a54ull /* "TZTS1" */
-#define TZ_STATS_VERSION 6
+#define TZ_STATS_VERSION 7
 #define TZ_MAX_QUEUES 64
 /* Threads that are not queues and have a tz_queue_stats too, after those of the queues: the one
  * that collects freed swap slots, and the housekeeper. Sums include them. */
 #define TZ_STATS_HELPERS 2
 /* As many as may have been served at one death. */
 #define TZ_SUSPECTS TZ_MAX_QUEUES
+
+/* Ages of pages (age.c). */
+#define TZ_AGES 8
 
 /* Latency histogram, log-linear: bins 0..7 are 0..7 units of 64 ns; above, 8 bins per power of
  * two. */
@@ -99,6 +102,12 @@ struct tz_stats {
 	char slot_tracking_text[128];	/* on: by which function of the kernel; else why not */
 	char last_error[128];		/* newest thing that went wrong, "" if nothing */
 	uint64_t last_error_ns;		/* CLOCK_REALTIME */
+	/* Pages with an object, by age, as they were counted last. Each age: for how long its pages
+	 * have not been touched, at least and at most (0: no limit); how many there are; and what
+	 * their objects take, those that pages share left out. */
+	uint64_t age_least_ns[TZ_AGES], age_most_ns[TZ_AGES];
+	uint64_t age_pages[TZ_AGES], age_bytes[TZ_AGES];
+	uint64_t ages_counted_ns;	/* CLOCK_MONOTONIC; 0: not yet */
 
 	/* --- single values, each written atomically, by the store's threads --- */
 	uint64_t mem_used_total;	/* bytes that the kernel holds for the device's pages: the
@@ -115,6 +124,13 @@ struct tz_stats {
 	uint64_t pages_compacted;	/* pages of memory that emptying segments has freed */
 	uint64_t compact_done;		/* the last compaction asked for that is done (store.h) */
 	uint64_t compact_permille;	/* how far the one at work is */
+	uint64_t ages_counted;		/* the last count asked for that is done (store.h) */
+	uint64_t recompress_done;	/* the last recompression that has ended (store.h) */
+	uint64_t recompress_stopped;	/* 1: because it was stopped */
+	uint64_t recompress_permille;	/* how far the one at work is */
+	uint64_t recompressed_pages;	/* pages written once more, and by how many bytes less */
+	uint64_t recompressed_saved;
+	uint64_t recompress_cpu_ns;	/* what that took */
 	/* --- written by a server that takes over, removed by the queues --- */
 	struct tz_suspect suspects[TZ_SUSPECTS];
 };

@@ -26,6 +26,11 @@
  * for some tens of nanoseconds unless a holder loses its CPU, is the lock of a shard, of the
  * table's pages or of the reserve (alloc.c).
  *
+ * An entry's age may change while somebody works with its object: a read makes it 0, and the
+ * housekeeper's clock makes it higher (age.c), both by compare-and-exchange. Whoever exchanges an
+ * entry that it has announced for another one of the same page therefore tries again when only the
+ * age is another (tz_store_exchange): with the hazard announced, the object is still the same.
+ *
  * Freed swap slots: the kernel sets a bit when it has freed a page's slot, a write clears it when
  * it arrives (before it stores anything), and the collector takes the page's entry out of the table
  * by compare-and-exchange, after it has looked at the entry first and taken the bit after that. A
@@ -48,7 +53,6 @@
 #include <time.h>
 
 #define CLOCK_EVERY 16u		/* codec time is taken on one page in so many */
-#define HUGE_SIZE 3840u	/* a longer object is not worth decompressing: such a page is kept raw */
 /* added to the number of a page of the table: what its directory entry is sealed with */
 #define DIRECTORY_PAGE (1ull << 40)
 #define DISCARD_AHEAD 8u
@@ -326,6 +330,20 @@ uint64_t tz_store_announce(struct tz_store_thread *t, _Atomic uint64_t *slot)
 	return entry;
 }
 
+int tz_store_exchange(_Atomic uint64_t *slot, uint64_t page, uint64_t *entry, uint64_t mine)
+{
+	uint64_t now = *entry;
+
+	do {
+		*entry = now;
+		if (mine)
+			mine = tz_entry_aged(page, mine, tz_entry_age(now));
+		if (atomic_compare_exchange_strong(slot, &now, mine))
+			return 1;
+	} while (tz_entry_is_same_object(now, *entry));
+	return 0;
+}
+
 /* ---- writing and discarding ---- */
 
 void tz_store_account(struct tz_store_thread *t, uint64_t page, uint64_t old, uint64_t entry,
@@ -365,23 +383,29 @@ static void publish(struct tz_store_thread *t, uint64_t page, _Atomic uint64_t *
 		entry, own, requests);
 }
 
+uint64_t tz_store_fill(struct tz_store *s, uint64_t offset, uint64_t page, unsigned kind,
+	const uint8_t *payload, unsigned length)
+{
+	struct tz_object_head head = { tz_crc32c(tz_object_seed(page, kind), payload, length),
+		(uint32_t)page };
+	uint8_t *object = s->arena.base + offset;
+
+	memcpy(object, &head, sizeof head);
+	memcpy(object + sizeof head, payload, length);
+	return tz_entry_object(page, kind, offset, length);
+}
+
 /* Places an object; returns the entry or 0 with *err. */
 static uint64_t place(struct tz_store_thread *t, uint64_t page, unsigned kind,
 	const uint8_t *payload, unsigned length, int *err)
 {
 	struct tz_store *s = t->store;
-	struct tz_object_head head = { tz_crc32c(tz_object_seed(page, kind), payload, length),
-		(uint32_t)page };
 	uint64_t offset = tz_alloc_take(&s->alloc, t->index, tz_units_for(length));
 
-	if (!offset) {
-		*err = tz_reserve_no_room(&s->reserve);
-		return 0;
-	}
-	uint8_t *object = s->arena.base + offset;
-	memcpy(object, &head, sizeof head);
-	memcpy(object + sizeof head, payload, length);
-	return tz_entry_object(page, kind, offset, length);
+	if (offset)
+		return tz_store_fill(s, offset, page, kind, payload, length);
+	*err = tz_reserve_no_room(&s->reserve);
+	return 0;
 }
 
 /* Compresses, counting what it took on every CLOCK_EVERYth page. Returns the length, 0 = keep the
@@ -396,7 +420,7 @@ static unsigned encode(struct tz_store_thread *t, const uint8_t *data, unsigned 
 	*kind = set->encoder->kind;
 	if (n && *kind == TZ_KIND_AUTO)
 		*kind = t->object[--n];
-	if (n > HUGE_SIZE)
+	if (n > TZ_HUGE_SIZE)
 		n = 0;
 	if (!n)
 		*kind = TZ_KIND_RAW;
@@ -548,17 +572,17 @@ int tz_store_collect(struct tz_store_thread *t, uint64_t page)
 	struct tz_store *s = t->store;
 	int damaged = 0, taken = 0;
 	_Atomic uint64_t *slot = tz_table_slot(s, page, &damaged);
-	uint64_t *freed = atomic_load(&s->freed), bit = 1ull << page % 64, entry, expected;
+	uint64_t *freed = atomic_load(&s->freed), bit = 1ull << page % 64, entry;
 
 	if (!freed)
 		return 0;
 	atomic_store_explicit(&s->collecting, page + 1, memory_order_seq_cst);
-	expected = entry = slot ? tz_store_announce(t, slot) : 0;
+	entry = slot ? tz_store_announce(t, slot) : 0;
 	TZ_TEST_POINT("looked");
 	if (__atomic_fetch_and(&freed[page / 64], ~bit, __ATOMIC_SEQ_CST) & bit && entry &&
 		!atomic_load(&s->others)) {
 		TZ_TEST_POINT("collecting");
-		taken = atomic_compare_exchange_strong(slot, &expected, 0);
+		taken = tz_store_exchange(slot, page, &entry, 0);
 	}
 	atomic_store_explicit(&t->hazard, 0, memory_order_release);
 	atomic_store_explicit(&s->collecting, 0, memory_order_release);
@@ -606,16 +630,16 @@ struct tz_store_thread *tz_store_collector(struct tz_store *s)
 
 /* ---- reading ---- */
 
-/* What the codec of this kind works in; objects of FAST and DENSE may have been made by `auto`. */
-static void *workspace_for(const struct tz_codec_set *set, unsigned kind)
+/* Objects of FAST and DENSE may have been made by `auto`. */
+void *tz_codec_set_workspace(const struct tz_codec_set *set, unsigned kind)
 {
 	void *own = set->by_kind[kind].memory, *of_auto = set->by_kind[TZ_KIND_AUTO].memory;
 
 	return own || !of_auto ? own : tz_auto_part(of_auto, kind);
 }
 
-/* The page of an entry whose object is where it can be. NULL, or what is wrong with the object. */
-static const char *decode(struct tz_store_thread *t, uint64_t page, uint64_t entry, uint8_t *out)
+const char *tz_store_decode(
+	struct tz_store_thread *t, uint64_t page, uint64_t entry, uint8_t *out)
 {
 	static const char mismatch[] = "checksum does not match",
 			  undecodable[] = "object cannot be decoded";
@@ -644,7 +668,7 @@ static const char *decode(struct tz_store_thread *t, uint64_t page, uint64_t ent
 		return n == sizeof word ? NULL : undecodable;
 	}
 	const struct tz_codec *codec = tz_codec_by_kind(kind);
-	void *workspace = workspace_for(t->inside_set, kind);
+	void *workspace = tz_codec_set_workspace(t->inside_set, kind);
 	if (!codec || (codec->workspace_size && !workspace))
 		return "no decoder for its kind";
 	int timed = ++t->ticks % CLOCK_EVERY == 0;
@@ -667,19 +691,30 @@ static const char *fetch(
 	if (fault)
 		return fault;
 	if (tz_entry_has_object(entry))
-		return decode(t, page, entry, out);
+		return tz_store_decode(t, page, entry, out);
 	tz_fill(out, entry ? tz_entry_word(entry) : 0);
 	return NULL;
+}
+
+/* It is in use again. (Most pages that are read have been touched not long ago, and are left
+ * alone.) */
+static void make_young(uint64_t page, _Atomic uint64_t *slot, uint64_t entry)
+{
+	if (tz_entry_has_object(entry) && tz_entry_age(entry))
+		atomic_compare_exchange_strong(slot, &entry, tz_entry_aged(page, entry, 0));
 }
 
 int tz_store_read(struct tz_store_thread *t, uint64_t page, uint8_t *out)
 {
 	int damaged = 0;
 	_Atomic uint64_t *slot = tz_table_slot(t->store, page, &damaged);
+	uint64_t entry = slot ? tz_store_announce(t, slot) : 0;
 	const char *fault = damaged
 		? "the directory of the page table is damaged"
-		: fetch(t, page, slot ? tz_store_announce(t, slot) : 0, out, &damaged);
+		: fetch(t, page, entry, out, &damaged);
 
+	if (!fault)
+		make_young(page, slot, entry);
 	atomic_store_explicit(&t->hazard, 0, memory_order_release);
 	if (damaged) {
 		note_damage(t, page, fault);
@@ -724,6 +759,8 @@ void tz_store_begin(struct tz_store_thread *t)
 	atomic_fetch_add_explicit(&t->turns, 1, memory_order_seq_cst);
 	t->inside_set = atomic_load_explicit(&t->set, memory_order_seq_cst);
 	t->inside_index = atomic_load_explicit(&t->store->dedup.index, memory_order_seq_cst);
+	if (atomic_load_explicit(&t->store->resting, memory_order_seq_cst))
+		tz_age_rouse(t);
 }
 
 void tz_store_end(struct tz_store_thread *t)

@@ -180,6 +180,69 @@ static void switch_threads(struct tz_store *s, const struct tz_codec *codec, str
 		publish_set(&s->threads[i], w[i].encoding);
 }
 
+/* ---- what others than the algorithm in force need ---- */
+
+int tz_store_add_decoder(
+	struct tz_store *s, const struct tz_codec *codec, char *why, size_t why_size)
+{
+	int rc = 0;
+
+	for (unsigned i = 0; i < s->nr_threads && rc == 0 && codec->workspace_size; i++) {
+		const struct tz_codec_set *now = atomic_load(&s->threads[i].set);
+		struct tz_codec_set *more;
+		if (tz_codec_set_workspace(now, codec->kind))
+			continue;
+		more = malloc(sizeof *more);
+		if (!more) {
+			snprintf(why, why_size, "no memory for codec state");
+			return -ENOMEM;
+		}
+		*more = *now;
+		rc = make_workspace(codec, codec->level_min, NULL, &more->by_kind[codec->kind], why,
+			why_size);
+		if (rc == 0)
+			publish_set(&s->threads[i], more);
+		else
+			free(more);
+	}
+	return rc;
+}
+
+struct tz_codec_set *tz_store_make_set(struct tz_store *s, const struct tz_codec *codec, int level,
+	int *err, char *why, size_t why_size)
+{
+	const struct tz_codec_set *now = atomic_load(&s->threads[0].set);
+	struct tz_codec_set *set = calloc(1, sizeof *set);
+
+	*err = set ? 0 : -ENOMEM;
+	if (!set)
+		snprintf(why, why_size, "no memory for codec state");
+	for (unsigned kind = TZ_KIND_RAW + 1; kind < TZ_KINDS_STORED && *err == 0; kind++) {
+		const struct tz_codec *reads = tz_codec_by_kind(kind);
+		int is_encoder = kind == codec->kind;
+		if (!tz_kind_is_stored(kind) || kind == TZ_KIND_ZSTD_DICT || !reads ||
+			(!is_encoder && !tz_codec_set_workspace(now, kind)))
+			continue;
+		*err = make_workspace(reads, is_encoder ? level : reads->level_min, NULL,
+			&set->by_kind[kind], why, why_size);
+	}
+	if (*err < 0) {
+		tz_store_free_set(set);
+		return NULL;
+	}
+	set->encoder = codec;
+	set->encoder_workspace = set->by_kind[codec->kind].memory;
+	return set;
+}
+
+void tz_store_free_set(struct tz_codec_set *set)
+{
+	for (unsigned k = 0; set && k < TZ_KINDS; k++)
+		if (set->by_kind[k].memory)
+			munmap(set->by_kind[k].memory, set->by_kind[k].size);
+	free(set);
+}
+
 static void show_algorithm(struct tz_store *s, const char *algorithm, const struct tz_codec *codec)
 {
 	struct tz_stats *head = s->stats;
@@ -286,12 +349,7 @@ int tz_store_check_algorithm(const struct tz_store_config *c, char *why, size_t 
 
 void tz_store_free_codecs(struct tz_store *s)
 {
-	for (unsigned i = 0; i < s->nr_threads; i++) {
-		struct tz_codec_set *set = atomic_load(&s->threads[i].set);
-		for (unsigned k = 0; set && k < TZ_KINDS; k++)
-			if (set->by_kind[k].memory)
-				munmap(set->by_kind[k].memory, set->by_kind[k].size);
-		free(set);
-	}
+	for (unsigned i = 0; i < s->nr_threads; i++)
+		tz_store_free_set(atomic_load(&s->threads[i].set));
 	free_dictionary(s->dictionary);
 }

@@ -5,6 +5,7 @@
 
 #include "alloc.h"
 #include "arena.h"
+#include "cold.h"
 #include "dedup.h"
 #include "dictionary.h"
 #include "entry.h"
@@ -19,6 +20,8 @@ struct tz_object_head {
 	uint32_t crc, owner;
 };
 _Static_assert(sizeof(struct tz_object_head) == TZ_OBJECT_HEAD, "as entry.h counts units");
+
+#define TZ_HUGE_SIZE 3840u	/* a longer object is not worth decompressing: the page is kept raw */
 
 struct tz_workspace {
 	void *memory;		/* NULL: the codec needs none */
@@ -48,8 +51,11 @@ struct tz_codec_set {
 	struct tz_workspace by_kind[TZ_KINDS];
 };
 
+/* What the codec of this kind works in (store.c); NULL: nothing. */
+void *tz_codec_set_workspace(const struct tz_codec_set *set, unsigned kind);
+
 /* Threads of the store after those of its callers: the one that collects freed swap slots, and the
- * housekeeper. Neither has a codec. */
+ * housekeeper, which has a codec while it recompresses. */
 enum { TZ_COLLECTOR, TZ_HOUSEKEEPER, TZ_OWN_THREADS };
 _Static_assert(TZ_OWN_THREADS == TZ_STATS_HELPERS, "each has counters");
 
@@ -87,6 +93,7 @@ struct tz_housekeeping {
 	int no_room;		/* in this pass, something could not be moved */
 	int asked;		/* this compaction was asked for */
 	int once_more;		/* the table is to be looked at again, when it has been quiet */
+	uint64_t quiet_at;		/* ns: that is, if nothing happens until then */
 	uint64_t holes_at_first;	/* bytes, when that began */
 	pthread_t thread;
 	int started;
@@ -106,6 +113,10 @@ struct tz_store {
 	struct tz_dictionary *dictionary;		/* of zstd; NULL: none. Mapped */
 	_Atomic(uint64_t *) freed;	/* bits of freed swap slots; NULL: not known */
 	_Atomic int others;		/* something that is not swap has written since */
+	/* No page is young: the clock sleeps until a thread begins to work (age.c). */
+	_Atomic uint32_t resting;
+	struct tz_aging aging;
+	struct tz_recompress recompress;
 	/* The page that the collector is at, + 1; 0: none. It writes this for each page: a cache
 	 * line of its own. */
 	_Atomic uint64_t collecting __attribute__((aligned(64)));
@@ -125,6 +136,17 @@ int tz_table_is_directory_entry(uint64_t index, uint64_t entry);
 /* ---- entries and objects in use by threads (store.c) ---- */
 
 uint64_t tz_store_announce(struct tz_store_thread *t, _Atomic uint64_t *slot);
+/* Exchanges an entry that this thread has announced for another one of the page, which gets its
+ * age, or for 0. 1: it was there, *entry is as it was last; 0: the page has been overwritten,
+ * discarded or moved. */
+int tz_store_exchange(_Atomic uint64_t *slot, uint64_t page, uint64_t *entry, uint64_t mine);
+/* Writes an object of the page's into room that was taken for it; its entry. */
+uint64_t tz_store_fill(struct tz_store *s, uint64_t offset, uint64_t page, unsigned kind,
+	const uint8_t *payload, unsigned length);
+/* The page of an entry whose object is where it can be (tz_store_fault). NULL, or what is wrong
+ * with the object. */
+const char *tz_store_decode(
+	struct tz_store_thread *t, uint64_t page, uint64_t entry, uint8_t *out);
 /* Frees what an entry that has just been exchanged out of the table names, or sets it aside. */
 void tz_store_retire(struct tz_store_thread *t, uint64_t page, uint64_t entry);
 void tz_store_free_set_aside(struct tz_store_thread *t);
@@ -169,6 +191,10 @@ void tz_housekeeping_look(struct tz_store_thread *t);
 /* A thread stops working, maybe for hours, with objects set aside that somebody still reads: the
  * housekeeper frees them (all that it has places for). */
 void tz_housekeeping_leave(struct tz_store_thread *t);
+/* There is something to do (look_after in housekeeping.c, and the turns of cold.h). */
+void tz_housekeeping_wake(struct tz_store *s);
+/* Room for an object that the housekeeper makes; 0: there is none now. */
+uint64_t tz_housekeeping_room(struct tz_store *s, unsigned shard, unsigned units);
 
 /* ---- store_codecs.c ---- */
 
@@ -182,5 +208,13 @@ int tz_store_switch_algorithm(struct tz_store *s, const char *algorithm, const v
 int tz_store_attach_codecs(struct tz_store *s, const int64_t kinds[TZ_KINDS],
 	const void *dictionary, size_t n, char *why, size_t why_size);
 void tz_store_free_codecs(struct tz_store *s);
+/* Has all threads read what this codec makes, whatever they write. 0 or negative errno with why. */
+int tz_store_add_decoder(
+	struct tz_store *s, const struct tz_codec *codec, char *why, size_t why_size);
+/* For the housekeeper: writes with this codec, and reads all kinds that the threads read now but
+ * those with a dictionary. NULL with *err and why. */
+struct tz_codec_set *tz_store_make_set(struct tz_store *s, const struct tz_codec *codec, int level,
+	int *err, char *why, size_t why_size);
+void tz_store_free_set(struct tz_codec_set *set);
 
 #endif

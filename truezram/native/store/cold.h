@@ -1,0 +1,63 @@
+/* cold.h - what is known of pages that nobody touches, and what is done with them: their age
+ * (age.c), and writing them once more with a denser codec (recompress.c).
+ *
+ * Both are the housekeeper's. It calls a `turn` of each when it has nothing else to do: a turn does
+ * less than a millisecond of what is due, and returns when the next one is.
+ */
+#ifndef TZ_COLD_H
+#define TZ_COLD_H
+
+#include "stats.h"
+
+#include <stdatomic.h>
+#include <stdint.h>
+
+struct tz_store;
+struct tz_store_thread;
+
+#define TZ_NO_TURN UINT64_MAX
+
+struct tz_aging {
+	_Atomic uint64_t speed;		/* of the clock; 0: 1 */
+	_Atomic uint64_t tickets;	/* counts asked for */
+	/* the housekeeper's own */
+	enum { TZ_HAND_RESTS, TZ_HAND_COUNTS, TZ_HAND_AGES } hand;
+	int verified;		/* nothing was young, with `resting` set all the time */
+	uint64_t pulse;		/* passes that have made pages older, this one included */
+	unsigned top;		/* this one does so with ages up to this */
+	uint64_t ended;		/* ns: when the last one was through */
+	uint64_t next;		/* page of the table that comes next */
+	uint64_t next_step;	/* ns: when */
+	uint64_t ticket;	/* the newest count that this pass is */
+	uint64_t pages[TZ_AGES], bytes[TZ_AGES];
+};
+
+/* Ages up to this one rise by one in the pulse'th pass (1, 2, ...). */
+unsigned tz_age_top(uint64_t pulse);
+/* In units of the shortest time between two passes: what a page of this age has been left alone for
+ * at least, and for at most (plus what passes take). UINT64_MAX: for ever. */
+uint64_t tz_age_least(unsigned age);
+uint64_t tz_age_most(unsigned age);
+uint64_t tz_age_least_ns(const struct tz_store *s, unsigned age);
+/* The least age that all of that have been left alone for `ns`; TZ_AGES: none says so. */
+unsigned tz_age_after(const struct tz_store *s, uint64_t ns);
+/* Before the housekeeper's thread starts. */
+void tz_age_start(struct tz_store *s);
+/* A queue thread begins to work, and the clock sleeps. */
+void tz_age_rouse(struct tz_store_thread *t);
+/* now, and what is returned: CLOCK_MONOTONIC in ns, TZ_NO_TURN: when it is woken. */
+uint64_t tz_age_turn(struct tz_store_thread *t, uint64_t now);
+
+struct tz_recompression;
+
+struct tz_recompress {
+	_Atomic(struct tz_recompression *) job;		/* NULL: none */
+	_Atomic uint32_t cancel;
+	uint64_t tickets;		/* the control thread's */
+};
+
+uint64_t tz_recompress_turn(struct tz_store_thread *t, uint64_t now);
+/* Ends it, whoever is at work: the housekeeper's thread has ended. */
+void tz_recompress_drop(struct tz_store *s);
+
+#endif

@@ -1,0 +1,337 @@
+/* recompress.c - pages that have not been touched for some time are written once more with a denser
+ * codec.
+ *
+ * One run at a time, which the control thread prepares (workspaces, and that all threads can read
+ * what will be written) and the housekeeper does: it walks the page table, and for each page that
+ * is old enough it decompresses the object, compresses it with the codec asked for, and if that
+ * takes at least a sixteenth less room, places the new object and exchanges the entry, as the
+ * compactor does when it moves an object: with the entry announced all the time, by
+ * compare-and-exchange. So what is written, discarded or read meanwhile wins, and a server that
+ * dies leaves one object or the other. The new entry has the age of the old one.
+ *
+ * Left as they are: what pages share (all their entries would have to change), objects made with a
+ * dictionary, and what does not decompress (a read will say so).
+ *
+ * It works in steps of half a millisecond (or one page, where the codec takes longer) and then
+ * pauses, so that it takes the share of a core that it was given; four times as long while requests
+ * come.
+ */
+#include "clock.h"
+#include "cold.h"
+#include "store_impl.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define STEP_NS 500000u
+#define GIVES_WAY 4u
+#define LEAST_GAIN 16u		/* a sixteenth of the object's room */
+
+struct tz_recompression {
+	struct tz_codec_set *set;
+	unsigned age, percent;		/* of pages, at least; of a core, at most */
+	uint64_t ticket;
+	/* the housekeeper's own */
+	uint64_t next;			/* page that comes next */
+	uint64_t next_step;		/* ns: when */
+	uint64_t seen, all;		/* pages that are stored */
+	uint64_t requests;		/* pages that have been read or written, at the last step */
+	uint8_t page[TZ_PAGE_SIZE] __attribute__((aligned(64)));
+};
+
+/* ---- one page ---- */
+
+/* Whether it may be worth a try. */
+static int is_wanted(const struct tz_store *s, const struct tz_recompression *job, uint64_t page,
+	uint64_t entry)
+{
+	unsigned kind = tz_entry_kind(entry);
+
+	return tz_entry_has_object(entry) && tz_entry_age(entry) >= job->age &&
+		!tz_entry_is_shared(entry) && kind != TZ_KIND_SAME_U64 &&
+		kind != TZ_KIND_ZSTD_DICT &&
+		(kind != job->set->encoder->kind || job->set->encoder->level_max) &&
+		!tz_store_fault(s, page, entry);
+}
+
+/* The room that a new object of the page takes, in units, with the object in t->object; 0: it is
+ * not worth it. */
+static unsigned compress(struct tz_store_thread *t, struct tz_recompression *job, uint64_t page,
+	uint64_t entry, unsigned *length)
+{
+	const struct tz_codec *codec = job->set->encoder;
+	unsigned before = tz_entry_units(entry), units;
+
+	t->ticks = 0;		/* what it takes is not counted as the device's */
+	if (tz_store_decode(t, page, entry, job->page))
+		return 0;
+	*length = (unsigned)codec->compress(job->set->encoder_workspace, job->page, t->object);
+	if (!*length || *length > TZ_HUGE_SIZE)
+		return 0;
+	units = tz_units_for(*length);
+	return units < before && (before - units) * LEAST_GAIN >= before ? units : 0;
+}
+
+static void count(struct tz_store *s, uint64_t units)
+{
+	struct tz_stats *to = s->stats;
+
+	TZ_STATS_SET(to->recompressed_pages, to->recompressed_pages + 1);
+	TZ_STATS_SET(to->recompressed_saved, to->recompressed_saved + units * TZ_UNIT);
+}
+
+/* Between begin and end. */
+static void rewrite(struct tz_store_thread *t, struct tz_recompression *job, uint64_t page,
+	_Atomic uint64_t *slot)
+{
+	struct tz_store *s = t->store;
+	uint64_t entry = tz_store_announce(t, slot), to = 0, new = 0, expected = entry;
+	unsigned units = 0, length;
+
+	if (is_wanted(s, job, page, entry))
+		units = compress(t, job, page, entry, &length);
+	if (units)
+		to = tz_housekeeping_room(s, (unsigned)page % s->alloc.nr_shards, units);
+	if (to) {
+		new = tz_entry_aged(page, tz_store_fill(s, to, page, job->set->encoder->kind,
+			t->object, length), tz_entry_age(entry));
+		TZ_TEST_POINT("rewriting");
+		/* (Not if only the age is another: somebody has just read it.) */
+		if (!atomic_compare_exchange_strong(slot, &expected, new)) {
+			tz_alloc_put(&s->alloc, to, units);
+			new = 0;
+		}
+	}
+	atomic_store_explicit(&t->hazard, 0, memory_order_release);
+	if (!new)
+		return;
+	tz_store_account(t, page, entry, new, 1, NULL);
+	t->freed_units = 0;		/* the next objects take the holes; the end sees to others */
+	count(s, tz_entry_units(entry) - units);
+}
+
+/* ---- a step ---- */
+
+static uint64_t cpu_ns(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+static uint64_t sum(const struct tz_store *s, int64_t (*of)(const struct tz_queue_stats *q))
+{
+	int64_t n = 0;
+
+	for (unsigned i = 0; i < s->nr_threads + TZ_OWN_THREADS; i++)
+		n += of(s->threads[i].stats);
+	return n > 0 ? (uint64_t)n : 0;
+}
+
+static int64_t requests_of(const struct tz_queue_stats *q)
+{
+	return (int64_t)(__atomic_load_n(&q->pages_read, __ATOMIC_RELAXED) +
+		__atomic_load_n(&q->pages_written, __ATOMIC_RELAXED) +
+		__atomic_load_n(&q->pages_discarded, __ATOMIC_RELAXED));
+}
+
+static int64_t pages_of(const struct tz_queue_stats *q)
+{
+	return __atomic_load_n(&q->pages_now, __ATOMIC_RELAXED);
+}
+
+/* The first page from `page` on whose entry may be there. */
+static uint64_t skip(const struct tz_store *s, uint64_t page)
+{
+	uint64_t step = TZ_TABLE_ENTRIES;
+
+	if (!tz_arena_directory_ready(&s->arena, page / TZ_TABLE_ENTRIES))
+		step *= TZ_DIRECTORY_ENTRIES;
+	return page - page % step + step;
+}
+
+/* 1: that is the end of the table. (Pages of it stay where they are: only this thread takes them
+ * away.) */
+static int walk(struct tz_store_thread *t, struct tz_recompression *job, uint64_t end)
+{
+	struct tz_store *s = t->store;
+
+	while (job->next < s->nr_pages) {
+		int damaged = 0;
+		_Atomic uint64_t *slot = tz_table_slot(s, job->next, &damaged);
+		uint64_t entry = slot ? atomic_load_explicit(slot, memory_order_relaxed) : 0;
+		if (!slot || job->next % 64 == 0 || is_wanted(s, job, job->next, entry))
+			if (tz_now_ns() >= end)
+				return 0;
+		if (!slot) {
+			job->next = skip(s, job->next);
+			continue;
+		}
+		job->seen += entry != 0;
+		if (is_wanted(s, job, job->next, entry))
+			rewrite(t, job, job->next, slot);
+		job->next++;
+	}
+	return 1;
+}
+
+static int step(struct tz_store_thread *t, struct tz_recompression *job, uint64_t now)
+{
+	int done;
+
+	tz_store_begin(t);
+	done = walk(t, job, now + STEP_NS);
+	tz_store_free_set_aside(t);
+	tz_store_end(t);
+	TZ_STATS_SET(t->store->stats->recompress_permille,
+		job->seen < job->all ? job->seen * 999 / job->all : 999);
+	return done;
+}
+
+/* How long it pauses after so much work. */
+static uint64_t pause_after(struct tz_store *s, struct tz_recompression *job, uint64_t ns)
+{
+	uint64_t requests = sum(s, requests_of), pause = ns * (100 - job->percent) / job->percent;
+
+	if (requests != job->requests)
+		pause = (ns + pause) * GIVES_WAY - ns;
+	job->requests = requests;
+	return pause;
+}
+
+/* ---- the run ---- */
+
+static void free_job(struct tz_recompression *job)
+{
+	tz_store_free_set(job->set);
+	free(job);
+}
+
+static void finish(struct tz_store_thread *t, struct tz_recompression *job)
+{
+	struct tz_store *s = t->store;
+	uint64_t ticket = job->ticket, stopped = atomic_load(&s->recompress.cancel);
+
+	atomic_store(&t->set, NULL);
+	t->inside_set = NULL;
+	free_job(job);
+	atomic_store(&s->recompress.job, NULL);
+	TZ_STATS_SET(s->stats->recompress_stopped, stopped);
+	TZ_STATS_SET(s->stats->recompress_done, ticket);
+	tz_housekeeping_wake(s);	/* the holes that it leaves may be worth a pass */
+}
+
+uint64_t tz_recompress_turn(struct tz_store_thread *t, uint64_t now)
+{
+	struct tz_store *s = t->store;
+	struct tz_recompression *job = atomic_load(&s->recompress.job);
+
+	if (!job)
+		return TZ_NO_TURN;
+	if (!atomic_load(&s->recompress.cancel)) {
+		if (now < job->next_step)
+			return job->next_step;
+		if (!atomic_load(&t->set)) {
+			atomic_store(&t->set, job->set);
+			job->all = sum(s, pages_of);
+			job->requests = sum(s, requests_of);
+		}
+		uint64_t before = cpu_ns(), spent;
+		int done = step(t, job, now);
+		spent = cpu_ns() - before;
+		TZ_STATS_SET(s->stats->recompress_cpu_ns, s->stats->recompress_cpu_ns + spent);
+		if (!done) {
+			job->next_step = tz_now_ns() + pause_after(s, job, spent);
+			return job->next_step;
+		}
+	}
+	finish(t, job);
+	return TZ_NO_TURN;
+}
+
+void tz_recompress_drop(struct tz_store *s)
+{
+	struct tz_recompression *job = atomic_exchange(&s->recompress.job, NULL);
+
+	if (job)
+		free_job(job);
+}
+
+/* ---- the control thread's part ---- */
+
+static int check(const struct tz_store *s, const struct tz_codec *codec, uint64_t idle_ns,
+	unsigned percent, char *why, size_t why_size)
+{
+	int rc = -EINVAL;
+
+	if (codec->kind != TZ_KIND_DENSE && codec->kind != TZ_KIND_ZSTD)
+		snprintf(why, why_size, "pages are recompressed with dense or zstd, not with %s",
+			codec->name);
+	else if (percent < 1 || percent > 100)
+		snprintf(why, why_size, "the share of a core is 1 to 100 per cent");
+	else if (tz_age_after(s, idle_ns) == TZ_AGES)
+		snprintf(why, why_size, "pages that have been idle for longer than %llu s are not"
+			" told apart",
+			(unsigned long long)(tz_age_least_ns(s, TZ_AGES - 1) / 1000000000));
+	else if (atomic_load(&s->recompress.job)) {
+		snprintf(why, why_size, "a recompression is at work: wait for it, or stop it");
+		rc = -EBUSY;
+	} else
+		rc = 0;
+	return rc;
+}
+
+struct tz_recompression *tz_store_prepare_recompress(struct tz_store *s, const char *algorithm,
+	uint64_t idle_ns, unsigned percent, int *err, char *why, size_t why_size)
+{
+	int level;
+	const struct tz_codec *codec = tz_parse_algorithm(algorithm, &level, why, why_size);
+	struct tz_recompression *job;
+
+	*err = codec ? check(s, codec, idle_ns, percent, why, why_size) : -EINVAL;
+	if (*err < 0)
+		return NULL;
+	job = aligned_alloc(_Alignof(struct tz_recompression), sizeof *job);
+	if (!job) {
+		*err = -ENOMEM;
+		snprintf(why, why_size, "no memory");
+		return NULL;
+	}
+	memset(job, 0, sizeof *job);
+	job->age = tz_age_after(s, idle_ns);
+	job->percent = percent;
+	job->set = tz_store_make_set(s, codec, level, err, why, why_size);
+	if (job->set)
+		*err = tz_store_add_decoder(s, codec, why, why_size);
+	if (*err == 0)
+		return job;
+	tz_store_forget_recompress(job);
+	return NULL;
+}
+
+void tz_store_forget_recompress(struct tz_recompression *job)
+{
+	free_job(job);
+}
+
+uint64_t tz_store_recompress(struct tz_store *s, struct tz_recompression *job)
+{
+	job->ticket = ++s->recompress.tickets;
+	atomic_store(&s->recompress.cancel, 0);
+	TZ_STATS_SET(s->stats->recompress_permille, 0);
+	atomic_store(&s->recompress.job, job);
+	tz_housekeeping_wake(s);
+	return s->recompress.tickets;
+}
+
+int tz_store_stop_recompress(struct tz_store *s)
+{
+	int running = atomic_load(&s->recompress.job) != NULL;
+
+	atomic_store(&s->recompress.cancel, 1);
+	tz_housekeeping_wake(s);
+	return running;
+}
