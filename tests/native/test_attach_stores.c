@@ -737,7 +737,7 @@ static void watch_cold(void)
 	job = tz_store_prepare_recompress(d.store, "dense", 0, 100, &err, why, sizeof why);
 	CHECK(job, "%s", why);
 	watch_it("recompression");
-	ticket = tz_store_recompress(d.store, job);
+	ticket = tz_store_recompress(d.store, job, &before);
 	WAIT_FOR(NOW(d.stats->recompress_done) >= ticket, "it is not done");
 	stop_watching(40);
 	before = NOW(d.stats->recompressed_pages);

@@ -122,6 +122,11 @@ def serve(sock: socket.socket, stats) -> None:
             elif request.op == 7:
                 reply.value[0] = 1
                 stats.compact_done = 0 if "endless" in MODE else 1
+            elif request.op == 10:
+                stats.ages_counted = reply.value[0] = 1
+            elif request.op == 11:
+                reply.value[0] = stats.recompress_started = 1
+                stats.recompress_done = 0 if "endless" in MODE else 1
             peer.send(bytes_of(reply))
             if request.op == 3:
                 if "stuck" in MODE:

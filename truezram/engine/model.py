@@ -99,6 +99,20 @@ def no_recovery(transport: str, noswap: bool, handed_over: bool) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Age:
+    """Pages of a device that have not been read or written for some time."""
+
+    least_ns: int = 0
+    """They have been idle for so long at least,"""
+    most_ns: int = 0
+    """and at most; 0: no limit is known."""
+    pages: int = 0
+    """How many they are. Same-filled pages have no age."""
+    bytes: int = 0
+    """What their objects take; those that pages share are not counted."""
+
+
+@dataclass(frozen=True, slots=True)
 class DeviceSnapshot:
     """One device at one instant.
 
@@ -155,6 +169,26 @@ class DeviceSnapshot:
     """Ticket of the newest compaction on demand that is done."""
     compact_permille: int = 0
     """Progress of the one at work."""
+    ages: tuple[Age, ...] = ()
+    """Pages by age, the youngest first. They overlap: what is known is how old a page is at least, and at most."""
+    ages_counted: int = 0
+    """Ticket of the newest count asked for that is done."""
+    ages_counted_ns: int = 0
+    """When `ages` was counted, CLOCK_MONOTONIC; 0: not yet."""
+    recompress_started: int = 0
+    """Ticket of the newest recompression,"""
+    recompress_done: int = 0
+    """and of the newest that has ended,"""
+    recompress_stopped: int = 0
+    """1: because it was stopped."""
+    recompress_permille: int = 0
+    """Progress of the one at work."""
+    recompressed_pages: int = 0
+    """Pages that recompression has written once more,"""
+    recompressed_saved: int = 0
+    """by how many bytes less they took then,"""
+    recompress_cpu_ns: int = 0
+    """and what that took."""
     total: QueueSnapshot = field(default_factory=QueueSnapshot)
     queues: tuple[QueueSnapshot, ...] = ()
     queue_depth: int = 0
@@ -199,6 +233,16 @@ class DeviceSnapshot:
     def waits(self) -> bool:
         """Whether its server is gone and another one can take over: until then reads and writes wait."""
         return self.state == "recovering" or (self.state == "dead" and self.recoverable)
+
+    @property
+    def is_recompressing(self) -> bool:
+        """Whether a recompression is at work."""
+        return self.recompress_done < self.recompress_started
+
+    @property
+    def ages_age(self) -> float:
+        """Seconds since `ages` was counted."""
+        return max(0.0, self.time - self.ages_counted_ns / 1e9)
 
     @property
     def ratio(self) -> float | None:

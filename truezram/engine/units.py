@@ -127,6 +127,20 @@ def format_duration(seconds: float | None) -> str:
     return f"{whole}s"
 
 
+_DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)\s*([smhd]?)", re.ASCII)
+_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def parse_duration(text: str, what: str) -> float:
+    """Seconds from ``90``, ``90s``, ``10m``, ``2h``, ``1.5d``. Raises `UsageError`."""
+    match = _DURATION.fullmatch(text.strip())
+    if not match:
+        raise UsageError(
+            f"invalid {what} {text[:40]!r}", "it is not a number with an optional unit s, m, h or d", "Write 10m or 2h"
+        )
+    return float(match[1]) * _SECONDS[match[2]]
+
+
 def format_ratio(ratio: float | None) -> str:
     """``3.21``; ``-`` while there is none."""
     return "-" if ratio is None else f"{ratio:.2f}"

@@ -7,11 +7,12 @@ from datetime import datetime
 from typing import Any
 
 from truezram.cli.output import print_json
+from truezram.cli.verbs.idle import age_json, span
 from truezram.engine.device.settings import Setting, in_force
 from truezram.engine.errors import NotFound
 from truezram.engine.model import IO_STAT, MEMORY, DeviceSnapshot, QueueSnapshot
 from truezram.engine.rates import latency_floor, percentile
-from truezram.engine.units import format_ns, format_ratio, format_size
+from truezram.engine.units import format_duration, format_ns, format_percent, format_ratio, format_size
 
 NAME = "stat"
 HELP = "show everything about devices: memory, requests, latencies, queues"
@@ -111,6 +112,26 @@ def memory_json(device: DeviceSnapshot) -> dict[str, int] | None:
     return {**{part.key: part.of(device) for part in MEMORY}, "reserve_target": device.reserve_target}
 
 
+def ages_json(device: DeviceSnapshot) -> dict[str, Any] | None:
+    """Pages by age, as they were counted that many seconds ago; None where there are none."""
+    if not device.ages:
+        return None
+    return {"seconds_ago": device.ages_age, "ages": [age_json(age) for age in device.ages]}
+
+
+def recompression_json(device: DeviceSnapshot) -> dict[str, Any] | None:
+    """What recompression has done since the device was created; None for a device of the kernel's."""
+    if device.kind != "truezram":
+        return None
+    return {
+        "at_work": device.is_recompressing,
+        "permille": device.recompress_permille if device.is_recompressing else None,
+        "pages": device.recompressed_pages,
+        "saved_bytes": device.recompressed_saved,
+        "cpu_ns": device.recompress_cpu_ns,
+    }
+
+
 def as_json(device: DeviceSnapshot) -> dict[str, Any]:
     """One device of the document ``truezram.stat/2``."""
     total = device.total
@@ -133,6 +154,8 @@ def as_json(device: DeviceSnapshot) -> dict[str, Any]:
         "io_stat": io_stat(device),
         "memory": memory_json(device),
         "dup_pages": device.dup_pages,
+        "idle": ages_json(device),
+        "recompression": recompression_json(device),
         "kind_pages": dict(device.kind_pages),
         "size_pages": [[(i + 1) * 64, count] for i, count in enumerate(device.size_pages) if count],
         "compress_ns": total.compress_ns,
@@ -167,6 +190,13 @@ def slot_tracking(device: DeviceSnapshot) -> str:
     if device.slot_tracking == "on":
         return f"on, by {device.slot_tracking_text}: {device.total.slots_freed} pages given back"
     return f"{device.slot_tracking}: {device.slot_tracking_text}" if device.slot_tracking_text else device.slot_tracking
+
+
+def recompressed(device: DeviceSnapshot) -> str:
+    """What recompression has done, and how far the one at work is."""
+    saved, cpu = format_size(device.recompressed_saved), format_ns(device.recompress_cpu_ns)
+    text = f"{device.recompressed_pages} pages take {saved} less ({cpu} of CPU)"
+    return text + (f", at work: {format_percent(device.recompress_permille / 1000)}" if device.is_recompressing else "")
 
 
 def lines(device: DeviceSnapshot) -> list[tuple[str, str]]:
@@ -204,6 +234,11 @@ def lines(device: DeviceSnapshot) -> list[tuple[str, str]]:
         out += [(f"  {part.title}", format_size(part.of(device))) for part in MEMORY]
         kinds = ", ".join(f"{name} {count}" for name, count in device.kind_pages)
         out.append(("pages by kind", kinds or "none stored"))
+        ages = ", ".join(f"{span(age)} {age.pages}" for age in device.ages if age.pages)
+        if ages:
+            out.append(("pages by age", f"{ages} (counted {format_duration(device.ages_age)} ago)"))
+        if device.recompressed_pages or device.is_recompressing:
+            out.append(("recompressed", recompressed(device)))
     out += [(name, str(value)) for name, value in io_stat(device).items()]
     for name, histogram in (("read latency", device.total.read_lat), ("write latency", device.total.write_lat)):
         if sum(histogram):

@@ -266,6 +266,28 @@ class Client:
         entry = self._entry(device)
         return request(entry.sock, Op.COMPACT, what=f"cannot compact {entry.name}", timeout=timeout).values[0]
 
+    def count_ages(self, device: Entry | str, timeout: float = TIMEOUT) -> int:
+        """Has pages counted by age. Does not wait: the ticket that `ages_counted` of its snapshot reaches then."""
+        entry = self._entry(device)
+        return request(entry.sock, Op.AGES, what=f"cannot count the pages of {entry.name}", timeout=timeout).values[0]
+
+    def recompress(
+        self, device: Entry | str, algorithm: str, idle_ns: int, percent: int, timeout: float = TIMEOUT
+    ) -> tuple[int, int]:
+        """Has pages that have been idle for so long written once more with another codec, taking up to `percent` of a
+        core. Does not wait: the ticket that `recompress_done` reaches when it has ended; and the shortest time for
+        which the pages that are meant have been idle, in ns, which is longer if need be."""
+        entry = self._entry(device)
+        what = f"cannot recompress {entry.name}"
+        reply = request(entry.sock, Op.RECOMPRESS, (idle_ns, percent), algorithm, what=what, timeout=timeout)
+        return reply.values[0], reply.values[1]
+
+    def stop_recompress(self, device: Entry | str, timeout: float = TIMEOUT) -> bool:
+        """Has it ended, whoever began it. Whether there was one."""
+        entry = self._entry(device)
+        what = f"cannot stop the recompression of {entry.name}"
+        return bool(request(entry.sock, Op.STOP_RECOMPRESS, what=what, timeout=timeout).values[0])
+
     @staticmethod
     def arena(entry: Entry, timeout: float = TIMEOUT) -> int:
         """A descriptor of the arena to read from, which the caller closes."""

@@ -34,6 +34,9 @@ class Op(IntEnum):
     COMPACT = lib.TZ_OP_COMPACT
     ARENA = lib.TZ_OP_ARENA
     HAND_OVER = lib.TZ_OP_HAND_OVER
+    AGES = lib.TZ_OP_AGES
+    RECOMPRESS = lib.TZ_OP_RECOMPRESS
+    STOP_RECOMPRESS = lib.TZ_OP_STOP_RECOMPRESS
 
 
 _ERRORS: dict[int, type[TruezramError]] = {

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from truezram._native import ffi, lib
 from truezram.codec import ISAS, KINDS
 from truezram.engine.device.control import printable
-from truezram.engine.model import DeviceSnapshot, QueueSnapshot
+from truezram.engine.model import Age, DeviceSnapshot, QueueSnapshot
 from truezram.engine.units import PAGE
 
 RETRIES = 5
@@ -214,6 +214,7 @@ class StatsPage:
             same_pages=max(0, sum(kind_pages[kind] for kind in _KIND_SAME)),
             dedup="on" if head.dedup else "off",
             dup_pages=max(0, words[_DUP_NOW]),
+            ages=_ages(head),
             huge_pages=max(0, kind_pages[lib.TZ_KIND_RAW]),
             total=total,
             queues=self._queues(head.nr_queues, total) if queues else (),
@@ -261,6 +262,13 @@ def _slot_tracking(head: Any, transport: str) -> str:
     if transport != "ublk":
         return ""
     return SLOT_TRACKING[head.slot_tracking] if head.slot_tracking < len(SLOT_TRACKING) else "unavailable"
+
+
+def _ages(head: Any) -> tuple[Age, ...]:
+    if not head.ages_counted_ns:
+        return ()
+    columns = (head.age_least_ns, head.age_most_ns, head.age_pages, head.age_bytes)
+    return tuple(Age(*(int(column[age]) for column in columns)) for age in range(lib.TZ_AGES))
 
 
 def _words(queue: Any) -> list[int]:

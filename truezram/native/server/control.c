@@ -119,6 +119,21 @@ static int set_dedup(struct tz_server *s, const char *text, char *why, size_t wh
 	return rc;
 }
 
+#define MAX_AGE_SPEED 10000000u
+
+static int set_age_speed(struct tz_server *s, const char *text, char *why, size_t why_size)
+{
+	char *end;
+	unsigned long n = strtoul(text, &end, 10);
+
+	if (*end || end == text || text[0] == '-' || n < 1 || n > MAX_AGE_SPEED) {
+		snprintf(why, why_size, "age_speed is a number from 1 to %u", MAX_AGE_SPEED);
+		return -EINVAL;
+	}
+	tz_store_set_age_speed(s->store, n);
+	return 0;
+}
+
 static const struct setting {
 	const char *key;	/* with its '=' */
 	int (*set)(struct tz_server *s, const char *text, char *why, size_t why_size);
@@ -126,6 +141,7 @@ static const struct setting {
 	{ "mem_limit=", set_mem_limit },
 	{ "algorithm=", set_algorithm },
 	{ "dedup=", set_dedup },
+	{ "age_speed=", set_age_speed },
 };
 
 static void set(struct control *c, const char *text)
@@ -269,6 +285,45 @@ static int op_compact(struct control *c, const struct tz_request *r)
 	return -1;
 }
 
+static int op_ages(struct control *c, const struct tz_request *r)
+{
+	(void)r;
+	c->reply.value[0] = tz_store_count_ages(c->s->store);
+	answer(c, TZ_OK, "");
+	return -1;
+}
+
+/* What all queues may have to read from now on must be locked, as in set_algorithm. */
+static int op_recompress(struct control *c, const struct tz_request *r)
+{
+	struct tz_server *s = c->s;
+	char why[216] = "";
+	int err;
+	unsigned percent = r->arg[1] > 100 ? 0 : (unsigned)r->arg[1];
+	struct tz_recompression *job = tz_store_prepare_recompress(
+		s->store, r->text, r->arg[0], percent, &err, why, sizeof why);
+
+	if (job && must_lock(s) && (err = tz_server_lock(s, why, sizeof why)) < 0) {
+		tz_store_forget_recompress(job);
+		job = NULL;
+	}
+	if (job) {
+		c->reply.value[0] = tz_store_recompress(s->store, job, &c->reply.value[1]);
+		tz_log("recompress with %s", r->text);
+	}
+	answer(c, job ? TZ_OK : err == -EINVAL ? TZ_E_INVALID : err == -EBUSY ? TZ_E_BUSY
+		: TZ_E_FAILED, why);
+	return -1;
+}
+
+static int op_stop_recompress(struct control *c, const struct tz_request *r)
+{
+	(void)r;
+	c->reply.value[0] = (uint64_t)tz_store_stop_recompress(c->s->store);
+	answer(c, TZ_OK, "");
+	return -1;
+}
+
 /* A description of its own: one that can only read, and whose offset is not ours. */
 static int op_arena(struct control *c, const struct tz_request *r)
 {
@@ -314,6 +369,9 @@ static int (*const operations[])(struct control *c, const struct tz_request *r) 
 	[TZ_OP_COMPACT] = op_compact,
 	[TZ_OP_ARENA] = op_arena,
 	[TZ_OP_HAND_OVER] = op_hand_over,
+	[TZ_OP_AGES] = op_ages,
+	[TZ_OP_RECOMPRESS] = op_recompress,
+	[TZ_OP_STOP_RECOMPRESS] = op_stop_recompress,
 };
 
 static int handle(struct control *c, const struct tz_request *r)

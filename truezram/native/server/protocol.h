@@ -33,7 +33,8 @@ enum tz_exit {
 enum tz_op {
 	TZ_OP_PING = 1,		/* reply: nothing but a status */
 	TZ_OP_SET = 2,		/* text = "mem_limit=BYTES", "algorithm=NAME[:LEVEL]" or
-				 * "dedup=on|off" */
+				 * "dedup=on|off"; for tests and measurements "age_speed=N": pages
+				 * grow old N times as fast (store.h) */
 	TZ_OP_STOP = 3,		/* stop and remove the device; the reply comes first, then the
 				 * server ends. arg[0]: enum tz_stop */
 	TZ_OP_ATTACH = 4,	/* local transport: the reply carries the ring's descriptor
@@ -46,8 +47,16 @@ enum tz_op {
 				 * compact_done in the statistics will be */
 	TZ_OP_ARENA = 8,	/* the reply carries a descriptor of the arena to read from
 				 * (SCM_RIGHTS): for check.h */
-	TZ_OP_HAND_OVER = 9	/* another server, arg[0] its pid, is ready to take over: the reply
+	TZ_OP_HAND_OVER = 9,	/* another server, arg[0] its pid, is ready to take over: the reply
 				 * comes first, then this one ends and leaves the device as it is */
+	TZ_OP_AGES = 10,	/* count pages by age now; does not wait. Reply value[0]: what
+				 * ages_counted in the statistics will be */
+	TZ_OP_RECOMPRESS = 11,	/* write pages that have been idle for arg[0] ns at least once more,
+				 * text = "dense" or "zstd[:LEVEL]", with at most arg[1] per cent of
+				 * a core; does not wait. Reply value[0]: what recompress_done in the
+				 * statistics will be; value[1]: the least idle time told apart, ns.
+				 * TZ_E_BUSY: one is at work */
+	TZ_OP_STOP_RECOMPRESS = 12	/* reply value[0]: 1, there was one to stop */
 };
 
 /* What STOP refuses (TZ_E_BUSY): swap, under whatever name, always. */

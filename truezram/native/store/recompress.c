@@ -317,9 +317,11 @@ void tz_store_forget_recompress(struct tz_recompression *job)
 	free_job(job);
 }
 
-uint64_t tz_store_recompress(struct tz_store *s, struct tz_recompression *job)
+uint64_t tz_store_recompress(struct tz_store *s, struct tz_recompression *job, uint64_t *least_ns)
 {
+	*least_ns = tz_age_least_ns(s, job->age);
 	job->ticket = ++s->recompress.tickets;
+	TZ_STATS_SET(s->stats->recompress_started, job->ticket);
 	atomic_store(&s->recompress.cancel, 0);
 	TZ_STATS_SET(s->stats->recompress_permille, 0);
 	atomic_store(&s->recompress.job, job);

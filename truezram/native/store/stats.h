@@ -125,7 +125,8 @@ struct tz_stats {
 	uint64_t compact_done;		/* the last compaction asked for that is done (store.h) */
 	uint64_t compact_permille;	/* how far the one at work is */
 	uint64_t ages_counted;		/* the last count asked for that is done (store.h) */
-	uint64_t recompress_done;	/* the last recompression that has ended (store.h) */
+	uint64_t recompress_started;	/* the last recompression asked for (store.h) */
+	uint64_t recompress_done;	/* and the last that has ended */
 	uint64_t recompress_stopped;	/* 1: because it was stopped */
 	uint64_t recompress_permille;	/* how far the one at work is */
 	uint64_t recompressed_pages;	/* pages written once more, and by how many bytes less */

@@ -136,12 +136,14 @@ void tz_store_set_age_speed(struct tz_store *store, uint64_t speed);
 /* Writing pages that are idle once more (recompress.c): prepares it, for pages that have not been
  * touched for that long at least, with "dense" or "zstd[:LEVEL]", taking up to so much of a core.
  * NULL with *err and why; -EBUSY: one is at work. Then either of the other two follows: to begin
- * returns at once, with a number, as compact does (recompress_done, recompress_permille). */
+ * returns at once, with a number, as compact does (recompress_done, recompress_permille).
+ * *least_ns: what the pages that it is for have been left alone for. */
 struct tz_recompression;
 struct tz_recompression *tz_store_prepare_recompress(struct tz_store *store, const char *algorithm,
 	uint64_t idle_ns, unsigned percent, int *err, char *why, size_t why_size);
 void tz_store_forget_recompress(struct tz_recompression *job);
-uint64_t tz_store_recompress(struct tz_store *store, struct tz_recompression *job);
+uint64_t tz_store_recompress(
+	struct tz_store *store, struct tz_recompression *job, uint64_t *least_ns);
 /* Whether there was one to stop. It ends within a millisecond or so. */
 int tz_store_stop_recompress(struct tz_store *store);
 void tz_store_page_map(struct tz_store *store, uint64_t first, uint64_t pages, unsigned regions,

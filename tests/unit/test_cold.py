@@ -1,0 +1,173 @@
+"""`truezram idle` and `truezram recompress`: what is old is seen, and takes less room afterwards; a run can be stopped,
+and what is wrongly asked is refused."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import HANG, FakeServer, kill_server, make, wait_until
+from pagegen import sample
+
+from truezram.cli.main import main
+from truezram.engine import paths
+from truezram.engine.device import cold, removal
+from truezram.engine.device.check import check_device
+from truezram.engine.device.client import Client, Entry
+from truezram.engine.device.create import CreateOptions, create
+from truezram.engine.device.local import LocalDevice
+from truezram.engine.errors import Busy, Failed, TruezramError, UsageError
+from truezram.engine.units import parse_duration
+
+PAGES = 1200
+STEP = 18_000
+"""Of the clock: pages get older every hundredth of a second."""
+
+
+@pytest.fixture
+def device(run_dir: Path) -> Iterator[Entry]:
+    try:
+        paths.server_path()
+    except TruezramError:
+        pytest.skip("the server is not built here")
+    entry = create(CreateOptions(64 << 20, "lz4", transport="local")).entry
+    yield entry
+    removal.remove_entry(entry)
+
+
+def grow_old(client: Client, device: Entry) -> None:
+    """Until all pages have been idle for two hours at least, by the clock; which is as it should be then."""
+    client.set(device, "age_speed", str(STEP))
+    wait_until(lambda: not any(age.pages for age in cold.count_ages(client, device).ages[:5]))
+    client.set(device, "age_speed", "1")
+
+
+def test_ages_and_recompression(device: Entry, capsys: pytest.CaptureFixture[str]) -> None:
+    pages = sample(PAGES, seed=3)
+    with LocalDevice(device) as disk, Client() as client:
+        disk.write(0, b"".join(pages))
+        young = cold.count_ages(client, device)
+        assert young.ages[0].pages == sum(age.pages for age in young.ages) == PAGES - young.same_pages
+        assert young.ages[0].bytes == young.object_bytes
+        assert young.ages_age < HANG
+        grow_old(client, device)
+        for page in range(0, PAGES, 4):
+            assert disk.read(page) == pages[page]
+        assert main(["idle", "local0", "--json"]) == 0
+        body = json.loads(capsys.readouterr().out)
+        assert (body["schema"], body["same_pages"]) == ("truezram.idle/1", young.same_pages)
+        assert 0 < body["ages"][0]["pages"] <= PAGES // 4
+        assert sum(age["pages"] for age in body["ages"]) == young.ages[0].pages
+        assert main(["idle", "0"]) == 0
+        out = capsys.readouterr().out
+        assert out.splitlines()[1].startswith("under 3m")
+        assert "12m to 2h 1m" in out or "12m to 2h" in out
+        before = client.device(device)
+        assert main(["recompress", "0", "--idle", "2h", "--max-cpu", "100", "--wait", "--json"]) == 0
+        done = json.loads(capsys.readouterr().out)
+        after = client.device(device)
+        assert (done["schema"], done["stopped"]) == ("truezram.recompress/1", False)
+        assert done["idle_at_least_ns"] == 7200 * 10**9
+        assert 0 < done["pages"] <= PAGES * 3 // 4
+        assert done["saved_bytes"] == before.object_bytes - after.object_bytes > before.object_bytes // 16
+        assert dict(after.kind_pages)["dense"] == done["pages"] == after.recompressed_pages
+        assert [age.pages for age in cold.count_ages(client, device).ages] == [age["pages"] for age in body["ages"]]
+        for page in range(PAGES):
+            assert disk.read(page) == pages[page]
+        assert main(["stat", "0", "--json"]) == 0
+        stat = json.loads(capsys.readouterr().out)["devices"][0]
+        assert stat["recompression"]["pages"] == done["pages"]
+        assert not stat["recompression"]["at_work"]
+        assert sum(age["pages"] for age in stat["idle"]["ages"]) == young.ages[0].pages
+        assert main(["stat", "0"]) == 0
+        assert "pages by age" in capsys.readouterr().out
+    assert check_device(device).sound
+
+
+def test_a_run_is_stopped(device: Entry, capsys: pytest.CaptureFixture[str]) -> None:
+    """By another one's `--stop`, and by Ctrl-C of who waits for it. A second one is refused meanwhile."""
+    pages = sample(PAGES, seed=4) * 10
+    with LocalDevice(device) as disk, Client() as client:
+        disk.write(0, b"".join(pages))
+        assert main(["recompress", "0", "--stop"]) == 0
+        assert capsys.readouterr().out == "local0: no recompression is at work\n"
+        run = cold.recompress(client, device, "dense", 0, 1)
+        with pytest.raises(Busy, match="a recompression is at work"):
+            cold.recompress(client, device, "dense", 0, 1)
+        assert main(["recompress", "0", "--stop"]) == 0
+        assert capsys.readouterr().out == "local0: stopped\n"
+        done = cold.watch(client, run)
+        assert done.stopped
+        assert done.pages < len(pages)
+        command = [sys.executable, "-P", "-m", "truezram", "recompress", "0", "--idle", "0", "--max-cpu", "1", "--wait"]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        wait_until(lambda: client.device(device).is_recompressing)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=HANG)
+        assert (process.returncode, out) == (130, "")
+        assert err == "truezram: local0: the recompression is stopped\ntruezram: interrupted\n"
+        wait_until(lambda: not client.device(device).is_recompressing)
+        for page in range(0, len(pages), 7):
+            assert disk.read(page) == pages[page]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["--to", "fast"], "pages are recompressed with dense or zstd, not with fast"),
+        (["--to", "zstd:99"], "level"),
+        (["--max-cpu", "0"], "1 to 100 per cent"),
+        (["--max-cpu", "101"], "1 to 100 per cent"),
+        (["--max-cpu", "-1"], "1 to 100 per cent"),
+        (["--idle", "3d"], "longer than 80100 s are not told apart"),
+        (["--idle", "soon"], "not a number with an optional unit"),
+        (["--idle", "-5m"], "not a number with an optional unit"),
+        (["--idle", "999999999d"], "not told apart"),
+    ],
+)
+def test_what_cannot_be_asked(
+    device: Entry, arguments: list[str], why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    option, value = arguments
+    assert main(["recompress", "0", f"{option}={value}"]) == 2
+    assert why in capsys.readouterr().err
+
+
+def test_the_server_refuses_a_clock_that_stands(device: Entry) -> None:
+    with Client() as client:
+        for speed in ("0", "-1", "fast", "10000001", ""):
+            with pytest.raises(UsageError, match="age_speed is a number"):
+                client.set(device, "age_speed", speed)
+
+
+def test_a_server_that_dies_while_it_recompresses(fake: FakeServer) -> None:
+    fake.mode("endless")
+    entry = make()
+
+    def progress(share: float, device: object) -> None:
+        kill_server(entry)
+
+    with Client() as client:
+        run = cold.recompress(client, entry, "dense", 0, 10)
+        with pytest.raises(Failed, match="cannot watch the recompression of local0: it is dead"):
+            cold.watch(client, run, progress)
+    removal.remove_entry(entry, force=True)
+
+
+def test_durations() -> None:
+    assert [parse_duration(text, "x") for text in ("0", "90", "90s", "1.5m", "2h", "1d")] == [
+        0,
+        90,
+        90,
+        90,
+        7200,
+        86400,
+    ]
+    for text in ("", "m", "1w", "1e3", "-1", "٣"):
+        with pytest.raises(UsageError):
+            parse_duration(text, "x")

@@ -1,0 +1,106 @@
+"""Pages that nobody touches: counting them by age, and having them written once more with a denser codec.
+
+The server does both by itself, beside all requests and within a share of a core; here it is asked for and watched
+through the statistics page. Who stops watching a recompression leaves it running; `stop` ends it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from truezram.engine.device.client import Client, Entry
+from truezram.engine.errors import Failed, UsageError
+from truezram.engine.model import BAD_STATES, DeviceSnapshot
+
+EVERY = 0.05
+"""Seconds between looks at the statistics page."""
+COUNT_TIMEOUT = 60.0
+"""Seconds that a count may take on a busy machine: it is one pass over the page table."""
+
+FOR_EVER = (1 << 64) - 1
+"""In ns."""
+
+Progress = Callable[[float, DeviceSnapshot], None]
+"""Called with (share done, the device now)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recompression:
+    """One that has begun: what `watch` needs."""
+
+    entry: Entry
+    ticket: int
+    idle_ns: int
+    """For how long the pages that it is for have been idle, at least."""
+    before: DeviceSnapshot
+    began: float
+
+
+@dataclass(frozen=True, slots=True)
+class Recompressed:
+    """A recompression that has ended. What else happened to the device meanwhile is in its memory's figures, too."""
+
+    pages: int
+    saved: int
+    """Bytes by which their objects are smaller."""
+    cpu_ns: int
+    stopped: bool
+    before: int
+    """mem_used_total, bytes."""
+    after: int
+    seconds: float
+
+
+def _look(client: Client, entry: Entry, what: str, pid: int = 0) -> DeviceSnapshot:
+    device = client.device(entry)
+    if device.state in BAD_STATES and device.state != "halted":
+        raise Failed(what, f"it is {device.state}", f"See `truezram stat {entry.name}` for the reason")
+    if pid and device.pid != pid:
+        raise Failed(what, "its server has ended, and another one serves it", "Begin again: it goes on where it was")
+    return device
+
+
+def count_ages(client: Client, entry: Entry) -> DeviceSnapshot:
+    """The device with `ages` as they are now. Raises `TruezramError`."""
+    what = f"cannot count the pages of {entry.name}"
+    pid = _look(client, entry, what).pid
+    ticket = client.count_ages(entry)
+    deadline = time.monotonic() + COUNT_TIMEOUT
+    while (now := _look(client, entry, what, pid)).ages_counted < ticket:
+        if time.monotonic() > deadline:
+            raise Failed(what, f"its server has not done it within {COUNT_TIMEOUT:g} s")
+        time.sleep(EVERY)
+    return now
+
+
+def recompress(client: Client, entry: Entry, algorithm: str, idle: float, percent: int) -> Recompression:
+    """Begins one: pages that have been idle for `idle` seconds at least. Raises `TruezramError`, `Busy` when one is at
+    work."""
+    what = f"cannot recompress {entry.name}"
+    if not 1 <= percent <= 100:
+        raise UsageError(what, "the share of a core is 1 to 100 per cent")
+    before = _look(client, entry, what)
+    began = time.monotonic()
+    ticket, least = client.recompress(entry, algorithm, min(int(idle * 1e9), FOR_EVER), percent)
+    return Recompression(entry, ticket, least, before, began)
+
+
+def watch(client: Client, run: Recompression, progress: Progress | None = None) -> Recompressed:
+    """Returns when it has ended. Raises `TruezramError`."""
+    what = f"cannot watch the recompression of {run.entry.name}"
+    before = run.before
+    while (now := _look(client, run.entry, what, before.pid)).recompress_done < run.ticket:
+        if progress:
+            progress(now.recompress_permille / 1000, now)
+        time.sleep(EVERY)
+    return Recompressed(
+        pages=now.recompressed_pages - before.recompressed_pages,
+        saved=now.recompressed_saved - before.recompressed_saved,
+        cpu_ns=now.recompress_cpu_ns - before.recompress_cpu_ns,
+        stopped=bool(now.recompress_stopped),
+        before=before.mem_used_total,
+        after=now.mem_used_total,
+        seconds=time.monotonic() - run.began,
+    )
