@@ -1,6 +1,6 @@
 /* test_concurrency.c - everything at once: eight threads write, overwrite, read and discard, while
- * the control thread compacts, trims, changes algorithm, mem_limit and dedup and looks at the page
- * map.
+ * the control thread compacts, recompresses, trims, changes algorithm, mem_limit and dedup and looks
+ * at the page map, and pages grow old within milliseconds.
  *
  * What must hold: a page reads as what the newest write or discard completed before the read began
  * has left, or something newer. A page that several threads write reads as one whole value that was
@@ -377,13 +377,32 @@ static void change_dedup(uint64_t *state)
 	CHECK(rc == 0 || rc == -ENOMEM, "dedup: %d %s", rc, why);
 }
 
+static uint64_t recompression;	/* the newest */
+static uint64_t recompressed;	/* pages, in all rounds */
+
+static void recompress(uint64_t *state)
+{
+	uint64_t least;
+	char why[216];
+	int err;
+	struct tz_recompression *job = tz_store_prepare_recompress(d.store, next(state) % 4 ?
+		"dense" : algorithms[next(state) % nr_algorithms], 0, 100, &err, why, sizeof why);
+
+	if (job)
+		recompression = tz_store_recompress(d.store, job, &least);
+	else
+		CHECK(err == -EBUSY || err == -EINVAL, "recompress: %d %s", err, why);
+	if (next(state) % 8 == 0)
+		tz_store_stop_recompress(d.store);
+}
+
 static uint64_t asked;		/* the newest compaction */
 
 static void control(uint64_t *state)
 {
 	char why[216];
 
-	switch (next(state) % 7) {
+	switch (next(state) % 8) {
 	case 0:
 		CHECK(tz_store_set_algorithm(d.store, algorithms[next(state) % nr_algorithms], why,
 			sizeof why) == 0, "%s", why);
@@ -399,6 +418,9 @@ static void control(uint64_t *state)
 		break;
 	case 4:
 		change_dedup(state);
+		break;
+	case 5:
+		recompress(state);
 		break;
 	default:
 		asked = tz_store_compact(d.store);
@@ -552,6 +574,7 @@ static void come_to_rest(void)
 		leave(&workers[i]);
 	}
 	WAIT_FOR(NOW(d.stats->compact_done) >= ticket, "compaction does not end");
+	WAIT_FOR(NOW(d.stats->recompress_done) >= recompression, "recompression does not end");
 }
 
 static void discard_all(void)
@@ -586,6 +609,7 @@ static void report(unsigned round, unsigned turns, uint64_t done, uint64_t compa
 		sum.discards += workers[i].discards;
 		sum.zeros += workers[i].zeros;
 	}
+	recompressed += NOW(d.stats->recompressed_pages);
 	printf("round %u: %llu reads (%llu of zeros), %llu writes, %llu refused, %llu discards;"
 		" %u turns of control, %llu of %llu compactions done, %llu pages compacted\n",
 		round,
@@ -608,7 +632,8 @@ static void run_round(unsigned round, uint64_t seed)
 
 	d = make_device(plan.disk, THREADS, 0, algorithms[round % nr_algorithms]);
 	memset(pages, 0, sizeof pages);
-	asked = 0;
+	asked = recompression = 0;
+	tz_store_set_age_speed(d.store, 180000);	/* a pass in a millisecond */
 	atomic_store(&sequences, 0);
 	atomic_store(&working, THREADS);
 	for (unsigned i = 0; i < THREADS; i++) {
@@ -663,5 +688,7 @@ int main(int argc, char **argv)
 		choose_disk(round % 2);
 		run_round(round, seed + round * 1000003);
 	}
+	printf("%llu pages recompressed\n", (unsigned long long)recompressed);
+	CHECK(recompressed, "nothing is recompressed");
 	return 0;
 }

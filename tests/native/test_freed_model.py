@@ -4,7 +4,8 @@ The first: one slot. The kernel writes it, frees it (which sets the bit), and wr
 the same; the collector visits the page again and again. A freed slot is never read, so what must hold is: when a write
 has been answered and the slot has not been freed since, the table has what was written. Entries that name objects
 (negative numbers) are the store's to choose: any that is neither in the table nor announced by the collector, so one
-may come back. Those of same-filled pages (positive) are what they are.
+may come back. Those of same-filled pages (positive) are what they are. A clock, and who reads, change the age of an
+entry that names an object, and the collector tries again when only that is another (store.c: tz_store_exchange).
 
 The second: the program that marks and wakes, against the collector that finds nothing, arms it and goes to sleep.
 """
@@ -36,15 +37,18 @@ class Collector(NamedTuple):
     here: bool = False
     entry: int = 0
     hazard: int = 0
+    old: bool = False
 
 
 class State(NamedTuple):
-    """`table` is the page's entry, `bit` its bit."""
+    """`table` is the page's entry, `old` the age in it, which changes `ticks` times more; `bit` is the page's bit."""
 
     table: int
     bit: bool
     slot: Slot
     collector: Collector
+    old: bool = False
+    ticks: int = 0
 
 
 class Rules(NamedTuple):
@@ -56,6 +60,8 @@ class Rules(NamedTuple):
     announces: bool = True
     looks_before_bit: bool = True
     compares: bool = True
+    retries: bool = True
+    """Not needed for safety: without it, what is freed may stay."""
 
 
 ALL = Rules()
@@ -83,11 +89,17 @@ def slot_steps(state: State, rules: Rules) -> Iterator[State]:
     elif slot.step == "publish":
         done = slot._replace(step="idle" if rules.clears_first else "clear", in_use=rules.clears_first)
         if slot.value > 0 and not slot.wants_object:
-            yield state._replace(table=slot.value, slot=done)
+            yield state._replace(table=slot.value, old=False, slot=done)
             return
         for entry in OBJECTS:  # a free one
             if entry not in (state.table, state.collector.hazard):
-                yield state._replace(table=entry, slot=done._replace(value=entry))
+                yield state._replace(table=entry, old=False, slot=done._replace(value=entry))
+
+
+def clock_steps(state: State) -> Iterator[State]:
+    """The clock, or a read."""
+    if state.ticks and state.table < 0:
+        yield state._replace(old=not state.old, ticks=state.ticks - 1)
 
 
 def collector_steps(state: State, rules: Rules) -> State:
@@ -98,21 +110,24 @@ def collector_steps(state: State, rules: Rules) -> State:
         return state._replace(collector=now._replace(step=then, here=True))
     if now.step == "load":
         step = "announce" if state.table < 0 and rules.announces else "take" if rules.looks_before_bit else "exchange"
-        return state._replace(collector=now._replace(step=step, entry=state.table))
+        return state._replace(collector=now._replace(step=step, entry=state.table, old=state.old))
     if now.step == "announce":
         return state._replace(collector=now._replace(step="check", hazard=now.entry))
     if now.step == "check":
-        if state.table == now.entry:
+        if (state.table, state.old) == (now.entry, now.old):
             return state._replace(collector=now._replace(step="take" if rules.looks_before_bit else "exchange"))
         # Another entry: a same-filled page's, or one that must be announced in its turn.
         step = "announce" if state.table < 0 else "take" if rules.looks_before_bit else "exchange"
-        return state._replace(collector=now._replace(step=step, entry=state.table))
+        return state._replace(collector=now._replace(step=step, entry=state.table, old=state.old))
     if now.step == "take":
         if not state.bit:
             return state._replace(collector=now._replace(step="leave"))
         return state._replace(bit=False, collector=now._replace(step="exchange" if rules.looks_before_bit else "load"))
     if now.step == "exchange":
-        table = 0 if state.table == now.entry or not rules.compares else state.table
+        if state.table == now.entry < 0 and state.old != now.old and rules.retries:
+            return state._replace(collector=now._replace(old=state.old))
+        same = (state.table, state.old) == (now.entry, now.old)
+        table = 0 if same or not rules.compares else state.table
         return state._replace(table=table, collector=now._replace(step="leave"))
     return state._replace(collector=Collector())
 
@@ -124,13 +139,13 @@ def is_right(state: State) -> bool:
 
 def explore(rules: Rules, writes: int) -> tuple[bool, int]:
     """Tries all orders: whether nothing is lost, and how many states there are."""
-    first = State(0, False, Slot(writes=writes), Collector())
+    first = State(0, False, Slot(writes=writes), Collector(), ticks=3)
     seen, todo = {first}, [first]
     while todo:
         state = todo.pop()
         if not is_right(state):
             return False, len(seen)
-        for then in (*slot_steps(state, rules), collector_steps(state, rules)):
+        for then in (*slot_steps(state, rules), *clock_steps(state), collector_steps(state, rules)):
             if then not in seen:
                 seen.add(then)
                 todo.append(then)
@@ -143,7 +158,7 @@ def test_nothing_in_use_is_collected() -> None:
     assert states > 3000, f"only {states} states were tried"
 
 
-@pytest.mark.parametrize("rule", Rules._fields)
+@pytest.mark.parametrize("rule", [rule for rule in Rules._fields if rule != "retries"])
 def test_every_rule_is_needed(rule: str) -> None:
     """Without any one of them some order loses a page."""
     right, _ = explore(ALL._replace(**{rule: False}), writes=4)
@@ -157,6 +172,26 @@ def test_what_is_freed_for_good_is_collected_unless_it_met_a_write() -> None:
         for _ in range(8):
             state = collector_steps(state, ALL)
         assert (state.table, state.bit) == (0, False)
+
+
+def left_behind(rules: Rules) -> bool:
+    """Whether what was freed for good may stay after one visit, whenever the page grows old or is read."""
+    first = State(OBJECTS[0], True, Slot(value=OBJECTS[0]), Collector(), ticks=3)
+    seen, todo = {first}, [first]
+    while todo:
+        state = todo.pop()
+        if state.collector.step == "leave" and state.table:
+            return True
+        for then in (*clock_steps(state), collector_steps(state, rules)):
+            if then not in seen and then.collector.step != "come":
+                seen.add(then)
+                todo.append(then)
+    return False
+
+
+def test_an_age_that_changes_keeps_nothing() -> None:
+    assert not left_behind(ALL)
+    assert left_behind(ALL._replace(retries=False))
 
 
 # ---- waking

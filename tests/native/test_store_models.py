@@ -3,7 +3,8 @@
 The mover: compaction moves a page's object (housekeeping.c: move) while a writer overwrites pages, another thread
 discards them and a reader reads. Hazards are compared by the room an object is in alone, and a freed room is taken
 again at once, by any page, in any order. Shown: nobody reads or copies a room that is free or holds something else by
-now, an entry always names what was last written to its page, and no room is lost or freed twice.
+now, an entry always names what was last written to its page, and no room is lost or freed twice. (Ages are not in it:
+an exchange that is tried again when only the age is another is one that does not look at it. Recompression is a mover.)
 
 The table: an empty page of the page table is taken away (housekeeping.c: tidy_table; store.c: slot_to_write,
 make_table_page) while writers, a discarder and a reader use entries in it. Shown: nobody touches a page of the table
