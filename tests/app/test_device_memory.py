@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import pytest
 
+from truezram.app.screens.device import facts
 from truezram.app.widgets.grid import Grid
 from truezram.engine.answers import ArenaProblem
-from truezram.engine.model import MEMORY
+from truezram.engine.model import MEMORY, Age, DeviceSnapshot
 
 from .conftest import SMALL, WIDE, Bench, settle
 from .test_pages import drawn, keys, start
@@ -90,3 +91,26 @@ async def test_the_kernels_own_are_neither_checked_nor_compacted(bench: Make) ->
         b.app.redraw()
         await pilot.pause()
         assert not {"Compact", "Check arena"} & set(keys(b))
+
+
+def test_what_is_idle() -> None:
+    """From each of three ages on, where there are such pages; and what recompression has done."""
+    young = DeviceSnapshot(name="local0", path="local:0")
+    assert not [item for item in facts(young) if item.key.startswith(("idle", "recompressed"))]
+    minute = 60 * 10**9
+    ages = tuple(
+        Age(least * minute, most * minute, pages=10**step, bytes=1024 << step)
+        for step, (least, most) in enumerate(
+            [(0, 3), (0, 12), (3, 39), (12, 120), (39, 363), (120, 1335), (363, 2307), (1335, 0)]
+        )
+    )
+    shown = {item.key: item.cells[1] for item in facts(replace(young, ages=ages))}
+    assert shown["idle 12m+"] == "11111000 pages, 248K"
+    assert shown["idle 2h+"] == "11100000 pages, 224K"
+    assert shown["idle 22h+"] == "10000000 pages, 128K"
+    old = replace(young, ages=(*ages[:3], *(replace(age, pages=0) for age in ages[3:])))
+    assert not [item for item in facts(old) if item.key.startswith("idle")]
+    done = replace(young, recompressed_pages=12, recompressed_saved=3 << 20)
+    assert dict(item.cells for item in facts(done))["recompressed"] == "12, -3M"
+    at_work = replace(done, recompress_started=2, recompress_done=1, recompress_permille=420)
+    assert dict(item.cells for item in facts(at_work))["recompressed"] == "12, -3M, 42%"

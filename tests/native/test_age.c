@@ -3,8 +3,8 @@
  * bounds: whenever a page is touched, its age never says more than is true, and hardly less.
  * rises: every kind of page gets old, or has no age; reads and writes make it young; what is
  *	damaged is not touched; the statistics add up; a clock with nothing to do stops.
- * at_once: a read, a write, a discard at the instant at which an entry is made older, moved, shared,
- *	collected or rewritten.
+ * at_once: a read, a write, a discard at the instant at which an entry is made older, moved,
+ *	shared, collected or rewritten.
  * rewrites: what is old enough, and gains enough, takes less room, holds what it held and is as old
  *	as before; nothing else is changed; a run can be stopped; what is asked wrongly is refused.
  * threads: all of that at the same time, with dedup and compaction, next to threads that read and
@@ -34,7 +34,7 @@ void tz_test_point(const char *name)
 
 /* ---- bounds ---- */
 
-/* A page that was touched between two passes: after each later one. The passes are one unit apart. */
+/* A page that was touched between two passes: after each later one. They are one unit apart. */
 static void follow(uint64_t touched)
 {
 	static unsigned seen_least[TZ_AGES], seen_most[TZ_AGES];
@@ -58,7 +58,8 @@ static void follow(uint64_t touched)
 
 static void bounds(void)
 {
-	for (uint64_t touched = 0; touched < 324; touched++)		/* then it is the same again */
+	/* After 324 it is the same again. */
+	for (uint64_t touched = 0; touched < 324; touched++)
 		follow(touched);
 }
 

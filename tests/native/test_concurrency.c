@@ -1,6 +1,6 @@
 /* test_concurrency.c - everything at once: eight threads write, overwrite, read and discard, while
- * the control thread compacts, recompresses, trims, changes algorithm, mem_limit and dedup and looks
- * at the page map, and pages grow old within milliseconds.
+ * the control thread compacts, recompresses, trims, changes algorithm, mem_limit and dedup and
+ * looks at the page map, and pages grow old within milliseconds.
  *
  * What must hold: a page reads as what the newest write or discard completed before the read began
  * has left, or something newer. A page that several threads write reads as one whole value that was

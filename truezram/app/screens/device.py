@@ -373,6 +373,7 @@ def facts(device: DeviceSnapshot) -> list[Item]:
         rows.append(("duplicates", f"{device.dup_pages} pages"))
     if device.total.slots_freed:
         rows.append(("freed slots", f"{device.total.slots_freed} pages"))
+    rows += _idle(device)
     if device.dictionary_size:
         rows.insert(1, ("dictionary", f"{short_size(device.dictionary_size)}, id {device.dictionary_id}"))
     items = [Item(name, (name, value)) for name, value in rows]
@@ -389,6 +390,25 @@ def facts(device: DeviceSnapshot) -> list[Item]:
         at = 1 + next(number for number, item in enumerate(items) if item.key == "transport")
         items[at:at] = _recovery(device)
     return items
+
+
+IDLE_STEPS = (3, 5, 7)
+"""Of the ages: those that the page shows, each with all older ones."""
+
+
+def _idle(device: DeviceSnapshot) -> list[tuple[str, str]]:
+    """How much nobody has touched for how long, and what recompression has done with it."""
+    rows = []
+    for step in IDLE_STEPS if device.ages else ():
+        old = device.ages[step:]
+        pages, size = sum(age.pages for age in old), sum(age.bytes for age in old)
+        if pages:
+            least = format_duration(old[0].least_ns / 1e9).partition(" ")[0]
+            rows.append((f"idle {least}+", f"{pages} pages, {short_size(size)}"))
+    if device.recompressed_pages or device.is_recompressing:
+        share = f", {device.recompress_permille // 10}%" if device.is_recompressing else ""
+        rows.append(("recompressed", f"{device.recompressed_pages}, -{short_size(device.recompressed_saved)}{share}"))
+    return rows
 
 
 def _recovery(device: DeviceSnapshot) -> list[Item]:

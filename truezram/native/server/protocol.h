@@ -53,9 +53,9 @@ enum tz_op {
 				 * ages_counted in the statistics will be */
 	TZ_OP_RECOMPRESS = 11,	/* write pages that have been idle for arg[0] ns at least once more,
 				 * text = "dense" or "zstd[:LEVEL]", with at most arg[1] per cent of
-				 * a core; does not wait. Reply value[0]: what recompress_done in the
-				 * statistics will be; value[1]: the least idle time told apart, ns.
-				 * TZ_E_BUSY: one is at work */
+				 * a core; does not wait. Reply value[0]: what recompress_done in
+				 * the statistics will be; value[1]: for how many ns the pages that
+				 * are meant have been idle. TZ_E_BUSY: one is at work */
 	TZ_OP_STOP_RECOMPRESS = 12	/* reply value[0]: 1, there was one to stop */
 };
 

@@ -22,9 +22,9 @@
  * A pass also counts pages and bytes of each age for the statistics; so does one that is asked for,
  * which makes nothing older.
  *
- * When no page is young any more the clock stops: `resting` is set, all threads are waited for once,
- * and if the next pass finds nothing young either, nobody having begun to work meanwhile, there is
- * nothing to do until somebody does.
+ * When no page is young any more the clock stops: `resting` is set, all threads are waited for
+ * once, and if the next pass finds nothing young either, nobody having begun to work meanwhile,
+ * there is nothing to do until somebody does.
  */
 #include "cold.h"
 #include "clock.h"

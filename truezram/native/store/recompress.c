@@ -108,7 +108,7 @@ static void rewrite(struct tz_store_thread *t, struct tz_recompression *job, uin
 	if (!new)
 		return;
 	tz_store_account(t, page, entry, new, 1, NULL);
-	t->freed_units = 0;		/* the next objects take the holes; the end sees to others */
+	t->freed_units = 0;		/* the next objects take the holes; then finish() */
 	count(s, tz_entry_units(entry) - units);
 }
 

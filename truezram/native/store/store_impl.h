@@ -21,7 +21,7 @@ struct tz_object_head {
 };
 _Static_assert(sizeof(struct tz_object_head) == TZ_OBJECT_HEAD, "as entry.h counts units");
 
-#define TZ_HUGE_SIZE 3840u	/* a longer object is not worth decompressing: the page is kept raw */
+#define TZ_HUGE_SIZE 3840u	/* a longer object is not worth decompressing: kept raw */
 
 struct tz_workspace {
 	void *memory;		/* NULL: the codec needs none */
