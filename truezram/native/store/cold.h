@@ -22,7 +22,7 @@ struct tz_aging {
 	_Atomic uint64_t tickets;	/* counts asked for */
 	/* the housekeeper's own */
 	enum { TZ_HAND_RESTS, TZ_HAND_COUNTS, TZ_HAND_AGES } hand;
-	int verified;		/* nothing was young, with `resting` set all the time */
+	_Atomic int verified;	/* nothing was young, with `resting` set all the time */
 	uint64_t pulse;		/* passes that have made pages older, this one included */
 	unsigned top;		/* this one does so with ages up to this */
 	uint64_t ended;		/* ns: when the last one was through */
