@@ -27,7 +27,7 @@ static _Atomic int acted;		/* and has been */
 void tz_test_point(const char *name)
 {
 	const char *at = atomic_load(&act_at);
-	void (*what)(void) = atomic_load(&action);		/* another one may be armed at once */
+	void (*what)(void) = atomic_load(&action);		/* it may be armed anew at once */
 
 	if (at && !strcmp(name, at) && atomic_compare_exchange_strong(&act_at, &at, NULL)) {
 		what();
