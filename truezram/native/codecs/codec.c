@@ -67,6 +67,7 @@ const char *tz_kind_name(unsigned kind)
 	case TZ_KIND_SAME_U64: return "same";
 	case TZ_KIND_RAW: return "huge";
 	case TZ_KIND_ZSTD_DICT: return "zstd_dict";
+	case TZ_KIND_GROUP: return "cold";
 	}
 	return codec ? codec->name : NULL;
 }

@@ -46,6 +46,9 @@ enum tz_kind {
 	TZ_KIND_ZSTD_DICT = 10,	/* as ZSTD, with the device's dictionary (dictionary.h) */
 	/* never stored: an object of FAST or DENSE, then a byte with that number (auto.c) */
 	TZ_KIND_AUTO = 11,
+	/* one of up to 16 neighbours that are one zstd frame, with a checksum for each (the store's
+	 * group.h) */
+	TZ_KIND_GROUP = 12,
 	/* must stay last: every kind is below it, so nothing that counts by kind can miss one */
 	TZ_KINDS_STORED,
 };

@@ -20,6 +20,7 @@
 #include "cpu.h"
 #include "dictionary.h"
 #include "variants.h"
+#include "zstd_group.h"
 
 #include <dlfcn.h>
 #include <limits.h>
@@ -222,16 +223,17 @@ static int set_parameters(const struct workspace *ws, int level)
 		{ ZSTD_DICT_ID_FLAG, 0 },
 	};
 
-	for (size_t i = 0; i < sizeof(settings) / sizeof(*settings); i++)
+	for (size_t i = 0; ws->cctx && i < sizeof(settings) / sizeof(*settings); i++)
 		if (lib.isError(lib.CCtx_setParameter(ws->cctx, settings[i].param,
 			    settings[i].value)))
 			return -1;
-	if (lib.isError(lib.CCtx_setParameter(ws->cctx, ZSTD_COMPRESSION_LEVEL, level)))
+	if (ws->cctx &&
+		lib.isError(lib.CCtx_setParameter(ws->cctx, ZSTD_COMPRESSION_LEVEL, level)))
 		return -1;
 	return lib.isError(lib.DCtx_setParameter(ws->dctx, ZSTD_D_FORMAT, ZSTD_MAGICLESS)) ? -1 : 0;
 }
 
-/* `cctx`: bytes of the compression context. */
+/* `cctx`: bytes of the compression context; 0: there is none. */
 static int init_with(struct workspace *ws, size_t size, size_t cctx, int level, const char **why)
 {
 	uint8_t *at = (uint8_t *)ws + ALIGN64(sizeof(*ws));
@@ -240,10 +242,10 @@ static int init_with(struct workspace *ws, size_t size, size_t cctx, int level, 
 		*why = "zstd: the workspace is smaller than workspace_size() says";
 		return -1;
 	}
-	ws->cctx = lib.initStaticCCtx(at, cctx);
+	ws->cctx = cctx ? lib.initStaticCCtx(at, cctx) : NULL;
 	ws->dctx = lib.initStaticDCtx(at + cctx, ALIGN64(lib.estimateDCtxSize()));
 	ws->dictionary = NULL;
-	if (!ws->cctx || !ws->dctx) {
+	if ((cctx && !ws->cctx) || !ws->dctx) {
 		*why = "zstd: libzstd refuses the memory given to it";
 		return -1;
 	}
@@ -318,6 +320,51 @@ const struct tz_codec tz_zstd_variants[] = {
 		workspace_init, compress, decompress },
 	{ 0 },
 };
+
+/* ---- several pages ---- */
+
+/* libzstd chooses its parameters by the number of bytes: what any of them needs. */
+static size_t group_cctx_size(int level)
+{
+	size_t most = 0;
+
+	for (size_t n = TZ_PAGE_SIZE; level && n <= TZ_GROUP_BYTES; n += TZ_PAGE_SIZE) {
+		size_t size = lib.estimateCCtxSize_usingCParams(lib.getCParams(level, n, 0));
+		most = size > most ? size : most;
+	}
+	return ALIGN64(most);
+}
+
+size_t tz_zstd_group_size(int level, const char **why)
+{
+	return is_available(why) ? size_with(group_cctx_size(level)) : 0;
+}
+
+int tz_zstd_group_init(void *workspace, size_t size, int level, const char **why)
+{
+	return is_available(why)
+		? init_with(workspace, size, group_cctx_size(level), level, why)
+		: -1;
+}
+
+size_t tz_zstd_group_compress(
+	void *workspace, const uint8_t *src, size_t n, uint8_t *dst, size_t capacity)
+{
+	const struct workspace *ws = workspace;
+	size_t length = lib.compress2(ws->cctx, dst, capacity, src, n);
+
+	return lib.isError(length) ? 0 : length;
+}
+
+int tz_zstd_group_decompress(
+	void *workspace, const uint8_t *src, size_t n, uint8_t *out, size_t size)
+{
+	const struct workspace *ws = workspace;
+
+	if (!is_one_frame(src, n) || mark_of(src))
+		return -1;
+	return lib.decompressDCtx(ws->dctx, out, size, src, n) == size ? 0 : -1;
+}
 
 /* ---- with a dictionary ---- */
 
