@@ -1,5 +1,5 @@
-/* alloc.c - the allocator: finds room for objects of 1 to 257 units of 16 bytes, and knows what is
- * free.
+/* alloc.c - the allocator: finds room for objects of 1 to 257 units of 16 bytes (and for groups of
+ * pages, of up to 4096), and knows what is free.
  *
  * The arena's objects lie one after another in segments of 128 KiB. There are no size classes: an
  * object takes the units it needs, and what is free is known as holes, up to TZ_HOLES of each
@@ -15,8 +15,9 @@
  *  - failing that, another shard's; then a segment of the reserve.
  *
  * A shard is the part of the segments that one queue thread places its objects in; one more has the
- * objects that pages share (dedup.c). Everything known of a segment, its membership of lists
- * included, is guarded by its shard's lock, and a segment changes hands only when it is empty:
+ * objects that pages share (dedup.c), and another one groups of pages (group.c). Everything known
+ * of a segment, its membership of lists included, is guarded by its shard's lock, and a segment
+ * changes hands only when it is empty:
  *
  *	absent -> reserve	populated
  *	reserve -> absent	punched out; what was known of it is forgotten
@@ -100,15 +101,16 @@ static unsigned next_bit(const uint64_t *bits, unsigned n)
 
 /* ---- a shard's lists, its lock held ---- */
 
-static unsigned list_of(unsigned largest)
+static unsigned list_of(const struct tz_shard *sh, unsigned largest)
 {
+	largest >>= sh->shift;
 	return largest < TZ_MAX_UNITS ? largest : TZ_MAX_UNITS;
 }
 
 static void list_add(struct tz_alloc *a, struct tz_shard *sh, uint32_t s)
 {
 	struct tz_segment *m = &a->segments[s];
-	unsigned n = list_of(m->largest);
+	unsigned n = list_of(sh, m->largest);
 
 	m->prev = TZ_NO_SEGMENT;
 	m->next = sh->by_largest[n];
@@ -121,7 +123,7 @@ static void list_add(struct tz_alloc *a, struct tz_shard *sh, uint32_t s)
 static void list_remove(struct tz_alloc *a, struct tz_shard *sh, uint32_t s)
 {
 	struct tz_segment *m = &a->segments[s];
-	unsigned n = list_of(m->largest);
+	unsigned n = list_of(sh, m->largest);
 
 	if (m->prev != TZ_NO_SEGMENT)
 		a->segments[m->prev].next = m->next;
@@ -140,7 +142,7 @@ static void set_largest(struct tz_alloc *a, struct tz_shard *sh, uint32_t s, uns
 	struct tz_segment *m = &a->segments[s];
 	int listed = state_of(m) == TZ_SEGMENT_OBJECTS;
 
-	if (list_of(largest) == list_of(m->largest)) {
+	if (list_of(sh, largest) == list_of(sh, m->largest) && largest && m->largest) {
 		m->largest = (uint16_t)largest;
 		return;
 	}
@@ -161,10 +163,11 @@ static unsigned largest_hole(const struct tz_segment *m)
 	return largest;
 }
 
-/* The newest hints are kept: the older ones are the likelier to be stale. */
+/* The newest hints are kept: the older ones are the likelier to be stale. (Hardly two groups have
+ * the same size: there are none for those.) */
 static void hint(struct tz_shard *sh, uint32_t s, unsigned units)
 {
-	if (units > TZ_MAX_UNITS)
+	if (units > TZ_MAX_UNITS || sh->shift)
 		return;
 	sh->last_hint[units] = (uint8_t)((sh->last_hint[units] + 1) % TZ_HINTS);
 	sh->hints[units][sh->last_hint[units]] = s;
@@ -281,7 +284,7 @@ void tz_alloc_vanish(struct tz_alloc *a, const uint32_t *segments, unsigned n)
 		if (s / 64 < a->first_absent)
 			a->first_absent = s / 64;
 	}
-	for (unsigned i = 0; i <= a->nr_shards; i++)
+	for (unsigned i = 0; i < a->nr_shards + TZ_OWN_SHARDS; i++)
 		forget_hints(a, &a->shards[i]);
 	for (unsigned i = 0; i < n; i++) {
 		uint32_t s = segments[i] / GROUP * GROUP;
@@ -294,7 +297,7 @@ void tz_alloc_vanish(struct tz_alloc *a, const uint32_t *segments, unsigned n)
 
 uint64_t tz_alloc_overhead(const struct tz_alloc *a)
 {
-	return (a->nr_shards + 1) * sizeof *a->shards +
+	return (a->nr_shards + TZ_OWN_SHARDS) * sizeof *a->shards +
 		atomic_load_explicit(&a->metadata_bytes, memory_order_relaxed);
 }
 
@@ -436,7 +439,8 @@ static uint64_t take_in(struct tz_alloc *a, struct tz_shard *sh, unsigned units)
 
 	tz_lock_take(&sh->lock);
 	offset = take_hinted(a, sh, units);
-	if (!offset && (n = next_bit(sh->listed, units)) <= TZ_MAX_UNITS) {
+	n = (units + (1u << sh->shift) - 1) >> sh->shift;
+	if (!offset && (n = next_bit(sh->listed, n)) <= TZ_MAX_UNITS) {
 		uint32_t s = sh->by_largest[n];
 		offset = cut(a, sh, s, best_hole(&a->segments[s], units), units);
 	}
@@ -486,11 +490,12 @@ uint64_t tz_alloc_take(struct tz_alloc *a, unsigned shard, unsigned units)
 	return offset ? offset : take_in_new(a, shard, units);
 }
 
-uint64_t tz_alloc_take_shared(struct tz_alloc *a, unsigned units, int more)
+uint64_t tz_alloc_take_own(struct tz_alloc *a, unsigned which, unsigned units, int more)
 {
-	uint64_t offset = take_in(a, &a->shards[a->nr_shards], units);
+	unsigned shard = tz_alloc_own_shard(a, which);
+	uint64_t offset = take_in(a, &a->shards[shard], units);
 
-	return offset || !more ? offset : take_in_new(a, a->nr_shards, units);
+	return offset || !more ? offset : take_in_new(a, shard, units);
 }
 
 /* ---- freeing ---- */
@@ -1090,8 +1095,8 @@ int tz_alloc_create(struct tz_alloc *a, struct tz_arena *arena, struct tz_stats 
 	a->mapping_len = metadata + arena->nr_segments / 8 + 64;
 	a->segments = mmap(
 		NULL, a->mapping_len, PROT_READ | PROT_WRITE, flags | MAP_NORESERVE, -1, 0);
-	a->shards = mmap(NULL, (a->nr_shards + 1) * sizeof *a->shards, PROT_READ | PROT_WRITE,
-		flags | MAP_POPULATE, -1, 0);
+	a->shards = mmap(NULL, (a->nr_shards + TZ_OWN_SHARDS) * sizeof *a->shards,
+		PROT_READ | PROT_WRITE, flags | MAP_POPULATE, -1, 0);
 	if (a->segments == MAP_FAILED || a->shards == MAP_FAILED) {
 		snprintf(why, why_size, "cannot map the allocator's memory: %s", strerror(errno));
 		return -ENOMEM;
@@ -1103,7 +1108,8 @@ int tz_alloc_create(struct tz_alloc *a, struct tz_arena *arena, struct tz_stats 
 	 * Without the right to (an ordinary user's local device) it works unlocked; the server
 	 * shows that. */
 	syscall(SYS_mlock2, a->segments, a->mapping_len, MLOCK_ONFAULT);
-	for (unsigned i = 0; i <= a->nr_shards; i++)
+	a->shards[tz_alloc_own_shard(a, TZ_SHARD_GROUPS)].shift = 4;
+	for (unsigned i = 0; i < a->nr_shards + TZ_OWN_SHARDS; i++)
 		for (unsigned n = 0; n <= TZ_MAX_UNITS; n++)
 			a->shards[i].by_largest[n] = TZ_NO_SEGMENT;
 	return 0;
@@ -1114,5 +1120,5 @@ void tz_alloc_destroy(struct tz_alloc *a)
 	if (a->segments && a->segments != MAP_FAILED)
 		munmap(a->segments, a->mapping_len);
 	if (a->shards && a->shards != MAP_FAILED)
-		munmap(a->shards, (a->nr_shards + 1) * sizeof *a->shards);
+		munmap(a->shards, (a->nr_shards + TZ_OWN_SHARDS) * sizeof *a->shards);
 }

@@ -56,6 +56,9 @@ struct tz_segment {
 
 struct tz_shard {
 	tz_lock lock;
+	/* Sizes below are in units >> shift: 0, and 4 for groups, of which one takes up to half of
+	 * a segment. */
+	unsigned shift;
 	_Atomic uint64_t segments;		/* that it has */
 	_Atomic uint64_t free_units;		/* in them */
 	/* a bit for each n below that has some */
@@ -74,7 +77,8 @@ struct tz_alloc {
 	_Atomic uint64_t *present; /* a bit for each: populated. After them in the same mapping */
 	size_t mapping_len;
 	uint64_t adopted_bytes;		/* of the arena that it was rebuilt from; 0: it is new */
-	struct tz_shard *shards;	/* after these one more, for objects that pages share */
+	/* after these come two more, TZ_SHARD_SHARED and TZ_SHARD_GROUPS */
+	struct tz_shard *shards;
 	unsigned nr_shards;
 	_Atomic uint32_t nr_known;		/* segments from here on were never populated */
 	_Atomic uint64_t metadata_bytes;		/* of `segments` and `present`, in memory,
@@ -102,6 +106,14 @@ struct tz_alloc {
 	_Atomic uint32_t spare_low, spare_high;		/* the same for spare pages of the table */
 };
 
+/* Shards after those of the queue threads: for objects that pages share, and for groups. */
+enum { TZ_SHARD_SHARED, TZ_SHARD_GROUPS, TZ_OWN_SHARDS };
+
+static inline unsigned tz_alloc_own_shard(const struct tz_alloc *a, unsigned which)
+{
+	return a->nr_shards + which;
+}
+
 /* 0, or negative errno with why. Nothing is populated. */
 int tz_alloc_create(struct tz_alloc *a, struct tz_arena *arena, struct tz_stats *stats,
 	unsigned shards, char *why, size_t why_size);
@@ -110,9 +122,9 @@ void tz_alloc_destroy(struct tz_alloc *a);
 /* Room for `units` (1 to TZ_MAX_UNITS), preferably in the shard: its offset in the arena, or 0:
  * there is none, nor a segment in reserve. */
 uint64_t tz_alloc_take(struct tz_alloc *a, unsigned shard, unsigned units);
-/* The same for an object that pages share, which lies in segments with others of its like; more:
- * the reserve may be used. */
-uint64_t tz_alloc_take_shared(struct tz_alloc *a, unsigned units, int more);
+/* The same for an object that pages share, or a group (of any size that a segment has), which lies
+ * in segments with others of its like (which: TZ_SHARD_...); more: the reserve may be used. */
+uint64_t tz_alloc_take_own(struct tz_alloc *a, unsigned which, unsigned units, int more);
 /* Only in what the shards have, without the reserve: for the compactor. */
 uint64_t tz_alloc_take_existing(struct tz_alloc *a, unsigned shard, unsigned units);
 /* 0, or -EINVAL: that is not an object in use, nothing was changed. */

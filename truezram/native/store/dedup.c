@@ -174,7 +174,8 @@ static uint64_t make_shared(struct tz_store_thread *t, uint64_t other, _Atomic u
 	struct tz_store *s = t->store;
 	struct tz_object_head head = { crc, TZ_NO_OWNER };
 	unsigned kind = tz_entry_kind(*entry), length = tz_entry_length(*entry);
-	uint64_t offset = tz_alloc_take_shared(&s->alloc, tz_units_for(length), 1);
+	uint64_t offset =
+		tz_alloc_take_own(&s->alloc, TZ_SHARD_SHARED, tz_units_for(length), 1);
 
 	if (!offset)
 		return 0;

@@ -35,7 +35,7 @@ struct gathering {
 
 static const struct tz_shard *shard_of(const struct tz_store *s)
 {
-	return &s->alloc.shards[s->alloc.nr_shards];
+	return &s->alloc.shards[tz_alloc_own_shard(&s->alloc, TZ_SHARD_SHARED)];
 }
 
 static uint64_t free_bytes(const struct tz_store *s)
@@ -67,7 +67,7 @@ static void choose(struct gathering *g)
 
 	for (uint32_t i = 0; i < known; i++) {
 		if (tz_alloc_state(a, i) != TZ_SEGMENT_OBJECTS ||
-			tz_alloc_shard(a, i) != a->nr_shards ||
+			tz_alloc_shard(a, i) != tz_alloc_own_shard(a, TZ_SHARD_SHARED) ||
 			tz_alloc_free_units(a, i) < LEAST_FREE)
 			continue;
 		unsigned at = n;
@@ -108,8 +108,8 @@ static uint64_t make_copy(
 
 	if (copy->entry)
 		return copy->entry;
-	to = tz_alloc_take_shared(
-		&s->alloc, units, atomic_load(&s->alloc.reserve_count) > 1);
+	to = tz_alloc_take_own(
+		&s->alloc, TZ_SHARD_SHARED, units, atomic_load(&s->alloc.reserve_count) > 1);
 	if (!to)
 		return 0;
 	memcpy(s->arena.base + to, s->arena.base + tz_entry_offset(entry), units * TZ_UNIT);
