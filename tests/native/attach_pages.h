@@ -22,6 +22,11 @@ enum { PAGES = 320 };
 /* the same whatever page it is in */
 #define COPY 0x10000000u
 
+/* the first half is its own, the rest that of all such pages */
+#define ALIKE 0x08000000u
+/* the same, but most of it is zeros */
+#define ALIKE_SMALL 0x04000000u
+
 struct model {
 	uint64_t first;		/* number of the first of them */
 	uint32_t version[PAGES];
@@ -36,6 +41,13 @@ static inline void page_of(uint8_t *out, uint64_t n, uint32_t version)
 		return;
 	if (version & SMALL)
 		memset(out + 160, 0, 4096 - 160);
+	if (version & (ALIKE | ALIKE_SMALL)) {
+		uint64_t own = n + version, common = 1;
+		unsigned words = version & ALIKE ? 192 : 24;
+		for (unsigned i = 0; i < 2 * words; i++)
+			((uint64_t *)(void *)out)[i] = next(i < words ? &own : &common);
+		memset(out + 16 * words, 0, 4096 - 16 * words);
+	}
 	if (version & FORGED) {
 		uint64_t state = n + version;
 		for (unsigned i = 0; i < 512; i++)

@@ -12,7 +12,7 @@
 #include "store_impl.h"
 
 enum { PAGES = 600, EDITS_MAX = 64, EDIT_SIZE = 11, ROOM = 4 };
-enum edit { HEAD, ENTRY, OBJECT, DIRECTORY, PAYLOAD, BYTE, SIZE, NR_EDITS };
+enum edit { HEAD, ENTRY, OBJECT, DIRECTORY, PAYLOAD, BYTE, SIZE, GROUP, NR_EDITS };
 
 static struct {
 	int fd;
@@ -35,6 +35,18 @@ static void wr(uint64_t offset, const void *bytes, size_t n)
 		arena.written = offset + n;
 }
 
+/* A quarter of the pages, as far as they can be, if there is a libzstd. */
+static void pack_some(struct device *d)
+{
+	char why[216];
+	uint64_t ticket;
+
+	if (tz_store_set_groups(d->store, why, sizeof why) < 0)
+		return;
+	ticket = tz_store_pack(d->store, 0, PAGES / 4);
+	WAIT_FOR(tz_store_packed(d->store) >= ticket, "packing does not end");
+}
+
 static void make_arena(void)
 {
 	struct device d = make_device(PAGES, 1, 0, "lz4");
@@ -49,6 +61,7 @@ static void make_arena(void)
 		CHECK(write_waiting(t, n, page) == 0, "write");
 		tz_store_end(t);
 	}
+	pack_some(&d);
 	tz_store_destroy(d.store);
 	arena.fd = d.fd;
 	arena.size = (uint64_t)lseek(d.fd, 0, SEEK_END);
@@ -121,6 +134,30 @@ static void edit_payload(uint64_t page, uint64_t value)
 		offset / TZ_UNIT << TZ_ENTRY_OFFSET_SHIFT);
 }
 
+/* A group that is as it should be but for its place, its length and what it holds; and one entry
+ * more that names it. */
+static void edit_group(uint64_t page, uint64_t value)
+{
+	unsigned members = (unsigned)(value & 0xffff) | 1u << tz_group_place(page),
+		 length = (unsigned)(value >> 16 & 0x3fff) + 1, size = tz_group_head_size(members);
+	uint64_t offset = (arena.head.segment_offset + (value >> 30) % (2 << 20)) & ~15ull,
+		 other = page ^ (value >> 52 & 15), data;
+	uint8_t object[sizeof(struct tz_group_head) + 0x4000];
+	struct tz_group_head *head = (void *)object;
+
+	memset(object, (int)value, sizeof object);
+	head->owner = (uint32_t)(page - tz_group_place(page));
+	head->members = (uint16_t)members;
+	head->length = length;
+	head->payload_crc = tz_crc32c(0, object + size, length);
+	head->crc = tz_crc32c(tz_object_seed(head->owner, TZ_KIND_GROUP), &head->members, size - 8);
+	wr(offset, object, size + length);
+	data = tz_entry_group(page, offset, tz_group_units(members, length)) & TZ_ENTRY_DATA;
+	set_entry(page, data);
+	if (other < PAGES)
+		set_entry(other, data);
+}
+
 static void edit(enum edit what, unsigned where, uint64_t value)
 {
 	uint64_t page = where % PAGES, entry;
@@ -148,6 +185,9 @@ static void edit(enum edit what, unsigned where, uint64_t value)
 	case SIZE:
 		CHECK(ftruncate(arena.fd, (off_t)(value % (arena.size * 2))) == 0, "truncate");
 		break;
+	case GROUP:
+		edit_group(page, value);
+		break;
 	case NR_EDITS:
 		break;
 	}
@@ -162,9 +202,11 @@ static void check_it(uint32_t live)
 
 	CHECK(rc <= 0 && (rc < 0) == (why[0] != 0), "result %d, %s", rc, why);
 	CHECK(rc < 0 || (c.pages <= c.disksize / 4096 &&
-				  c.same_filled + c.objects + c.dup_pages >= c.pages &&
+				  c.same_filled + c.objects + c.dup_pages + c.group_pages >=
+					  c.pages &&
 			c.object_bytes >= c.objects * TZ_UNIT &&
-			c.object_bytes <= c.objects * TZ_MAX_UNITS * TZ_UNIT),
+			c.object_bytes <= c.objects * TZ_MAX_UNITS * TZ_UNIT +
+					c.group_pages * TZ_GROUP_BYTES),
 		"%llu pages", (unsigned long long)c.pages);
 	for (uint64_t i = 0; rc == 0 && i < c.nr_problems && i < ROOM; i++)
 		CHECK(memchr(problems[i].what, 0, sizeof problems[i].what) && problems[i].what[0],

@@ -1,10 +1,10 @@
 /* test_attach_stores.c - a server is stopped before each store that it makes to the arena, and
  * another one attaches what is there.
  *
- * While it writes, overwrites, discards, shares, grows, compacts, makes pages older, recompresses
- * them, takes pages of the table and gives them back, changes settings: a copy of the arena is
- * checked (tz_check_arena), attached and compared with what was written. What the store's own
- * threads do is among it.
+ * While it writes, overwrites, discards, shares, packs groups, grows, compacts, makes pages older,
+ * recompresses them, takes pages of the table and gives them back, changes settings: a copy of the
+ * arena is checked (tz_check_arena), attached and compared with what was written. What the store's
+ * own threads do is among it.
  *
  * The arena is mapped read-only for that: a store is a SIGSEGV, upon which it is let through alone
  * (the trap flag: x86-64 only), under a lock. What is populated and punched out is one step, with a
@@ -78,6 +78,7 @@ static struct {
 	uint64_t limit, other_limit;
 	uint64_t others;		/* same-filled pages that are not in the model */
 	uint64_t stops, met[KINDS];
+	uint64_t two_groups;		/* of these with two groups in a window */
 } watch = { .one = PTHREAD_MUTEX_INITIALIZER };
 
 static uint32_t segment_at(uint64_t offset)
@@ -176,6 +177,27 @@ static void compare_copy(struct device *e)
 		NOW(e->stats->mem_limit) == watch.other_limit, "mem_limit");
 }
 
+/* Whether entries of a window name two groups now. */
+static int has_two_groups(void)
+{
+	uint64_t first = 0;
+	int damaged = 0;
+
+	for (unsigned i = 0; i < PAGES; i++) {
+		uint64_t page = watch.model.first + i;
+		_Atomic uint64_t *slot = tz_table_slot(watch.store, page, &damaged);
+		uint64_t entry = slot ? atomic_load(slot) : 0;
+		if (page % TZ_GROUP_PAGES == 0)
+			first = 0;
+		if (!tz_entry_is_grouped(entry))
+			continue;
+		if (first && tz_entry_offset(entry) != first)
+			return 1;
+		first = tz_entry_offset(entry);
+	}
+	return 0;
+}
+
 /* A copy of the arena as it is at this instant. */
 static void check_copy(void)
 {
@@ -183,6 +205,7 @@ static void check_copy(void)
 	struct tz_check_problem first[2] = { 0 };
 	struct tz_attach a = { .problems = first, .room = 1 };
 	uint64_t n = problems_of(copy, first, 2);
+	int two = 0;
 
 	/* (One copy of the head may be half written.) */
 	CHECK(n == 0 || (n == 1 && strstr(first[0].what, "of the head is damaged")),
@@ -192,7 +215,9 @@ static void check_copy(void)
 	CHECK(a.nr_problems == 0 && a.lost == 0 && a.lost_before == 0, "%s, stop %llu: %s",
 		watch.doing, (unsigned long long)watch.stops, first[0].what);
 	compare_copy(&e);
-	if (watch.stops % 256 == 0)
+	if (has_two_groups())
+		two = watch.two_groups++ % 4 == 0;
+	if (watch.stops % 256 == 0 || two)
 		try_out(&e);
 	end(&e);
 	watch.stops++;
@@ -747,6 +772,89 @@ static void watch_cold(void)
 	finish(&d);
 }
 
+static void pack(struct device *d)
+{
+	uint64_t ticket = tz_store_pack(d->store, 0, PAGES);
+
+	WAIT_FOR(tz_store_packed(d->store) >= ticket, "it is not done");
+}
+
+static unsigned grouped(const struct device *d, unsigned n)
+{
+	unsigned found = 0;
+
+	for (unsigned i = 0; i < n; i++)
+		found += tz_entry_is_grouped(load(entry_of(d, i)));
+	return found;
+}
+
+/* Of six groups, each a fifth of a segment, three of the four in the first segment go. */
+static void watch_groups_move(struct device *d, struct tz_store_thread *t)
+{
+	uint64_t before = watch.two_groups;
+
+	for (unsigned i = 0; i < 96; i++)
+		put(t, &watch.model, 32 + i, ALIKE + i + 1);
+	pack(d);
+	CHECK(grouped(d, 128) - grouped(d, 32) == 96, "%u in groups", grouped(d, 128));
+	for (unsigned i = 0; i < 48; i++)
+		put(t, &watch.model, 32 + i, 0);
+	uint64_t segments = NOW(d->stats->segment_bytes);
+	watch_it("compaction of groups");
+	compact(d);
+	stop_watching(250);
+	CHECK(NOW(d->stats->segment_bytes) < segments, "it is not compacted");
+	CHECK(watch.two_groups > before, "no group was moved");
+}
+
+/* Pages join a group, leave it when they are written, discarded or read, and are packed again with
+ * others; a group that all but a few have left is, too; and one is moved. */
+static void watch_groups(void)
+{
+	struct device d = make_device(4096, 1, LIMIT, "lz4");
+	struct tz_store_thread *t = tz_store_thread(d.store, 0);
+	char why[216];
+
+	if (!tz_zstd_version()) {
+		puts("groups: left out: there is no libzstd");
+		end(&d);
+		return;
+	}
+	begin(&d, 0);
+	CHECK(tz_store_set_groups(d.store, why, sizeof why) == 0, "%s", why);
+	for (unsigned i = 0; i < 6; i++)
+		put(t, &watch.model, 2 * i, ALIKE_SMALL + i + 1);
+	watch_it("packing");
+	pack(&d);
+	stop_watching(20);
+	CHECK(grouped(&d, 16) == 6, "%u in groups", grouped(&d, 16));
+	watch_it("leaving a group");
+	change(t, 0, ALIKE_SMALL + 20);
+	change(t, 2, 0);
+	for (unsigned i = 0; i < 2; i++)
+		CHECK(look(t, 4, watch.model.version[4]) == 1, "read");
+	stop_watching(10);
+	CHECK(grouped(&d, 16) == 3, "%u in groups", grouped(&d, 16));
+	watch_it("packing with others");
+	pack(&d);
+	stop_watching(20);
+	CHECK(grouped(&d, 16) == 5 && watch.two_groups, "%u in groups", grouped(&d, 16));
+	watch_it("packing again");
+	change(t, 0, 0);
+	change(t, 4, 0);
+	change(t, 6, 0);
+	compact(&d);
+	stop_watching(20);
+	CHECK(grouped(&d, 16) == 2, "%u in groups", grouped(&d, 16));
+	watch_it("the last one of a group");
+	change(t, 8, 0);
+	compact(&d);
+	stop_watching(3);
+	CHECK(grouped(&d, 16) == 0, "%u in groups", grouped(&d, 16));
+	watch_groups_move(&d, t);
+	finish(&d);
+}
+
 /* ---- all of it ---- */
 
 /* glibc's memset is one instruction of 4096 steps for a page of the table otherwise. */
@@ -808,6 +916,7 @@ static void test_every_store(void)
 	finish(&d);
 	watch_dedup();
 	watch_cold();
+	watch_groups();
 	end_checker();
 	report();
 }

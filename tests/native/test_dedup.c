@@ -10,7 +10,7 @@
  *	and the housekeeper at work.
  * damage: a damaged shared object is EIO for each of its pages; a damaged entry frees nothing.
  */
-#include "device.h"
+#include "counts.h"
 
 #define NONE UINT32_MAX
 
@@ -44,49 +44,12 @@ static void expect(struct tz_store_thread *t, uint64_t page, uint32_t what)
 		what);
 }
 
-static struct tz_stats_sum sum_of(const struct device *d)
-{
-	struct tz_stats_sum sum;
-	const char *why;
-
-	CHECK(tz_stats_read(d->stats, d->stats->size, &sum, &why) == 0, "%s", why);
-	return sum;
-}
-
 static void dedup(struct device *d, int on)
 {
 	char why[216] = "";
 
 	CHECK(tz_store_set_dedup(d->store, on, why, sizeof why) == 0, "%s", why);
 	CHECK(NOW(d->stats->dedup) == (uint64_t)on, "not shown");
-}
-
-static void compact(struct device *d)
-{
-	uint64_t ticket = tz_store_compact(d->store);
-
-	WAIT_FOR(NOW(d->stats->compact_done) >= ticket, "compaction does not end");
-}
-
-/* What the arena holds is what the counters say, once the housekeeper is done. */
-static void check_counts(struct device *d)
-{
-	compact(d);
-	struct tz_check_problem first;
-	struct tz_check c = { .problems = &first, .room = 1, .live = 1 };
-	struct tz_stats_sum sum = sum_of(d);
-	char why[216];
-
-	CHECK(tz_check_arena(d->fd, &c, why, sizeof why) == 0, "%s", why);
-	CHECK(c.nr_problems == 0, "page %llu: %s", (unsigned long long)first.page, first.what);
-	CHECK(c.pages == (uint64_t)sum.total.pages_now, "%llu pages, counted %lld",
-		(unsigned long long)c.pages, (long long)sum.total.pages_now);
-	CHECK(c.dup_pages == (uint64_t)sum.total.dup_pages_now, "%llu duplicates, counted %lld",
-		(unsigned long long)c.dup_pages, (long long)sum.total.dup_pages_now);
-	CHECK(c.payload_bytes == (uint64_t)sum.total.compr_bytes_now &&
-			c.object_bytes == (uint64_t)sum.total.object_bytes_now,
-		"%llu bytes, counted %lld", (unsigned long long)c.payload_bytes,
-		(long long)sum.total.compr_bytes_now);
 }
 
 static void end_empty(struct device *d, uint64_t pages)

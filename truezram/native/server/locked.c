@@ -1,10 +1,10 @@
 /* locked.c - locks the process's mappings, and checks that they are (interface: locked.h).
  *
  * Not mlockall: MCL_CURRENT would fill the arena's holes. So mappings are walked. Left out are
- * those of the kernel (rings, BPF maps, vdso), which are always there. Four ranges are locked page
- * by page as they come into use (MLOCK_ONFAULT): the arena, what is known of its segments, tables
- * of codecs that are not in use, and the control thread's stack. That thread's other memory, which
- * comes and goes, is locked likewise (MCL_FUTURE) unless a limit would make mmap fail then: it must
+ * those of the kernel (rings, BPF maps, vdso), which are always there. Five ranges are locked page
+ * by page as they come into use (MLOCK_ONFAULT): the arena, what is known of its segments, what is
+ * known of groups, tables of codecs that are not in use, and the control thread's stack. That
+ * thread's other memory, which comes and goes, is locked likewise (MCL_FUTURE) unless a limit would make mmap fail then: it must
  * not wait for our own device either, since a server that does cannot die when it is killed, and
  * nobody can take over. The check is about queue threads only, and does not believe what mlock
  * said: RLIMIT_MEMLOCK, too, shows as ENOMEM, which is also the answer for a mapping that has gone
@@ -25,7 +25,7 @@
 #define MLOCK_ONFAULT 1
 #endif
 
-enum { ARENA, METADATA, TABLES, LAZY };
+enum { ARENA, METADATA, GROUPS, TABLES, LAZY };
 
 struct mapping {
 	uintptr_t from, to;
@@ -36,6 +36,7 @@ static void lazy_ranges(const struct tz_store *store, struct tz_range *lazy)
 {
 	lazy[ARENA] = tz_store_arena(store);
 	lazy[METADATA] = tz_store_metadata(store);
+	lazy[GROUPS] = tz_store_groups(store);
 	lazy[TABLES] = tz_dense_table_range();
 }
 
@@ -159,7 +160,8 @@ static int is_kept(const struct mapping *m, const struct residence *r, const str
 {
 	if (!matters(m) || (arena_is_safe && is_within(m, lazy[ARENA])))
 		return 1;
-	if (is_within(m, lazy[ARENA]) || is_within(m, lazy[METADATA]) || is_within(m, lazy[TABLES]))
+	if (is_within(m, lazy[ARENA]) || is_within(m, lazy[METADATA]) ||
+		is_within(m, lazy[GROUPS]) || is_within(m, lazy[TABLES]))
 		return r->locked || !r->rss;
 	return r->locked && r->rss == r->size;
 }

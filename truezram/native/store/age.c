@@ -114,7 +114,7 @@ static void look_at(struct tz_store *s, uint64_t page, _Atomic uint64_t *slot)
 			age = tz_entry_age(entry);
 	}
 	a->pages[age]++;
-	if (!tz_entry_is_shared(entry))
+	if (!tz_entry_is_shared(entry) && !tz_entry_is_grouped(entry))
 		a->bytes[age] += tz_entry_units(entry) * TZ_UNIT;
 }
 

@@ -43,7 +43,8 @@ enum tz_arena_state { TZ_ARENA_MAKING = 1, TZ_ARENA_LIVE = 2, TZ_ARENA_STOPPING 
 
 /* Features: a server refuses an arena with an incompatible one that it does not know; others it may
  * ignore. */
-#define TZ_ARENA_INCOMPATIBLE 0ull
+#define TZ_ARENA_GROUPS 1ull		/* incompatible: pages may be members of groups */
+#define TZ_ARENA_INCOMPATIBLE TZ_ARENA_GROUPS
 #define TZ_ARENA_DEDUP 1ull		/* compatible: dedup is on */
 
 /* The device as it was made, for whoever takes over. */

@@ -10,9 +10,9 @@
  *  - what those bits leave are the holes. Segments without an object go to the reserve, whose
  *    thread punches out what it does not need.
  *
- * Checksums are looked at of objects that several pages have (dedup.c), so that all of their
- * entries mean the same units; how many they are is counted again. Of others they are not: that
- * would read all of the arena, and reads do.
+ * Checksums are looked at of objects that several pages have (dedup.c), and of the heads of groups
+ * (group.c), so that all of their entries mean the same units; how many they are is counted again.
+ * Of others they are not: that would read all of the arena, and reads do.
  *
  * An entry that does not pass is replaced by a poisoned one, which reads as an error, names
  * nothing, and goes when the page is written or discarded. It must not stay as it is: one that is
@@ -42,7 +42,7 @@
 #define REPAIRS_MOST 1024u		/* of the directory: some 0.2 ms each */
 
 /* what a segment's objects are, before it has a shard; 0: not known yet */
-enum { FOR_OTHERS = 1, FOR_SHARED };
+enum { FOR_OTHERS = 1, FOR_SHARED, FOR_GROUPS };
 
 struct attaching {
 	struct tz_store *s;
@@ -297,18 +297,24 @@ static int has_right_checksum(const struct attaching *k, uint64_t page, uint64_t
 {
 	const uint8_t *object = k->s->arena.base + tz_entry_offset(entry);
 	struct tz_object_head head;
+	struct tz_group_head group;
 
+	if (tz_entry_is_grouped(entry))
+		return !tz_group_head_fault(object, page, tz_entry_units(entry), &group) &&
+			tz_group_payload_is_right(object, &group);
 	memcpy(&head, object, sizeof head);
 	return tz_crc32c(tz_object_seed(tz_object_owner(page, entry), tz_entry_kind(entry)),
 		       object + sizeof head, tz_entry_length(entry)) == head.crc;
 }
 
-/* Whether the segment can have such an object: of those that pages share, and of those they do not,
- * it has one kind only. Noted in what will be its shard. */
-static int is_for(struct attaching *k, uint32_t segment, int shared)
+/* Whether the segment can have such an object: of those that pages share, of groups, and of all
+ * others, it has one sort only. Noted in what will be its shard. */
+static int is_for(struct attaching *k, uint32_t segment, uint64_t entry)
 {
 	struct tz_segment *m = &k->s->alloc.segments[segment];
-	uint8_t now = atomic_load(&m->shard), wanted = shared ? FOR_SHARED : FOR_OTHERS;
+	uint8_t now = atomic_load(&m->shard), wanted = tz_entry_is_grouped(entry) ? FOR_GROUPS
+		: tz_entry_is_shared(entry) ? FOR_SHARED
+					    : FOR_OTHERS;
 
 	if (!now)
 		atomic_store(&m->shard, wanted);
@@ -316,43 +322,50 @@ static int is_for(struct attaching *k, uint32_t segment, int shared)
 }
 
 /* Takes the object's units; *own: it is the first entry that names it. What is wrong, NULL:
- * nothing. The entries of a shared object are all right by checksum, so they all name the same
- * units. */
+ * nothing. The entries of a shared object are all right by checksum, and those of a group by that
+ * of its head, so they all name the same units. */
 static const char *take_units(struct attaching *k, uint64_t page, uint64_t entry, int *own)
 {
 	uint64_t first = (tz_entry_offset(entry) - k->s->arena.segment_offset) / TZ_UNIT;
 	unsigned n = tz_entry_units(entry);
-	int shared = tz_entry_is_shared(entry);
+	int shared = tz_entry_is_shared(entry), several = shared || tz_entry_is_grouped(entry);
 
 	if ((shared || k->strict) && !has_right_checksum(k, page, entry))
 		return "its object's checksum does not match";
-	*own = !shared || !tz_units_any(k->shared, first, 1);
+	*own = !several || !tz_units_any(k->shared, first, 1);
 	k->nr_shared += (unsigned)shared;
 	if (!*own)
 		return NULL;
-	if (!is_for(k, segment_of(k, tz_entry_offset(entry)), shared) ||
+	if (!is_for(k, segment_of(k, tz_entry_offset(entry)), entry) ||
 		tz_units_any(k->taken, first, n)) {
 		if (has_right_checksum(k, page, entry))
 			k->shares = 1;
 		return "its object shares room with another one";
 	}
 	tz_units_take(k->taken, first, n);
-	if (shared)
+	if (several)
 		tz_units_take(k->shared, first, 1);
 	return NULL;
 }
 
 static const char *object_fault(struct attaching *k, uint64_t page, uint64_t entry, int *own)
 {
+	const uint8_t *object = k->s->arena.base + tz_entry_offset(entry);
 	struct tz_object_head head;
+	struct tz_group_head group;
+	const char *fault;
 
 	if (is_in_table(k, tz_entry_offset(entry)))
 		return "its object lies among pages of the table";
 	if (tz_alloc_ready(&k->s->alloc, segment_of(k, tz_entry_offset(entry))) != UINT32_MAX)
 		return "its object is where the file has a hole";
+	if (tz_entry_is_grouped(entry)) {
+		fault = tz_group_head_fault(object, page, tz_entry_units(entry), &group);
+		return fault ? fault : take_units(k, page, entry, own);
+	}
 	if (tz_entry_kind(entry) == TZ_KIND_RAW && tz_entry_length(entry) != TZ_PAGE_SIZE)
 		return "its object is of a wrong length";
-	memcpy(&head, k->s->arena.base + tz_entry_offset(entry), sizeof head);
+	memcpy(&head, object, sizeof head);
 	if (head.owner != (uint32_t)tz_object_owner(page, entry))
 		return "its object belongs to another page";
 	return take_units(k, page, entry, own);
@@ -379,6 +392,17 @@ static void bad_entry(struct attaching *k, uint64_t page, _Atomic uint64_t *slot
 	k->a->lost += !beyond;
 }
 
+static void count(struct attaching *k, uint64_t page, uint64_t entry, int own)
+{
+	struct tz_group_head group;
+
+	tz_store_count_entry(k->q, entry, own, 1);
+	if (own && tz_entry_is_grouped(entry) &&
+		!tz_group_head_fault(k->s->arena.base + tz_entry_offset(entry), page,
+			tz_entry_units(entry), &group))
+		tz_group_count(k->q, entry, group.length, 1);
+}
+
 static void look_at_entry(struct attaching *k, uint64_t page, _Atomic uint64_t *slot)
 {
 	uint64_t entry = atomic_load_explicit(slot, memory_order_relaxed);
@@ -396,7 +420,7 @@ static void look_at_entry(struct attaching *k, uint64_t page, _Atomic uint64_t *
 	if (fault)
 		bad_entry(k, page, slot, fault);
 	else
-		tz_store_count_entry(k->q, entry, own, 1);
+		count(k, page, entry, own);
 }
 
 /* What an entry will want, before anything is known of it. */
@@ -490,10 +514,14 @@ static int look(struct attaching *k, char *why, size_t why_size)
 
 /* ---- the allocator ---- */
 
-/* They are dealt out; shared objects have a shard of their own. */
+/* They are dealt out; shared objects and groups have shards of their own. */
 static unsigned shard_for(const struct tz_alloc *alloc, uint32_t s)
 {
-	return tz_alloc_shard(alloc, s) == FOR_SHARED ? alloc->nr_shards : s % alloc->nr_shards;
+	switch (tz_alloc_shard(alloc, s)) {
+	case FOR_SHARED: return tz_alloc_own_shard(alloc, TZ_SHARD_SHARED);
+	case FOR_GROUPS: return tz_alloc_own_shard(alloc, TZ_SHARD_GROUPS);
+	}
+	return s % alloc->nr_shards;
 }
 
 static void adopt_segments(struct attaching *k)
@@ -561,6 +589,19 @@ static void count_shares(struct attaching *k, uint64_t index, uint64_t offset)
 			!tz_store_fault(k->s, index * TZ_TABLE_ENTRIES + i, entry) &&
 			!tz_dedup_hold(k->s, entry))
 			tz_dedup_add(k->s, tz_entry_offset(entry), 1);
+	}
+}
+
+static void count_members(struct attaching *k, uint64_t index, uint64_t offset)
+{
+	_Atomic uint64_t *entries = words_at(k, offset);
+
+	for (unsigned i = 0; i < TZ_TABLE_ENTRIES; i++) {
+		uint64_t page = index * TZ_TABLE_ENTRIES + i,
+			 entry = atomic_load_explicit(&entries[i], memory_order_relaxed);
+		if (tz_entry_is_grouped(entry) && page < k->s->nr_pages &&
+			!tz_store_fault(k->s, page, entry))
+			tz_group_adopt(k->s, page, entry);
 	}
 }
 
@@ -648,6 +689,10 @@ static int rebuild(struct attaching *k, char *why, size_t why_size)
 
 	if (rc == 0)
 		rc = map_segments(k, why, why_size);
+	if (rc == 0 && s->arena.head.incompatible & TZ_ARENA_GROUPS) {
+		rc = tz_groups_prepare(s, why, why_size);
+		atomic_store(&s->groups.on, rc == 0);
+	}
 	return rc < 0 ? rc : look_and_choose(k, why, why_size);
 }
 
@@ -664,6 +709,8 @@ static int start(struct attaching *k, char *why, size_t why_size)
 	rc = tz_reserve_start(&s->reserve, &s->alloc, s->arena.head.mem_limit, why, why_size);
 	if (rc == 0)
 		rc = restore_dedup(k, why, why_size);
+	if (rc == 0 && atomic_load(&s->groups.on))
+		each_table_page(k, count_members);
 	if (rc == 0)
 		rc = tz_housekeeping_start(s, why, why_size);
 	if (rc < 0)

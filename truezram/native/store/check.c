@@ -35,7 +35,7 @@ struct checker {
 	uint64_t *shared;	/* and: an object that pages share begins there */
 	uint64_t table[TZ_TABLE_ENTRIES];	/* the page of the table at hand */
 	uint64_t directory[TZ_DIRECTORY_ENTRIES];
-	uint8_t object[TZ_MAX_UNITS * TZ_UNIT];
+	uint8_t object[sizeof(struct tz_group_head) + TZ_GROUP_BYTES];
 };
 
 void tz_check_note(struct tz_check_problem *problems, uint32_t room, uint64_t *n, uint64_t page,
@@ -139,6 +139,29 @@ static int is_first_share(struct checker *k, uint64_t entry)
 	return first;
 }
 
+/* The payload is looked at once, for the first member that is found. (Live, the next one may be of
+ * another group.) */
+static const char *group_fault(struct checker *k, uint64_t page, uint64_t entry)
+{
+	uint64_t offset = tz_entry_offset(entry);
+	size_t size = tz_entry_units(entry) * TZ_UNIT, most = sizeof(struct tz_group_head);
+	int whole = k->c->live ||
+		!tz_units_any(k->shared, (offset - k->head.segment_offset) / TZ_UNIT, 1);
+	struct tz_group_head head;
+	const char *fault;
+
+	if (!(k->head.incompatible & TZ_ARENA_GROUPS))
+		return "it is in a group, but the head says that there are none";
+	if (size > sizeof k->object || tz_entry_is_shared(entry))
+		return "its entry is of an unknown kind";
+	if (read_at(k, offset, k->object, whole || size < most ? size : most) < 0)
+		return "its object cannot be read";
+	fault = tz_group_head_fault(k->object, page, tz_entry_units(entry), &head);
+	if (!fault && whole && !tz_group_payload_is_right(k->object, &head))
+		return "its group's checksum does not match";
+	return fault;
+}
+
 /* What is wrong with an object; NULL: nothing. */
 static const char *object_fault(struct checker *k, uint64_t page, uint64_t entry)
 {
@@ -155,6 +178,8 @@ static const char *object_fault(struct checker *k, uint64_t page, uint64_t entry
 		return "its object is out of range";
 	if (!k->c->live && !is_there(k, offset, units * TZ_UNIT))
 		return "its object is where the file has a hole";
+	if (tz_entry_is_grouped(entry))
+		return group_fault(k, page, entry);
 	if (read_at(k, offset, object, sizeof head + length) < 0)
 		return "its object cannot be read";
 	memcpy(&head, object, sizeof head);
@@ -182,16 +207,21 @@ static const char *entry_fault(struct checker *k, uint64_t page, uint64_t entry)
 }
 
 /* own: and the object, which no entry before it named. */
-static void count(struct tz_check *c, uint64_t entry, int own)
+static void count(struct checker *k, uint64_t entry, int own)
 {
+	struct tz_check *c = k->c;
+	struct tz_group_head head;
+
 	c->pages++;
 	if (tz_entry_kind(entry) <= TZ_KIND_SAME_U64)
 		c->same_filled++;
-	c->dup_pages += !own;
+	c->group_pages += tz_entry_is_grouped(entry);
+	c->dup_pages += !own && !tz_entry_is_grouped(entry);
 	if (!tz_entry_has_object(entry) || !own)
 		return;
 	c->objects++;
-	c->payload_bytes += tz_entry_length(entry);
+	memcpy(&head, k->object, TZ_GROUP_HEAD_LEAST);	/* as it has just been read */
+	c->payload_bytes += tz_entry_is_grouped(entry) ? head.length : tz_entry_length(entry);
 	c->object_bytes += tz_entry_units(entry) * TZ_UNIT;
 }
 
@@ -238,7 +268,7 @@ static void check_entry(struct checker *k, uint64_t page, uint64_t entry)
 		fault = settle(k, page, &entry, fault);
 	if (!entry)
 		return;
-	if (!fault && tz_entry_is_shared(entry))
+	if (!fault && (tz_entry_is_shared(entry) || tz_entry_is_grouped(entry)))
 		own = is_first_share(k, entry);
 	if (fault)
 		problem(k, page, "%s", fault);
@@ -246,7 +276,7 @@ static void check_entry(struct checker *k, uint64_t page, uint64_t entry)
 		is_taken(k, tz_entry_offset(entry), tz_entry_units(entry)))
 		problem(k, page, "its object shares room with another one");
 	else
-		count(k->c, entry, own);
+		count(k, entry, own);
 }
 
 /* ---- the rest ---- */

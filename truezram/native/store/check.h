@@ -23,6 +23,7 @@ struct tz_check {
 	uint64_t nr_problems;
 	uint64_t pages, same_filled, objects;		/* entries that are not empty; of these */
 	uint64_t dup_pages;	/* and that share the object of another page */
+	uint64_t group_pages;	/* and that are members of a group, which is one object */
 	uint64_t payload_bytes, object_bytes;	/* of the objects; what they take in segments */
 	uint64_t table_pages;		/* of 4096 bytes */
 	uint64_t populated_bytes;		/* of the file */

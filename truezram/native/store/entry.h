@@ -3,6 +3,7 @@
  *	63   56 55 53 52  51          17 16         5 4    0
  *	+------+-----+---+--------------+------------+------+
  *	| check| age | S | offset / 16  | length - 1 | kind |	object
+ *	| check| age | 0 | offset / 16  | units - 1  | GROUP|	member of a group (group.h)
  *	| check|  0  | 0 | 0 |    word, 32 bits      | U32  |	same-filled by a 4-byte word
  *	| check|         word, 51 bits, signed       | WORD |	same-filled by an 8-byte word
  *	|                         0                         |	empty
@@ -26,7 +27,7 @@
 
 #define TZ_UNIT 16u
 #define TZ_OBJECT_HEAD 8u		/* bytes before the payload (store.c) */
-/* of one object: 257 */
+/* of one page's object: 257 */
 #define TZ_MAX_UNITS ((TZ_OBJECT_HEAD + TZ_PAGE_SIZE + TZ_UNIT - 1) / TZ_UNIT)
 
 #define TZ_ENTRY_KIND_BITS 5
@@ -58,7 +59,13 @@ static inline int tz_entry_has_object(uint64_t entry)
 	return tz_entry_kind(entry) >= TZ_KIND_SAME_U64;
 }
 
-/* Bytes of an object's payload. */
+/* The object is a group, and the page one of its members. */
+static inline int tz_entry_is_grouped(uint64_t entry)
+{
+	return tz_entry_kind(entry) == TZ_KIND_GROUP;
+}
+
+/* Bytes of an object's payload; of a group, units of the object. */
 static inline unsigned tz_entry_length(uint64_t entry)
 {
 	return (unsigned)(entry >> TZ_ENTRY_KIND_BITS & ((1u << TZ_ENTRY_LENGTH_BITS) - 1)) + 1;
@@ -72,7 +79,9 @@ static inline unsigned tz_units_for(unsigned length)
 
 static inline unsigned tz_entry_units(uint64_t entry)
 {
-	return tz_units_for(tz_entry_length(entry));
+	unsigned length = tz_entry_length(entry);
+
+	return tz_entry_is_grouped(entry) ? length : tz_units_for(length);
 }
 
 static inline uint64_t tz_entry_offset(uint64_t entry)
@@ -130,6 +139,12 @@ static inline uint64_t tz_entry_shared(
 	uint64_t entry = tz_entry_object(page, kind, offset, length);
 
 	return tz_entry_seal(page, (entry & TZ_ENTRY_DATA) | TZ_ENTRY_SHARED);
+}
+
+/* Of a member of a group that takes so many units. */
+static inline uint64_t tz_entry_group(uint64_t page, uint64_t offset, unsigned units)
+{
+	return tz_entry_object(page, TZ_KIND_GROUP, offset, units);
 }
 
 static inline int tz_entry_is_shared(uint64_t entry)

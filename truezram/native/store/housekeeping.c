@@ -86,7 +86,8 @@ void tz_housekeeping_look(struct tz_store_thread *t)
 	if (t->freed_units < TZ_LOOK_UNITS)
 		return;
 	t->freed_units = 0;
-	if (is_wasteful(t->store, 0) || tz_dedup_is_sparse(t->store, 0))
+	if (is_wasteful(t->store, 0) || tz_dedup_is_sparse(t->store, 0) ||
+		tz_groups_want_care(t->store))
 		tz_housekeeping_wake(t->store);
 }
 
@@ -151,8 +152,8 @@ static unsigned move(struct tz_store_thread *t, uint64_t page, uint64_t offset, 
 	unsigned units = 1;
 
 	TZ_TEST_POINT("moving");
-	if (tz_entry_has_object(entry) && tz_entry_offset(entry) == offset &&
-		!tz_store_fault(s, page, entry)) {
+	if (tz_entry_has_object(entry) && !tz_entry_is_grouped(entry) &&
+		tz_entry_offset(entry) == offset && !tz_store_fault(s, page, entry)) {
 		units = tz_entry_units(entry);
 		to = tz_housekeeping_room(s, shard, units);
 	}
@@ -199,7 +200,8 @@ static void empty_segment(struct tz_store_thread *t, const struct tz_evacuation 
 	}
 }
 
-/* Not what has objects that pages share: that is done in another way (dedup_compact.c). */
+/* Not what has objects that pages share, or groups: that is done in other ways (dedup_compact.c,
+ * group_pack.c). */
 static int can_be_emptied(const struct tz_store *s, uint32_t segment)
 {
 	return tz_alloc_state(&s->alloc, segment) == TZ_SEGMENT_OBJECTS &&
@@ -427,6 +429,7 @@ static void look_after(struct tz_store_thread *t)
 	compact(t);
 	while (tz_dedup_compact(t, h->asked))
 		;
+	tz_groups_look_after(t, h->asked);
 	if (atomic_exchange(&h->look_at_table, 0))
 		h->once_more = 1;
 	if (h->once_more || h->asked)

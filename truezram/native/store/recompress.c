@@ -34,6 +34,7 @@ struct tz_recompression {
 	unsigned age, percent;		/* of pages, at least; of a core, at most */
 	uint64_t ticket;
 	/* the housekeeper's own */
+	int begun;
 	uint64_t next;			/* page that comes next */
 	uint64_t next_step;		/* ns: when */
 	uint64_t seen, all;		/* pages that are stored */
@@ -50,7 +51,8 @@ static int is_wanted(const struct tz_store *s, const struct tz_recompression *jo
 	unsigned kind = tz_entry_kind(entry);
 
 	return tz_entry_has_object(entry) && tz_entry_age(entry) >= job->age &&
-		!tz_entry_is_shared(entry) && kind != TZ_KIND_SAME_U64 &&
+		!tz_entry_is_shared(entry) && !tz_entry_is_grouped(entry) &&
+		kind != TZ_KIND_SAME_U64 &&
 		kind != TZ_KIND_ZSTD_DICT &&
 		(kind != job->set->encoder->kind || job->set->encoder->level_max) &&
 		!tz_store_fault(s, page, entry);
@@ -183,6 +185,7 @@ static int step(struct tz_store_thread *t, struct tz_recompression *job, uint64_
 	int done;
 
 	tz_store_begin(t);
+	t->inside_set = job->set;
 	done = walk(t, job, now + STEP_NS);
 	tz_store_free_set_aside(t);
 	tz_store_end(t);
@@ -215,8 +218,6 @@ static void finish(struct tz_store_thread *t, struct tz_recompression *job)
 	struct tz_store *s = t->store;
 	uint64_t ticket = job->ticket, stopped = atomic_load(&s->recompress.cancel);
 
-	atomic_store(&t->set, NULL);
-	t->inside_set = NULL;
 	free_job(job);
 	atomic_store(&s->recompress.job, NULL);
 	TZ_STATS_SET(s->stats->recompress_stopped, stopped);
@@ -234,8 +235,8 @@ uint64_t tz_recompress_turn(struct tz_store_thread *t, uint64_t now)
 	if (!atomic_load(&s->recompress.cancel)) {
 		if (now < job->next_step)
 			return job->next_step;
-		if (!atomic_load(&t->set)) {
-			atomic_store(&t->set, job->set);
+		if (!job->begun) {
+			job->begun = 1;
 			job->all = sum(s, pages_of);
 			job->requests = sum(s, requests_of);
 		}

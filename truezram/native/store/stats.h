@@ -34,7 +34,8 @@
 #define TZ_LAT_UNIT_NS 64
 #define TZ_LAT_BINS 200
 /* Stored size histogram: bin i counts pages now stored in i*64+1 .. (i+1)*64 bytes; bin 64 is
- * unused by compressed pages and holds raw ones. */
+ * unused by compressed pages and holds raw ones. Pages in groups are in none: they have no size of
+ * their own. */
 #define TZ_SIZE_BINS 65
 
 enum tz_state {

@@ -173,10 +173,12 @@ static _Atomic uint64_t *slot_to_write(struct tz_store *s, uint64_t page, int *e
 
 /* ---- objects ---- */
 
-/* Bytes of payload, as compr_data_size counts them. */
+/* Bytes of payload, as compr_data_size counts them. A group has others, and no part of it is one
+ * page's. */
 static unsigned payload_length(uint64_t entry)
 {
-	return tz_entry_has_object(entry) ? tz_entry_length(entry) : 0;
+	return tz_entry_has_object(entry) && !tz_entry_is_grouped(entry) ? tz_entry_length(entry)
+									 : 0;
 }
 
 const char *tz_store_fault(const struct tz_store *s, uint64_t page, uint64_t entry)
@@ -188,6 +190,10 @@ const char *tz_store_fault(const struct tz_store *s, uint64_t page, uint64_t ent
 	if (kind == TZ_KIND_POISONED)
 		return "lost: it was found damaged when a server attached the arena";
 	if (kind == TZ_KIND_EMPTY ? entry != 0 : !tz_kind_is_stored(kind))
+		return "entry of an unknown kind";
+	if (tz_entry_is_grouped(entry) &&
+		(tz_entry_is_shared(entry) ||
+			!atomic_load_explicit(&s->groups.on, memory_order_acquire)))
 		return "entry of an unknown kind";
 	if (tz_entry_has_object(entry) &&
 		!tz_alloc_in_range(&s->alloc, tz_entry_offset(entry), tz_entry_units(entry)))
@@ -203,7 +209,7 @@ void tz_store_count_entry(struct tz_queue_stats *q, uint64_t entry, int own, int
 
 	if (!entry)
 		return;
-	if (!own) {
+	if (!own && !tz_entry_is_grouped(entry)) {
 		tz_stats_add(&q->dup_pages_now, sign);
 	} else if (length) {
 		tz_stats_add(
@@ -346,20 +352,40 @@ int tz_store_exchange(_Atomic uint64_t *slot, uint64_t page, uint64_t *entry, ui
 
 /* ---- writing and discarding ---- */
 
+/* How many other pages have the object of an entry that has left the table; *payload: bytes of it,
+ * if it is a group. NULL, or what is wrong with the entry: then nothing is to be freed. */
+static const char *release(struct tz_store *s, uint64_t page, uint64_t entry, int64_t *others,
+	unsigned *payload)
+{
+	const char *fault = entry ? tz_store_fault(s, page, entry) : NULL;
+
+	*others = 0;
+	if (fault)
+		return fault;
+	if (tz_entry_is_grouped(entry)) {
+		*others = tz_group_release(s, page, entry, payload);
+		return *others < 0 ? "entry names a group that is not known" : NULL;
+	}
+	if (tz_entry_is_shared(entry))
+		*others = tz_dedup_release(s, entry);
+	return *others < 0 ? "entry names a shared object that is not known" : NULL;
+}
+
 void tz_store_account(struct tz_store_thread *t, uint64_t page, uint64_t old, uint64_t entry,
 	int own, uint64_t *requests)
 {
 	struct tz_queue_stats *q = t->stats;
-	const char *fault = old ? tz_store_fault(t->store, page, old) : NULL;
-	int64_t others = fault || !tz_entry_is_shared(old) ? 0 : tz_dedup_release(t->store, old);
+	unsigned payload = 0;
+	int64_t others;
+	const char *fault = release(t->store, page, old, &others, &payload);
 
-	if (others < 0)
-		fault = "entry names a shared object that is not known";
 	tz_stats_begin(&q->seq);
 	if (!fault)
 		tz_store_count_entry(q, old, !others, -1);
 	else
 		tz_stats_add(&q->pages_now, -1);
+	if (!fault && !others && tz_entry_is_grouped(old))
+		tz_group_count(q, old, payload, -1);
 	tz_store_count_entry(q, entry, own, 1);
 	if (requests) {
 		tz_stats_add(requests, 1);
@@ -473,6 +499,14 @@ static uint64_t compress(
 		return entry;
 	*own = 1;
 	return place(t, page, kind, payload, n, err);
+}
+
+uint64_t tz_store_place_own(struct tz_store_thread *t, uint64_t page, const uint8_t *data)
+{
+	unsigned kind, n = encode(t, data, &kind);
+	int err;
+
+	return place(t, page, kind, n ? t->object : data, n ? n : TZ_PAGE_SIZE, &err);
 }
 
 int tz_store_write(struct tz_store_thread *t, uint64_t page, const uint8_t *data)
@@ -648,6 +682,8 @@ const char *tz_store_decode(
 	struct tz_object_head head;
 	uint64_t word, owner = tz_object_owner(page, entry);
 
+	if (kind == TZ_KIND_GROUP)
+		return tz_group_read(t, page, entry, out);
 	memcpy(&head, object, sizeof head);
 	payload = object + sizeof head;
 	if (head.owner != (uint32_t)owner)
@@ -698,10 +734,14 @@ static const char *fetch(
 
 /* It is in use again. (Most pages that are read have been touched not long ago, and are left
  * alone.) */
-static void make_young(uint64_t page, _Atomic uint64_t *slot, uint64_t entry)
+static uint64_t make_young(uint64_t page, _Atomic uint64_t *slot, uint64_t entry)
 {
-	if (tz_entry_has_object(entry) && tz_entry_age(entry))
-		atomic_compare_exchange_strong(slot, &entry, tz_entry_aged(page, entry, 0));
+	uint64_t young;
+
+	if (!tz_entry_has_object(entry) || !tz_entry_age(entry))
+		return entry;
+	young = tz_entry_aged(page, entry, 0);
+	return atomic_compare_exchange_strong(slot, &entry, young) ? young : entry;
 }
 
 int tz_store_read(struct tz_store_thread *t, uint64_t page, uint8_t *out)
@@ -714,7 +754,9 @@ int tz_store_read(struct tz_store_thread *t, uint64_t page, uint8_t *out)
 		: fetch(t, page, entry, out, &damaged);
 
 	if (!fault)
-		make_young(page, slot, entry);
+		entry = make_young(page, slot, entry);
+	if (!fault && tz_entry_is_grouped(entry) && tz_group_note_read(t->store, page, entry))
+		tz_group_leave(t, page, slot, entry, out);
 	atomic_store_explicit(&t->hazard, 0, memory_order_release);
 	if (damaged) {
 		note_damage(t, page, fault);
@@ -909,6 +951,7 @@ void tz_store_destroy(struct tz_store *s)
 		tz_arena_write_head(&s->arena);
 	}
 	tz_store_free_codecs(s);
+	tz_groups_destroy(s);
 	if (s->threads)
 		munmap(s->threads, (s->nr_threads + TZ_OWN_THREADS) * sizeof *s->threads);
 	tz_dedup_destroy(&s->dedup);
@@ -955,6 +998,22 @@ int tz_store_set_dedup(struct tz_store *s, int on, char *why, size_t why_size)
 	tz_stats_head_begin(s->stats);
 	TZ_STATS_SET(s->stats->dedup, (uint64_t)(on != 0));
 	tz_stats_head_end(s->stats);
+	return 0;
+}
+
+int tz_store_set_groups(struct tz_store *s, char *why, size_t why_size)
+{
+	int rc;
+
+	if (atomic_load(&s->groups.on))
+		return 0;
+	rc = tz_groups_prepare(s, why, why_size);
+	if (rc < 0)
+		return rc;
+	s->arena.head.incompatible |= TZ_ARENA_GROUPS;
+	tz_arena_write_head(&s->arena);
+	/* Not before: what has a group must say so. */
+	atomic_store(&s->groups.on, 1);
 	return 0;
 }
 

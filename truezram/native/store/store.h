@@ -122,6 +122,14 @@ int tz_store_set_mem_limit(struct tz_store *store, uint64_t bytes, char *why, si
 /* on: from now on a page that is identical to one that was written since shares its object. off:
  * what is shared stays so. */
 int tz_store_set_dedup(struct tz_store *store, int on, char *why, size_t why_size);
+/* From now on pages can be packed in groups (group.c), which takes libzstd and some memory. A
+ * program that does not know groups refuses the arena from then on. */
+int tz_store_set_groups(struct tz_store *store, char *why, size_t why_size);
+/* From any thread: has neighbours among n pages packed in groups, as far as that gains memory.
+ * Returns at once, with a number; tz_store_packed: the last that is done. Without
+ * tz_store_set_groups, nothing is done. */
+uint64_t tz_store_pack(struct tz_store *store, uint64_t page, uint64_t n);
+uint64_t tz_store_packed(const struct tz_store *store);
 uint64_t tz_store_trim(struct tz_store *store);	/* reserve.h */
 /* Has segments packed as far as that gains memory, and what it gains given back. Returns at once,
  * with a number: the statistics say how far it is (compact_permille), and which was the last that
@@ -151,5 +159,7 @@ void tz_store_page_map(struct tz_store *store, uint64_t first, uint64_t pages, u
 /* Where the arena is mapped, and what is known of its segments. */
 struct tz_range tz_store_arena(const struct tz_store *store);
 struct tz_range tz_store_metadata(const struct tz_store *store);
+/* And what is known of groups; empty while they are off. */
+struct tz_range tz_store_groups(const struct tz_store *store);
 
 #endif

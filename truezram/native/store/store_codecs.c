@@ -13,9 +13,7 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
-/* Locked memory of a size that `what` asks for, `reason` being why it is 0. NULL with *err and why.
- */
-static void *map_locked(
+void *tz_store_map_locked(
 	size_t size, const char *what, const char *reason, int *err, char *why, size_t why_size)
 {
 	void *memory = MAP_FAILED;
@@ -48,7 +46,7 @@ static int make_workspace(const struct tz_codec *codec, int level,
 		return 0;
 	size = dictionary ? tz_dictionary_workspace_size(dictionary, &reason)
 			  : codec->workspace_size(level, &reason);
-	w->memory = map_locked(size, codec->name, reason, &rc, why, why_size);
+	w->memory = tz_store_map_locked(size, codec->name, reason, &rc, why, why_size);
 	if (!w->memory)
 		return rc;
 	w->size = size;
@@ -75,7 +73,7 @@ static struct tz_dictionary *make_dictionary(
 {
 	const char *reason = "unknown reason";
 	size_t size = tz_dictionary_size(n, level, &reason);
-	void *memory = map_locked(size, "zstd", reason, err, why, why_size);
+	void *memory = tz_store_map_locked(size, "zstd", reason, err, why, why_size);
 
 	if (!memory)
 		return NULL;
@@ -94,6 +92,17 @@ static void publish_set(struct tz_store_thread *t, struct tz_codec_set *set)
 
 	tz_store_wait_outside(&t->turns, NULL);
 	free(old);
+}
+
+/* The threads that have codecs: those of the callers, and the housekeeper. */
+static unsigned nr_users(const struct tz_store *s)
+{
+	return s->nr_threads + 1;
+}
+
+static struct tz_store_thread *user(const struct tz_store *s, unsigned i)
+{
+	return &s->threads[i < s->nr_threads ? i : s->nr_threads + TZ_HOUSEKEEPER];
 }
 
 /* An algorithm as it is to be used. */
@@ -168,16 +177,16 @@ static int choose(const char *algorithm, const void *dictionary, size_t n, struc
  * decode it, then they begin to make it. */
 static void switch_threads(struct tz_store *s, const struct tz_codec *codec, struct switching *w)
 {
-	for (unsigned i = 0; i < s->nr_threads; i++) {
-		const struct tz_codec_set *now = atomic_load(&s->threads[i].set);
+	for (unsigned i = 0; i < nr_users(s); i++) {
+		const struct tz_codec_set *now = atomic_load(&user(s, i)->set);
 		struct tz_workspace gone = now ? now->by_kind[codec->kind]
 					       : (struct tz_workspace){ 0 };
-		publish_set(&s->threads[i], w[i].decoding);
+		publish_set(user(s, i), w[i].decoding);
 		if (gone.memory)
 			munmap(gone.memory, gone.size);
 	}
-	for (unsigned i = 0; i < s->nr_threads; i++)
-		publish_set(&s->threads[i], w[i].encoding);
+	for (unsigned i = 0; i < nr_users(s); i++)
+		publish_set(user(s, i), w[i].encoding);
 }
 
 /* ---- what others than the algorithm in force need ---- */
@@ -264,14 +273,14 @@ static void show_algorithm(struct tz_store *s, const char *algorithm, const stru
 int tz_store_switch_algorithm(struct tz_store *s, const char *algorithm, const void *dictionary,
 	size_t n, char *why, size_t why_size)
 {
-	struct switching w[TZ_MAX_QUEUES] = { 0 };
+	struct switching w[TZ_MAX_QUEUES + 1] = { 0 };
 	struct choice c;
 	int rc = choose(algorithm, dictionary, n, &c, why, why_size);
 
-	for (unsigned i = 0; i < s->nr_threads && rc == 0; i++)
-		rc = prepare_switch(&s->threads[i], &c, &w[i], why, why_size);
+	for (unsigned i = 0; i < nr_users(s) && rc == 0; i++)
+		rc = prepare_switch(user(s, i), &c, &w[i], why, why_size);
 	if (rc < 0) {
-		for (unsigned i = 0; i < s->nr_threads; i++)
+		for (unsigned i = 0; i < nr_users(s); i++)
 			abandon_switch(&w[i]);
 		free_dictionary(c.dictionary);
 		return rc;
@@ -349,7 +358,7 @@ int tz_store_check_algorithm(const struct tz_store_config *c, char *why, size_t 
 
 void tz_store_free_codecs(struct tz_store *s)
 {
-	for (unsigned i = 0; i < s->nr_threads; i++)
-		tz_store_free_set(atomic_load(&s->threads[i].set));
+	for (unsigned i = 0; s->threads && i < nr_users(s); i++)
+		tz_store_free_set(atomic_load(&user(s, i)->set));
 	free_dictionary(s->dictionary);
 }

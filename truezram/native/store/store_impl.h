@@ -9,6 +9,7 @@
 #include "dedup.h"
 #include "dictionary.h"
 #include "entry.h"
+#include "group.h"
 #include "reserve.h"
 #include "store.h"
 
@@ -39,6 +40,9 @@ static inline uint32_t tz_object_seed(uint64_t page, unsigned kind)
  * page of the largest disk has this number, too. Entries say which of them is meant.) */
 #define TZ_NO_OWNER 0xffffffffull
 
+/* A longer object is not worth decompressing: such a page is kept raw. */
+#define TZ_HUGE_SIZE 3840u
+
 static inline uint64_t tz_object_owner(uint64_t page, uint64_t entry)
 {
 	return tz_entry_is_shared(entry) ? TZ_NO_OWNER : page;
@@ -54,8 +58,8 @@ struct tz_codec_set {
 /* What the codec of this kind works in (store.c); NULL: nothing. */
 void *tz_codec_set_workspace(const struct tz_codec_set *set, unsigned kind);
 
-/* Threads of the store after those of its callers: the one that collects freed swap slots, and the
- * housekeeper, which has a codec while it recompresses. */
+/* Threads of the store after those of its callers: the one that collects freed swap slots,
+ * which has no codecs, and the housekeeper. */
 enum { TZ_COLLECTOR, TZ_HOUSEKEEPER, TZ_OWN_THREADS };
 _Static_assert(TZ_OWN_THREADS == TZ_STATS_HELPERS, "each has counters");
 
@@ -68,6 +72,7 @@ struct tz_store_thread {
 	_Atomic(struct tz_codec_set *) set;
 	struct tz_codec_set *inside_set;		/* valid between begin and end */
 	const struct tz_dedup_index *inside_index;	/* the same; NULL: dedup is off */
+	_Atomic(struct tz_group_reader *) groups;	/* NULL: groups are off */
 	_Atomic uint64_t turns;		/* odd: inside begin/end */
 	struct tz_store *store;
 	struct tz_queue_stats *stats;
@@ -105,6 +110,7 @@ struct tz_store {
 	struct tz_reserve reserve;
 	struct tz_housekeeping housekeeping;
 	struct tz_dedup dedup;
+	struct tz_groups groups;
 	struct tz_stats *stats;
 	uint64_t nr_pages;
 	_Atomic uint64_t map_turns;	/* odd: the page map is being looked at */
@@ -154,13 +160,20 @@ void tz_store_free_set_aside(struct tz_store_thread *t);
  * the old one names. own: no other page uses what the new one names. */
 void tz_store_account(struct tz_store_thread *t, uint64_t page, uint64_t old, uint64_t entry,
 	int own, uint64_t *requests);
+/* Compressed, in an object of the page's own: its entry, which is not in the table yet; 0: no
+ * room. */
+uint64_t tz_store_place_own(struct tz_store_thread *t, uint64_t page, const uint8_t *data);
+/* The page of a sound entry with an object, which is announced. NULL, or what is wrong with that.
+ */
+const char *tz_store_decode(
+	struct tz_store_thread *t, uint64_t page, uint64_t entry, uint8_t *out);
 /* Whether an entry that the page had before must not come back now: see the top of store.c. */
 int tz_store_is_being_collected(const struct tz_store *s, uint64_t page);
 /* What is wrong with an entry that is not EMPTY; NULL: nothing, and its object, if it has one, is
  * where one can be. */
 const char *tz_store_fault(const struct tz_store *s, uint64_t page, uint64_t entry);
 /* An entry came into the table (sign 1) or left it (-1). own: and its object with it; if not, other
- * pages have that. */
+ * pages have that. (Groups are counted by tz_group_count.) */
 void tz_store_count_entry(struct tz_queue_stats *q, uint64_t entry, int own, int sign);
 /* Waits until the thread whose turns these are has been outside begin/end; gives up when *stop (if
  * not NULL) is set. */
@@ -182,6 +195,7 @@ void tz_store_set_live(struct tz_store *s);
 
 int tz_housekeeping_start(struct tz_store *s, char *why, size_t why_size);
 void tz_housekeeping_stop(struct tz_store *s);
+void tz_housekeeping_wake(struct tz_store *s);
 /* What another server has left is looked at as a whole: sparse segments, empty pages of the
  * table. */
 void tz_housekeeping_look_at_all(struct tz_store *s);
@@ -197,6 +211,11 @@ void tz_housekeeping_wake(struct tz_store *s);
 uint64_t tz_housekeeping_room(struct tz_store *s, unsigned shard, unsigned units);
 
 /* ---- store_codecs.c ---- */
+
+/* Locked memory of a size that `what` asks for, `reason` being why it is 0. NULL with *err and
+ * why. */
+void *tz_store_map_locked(
+	size_t size, const char *what, const char *reason, int *err, char *why, size_t why_size);
 
 int tz_store_check_algorithm(const struct tz_store_config *c, char *why, size_t why_size);
 /* `dictionary`: its n bytes, as given or as the store has them; NULL: none. 0 or negative errno
