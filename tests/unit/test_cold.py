@@ -89,6 +89,30 @@ def test_ages_and_recompression(device: Entry, capsys: pytest.CaptureFixture[str
     assert check_device(device).sound
 
 
+def test_groups(device: Entry, capsys: pytest.CaptureFixture[str]) -> None:
+    """Neighbours that have been idle are packed together; who is read twice, or written, has its own object again."""
+    few = sample(PAGES // 16, seed=6)
+    pages = [few[page // 16][:64] + bytes([page % 251]) * 4 + few[page // 16][68:] for page in range(len(few) * 16)]
+    with LocalDevice(device) as disk, Client() as client:
+        disk.write(0, b"".join(pages))
+        before = client.device(device)
+        assert main(["recompress", "0", "--idle", "2h", "--to", "cold", "--wait", "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["pages"] == 0
+        grow_old(client, device)
+        assert main(["recompress", "0", "--idle", "2h", "--to", "cold", "--max-cpu", "100", "--wait", "--json"]) == 0
+        done = json.loads(capsys.readouterr().out)
+        after = client.device(device)
+        assert dict(after.kind_pages)["cold"] == done["pages"] > len(pages) // 2
+        assert done["saved_bytes"] == before.object_bytes - after.object_bytes > before.object_bytes // 2
+        assert not any(age.pages for age in cold.count_ages(client, device).ages[:5])
+        assert after.memory_locked
+        for _ in range(2):
+            for page, data in enumerate(pages):
+                assert disk.read(page) == data
+        assert "cold" not in dict(client.device(device).kind_pages)
+    assert check_device(device).sound
+
+
 def test_a_run_is_stopped(device: Entry, capsys: pytest.CaptureFixture[str]) -> None:
     """By another one's `--stop`, and by Ctrl-C of who waits for it. A second one is refused meanwhile."""
     pages = sample(PAGES, seed=4) * 10
@@ -119,7 +143,7 @@ def test_a_run_is_stopped(device: Entry, capsys: pytest.CaptureFixture[str]) -> 
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
-        (["--to", "fast"], "pages are recompressed with dense or zstd, not with fast"),
+        (["--to", "fast"], "pages are recompressed with dense, zstd or cold, not with fast"),
         (["--to", "zstd:99"], "level"),
         (["--max-cpu", "0"], "1 to 100 per cent"),
         (["--max-cpu", "101"], "1 to 100 per cent"),

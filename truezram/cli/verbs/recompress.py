@@ -29,7 +29,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=IDLE,
         help=f"pages that nobody has touched for that long at least: 90s, 10m, 2h, 1d; 0: all pages (default {IDLE})",
     )
-    parser.add_argument("--to", metavar="ALGORITHM", default=TO, help=f"dense or zstd[:LEVEL] (default {TO})")
+    parser.add_argument(
+        "--to",
+        metavar="ALGORITHM",
+        default=TO,
+        help=f"dense, zstd[:LEVEL], or cold: up to 16 neighbouring pages in one object (default {TO})",
+    )
     parser.add_argument(
         "--max-cpu",
         metavar="PERCENT",

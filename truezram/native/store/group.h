@@ -139,9 +139,14 @@ void tz_groups_destroy(struct tz_store *s);
 
 /* ---- group_pack.c: from the housekeeper's thread, outside of begin and end ---- */
 
+/* The pages of a window, as bits, that it pays to look at more closely: in no group yet, of that
+ * age at least, and enough of them; or 0. */
+unsigned tz_group_wanted(struct tz_store *s, uint64_t window, unsigned age);
 /* Makes one group of those pages of a window whose bits are set and that can be in one, and of the
- * members of the group that it has. How many are in it; 0: that gains nothing. */
-unsigned tz_group_pack(struct tz_store_thread *t, uint64_t window, unsigned pages);
+ * members of the group that it has. How many are in it; 0: that gains nothing. *saved (not NULL):
+ * units that they take less, if nobody was in the way. */
+unsigned tz_group_pack(
+	struct tz_store_thread *t, uint64_t window, unsigned pages, unsigned *saved);
 /* Whether there may be something for it to do. */
 int tz_groups_want_care(const struct tz_store *s);
 /* Packs what was asked for, packs groups again that many have left, empties sparse segments. */

@@ -358,11 +358,14 @@ static int place(struct packing *k)
 	return 1;
 }
 
-unsigned tz_group_pack(struct tz_store_thread *t, uint64_t window, unsigned pages)
+unsigned tz_group_pack(struct tz_store_thread *t, uint64_t window, unsigned pages, unsigned *saved)
 {
 	struct tz_store *s = t->store;
 	struct packing k = { .t = t, .p = s->groups.packer, .window = window };
+	unsigned none;
 
+	saved = saved ? saved : &none;
+	*saved = 0;
 	if (!settle(t))
 		return 0;
 	k.word = word_now(s, window);
@@ -370,7 +373,10 @@ unsigned tz_group_pack(struct tz_store_thread *t, uint64_t window, unsigned page
 	if (gather(&k, pages) < 0 || (unsigned)__builtin_popcount(k.members) < LEAST_PAGES)
 		return 0;
 	TZ_TEST_POINT("gathered");
-	return compress(&k) && place(&k) ? install(&k) : 0;
+	if (!compress(&k) || !place(&k))
+		return 0;
+	*saved = k.before - k.units;
+	return install(&k);
 }
 
 /* ---- groups that many have left ---- */
@@ -389,7 +395,7 @@ static void look_at_words(struct tz_store_thread *t, uint64_t page)
 	for (uint64_t window = page * WORDS; window < (page + 1) * WORDS && !is_stopped(s);
 		window++) {
 		struct tz_group_word w = word_now(s, window);
-		if (is_thin(w) && !tz_group_pack(t, window, 0))
+		if (is_thin(w) && !tz_group_pack(t, window, 0, NULL))
 			take_apart(t, window, w.unit);	/* one is left, or one is damaged */
 	}
 }
@@ -554,18 +560,19 @@ static unsigned empty_some(struct tz_store_thread *t, int asked)
 
 /* ---- what it is asked for ---- */
 
-/* Whether it pays to look at the window more closely. */
-static int is_worth(struct tz_store *s, uint64_t window)
+unsigned tz_group_wanted(struct tz_store *s, uint64_t window, unsigned age)
 {
 	struct tz_group_word word = word_now(s, window);
-	unsigned others = 0;
+	unsigned wanted = 0;
 
 	for (unsigned i = 0; i < TZ_GROUP_PAGES; i++) {
 		_Atomic uint64_t *slot = slot_of(s, window * TZ_GROUP_PAGES + i);
 		uint64_t entry = slot ? atomic_load_explicit(slot, memory_order_relaxed) : 0;
-		others += !tz_entry_is_grouped(entry) && can_be_packed(entry, word);
+		if (!tz_entry_is_grouped(entry) && can_be_packed(entry, word) &&
+			tz_entry_age(entry) >= age)
+			wanted |= 1u << i;
 	}
-	return others >= (word.unit ? 1 : LEAST_PAGES) || is_thin(word);
+	return __builtin_popcount(wanted) >= (word.unit ? 1 : LEAST_PAGES) ? wanted : 0;
 }
 
 /* may: groups can be made now; if not, that is all there is to be done. */
@@ -587,8 +594,8 @@ static void pack_asked(struct tz_store_thread *t, int may)
 			window = (window / WINDOWS + 1) * WINDOWS;
 			continue;
 		}
-		if (is_worth(s, window))
-			tz_group_pack(t, window, (1u << TZ_GROUP_PAGES) - 1);
+		if (tz_group_wanted(s, window, 0) || is_thin(word_now(s, window)))
+			tz_group_pack(t, window, (1u << TZ_GROUP_PAGES) - 1, NULL);
 		window++;
 	}
 	atomic_store(&g->done, ticket);

@@ -9,6 +9,9 @@
  * compare-and-exchange. So what is written, discarded or read meanwhile wins, and a server that
  * dies leaves one object or the other. The new entry has the age of the old one.
  *
+ * With "cold" the walk is one over windows of 16 pages: those of each that are old enough become a
+ * group (group_pack.c), which takes about a millisecond.
+ *
  * Left as they are: what pages share (all their entries would have to change), objects made with a
  * dictionary, and what does not decompress (a read will say so).
  *
@@ -18,6 +21,7 @@
  */
 #include "clock.h"
 #include "cold.h"
+#include "group.h"
 #include "store_impl.h"
 
 #include <errno.h>
@@ -30,7 +34,7 @@
 #define LEAST_GAIN 16u		/* a sixteenth of the object's room */
 
 struct tz_recompression {
-	struct tz_codec_set *set;
+	struct tz_codec_set *set;	/* NULL: groups are made */
 	unsigned age, percent;		/* of pages, at least; of a core, at most */
 	uint64_t ticket;
 	/* the housekeeper's own */
@@ -76,11 +80,11 @@ static unsigned compress(struct tz_store_thread *t, struct tz_recompression *job
 	return units < before && (before - units) * LEAST_GAIN >= before ? units : 0;
 }
 
-static void count(struct tz_store *s, uint64_t units)
+static void count(struct tz_store *s, unsigned pages, uint64_t units)
 {
 	struct tz_stats *to = s->stats;
 
-	TZ_STATS_SET(to->recompressed_pages, to->recompressed_pages + 1);
+	TZ_STATS_SET(to->recompressed_pages, to->recompressed_pages + pages);
 	TZ_STATS_SET(to->recompressed_saved, to->recompressed_saved + units * TZ_UNIT);
 }
 
@@ -111,7 +115,7 @@ static void rewrite(struct tz_store_thread *t, struct tz_recompression *job, uin
 		return;
 	tz_store_account(t, page, entry, new, 1, NULL);
 	t->freed_units = 0;		/* the next objects take the holes; then finish() */
-	count(s, tz_entry_units(entry) - units);
+	count(s, 1, tz_entry_units(entry) - units);
 }
 
 /* ---- a step ---- */
@@ -180,15 +184,71 @@ static int walk(struct tz_store_thread *t, struct tz_recompression *job, uint64_
 	return 1;
 }
 
+/* Pages of a window that are stored, and how many of them in a group. */
+static unsigned stored(struct tz_store *s, uint64_t window, unsigned *grouped)
+{
+	unsigned n = 0;
+
+	*grouped = 0;
+	for (unsigned i = 0; i < TZ_GROUP_PAGES; i++) {
+		int damaged = 0;
+		_Atomic uint64_t *slot =
+			tz_table_slot(s, window * TZ_GROUP_PAGES + i, &damaged);
+		uint64_t entry = slot ? atomic_load_explicit(slot, memory_order_relaxed) : 0;
+		n += entry != 0;
+		*grouped += (unsigned)tz_entry_is_grouped(entry);
+	}
+	return n;
+}
+
+static void pack(struct tz_store_thread *t, uint64_t window, unsigned wanted, unsigned before)
+{
+	unsigned saved, after;
+
+	if (!tz_group_pack(t, window, wanted, &saved))
+		return;
+	stored(t->store, window, &after);
+	if (after > before)		/* else others have left at the same time */
+		count(t->store, after - before, saved);
+}
+
+/* The same, making groups. */
+static int walk_windows(struct tz_store_thread *t, struct tz_recompression *job, uint64_t end)
+{
+	struct tz_store *s = t->store;
+
+	while (job->next < s->nr_pages) {
+		int damaged = 0;
+		uint64_t window = tz_group_window(job->next);
+		_Atomic uint64_t *slot = tz_table_slot(s, job->next, &damaged);
+		unsigned wanted = slot ? tz_group_wanted(s, window, job->age) : 0, grouped;
+		if ((wanted || job->next % 1024 == 0) && tz_now_ns() >= end)
+			return 0;
+		if (!slot) {
+			job->next = skip(s, job->next);
+			continue;
+		}
+		job->seen += stored(s, window, &grouped);
+		if (wanted)
+			pack(t, window, wanted, grouped);
+		job->next += TZ_GROUP_PAGES;
+	}
+	return 1;
+}
+
 static int step(struct tz_store_thread *t, struct tz_recompression *job, uint64_t now)
 {
 	int done;
 
-	tz_store_begin(t);
-	t->inside_set = job->set;
-	done = walk(t, job, now + STEP_NS);
-	tz_store_free_set_aside(t);
-	tz_store_end(t);
+	if (job->set) {
+		tz_store_begin(t);
+		t->inside_set = job->set;
+		done = walk(t, job, now + STEP_NS);
+		tz_store_free_set_aside(t);
+		tz_store_end(t);
+	} else {
+		done = walk_windows(t, job, now + STEP_NS);
+	}
 	TZ_STATS_SET(t->store->stats->recompress_permille,
 		job->seen < job->all ? job->seen * 999 / job->all : 999);
 	return done;
@@ -268,8 +328,9 @@ static int check(const struct tz_store *s, const struct tz_codec *codec, uint64_
 {
 	int rc = -EINVAL;
 
-	if (codec->kind != TZ_KIND_DENSE && codec->kind != TZ_KIND_ZSTD)
-		snprintf(why, why_size, "pages are recompressed with dense or zstd, not with %s",
+	if (codec && codec->kind != TZ_KIND_DENSE && codec->kind != TZ_KIND_ZSTD)
+		snprintf(why, why_size,
+			"pages are recompressed with dense, zstd or cold, not with %s",
 			codec->name);
 	else if (percent < 1 || percent > 100)
 		snprintf(why, why_size, "the share of a core is 1 to 100 per cent");
@@ -285,14 +346,27 @@ static int check(const struct tz_store *s, const struct tz_codec *codec, uint64_
 	return rc;
 }
 
+/* What it takes. 0 or negative errno with why. */
+static int prepare(struct tz_store *s, struct tz_recompression *job, const struct tz_codec *codec,
+	int level, char *why, size_t why_size)
+{
+	int err;
+
+	if (!codec)
+		return tz_store_set_groups(s, why, why_size);
+	job->set = tz_store_make_set(s, codec, level, &err, why, why_size);
+	return job->set ? tz_store_add_decoder(s, codec, why, why_size) : err;
+}
+
 struct tz_recompression *tz_store_prepare_recompress(struct tz_store *s, const char *algorithm,
 	uint64_t idle_ns, unsigned percent, int *err, char *why, size_t why_size)
 {
-	int level;
-	const struct tz_codec *codec = tz_parse_algorithm(algorithm, &level, why, why_size);
+	int level = 0, cold = !strcmp(algorithm, "cold");
+	const struct tz_codec *codec =
+		cold ? NULL : tz_parse_algorithm(algorithm, &level, why, why_size);
 	struct tz_recompression *job;
 
-	*err = codec ? check(s, codec, idle_ns, percent, why, why_size) : -EINVAL;
+	*err = codec || cold ? check(s, codec, idle_ns, percent, why, why_size) : -EINVAL;
 	if (*err < 0)
 		return NULL;
 	job = aligned_alloc(_Alignof(struct tz_recompression), sizeof *job);
@@ -304,9 +378,7 @@ struct tz_recompression *tz_store_prepare_recompress(struct tz_store *s, const c
 	memset(job, 0, sizeof *job);
 	job->age = tz_age_after(s, idle_ns);
 	job->percent = percent;
-	job->set = tz_store_make_set(s, codec, level, err, why, why_size);
-	if (job->set)
-		*err = tz_store_add_decoder(s, codec, why, why_size);
+	*err = prepare(s, job, codec, level, why, why_size);
 	if (*err == 0)
 		return job;
 	tz_store_forget_recompress(job);
