@@ -1,14 +1,14 @@
 /* locked.c - locks the process's mappings, and checks that they are (interface: locked.h).
  *
  * Not mlockall: MCL_CURRENT would fill the arena's holes. So mappings are walked. Left out are
- * those of the kernel (rings, BPF maps, vdso), which are always there. Five ranges are locked page
- * by page as they come into use (MLOCK_ONFAULT): the arena, what is known of its segments, what is
- * known of groups, tables of codecs that are not in use, and the control thread's stack. That
- * thread's other memory, which comes and goes, is locked likewise (MCL_FUTURE) unless a limit would make mmap fail then: it must
- * not wait for our own device either, since a server that does cannot die when it is killed, and
- * nobody can take over. The check is about queue threads only, and does not believe what mlock
- * said: RLIMIT_MEMLOCK, too, shows as ENOMEM, which is also the answer for a mapping that has gone
- * meanwhile.
+ * those of the kernel (rings, BPF maps, vdso), which are always there. Five ranges are locked
+ * page by page as they come into use (MLOCK_ONFAULT): the arena, what is known of its segments,
+ * what is known of groups, tables of codecs that are not in use, and the control thread's stack.
+ * That thread's other memory, which comes and goes, is locked likewise (MCL_FUTURE) unless a
+ * limit would make mmap fail then: it must not wait for our own device either, since a server
+ * that does cannot die when it is killed, and nobody can take over. The check is about queue
+ * threads only, and does not believe what mlock said: RLIMIT_MEMLOCK, too, shows as ENOMEM,
+ * which is also the answer for a mapping that has gone meanwhile.
  */
 #include "locked.h"
 
