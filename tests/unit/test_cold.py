@@ -113,6 +113,37 @@ def test_groups(device: Entry, capsys: pytest.CaptureFixture[str]) -> None:
     assert check_device(device).sound
 
 
+def test_a_policy_works_by_itself(device: Entry, capsys: pytest.CaptureFixture[str]) -> None:
+    """Idle pages become dense, and then members of groups, and a server that is told to stop does."""
+    few = sample(PAGES // 16, seed=7)
+    pages = [few[page // 16][:64] + bytes([page % 251]) * 4 + few[page // 16][68:] for page in range(len(few) * 16)]
+
+    def kinds() -> dict[str, int]:
+        return dict(client.device(device).kind_pages)
+
+    with LocalDevice(device) as disk, Client() as client:
+        disk.write(0, b"".join(pages))
+        for setting in ("policy=balanced", "idle_cold=off", "idle_dense=1s", "cpu_percent=90"):
+            assert main(["set", "0", setting]) == 0
+        now = client.device(device)
+        assert (now.policy, now.idle_dense, now.idle_cold, now.cpu_percent) == ("1:0:90", 1, 0, 90)
+        client.set(device, "age_speed", str(STEP))
+        wait_until(lambda: kinds().get("dense", 0) > len(pages) // 8)
+        assert "cold" not in kinds()
+        assert main(["set", "0", "idle_cold=2s"]) == 0
+        wait_until(lambda: kinds().get("cold", 0) > len(pages) // 2)
+        assert main(["set", "0", "policy=off"]) == 0
+        for page, data in enumerate(pages):
+            assert disk.read(page) == data
+        capsys.readouterr()
+        assert main(["stat", "0", "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["devices"][0]["policy"] == "off"
+        assert main(["set", "0", "policy=eager"]) == 2
+        assert "One of: off, gentle, balanced, dense" in capsys.readouterr().err
+        assert main(["set", "0", "idle_dense=3d"]) == 2
+    assert check_device(device).sound
+
+
 def test_a_run_is_stopped(device: Entry, capsys: pytest.CaptureFixture[str]) -> None:
     """By another one's `--stop`, and by Ctrl-C of who waits for it. A second one is refused meanwhile."""
     pages = sample(PAGES, seed=4) * 10

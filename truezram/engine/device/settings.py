@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from truezram.engine.answers import Tunable
 from truezram.engine.errors import UsageError
 from truezram.engine.model import DeviceSnapshot, MachineSnapshot
-from truezram.engine.units import format_exact, format_size, parse_size
+from truezram.engine.units import format_duration, format_exact, format_size, parse_duration, parse_size
 
 
 def parse_mem_limit(text: str) -> int:
@@ -39,6 +39,47 @@ def _on_off(text: str) -> str:
     if word not in ("on", "off"):
         raise UsageError(
             f"cannot understand dedup={text[:60]}", "it is neither on nor off", "Write dedup=on or dedup=off"
+        )
+    return word
+
+
+POLICIES = {
+    "off": "0:0:3",
+    "gentle": "7200:80100:1",
+    "balanced": "600:7200:3",
+    "dense": "180:2340:10",
+}
+"""What is done with idle pages: after how many seconds with `dense`, after how many in groups, per cent of a core."""
+
+
+def _policy(text: str) -> str:
+    word = text.strip().lower()
+    if word not in POLICIES:
+        names = ", ".join(POLICIES)
+        raise UsageError(f"there is no policy {text[:40]!r}", "it is not in the list", f"One of: {names}")
+    return POLICIES[word]
+
+
+def _policy_name(text: str) -> str:
+    return next(
+        (name for name, policy in POLICIES.items() if policy == text), "custom" if text[:4] != "0:0:" else "off"
+    )
+
+
+def _idle(text: str) -> str:
+    word = text.strip().lower()
+    return "0" if word == "off" else str(int(parse_duration(word, "idle time")))
+
+
+def _show_idle(text: str) -> str:
+    return format_duration(int(text)) if int(text) else "off"
+
+
+def _percent(text: str) -> str:
+    word = text.strip().removesuffix("%")
+    if not word.isdecimal() or not 1 <= int(word) <= 100:
+        raise UsageError(
+            f"invalid cpu_percent {text[:40]!r}", "it is not a number from 1 to 100", "Write cpu_percent=3"
         )
     return word
 
@@ -92,7 +133,7 @@ class Setting:
 
     def value(self, text: str) -> int | str:
         """For JSON: a number where `DeviceSnapshot` has one."""
-        return int(text) if DeviceSnapshot.__annotations__[self.key] == "int" else text
+        return int(text) if DeviceSnapshot.__annotations__[self.key] == "int" else self.write(text)
 
 
 SETTINGS = (
@@ -120,6 +161,37 @@ SETTINGS = (
         hint="on or off",
         parse=_on_off,
         choices=lambda: ("on", "off"),
+    ),
+    Setting(
+        key="policy",
+        about="what is done with idle pages: idle_dense, idle_cold and cpu_percent at once",
+        hint=", ".join(POLICIES),
+        parse=_policy,
+        write=_policy_name,
+        show=_policy_name,
+        choices=lambda: tuple(POLICIES),
+    ),
+    Setting(
+        key="idle_dense",
+        about="pages that nobody has touched for so long are compressed once more, with dense",
+        hint="a time as 10m or 2h, or off",
+        parse=_idle,
+        write=lambda text: f"{text}s" if int(text) else "off",
+        show=_show_idle,
+    ),
+    Setting(
+        key="idle_cold",
+        about="pages that nobody has touched for so long are packed with their neighbours, up to 16 in one object",
+        hint="a time as 10m or 2h, or off",
+        parse=_idle,
+        write=lambda text: f"{text}s" if int(text) else "off",
+        show=_show_idle,
+    ),
+    Setting(
+        key="cpu_percent",
+        about="share of a core for both, a quarter of that while the device is in use",
+        hint="1 to 100",
+        parse=_percent,
     ),
 )
 BY_KEY = {setting.key: setting for setting in SETTINGS}

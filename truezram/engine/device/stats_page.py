@@ -213,6 +213,7 @@ class StatsPage:
             object_bytes=max(0, words[_OBJECTS_NOW]),
             same_pages=max(0, sum(kind_pages[kind] for kind in _KIND_SAME)),
             dedup="on" if head.dedup else "off",
+            policy=f"{head.idle_dense}:{head.idle_cold}:{head.cpu_percent}",
             dup_pages=max(0, words[_DUP_NOW]),
             ages=_ages(head),
             huge_pages=max(0, kind_pages[lib.TZ_KIND_RAW]),

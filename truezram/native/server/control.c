@@ -119,14 +119,90 @@ static int set_dedup(struct tz_server *s, const char *text, char *why, size_t wh
 	return rc;
 }
 
+int tz_server_set_policy(
+	struct tz_server *s, const struct tz_policy *policy, char *why, size_t why_size)
+{
+	int err;
+	struct tz_standing *standing =
+		tz_store_prepare_policy(s->store, policy, &err, why, why_size);
+
+	if (!standing)
+		return err;
+	if (must_lock(s) && (err = tz_server_lock(s, why, why_size)) < 0) {
+		tz_store_forget_policy(standing);
+		return err;
+	}
+	tz_store_set_policy(s->store, standing);
+	return 0;
+}
+
+/* A whole number up to `most`, and what follows it. 0 or -1. */
+static int number(const char *text, unsigned long most, unsigned long *out, const char **end)
+{
+	char *after;
+
+	errno = 0;
+	*out = strtoul(text, &after, 10);
+	*end = after;
+	return after == text || *text == '-' || *text == '+' || errno || *out > most ? -1 : 0;
+}
+
+/* "IDLE_DENSE:IDLE_COLD:CPU_PERCENT" */
+static int set_policy(struct tz_server *s, const char *text, char *why, size_t why_size)
+{
+	unsigned long n[3];
+	const char *end = text;
+
+	for (unsigned i = 0; i < 3; i++) {
+		if (number(text, UINT32_MAX, &n[i], &end) < 0 || *end != (i < 2 ? ':' : 0)) {
+			snprintf(why, why_size, "a policy is three whole numbers, as 600:7200:3");
+			return -EINVAL;
+		}
+		text = end + 1;
+	}
+	struct tz_policy policy = { (uint32_t)n[0], (uint32_t)n[1], (uint32_t)n[2] };
+	return tz_server_set_policy(s, &policy, why, why_size);
+}
+
+/* One of its numbers. */
+static int set_part(struct tz_server *s, size_t offset, const char *text, char *why,
+	size_t why_size)
+{
+	struct tz_policy policy = tz_store_policy(s->store);
+	unsigned long n;
+	const char *end;
+
+	if (number(text, UINT32_MAX, &n, &end) < 0 || *end) {
+		snprintf(why, why_size, "it is not a whole number");
+		return -EINVAL;
+	}
+	*(uint32_t *)((char *)&policy + offset) = (uint32_t)n;
+	return tz_server_set_policy(s, &policy, why, why_size);
+}
+
+static int set_idle_dense(struct tz_server *s, const char *text, char *why, size_t why_size)
+{
+	return set_part(s, offsetof(struct tz_policy, idle_dense), text, why, why_size);
+}
+
+static int set_idle_cold(struct tz_server *s, const char *text, char *why, size_t why_size)
+{
+	return set_part(s, offsetof(struct tz_policy, idle_cold), text, why, why_size);
+}
+
+static int set_cpu_percent(struct tz_server *s, const char *text, char *why, size_t why_size)
+{
+	return set_part(s, offsetof(struct tz_policy, cpu_percent), text, why, why_size);
+}
+
 #define MAX_AGE_SPEED 10000000u
 
 static int set_age_speed(struct tz_server *s, const char *text, char *why, size_t why_size)
 {
-	char *end;
-	unsigned long n = strtoul(text, &end, 10);
+	unsigned long n;
+	const char *end;
 
-	if (*end || end == text || text[0] == '-' || n < 1 || n > MAX_AGE_SPEED) {
+	if (number(text, MAX_AGE_SPEED, &n, &end) < 0 || *end || !n) {
 		snprintf(why, why_size, "age_speed is a number from 1 to %u", MAX_AGE_SPEED);
 		return -EINVAL;
 	}
@@ -141,6 +217,10 @@ static const struct setting {
 	{ "mem_limit=", set_mem_limit },
 	{ "algorithm=", set_algorithm },
 	{ "dedup=", set_dedup },
+	{ "policy=", set_policy },
+	{ "idle_dense=", set_idle_dense },
+	{ "idle_cold=", set_idle_cold },
+	{ "cpu_percent=", set_cpu_percent },
 	{ "age_speed=", set_age_speed },
 };
 

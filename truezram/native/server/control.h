@@ -6,6 +6,10 @@
 
 /* Opens what the loop needs. 0, or negative errno with why. */
 int tz_control_open(struct tz_server *s, char *why, size_t why_size);
+/* What the device does with idle pages by itself, with what it takes locked in memory. 0, or
+ * negative errno with why: then all is as before. */
+int tz_server_set_policy(
+	struct tz_server *s, const struct tz_policy *policy, char *why, size_t why_size);
 /* Serves control messages and signals until the device is to be stopped and may be. */
 void tz_control_loop(struct tz_server *s);
 

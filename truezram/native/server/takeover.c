@@ -162,6 +162,20 @@ static int get_ready(struct tz_server *s, struct tz_options *o)
 	return 0;
 }
 
+/* It takes memory, which requests need not wait for. */
+static void restore_policy(struct tz_server *s)
+{
+	struct tz_policy policy = tz_store_policy(s->store);
+	char text[sizeof s->registry.stats->last_error], why[216];
+
+	if ((!policy.idle_dense && !policy.idle_cold) ||
+		tz_server_set_policy(s, &policy, why, sizeof why) == 0)
+		return;
+	snprintf(text, sizeof text, "policy is off: %.110s", why);
+	tz_log("%s", text);
+	tz_stats_error(s->registry.stats, text);
+}
+
 int tz_takeover(struct tz_server *s, struct tz_options *o)
 {
 	int rc;
@@ -196,6 +210,7 @@ int tz_takeover(struct tz_server *s, struct tz_options *o)
 	if (s->standby.nursery_fd < 0)
 		tz_device_open_nursery(s, o);
 	tz_standby_ask(&s->standby, s->id);
+	restore_policy(s);
 	if ((rc = tz_helper_start(&s->helper)) < 0)
 		tz_log("no helper process: %s", strerror(-rc));
 	tz_privileges_reduce();

@@ -20,6 +20,7 @@
 #define TZ_ARENA_H
 
 #include "codec.h"
+#include "policy.h"
 
 #include <stdatomic.h>
 #include <stddef.h>
@@ -76,6 +77,7 @@ struct tz_arena_head {
 	uint8_t backing_uuid[16];
 	uint64_t backing_device, backing_inode, backing_size;
 	char backing_path[256];
+	struct tz_policy policy;	/* as in force now */
 };
 
 struct tz_arena {

@@ -1,12 +1,15 @@
 /* cold.h - what is known of pages that nobody touches, and what is done with them: their age
- * (age.c), and writing them once more with a denser codec (recompress.c).
+ * (age.c), writing them once more with a denser codec (recompress.c), and doing so by itself
+ * (policy.c).
  *
- * Both are the housekeeper's. It calls a `turn` of each when it has nothing else to do: a turn does
- * less than a millisecond of what is due, and returns when the next one is.
+ * All of it is the housekeeper's. It calls a `turn` of each when it has nothing else to do: a turn
+ * does less than a millisecond of what is due, and returns when the next one is.
  */
 #ifndef TZ_COLD_H
 #define TZ_COLD_H
 
+#include "codec.h"
+#include "policy.h"
 #include "stats.h"
 
 #include <stdatomic.h>
@@ -48,7 +51,28 @@ void tz_age_rouse(struct tz_store_thread *t);
 /* now, and what is returned: CLOCK_MONOTONIC in ns, TZ_NO_TURN: when it is woken. */
 uint64_t tz_age_turn(struct tz_store_thread *t, uint64_t now);
 
-struct tz_recompression;
+/* Writing pages once more: one run, with what it takes. */
+struct tz_recompression {
+	struct tz_codec_set *set;	/* NULL: groups are made */
+	uint64_t idle_ns;		/* of pages, at least */
+	unsigned percent;		/* of a core, at most */
+	uint64_t ticket;
+	/* the housekeeper's own */
+	int begun;
+	unsigned age;			/* that idle_ns comes to */
+	uint64_t next;			/* page that comes next */
+	uint64_t next_step;		/* ns: when */
+	uint64_t seen, all;		/* pages that are stored */
+	uint64_t requests;		/* pages that have been read or written, at the last step */
+	uint8_t page[TZ_PAGE_SIZE] __attribute__((aligned(64)));
+};
+
+/* From the control thread: "dense", "zstd[:LEVEL]" or "cold". NULL with *err and why. */
+struct tz_recompression *tz_recompression_make(struct tz_store *s, const char *algorithm,
+	uint64_t idle_ns, unsigned percent, int *err, char *why, size_t why_size);
+void tz_recompression_free(struct tz_recompression *job);
+/* The next step of it, which begins with the first. 1: that was the last. */
+int tz_recompression_step(struct tz_store_thread *t, struct tz_recompression *job, uint64_t now);
 
 struct tz_recompress {
 	_Atomic(struct tz_recompression *) job;		/* NULL: none */
@@ -59,5 +83,24 @@ struct tz_recompress {
 uint64_t tz_recompress_turn(struct tz_store_thread *t, uint64_t now);
 /* Ends it, whoever is at work: the housekeeper's thread has ended. */
 void tz_recompress_drop(struct tz_store *s);
+
+/* What is done by itself (policy.c). */
+enum { TZ_STANDING_DENSE, TZ_STANDING_COLD, TZ_STANDING_JOBS };
+struct tz_standing {
+	struct tz_policy policy;
+	struct tz_recompression *jobs[TZ_STANDING_JOBS];	/* NULL: not done */
+};
+
+struct tz_policing {
+	_Atomic(struct tz_standing *) next;	/* takes the place of `now`; NULL: none */
+	/* the housekeeper's own */
+	struct tz_standing *now;
+	uint64_t pulse;		/* that it has seen */
+	unsigned due;		/* jobs, as bits */
+};
+
+uint64_t tz_policy_turn(struct tz_store_thread *t, uint64_t now);
+/* The housekeeper's thread has ended. */
+void tz_policy_drop(struct tz_store *s);
 
 #endif

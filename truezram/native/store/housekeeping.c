@@ -459,7 +459,7 @@ static uint64_t tidy_turn(struct tz_store_thread *t, uint64_t now)
 static uint64_t take_turns(struct tz_store_thread *t)
 {
 	static uint64_t (*const turns[])(struct tz_store_thread *t, uint64_t now) = {
-		tidy_turn, tz_age_turn, tz_recompress_turn,
+		tidy_turn, tz_age_turn, tz_recompress_turn, tz_policy_turn,
 	};
 	uint64_t first = TZ_NO_TURN;
 
@@ -531,4 +531,5 @@ void tz_housekeeping_stop(struct tz_store *s)
 	pthread_join(h->thread, NULL);
 	h->started = 0;
 	tz_recompress_drop(s);
+	tz_policy_drop(s);
 }

@@ -33,19 +33,6 @@
 #define GIVES_WAY 4u
 #define LEAST_GAIN 16u		/* a sixteenth of the object's room */
 
-struct tz_recompression {
-	struct tz_codec_set *set;	/* NULL: groups are made */
-	unsigned age, percent;		/* of pages, at least; of a core, at most */
-	uint64_t ticket;
-	/* the housekeeper's own */
-	int begun;
-	uint64_t next;			/* page that comes next */
-	uint64_t next_step;		/* ns: when */
-	uint64_t seen, all;		/* pages that are stored */
-	uint64_t requests;		/* pages that have been read or written, at the last step */
-	uint8_t page[TZ_PAGE_SIZE] __attribute__((aligned(64)));
-};
-
 /* ---- one page ---- */
 
 /* Whether it may be worth a try. */
@@ -236,21 +223,17 @@ static int walk_windows(struct tz_store_thread *t, struct tz_recompression *job,
 	return 1;
 }
 
-static int step(struct tz_store_thread *t, struct tz_recompression *job, uint64_t now)
+static int walk_on(struct tz_store_thread *t, struct tz_recompression *job, uint64_t now)
 {
 	int done;
 
-	if (job->set) {
-		tz_store_begin(t);
-		t->inside_set = job->set;
-		done = walk(t, job, now + STEP_NS);
-		tz_store_free_set_aside(t);
-		tz_store_end(t);
-	} else {
-		done = walk_windows(t, job, now + STEP_NS);
-	}
-	TZ_STATS_SET(t->store->stats->recompress_permille,
-		job->seen < job->all ? job->seen * 999 / job->all : 999);
+	if (!job->set)
+		return walk_windows(t, job, now + STEP_NS);
+	tz_store_begin(t);
+	t->inside_set = job->set;
+	done = walk(t, job, now + STEP_NS);
+	tz_store_free_set_aside(t);
+	tz_store_end(t);
 	return done;
 }
 
@@ -267,18 +250,42 @@ static uint64_t pause_after(struct tz_store *s, struct tz_recompression *job, ui
 
 /* ---- the run ---- */
 
-static void free_job(struct tz_recompression *job)
+static void begin(struct tz_store *s, struct tz_recompression *job)
 {
-	tz_store_free_set(job->set);
+	job->begun = 1;
+	job->age = tz_age_after(s, job->idle_ns);
+	job->next = 0;
+	job->seen = 0;
+	job->all = sum(s, pages_of);
+	job->requests = sum(s, requests_of);
+}
+
+int tz_recompression_step(struct tz_store_thread *t, struct tz_recompression *job, uint64_t now)
+{
+	struct tz_store *s = t->store;
+	uint64_t before = cpu_ns(), spent;
+
+	if (!job->begun)
+		begin(s, job);
+	job->begun = !walk_on(t, job, now);
+	spent = cpu_ns() - before;
+	TZ_STATS_SET(s->stats->recompress_cpu_ns, s->stats->recompress_cpu_ns + spent);
+	job->next_step = tz_now_ns() + pause_after(s, job, spent);
+	return !job->begun;
+}
+
+void tz_recompression_free(struct tz_recompression *job)
+{
+	if (job)
+		tz_store_free_set(job->set);
 	free(job);
 }
 
-static void finish(struct tz_store_thread *t, struct tz_recompression *job)
+static void finish(struct tz_store *s, struct tz_recompression *job)
 {
-	struct tz_store *s = t->store;
 	uint64_t ticket = job->ticket, stopped = atomic_load(&s->recompress.cancel);
 
-	free_job(job);
+	tz_recompression_free(job);
 	atomic_store(&s->recompress.job, NULL);
 	TZ_STATS_SET(s->stats->recompress_stopped, stopped);
 	TZ_STATS_SET(s->stats->recompress_done, ticket);
@@ -295,30 +302,19 @@ uint64_t tz_recompress_turn(struct tz_store_thread *t, uint64_t now)
 	if (!atomic_load(&s->recompress.cancel)) {
 		if (now < job->next_step)
 			return job->next_step;
-		if (!job->begun) {
-			job->begun = 1;
-			job->all = sum(s, pages_of);
-			job->requests = sum(s, requests_of);
-		}
-		uint64_t before = cpu_ns(), spent;
-		int done = step(t, job, now);
-		spent = cpu_ns() - before;
-		TZ_STATS_SET(s->stats->recompress_cpu_ns, s->stats->recompress_cpu_ns + spent);
-		if (!done) {
-			job->next_step = tz_now_ns() + pause_after(s, job, spent);
+		int done = tz_recompression_step(t, job, now);
+		TZ_STATS_SET(s->stats->recompress_permille,
+			job->seen < job->all ? job->seen * 999 / job->all : 999);
+		if (!done)
 			return job->next_step;
-		}
 	}
-	finish(t, job);
+	finish(s, job);
 	return TZ_NO_TURN;
 }
 
 void tz_recompress_drop(struct tz_store *s)
 {
-	struct tz_recompression *job = atomic_exchange(&s->recompress.job, NULL);
-
-	if (job)
-		free_job(job);
+	tz_recompression_free(atomic_exchange(&s->recompress.job, NULL));
 }
 
 /* ---- the control thread's part ---- */
@@ -338,10 +334,7 @@ static int check(const struct tz_store *s, const struct tz_codec *codec, uint64_
 		snprintf(why, why_size, "pages that have been idle for longer than %llu s are not"
 			" told apart",
 			(unsigned long long)(tz_age_least_ns(s, TZ_AGES - 1) / 1000000000));
-	else if (atomic_load(&s->recompress.job)) {
-		snprintf(why, why_size, "a recompression is at work: wait for it, or stop it");
-		rc = -EBUSY;
-	} else
+	else
 		rc = 0;
 	return rc;
 }
@@ -358,7 +351,7 @@ static int prepare(struct tz_store *s, struct tz_recompression *job, const struc
 	return job->set ? tz_store_add_decoder(s, codec, why, why_size) : err;
 }
 
-struct tz_recompression *tz_store_prepare_recompress(struct tz_store *s, const char *algorithm,
+struct tz_recompression *tz_recompression_make(struct tz_store *s, const char *algorithm,
 	uint64_t idle_ns, unsigned percent, int *err, char *why, size_t why_size)
 {
 	int level = 0, cold = !strcmp(algorithm, "cold");
@@ -376,23 +369,37 @@ struct tz_recompression *tz_store_prepare_recompress(struct tz_store *s, const c
 		return NULL;
 	}
 	memset(job, 0, sizeof *job);
-	job->age = tz_age_after(s, idle_ns);
+	job->idle_ns = idle_ns;
 	job->percent = percent;
 	*err = prepare(s, job, codec, level, why, why_size);
 	if (*err == 0)
 		return job;
-	tz_store_forget_recompress(job);
+	tz_recompression_free(job);
+	return NULL;
+}
+
+struct tz_recompression *tz_store_prepare_recompress(struct tz_store *s, const char *algorithm,
+	uint64_t idle_ns, unsigned percent, int *err, char *why, size_t why_size)
+{
+	struct tz_recompression *job =
+		tz_recompression_make(s, algorithm, idle_ns, percent, err, why, why_size);
+
+	if (!job || !atomic_load(&s->recompress.job))
+		return job;
+	tz_recompression_free(job);
+	snprintf(why, why_size, "a recompression is at work: wait for it, or stop it");
+	*err = -EBUSY;
 	return NULL;
 }
 
 void tz_store_forget_recompress(struct tz_recompression *job)
 {
-	free_job(job);
+	tz_recompression_free(job);
 }
 
 uint64_t tz_store_recompress(struct tz_store *s, struct tz_recompression *job, uint64_t *least_ns)
 {
-	*least_ns = tz_age_least_ns(s, job->age);
+	*least_ns = tz_age_least_ns(s, tz_age_after(s, job->idle_ns));
 	job->ticket = ++s->recompress.tickets;
 	TZ_STATS_SET(s->stats->recompress_started, job->ticket);
 	atomic_store(&s->recompress.cancel, 0);

@@ -100,6 +100,8 @@ struct tz_stats {
 	uint64_t recoveries;		/* servers that have died, and another one took over */
 	uint64_t standby;		/* pid of the process that will take over; 0: none */
 	uint64_t dedup;			/* 1: identical pages share one object */
+	uint64_t idle_dense, idle_cold;	/* the policy (policy.h): seconds, 0: never */
+	uint64_t cpu_percent;
 	char slot_tracking_text[128];	/* on: by which function of the kernel; else why not */
 	char last_error[128];		/* newest thing that went wrong, "" if nothing */
 	uint64_t last_error_ns;		/* CLOCK_REALTIME */

@@ -14,6 +14,7 @@
 #define TZ_STORE_H
 
 #include "codec.h"
+#include "policy.h"
 #include "stats.h"
 
 struct tz_store;
@@ -154,6 +155,15 @@ uint64_t tz_store_recompress(
 	struct tz_store *store, struct tz_recompression *job, uint64_t *least_ns);
 /* Whether there was one to stop. It ends within a millisecond or so. */
 int tz_store_stop_recompress(struct tz_store *store);
+/* What is done with idle pages without being asked for each time (policy.c): prepares it, as above.
+ * NULL with *err and why. Then either of the other two follows. */
+struct tz_standing;
+struct tz_standing *tz_store_prepare_policy(struct tz_store *store, const struct tz_policy *policy,
+	int *err, char *why, size_t why_size);
+void tz_store_forget_policy(struct tz_standing *standing);
+void tz_store_set_policy(struct tz_store *store, struct tz_standing *standing);
+/* What is in force; after an arena was attached, what was, until it is set again. */
+struct tz_policy tz_store_policy(const struct tz_store *store);
 void tz_store_page_map(struct tz_store *store, uint64_t first, uint64_t pages, unsigned regions,
 	uint32_t (*out)[TZ_KINDS_STORED]);
 /* Where the arena is mapped, and what is known of its segments. */

@@ -123,6 +123,7 @@ struct tz_store {
 	_Atomic uint32_t resting;
 	struct tz_aging aging;
 	struct tz_recompress recompress;
+	struct tz_policing policing;
 	/* The page that the collector is at, + 1; 0: none. It writes this for each page: a cache
 	 * line of its own. */
 	_Atomic uint64_t collecting __attribute__((aligned(64)));

@@ -1,0 +1,13 @@
+/* policy.h - what a device does with idle pages by itself (policy.c), as the arena has it. */
+#ifndef TZ_POLICY_H
+#define TZ_POLICY_H
+
+#include <stdint.h>
+
+/* Pages that have been idle for so many seconds are written once more with `dense`, or packed in
+ * groups (0: never), with so much of a core in per cent. */
+struct tz_policy {
+	uint32_t idle_dense, idle_cold, cpu_percent;
+};
+
+#endif
