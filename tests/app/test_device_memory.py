@@ -96,7 +96,7 @@ async def test_the_kernels_own_are_neither_checked_nor_compacted(bench: Make) ->
 def test_what_is_idle() -> None:
     """From each of three ages on, where there are such pages; and what recompression has done."""
     young = DeviceSnapshot(name="local0", path="local:0")
-    assert not [item for item in facts(young) if item.key.startswith(("idle", "recompressed"))]
+    assert not [item for item in facts(young) if item.key.startswith(("idle ", "recompressed"))]
     minute = 60 * 10**9
     ages = tuple(
         Age(least * minute, most * minute, pages=10**step, bytes=1024 << step)
@@ -109,7 +109,7 @@ def test_what_is_idle() -> None:
     assert shown["idle 2h+"] == "11100000 pages, 224K"
     assert shown["idle 22h+"] == "10000000 pages, 128K"
     old = replace(young, ages=(*ages[:3], *(replace(age, pages=0) for age in ages[3:])))
-    assert not [item for item in facts(old) if item.key.startswith("idle")]
+    assert not [item for item in facts(old) if item.key.startswith("idle ")]
     done = replace(young, recompressed_pages=12, recompressed_saved=3 << 20)
     assert dict(item.cells for item in facts(done))["recompressed"] == "12, -3M"
     at_work = replace(done, recompress_started=2, recompress_done=1, recompress_permille=420)

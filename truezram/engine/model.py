@@ -162,13 +162,13 @@ class DeviceSnapshot:
     huge_pages: int = 0
     dedup: str = "off"
     """"on": identical pages share one object."""
-    policy: str = "0:0:0"
+    policy: str = "0:0:3"
     """The three below, as the server takes them."""
     idle_dense: int = 0
     """Seconds for which pages have been idle that are written once more with `dense`; 0: none are."""
     idle_cold: int = 0
     """The same of those that are packed in groups."""
-    cpu_percent: int = 0
+    cpu_percent: int = 3
     """Share of a core for both."""
     dup_pages: int = 0
     """Pages that share the object of another one: ``compr_data_size`` counts a shared object once."""

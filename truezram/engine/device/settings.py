@@ -7,6 +7,7 @@ takes (``1073741824``), what a user writes (``1G``), and what is shown, which ma
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -54,16 +55,20 @@ POLICIES = {
 
 def _policy(text: str) -> str:
     word = text.strip().lower()
+    if re.fullmatch(r"\d+:\d+:\d+", word):
+        return word
     if word not in POLICIES:
         names = ", ".join(POLICIES)
         raise UsageError(f"there is no policy {text[:40]!r}", "it is not in the list", f"One of: {names}")
     return POLICIES[word]
 
 
-def _policy_name(text: str) -> str:
-    return next(
-        (name for name, policy in POLICIES.items() if policy == text), "custom" if text[:4] != "0:0:" else "off"
-    )
+def _policy_name(text: str) -> str | None:
+    return next((name for name, policy in POLICIES.items() if policy == text), None)
+
+
+def _show_policy(text: str) -> str:
+    return _policy_name(text) or ("off" if text.startswith("0:0:") else "custom")
 
 
 def _idle(text: str) -> str:
@@ -165,10 +170,10 @@ SETTINGS = (
     Setting(
         key="policy",
         about="what is done with idle pages: idle_dense, idle_cold and cpu_percent at once",
-        hint=", ".join(POLICIES),
+        hint=f"{', '.join(POLICIES)}, or the three as 600:7200:3, in seconds",
         parse=_policy,
-        write=_policy_name,
-        show=_policy_name,
+        write=lambda text: _policy_name(text) or text,
+        show=_show_policy,
         choices=lambda: tuple(POLICIES),
     ),
     Setting(
