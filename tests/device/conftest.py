@@ -2,7 +2,9 @@
 
     pytest tests/device                         both kernels, one after the other
     pytest tests/device -n 2                    both at once (pytest-xdist keeps a kernel's tests on one worker)
-    pytest tests/device --device-kernel 7.2     one kernel
+    pytest tests/device --device-kernel=7.2     every test on that kernel (may be repeated)
+
+A test marked `either` depends on no kernel: it runs on one of them, unless kernels are named.
 
 A test takes ``guest`` and says what kind it needs with ``@pytest.mark.guest(memory=MIB, cpus=N)``. A guest is booted
 once and used by all tests that want its kind; after a test that failed it is thrown away. Every test also fails when it
@@ -18,6 +20,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import zlib
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +50,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Declares the marker."""
     config.addinivalue_line("markers", "guest(memory, cpus, systemd): the kind of guest a device test runs in")
+    config.addinivalue_line("markers", "either: on one kernel is enough, as what it tests is ours")
     config.addinivalue_line("markers", "warm: truezram may be a fork of a process that has imported it (warm.py)")
 
 
@@ -69,9 +73,11 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Every test that takes a guest runs once on each kernel."""
+    """Every test that takes a guest runs once on each kernel; if it is marked `either`, on one, by its name."""
     if "kernel" in metafunc.fixturenames:
         chosen = metafunc.config.getoption("--device-kernel") or list(KERNELS)
+        if metafunc.definition.get_closest_marker("either") and not metafunc.config.getoption("--device-kernel"):
+            chosen = [chosen[zlib.crc32(metafunc.definition.nodeid.encode()) % len(chosen)]]
         metafunc.parametrize("kernel", chosen, indirect=True, scope="session")
 
 

@@ -10,6 +10,7 @@ from guest import BOOTS, Guest, GuestError, ScriptError
 from product import LEFTOVERS, Product
 
 
+@pytest.mark.either
 def test_status_and_output_come_back(guest: Guest) -> None:
     """Both streams and the exit status of a script are the host's."""
     result = guest.run("echo out; echo err >&2; exit 7", status=None)
@@ -19,6 +20,7 @@ def test_status_and_output_come_back(guest: Guest) -> None:
     assert guest.run("uname -r").out.strip() == guest.kernel.release
 
 
+@pytest.mark.either
 def test_time_limit_ends_a_script_and_its_children(guest: Guest) -> None:
     """A script past its limit is ended with its children, and reported."""
     assert guest.run("sleep 77 & sleep 78; echo late", timeout=2, status=124).out == ""
@@ -48,6 +50,7 @@ def test_a_kernel_that_dies_in_boot_is_booted_again(
         Guest(guest.kernel, folder=tmp_path)
 
 
+@pytest.mark.either
 def test_nothing_reaches_the_host(guest: Guest, product: Product) -> None:
     """What a guest writes stays in the guest."""
     product.strict('echo changed >"$POOL"; echo new >"$POOL.new"')
@@ -75,6 +78,7 @@ def test_kernel_log_is_looked_at(guest: Guest, line: str) -> None:
     guest.mark = guest.log_size()
 
 
+@pytest.mark.either
 def test_pagetool_finds_damage(product: Product) -> None:
     """The tool that verifies memory and devices does find one changed bit, in memory and on a device."""
     result = product.strict("""
@@ -111,6 +115,7 @@ LEFT_BEHIND = {
 }
 
 
+@pytest.mark.either
 @pytest.mark.parametrize("what", LEFT_BEHIND)
 def test_what_is_left_behind_is_found(product: Product, what: str) -> None:
     """Each thing that no test may leave."""

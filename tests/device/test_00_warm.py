@@ -53,6 +53,7 @@ truezram list --json >list; command truezram list --json | diff list -
 """
 
 
+@pytest.mark.either
 def test_what_it_runs_is_like_the_program(product: Product) -> None:
     """Arguments, environment, folder, signals, descriptors, streams, status: the same as of a start of its own."""
     product.strict(PROBE + COMPARE.format(warm=product.python), timeout=120)
@@ -73,12 +74,14 @@ done
 """
 
 
+@pytest.mark.either
 def test_signals_reach_what_it_runs(product: Product) -> None:
     """The command ends as what it runs does; killed, it takes it along."""
     script = PROBE + "set -m\n" + SIGNALS.format(numbers="INT TERM HUP KILL", warm=product.python)
     assert product.strict(script).out.split("\n")[:4] == ["INT 130", "TERM 143", "HUP 129", "KILL 137"]
 
 
+@pytest.mark.either
 @pytest.mark.parametrize(
     "call",
     [
@@ -99,6 +102,7 @@ def test_another_caller_is_refused(product: Product, call: str) -> None:
     assert "not like the warm process" in product.strict("cat /dev/shm/warm.failed; rm /dev/shm/warm.failed").out
 
 
+@pytest.mark.either
 def test_without_it_nothing_is_run(guest: Guest, product: Product) -> None:
     """No other way is taken when it is gone, or goes while it works."""
     guest.restart_wanted = True

@@ -51,6 +51,7 @@ def test_create_list_stat_remove(product: Product) -> None:
     assert product.json("list")["devices"] == []
 
 
+@pytest.mark.either
 @pytest.mark.warm
 def test_a_device_with_a_dictionary(product: Product) -> None:
     """Trained on pages like those that it will hold; what was stored with it outlasts changes of algorithm."""
@@ -79,6 +80,7 @@ for task in task/*; do read -r name <$task/comm; [ $name != tz-reserve ] || cut 
 """
 
 
+@pytest.mark.either
 def test_the_server_is_small_and_its_reserve_thread_comes_first(product: Product) -> None:
     """At most 1.75 MiB without store and libraries (docs/server.md), and no huge page, which is a matter of luck. The
     reserve's thread has real-time priority."""

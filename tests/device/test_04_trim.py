@@ -63,6 +63,7 @@ sync
     product.remove(path)
 
 
+@pytest.mark.either
 def test_discard_gives_memory_back(product: Product) -> None:
     """blkdiscard frees every page, write-zeroes likewise, overwriting frees the former object."""
     path = product.create("--size 256M")

@@ -11,6 +11,7 @@ LIMIT = 24 << 20
 PAGES = 65536
 
 
+@pytest.mark.either
 def test_mem_limit(product: Product) -> None:
     """ENOSPC at the limit, no byte lost; discarding or a higher limit lets writes through again."""
     path = product.create(f"--size 256M --mem-limit {LIMIT}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from product import Product
 
 # The virtual environment and its Python may lie below a private home folder: opened up, in the guest only.
@@ -21,6 +22,7 @@ AS_NOBODY = (
 )
 
 
+@pytest.mark.either
 def test_local_as_an_ordinary_user(product: Product) -> None:
     """create, list, remove of a local device; ublk is refused with status 3 and a reason."""
     product.strict(SET_UP)
@@ -34,6 +36,7 @@ def test_local_as_an_ordinary_user(product: Product) -> None:
     assert product.run("find /home/user/run -mindepth 1 -not -type d; pgrep -a truezramd", status=None).out == ""
 
 
+@pytest.mark.either
 def test_demo_as_an_ordinary_user(product: Product) -> None:
     """The README's command without a terminal: a local device under real load, verified, and nothing left behind."""
     product.strict(SET_UP)

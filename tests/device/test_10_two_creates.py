@@ -8,6 +8,7 @@ from product import Product
 pytestmark = pytest.mark.warm
 
 
+@pytest.mark.either
 def test_id_in_use(product: Product) -> None:
     """The second device with an id is refused with a reason, and the first one is left alone."""
     path = product.create("--size 64M --id 5")
@@ -22,6 +23,7 @@ def test_id_in_use(product: Product) -> None:
     product.remove(path)
 
 
+@pytest.mark.either
 def test_two_creates_at_once(product: Product) -> None:
     """Both succeed, each with a device of its own."""
     out = product.strict("""
@@ -37,6 +39,7 @@ cat one two
     product.run(f"truezram remove {' '.join(out)}")
 
 
+@pytest.mark.either
 def test_same_id_at_once(product: Product) -> None:
     """Of two creates with one id at the same time one succeeds and the other is refused."""
     out = product.run("""

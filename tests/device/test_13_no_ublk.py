@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 from product import Product
 
 
+@pytest.mark.either
 def test_without_the_driver(product: Product) -> None:
     """The module away and not to be had: status 3, its name in the message, and doctor says the same."""
     product.strict("modprobe -r ublk_drv; mv /lib/modules/$(uname -r) /lib/modules/away")

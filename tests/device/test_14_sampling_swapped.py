@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from product import Product
 
 TESTS = Path(__file__).parents[1]
 
 
+@pytest.mark.either
 def test_sampling_leaves_pages_swapped(product: Product) -> None:
     path = product.run("truezram create --size 64M --swap").out.strip()
     done = product.run(

@@ -9,6 +9,7 @@ from product import Product
 pytestmark = pytest.mark.warm
 
 
+@pytest.mark.either
 def test_create_with_a_filesystem(product: Product) -> None:
     """From nothing to files in one command, and back in one."""
     product.strict("mkdir -p '/mnt/a disk'")
@@ -32,6 +33,7 @@ def test_create_with_a_filesystem(product: Product) -> None:
     product.remove(path, "--umount")
 
 
+@pytest.mark.either
 def test_what_cannot_be_mounted_leaves_nothing(product: Product) -> None:
     """A folder that is not there is found out before anything is made; a mkfs that fails takes the device with it."""
     refused = product.run("truezram create --size 64M --fs ext4 --mount /mnt/missing", status=2)

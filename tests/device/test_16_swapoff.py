@@ -136,6 +136,7 @@ kill -9 $(pgrep -P $hog) $hog; gone $hog
     assert product.json("list")["devices"] == []
 
 
+@pytest.mark.either
 def test_helper_killed_during_swapoff(product: Product) -> None:
     """The device stays and nothing of it is lost; the next SIGTERM starts another helper and does it."""
     path, pid, hog = make_swap(product, MIB)
@@ -160,6 +161,7 @@ echo >&9; wait $hog; cat hog.out
     assert f"good {MIB << 8}" in out, out
 
 
+@pytest.mark.either
 @pytest.mark.guest(memory=448)
 def test_what_does_not_fit_is_refused(product: Product) -> None:
     """Zero-filled pages, which the device never sees, take memory as others do when they come back."""

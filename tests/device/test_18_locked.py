@@ -33,6 +33,7 @@ END
 """
 
 
+@pytest.mark.either
 def test_locked_after_each_change(product: Product) -> None:
     """libzstd too, on a device that was made with another algorithm."""
     path = product.create("--size 64M --algorithm fast")
@@ -51,6 +52,7 @@ def test_locked_after_each_change(product: Product) -> None:
 LIMITED = "setpriv --bounding-set -ipc_lock,-sys_resource bash -c 'ulimit -l 64; {}'"
 
 
+@pytest.mark.either
 def test_a_limit_is_noticed(product: Product) -> None:
     """Root that may neither lock memory nor lift the limit: no block device; a local device says it is not locked."""
     refused = product.run(LIMITED.format("truezram create --size 64M"), status=3)
@@ -62,6 +64,7 @@ def test_a_limit_is_noticed(product: Product) -> None:
     product.run(f"truezram remove {row['name']}")
 
 
+@pytest.mark.either
 def test_a_limit_that_root_may_lift_is_lifted(product: Product) -> None:
     """`ulimit -l 64` of the process that creates the device has no effect."""
     product.run("ulimit -l 64; command truezram create --size 64M")
@@ -70,6 +73,7 @@ def test_a_limit_that_root_may_lift_is_lifted(product: Product) -> None:
     product.remove(row["path"])
 
 
+@pytest.mark.either
 def test_a_change_that_cannot_be_locked_is_refused(product: Product) -> None:
     """From a server that has no right to lock beyond a limit, the limit is taken: another algorithm's memory would not
     be locked. What was stored stays readable."""

@@ -14,6 +14,7 @@ arena_of() { ls -l /proc/$1/fd | sed -n 's/.* -> //p' | grep -E '/arena/[^.]*$|m
 """
 
 
+@pytest.mark.either
 def test_two_that_come_and_go_at_once(product: Product) -> None:
     """As two persistent units do at boot: both are made each time, on a noswap tmpfs, and nothing is left mounted."""
     out = product.strict(
@@ -42,6 +43,7 @@ wait $a; wait $b
     assert "truezram/arena" not in product.run("cat /proc/mounts").out
 
 
+@pytest.mark.either
 def test_a_dead_devices_arena_is_its_own(product: Product) -> None:
     """Others are created and removed, its number is asked for again: it stays until it is removed itself."""
     dead = product.create("--size 64M", without="recovery")

@@ -48,6 +48,7 @@ INTERRUPT = "kill -INT $create"
 KILL_BOTH = "kill -9 $create $server"
 
 
+@pytest.mark.either
 def test_interrupted_at_every_step(product: Product) -> None:
     """Ctrl-C while the server is stopped: `create` itself clears everything, unless the device was ready before."""
     for step in range(8):

@@ -20,6 +20,7 @@ echo "dump $(stat -c %U /proc/$pid/environ)"
 """
 
 
+@pytest.mark.either
 @pytest.mark.guest(cpus=2)
 def test_nothing_of_the_creator_is_kept(product: Product) -> None:
     """A creator in a cgroup of 60 MiB, niced, on one CPU, with a umask of 077 and limits on files and memory."""
@@ -58,6 +59,7 @@ bash creator
     product.remove(path)
 
 
+@pytest.mark.either
 def test_memory_is_not_charged_to_the_creator(product: Product) -> None:
     """A device made from a cgroup of 48 MiB takes 96 MiB of pages that do not compress; no process is killed for it."""
     out = product.strict(
@@ -79,6 +81,7 @@ cat path
     product.remove(path)
 
 
+@pytest.mark.either
 def test_a_mount_namespace_of_its_own(product: Product) -> None:
     """Created inside one, the server is outside: a filesystem on the device that is mounted only there goes with the
     last process in it."""
@@ -104,6 +107,7 @@ unshare -m --propagation private bash creator
     product.remove(path)
 
 
+@pytest.mark.either
 def test_a_file_size_limit_is_an_error_of_its_own(product: Product) -> None:
     """Who may not lift it gets no device and exit code 1; who may does not notice it."""
     script = "ulimit -f 0; truezram create --size 64M --transport local"

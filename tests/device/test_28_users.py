@@ -58,6 +58,7 @@ def test_swap_is_never_taken_away(product: Product, way: str) -> None:
     product.strict(f"[ $(tail -n +2 /proc/swaps | wc -l) = 0 ]; {undo}")
 
 
+@pytest.mark.either
 def test_swap_whose_node_is_gone(product: Product) -> None:
     """/proc/swaps then names nothing that is there; the kernel still knows that the device is in use."""
     path = product.create("--size 64M")
@@ -78,6 +79,7 @@ def test_swap_whose_node_is_gone(product: Product) -> None:
     product.strict("[ $(tail -n +2 /proc/swaps | wc -l) = 0 ]")
 
 
+@pytest.mark.either
 def test_a_name_is_not_the_device(product: Product) -> None:
     """A filesystem that claims to come from the device does not, and is not unmounted."""
     path = product.create("--size 64M")
@@ -87,6 +89,7 @@ def test_a_name_is_not_the_device(product: Product) -> None:
     product.strict("mountpoint /mnt/liar; umount /mnt/liar")
 
 
+@pytest.mark.either
 def test_a_mount_by_another_node(product: Product) -> None:
     """And below another mount, which is not what is unmounted."""
     path = product.create("--size 64M")
@@ -106,6 +109,7 @@ def test_a_mount_by_another_node(product: Product) -> None:
     product.strict("! mountpoint -q /mnt/a")
 
 
+@pytest.mark.either
 def test_something_else_in_place_of_the_node(product: Product) -> None:
     """It is named at once, and nothing is left of the device."""
     product.strict("echo text >/dev/ublkb0")

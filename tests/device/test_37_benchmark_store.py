@@ -21,6 +21,7 @@ def clean(product: Product) -> Product:
     return product
 
 
+@pytest.mark.either
 def test_measured_and_removed(clean: Product) -> None:
     """With what this kernel has of lz4, zstd and lzo-rle; what it has not is said."""
     done = clean.run(f"truezram benchmark store {OPTIONS} --size 4M --threads 2 --json -; {DEVICES}", timeout=300)
@@ -42,6 +43,7 @@ def test_measured_and_removed(clean: Product) -> None:
         assert 0 < result["read_ns"]["p50"] <= result["read_ns"]["p99.9"]
 
 
+@pytest.mark.either
 @pytest.mark.parametrize(("name", "code"), [("INT", 130), ("TERM", 143), ("HUP", 129)])
 def test_interrupted_half_way(clean: Product, name: str, code: int) -> None:
     """Twice, as by someone in a hurry. The signal comes when zram holds pages."""

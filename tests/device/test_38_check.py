@@ -23,6 +23,7 @@ def load(path: str) -> str:
     return LOAD.format(path=path, stat=f"/sys/block/{path.removeprefix('/dev/')}/stat")
 
 
+@pytest.mark.either
 def test_a_device_under_load_and_at_rest(product: Product) -> None:
     """Sound whenever it is looked at; at rest its figures are those of the statistics, compacted or not."""
     path = product.create("--size 64M --algorithm lz4")
@@ -69,6 +70,7 @@ END
 """
 
 
+@pytest.mark.either
 def test_what_a_killed_server_leaves(product: Product) -> None:
     """Killed while it writes, its arena is sound; a damaged copy of it is not, and says where."""
     path = product.create("--size 64M", without="recovery")

@@ -103,6 +103,7 @@ def test_what_a_server_keeps(product: Product) -> None:
     product.remove(path)
 
 
+@pytest.mark.either
 def test_who_may_ask(product: Product) -> None:
     """Modes and owners of all that a device has, and what an ordinary user gets to hear."""
     product.strict(SET_UP)
@@ -146,6 +147,7 @@ chmod 600 /run/truezram/{name}.sock"""
     product.remove(path)
 
 
+@pytest.mark.either
 def test_a_new_device_reads_zeros(product: Product) -> None:
     """Of the same number, size and algorithm as one that was full and has been removed."""
     path = product.create("--size 64M --id 3 --algorithm lz4")
@@ -157,6 +159,7 @@ def test_a_new_device_reads_zeros(product: Product) -> None:
     product.remove(path)
 
 
+@pytest.mark.either
 def test_hostile_clients(product: Product) -> None:
     """Garbage, parts of messages, 100 MB, nothing at all, 200 at once: the device serves, and so does the server."""
     path = product.create("--size 128M")
@@ -220,6 +223,7 @@ rm /mnt/m/f; sync; fstrim /mnt/m"""
     product.remove(path, "--umount")
 
 
+@pytest.mark.either
 def test_swap_in_a_folder_of_another_user(product: Product) -> None:
     """What CAP_DAC_READ_SEARCH is kept for: not seen, the swap file would go with its device."""
     path = product.run("truezram create --size 128M --fs ext4 --mount /mnt/m").out.split()[0]
@@ -234,6 +238,7 @@ chown 65534 /mnt/m/joe; chmod 700 /mnt/m/joe"""
     product.remove(path, "--umount")
 
 
+@pytest.mark.either
 def test_a_local_device_of_an_ordinary_user(product: Product) -> None:
     """No capability, the same filter."""
     product.strict(SET_UP)

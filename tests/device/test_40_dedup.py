@@ -22,6 +22,7 @@ done
 """
 
 
+@pytest.mark.either
 def test_copies_take_no_room(product: Product) -> None:
     """Two copies after the first one, written at the same time, take no more than the first; all are right, whatever
     happens to the others."""

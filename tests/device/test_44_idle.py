@@ -45,6 +45,7 @@ def grow_old(product: Product, path: str) -> None:
     assert idle(product, path) == (PAGES, 0)
 
 
+@pytest.mark.either
 def test_old_pages_take_less(product: Product) -> None:
     path = product.create("--size 64M --algorithm lz4")
     product.strict(f'pagetool fill "$POOL" {path} {PAGES}')

@@ -62,6 +62,7 @@ mount -o remount,size=64M,nr_inodes=20000 /run
 """
 
 
+@pytest.mark.either
 def test_run_is_full_when_a_standby_takes_over(guests: Guests, product: Product) -> None:
     """It needs no block and no file there that its server did not have."""
     under_load(guests, product, FULL, servers=1)
@@ -80,6 +81,7 @@ date -s "tomorrow" >/dev/null
 """
 
 
+@pytest.mark.either
 def test_the_clock_jumps(guests: Guests, product: Product) -> None:
     """Hours forth and back, and a day while a server takes over: no request fails, and counters only grow."""
     out = under_load(guests, product, CLOCK, servers=1)
