@@ -110,7 +110,7 @@ def test_what_is_idle() -> None:
     assert shown["idle 22h+"] == "10000000 pages, 128K"
     old = replace(young, ages=(*ages[:3], *(replace(age, pages=0) for age in ages[3:])))
     assert not [item for item in facts(old) if item.key.startswith("idle ")]
-    done = replace(young, recompressed_pages=12, recompressed_saved=3 << 20)
+    done = replace(young, dense_pages=9, cold_pages=3, cold_saved=3 << 20)
     assert dict(item.cells for item in facts(done))["recompressed"] == "12, -3M"
     at_work = replace(done, recompress_started=2, recompress_done=1, recompress_permille=420)
     assert dict(item.cells for item in facts(at_work))["recompressed"] == "12, -3M, 42%"

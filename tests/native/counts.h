@@ -43,6 +43,11 @@ static inline void check_counts(struct device *d)
 		"%llu bytes, counted %lld; %llu taken, counted %lld",
 		(unsigned long long)c.payload_bytes, (long long)sum.total.compr_bytes_now,
 		(unsigned long long)c.object_bytes, (long long)sum.total.object_bytes_now);
+	int64_t by_kind = 0;
+	for (unsigned kind = 0; kind < TZ_KINDS; kind++)
+		by_kind += sum.total.kind_bytes_now[kind];
+	CHECK(by_kind == sum.total.object_bytes_now, "%lld bytes by kind, %lld of objects",
+		(long long)by_kind, (long long)sum.total.object_bytes_now);
 	CHECK(c.group_pages == (uint64_t)sum.total.kind_pages_now[TZ_KIND_GROUP],
 		"%llu in groups, counted %lld", (unsigned long long)c.group_pages,
 		(long long)sum.total.kind_pages_now[TZ_KIND_GROUP]);

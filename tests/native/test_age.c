@@ -456,8 +456,8 @@ static void check_rewritten(const struct device *d, const struct model *m, const
 		CHECK((was - is) * 16 >= was && is < was, "page %u: %u units, then %u", i, was, is);
 	}
 	CHECK(n > 10 && n < PAGES / 2, "%u are rewritten", n);
-	CHECK(n == NOW(d->stats->recompressed_pages), "%llu are counted",
-		(unsigned long long)NOW(d->stats->recompressed_pages));
+	CHECK(n == NOW(d->stats->dense.pages), "%llu are counted",
+		(unsigned long long)NOW(d->stats->dense.pages));
 }
 
 static void rewrite_with(const char *algorithm, unsigned kind)
@@ -475,9 +475,9 @@ static void rewrite_with(const char *algorithm, unsigned kind)
 	bytes = (uint64_t)sums(&d).object_bytes_now;
 	wait_recompressed(&d, recompress(&d, algorithm, half));
 	check_rewritten(&d, &m, before, kind);
-	CHECK(bytes - NOW(d.stats->recompressed_saved) == (uint64_t)sums(&d).object_bytes_now,
-		"%llu bytes saved", (unsigned long long)NOW(d.stats->recompressed_saved));
-	CHECK(NOW(d.stats->recompress_cpu_ns) && !NOW(d.stats->recompress_stopped), "counters");
+	CHECK(bytes - NOW(d.stats->dense.saved) == (uint64_t)sums(&d).object_bytes_now,
+		"%llu bytes saved", (unsigned long long)NOW(d.stats->dense.saved));
+	CHECK(NOW(d.stats->dense.cpu_ns) && !NOW(d.stats->recompress_stopped), "counters");
 	compare(&d, &m, "recompression");
 	uint64_t same, n = stored(&m, &same);
 	check_accounting(&d, n, same);
@@ -495,7 +495,7 @@ static void leave_shared(void)
 	for (unsigned i = 0; i < PAGES; i++)
 		put(tz_store_thread(d.store, 0), &m, i, COPY + 3);
 	wait_recompressed(&d, recompress(&d, "dense", 0));
-	CHECK(!NOW(d.stats->recompressed_pages), "what is shared was rewritten");
+	CHECK(!NOW(d.stats->dense.pages), "what is shared was rewritten");
 	compare(&d, &m, "recompression");
 	end(&d);
 }
@@ -522,7 +522,7 @@ static void stop_it(void)
 	arm("rewriting", hold_up);
 	wait_recompressed(&now, recompress(&now, "dense", 0));
 	expect_met("rewriting");
-	CHECK(NOW(now.stats->recompress_stopped) && NOW(now.stats->recompressed_pages) < 1 << 13,
+	CHECK(NOW(now.stats->recompress_stopped) && NOW(now.stats->dense.pages) < 1 << 13,
 		"it was not stopped");
 	wait_recompressed(&now, recompress(&now, "dense", 0));
 	CHECK(!NOW(now.stats->recompress_stopped), "it was stopped");
@@ -607,9 +607,9 @@ static void threads(void)
 	}
 	for (unsigned i = 0; i < WORKERS; i++)
 		pthread_join(ids[i], NULL);
-	CHECK(NOW(d.stats->recompressed_pages), "nothing was rewritten");
+	CHECK(NOW(d.stats->dense.pages), "nothing was rewritten");
 	printf("%u runs, %llu pages rewritten\n", runs,
-		(unsigned long long)NOW(d.stats->recompressed_pages));
+		(unsigned long long)NOW(d.stats->dense.pages));
 	end(&d);
 }
 

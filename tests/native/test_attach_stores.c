@@ -766,7 +766,7 @@ static void watch_cold(void)
 	ticket = tz_store_recompress(d.store, job, &before);
 	WAIT_FOR(NOW(d.stats->recompress_done) >= ticket, "it is not done");
 	stop_watching(40);
-	before = NOW(d.stats->recompressed_pages);
+	before = NOW(d.stats->dense.pages);
 	CHECK(before >= 8, "%llu pages are rewritten", (unsigned long long)before);
 	compare_ages(&d);
 	finish(&d);

@@ -609,7 +609,7 @@ static void report(unsigned round, unsigned turns, uint64_t done, uint64_t compa
 		sum.discards += workers[i].discards;
 		sum.zeros += workers[i].zeros;
 	}
-	recompressed += NOW(d.stats->recompressed_pages);
+	recompressed += NOW(d.stats->dense.pages);
 	printf("round %u: %llu reads (%llu of zeros), %llu writes, %llu refused, %llu discards;"
 		" %u turns of control, %llu of %llu compactions done, %llu pages compacted\n",
 		round,

@@ -126,7 +126,8 @@ static void end_empty(struct device *d, uint64_t pages)
 		"%lld pages, %lld bytes are left", (long long)sum.total.pages_now,
 		(long long)sum.total.compr_bytes_now);
 	for (unsigned kind = 0; kind < TZ_KINDS; kind++)
-		CHECK(sum.total.kind_pages_now[kind] == 0, "kind %u", kind);
+		CHECK(sum.total.kind_pages_now[kind] == 0 && sum.total.kind_bytes_now[kind] == 0,
+			"kind %u", kind);
 	CHECK(sum.total.damaged_entries == 0, "%s", d->stats->last_error);
 	WAIT_FOR(arena_bytes(d->stats) <= d->fresh, "%llu of %llu bytes stay",
 		(unsigned long long)arena_bytes(d->stats), (unsigned long long)d->fresh);
@@ -151,6 +152,8 @@ static void test_pack(const char *algorithm)
 	CHECK(after.total.object_bytes_now * 16 <= before.total.object_bytes_now * 15,
 		"%s: %lld bytes before, %lld now", algorithm,
 		(long long)before.total.object_bytes_now, (long long)after.total.object_bytes_now);
+	CHECK(after.total.kind_bytes_now[TZ_KIND_GROUP] == after.total.object_bytes_now,
+		"%lld bytes of groups", (long long)after.total.kind_bytes_now[TZ_KIND_GROUP]);
 	check_counts(&d);
 	CHECK(after.head.overhead_bytes > before.head.overhead_bytes, "words are not counted");
 	static uint32_t map[1][TZ_KINDS_STORED];

@@ -81,11 +81,21 @@ def test_ages_and_recompression(device: Entry, capsys: pytest.CaptureFixture[str
             assert disk.read(page) == pages[page]
         assert main(["stat", "0", "--json"]) == 0
         stat = json.loads(capsys.readouterr().out)["devices"][0]
-        assert stat["recompression"]["pages"] == done["pages"]
+        assert stat["recompression"]["pages"] == stat["recompression"]["dense"]["pages"] == done["pages"]
+        assert stat["recompression"]["dense"]["saved_bytes"] == done["saved_bytes"]
+        assert stat["tiers"]["dense"]["saved_bytes"] == done["saved_bytes"]
+        assert stat["recompression"]["cold"] == {"pages": 0, "saved_bytes": 0, "cpu_ns": 0}
+        assert stat["tiers"]["dense"]["pages"] == done["pages"]
+        assert sum(tier["pages"] for tier in stat["tiers"].values()) == PAGES - young.same_pages
+        assert sum(tier["bytes"] for tier in stat["tiers"].values()) == after.object_bytes
         assert not stat["recompression"]["at_work"]
         assert sum(age["pages"] for age in stat["idle"]["ages"]) == young.ages[0].pages
         assert main(["stat", "0"]) == 0
-        assert "pages by age" in capsys.readouterr().out
+        out = capsys.readouterr().out
+        assert "pages by age" in out
+        assert f"made dense        {done['pages']} pages, which took" in out
+        assert f", dense {done['pages']} pages in" in out
+        assert "put in groups" not in out
     assert check_device(device).sound
 
 
@@ -104,6 +114,9 @@ def test_groups(device: Entry, capsys: pytest.CaptureFixture[str]) -> None:
         after = client.device(device)
         assert dict(after.kind_pages)["cold"] == done["pages"] > len(pages) // 2
         assert done["saved_bytes"] == before.object_bytes - after.object_bytes > before.object_bytes // 2
+        assert (after.cold_pages, after.cold_saved, after.dense_pages) == (done["pages"], done["saved_bytes"], 0)
+        assert 0 < after.group_bytes <= after.object_bytes
+        assert (after.tiers[2].pages, after.tiers[2].bytes) == (done["pages"], after.group_bytes)
         assert not any(age.pages for age in cold.count_ages(client, device).ages[:5])
         assert after.memory_locked
         for _ in range(2):

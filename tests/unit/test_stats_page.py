@@ -51,6 +51,8 @@ def test_sums_and_gauges(tmp_path: Path) -> None:
         queue.cpu = 0xFFFFFFFF if index else 5
         queue.compr_bytes_now = 1000 * now
         queue.object_bytes_now = 1100 * now
+        queue.kind_pages_now[9], queue.kind_bytes_now[9] = now, 100 * now
+        queue.kind_pages_now[12], queue.kind_bytes_now[12] = 16 * now, 300 * now
     stats.segment_bytes, stats.overhead_bytes, stats.reserve_target = 1 << 17, 4096, 1 << 20
     stats.table_bytes, stats.reserve_bytes, stats.mem_used_total = 8192, 1 << 19, 12 << 20
     collector = lib.tz_stats_queue(stats, 3)  # not a queue, but part of the sums
@@ -61,7 +63,9 @@ def test_sums_and_gauges(tmp_path: Path) -> None:
     assert device.orig_data_size == 5 * 4096
     assert device.total.slots_freed == 2
     assert (device.same_pages, device.huge_pages) == (14, 7)
-    assert dict(device.kind_pages) == {"same": 14, "huge": 7}
+    assert dict(device.kind_pages) == {"same": 14, "huge": 7, "dense": 7, "cold": 112}
+    assert dict(device.kind_bytes) == {"dense": 700, "cold": 2100}
+    assert (device.group_pages, device.group_bytes) == (112, 2100)
     assert device.total.num_reads == 300
     assert device.total.read_lat[199] == 3
     assert [queue.cpu for queue in device.queues] == [5, None, None]
@@ -79,6 +83,24 @@ def test_sums_and_gauges(tmp_path: Path) -> None:
     assert (device.memory_locked, device.noswap_tmpfs, device.io_flusher) == (True, False, True)
     assert (device.swap_priority, device.swap_used, device.mountpoints) == (7, 4096, ("/mnt",))
     assert device.path == "local:0"
+
+
+def test_tiers_and_steps(tmp_path: Path) -> None:
+    """Where the pages are now, what came there, and for which CPU time: a figure of each is its own."""
+    stats, _page = make(tmp_path / "local0.stats", 1)
+    queue = lib.tz_stats_queue(stats, 0)
+    queue.pages_now, queue.object_bytes_now = 1000, 50_000
+    for kind, (pages, size) in {1: (100, 0), 6: (300, 30_000), 9: (200, 12_000), 12: (400, 8000)}.items():
+        queue.kind_pages_now[kind], queue.kind_bytes_now[kind] = pages, size
+    (stats.dense.pages, stats.dense.saved, stats.dense.cpu_ns) = (700, 60_000, 5)
+    (stats.cold.pages, stats.cold.saved, stats.cold.cpu_ns) = (500, 9000, 6)
+    device = StatsPage(tmp_path / "local0.stats").snapshot()
+    assert device.tiers == (("hot", 300, 30_000, 0), ("dense", 200, 12_000, 60_000), ("cold", 400, 8000, 9000))
+    assert (device.dense_pages, device.dense_saved, device.dense_cpu_ns) == (700, 60_000, 5)
+    assert (device.cold_pages, device.cold_saved, device.cold_cpu_ns) == (500, 9000, 6)
+    assert (device.recompressed_pages, device.recompressed_saved, device.recompress_cpu_ns) == (1200, 69_000, 11)
+    queue.pages_now = 0  # of another instant
+    assert StatsPage(tmp_path / "local0.stats").snapshot().tiers[0].pages == 0
 
 
 def test_gauges_of_different_instants_give_nothing_below_zero(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def implausible(device: DeviceSnapshot) -> str:
 HELD = (
     *("orig_data_size", "compr_data_size", "mem_used_total", "table_bytes", "segment_bytes", "object_bytes"),
     *("reserve_bytes", "reserve_target", "overhead_bytes", "same_pages", "huge_pages", "dup_pages", "kind_pages"),
-    *("size_pages", "total", "queues"),
+    *("kind_bytes", "size_pages", "total", "queues"),
 )
 """What a server that takes over counts anew, and is 0 in between."""
 

@@ -112,6 +112,18 @@ class Age:
     """What their objects take; those that pages share are not counted."""
 
 
+class Tier(NamedTuple):
+    """Pages of a device with an object that are stored in one way now."""
+
+    name: str
+    """"hot", as they were written; "dense", each with that codec; or "cold", in groups."""
+    pages: int
+    bytes: int
+    """What their objects take."""
+    saved: int
+    """By how many bytes less pages took when they came here, since the device was created. Of "hot": 0."""
+
+
 @dataclass(frozen=True, slots=True)
 class DeviceSnapshot:
     """One device at one instant.
@@ -191,18 +203,24 @@ class DeviceSnapshot:
     """1: because it was stopped."""
     recompress_permille: int = 0
     """Progress of the one at work."""
-    recompressed_pages: int = 0
-    """Pages that recompression has written once more,"""
-    recompressed_saved: int = 0
+    dense_pages: int = 0
+    """Pages that have been written once more with a denser codec since the device was created,"""
+    dense_saved: int = 0
     """by how many bytes less they took then,"""
-    recompress_cpu_ns: int = 0
+    dense_cpu_ns: int = 0
     """and what that took."""
+    cold_pages: int = 0
+    """The same of pages that have been packed in groups."""
+    cold_saved: int = 0
+    cold_cpu_ns: int = 0
     total: QueueSnapshot = field(default_factory=QueueSnapshot)
     queues: tuple[QueueSnapshot, ...] = ()
     queue_depth: int = 0
     nr_queues: int = 0
     kind_pages: tuple[tuple[str, int], ...] = ()
     """(name from `codec.KINDS`, pages now stored that way), zeros left out."""
+    kind_bytes: tuple[tuple[str, int], ...] = ()
+    """The same with what their objects take."""
     size_pages: tuple[int, ...] = ()
     """65 bins of 64 bytes: pages now stored by object size."""
     memory_locked: bool = False
@@ -246,6 +264,47 @@ class DeviceSnapshot:
     def is_recompressing(self) -> bool:
         """Whether a recompression is at work."""
         return self.recompress_done < self.recompress_started
+
+    @property
+    def recompressed_pages(self) -> int:
+        """Pages that have been written once more, in any way. Some of them twice: with a codec, then in a group."""
+        return self.dense_pages + self.cold_pages
+
+    @property
+    def recompressed_saved(self) -> int:
+        """By how many bytes less they took then."""
+        return self.dense_saved + self.cold_saved
+
+    @property
+    def recompress_cpu_ns(self) -> int:
+        """What that took."""
+        return self.dense_cpu_ns + self.cold_cpu_ns
+
+    @property
+    def group_pages(self) -> int:
+        """Pages that are in groups now."""
+        return dict(self.kind_pages).get("cold", 0)
+
+    @property
+    def group_bytes(self) -> int:
+        """What these groups take."""
+        return dict(self.kind_bytes).get("cold", 0)
+
+    @property
+    def tiers(self) -> tuple[Tier, ...]:
+        """Where the pages are that have an object (nearly all but the same-filled ones). On a device that writes with
+        `dense`, no page is hot."""
+        pages, sizes = dict(self.kind_pages), dict(self.kind_bytes)
+        dense = Tier("dense", pages.get("dense", 0), sizes.get("dense", 0), self.dense_saved)
+        cold = Tier("cold", self.group_pages, self.group_bytes, self.cold_saved)
+        stored = self.orig_data_size // PAGE - self.same_pages
+        hot = Tier(
+            "hot",
+            max(0, stored - dense.pages - cold.pages),
+            max(0, self.object_bytes - dense.bytes - cold.bytes),
+            0,
+        )
+        return hot, dense, cold
 
     @property
     def ages_age(self) -> float:

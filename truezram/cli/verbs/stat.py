@@ -119,16 +119,30 @@ def ages_json(device: DeviceSnapshot) -> dict[str, Any] | None:
     return {"seconds_ago": device.ages_age, "ages": [age_json(age) for age in device.ages]}
 
 
+def tiers_json(device: DeviceSnapshot) -> dict[str, Any] | None:
+    """Pages with an object and what those take now, as written, dense, and in groups; and by how much less pages took
+    when they came there. None for a device of the kernel's."""
+    if device.kind != "truezram":
+        return None
+    return {tier.name: {"pages": tier.pages, "bytes": tier.bytes, "saved_bytes": tier.saved} for tier in device.tiers}
+
+
+def step_json(pages: int, saved: int, cpu_ns: int) -> dict[str, int]:
+    """What one step of recompression has done."""
+    return {"pages": pages, "saved_bytes": saved, "cpu_ns": cpu_ns}
+
+
 def recompression_json(device: DeviceSnapshot) -> dict[str, Any] | None:
-    """What recompression has done since the device was created; None for a device of the kernel's."""
+    """What recompression has done since the device was created, both steps and each; None for a device of the
+    kernel's."""
     if device.kind != "truezram":
         return None
     return {
         "at_work": device.is_recompressing,
         "permille": device.recompress_permille if device.is_recompressing else None,
-        "pages": device.recompressed_pages,
-        "saved_bytes": device.recompressed_saved,
-        "cpu_ns": device.recompress_cpu_ns,
+        **step_json(device.recompressed_pages, device.recompressed_saved, device.recompress_cpu_ns),
+        "dense": step_json(device.dense_pages, device.dense_saved, device.dense_cpu_ns),
+        "cold": step_json(device.cold_pages, device.cold_saved, device.cold_cpu_ns),
     }
 
 
@@ -156,7 +170,9 @@ def as_json(device: DeviceSnapshot) -> dict[str, Any]:
         "dup_pages": device.dup_pages,
         "idle": ages_json(device),
         "recompression": recompression_json(device),
+        "tiers": tiers_json(device),
         "kind_pages": dict(device.kind_pages),
+        "kind_bytes": dict(device.kind_bytes),
         "size_pages": [[(i + 1) * 64, count] for i, count in enumerate(device.size_pages) if count],
         "compress_ns": total.compress_ns,
         "compress_bytes_in": total.compress_bytes_in,
@@ -192,11 +208,23 @@ def slot_tracking(device: DeviceSnapshot) -> str:
     return f"{device.slot_tracking}: {device.slot_tracking_text}" if device.slot_tracking_text else device.slot_tracking
 
 
-def recompressed(device: DeviceSnapshot) -> str:
-    """What recompression has done, and how far the one at work is."""
-    saved, cpu = format_size(device.recompressed_saved), format_ns(device.recompress_cpu_ns)
-    text = f"{device.recompressed_pages} pages take {saved} less ({cpu} of CPU)"
-    return text + (f", at work: {format_percent(device.recompress_permille / 1000)}" if device.is_recompressing else "")
+def recompression(device: DeviceSnapshot) -> list[tuple[str, str]]:
+    """What each step of it has done, where the pages are now, and how far the one at work is."""
+    steps = (
+        ("made dense", device.dense_pages, device.dense_saved, device.dense_cpu_ns),
+        ("put in groups", device.cold_pages, device.cold_saved, device.cold_cpu_ns),
+    )
+    out = [
+        (name, f"{pages} pages, which took {format_size(saved)} less then ({format_ns(cpu)} of CPU)")
+        for name, pages, saved, cpu in steps
+        if pages
+    ]
+    if out:
+        tiers = (f"{tier.name} {tier.pages} pages in {format_size(tier.bytes)}" for tier in device.tiers)
+        out.append(("pages by tier", ", ".join(tiers)))
+    if device.is_recompressing:
+        out.append(("recompression", f"at work: {format_percent(device.recompress_permille / 1000)}"))
+    return out
 
 
 def lines(device: DeviceSnapshot) -> list[tuple[str, str]]:
@@ -237,8 +265,7 @@ def lines(device: DeviceSnapshot) -> list[tuple[str, str]]:
         ages = ", ".join(f"{span(age)} {age.pages}" for age in device.ages if age.pages)
         if ages:
             out.append(("pages by age", f"{ages} (counted {format_duration(device.ages_age)} ago)"))
-        if device.recompressed_pages or device.is_recompressing:
-            out.append(("recompressed", recompressed(device)))
+        out += recompression(device)
     out += [(name, str(value)) for name, value in io_stat(device).items()]
     for name, histogram in (("read latency", device.total.read_lat), ("write latency", device.total.write_lat)):
         if sum(histogram):

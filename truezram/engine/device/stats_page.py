@@ -65,6 +65,7 @@ _pick = itemgetter(*(_word(name) for name in _COUNTERS))
 _READ_LAT = slice(_word("read_lat"), _word("read_lat") + lib.TZ_LAT_BINS)
 _WRITE_LAT = slice(_word("write_lat"), _word("write_lat") + lib.TZ_LAT_BINS)
 _KIND_PAGES = slice(_word("kind_pages_now"), _word("kind_pages_now") + lib.TZ_KINDS)
+_KIND_BYTES = slice(_word("kind_bytes_now"), _word("kind_bytes_now") + lib.TZ_KINDS)
 _SIZE_PAGES = slice(_word("size_pages_now"), _word("size_pages_now") + lib.TZ_SIZE_BINS)
 _PAGES_NOW = _word("pages_now")
 _COMPR_NOW = _word("compr_bytes_now")
@@ -216,10 +217,12 @@ class StatsPage:
             policy=f"{head.idle_dense}:{head.idle_cold}:{head.cpu_percent}",
             dup_pages=max(0, words[_DUP_NOW]),
             ages=_ages(head),
+            **_steps(head),
             huge_pages=max(0, kind_pages[lib.TZ_KIND_RAW]),
             total=total,
             queues=self._queues(head.nr_queues, total) if queues else (),
             kind_pages=_kinds(kind_pages),
+            kind_bytes=_kinds(words[_KIND_BYTES]),
             size_pages=tuple(words[_SIZE_PAGES]),
             memory_locked=bool(head.flags & lib.TZ_FLAG_MEMORY_LOCKED),
             noswap_tmpfs=bool(head.flags & lib.TZ_FLAG_NOSWAP_TMPFS),
@@ -272,6 +275,12 @@ def _ages(head: Any) -> tuple[Age, ...]:
     return tuple(Age(*(int(column[age]) for column in columns)) for age in range(lib.TZ_AGES))
 
 
+def _steps(head: Any) -> dict[str, Any]:
+    """``cold.pages`` as ``cold_pages``."""
+    steps = {"dense": head.dense, "cold": head.cold}
+    return {f"{name}_{key}": getattr(step, key) for name, step in steps.items() for key in ("pages", "saved", "cpu_ns")}
+
+
 def _words(queue: Any) -> list[int]:
     words: list[int] = ffi.unpack(ffi.cast("int64_t *", ffi.addressof(queue)), _WORDS)
     return words
@@ -284,10 +293,10 @@ def _queue_snapshot(words: list[int], cpu: int | None, tid: int | None) -> Queue
     )
 
 
-def _kinds(pages: list[int]) -> tuple[tuple[str, int], ...]:
-    """Pages by the name of their kind, the three same-filled encodings as one, zeros left out."""
+def _kinds(counts: list[int]) -> tuple[tuple[str, int], ...]:
+    """Pages or bytes by the name of their kind, the three same-filled encodings as one, zeros left out."""
     out: dict[str, int] = {}
-    for kind, count in enumerate(pages):
+    for kind, count in enumerate(counts):
         if count:
             name = KINDS[kind] if kind < len(KINDS) else f"kind{kind}"
             out[name] = out.get(name, 0) + count

@@ -189,7 +189,8 @@ static void count_objects(struct tz_store_thread *t, uint64_t entry, int more)
 	tz_stats_begin(&q->seq);
 	tz_stats_add(&q->dup_pages_now, -more);
 	tz_stats_add(&q->compr_bytes_now, more * (int64_t)tz_entry_length(entry));
-	tz_stats_add(&q->object_bytes_now, more * (int64_t)(tz_entry_units(entry) * TZ_UNIT));
+	tz_stats_add_object(
+		q, tz_entry_kind(entry), more * (int64_t)(tz_entry_units(entry) * TZ_UNIT));
 	tz_stats_end(&q->seq);
 }
 

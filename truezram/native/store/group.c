@@ -81,7 +81,7 @@ int tz_group_payload_is_right(const uint8_t *object, const struct tz_group_head 
 
 void tz_group_count(struct tz_queue_stats *q, uint64_t entry, unsigned payload, int sign)
 {
-	tz_stats_add(&q->object_bytes_now, sign * (int64_t)(tz_entry_units(entry) * TZ_UNIT));
+	tz_stats_add_object(q, TZ_KIND_GROUP, sign * (int64_t)(tz_entry_units(entry) * TZ_UNIT));
 	tz_stats_add(&q->compr_bytes_now, sign * (int64_t)payload);
 }
 

@@ -67,12 +67,16 @@ static unsigned compress(struct tz_store_thread *t, struct tz_recompression *job
 	return units < before && (before - units) * LEAST_GAIN >= before ? units : 0;
 }
 
-static void count(struct tz_store *s, unsigned pages, uint64_t units)
+/* Where it is counted what this one does. */
+static struct tz_step_stats *counters(struct tz_store *s, const struct tz_recompression *job)
 {
-	struct tz_stats *to = s->stats;
+	return job->set ? &s->stats->dense : &s->stats->cold;
+}
 
-	TZ_STATS_SET(to->recompressed_pages, to->recompressed_pages + pages);
-	TZ_STATS_SET(to->recompressed_saved, to->recompressed_saved + units * TZ_UNIT);
+static void count(struct tz_step_stats *to, unsigned pages, uint64_t units)
+{
+	TZ_STATS_SET(to->pages, to->pages + pages);
+	TZ_STATS_SET(to->saved, to->saved + units * TZ_UNIT);
 }
 
 /* Between begin and end. */
@@ -102,7 +106,7 @@ static void rewrite(struct tz_store_thread *t, struct tz_recompression *job, uin
 		return;
 	tz_store_account(t, page, entry, new, 1, NULL);
 	t->freed_units = 0;		/* the next objects take the holes; then finish() */
-	count(s, 1, tz_entry_units(entry) - units);
+	count(counters(s, job), 1, tz_entry_units(entry) - units);
 }
 
 /* ---- a step ---- */
@@ -196,7 +200,7 @@ static void pack(struct tz_store_thread *t, uint64_t window, unsigned wanted, un
 		return;
 	stored(t->store, window, &after);
 	if (after > before)		/* else others have left at the same time */
-		count(t->store, after - before, saved);
+		count(&t->store->stats->cold, after - before, saved);
 }
 
 /* The same, making groups. */
@@ -263,13 +267,14 @@ static void begin(struct tz_store *s, struct tz_recompression *job)
 int tz_recompression_step(struct tz_store_thread *t, struct tz_recompression *job, uint64_t now)
 {
 	struct tz_store *s = t->store;
+	struct tz_step_stats *to = counters(s, job);
 	uint64_t before = cpu_ns(), spent;
 
 	if (!job->begun)
 		begin(s, job);
 	job->begun = !walk_on(t, job, now);
 	spent = cpu_ns() - before;
-	TZ_STATS_SET(s->stats->recompress_cpu_ns, s->stats->recompress_cpu_ns + spent);
+	TZ_STATS_SET(to->cpu_ns, to->cpu_ns + spent);
 	job->next_step = tz_now_ns() + pause_after(s, job, spent);
 	return !job->begun;
 }

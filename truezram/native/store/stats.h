@@ -18,7 +18,7 @@
 #include "codec.h"
 
 #define TZ_STATS_MAGIC 0x3153545a54ull /* "TZTS1" */
-#define TZ_STATS_VERSION 7
+#define TZ_STATS_VERSION 8
 #define TZ_MAX_QUEUES 64
 /* Threads that are not queues and have a tz_queue_stats too, after those of the queues: the one
  * that collects freed swap slots, and the housekeeper. Sums include them. */
@@ -68,6 +68,13 @@ struct tz_suspect {
 	uint64_t request;		/* as `serving` of a queue; 0: none */
 	uint64_t deaths;
 	uint64_t last_ns;		/* when the last was noticed */
+};
+
+/* What has been done with idle pages since the device was created, one step of it. */
+struct tz_step_stats {
+	uint64_t pages;			/* written once more, */
+	uint64_t saved;			/* by how many bytes less, */
+	uint64_t cpu_ns;		/* and what that took */
 };
 
 struct tz_stats {
@@ -132,9 +139,8 @@ struct tz_stats {
 	uint64_t recompress_done;	/* and the last that has ended */
 	uint64_t recompress_stopped;	/* 1: because it was stopped */
 	uint64_t recompress_permille;	/* how far the one at work is */
-	uint64_t recompressed_pages;	/* pages written once more, and by how many bytes less */
-	uint64_t recompressed_saved;
-	uint64_t recompress_cpu_ns;	/* what that took */
+	struct tz_step_stats dense;	/* pages with a denser codec each */
+	struct tz_step_stats cold;	/* pages in groups */
 	/* --- written by a server that takes over, removed by the queues --- */
 	struct tz_suspect suspects[TZ_SUSPECTS];
 };
@@ -166,10 +172,11 @@ struct tz_queue_stats {
 	int64_t pages_now;		/* pages stored: orig_data_size = 4096 * sum */
 	int64_t compr_bytes_now;	/* object payload bytes: compr_data_size */
 	int64_t object_bytes_now;	/* what objects take in segments, head and rounding
-					 * included */
+					 * included: tz_stats_add_object */
 	int64_t dup_pages_now;		/* pages that share the object of another: they take no
 					 * room. compr_bytes_now counts a shared object once */
 	int64_t kind_pages_now[TZ_KINDS];	/* pages stored by enum tz_kind */
+	int64_t kind_bytes_now[TZ_KINDS];	/* object_bytes_now by enum tz_kind */
 	int64_t size_pages_now[TZ_SIZE_BINS];
 	/* --- not under seq --- */
 	/* requests by service time */
@@ -210,6 +217,13 @@ static inline void tz_stats_add(void *counter, int64_t by)
 
 	/* After seq has become odd. */
 	__atomic_store_n(c, *c + (uint64_t)by, __ATOMIC_RELEASE);
+}
+
+/* `bytes` of an object came into segments, or left them. */
+static inline void tz_stats_add_object(struct tz_queue_stats *q, unsigned kind, int64_t bytes)
+{
+	tz_stats_add(&q->object_bytes_now, bytes);
+	tz_stats_add(&q->kind_bytes_now[kind], bytes);
 }
 
 static inline void tz_stats_end(uint64_t *seq)

@@ -212,8 +212,8 @@ void tz_store_count_entry(struct tz_queue_stats *q, uint64_t entry, int own, int
 	if (!own && !tz_entry_is_grouped(entry)) {
 		tz_stats_add(&q->dup_pages_now, sign);
 	} else if (length) {
-		tz_stats_add(
-			&q->object_bytes_now, sign * (int64_t)(tz_entry_units(entry) * TZ_UNIT));
+		tz_stats_add_object(q, tz_entry_kind(entry),
+			sign * (int64_t)(tz_entry_units(entry) * TZ_UNIT));
 		tz_stats_add(&q->compr_bytes_now, sign * (int64_t)length);
 	}
 	tz_stats_add(&q->pages_now, sign);
