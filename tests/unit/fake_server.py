@@ -55,6 +55,9 @@ def make_stats(path: Path, args, name: str, number: int):
     stats.mem_limit = args.mem_limit
     stats.algorithm = args.algorithm.encode()
     stats.dedup = args.dedup
+    stats.idle_dense, stats.idle_cold, stats.cpu_percent = map(int, args.policy.split(":"))
+    if "no-zstd" in MODE:
+        stats.idle_cold = 0
     stats.mem_used_total = 1 << 20
     stats.mem_used_max = 2 << 20
     for index in range(args.queues):
@@ -143,6 +146,7 @@ def main() -> int:
     parser.add_argument("--algorithm")
     parser.add_argument("--dictionary")
     parser.add_argument("--dedup", action="store_true")
+    parser.add_argument("--policy", default="0:0:0")
     parser.add_argument("--mem-limit", type=int, default=0)
     parser.add_argument("--id", type=int)
     parser.add_argument("--queues", type=int, default=2)

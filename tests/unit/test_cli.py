@@ -75,6 +75,7 @@ def test_a_life_in_json(fake: FakeServer, capsys: pytest.CaptureFixture[str]) ->
         "algorithm": default_algorithm(),
         "dictionary": None,
         "dedup": False,
+        "policy": "balanced",
         "mem_limit": 0,
         "swap": False,
         "priority": None,

@@ -16,7 +16,7 @@ from pagegen import sample
 
 from truezram.cli.main import main
 from truezram.engine import paths
-from truezram.engine.device import cold, removal
+from truezram.engine.device import cold, removal, settings
 from truezram.engine.device.check import check_device
 from truezram.engine.device.client import Client, Entry
 from truezram.engine.device.create import CreateOptions, create
@@ -35,9 +35,15 @@ def device(run_dir: Path) -> Iterator[Entry]:
         paths.server_path()
     except TruezramError:
         pytest.skip("the server is not built here")
-    entry = create(CreateOptions(64 << 20, "lz4", transport="local")).entry
+    entry = create(CreateOptions(64 << 20, "lz4", transport="local", policy="off")).entry
     yield entry
     removal.remove_entry(entry)
+
+
+def memory(pid: int) -> int:
+    """Bytes that a process has for itself."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("RssAnon:")[2].split()[0]) << 10
 
 
 def grow_old(client: Client, device: Entry) -> None:
@@ -155,6 +161,45 @@ def test_a_policy_works_by_itself(device: Entry, capsys: pytest.CaptureFixture[s
         assert "One of: off, gentle, balanced, dense" in capsys.readouterr().err
         assert main(["set", "0", "idle_dense=3d"]) == 2
     assert check_device(device).sound
+
+
+def test_a_new_device_has_a_policy(device: Entry, run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which takes memory when there is something to do for it, and not before. Without libzstd it does what it can."""
+    made = create(CreateOptions(64 << 20, "lz4", transport="local"))
+    pages = sample(PAGES, seed=8)
+    with Client() as client, LocalDevice(made.entry) as disk:
+        now, off = client.device(made.entry), client.device(device)
+        assert (now.policy, off.policy) == (settings.POLICIES["balanced"], settings.POLICIES["off"])
+        at_rest = memory(now.pid)
+        assert abs(at_rest - memory(off.pid)) < 256 << 10
+        disk.write(0, b"".join(pages))
+        before = client.device(made.entry).object_bytes
+        for key, value in {"policy": "1:0:100", "age_speed": str(STEP)}.items():
+            client.set(made.entry, key, value)
+        wait_until(lambda: client.device(made.entry).dense_pages > PAGES // 4)
+        # What is written in another way from now on is read by it, too.
+        client.set(made.entry, "algorithm", "zstd:1")
+        disk.write(PAGES, b"".join(pages[: PAGES // 2]))
+        written = dict(client.device(made.entry).kind_pages)["zstd"]
+        wait_until(lambda: dict(client.device(made.entry).kind_pages)["zstd"] < written)
+        client.set(made.entry, "idle_cold", "2")
+        wait_until(lambda: client.device(made.entry).cold_pages > PAGES // 4)
+        assert memory(now.pid) - at_rest > 1 << 20
+        now = client.device(made.entry)
+        assert now.object_bytes < before * 3 // 2
+        assert now.last_error == ""
+        for page in range(PAGES):
+            assert disk.read(page) == pages[page]
+    removal.remove_entry(made.entry)
+    monkeypatch.setenv("TRUEZRAM_LIBZSTD", "/nonexistent/libzstd.so.1")
+    made = create(CreateOptions(64 << 20, "lz4", transport="local"))
+    with Client() as client:
+        assert client.device(made.entry).policy == "600:0:3"
+        assert len(made.warnings) == 1
+        assert "does not pack idle pages in groups" in made.warnings[0]
+        with pytest.raises(Failed, match=r"groups of pages need libzstd: .*cannot be opened"):
+            client.set(made.entry, "policy", settings.POLICIES["balanced"])
+    removal.remove_entry(made.entry)
 
 
 def test_a_run_is_stopped(device: Entry, capsys: pytest.CaptureFixture[str]) -> None:

@@ -41,8 +41,8 @@ def test_create_passes_on_what_was_asked_and_no_more(fake: FakeServer, run_dir: 
     assert (
         words[:ready]
         == (
-            "--size 1073741824 --algorithm lz4 --mem-limit 12345 --id 7 --queues 3 --queue-depth 32 --transport local"
-            f" --run-dir {run_dir}"
+            "--size 1073741824 --algorithm lz4 --policy 600:7200:3 --mem-limit 12345 --id 7 --queues 3"
+            f" --queue-depth 32 --transport local --run-dir {run_dir}"
         ).split()
     )
     make()
@@ -52,6 +52,17 @@ def test_create_passes_on_what_was_asked_and_no_more(fake: FakeServer, run_dir: 
         first, second = client.devices()
     assert (first.name, first.state, first.nr_queues, first.mem_limit) == ("local0", "live", 2, 0)
     assert (second.name, second.nr_queues, second.queue_depth, second.mem_limit) == ("local7", 3, 32, 12345)
+
+
+def test_a_policy_is_asked_for_by_name(fake: FakeServer) -> None:
+    make(policy="Dense")
+    assert " --policy 180:2340:10 " in fake.received[0]
+    with pytest.raises(UsageError, match=r"there is no policy 'eager'.*off, gentle, balanced, dense"):
+        make(policy="eager")
+    fake.mode("no-zstd")
+    with_groups, without = create(LOCAL), create(replace(LOCAL, policy="off"))
+    assert [text for text in with_groups.warnings if "does not pack idle pages in groups" in text]
+    assert without.warnings == ()
 
 
 def test_the_server_is_a_session_of_its_own_without_our_files(fake: FakeServer) -> None:
@@ -114,9 +125,10 @@ def test_what_to_do_when_it_cannot_be_set(
 
 def test_command_preview_gives_the_same_options() -> None:
     swapping = CreateOptions(3 << 29, "zstd:3", 1 << 29, 4, 2, 64, "ublk", True, 10, dictionary="/a b", dedup=True)
+    swapping = replace(swapping, policy="gentle")
     assert swapping.command() == (
-        "truezram create --size 1536M --algorithm zstd:3 --dictionary '/a b' --dedup --mem-limit 512M --id 4"
-        " --queues 2 --queue-depth 64 --swap --priority 10"
+        "truezram create --size 1536M --algorithm zstd:3 --dictionary '/a b' --dedup --policy gentle"
+        " --mem-limit 512M --id 4 --queues 2 --queue-depth 64 --swap --priority 10"
     )
     mounted = CreateOptions(1 << 30, transport="local", fs="ext4", mount="-m")
     parser = argparse.ArgumentParser()

@@ -41,6 +41,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="identical pages share one object; can be changed later (set DEVICE dedup=on|off)",
     )
+    parser.add_argument(
+        "--policy",
+        metavar="NAME",
+        help="what is done with idle pages: off, gentle, balanced or dense; can be changed later (set DEVICE"
+        " policy=NAME) (default: balanced)",
+    )
     parser.add_argument("--mem-limit", metavar="SIZE", help="memory limit; writes beyond it fail (default: none)")
     parser.add_argument("--id", type=number, metavar="N", help="number of the device (default: the first free one)")
     parser.add_argument(
@@ -74,6 +80,7 @@ def options_of(args: argparse.Namespace) -> CreateOptions:
         algorithm=args.algorithm,
         dictionary=args.dictionary,
         dedup=args.dedup,
+        policy=args.policy,
         mem_limit=parse_mem_limit(args.mem_limit) if args.mem_limit is not None else 0,
         id=args.id,
         queues=args.queues,
@@ -100,6 +107,7 @@ def run(args: argparse.Namespace) -> int:
             "algorithm": made.options.algorithm,
             "dictionary": made.options.dictionary,
             "dedup": made.options.dedup,
+            "policy": made.options.policy,
             "mem_limit": made.options.mem_limit,
             "swap": made.options.swap,
             "priority": made.options.priority,

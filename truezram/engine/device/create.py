@@ -22,6 +22,7 @@ from truezram.engine.device.client import Client, Entry
 from truezram.engine.device.options import MAX_ID, MAX_QUEUE_DEPTH, TRANSPORTS
 from truezram.engine.device.options import CreateOptions as CreateOptions
 from truezram.engine.device.settings import BY_KEY as SETTINGS
+from truezram.engine.device.settings import DEFAULT_POLICY, POLICIES, policy_name
 from truezram.engine.device.settings import parse_mem_limit as parse_mem_limit
 from truezram.engine.errors import Busy, Failed, PermissionDenied, TruezramError, Unsupported, UsageError
 from truezram.engine.machine import procfs
@@ -38,7 +39,7 @@ class Created:
 
     entry: Entry
     options: CreateOptions
-    """With the defaults filled in: algorithm, and priority of a swap device."""
+    """With the defaults filled in: algorithm, policy, and priority of a swap device."""
     warnings: tuple[str, ...] = ()
     """What may go wrong later with these options, and what to do about it."""
 
@@ -86,7 +87,8 @@ def check_options(options: CreateOptions) -> CreateOptions:
     file = None
     if options.dictionary is not None:
         file = str(dictionary.load_for(options.dictionary, algorithm).path)
-    return replace(options, algorithm=algorithm, dictionary=file, priority=priority, mount=mount)
+    policy = policy_name(options.policy if options.policy is not None else DEFAULT_POLICY)
+    return replace(options, algorithm=algorithm, dictionary=file, policy=policy, priority=priority, mount=mount)
 
 
 def _check_filesystem(options: CreateOptions, what: str) -> str | None:
@@ -136,7 +138,8 @@ def create(options: CreateOptions) -> Created:
         raise
     warnings = [*warnings_of(options, entry.name, machine.mem_total), *_dead_before(options, lost)]
     with Client([run_dir]) as client:
-        warnings += without_recovery(client.device(entry))
+        device = client.device(entry)
+    warnings += [*without_recovery(device), *without_groups(options, device)]
     return Created(entry, options, tuple(warnings))
 
 
@@ -167,6 +170,16 @@ def without_recovery(device: DeviceSnapshot) -> list[str]:
     if device.transport != "ublk" or device.recoverable:
         return []
     return [f"{device.name} does not outlive its server (recovery {device.recovery}): what is on it is lost then"]
+
+
+def without_groups(options: CreateOptions, device: DeviceSnapshot) -> list[str]:
+    """That a policy is not wholly in force, and why."""
+    if not options.policy or not int(POLICIES[options.policy].split(":")[1]) or device.idle_cold:
+        return []
+    return [
+        f"{device.name} does not pack idle pages in groups, as the policy {options.policy} would: libzstd is not"
+        f" there. See truezram doctor, then: truezram set {device.name} policy={options.policy}"
+    ]
 
 
 def _undo(entry: Entry) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from truezram._native import lib
+from truezram.engine.device.settings import POLICIES
 from truezram.engine.device.stats_page import TRANSPORTS as TRANSPORTS
 from truezram.engine.units import format_exact
 
@@ -36,6 +37,8 @@ class CreateOptions:
     """A file with a dictionary for zstd."""
     dedup: bool = False
     """Identical pages share one object."""
+    policy: str | None = None
+    """What is done with idle pages: one of `settings.POLICIES`."""
     persist: bool = False
     """Made by a systemd unit, now and at every start of the machine; needs an id."""
 
@@ -55,13 +58,14 @@ class CreateOptions:
 
     def server_words(self) -> list[str]:
         """The options as the server takes them: sizes in bytes; what is None is left to the server."""
-        values = [(option.name, getattr(self, option.field)) for option in OPTIONS if option.server]
-        return [
-            word
-            for name, value in values
-            if value is not None and value is not False
-            for word in ([name] if value is True else [name, str(value)])
-        ]
+        words = []
+        for option in OPTIONS:
+            value = getattr(self, option.field) if option.server else None
+            if value is True:
+                words.append(option.name)
+            elif value is not None and value is not False:
+                words += [option.name, option.serve(value)]
+        return words
 
     def command(self) -> str:
         """The command line that does the same."""
@@ -78,6 +82,8 @@ class Option:
     """Whether the server takes it too, under the same name."""
     write: Callable[[Any], str] = str
     """The value as a user writes it."""
+    serve: Callable[[Any], str] = str
+    """The value as the server takes it."""
 
     @property
     def name(self) -> str:
@@ -89,6 +95,7 @@ OPTIONS = (
     Option("algorithm", server=True),
     Option("dictionary", server=True),
     Option("dedup", server=True),
+    Option("policy", server=True, serve=POLICIES.__getitem__),
     Option("mem_limit", server=True, write=format_exact),
     Option("id", server=True),
     Option("queues", server=True),

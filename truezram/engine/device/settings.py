@@ -51,16 +51,23 @@ POLICIES = {
     "dense": "180:2340:10",
 }
 """What is done with idle pages: after how many seconds with `dense`, after how many in groups, per cent of a core."""
+DEFAULT_POLICY = "balanced"
+"""Of a new device."""
 
 
-def _policy(text: str) -> str:
+def policy_name(text: str) -> str:
+    """A policy's name as it is in `POLICIES`. Raises `UsageError`."""
     word = text.strip().lower()
     if re.fullmatch(r"\d+:\d+:\d+", word):
         return word
     if word not in POLICIES:
         names = ", ".join(POLICIES)
         raise UsageError(f"there is no policy {text[:40]!r}", "it is not in the list", f"One of: {names}")
-    return POLICIES[word]
+    return word
+
+
+def _policy(text: str) -> str:
+    return POLICIES[policy_name(text)]
 
 
 def _policy_name(text: str) -> str | None:

@@ -172,6 +172,7 @@ def canonical(options: CreateOptions) -> CreateOptions:
         mount=checked.mount,
         dictionary=checked.dictionary,
         algorithm=checked.algorithm if options.algorithm is not None else None,
+        policy=checked.policy if options.policy is not None else None,
         persist=False,
     )
     if options.transport != "ublk":

@@ -30,7 +30,7 @@
 #define ONWARD_SECONDS 2	/* so long a stopped server stays so, or twice as long */
 enum {
 	SLOT_SOCKET, SLOT_SIGNAL, SLOT_QUEUE_END, SLOT_HELPER, SLOT_STANDBY, SLOT_NURSERY,
-	SLOT_CLIENTS
+	SLOT_POLICY, SLOT_CLIENTS
 };
 
 struct control {
@@ -79,6 +79,8 @@ static int must_lock(const struct tz_server *s)
 		s->registry.stats->flags & TZ_FLAG_MEMORY_LOCKED;
 }
 
+static int renew_policy(struct tz_server *s, char *why, size_t why_size);
+
 /* What a change has newly mapped must be locked, where memory was locked before or has to be; else
  * the old algorithm is put back. */
 static int set_algorithm(struct tz_server *s, const char *text, char *why, size_t why_size)
@@ -91,8 +93,12 @@ static int set_algorithm(struct tz_server *s, const char *text, char *why, size_
 	if (rc < 0)
 		return rc;
 	rc = tz_server_lock(s, why, why_size);
-	if (rc == 0 || !must)
+	if (rc == 0 || !must) {
+		/* It must read what is written from now on. */
+		if (renew_policy(s, more, sizeof more) < 0)
+			tz_log("the policy is as it was: %s", more);
 		return 0;
+	}
 	if (tz_store_set_algorithm(s->store, before, more, sizeof more) < 0)
 		tz_log("cannot put back algorithm %s: %s", before, more);
 	if (tz_server_lock(s, more, sizeof more) < 0)
@@ -128,12 +134,40 @@ int tz_server_set_policy(
 
 	if (!standing)
 		return err;
-	if (must_lock(s) && (err = tz_server_lock(s, why, why_size)) < 0) {
+	if (tz_store_policy_took_memory(standing) && must_lock(s) &&
+		(err = tz_server_lock(s, why, why_size)) < 0) {
 		tz_store_forget_policy(standing);
 		return err;
 	}
 	tz_store_set_policy(s->store, standing);
 	return 0;
+}
+
+static int renew_policy(struct tz_server *s, char *why, size_t why_size)
+{
+	struct tz_policy policy = tz_store_policy(s->store);
+
+	return policy.idle_dense || policy.idle_cold
+		? tz_server_set_policy(s, &policy, why, why_size) : 0;
+}
+
+/* The policy has something to do for the first time. */
+static void equip_policy(struct tz_server *s)
+{
+	unsigned wishes = tz_store_take_wishes(s->store);
+	char text[sizeof s->registry.stats->last_error], why[216];
+
+	for (unsigned job = 1; job <= wishes; job <<= 1) {
+		if (!(wishes & job))
+			continue;
+		tz_store_grant_wishes(s->store, job, 1);
+		if (renew_policy(s, why, sizeof why) == 0)
+			continue;
+		tz_store_grant_wishes(s->store, job, 0);
+		snprintf(text, sizeof text, "the policy cannot do its work: %.90s", why);
+		tz_log("%s", text);
+		tz_stats_error(s->registry.stats, text);
+	}
 }
 
 /* A whole number up to `most`, and what follows it. 0 or -1. */
@@ -147,20 +181,14 @@ static int number(const char *text, unsigned long most, unsigned long *out, cons
 	return after == text || *text == '-' || *text == '+' || errno || *out > most ? -1 : 0;
 }
 
-/* "IDLE_DENSE:IDLE_COLD:CPU_PERCENT" */
 static int set_policy(struct tz_server *s, const char *text, char *why, size_t why_size)
 {
-	unsigned long n[3];
-	const char *end = text;
+	struct tz_policy policy;
 
-	for (unsigned i = 0; i < 3; i++) {
-		if (number(text, UINT32_MAX, &n[i], &end) < 0 || *end != (i < 2 ? ':' : 0)) {
-			snprintf(why, why_size, "a policy is three whole numbers, as 600:7200:3");
-			return -EINVAL;
-		}
-		text = end + 1;
+	if (tz_policy_parse(text, &policy) < 0) {
+		snprintf(why, why_size, "a policy is three whole numbers, as 600:7200:3");
+		return -EINVAL;
 	}
-	struct tz_policy policy = { (uint32_t)n[0], (uint32_t)n[1], (uint32_t)n[2] };
 	return tz_server_set_policy(s, &policy, why, why_size);
 }
 
@@ -738,6 +766,7 @@ void tz_control_loop(struct tz_server *s)
 	c.fds[SLOT_SOCKET].fd = s->registry.socket_fd;
 	c.fds[SLOT_SIGNAL].fd = s->signal_fd;
 	c.fds[SLOT_QUEUE_END].fd = s->end_fd;
+	c.fds[SLOT_POLICY].fd = tz_store_wish_fd(s->store);
 	go_onward(s);
 	while (!c.stop) {
 		c.fds[SLOT_HELPER].fd = s->helper.fd;
@@ -755,6 +784,8 @@ void tz_control_loop(struct tz_server *s)
 			tz_log("a queue has ended: the device cannot be served any more");
 			s->queue_ended = c.stop = 1;
 		}
+		if (c.fds[SLOT_POLICY].revents)
+			equip_policy(s);
 		/* Before a new one may take a slot, with what poll said of the old. */
 		serve_clients(&c);
 		if (c.fds[SLOT_SOCKET].revents)

@@ -329,6 +329,22 @@ void tz_device_confine(void)
 		tz_log("system calls are not filtered: %s", why);
 }
 
+/* Without libzstd there are no groups, and the rest of it all the same. */
+static int begin_policy(struct tz_server *s, const struct tz_options *o)
+{
+	struct tz_policy policy = o->policy;
+	int rc;
+
+	if (!policy.cpu_percent)		/* none was given */
+		return 0;
+	rc = tz_server_set_policy(s, &policy, s->why, sizeof s->why);
+	if (rc != -ENOTSUP || !policy.idle_cold)
+		return rc;
+	tz_log("idle pages are not packed: %s", s->why);
+	policy.idle_cold = 0;
+	return tz_server_set_policy(s, &policy, s->why, sizeof s->why);
+}
+
 int tz_device_make(struct tz_server *s, const struct tz_options *o)
 {
 	int ublk = o->transport == TZ_TRANSPORT_UBLK, rc;
@@ -346,7 +362,7 @@ int tz_device_make(struct tz_server *s, const struct tz_options *o)
 	if (rc < 0 || (rc = make_store(s, o)) < 0 || (rc = tz_device_start_queues(s, o)) < 0)
 		return rc;
 	rc = tz_control_open(s, s->why, sizeof s->why);
-	if (rc < 0)
+	if (rc < 0 || (rc = begin_policy(s, o)) < 0)
 		return rc;
 	if (ublk)
 		tz_device_start_slots(s, o);

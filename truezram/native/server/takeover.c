@@ -168,7 +168,7 @@ static void restore_policy(struct tz_server *s)
 	struct tz_policy policy = tz_store_policy(s->store);
 	char text[sizeof s->registry.stats->last_error], why[216];
 
-	if ((!policy.idle_dense && !policy.idle_cold) ||
+	if (!policy.cpu_percent ||
 		tz_server_set_policy(s, &policy, why, sizeof why) == 0)
 		return;
 	snprintf(text, sizeof text, "policy is off: %.110s", why);

@@ -77,6 +77,7 @@ static int parse(int argc, char **argv, struct tz_options *o)
 		{ "upgrade", no_argument, NULL, 'U' },
 		{ "dictionary", required_argument, NULL, 'D' },
 		{ "dedup", no_argument, NULL, 'u' },
+		{ "policy", required_argument, NULL, 'p' },
 		{ "version", no_argument, NULL, 'V' },
 		{ NULL, 0, NULL, 0 },
 	};
@@ -97,6 +98,11 @@ static int parse(int argc, char **argv, struct tz_options *o)
 		case 'a': o->algorithm = optarg; break;
 		case 'D': o->dictionary = optarg; break;
 		case 'u': o->dedup = 1; break;
+		case 'p':
+			bad = tz_policy_parse(optarg, &o->policy);
+			if (bad)
+				fprintf(stderr, "truezramd: --policy %s: not N:N:N\n", optarg);
+			break;
 		case 'r': o->run_dir = optarg; break;
 		case 'i': bad = number("id", optarg, TZ_MAX_ID, &n); o->id = (int)n; break;
 		case 'q':
@@ -127,7 +133,8 @@ static int parse(int argc, char **argv, struct tz_options *o)
 			" --algorithm NAME[:LEVEL] --run-dir DIR\n"
 			"                 [--dictionary FILE] [--mem-limit BYTES] [--id N]"
 			" [--queues N] [--queue-depth N]\n"
-			"                 [--dedup] [--ready-fd FD]\n"
+			"                 [--dedup] [--policy IDLE_DENSE:IDLE_COLD:CPU_PERCENT]"
+			" [--ready-fd FD]\n"
 			"       truezramd --cleanup --transport ublk|local --id N --run-dir DIR\n"
 			"       truezramd --recover|--upgrade --transport ublk --id N --run-dir DIR"
 			" [--ready-fd FD]\n"

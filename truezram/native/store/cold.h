@@ -71,6 +71,9 @@ struct tz_recompression {
 struct tz_recompression *tz_recompression_make(struct tz_store *s, const char *algorithm,
 	uint64_t idle_ns, unsigned percent, int *err, char *why, size_t why_size);
 void tz_recompression_free(struct tz_recompression *job);
+/* Whether that can be made, as far as it takes no memory to know. 0 or negative errno with why. */
+int tz_recompression_check(const struct tz_store *s, const char *algorithm, uint64_t idle_ns,
+	unsigned percent, char *why, size_t why_size);
 /* The next step of it, which begins with the first. 1: that was the last. */
 int tz_recompression_step(struct tz_store_thread *t, struct tz_recompression *job, uint64_t now);
 
@@ -88,17 +91,25 @@ void tz_recompress_drop(struct tz_store *s);
 enum { TZ_STANDING_DENSE, TZ_STANDING_COLD, TZ_STANDING_JOBS };
 struct tz_standing {
 	struct tz_policy policy;
-	struct tz_recompression *jobs[TZ_STANDING_JOBS];	/* NULL: not done */
+	/* NULL: not done, or there has been nothing to do for it yet */
+	struct tz_recompression *jobs[TZ_STANDING_JOBS];
 };
 
 struct tz_policing {
 	_Atomic(struct tz_standing *) next;	/* takes the place of `now`; NULL: none */
+	_Atomic unsigned wishes;	/* jobs, as bits, that have something to do and are NULL */
+	int wish_fd;			/* eventfd: there are some */
+	/* the control thread's own */
+	unsigned equipped;		/* jobs, as bits, that are not to be NULL */
 	/* the housekeeper's own */
 	struct tz_standing *now;
+	int fresh;		/* that has just come */
 	uint64_t pulse;		/* that it has seen */
 	unsigned due;		/* jobs, as bits */
 };
 
+/* Before the housekeeper's thread starts. 0 or negative errno with why. */
+int tz_policy_start(struct tz_store *s, char *why, size_t why_size);
 uint64_t tz_policy_turn(struct tz_store_thread *t, uint64_t now);
 /* The housekeeper's thread has ended. */
 void tz_policy_drop(struct tz_store *s);

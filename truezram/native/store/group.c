@@ -322,6 +322,16 @@ static int make_packer(struct tz_store *s, char *why, size_t why_size)
 	return 0;
 }
 
+int tz_groups_check(char *why, size_t why_size)
+{
+	const char *reason = "unknown reason";
+
+	if (tz_zstd_group_size(GROUP_LEVEL, &reason))
+		return 0;
+	snprintf(why, why_size, "groups of pages need libzstd: %s", reason);
+	return -ENOTSUP;
+}
+
 int tz_groups_prepare(struct tz_store *s, char *why, size_t why_size)
 {
 	int rc = s->groups.words ? 0 : map_words(s, why, why_size);

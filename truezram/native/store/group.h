@@ -130,6 +130,8 @@ void tz_group_count(struct tz_queue_stats *q, uint64_t entry, unsigned payload, 
 void tz_group_touch(struct tz_store *s, uint64_t window);
 struct tz_group_word tz_group_word_for(uint64_t offset, const struct tz_group_head *head);
 
+/* Whether there can be groups: libzstd is there. 0 or -ENOTSUP with why. */
+int tz_groups_check(char *why, size_t why_size);
 /* Everything that it takes to have groups; they are not switched on by that. 0 or negative errno
  * with why. */
 int tz_groups_prepare(struct tz_store *s, char *why, size_t why_size);

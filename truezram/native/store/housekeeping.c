@@ -512,10 +512,14 @@ int tz_housekeeping_start(struct tz_store *s, char *why, size_t why_size)
 	int rc;
 
 	tz_age_start(s);
+	rc = tz_policy_start(s, why, why_size);
+	if (rc < 0)
+		return rc;
 	rc = tz_thread_start(&h->thread, STACK_SIZE, run, s, "the housekeeping thread", why,
 		why_size);
-
 	h->started = rc == 0;
+	if (rc < 0)
+		tz_policy_drop(s);
 	return rc;
 }
 

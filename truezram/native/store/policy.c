@@ -7,7 +7,10 @@
  * every three minutes. What somebody asked for comes first.
  *
  * The control thread prepares jobs and hands them over by one exchange; whoever finds that they
- * have been replaced before they were taken frees them.
+ * have been replaced before they were taken frees them. What a job takes, workspaces of codecs, it
+ * prepares when there is something to do for it: the housekeeper, which does not ask for memory,
+ * tells it so (wishes). So a device that nothing is done with does not take more memory for having
+ * a policy.
  */
 #include "cold.h"
 #include "store_impl.h"
@@ -15,8 +18,18 @@
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
 
 #define SECOND 1000000000ull
+
+static const char *const algorithms[TZ_STANDING_JOBS] = { "dense", "cold" };
+
+static uint64_t idle_ns(const struct tz_policy *policy, unsigned job)
+{
+	return (job == TZ_STANDING_DENSE ? policy->idle_dense : policy->idle_cold) * SECOND;
+}
 
 static void free_standing(struct tz_standing *standing)
 {
@@ -35,19 +48,53 @@ static void take_over(struct tz_policing *p)
 		return;
 	free_standing(p->now);
 	p->now = next;
-	p->due = (1u << TZ_STANDING_JOBS) - 1;		/* what is old enough already */
+	p->due = 0;
+	p->fresh = 1;		/* what is old enough already */
 }
 
-/* The jobs for which the pass that has just ended has made pages old enough. */
+/* As they were counted last. */
+static int has_pages(const struct tz_store *s, unsigned age)
+{
+	for (; age < TZ_AGES; age++)
+		if (s->aging.pages[age])
+			return 1;
+	return 0;
+}
+
+/* The jobs for which the pass that has just ended has made pages old enough; of a new policy, those
+ * that find any. */
 static unsigned due(const struct tz_store *s)
 {
-	const struct tz_standing *now = s->policing.now;
+	const struct tz_policing *p = &s->policing;
 	unsigned top = tz_age_top(s->aging.pulse), jobs = 0;
 
-	for (unsigned i = 0; i < TZ_STANDING_JOBS; i++)
-		if (now->jobs[i] && tz_age_after(s, now->jobs[i]->idle_ns) <= top + 1)
+	for (unsigned i = 0; i < TZ_STANDING_JOBS; i++) {
+		uint64_t idle = idle_ns(&p->now->policy, i);
+		unsigned age = tz_age_after(s, idle);
+		if (idle && (p->fresh || age <= top + 1) && has_pages(s, age))
 			jobs |= 1u << i;
+	}
 	return jobs;
+}
+
+static void look_at_ages(struct tz_store *s)
+{
+	struct tz_policing *p = &s->policing;
+
+	if (s->aging.hand != TZ_HAND_RESTS || !s->stats->ages_counted_ns ||
+		(!p->fresh && s->aging.pulse == p->pulse))
+		return;
+	p->due |= due(s);
+	p->pulse = s->aging.pulse;
+	p->fresh = 0;
+}
+
+static void wish(struct tz_policing *p, unsigned job)
+{
+	atomic_fetch_or(&p->wishes, 1u << job);
+	/* (Full, it is readable anyway.) */
+	if (write(p->wish_fd, &(uint64_t){ 1 }, sizeof(uint64_t)) < 0)
+		return;
 }
 
 uint64_t tz_policy_turn(struct tz_store_thread *t, uint64_t now)
@@ -58,10 +105,7 @@ uint64_t tz_policy_turn(struct tz_store_thread *t, uint64_t now)
 	take_over(p);
 	if (!p->now || atomic_load(&s->recompress.job))
 		return TZ_NO_TURN;
-	if (s->aging.hand == TZ_HAND_RESTS && s->aging.pulse != p->pulse) {
-		p->pulse = s->aging.pulse;
-		p->due |= due(s);
-	}
+	look_at_ages(s);
 	while (p->due) {
 		unsigned first = (unsigned)__builtin_ctz(p->due);
 		struct tz_recompression *job = p->now->jobs[first];
@@ -72,8 +116,19 @@ uint64_t tz_policy_turn(struct tz_store_thread *t, uint64_t now)
 		p->due &= ~(1u << first);
 		if (job)
 			tz_housekeeping_wake(s);	/* for the holes that it leaves */
+		else
+			wish(p, first);
 	}
 	return TZ_NO_TURN;
+}
+
+int tz_policy_start(struct tz_store *s, char *why, size_t why_size)
+{
+	s->policing.wish_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (s->policing.wish_fd >= 0)
+		return 0;
+	snprintf(why, why_size, "cannot open what the housekeeper needs: %s", strerror(errno));
+	return -errno;
 }
 
 void tz_policy_drop(struct tz_store *s)
@@ -81,15 +136,58 @@ void tz_policy_drop(struct tz_store *s)
 	free_standing(atomic_exchange(&s->policing.next, NULL));
 	free_standing(s->policing.now);
 	s->policing.now = NULL;
+	close(s->policing.wish_fd);
 }
 
 /* ---- the control thread's part ---- */
 
+/* A whole number, and what follows it. */
+static int number(const char *text, uint32_t *out, const char **end)
+{
+	char *after;
+
+	errno = 0;
+	unsigned long long n = strtoull(text, &after, 10);
+	*out = (uint32_t)n;
+	*end = after;
+	return *text < '0' || *text > '9' || errno || n > UINT32_MAX ? -EINVAL : 0;
+}
+
+int tz_policy_parse(const char *text, struct tz_policy *out)
+{
+	uint32_t *const to[] = { &out->idle_dense, &out->idle_cold, &out->cpu_percent };
+	const char *end = text;
+
+	for (unsigned i = 0; i < 3; i++) {
+		if (number(text, to[i], &end) < 0 || *end != (i < 2 ? ':' : 0))
+			return -EINVAL;
+		text = end + 1;
+	}
+	return 0;
+}
+
+int tz_store_wish_fd(const struct tz_store *s)
+{
+	return s->policing.wish_fd;
+}
+
+unsigned tz_store_take_wishes(struct tz_store *s)
+{
+	uint64_t n;
+
+	if (read(s->policing.wish_fd, &n, sizeof n) < 0)
+		return 0;
+	return atomic_exchange(&s->policing.wishes, 0) & ~s->policing.equipped;
+}
+
+void tz_store_grant_wishes(struct tz_store *s, unsigned jobs, int granted)
+{
+	s->policing.equipped = granted ? s->policing.equipped | jobs : s->policing.equipped & ~jobs;
+}
+
 struct tz_standing *tz_store_prepare_policy(struct tz_store *s, const struct tz_policy *policy,
 	int *err, char *why, size_t why_size)
 {
-	static const char *const algorithms[TZ_STANDING_JOBS] = { "dense", "cold" };
-	const uint32_t idle[TZ_STANDING_JOBS] = { policy->idle_dense, policy->idle_cold };
 	struct tz_standing *standing = calloc(1, sizeof *standing);
 
 	*err = standing ? 0 : -ENOMEM;
@@ -98,14 +196,27 @@ struct tz_standing *tz_store_prepare_policy(struct tz_store *s, const struct tz_
 		return NULL;
 	}
 	standing->policy = *policy;
-	for (unsigned i = 0; i < TZ_STANDING_JOBS && *err == 0; i++)
-		if (idle[i])
-			standing->jobs[i] = tz_recompression_make(s, algorithms[i],
-				idle[i] * SECOND, policy->cpu_percent, err, why, why_size);
+	for (unsigned i = 0; i < TZ_STANDING_JOBS && *err == 0; i++) {
+		uint64_t idle = idle_ns(policy, i);
+		if (idle && s->policing.equipped >> i & 1)
+			standing->jobs[i] = tz_recompression_make(s, algorithms[i], idle,
+				policy->cpu_percent, err, why, why_size);
+		else if (idle)
+			*err = tz_recompression_check(s, algorithms[i], idle,
+				policy->cpu_percent, why, why_size);
+	}
 	if (*err == 0)
 		return standing;
 	free_standing(standing);
 	return NULL;
+}
+
+int tz_store_policy_took_memory(const struct tz_standing *standing)
+{
+	for (unsigned i = 0; i < TZ_STANDING_JOBS; i++)
+		if (standing->jobs[i])
+			return 1;
+	return 0;
 }
 
 void tz_store_forget_policy(struct tz_standing *standing)

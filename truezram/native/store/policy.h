@@ -10,4 +10,7 @@ struct tz_policy {
 	uint32_t idle_dense, idle_cold, cpu_percent;
 };
 
+/* "IDLE_DENSE:IDLE_COLD:CPU_PERCENT", whole numbers. 0 or -EINVAL. */
+int tz_policy_parse(const char *text, struct tz_policy *out);
+
 #endif

@@ -344,6 +344,25 @@ static int check(const struct tz_store *s, const struct tz_codec *codec, uint64_
 	return rc;
 }
 
+/* Also *codec, NULL for "cold", and its *level. */
+static int parse(const struct tz_store *s, const char *algorithm, uint64_t idle_ns,
+	unsigned percent, const struct tz_codec **codec, int *level, char *why, size_t why_size)
+{
+	int cold = !strcmp(algorithm, "cold");
+
+	*codec = cold ? NULL : tz_parse_algorithm(algorithm, level, why, why_size);
+	return *codec || cold ? check(s, *codec, idle_ns, percent, why, why_size) : -EINVAL;
+}
+
+int tz_recompression_check(const struct tz_store *s, const char *algorithm, uint64_t idle_ns,
+	unsigned percent, char *why, size_t why_size)
+{
+	const struct tz_codec *codec;
+	int level, rc = parse(s, algorithm, idle_ns, percent, &codec, &level, why, why_size);
+
+	return rc == 0 && !codec ? tz_groups_check(why, why_size) : rc;
+}
+
 /* What it takes. 0 or negative errno with why. */
 static int prepare(struct tz_store *s, struct tz_recompression *job, const struct tz_codec *codec,
 	int level, char *why, size_t why_size)
@@ -359,12 +378,11 @@ static int prepare(struct tz_store *s, struct tz_recompression *job, const struc
 struct tz_recompression *tz_recompression_make(struct tz_store *s, const char *algorithm,
 	uint64_t idle_ns, unsigned percent, int *err, char *why, size_t why_size)
 {
-	int level = 0, cold = !strcmp(algorithm, "cold");
-	const struct tz_codec *codec =
-		cold ? NULL : tz_parse_algorithm(algorithm, &level, why, why_size);
+	const struct tz_codec *codec;
 	struct tz_recompression *job;
+	int level = 0;
 
-	*err = codec || cold ? check(s, codec, idle_ns, percent, why, why_size) : -EINVAL;
+	*err = parse(s, algorithm, idle_ns, percent, &codec, &level, why, why_size);
 	if (*err < 0)
 		return NULL;
 	job = aligned_alloc(_Alignof(struct tz_recompression), sizeof *job);

@@ -156,12 +156,20 @@ uint64_t tz_store_recompress(
 /* Whether there was one to stop. It ends within a millisecond or so. */
 int tz_store_stop_recompress(struct tz_store *store);
 /* What is done with idle pages without being asked for each time (policy.c): prepares it, as above.
- * NULL with *err and why. Then either of the other two follows. */
+ * NULL with *err and why (-ENOTSUP: groups need libzstd). Then either of the other two follows. */
 struct tz_standing;
 struct tz_standing *tz_store_prepare_policy(struct tz_store *store, const struct tz_policy *policy,
 	int *err, char *why, size_t why_size);
 void tz_store_forget_policy(struct tz_standing *standing);
+/* Whether preparing it took memory, which is not locked yet. */
+int tz_store_policy_took_memory(const struct tz_standing *standing);
 void tz_store_set_policy(struct tz_store *store, struct tz_standing *standing);
+/* Readable when it has something to do for which it has not been prepared yet. Take its wishes,
+ * jobs as bits; grant some of them; then prepare and set the same policy once more. If that fails,
+ * do not grant them: it will wish again. */
+int tz_store_wish_fd(const struct tz_store *store);
+unsigned tz_store_take_wishes(struct tz_store *store);
+void tz_store_grant_wishes(struct tz_store *store, unsigned jobs, int granted);
 /* What is in force; after an arena was attached, what was, until it is set again. */
 struct tz_policy tz_store_policy(const struct tz_store *store);
 void tz_store_page_map(struct tz_store *store, uint64_t first, uint64_t pages, unsigned regions,
