@@ -22,7 +22,7 @@ from truezram.engine.device.client import Client, Entry
 from truezram.engine.device.options import MAX_ID, MAX_QUEUE_DEPTH, TRANSPORTS
 from truezram.engine.device.options import CreateOptions as CreateOptions
 from truezram.engine.device.settings import BY_KEY as SETTINGS
-from truezram.engine.device.settings import DEFAULT_POLICY, POLICIES, policy_name
+from truezram.engine.device.settings import DEFAULT_POLICY, parse_policy, write_policy
 from truezram.engine.device.settings import parse_mem_limit as parse_mem_limit
 from truezram.engine.errors import Busy, Failed, PermissionDenied, TruezramError, Unsupported, UsageError
 from truezram.engine.machine import procfs
@@ -87,7 +87,7 @@ def check_options(options: CreateOptions) -> CreateOptions:
     file = None
     if options.dictionary is not None:
         file = str(dictionary.load_for(options.dictionary, algorithm).path)
-    policy = policy_name(options.policy if options.policy is not None else DEFAULT_POLICY)
+    policy = write_policy(parse_policy(options.policy if options.policy is not None else DEFAULT_POLICY))
     return replace(options, algorithm=algorithm, dictionary=file, policy=policy, priority=priority, mount=mount)
 
 
@@ -174,7 +174,7 @@ def without_recovery(device: DeviceSnapshot) -> list[str]:
 
 def without_groups(options: CreateOptions, device: DeviceSnapshot) -> list[str]:
     """That a policy is not wholly in force, and why."""
-    if not options.policy or not int(POLICIES[options.policy].split(":")[1]) or device.idle_cold:
+    if device.idle_cold or parse_policy(options.policy or "off").split(":")[1] == "0":
         return []
     return [
         f"{device.name} does not pack idle pages in groups, as the policy {options.policy} would: libzstd is not"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from truezram._native import lib
-from truezram.engine.device.settings import POLICIES
+from truezram.engine.device.settings import parse_policy
 from truezram.engine.device.stats_page import TRANSPORTS as TRANSPORTS
 from truezram.engine.units import format_exact
 
@@ -38,7 +38,7 @@ class CreateOptions:
     dedup: bool = False
     """Identical pages share one object."""
     policy: str | None = None
-    """What is done with idle pages: one of `settings.POLICIES`."""
+    """What is done with idle pages: one of `settings.POLICIES`, or one's own."""
     persist: bool = False
     """Made by a systemd unit, now and at every start of the machine; needs an id."""
 
@@ -95,7 +95,7 @@ OPTIONS = (
     Option("algorithm", server=True),
     Option("dictionary", server=True),
     Option("dedup", server=True),
-    Option("policy", server=True, serve=POLICIES.__getitem__),
+    Option("policy", server=True, serve=parse_policy),
     Option("mem_limit", server=True, write=format_exact),
     Option("id", server=True),
     Option("queues", server=True),

@@ -55,27 +55,25 @@ DEFAULT_POLICY = "balanced"
 """Of a new device."""
 
 
-def policy_name(text: str) -> str:
-    """A policy's name as it is in `POLICIES`. Raises `UsageError`."""
+def parse_policy(text: str) -> str:
+    """A policy's name, or the three numbers of one's own, as the server takes it. Raises `UsageError`."""
     word = text.strip().lower()
     if re.fullmatch(r"\d+:\d+:\d+", word):
         return word
     if word not in POLICIES:
         names = ", ".join(POLICIES)
         raise UsageError(f"there is no policy {text[:40]!r}", "it is not in the list", f"One of: {names}")
-    return word
+    return POLICIES[word]
 
 
-def _policy(text: str) -> str:
-    return POLICIES[policy_name(text)]
-
-
-def _policy_name(text: str) -> str | None:
-    return next((name for name, policy in POLICIES.items() if policy == text), None)
+def write_policy(text: str) -> str:
+    """The reverse of it."""
+    return next((name for name, policy in POLICIES.items() if policy == text), text)
 
 
 def _show_policy(text: str) -> str:
-    return _policy_name(text) or ("off" if text.startswith("0:0:") else "custom")
+    name = write_policy(text)
+    return name if name in POLICIES else "off" if text.startswith("0:0:") else "custom"
 
 
 def _idle(text: str) -> str:
@@ -178,8 +176,8 @@ SETTINGS = (
         key="policy",
         about="what is done with idle pages: idle_dense, idle_cold and cpu_percent at once",
         hint=f"{', '.join(POLICIES)}, or the three as 600:7200:3, in seconds",
-        parse=_policy,
-        write=lambda text: _policy_name(text) or text,
+        parse=parse_policy,
+        write=write_policy,
         show=_show_policy,
         choices=lambda: tuple(POLICIES),
     ),

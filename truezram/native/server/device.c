@@ -335,7 +335,7 @@ static int begin_policy(struct tz_server *s, const struct tz_options *o)
 	struct tz_policy policy = o->policy;
 	int rc;
 
-	if (!policy.cpu_percent)		/* none was given */
+	if (!o->has_policy)
 		return 0;
 	rc = tz_server_set_policy(s, &policy, s->why, sizeof s->why);
 	if (rc != -ENOTSUP || !policy.idle_cold)

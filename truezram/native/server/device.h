@@ -11,6 +11,7 @@ struct tz_options {
 	uint64_t size, mem_limit;
 	const char *algorithm, *run_dir, *dictionary;	/* dictionary: a file, NULL = none */
 	struct tz_policy policy;
+	int has_policy;
 	uint8_t *dictionary_bytes;	/* what is in it */
 	size_t dictionary_size;
 	int id, ready_fd, cleanup, recover, upgrade, dedup;	/* id -1: any */

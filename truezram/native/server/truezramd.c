@@ -100,6 +100,7 @@ static int parse(int argc, char **argv, struct tz_options *o)
 		case 'u': o->dedup = 1; break;
 		case 'p':
 			bad = tz_policy_parse(optarg, &o->policy);
+			o->has_policy = 1;
 			if (bad)
 				fprintf(stderr, "truezramd: --policy %s: not N:N:N\n", optarg);
 			break;

@@ -196,6 +196,10 @@ struct tz_standing *tz_store_prepare_policy(struct tz_store *s, const struct tz_
 		return NULL;
 	}
 	standing->policy = *policy;
+	if (policy->cpu_percent < 1 || policy->cpu_percent > 100) {
+		snprintf(why, why_size, "the share of a core is 1 to 100 per cent");
+		*err = -EINVAL;
+	}
 	for (unsigned i = 0; i < TZ_STANDING_JOBS && *err == 0; i++) {
 		uint64_t idle = idle_ns(policy, i);
 		if (idle && s->policing.equipped >> i & 1)
