@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,11 +18,12 @@ from truezram.cli.main import main
 from truezram.engine import paths
 from truezram.engine.device import removal
 from truezram.engine.device.check import check_device
-from truezram.engine.device.client import Client
+from truezram.engine.device.client import Client, Entry
 from truezram.engine.device.compaction import compact_entry
 from truezram.engine.device.create import CreateOptions, create
 from truezram.engine.device.local import LocalDevice
 from truezram.engine.errors import Failed, TruezramError
+from truezram.engine.model import DeviceSnapshot
 
 PAGES = 2400
 
@@ -82,4 +84,21 @@ def test_a_server_that_dies_while_it_compacts(fake: FakeServer) -> None:
 
     with Client() as client, pytest.raises(Failed, match="cannot compact local0: it is dead"):
         compact_entry(client, entry, progress)
+    removal.remove_entry(entry, force=True)
+
+
+def test_another_server_knows_nothing_of_it(fake: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after a death or an upgrade: its tickets begin anew, and this one's is never done."""
+    fake.mode("endless")
+    entry = make()
+    read = Client.device
+    pids = iter([1, 1, 1, 2])
+
+    def of_another(client: Client, entry: Entry) -> DeviceSnapshot:
+        return replace(read(client, entry), pid=next(pids))
+
+    monkeypatch.setattr(Client, "device", of_another)
+    with Client() as client, pytest.raises(Failed, match="cannot compact local0: its server has ended, and another"):
+        compact_entry(client, entry)
+    monkeypatch.undo()
     removal.remove_entry(entry, force=True)

@@ -11,8 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from truezram.engine.device.client import Client, Entry
+from truezram.engine.device.compaction import look
 from truezram.engine.errors import Failed, UsageError
-from truezram.engine.model import BAD_STATES, DeviceSnapshot
+from truezram.engine.model import DeviceSnapshot
 
 EVERY = 0.05
 """Seconds between looks at the statistics page."""
@@ -53,22 +54,13 @@ class Recompressed:
     seconds: float
 
 
-def _look(client: Client, entry: Entry, what: str, pid: int = 0) -> DeviceSnapshot:
-    device = client.device(entry)
-    if device.state in BAD_STATES and device.state != "halted":
-        raise Failed(what, f"it is {device.state}", f"See `truezram stat {entry.name}` for the reason")
-    if pid and device.pid != pid:
-        raise Failed(what, "its server has ended, and another one serves it", "Begin again: it goes on where it was")
-    return device
-
-
 def count_ages(client: Client, entry: Entry) -> DeviceSnapshot:
     """The device with `ages` as they are now. Raises `TruezramError`."""
     what = f"cannot count the pages of {entry.name}"
-    pid = _look(client, entry, what).pid
+    pid = look(client, entry, what).pid
     ticket = client.count_ages(entry)
     deadline = time.monotonic() + COUNT_TIMEOUT
-    while (now := _look(client, entry, what, pid)).ages_counted < ticket:
+    while (now := look(client, entry, what, pid)).ages_counted < ticket:
         if time.monotonic() > deadline:
             raise Failed(what, f"its server has not done it within {COUNT_TIMEOUT:g} s")
         time.sleep(EVERY)
@@ -81,7 +73,7 @@ def recompress(client: Client, entry: Entry, algorithm: str, idle: float, percen
     what = f"cannot recompress {entry.name}"
     if not 1 <= percent <= 100:
         raise UsageError(what, "the share of a core is 1 to 100 per cent")
-    before = _look(client, entry, what)
+    before = look(client, entry, what)
     began = time.monotonic()
     ticket, least = client.recompress(entry, algorithm, min(int(idle * 1e9), FOR_EVER), percent)
     return Recompression(entry, ticket, least, before, began)
@@ -91,7 +83,7 @@ def watch(client: Client, run: Recompression, progress: Progress | None = None) 
     """Returns when it has ended. Raises `TruezramError`."""
     what = f"cannot watch the recompression of {run.entry.name}"
     before = run.before
-    while (now := _look(client, run.entry, what, before.pid)).recompress_done < run.ticket:
+    while (now := look(client, run.entry, what, before.pid)).recompress_done < run.ticket:
         if progress:
             progress(now.recompress_permille / 1000, now)
         time.sleep(EVERY)

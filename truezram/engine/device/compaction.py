@@ -47,9 +47,10 @@ def compact(client: Client, name: str, progress: Progress | None = None) -> Comp
 
 def compact_entry(client: Client, entry: Entry, progress: Progress | None = None) -> Compacted:
     """As `compact`, for an entry of the registry."""
-    began, before = time.monotonic(), _look(client, entry)
+    what = f"cannot compact {entry.name}"
+    began, before = time.monotonic(), look(client, entry, what)
     ticket = client.compact(entry)
-    while (now := _look(client, entry)).compact_done < ticket:
+    while (now := look(client, entry, what, before.pid)).compact_done < ticket:
         if progress:
             progress(now.compact_permille / 1000, now)
         time.sleep(EVERY)
@@ -63,10 +64,12 @@ def compact_entry(client: Client, entry: Entry, progress: Progress | None = None
     )
 
 
-def _look(client: Client, entry: Entry) -> DeviceSnapshot:
+def look(client: Client, entry: Entry, what: str, pid: int = 0) -> DeviceSnapshot:
+    """The device, whose server is at work on `what`. Raises `Failed` if there is none, or (`pid`) another one: it knows
+    nothing of what the first was asked for."""
     device = client.device(entry)
     if device.state in BAD_STATES and device.state != "halted":
-        raise Failed(
-            f"cannot compact {entry.name}", f"it is {device.state}", f"See `truezram stat {entry.name}` for the reason"
-        )
+        raise Failed(what, f"it is {device.state}", f"See `truezram stat {entry.name}` for the reason")
+    if pid and device.pid != pid:
+        raise Failed(what, "its server has ended, and another one serves it", "Begin again: it goes on where it was")
     return device

@@ -1,0 +1,214 @@
+/* test_policy.c - what a device does with idle pages by itself.
+ *
+ * means: what a step takes is asked for when there is something to do for it, and not before.
+ * early: under pressure pages count as old enough earlier; that ends. Without pages that it is about,
+ *	nobody looks.
+ * budget: the CPU time that it takes is within its share of the time that has passed, and a quarter
+ *	of that while requests come.
+ * attached: the server that attaches the arena goes on with it.
+ */
+#include "attach_pages.h"
+#include "clock.h"
+#include "counts.h"
+#include "store_impl.h"
+
+#define SPEED 18000u			/* of the clock: a pass takes a hundredth of a second */
+#define GREAT (1u << 12)		/* pages */
+
+static struct tz_policy policy_now(uint32_t dense, uint32_t cold, uint32_t percent)
+{
+	return (struct tz_policy){ .idle_dense = dense, .idle_cold = cold, .cpu_percent = percent };
+}
+
+static void set_policy(struct device *d, struct tz_policy policy)
+{
+	char why[216] = "";
+	int err;
+	struct tz_standing *standing =
+		tz_store_prepare_policy(d->store, &policy, &err, why, sizeof why);
+
+	CHECK(standing, "%d: %s", err, why);
+	tz_store_set_policy(d->store, standing);
+}
+
+/* As the control thread does. */
+static unsigned grant(struct device *d)
+{
+	unsigned wishes = tz_store_take_wishes(d->store);
+
+	if (!wishes)
+		return 0;
+	tz_store_grant_wishes(d->store, wishes, 1);
+	set_policy(d, tz_store_policy(d->store));
+	return wishes;
+}
+
+/* Pages that are like their neighbours, or that cannot be compressed. */
+static void fill(struct device *d, uint64_t first, uint64_t n, int noise)
+{
+	struct tz_store_thread *t = tz_store_thread(d->store, 0);
+	uint8_t page[4096] __attribute__((aligned(8)));
+	uint64_t *words = (uint64_t *)(void *)page;
+
+	tz_store_begin(t);
+	for (uint64_t i = first; i < first + n; i++) {
+		uint64_t state = i / (noise ? 1 : TZ_GROUP_PAGES) + 1;
+		for (unsigned at = 0; at < 512; at++) {
+			uint64_t r = next(&state);
+			words[at] = noise ? r : (r % 97) * (r % 89 + 1) * 0x0123456789abull;
+		}
+		words[0] = i;
+		CHECK(write_waiting(t, i, page) == 0, "write");
+	}
+	tz_store_end(t);
+}
+
+static uint64_t pages_of(const struct device *d, unsigned kind)
+{
+	return (uint64_t)sum_of(d).total.kind_pages_now[kind];
+}
+
+/* Until so many pages are of that age. Then the clock is as it should be again, and the policy looks
+ * at what there is. */
+static void grow_old(struct device *d, uint64_t n, unsigned age)
+{
+	tz_store_set_age_speed(d->store, SPEED);
+	WAIT_FOR(NOW(d->stats->age_pages[age]) >= n, "%llu pages of age %u",
+		(unsigned long long)NOW(d->stats->age_pages[age]), age);
+	tz_store_set_age_speed(d->store, 1);
+	set_policy(d, tz_store_policy(d->store));
+}
+
+/* ---- means ---- */
+
+static void means(void)
+{
+	struct device d = make_device(GREAT, 1, 0, "lz4");
+	uint64_t counted;
+
+	set_policy(&d, policy_now(600, 7200, 100));
+	fill(&d, 0, GREAT, 0);
+	counted = tz_store_count_ages(d.store);
+	WAIT_FOR(NOW(d.stats->ages_counted) >= counted, "it is not counted");
+	CHECK(!tz_store_take_wishes(d.store), "nothing is old yet");
+	CHECK(!d.store->groups.packer && !atomic_load(&d.store->groups.on), "groups are on");
+	grow_old(&d, GREAT, 5);
+	unsigned granted = 0;
+	WAIT_FOR((granted |= grant(&d)) == 3, "%u are wished for", granted);
+	WAIT_FOR(pages_of(&d, TZ_KIND_GROUP) == GREAT, "%llu are in groups",
+		(unsigned long long)pages_of(&d, TZ_KIND_GROUP));
+	CHECK(NOW(d.stats->cold.pages) == GREAT, "they are counted");
+	CHECK(!grant(&d), "it has what it takes");
+	/* What cannot be granted is wished for again when more pages get old. */
+	tz_store_grant_wishes(d.store, 2, 0);
+	set_policy(&d, tz_store_policy(d.store));
+	WAIT_FOR(tz_store_take_wishes(d.store) == 2, "it does not wish again");
+	check_counts(&d);
+	end(&d);
+}
+
+/* ---- early ---- */
+
+static int psi;
+
+/* What the kernel says now. */
+static void stall(const char *some)
+{
+	char text[160];
+	int n = snprintf(text, sizeof text, "some avg10=%s avg60=0.50 avg300=0.10 total=1\n"
+		"full avg10=99.00 avg60=0.00 avg300=0.00 total=1\n", some);
+
+	CHECK(pwrite(psi, text, (size_t)n, 0) == n && ftruncate(psi, n) == 0, "psi");
+}
+
+/* It is not waited for: the next look is now. */
+static void look_again(struct device *d)
+{
+	tz_housekeeping_wake(d->store);
+	__atomic_store_n(&d->store->policing.next_look, 0, __ATOMIC_RELAXED);
+	tz_housekeeping_wake(d->store);
+}
+
+static void expect_pressure(struct device *d, enum tz_pressure pressure)
+{
+	WAIT_FOR((look_again(d), NOW(d->stats->pressure) == pressure), "pressure %llu, not %u",
+		(unsigned long long)NOW(d->stats->pressure), pressure);
+}
+
+static void early_with(struct device *d, enum tz_pressure why)
+{
+	uint64_t before = NOW(d->stats->pressures);
+	unsigned granted = 0;
+
+	expect_pressure(d, why);
+	CHECK(NOW(d->stats->pressures) == before + 1, "it is counted");
+	WAIT_FOR((granted |= grant(d)) & 2 || d->store->policing.equipped & 2, "no wish");
+	WAIT_FOR(pages_of(d, TZ_KIND_GROUP) >= GREAT, "%llu are in groups",
+		(unsigned long long)pages_of(d, TZ_KIND_GROUP));
+}
+
+static void early(void)
+{
+	struct device d = make_device(GREAT * 4, 1, 0, "lz4");
+	char why[216];
+
+	psi = memfd_create("psi", MFD_CLOEXEC);
+	stall("0.00");
+	atomic_store(&d.store->policing.psi_fd, dup(psi));
+	set_policy(&d, policy_now(600, 7200, 100));
+	/* Nothing is idle: nobody looks. */
+	stall("80.00");
+	look_again(&d);
+	CHECK(!NOW(d.stats->pressure), "it has nothing to gain");
+	stall("9.99");
+	fill(&d, 0, GREAT, 0);
+	grow_old(&d, GREAT, 3);		/* for 12 minutes, which is not two hours */
+	expect_pressure(&d, TZ_PRESSURE_NONE);
+	CHECK(pages_of(&d, TZ_KIND_GROUP) == 0, "groups of pages that are not old");
+	stall("10.00");
+	early_with(&d, TZ_PRESSURE_MEMORY);
+	stall("5.01");
+	look_again(&d);
+	CHECK(NOW(d.stats->pressure) == TZ_PRESSURE_MEMORY, "it has not ended");
+	stall("4.99");
+	expect_pressure(&d, TZ_PRESSURE_NONE);
+	stall("garbage");
+	look_again(&d);
+	/* mem_limit: 90 per cent of it are in use. */
+	fill(&d, GREAT, GREAT, 0);
+	fill(&d, GREAT * 2, GREAT / 4, 1);
+	grow_old(&d, GREAT, 3);		/* for 12 minutes, which is not two hours */
+	expect_pressure(&d, TZ_PRESSURE_NONE);
+	CHECK(tz_store_set_mem_limit(d.store, NOW(d.stats->mem_used_total) * 100 / 95, why,
+		sizeof why) == 0, "%s", why);
+	expect_pressure(&d, TZ_PRESSURE_MEM_LIMIT);
+	WAIT_FOR(pages_of(&d, TZ_KIND_GROUP) >= GREAT * 2, "%llu are in groups",
+		(unsigned long long)pages_of(&d, TZ_KIND_GROUP));
+	CHECK(tz_store_set_mem_limit(d.store, 0, why, sizeof why) == 0, "%s", why);
+	expect_pressure(&d, TZ_PRESSURE_NONE);
+	/* What is young is left alone under any pressure. */
+	stall("90.00");
+	fill(&d, GREAT * 3, GREAT, 0);
+	expect_pressure(&d, TZ_PRESSURE_MEMORY);
+	compact(&d);
+	CHECK(pages_of(&d, TZ_KIND_GROUP) < GREAT * 2 + GREAT, "young pages are in groups");
+	check_counts(&d);
+	end(&d);
+	close(psi);
+}
+
+int main(int argc, char **argv)
+{
+	static const struct {
+		const char *name;
+		void (*run)(void);
+	} tests[] = {
+		{ "means", means }, { "early", early },
+	};
+
+	for (unsigned i = 0; i < sizeof tests / sizeof *tests; i++)
+		if (argc < 2 || !strcmp(argv[1], tests[i].name))
+			tests[i].run();
+	puts("policies: all right");
+	return 0;
+}
