@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import zstandard
 from conftest import wait_until
 from hypothesis import given
 from hypothesis import strategies as st
@@ -202,6 +203,68 @@ def test_the_document_describes_the_file(arena: Path) -> None:
     assert (found.disksize, found.algorithm, found.state) == (DISK, "lz4", "live")
     assert found.uuid == reader.head[40:56].hex()
     assert found.populated_bytes == arena.stat().st_blocks * 512
+
+
+class Group:
+    """An object of up to 16 pages, with all checksums that the document names."""
+
+    def __init__(self, reader: Reader, page: int) -> None:
+        kind, offset, units = reader.object(page)
+        data = reader.read(offset, units * 16)
+        checksum, self.owner, members, zero, length, payload_checksum = struct.unpack_from("<IIHHII", data)
+        self.members = [self.owner + place for place in range(16) if members >> place & 1]
+        head = 20 + 4 * len(self.members)
+        payload = data[head : head + length]
+        assert (kind, self.owner, zero) == (12, page // 16 * 16, 0)
+        assert -(-(head + length) // 16) == units
+        assert checksum == crc((self.owner * 0x9E3779B1 & 0xFFFFFFFF) + 12 & 0xFFFFFFFF, data[8:head])
+        assert payload_checksum == crc(0, payload)
+        codec = zstandard.ZstdDecompressor(format=zstandard.FORMAT_ZSTD1_MAGICLESS)
+        raw = codec.decompress(payload, max_output_size=PAGE * 16)
+        self.pages = {number: raw[n * PAGE : (n + 1) * PAGE] for n, number in enumerate(self.members)}
+        for n, (number, content) in enumerate(self.pages.items()):
+            (expected,) = struct.unpack_from("<I", data, 20 + 4 * n)
+            assert expected == crc((number * 0x9E3779B1 & 0xFFFFFFFF) + 12 & 0xFFFFFFFF, content)
+        self.payload, self.units = length, units
+
+
+def test_the_document_describes_groups(device: Entry, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Members are read without the server's code, and counted as the checker does; one that was written has left."""
+    pages = contents()
+    with LocalDevice(device) as disk:
+        command = ["recompress", "0", "--idle", "0", "--to", "cold", "--max-cpu", "100", "--wait", "--json"]
+        assert main(command) == 0
+        packed = json.loads(capsys.readouterr().out)["pages"]
+        with Client() as client:
+            assert client.device(device).group_pages == packed
+        fd = Client.arena(device)
+        copy_of(fd, tmp_path / "arena")
+        reader, found = Reader(tmp_path / "arena"), check_file(tmp_path / "arena")
+        assert struct.unpack_from("<Q", reader.head, 32) == (1,)
+        groups: dict[int, Group] = {}
+        alone = []
+        for page, expected in enumerate(pages):
+            kind, offset, length = reader.object(page)
+            if kind == 12:
+                group = groups.setdefault(offset, Group(reader, page))
+                assert group.pages[page] == expected
+            elif kind > 2:
+                alone.append(length)
+        assert sum(len(group.members) for group in groups.values()) == packed > PAGES // 2
+        assert (found.group_pages, found.objects, found.sound) == (packed, len(groups) + len(alone), True)
+        assert found.payload_bytes == sum(group.payload for group in groups.values()) + sum(alone)
+        taken = sum(group.units * 16 for group in groups.values()) + sum(-(-(8 + size) // 16) * 16 for size in alone)
+        assert found.object_bytes == taken
+        member = next(iter(groups.values())).members[0]
+        disk.write(member, noise(random.Random(5), PAGE))
+        copy_of(fd, tmp_path / "later")
+        os.close(fd)
+    assert Reader(tmp_path / "later").object(member)[0] == 4
+    assert check_file(tmp_path / "later").group_pages == packed - 1
+    assert main(["check", str(tmp_path / "later"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["group_pages"] == packed - 1
+    assert main(["check", str(tmp_path / "later")]) == 0
+    assert f" duplicates, {packed - 1} in groups" in capsys.readouterr().out
 
 
 # ---- devices

@@ -163,6 +163,8 @@ class ArenaCheck:
     """What the file takes."""
     unsettled: int = 0
     """Pages that were written so often that they could not be looked at."""
+    group_pages: int = 0
+    """Members of groups, each of which is one object."""
     problems: tuple[ArenaProblem, ...] = ()
     problems_found: int = 0
     """All of them; `problems` has at most 1000."""

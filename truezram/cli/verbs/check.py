@@ -45,6 +45,7 @@ def as_json(found: ArenaCheck) -> dict[str, Any]:
         "pages": found.pages,
         "same_filled": found.same_filled,
         "dup_pages": found.dup_pages,
+        "group_pages": found.group_pages,
         "objects": found.objects,
         "payload_bytes": found.payload_bytes,
         "object_bytes": found.object_bytes,
@@ -70,7 +71,11 @@ def lines(found: ArenaCheck) -> list[str]:
     rows = [
         ("arena", f"{found.uuid}, version {found.version}, {state}"),
         ("disk", f"{format_size(found.disksize)}, {found.algorithm}, server number {found.generation}"),
-        ("pages", f"{found.pages}, of which {found.same_filled} same-filled, {found.dup_pages} duplicates"),
+        (
+            "pages",
+            f"{found.pages}, of which {found.same_filled} same-filled, {found.dup_pages} duplicates,"
+            f" {found.group_pages} in groups",
+        ),
         ("objects", f"{found.objects}: {format_size(found.payload_bytes)} in {format_size(found.object_bytes)}"),
         ("page table", f"{found.table_pages} pages"),
         ("file", f"{format_size(found.populated_bytes)} of memory or disk"),

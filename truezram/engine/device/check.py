@@ -111,6 +111,7 @@ def _check(fd: int, source: str, live: bool, what: str) -> ArenaCheck:
         pages=found.pages,
         same_filled=found.same_filled,
         dup_pages=found.dup_pages,
+        group_pages=found.group_pages,
         objects=found.objects,
         payload_bytes=found.payload_bytes,
         object_bytes=found.object_bytes,
