@@ -196,8 +196,8 @@ int tz_store_add_decoder(
 {
 	int rc = 0;
 
-	for (unsigned i = 0; i < s->nr_threads && rc == 0 && codec->workspace_size; i++) {
-		const struct tz_codec_set *now = atomic_load(&s->threads[i].set);
+	for (unsigned i = 0; i < nr_users(s) && rc == 0 && codec->workspace_size; i++) {
+		const struct tz_codec_set *now = atomic_load(&user(s, i)->set);
 		struct tz_codec_set *more;
 		if (tz_codec_set_workspace(now, codec->kind))
 			continue;
@@ -210,7 +210,7 @@ int tz_store_add_decoder(
 		rc = make_workspace(codec, codec->level_min, NULL, &more->by_kind[codec->kind], why,
 			why_size);
 		if (rc == 0)
-			publish_set(&s->threads[i], more);
+			publish_set(user(s, i), more);
 		else
 			free(more);
 	}

@@ -228,7 +228,8 @@ int tz_store_switch_algorithm(struct tz_store *s, const char *algorithm, const v
 int tz_store_attach_codecs(struct tz_store *s, const int64_t kinds[TZ_KINDS],
 	const void *dictionary, size_t n, char *why, size_t why_size);
 void tz_store_free_codecs(struct tz_store *s);
-/* Has all threads read what this codec makes, whatever they write. 0 or negative errno with why. */
+/* Has all threads, the housekeeper too (which packs it), read what this codec makes, whatever they
+ * write. 0 or negative errno with why. */
 int tz_store_add_decoder(
 	struct tz_store *s, const struct tz_codec *codec, char *why, size_t why_size);
 /* For the housekeeper: writes with this codec, and reads all kinds that the threads read now but
