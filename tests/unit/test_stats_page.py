@@ -99,6 +99,10 @@ def test_tiers_and_steps(tmp_path: Path) -> None:
     assert (device.dense_pages, device.dense_saved, device.dense_cpu_ns) == (700, 60_000, 5)
     assert (device.cold_pages, device.cold_saved, device.cold_cpu_ns) == (500, 9000, 6)
     assert (device.recompressed_pages, device.recompressed_saved, device.recompress_cpu_ns) == (1200, 69_000, 11)
+    for number, name in enumerate(("", "mem_limit", "memory", "")):
+        stats.pressure, stats.pressures = number, 7
+        device = StatsPage(tmp_path / "local0.stats").snapshot()
+        assert (device.pressure, device.pressures) == (name, 7)
     queue.pages_now = 0  # of another instant
     assert StatsPage(tmp_path / "local0.stats").snapshot().tiers[0].pages == 0
 

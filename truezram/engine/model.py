@@ -217,6 +217,11 @@ class DeviceSnapshot:
     queues: tuple[QueueSnapshot, ...] = ()
     queue_depth: int = 0
     nr_queues: int = 0
+    pressure: str = ""
+    """Why its policy acts earlier now: "mem_limit" (used memory is near it), "memory" (processes wait for memory, the
+    kernel's PSI says), or "" (it does not)."""
+    pressures: int = 0
+    """How often that has begun."""
     kind_pages: tuple[tuple[str, int], ...] = ()
     """(name from `codec.KINDS`, pages now stored that way), zeros left out."""
     kind_bytes: tuple[tuple[str, int], ...] = ()

@@ -127,6 +127,19 @@ def tiers_json(device: DeviceSnapshot) -> dict[str, Any] | None:
     return {tier.name: {"pages": tier.pages, "bytes": tier.bytes, "saved_bytes": tier.saved} for tier in device.tiers}
 
 
+PRESSURE = {
+    "mem_limit": "yes, used memory is near mem_limit: the policy acts earlier",
+    "memory": "yes, processes wait for memory: the policy acts earlier",
+}
+
+
+def pressure_json(device: DeviceSnapshot) -> dict[str, Any] | None:
+    """Whether the policy acts earlier now, why, and how often that has begun; None for a device of the kernel's."""
+    if device.kind != "truezram":
+        return None
+    return {"now": bool(device.pressure), "why": device.pressure or None, "times": device.pressures}
+
+
 def step_json(pages: int, saved: int, cpu_ns: int) -> dict[str, int]:
     """What one step of recompression has done."""
     return {"pages": pages, "saved_bytes": saved, "cpu_ns": cpu_ns}
@@ -171,6 +184,7 @@ def as_json(device: DeviceSnapshot) -> dict[str, Any]:
         "idle": ages_json(device),
         "recompression": recompression_json(device),
         "tiers": tiers_json(device),
+        "pressure": pressure_json(device),
         "kind_pages": dict(device.kind_pages),
         "kind_bytes": dict(device.kind_bytes),
         "size_pages": [[(i + 1) * 64, count] for i, count in enumerate(device.size_pages) if count],
@@ -266,6 +280,8 @@ def lines(device: DeviceSnapshot) -> list[tuple[str, str]]:
         if ages:
             out.append(("pages by age", f"{ages} (counted {format_duration(device.ages_age)} ago)"))
         out += recompression(device)
+        if device.idle_dense or device.idle_cold:
+            out.append(("pressure", PRESSURE.get(device.pressure, "no")))
     out += [(name, str(value)) for name, value in io_stat(device).items()]
     for name, histogram in (("read latency", device.total.read_lat), ("write latency", device.total.write_lat)):
         if sum(histogram):

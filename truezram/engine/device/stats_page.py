@@ -38,6 +38,7 @@ def _names(enum: str) -> tuple[str, ...]:
 STATES = _names("tz_state")
 TRANSPORTS = _names("tz_transport")
 SLOT_TRACKING = _names("tz_slot_tracking")
+PRESSURES = ("", *_names("tz_pressure")[1:])
 
 
 class Unreadable(Exception):
@@ -218,6 +219,7 @@ class StatsPage:
             dup_pages=max(0, words[_DUP_NOW]),
             ages=_ages(head),
             **_steps(head),
+            pressure=PRESSURES[head.pressure] if head.pressure < len(PRESSURES) else "",
             huge_pages=max(0, kind_pages[lib.TZ_KIND_RAW]),
             total=total,
             queues=self._queues(head.nr_queues, total) if queues else (),

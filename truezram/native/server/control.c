@@ -151,6 +151,19 @@ static int renew_policy(struct tz_server *s, char *why, size_t why_size)
 		? tz_server_set_policy(s, &policy, why, why_size) : 0;
 }
 
+static void log_pressure(struct tz_server *s)
+{
+	static const char *const why[] = { [TZ_PRESSURE_NONE] = "no pressure any more",
+		[TZ_PRESSURE_MEM_LIMIT] = "mem_limit is near: idle pages are made smaller earlier",
+		[TZ_PRESSURE_MEMORY] = "processes wait for memory: idle pages are made smaller"
+			" earlier" };
+	uint64_t now = __atomic_load_n(&s->registry.stats->pressure, __ATOMIC_RELAXED);
+
+	if (now != s->pressure && now < sizeof why / sizeof *why)
+		tz_log("%s", why[now]);
+	s->pressure = now;
+}
+
 /* The policy has something to do for the first time. */
 static void equip_policy(struct tz_server *s)
 {
@@ -784,8 +797,10 @@ void tz_control_loop(struct tz_server *s)
 			tz_log("a queue has ended: the device cannot be served any more");
 			s->queue_ended = c.stop = 1;
 		}
-		if (c.fds[SLOT_POLICY].revents)
+		if (c.fds[SLOT_POLICY].revents) {
 			equip_policy(s);
+			log_pressure(s);
+		}
 		/* Before a new one may take a slot, with what poll said of the old. */
 		serve_clients(&c);
 		if (c.fds[SLOT_SOCKET].revents)

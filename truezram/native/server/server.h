@@ -35,6 +35,7 @@ struct tz_server {
 	int handed_over;		/* another server takes over: nothing is removed */
 	int queue_ended;		/* so that this one cannot go on */
 	uint64_t live_since;		/* in ns */
+	uint64_t pressure;		/* enum tz_pressure, as it was logged last */
 	int spare_fd;			/* given up for a moment when there are no descriptors left
 					 * to accept with */
 	uint64_t generation;		/* how many servers the device has had, with this one */

@@ -59,7 +59,8 @@ struct tz_recompression {
 	uint64_t ticket;
 	/* the housekeeper's own */
 	int begun;
-	unsigned age;			/* that idle_ns comes to */
+	unsigned early;			/* age; TZ_AGES: does not count */
+	unsigned age;			/* that idle_ns comes to, or `early` if that is less */
 	uint64_t next;			/* page that comes next */
 	uint64_t next_step;		/* ns: when */
 	uint64_t seen, all;		/* pages that are stored */
@@ -99,6 +100,7 @@ struct tz_policing {
 	_Atomic(struct tz_standing *) next;	/* takes the place of `now`; NULL: none */
 	_Atomic unsigned wishes;	/* jobs, as bits, that have something to do and are NULL */
 	int wish_fd;			/* eventfd: there are some */
+	_Atomic int psi_fd;		/* -1: there is no such file */
 	/* the control thread's own */
 	unsigned equipped;		/* jobs, as bits, that are not to be NULL */
 	/* the housekeeper's own */
@@ -106,7 +108,16 @@ struct tz_policing {
 	int fresh;		/* that has just come */
 	uint64_t pulse;		/* that it has seen */
 	unsigned due;		/* jobs, as bits */
+	int gains;		/* there are pages that would be next, under pressure */
+	enum tz_pressure pressure;
+	_Atomic uint64_t next_look;	/* ns: at that */
 };
+
+#define TZ_PSI_NOT_OPENED (-2)
+/* From the control thread, with the first policy. */
+void tz_pressure_open(struct tz_store *s);
+/* What there is now, if there was `before`. */
+enum tz_pressure tz_pressure_now(const struct tz_store *s, enum tz_pressure before);
 
 /* Before the housekeeper's thread starts. 0 or negative errno with why. */
 int tz_policy_start(struct tz_store *s, char *why, size_t why_size);

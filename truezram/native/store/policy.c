@@ -6,6 +6,11 @@
  * passes of the clock only (age.c): so what does not get smaller is tried once in a while, and not
  * every three minutes. What somebody asked for comes first.
  *
+ * When memory is short (pressure.c), pages count as old enough earlier: for `dense` after one pass
+ * of the clock, for groups after what is usual for `dense`. What that costs stays the same, so it
+ * takes effect sooner, not harder. It is looked at each ten seconds, but only while there are pages
+ * that it is about: a device at rest is left at rest.
+ *
  * The control thread prepares jobs and hands them over by one exchange; whoever finds that they
  * have been replaced before they were taken frees them. What a job takes, workspaces of codecs, it
  * prepares when there is something to do for it: the housekeeper, which does not ask for memory,
@@ -23,6 +28,8 @@
 #include <unistd.h>
 
 #define SECOND 1000000000ull
+#define LOOK_NS (10 * SECOND)	/* at pressure */
+#define EARLIEST_AGE 2u		/* one pass of the clock at least */
 
 static const char *const algorithms[TZ_STANDING_JOBS] = { "dense", "cold" };
 
@@ -52,13 +59,35 @@ static void take_over(struct tz_policing *p)
 	p->fresh = 1;		/* what is old enough already */
 }
 
-/* As they were counted last. */
-static int has_pages(const struct tz_store *s, unsigned age)
+/* Of that age, or an older one below `end`, as they were counted last. */
+static int has_pages(const struct tz_store *s, unsigned age, unsigned end)
 {
-	for (; age < TZ_AGES; age++)
+	for (; age < end; age++)
 		if (s->aging.pages[age])
 			return 1;
 	return 0;
+}
+
+static unsigned usual_age(const struct tz_store *s, unsigned job)
+{
+	return tz_age_after(s, idle_ns(&s->policing.now->policy, job));
+}
+
+/* Under pressure. */
+static unsigned early_age(const struct tz_store *s, unsigned job)
+{
+	unsigned usual = usual_age(s, job), early = EARLIEST_AGE;
+
+	if (job == TZ_STANDING_COLD)
+		early = idle_ns(&s->policing.now->policy, TZ_STANDING_DENSE)
+			? usual_age(s, TZ_STANDING_DENSE) : usual - 1;
+	early = early < EARLIEST_AGE ? EARLIEST_AGE : early;
+	return early < usual ? early : usual;
+}
+
+static unsigned age_now(const struct tz_store *s, unsigned job)
+{
+	return s->policing.pressure ? early_age(s, job) : usual_age(s, job);
 }
 
 /* The jobs for which the pass that has just ended has made pages old enough; of a new policy, those
@@ -69,12 +98,22 @@ static unsigned due(const struct tz_store *s)
 	unsigned top = tz_age_top(s->aging.pulse), jobs = 0;
 
 	for (unsigned i = 0; i < TZ_STANDING_JOBS; i++) {
-		uint64_t idle = idle_ns(&p->now->policy, i);
-		unsigned age = tz_age_after(s, idle);
-		if (idle && (p->fresh || age <= top + 1) && has_pages(s, age))
+		unsigned age = age_now(s, i);
+		if (idle_ns(&p->now->policy, i) && (p->fresh || age <= top + 1) &&
+			has_pages(s, age, TZ_AGES))
 			jobs |= 1u << i;
 	}
 	return jobs;
+}
+
+/* Whether there is anything that pressure would make a difference for. */
+static int gains(const struct tz_store *s)
+{
+	for (unsigned i = 0; i < TZ_STANDING_JOBS; i++)
+		if (idle_ns(&s->policing.now->policy, i) &&
+			has_pages(s, early_age(s, i), usual_age(s, i)))
+			return 1;
+	return 0;
 }
 
 static void look_at_ages(struct tz_store *s)
@@ -85,32 +124,72 @@ static void look_at_ages(struct tz_store *s)
 		(!p->fresh && s->aging.pulse == p->pulse))
 		return;
 	p->due |= due(s);
+	p->gains = gains(s);
 	p->pulse = s->aging.pulse;
 	p->fresh = 0;
 }
 
-static void wish(struct tz_policing *p, unsigned job)
+/* So that the control thread has a look at it. */
+static void tell(struct tz_policing *p)
 {
-	atomic_fetch_or(&p->wishes, 1u << job);
 	/* (Full, it is readable anyway.) */
 	if (write(p->wish_fd, &(uint64_t){ 1 }, sizeof(uint64_t)) < 0)
 		return;
 }
 
-uint64_t tz_policy_turn(struct tz_store_thread *t, uint64_t now)
+static void set_pressure(struct tz_store *s, enum tz_pressure pressure)
+{
+	struct tz_policing *p = &s->policing;
+
+	if (pressure == p->pressure)
+		return;
+	if (!p->pressure)
+		TZ_STATS_SET(s->stats->pressures, s->stats->pressures + 1);
+	TZ_STATS_SET(s->stats->pressure, pressure);
+	/* Jobs at work begin once more, with the ages that count from now on. */
+	for (unsigned i = 0; i < TZ_STANDING_JOBS && !p->pressure != !pressure; i++)
+		if (p->now && p->now->jobs[i])
+			p->now->jobs[i]->begun = 0;
+	p->fresh = 1;
+	p->pressure = pressure;
+	tell(p);
+}
+
+/* When the next look is due. */
+static uint64_t look_at_pressure(struct tz_store *s, uint64_t now)
+{
+	struct tz_policing *p = &s->policing;
+
+	if (!p->gains) {
+		set_pressure(s, TZ_PRESSURE_NONE);
+		return TZ_NO_TURN;
+	}
+	if (now >= atomic_load(&p->next_look)) {
+		atomic_store(&p->next_look, now + LOOK_NS);
+		set_pressure(s, tz_pressure_now(s, p->pressure));
+	}
+	return atomic_load(&p->next_look);
+}
+
+static void wish(struct tz_policing *p, unsigned job)
+{
+	atomic_fetch_or(&p->wishes, 1u << job);
+	tell(p);
+}
+
+/* The jobs that are due, one after the other. When there is more to do. */
+static uint64_t work(struct tz_store_thread *t, uint64_t now)
 {
 	struct tz_store *s = t->store;
 	struct tz_policing *p = &s->policing;
 
-	take_over(p);
-	if (!p->now || atomic_load(&s->recompress.job))
-		return TZ_NO_TURN;
-	look_at_ages(s);
 	while (p->due) {
 		unsigned first = (unsigned)__builtin_ctz(p->due);
 		struct tz_recompression *job = p->now->jobs[first];
 		if (job && now < job->next_step)
 			return job->next_step;
+		if (job)
+			job->early = age_now(s, first);
 		if (job && !tz_recompression_step(t, job, now))
 			return job->next_step;
 		p->due &= ~(1u << first);
@@ -122,8 +201,25 @@ uint64_t tz_policy_turn(struct tz_store_thread *t, uint64_t now)
 	return TZ_NO_TURN;
 }
 
+uint64_t tz_policy_turn(struct tz_store_thread *t, uint64_t now)
+{
+	struct tz_store *s = t->store;
+	struct tz_policing *p = &s->policing;
+	uint64_t look, next;
+
+	take_over(p);
+	if (!p->now || atomic_load(&s->recompress.job))
+		return TZ_NO_TURN;
+	look_at_ages(s);
+	look = look_at_pressure(s, now);
+	look_at_ages(s);		/* other ones may count now */
+	next = work(t, now);
+	return next < look ? next : look;
+}
+
 int tz_policy_start(struct tz_store *s, char *why, size_t why_size)
 {
+	atomic_store(&s->policing.psi_fd, TZ_PSI_NOT_OPENED);
 	s->policing.wish_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (s->policing.wish_fd >= 0)
 		return 0;
@@ -137,6 +233,8 @@ void tz_policy_drop(struct tz_store *s)
 	free_standing(s->policing.now);
 	s->policing.now = NULL;
 	close(s->policing.wish_fd);
+	if (atomic_load(&s->policing.psi_fd) >= 0)
+		close(atomic_load(&s->policing.psi_fd));
 }
 
 /* ---- the control thread's part ---- */
@@ -196,6 +294,7 @@ struct tz_standing *tz_store_prepare_policy(struct tz_store *s, const struct tz_
 		return NULL;
 	}
 	standing->policy = *policy;
+	tz_pressure_open(s);
 	if (policy->cpu_percent < 1 || policy->cpu_percent > 100) {
 		snprintf(why, why_size, "the share of a core is 1 to 100 per cent");
 		*err = -EINVAL;

@@ -258,6 +258,8 @@ static void begin(struct tz_store *s, struct tz_recompression *job)
 {
 	job->begun = 1;
 	job->age = tz_age_after(s, job->idle_ns);
+	if (job->early < job->age)
+		job->age = job->early;
 	job->next = 0;
 	job->seen = 0;
 	job->all = sum(s, pages_of);
@@ -394,6 +396,7 @@ struct tz_recompression *tz_recompression_make(struct tz_store *s, const char *a
 	memset(job, 0, sizeof *job);
 	job->idle_ns = idle_ns;
 	job->percent = percent;
+	job->early = TZ_AGES;
 	*err = prepare(s, job, codec, level, why, why_size);
 	if (*err == 0)
 		return job;

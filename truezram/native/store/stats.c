@@ -59,7 +59,7 @@ void tz_stats_take_over(struct tz_stats *s)
 		&s->reserve_bytes, &s->overhead_bytes, &s->reserve_target, &s->compact_done,
 		&s->compact_permille, &s->ages_counted_ns, &s->ages_counted,
 		&s->recompress_started, &s->recompress_done, &s->recompress_stopped,
-		&s->recompress_permille };
+		&s->recompress_permille, &s->pressure };
 
 	if (__atomic_load_n(&s->seq, __ATOMIC_RELAXED) & 1)
 		tz_stats_end(&s->seq);

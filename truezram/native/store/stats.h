@@ -52,6 +52,9 @@ enum tz_slot_tracking {
 	TZ_SLOT_TRACKING_TESTING = 2,	/* being tested, or to be tested again: the text says why */
 	TZ_SLOT_TRACKING_UNAVAILABLE = 3
 };
+/* Why a policy acts earlier now (pressure.c): for nothing; used memory is near mem_limit; processes
+ * wait for memory. */
+enum tz_pressure { TZ_PRESSURE_NONE = 0, TZ_PRESSURE_MEM_LIMIT = 1, TZ_PRESSURE_MEMORY = 2 };
 enum tz_transport { TZ_TRANSPORT_UBLK = 0, TZ_TRANSPORT_LOCAL = 1 };
 enum tz_device_flags {
 	TZ_FLAG_MEMORY_LOCKED = 1,	/* arena cannot be swapped out */
@@ -141,6 +144,8 @@ struct tz_stats {
 	uint64_t recompress_permille;	/* how far the one at work is */
 	struct tz_step_stats dense;	/* pages with a denser codec each */
 	struct tz_step_stats cold;	/* pages in groups */
+	uint64_t pressure;		/* enum tz_pressure */
+	uint64_t pressures;		/* how often that has begun */
 	/* --- written by a server that takes over, removed by the queues --- */
 	struct tz_suspect suspects[TZ_SUSPECTS];
 };
