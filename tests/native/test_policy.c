@@ -1,8 +1,8 @@
 /* test_policy.c - what a device does with idle pages by itself.
  *
  * means: what a step takes is asked for when there is something to do for it, and not before.
- * early: under pressure pages count as old enough earlier; that ends. Without pages that it is about,
- *	nobody looks.
+ * early: under pressure pages count as old enough earlier; that ends. Without pages that it is
+ *	about, nobody looks.
  * budget: the CPU time that it takes is within its share of the time that has passed, and a quarter
  *	of that while requests come.
  * attached: the server that attaches the arena goes on with it.
