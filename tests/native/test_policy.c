@@ -208,13 +208,94 @@ static void early(void)
 	close(psi);
 }
 
+/* ---- budget ---- */
+
+#define PERCENT 4u
+/* CPU of a step at most: half a millisecond and a window. */
+#define STEP_NS (share_of_work() * 4000000ull)
+
+static uint64_t spent(const struct device *d)
+{
+	return NOW(d->stats->dense.cpu_ns) + NOW(d->stats->cold.cpu_ns);
+}
+
+/* Until it has taken so much CPU time, with requests or without, and that it took its time. */
+static void spend(struct device *d, uint64_t cpu_ns, unsigned percent, int requests)
+{
+	struct tz_store_thread *t = tz_store_thread(d->store, 0);
+	uint64_t began = tz_now_ns(), before = spent(d), now, took;
+	uint8_t page[4096];
+
+	do {
+		nanosleep(&(struct timespec){ 0, 200000 }, NULL);
+		tz_store_begin(t);
+		CHECK(!requests || tz_store_read(t, GREAT * 4 - 1, page) == 0, "read");
+		tz_store_end(t);
+		took = spent(d) - before;
+		now = tz_now_ns();
+		CHECK(took <= (now - began) * percent / (requests ? 400 : 100) + 2 * STEP_NS,
+			"%llu us of CPU in %llu ms", (unsigned long long)took / 1000,
+			(unsigned long long)(now - began) / 1000000);
+		CHECK(now - began < 120000000000ull, "it does not work");
+	} while (took < cpu_ns);
+}
+
+static void budget(void)
+{
+	struct device d = make_device(GREAT * 16, 1, 0, "lz4");
+
+	fill(&d, 0, GREAT * 16, 0);
+	set_policy(&d, policy_now(0, 7200, PERCENT));
+	grow_old(&d, 5);
+	WAIT_FOR(grant(&d) == 2, "no wish");
+	spend(&d, 10 * STEP_NS, PERCENT, 0);
+	spend(&d, 5 * STEP_NS, PERCENT, 1);
+	CHECK(pages_of(&d, TZ_KIND_GROUP) < GREAT * 16, "that was all: nothing was measured");
+	end(&d);
+}
+
+/* ---- attached ---- */
+
+static void attached(void)
+{
+	struct device d = make_device(GREAT, 1, 0, "lz4"), e;
+	struct tz_policy policy = policy_now(600, 7200, 100), found;
+	struct tz_attach a = { 0 };
+	uint32_t in_file[3] = { 0 };
+	int fd;
+
+	set_policy(&d, policy_now(1, 2, 3));
+	set_policy(&d, policy);
+	fill(&d, 0, GREAT, 0);
+	grow_old(&d, 5);
+	/* It ends when it has put some of the pages in groups. */
+	WAIT_FOR((grant(&d), pages_of(&d, TZ_KIND_GROUP) > 100), "no groups");
+	fd = dup(d.fd);
+	end(&d);
+	CHECK(pread(fd, in_file, sizeof in_file, 520) == sizeof in_file, "head");
+	CHECK(in_file[0] == 600 && in_file[1] == 7200 && in_file[2] == 100, "%u %u %u in the file",
+		in_file[0], in_file[1], in_file[2]);
+	e = attach(fd, 1, &a);
+	found = tz_store_policy(e.store);
+	CHECK(!memcmp(&found, &policy, sizeof found), "%u %u %u", found.idle_dense,
+		found.idle_cold, found.cpu_percent);
+	/* As takeover.c does. */
+	set_policy(&e, found);
+	CHECK(NOW(e.stats->idle_cold) == 7200, "it is not shown");
+	WAIT_FOR((grant(&e), pages_of(&e, TZ_KIND_GROUP) == GREAT), "%llu are in groups",
+		(unsigned long long)pages_of(&e, TZ_KIND_GROUP));
+	check_counts(&e);
+	end(&e);
+}
+
 int main(int argc, char **argv)
 {
 	static const struct {
 		const char *name;
 		void (*run)(void);
 	} tests[] = {
-		{ "means", means }, { "early", early },
+		{ "means", means }, { "early", early }, { "budget", budget },
+		{ "attached", attached },
 	};
 
 	for (unsigned i = 0; i < sizeof tests / sizeof *tests; i++)
