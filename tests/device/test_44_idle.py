@@ -1,4 +1,5 @@
-"""Pages get old, and old ones are compressed once more: across kill -9, beside writes, and every page is right."""
+"""Pages get old, and old ones are compressed once more, when asked for and by a policy: across kill -9, beside writes,
+and every page is right."""
 
 from __future__ import annotations
 
@@ -47,7 +48,7 @@ def grow_old(product: Product, path: str) -> None:
 
 @pytest.mark.either
 def test_old_pages_take_less(product: Product) -> None:
-    path = product.create("--size 64M --algorithm lz4")
+    path = product.create("--size 64M --algorithm lz4 --policy off")
     product.strict(f'pagetool fill "$POOL" {path} {PAGES}')
     grow_old(product, path)
     product.strict(f'pagetool check "$POOL" {path} {READ}')
@@ -84,6 +85,34 @@ wait $!
 pagetool check "$POOL" {path} {PAGES}
 """
     )
+    row = product.stat(path)
+    assert (row["failed_reads"], row["failed_writes"], row["damaged_entries"], row["checksum_errors"]) == (0, 0, 0, 0)
+    assert product.json(f"check {path}")["sound"]
+    product.remove(path)
+
+
+def in_groups(product: Product, path: str) -> int:
+    pages: int = product.stat(path)["tiers"]["cold"]["pages"]
+    return pages
+
+
+def test_a_policy_outlives_its_server(product: Product) -> None:
+    """Killed while it packs; the next one goes on by itself."""
+    path = product.create("--size 64M --algorithm lz4")
+    assert product.stat(path)["policy"] == "balanced"
+    product.strict(f'pagetool fill "$POOL" {path} {PAGES}')
+    grow_old(product, path)
+    product.run(f"truezram set {path} policy=0:1800:1")
+    wait_for("nothing is packed", lambda: in_groups(product, path) > 0)
+    product.run(f"kill -9 {product.stat(path)['pid']}")
+    wait_for("no other server", lambda: product.stat(path)["recoveries"] == 1 and product.stat(path)["state"] == "live")
+    row = product.stat(path)
+    assert (row["idle_dense"], row["idle_cold"], row["cpu_percent"]) == (0, 1800, 1)
+    assert product.json(f"check {path}")["sound"]
+    wait_for("nothing more is packed", lambda: in_groups(product, path) > row["tiers"]["cold"]["pages"])
+    product.run(f"truezram set {path} cpu_percent=100")
+    wait_for("pages are left", lambda: in_groups(product, path) > PAGES // 4)
+    product.strict(f'pagetool check "$POOL" {path} {PAGES}')
     row = product.stat(path)
     assert (row["failed_reads"], row["failed_writes"], row["damaged_entries"], row["checksum_errors"]) == (0, 0, 0, 0)
     assert product.json(f"check {path}")["sound"]
