@@ -5,6 +5,7 @@
  *	about, nobody looks.
  * budget: the CPU time that it takes is within its share of the time that has passed, and a quarter
  *	of that while requests come.
+ * full: at mem_limit, no write fails for lack of room because of it.
  * attached: the server that attaches the arena goes on with it.
  */
 #include "attach_pages.h"
@@ -254,6 +255,52 @@ static void budget(void)
 	end(&d);
 }
 
+/* ---- full ---- */
+
+/* How many more pages a device takes that is nearly full, with the policy at work or without. */
+static uint64_t pages_more(int with_policy)
+{
+	enum { LIMIT_BYTES = 12 << 20 };
+	struct device d = make_device(GREAT * 8, 1, LIMIT_BYTES, "lz4");
+	struct tz_store_thread *t = tz_store_thread(d.store, 0);
+	uint8_t page[4096] __attribute__((aligned(8)));
+	uint64_t state = 1, n = 0, *words = (uint64_t *)(void *)page;
+	int rc = 0;
+
+	/* The holes that it leaves are too small for what comes. */
+	for (unsigned i = 0; i < GREAT / 2; i++)
+		fill(&d, i, 1, i % 2);
+	set_policy(&d, policy_now(0, with_policy ? 7200 : 0, 100));
+	grow_old(&d, 5);
+	WAIT_FOR(!with_policy || grant(&d) == 2, "no wish");
+	WAIT_FOR(!with_policy || pages_of(&d, TZ_KIND_GROUP) > 0, "it does not work");
+	tz_store_begin(t);
+	while (rc == 0) {
+		for (unsigned i = 0; i < 512; i++)
+			words[i] = next(&state);
+		rc = write_waiting(t, GREAT + n, page);
+		n += rc == 0;
+	}
+	tz_store_end(t);
+	CHECK(rc == -ENOSPC, "%d", rc);
+	CHECK(!with_policy || pages_of(&d, TZ_KIND_GROUP) > 0, "no groups");
+	CHECK(NOW(d.stats->mem_used_max) <= LIMIT_BYTES + TZ_SEGMENT_SIZE, "%llu bytes are used",
+		(unsigned long long)NOW(d.stats->mem_used_max));
+	end(&d);
+	return n;
+}
+
+static void full(void)
+{
+	uint64_t without = pages_more(0);
+
+	for (unsigned i = 0; i < 6; i++) {
+		uint64_t with = pages_more(1);
+		CHECK(with >= without, "%llu pages, %llu without a policy",
+			(unsigned long long)with, (unsigned long long)without);
+	}
+}
+
 /* ---- attached ---- */
 
 static void attached(void)
@@ -295,7 +342,7 @@ int main(int argc, char **argv)
 		void (*run)(void);
 	} tests[] = {
 		{ "means", means }, { "early", early }, { "budget", budget },
-		{ "attached", attached },
+		{ "full", full }, { "attached", attached },
 	};
 
 	for (unsigned i = 0; i < sizeof tests / sizeof *tests; i++)

@@ -90,7 +90,7 @@ def test_ages_and_recompression(device: Entry, capsys: pytest.CaptureFixture[str
         assert stat["recompression"]["pages"] == stat["recompression"]["dense"]["pages"] == done["pages"]
         assert stat["recompression"]["dense"]["saved_bytes"] == done["saved_bytes"]
         assert stat["tiers"]["dense"]["saved_bytes"] == done["saved_bytes"]
-        assert stat["recompression"]["cold"] == {"pages": 0, "saved_bytes": 0, "cpu_ns": 0}
+        assert stat["recompression"]["cold"] == {"pages": 0, "saved_bytes": 0, "cpu_ns": 0, "no_room": 0}
         assert stat["tiers"]["dense"]["pages"] == done["pages"]
         assert sum(tier["pages"] for tier in stat["tiers"].values()) == PAGES - young.same_pages
         assert sum(tier["bytes"] for tier in stat["tiers"].values()) == after.object_bytes

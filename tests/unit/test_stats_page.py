@@ -93,10 +93,12 @@ def test_tiers_and_steps(tmp_path: Path) -> None:
     for kind, (pages, size) in {1: (100, 0), 6: (300, 30_000), 9: (200, 12_000), 12: (400, 8000)}.items():
         queue.kind_pages_now[kind], queue.kind_bytes_now[kind] = pages, size
     (stats.dense.pages, stats.dense.saved, stats.dense.cpu_ns) = (700, 60_000, 5)
+    (stats.dense.no_room, stats.cold.no_room) = (3, 4)
     (stats.cold.pages, stats.cold.saved, stats.cold.cpu_ns) = (500, 9000, 6)
     device = StatsPage(tmp_path / "local0.stats").snapshot()
     assert device.tiers == (("hot", 300, 30_000, 0), ("dense", 200, 12_000, 60_000), ("cold", 400, 8000, 9000))
     assert (device.dense_pages, device.dense_saved, device.dense_cpu_ns) == (700, 60_000, 5)
+    assert (device.dense_no_room, device.cold_no_room) == (3, 4)
     assert (device.cold_pages, device.cold_saved, device.cold_cpu_ns) == (500, 9000, 6)
     assert (device.recompressed_pages, device.recompressed_saved, device.recompress_cpu_ns) == (1200, 69_000, 11)
     for number, name in enumerate(("", "mem_limit", "memory", "")):

@@ -209,10 +209,14 @@ class DeviceSnapshot:
     """by how many bytes less they took then,"""
     dense_cpu_ns: int = 0
     """and what that took."""
+    dense_no_room: int = 0
+    """Pages that were left as they are, because there was no room for what is smaller: the device is at mem_limit."""
     cold_pages: int = 0
     """The same of pages that have been packed in groups."""
     cold_saved: int = 0
     cold_cpu_ns: int = 0
+    cold_no_room: int = 0
+    """Windows of 16 pages."""
     total: QueueSnapshot = field(default_factory=QueueSnapshot)
     queues: tuple[QueueSnapshot, ...] = ()
     queue_depth: int = 0

@@ -154,8 +154,14 @@ def recompression_json(device: DeviceSnapshot) -> dict[str, Any] | None:
         "at_work": device.is_recompressing,
         "permille": device.recompress_permille if device.is_recompressing else None,
         **step_json(device.recompressed_pages, device.recompressed_saved, device.recompress_cpu_ns),
-        "dense": step_json(device.dense_pages, device.dense_saved, device.dense_cpu_ns),
-        "cold": step_json(device.cold_pages, device.cold_saved, device.cold_cpu_ns),
+        "dense": {
+            **step_json(device.dense_pages, device.dense_saved, device.dense_cpu_ns),
+            "no_room": device.dense_no_room,
+        },
+        "cold": {
+            **step_json(device.cold_pages, device.cold_saved, device.cold_cpu_ns),
+            "no_room": device.cold_no_room,
+        },
     }
 
 

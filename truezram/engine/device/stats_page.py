@@ -277,10 +277,13 @@ def _ages(head: Any) -> tuple[Age, ...]:
     return tuple(Age(*(int(column[age]) for column in columns)) for age in range(lib.TZ_AGES))
 
 
+STEP_COUNTERS = tuple(name for name, _ in ffi.typeof("struct tz_step_stats").fields)
+
+
 def _steps(head: Any) -> dict[str, Any]:
     """``cold.pages`` as ``cold_pages``."""
     steps = {"dense": head.dense, "cold": head.cold}
-    return {f"{name}_{key}": getattr(step, key) for name, step in steps.items() for key in ("pages", "saved", "cpu_ns")}
+    return {f"{name}_{key}": getattr(step, key) for name, step in steps.items() for key in STEP_COUNTERS}
 
 
 def _words(queue: Any) -> list[int]:

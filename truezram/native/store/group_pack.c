@@ -351,8 +351,11 @@ static int place(struct packing *k)
 	unsigned head = tz_group_head_size(k->head.members);
 
 	k->offset = room_for(s, k->units);
-	if (!k->offset)
+	if (!k->offset) {
+		TZ_STATS_SET(s->stats->cold.no_room, s->stats->cold.no_room + 1);
 		return 0;
+	}
+	atomic_store(&s->housekeeping.borrowed, 1);
 	memcpy(s->arena.base + k->offset, &k->head, head);
 	memcpy(s->arena.base + k->offset + head, k->p->packed, k->head.length);
 	return 1;

@@ -129,6 +129,18 @@ static void take_over(struct tz_store_thread *t)
 
 /* ---- emptying segments ---- */
 
+/* At mem_limit, what was made smaller is held against it until its holes are given back. */
+int tz_housekeeping_no_room(struct tz_store *s)
+{
+	int rc = tz_reserve_no_room(&s->reserve);
+
+	if (rc != -ENOSPC || !atomic_load(&s->housekeeping.borrowed))
+		return rc;
+	atomic_store(&s->housekeeping.squeezed, 1);
+	tz_housekeeping_wake(s);
+	return -EAGAIN;
+}
+
 /* In a segment's hole, or where the reserve can spare one, in a new segment. */
 uint64_t tz_housekeeping_room(struct tz_store *s, unsigned shard, unsigned units)
 {
@@ -297,7 +309,7 @@ static void compact(struct tz_store_thread *t)
 	struct tz_store *s = t->store;
 	unsigned waited = 0;
 
-	while (is_wasteful(s, s->housekeeping.asked) && !atomic_load(&s->housekeeping.stop)) {
+	while (is_wasteful(s, s->housekeeping.thorough) && !atomic_load(&s->housekeeping.stop)) {
 		uint64_t before = segments_in_use(&s->alloc), now, gained;
 		uint64_t holes = free_bytes(&s->alloc);
 		TZ_TEST_POINT("pass");
@@ -418,18 +430,22 @@ static void look_after(struct tz_store_thread *t)
 	struct tz_store *s = t->store;
 	struct tz_housekeeping *h = &s->housekeeping;
 	uint64_t ticket = atomic_load(&h->tickets);
+	uint32_t squeezed = atomic_exchange(&h->squeezed, 0);
 
 	h->asked = ticket != s->stats->compact_done;
-	if (h->asked) {
+	h->thorough = h->asked || squeezed;
+	if (h->thorough) {
 		atomic_store(&h->enough, 0);
 		h->holes_at_first = free_bytes(&s->alloc);
 	}
 	show_progress(s);
 	take_over(t);
 	compact(t);
-	while (tz_dedup_compact(t, h->asked))
+	while (tz_dedup_compact(t, h->thorough))
 		;
-	tz_groups_look_after(t, h->asked);
+	tz_groups_look_after(t, h->thorough);
+	if (squeezed)
+		atomic_store(&h->borrowed, 0);
 	if (atomic_exchange(&h->look_at_table, 0))
 		h->once_more = 1;
 	if (h->once_more || h->asked)

@@ -91,6 +91,8 @@ static void rewrite(struct tz_store_thread *t, struct tz_recompression *job, uin
 		units = compress(t, job, page, entry, &length);
 	if (units)
 		to = tz_housekeeping_room(s, (unsigned)page % s->alloc.nr_shards, units);
+	if (units && !to)
+		TZ_STATS_SET(counters(s, job)->no_room, counters(s, job)->no_room + 1);
 	if (to) {
 		new = tz_entry_aged(page, tz_store_fill(s, to, page, job->set->encoder->kind,
 			t->object, length), tz_entry_age(entry));
@@ -105,6 +107,7 @@ static void rewrite(struct tz_store_thread *t, struct tz_recompression *job, uin
 	if (!new)
 		return;
 	tz_store_account(t, page, entry, new, 1, NULL);
+	atomic_store(&s->housekeeping.borrowed, 1);
 	t->freed_units = 0;		/* the next objects take the holes; then finish() */
 	count(counters(s, job), 1, tz_entry_units(entry) - units);
 }

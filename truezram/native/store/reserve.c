@@ -79,11 +79,24 @@ void tz_reserve_count_more(struct tz_reserve *r, int64_t bytes)
 	count_used(r, 0);
 }
 
+/* Room that nothing but groups can use, up to a segment. */
+static uint64_t kept_for_groups(const struct tz_reserve *r)
+{
+	const struct tz_alloc *a = r->alloc;
+	uint64_t units = atomic_load_explicit(
+		&a->shards[tz_alloc_own_shard(a, TZ_SHARD_GROUPS)].free_units,
+		memory_order_relaxed);
+
+	return units < TZ_SEGMENT_UNITS ? units * TZ_UNIT : TZ_SEGMENT_SIZE;
+}
+
+/* Packing needs room before it frees any. A segment that has just been taken for groups must not be
+ * what a write fails for: so what is free in it is not held against the limit. */
 int tz_reserve_at_limit(const struct tz_reserve *r, uint64_t more)
 {
 	uint64_t limit = atomic_load_explicit(&r->mem_limit, memory_order_relaxed);
 
-	return limit && total(r) + more > limit;
+	return limit && total(r) + more > limit + kept_for_groups(r);
 }
 
 int tz_reserve_no_room(const struct tz_reserve *r)

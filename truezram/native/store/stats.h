@@ -78,6 +78,7 @@ struct tz_step_stats {
 	uint64_t pages;			/* written once more, */
 	uint64_t saved;			/* by how many bytes less, */
 	uint64_t cpu_ns;		/* and what that took */
+	uint64_t no_room;		/* pages, or windows of them, left for lack of room */
 };
 
 struct tz_stats {

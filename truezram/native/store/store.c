@@ -430,7 +430,7 @@ static uint64_t place(struct tz_store_thread *t, uint64_t page, unsigned kind,
 
 	if (offset)
 		return tz_store_fill(s, offset, page, kind, payload, length);
-	*err = tz_reserve_no_room(&s->reserve);
+	*err = tz_housekeeping_no_room(s);
 	return 0;
 }
 

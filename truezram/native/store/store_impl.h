@@ -92,11 +92,14 @@ struct tz_housekeeping {
 	_Atomic uint32_t look_at_table;	/* pages were discarded: a page of the table may be empty */
 	_Atomic uint64_t enough; /* free bytes in segments above which another pass may pay */
 	_Atomic uint64_t tickets;	/* compactions asked for */
+	_Atomic uint32_t borrowed;	/* what it has made smaller may have left holes */
+	_Atomic uint32_t squeezed;	/* a write waits for them */
 	/* entries whose objects other threads left to it to free; 0: a free place */
 	_Atomic uint64_t left[16];
 	/* the thread's own */
 	int no_room;		/* in this pass, something could not be moved */
 	int asked;		/* this compaction was asked for */
+	int thorough;		/* or is needed */
 	int once_more;		/* the table is to be looked at again, when it has been quiet */
 	uint64_t quiet_at;		/* ns: that is, if nothing happens until then */
 	uint64_t holes_at_first;	/* bytes, when that began */
@@ -208,6 +211,8 @@ void tz_housekeeping_look(struct tz_store_thread *t);
 void tz_housekeeping_leave(struct tz_store_thread *t);
 /* There is something to do (look_after in housekeeping.c, and the turns of cold.h). */
 void tz_housekeeping_wake(struct tz_store *s);
+/* For a write that finds no room: -ENOSPC, or -EAGAIN, there may be some soon. */
+int tz_housekeeping_no_room(struct tz_store *s);
 /* Room for an object that the housekeeper makes; 0: there is none now. */
 uint64_t tz_housekeeping_room(struct tz_store *s, unsigned shard, unsigned units);
 
