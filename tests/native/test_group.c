@@ -3,6 +3,7 @@
  * pack: they take less, and read the same; one is decompressed for all of them; what is read twice,
  *	written or discarded leaves, and the others stay; the last one takes the group along.
  * what: what is never put in a group.
+ * after: what was recompressed before, with a codec that the device's algorithm does not bring.
  * limit: at mem_limit.
  * thin: groups that many have left are packed again, and sparse segments of them emptied; the same
  *	when all that happens is that pages are read.
@@ -248,6 +249,36 @@ static void test_what(void)
 	check_counts(&d);
 	CHECK(tz_store_set_dedup(d.store, 0, why, sizeof why) == 0, "%s", why);
 	end_empty(&d, PAGES + 5);
+}
+
+/* ---- after ---- */
+
+static void test_after(const char *algorithm, unsigned kind)
+{
+	enum { PAGES = 256 };
+	struct device d = make(PAGES, 1, "lz4");
+	char why[216] = "";
+	uint64_t least, ticket;
+	int err;
+
+	fill(&d, PAGES, 1);
+	struct tz_recompression *job = tz_store_prepare_recompress(d.store, algorithm, 0, 100,
+		&err, why, sizeof why);
+	CHECK(job, "%s: %s", algorithm, why);
+	ticket = tz_store_recompress(d.store, job, &least);
+	WAIT_FOR(NOW(d.stats->recompress_done) >= ticket, "%s does not end", algorithm);
+	CHECK(sum_of(&d).total.kind_pages_now[kind] > PAGES / 2, "%lld pages of %s",
+		(long long)sum_of(&d).total.kind_pages_now[kind], algorithm);
+	pack(&d, 0, PAGES);
+	CHECK(grouped(&d) == PAGES, "%llu of %s are in groups", (unsigned long long)grouped(&d),
+		algorithm);
+	struct tz_store_thread *t = tz_store_thread(d.store, 0);
+	tz_store_begin(t);
+	for (uint64_t n = 0; n < PAGES; n++)
+		expect(t, n, 1);
+	tz_store_end(t);
+	check_counts(&d);
+	end_empty(&d, PAGES);
 }
 
 /* ---- limit ---- */
@@ -834,6 +865,8 @@ int main(int argc, char **argv)
 	test_pack("zstd");
 	test_once();
 	test_what();
+	test_after("dense", TZ_KIND_DENSE);
+	test_after("zstd:1", TZ_KIND_ZSTD);
 	test_limit();
 	test_thin();
 	test_read_thin();
