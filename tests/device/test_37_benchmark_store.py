@@ -1,5 +1,5 @@
-"""``truezram benchmark store`` against kernel zram on a real kernel: measured and verified, and whatever ends it, no
-device and no memory is left behind."""
+"""``truezram benchmark store`` and ``benchmark tiers`` against kernel zram on a real kernel: measured and verified, and
+whatever ends it, no device and no memory is left behind."""
 
 from __future__ import annotations
 
@@ -62,3 +62,21 @@ def test_interrupted_half_way(clean: Product, name: str, code: int) -> None:
     out = clean.run(script, timeout=120).out.split("\n")
     assert out[:2] == [str(code), "0"], out
     assert out[2] == ("truezram: interrupted" if name == "INT" else ""), out
+
+
+def test_tiers_against_zram(clean: Product) -> None:
+    """The same pages in a device of ours and in the kernel's. (The tiers: tests/unit/test_tiers_benchmark.py.)"""
+    options = "--pages /root/some.pages --scenario hot --against zram:lz4,zram:zstd"
+    done = clean.run(f"truezram benchmark tiers {options} --json -; {DEVICES}", timeout=300)
+    body, _, _ = done.out.strip().rpartition("\n}\n")
+    document = json.loads(body + "\n}")
+    assert done.out.split()[-1] == "0"
+    ours, *kernel = document["results"]
+    missing = {item["algorithm"] for item in document["not_measured"]}
+    assert {result["algorithm"] for result in kernel} | missing == {"lz4", "zstd"}
+    assert kernel, document["not_measured"]
+    for result in document["results"]:
+        assert result["orig_bytes"] == ours["orig_bytes"]
+        assert 0 < result["compr_bytes"] <= result["used_bytes"]
+        assert result["read_ns"]["hot"]["pages"] * 4096 == ours["orig_bytes"]
+    assert ours["used_over_zram"] == pytest.approx(ours["used_bytes"] / kernel[0]["used_bytes"], rel=1e-3)

@@ -369,11 +369,14 @@ def test_c_checks_its_arguments(folder: Path) -> None:
     """Whoever calls it: more than a window, or past the last place."""
     pages = store_bench.Pages(store_bench.benchmark.read_inputs([folder]))
     tally, place = ffi.new("struct tz_bench_tally *"), ffi.new("uint32_t *")
-    with store_bench._opened(pages, 100, "truezram", "lz4", 1) as subject:
+    with store_bench.opened(pages, 100, "truezram", "lz4", 1) as subject:
         for first, count in ((0, lib.TZ_BENCH_WINDOW + 1), (101, 0), (50, 51)):
             code = lib.tz_bench_run(subject.target, lib.TZ_BENCH_FILL, first, count, 1, tally, place)
             assert code == -22
-    with pytest.raises(Failed, match="1 to 64 threads"), store_bench._opened(pages, 2, "truezram", "lz4", 3):
+        assert lib.tz_bench_order(subject.target, ffi.new("uint32_t[]", [99, 0]), 2) == 0
+        assert lib.tz_bench_order(subject.target, ffi.new("uint32_t[]", [100]), 1) == -22
+        assert lib.tz_bench_order(subject.target, ffi.new("uint32_t[]", 101), 101) == -22
+    with pytest.raises(Failed, match="1 to 64 threads"), store_bench.opened(pages, 2, "truezram", "lz4", 3):
         pass
 
 

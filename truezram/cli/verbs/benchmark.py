@@ -1,5 +1,6 @@
 """``truezram benchmark``: ``codec``, the page codecs on this machine, compared with libraries and kernel zram;
-``store``, the store compared with kernel zram, memory and speed."""
+``store``, the store compared with kernel zram, memory and speed; ``tiers``, what idle pages take once they are
+compressed once more, and what reading them costs."""
 
 from __future__ import annotations
 
@@ -22,9 +23,10 @@ if TYPE_CHECKING:
 
     from truezram.engine.measure.results import Progress
     from truezram.engine.measure.store_results import StoreProgress
+    from truezram.engine.measure.tiers_results import TiersProgress
 
 NAME = "benchmark"
-HELP = "measure the page codecs or the store on this machine, compared with liblz4, libzstd and kernel zram"
+HELP = "measure the page codecs, the store or its tiers on this machine, compared with libraries and kernel zram"
 
 
 def add_pages(to: argparse._ActionsContainer) -> None:
@@ -116,11 +118,46 @@ def _add_store(store: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_tiers(tiers: argparse.ArgumentParser) -> None:
+    tiers.add_argument(
+        "--algorithm",
+        metavar="NAME[:LEVEL]",
+        help="what pages are written with (default: that of a new device)",
+    )
+    tiers.add_argument(
+        "--scenario",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="hot, dense, cold: everything is; mix: 20, 30 and 50 %% are; may be given again; hot is always measured"
+        " (default: all)",
+    )
+    tiers.add_argument(
+        "--against",
+        action="append",
+        metavar="LIST",
+        help="kernel zram with these compressors, zram[:COMPRESSOR], separated by commas, or none; memory is compared"
+        " with the first; needs root and the module (default: zram:zstd,zram:lz4; what cannot be measured is left out,"
+        " and the results say why)",
+    )
+    tiers.add_argument(
+        "--rounds", type=number, metavar="N", help="rounds of reading hot pages of the mix, 1 to 1000 (default: 9)"
+    )
+    tiers.epilog = (
+        "Local devices are made for it and removed afterwards, which takes no root, and about three minutes, mostly of"
+        " waiting. Pages grow old by a faster clock, a policy works on them, memory is read off, and every page is"
+        " read back, timed and compared. Needs memory for the pages and for two devices. Exit codes: 1 what was read"
+        " differs, or a device failed; 2 a wrong option; 3 there is no libzstd, or no server; 130 interrupted. An"
+        " interrupt leaves no device behind. Example: truezram benchmark tiers --pages samples/ --against zram:zstd"
+    )
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True, parser_class=type(parser))
     for name, text, add in (
         ("codec", "measure the page codecs: ratio and speed", _add_codec),
         ("store", "measure the store: pages in the same memory, and speed, compared with kernel zram", _add_store),
+        ("tiers", "measure what idle pages take and cost: hot, dense, in groups, and a mix", _add_tiers),
     ):
         kind = kinds.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
         add_pages(kind)
@@ -155,7 +192,7 @@ def run(args: argparse.Namespace) -> int:
     for path in (args.html, args.json_file if args.json_file != "-" else None):
         if path is not None:
             check_target(path)
-    body, html, text = _store(args) if args.kind == "store" else _codec(args)
+    body, html, text = {"codec": _codec, "store": _store, "tiers": _tiers}[args.kind](args)
     if args.json_file not in (None, "-"):
         document = {"schema": f"truezram.{NAME}/1", **body}
         _write(args.json_file, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
@@ -173,7 +210,7 @@ Results = tuple[dict[str, Any], str, str]
 
 
 @contextlib.contextmanager
-def _progress() -> Iterator[Callable[[Progress | StoreProgress], None]]:
+def _progress() -> Iterator[Callable[[Progress | StoreProgress | TiersProgress], None]]:
     """A line that shows the steps of a benchmark, and is gone afterwards."""
     line = ProgressLine()
     try:
@@ -216,3 +253,21 @@ def _store(args: argparse.Namespace) -> Results:
     table = format_table(columns, store_report.rows(found), terminal_width())
     text = "\n".join([table, "", *store_report.about(found)])
     return store_report.to_json(found), store_report.to_html(found), text
+
+
+def _tiers(args: argparse.Namespace) -> Results:
+    from truezram.engine.measure import tiers_bench, tiers_report
+
+    with _progress() as show:
+        found = tiers_bench.run(
+            args.pages,
+            args.against,
+            algorithm=args.algorithm,
+            scenarios=args.scenario,
+            rounds=tiers_bench.DEFAULT_ROUNDS if args.rounds is None else args.rounds,
+            progress=show,
+        )
+    columns = [Column(item.title, item.right, item.keep) for item in tiers_report.fields(found)]
+    table = format_table(columns, tiers_report.rows(found), terminal_width())
+    text = "\n".join([table, "", *tiers_report.about(found)])
+    return tiers_report.to_json(found), tiers_report.to_html(found), text

@@ -59,6 +59,11 @@ class LocalDevice:
         self.max_pages: int = lib.tz_local_max_pages(self._client)
         """Pages in the largest request; reads and writes of more are split."""
 
+    @property
+    def client(self) -> Any:
+        """The C library's `struct tz_local_client *`, until it is closed."""
+        return self._client
+
     def __enter__(self) -> LocalDevice:
         return self
 

@@ -245,6 +245,15 @@ def to_html(report: Report) -> str:
     return html_page("Page codecs", [*_about(report), str(report.host["time"])], "".join(parts))
 
 
+def html_table(titles: Sequence[str], rows: Sequence[Sequence[str]], ours: Sequence[bool]) -> str:
+    """A table; `ours`: which of its rows are truezram's."""
+    heads = "".join(f"<th>{html.escape(title)}</th>" for title in titles)
+    starts = ['<tr class="ours">' if own else "<tr>" for own in ours]
+    cells = ["".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in rows]
+    body = "\n".join(f"{start}{row}</tr>" for start, row in zip(starts, cells, strict=True))
+    return f"<table><thead><tr>{heads}</tr></thead><tbody>\n{body}\n</tbody></table>"
+
+
 def html_page(title: str, about: Sequence[str], body: str) -> str:
     """The self-contained page around some tables."""
     lines = "".join(f"<p>{html.escape(line)}</p>\n" for line in about)

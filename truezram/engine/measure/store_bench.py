@@ -99,8 +99,11 @@ class Pages:
         return len(some) * PAGE / max(1, int(offsets[len(some)]))
 
 
-class _Subject:
+class Subject:
     """An algorithm with a number of threads, in a store or on a device, and its figures."""
+
+    smaller = "Choose a smaller --size"
+    """What to do when there is no memory for it."""
 
     def __init__(self, implementation: str, algorithm: str, threads: int, target: Any, folder: str = "") -> None:
         self.implementation = implementation
@@ -150,7 +153,7 @@ class _Subject:
             return Failed(what, why, "Do not use it for data, and report this")
         verb = {lib.TZ_BENCH_READ: "reading", lib.TZ_BENCH_DISCARD: "discarding"}.get(op, "writing")
         if number in (errno.ENOMEM, errno.ENOSPC, errno.EAGAIN):
-            return Failed(f"cannot measure {self.name}", f"no memory {verb} page {place}", "Choose a smaller --size")
+            return Failed(f"cannot measure {self.name}", f"no memory {verb} page {place}", self.smaller)
         return Failed(what, f"{verb} page {place} failed: {os.strerror(number)}")
 
     def keep(self, op: int, tally: Any) -> None:
@@ -215,7 +218,7 @@ def _cpu_seconds_per_gib(tally: Any) -> float:
 
 
 @contextlib.contextmanager
-def _opened(pages: Pages, places: int, implementation: str, algorithm: str, threads: int) -> Iterator[_Subject]:
+def opened(pages: Pages, places: int, implementation: str, algorithm: str, threads: int) -> Iterator[Subject]:
     """A subject, empty. A device made for it is removed afterwards, and all memory is given back."""
     err, why = ffi.new("int *"), ffi.new("char[256]")
     with contextlib.ExitStack() as stack:
@@ -231,7 +234,7 @@ def _opened(pages: Pages, places: int, implementation: str, algorithm: str, thre
             text = ffi.string(why).decode()
             raise Failed(f"cannot measure {algorithm} of {implementation}", text or os.strerror(-err[0]))
         stack.callback(lib.tz_bench_close, target)
-        yield _Subject(implementation, algorithm, threads, target, folder)
+        yield Subject(implementation, algorithm, threads, target, folder)
 
 
 # ---- the measurement ----
@@ -242,7 +245,7 @@ class _Measurement:
 
     def __init__(
         self,
-        subjects: Sequence[_Subject],
+        subjects: Sequence[Subject],
         report: StoreReport,
         progress: ProgressCallback | None,
         cancelled: Callable[[], bool] | None,
@@ -274,7 +277,7 @@ class _Measurement:
         self.report = replace(self.empty, rounds=rounds, results=tuple(r for r in found if r is not None))
         return self.report
 
-    def do(self, subject: _Subject, op: int, text: str, count: int = 0, shuffle: bool = True) -> Any:
+    def do(self, subject: Subject, op: int, text: str, count: int = 0, shuffle: bool = True) -> Any:
         """One pass over `count` places (0: all), in a new random order or in that of the last one; its tally."""
         tally = ffi.new("struct tz_bench_tally *")
         self.seed += 1
@@ -289,7 +292,7 @@ class _Measurement:
             self.done += step
         return tally
 
-    def each(self, first: int = 0) -> Iterator[_Subject]:
+    def each(self, first: int = 0) -> Iterator[Subject]:
         """All subjects, beginning with another one every time; each with the same random numbers."""
         seed = self.seed
         for index in range(len(self.subjects)):
@@ -368,22 +371,21 @@ class _Measurement:
         return found
 
 
-def parse_against(against: Sequence[str] | None) -> tuple[list[str], list[NotMeasured]]:
-    """The compressors of kernel zram to measure, and those that cannot be. None: `DEFAULT_AGAINST`, as far as this
-    machine has them. Raises `UsageError` for anything that is not zram, and `Unsupported` if one that was asked for by
-    name cannot be measured."""
-    if against is not None:
-        names = [part.strip() for text in against for part in text.split(",")]
-        if names == [NOTHING]:
-            return [], []
-        other = [name for name in names if name.partition(":")[0] != baselines.KERNEL]
-        if other:
-            why = f"the store is compared with kernel zram, not with {other[0][:40]!r}"
-            raise UsageError("invalid baseline", why, "Write zram:lz4,zram:zstd for example, or none")
-        wanted = baselines.parse_kernel(names)
-        zram_bench.check(wanted)
-        return wanted, []
-    wanted = baselines.parse_kernel(DEFAULT_AGAINST)
+def against_zram(against: Sequence[str]) -> list[str]:
+    """The compressors of kernel zram in lists such as `zram:lz4,zram:zstd`; empty for `none`. Raises `UsageError` for
+    anything that is not zram."""
+    names = [part.strip() for text in against for part in text.split(",")]
+    if names == [NOTHING]:
+        return []
+    other = [name for name in names if name.partition(":")[0] != baselines.KERNEL]
+    if other:
+        why = f"the store is compared with kernel zram, not with {other[0][:40]!r}"
+        raise UsageError("invalid baseline", why, "Write zram:lz4,zram:zstd for example, or none")
+    return baselines.parse_kernel(names)
+
+
+def measurable(wanted: Sequence[str]) -> tuple[list[str], list[NotMeasured]]:
+    """Those of kernel zram's compressors that can be measured here, and those that cannot."""
     known: list[str] = []
     missing: list[NotMeasured] = []
     for name in wanted:
@@ -393,6 +395,17 @@ def parse_against(against: Sequence[str] | None) -> tuple[list[str], list[NotMea
         except TruezramError as error:
             missing.append(NotMeasured(implementation="zram", algorithm=name, why=error.why, remedy=error.remedy))
     return known, missing
+
+
+def parse_against(against: Sequence[str] | None) -> tuple[list[str], list[NotMeasured]]:
+    """The compressors of kernel zram to measure, and those that cannot be. None: `DEFAULT_AGAINST`, as far as this
+    machine has them. Raises `UsageError` for anything that is not zram, and `Unsupported` if one that was asked for by
+    name cannot be measured."""
+    wanted = against_zram(DEFAULT_AGAINST if against is None else against)
+    if against is None:
+        return measurable(wanted)
+    zram_bench.check(wanted)
+    return wanted, []
 
 
 def _threads(threads: Sequence[int]) -> list[int]:
@@ -473,7 +486,7 @@ def run(
     # Devices are opened last, and so removed first.
     wanted = [("truezram", name, n) for n in counts for name in named]
     wanted += [("zram", name, n) for n in counts for name in kernel]
-    found = _pages(pages, progress, cancelled)
+    found = read_pages(pages, progress, cancelled)
     size = _size(size, found, len(wanted), max(counts))
     host = {**benchmark.host(), "cache_bytes": last_cache_bytes()}
     report = StoreReport(
@@ -487,13 +500,18 @@ def run(
     )
     report = replace(report, notes=_notes(report, found))
     with contextlib.ExitStack() as stack:
-        subjects = [stack.enter_context(_opened(found, size // PAGE, *one)) for one in wanted]
+        subjects = [stack.enter_context(opened(found, size // PAGE, *one)) for one in wanted]
         return _Measurement(subjects, report, progress, cancelled).run()
 
 
-def _pages(
-    paths: Sequence[str | Path], progress: ProgressCallback | None, cancelled: Callable[[], bool] | None
+def read_pages(
+    paths: Sequence[str | Path],
+    progress: Callable[[StoreProgress], None] | None,
+    cancelled: Callable[[], bool] | None,
 ) -> Pages:
+    """Those of files and folders, or without any, a sample of the memory of running processes. Raises the errors of
+    `benchmark.read_inputs` and `benchmark.sample_inputs`."""
+
     def show(step: Any) -> None:
         if progress is not None:
             progress(StoreProgress(0.0, step.text, None))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import html
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from truezram.engine.measure.report import html_page, significant, speed_json
+from truezram.engine.measure.report import html_page, html_table, significant, speed_json
 from truezram.engine.measure.store_bench import DISCARDED, OVERWRITES
 from truezram.engine.measure.store_results import Latency, StoreReport, StoreResult, Usage
 from truezram.engine.units import format_ns, format_size
@@ -168,12 +167,6 @@ def about(report: StoreReport) -> list[str]:
 
 def to_html(report: StoreReport) -> str:
     """One self-contained page."""
-    heads = "".join(f"<th>{html.escape(item.title)}</th>" for item in FIELDS)
-    body = "\n".join(_html_row(cells, result) for cells, result in zip(rows(report), report.results, strict=True))
-    table = f"<table><thead><tr>{heads}</tr></thead><tbody>\n{body}\n</tbody></table>"
+    ours = [result.implementation == "truezram" for result in report.results]
+    table = html_table([item.title for item in FIELDS], rows(report), ours)
     return html_page("The store", [*about(report), str(report.host["time"])], table)
-
-
-def _html_row(cells: Sequence[str], result: StoreResult) -> str:
-    ours = ' class="ours"' if result.implementation == "truezram" else ""
-    return f"<tr{ours}>{''.join(f'<td>{html.escape(cell)}</td>' for cell in cells)}</tr>"

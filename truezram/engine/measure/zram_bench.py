@@ -81,7 +81,7 @@ def _in_main_thread() -> bool:
 
 
 @contextlib.contextmanager
-def _ended_in_order() -> Iterator[None]:
+def ended_in_order() -> Iterator[None]:
     """Lets SIGTERM and SIGHUP end the process like an exception, so that clean-up runs. Does nothing in other threads,
     and to a signal that has a handler already or is ignored."""
 
@@ -100,7 +100,7 @@ def _ended_in_order() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _undisturbed() -> Iterator[None]:
+def undisturbed() -> Iterator[None]:
     """Makes the signals that end the process wait until this is over: a device is known before anything can raise, and
     a second Ctrl-C does not keep it from being removed. (Blocking them would not do: other threads would get them.)"""
     came: list[int] = []
@@ -126,9 +126,9 @@ def _fresh() -> Iterator[tuple[int, list[str]]]:
     if not (CONTROL / "hot_add").exists():
         raise Unsupported(_WHAT, "the module zram is not loaded", "Run: modprobe zram num_devices=0")
     number: int | None = None
-    with _ended_in_order():
+    with ended_in_order():
         try:
-            with _undisturbed():
+            with undisturbed():
                 try:
                     number = int((CONTROL / "hot_add").read_text())
                 except OSError as error:
@@ -137,7 +137,7 @@ def _fresh() -> Iterator[tuple[int, list[str]]]:
             yield number, listed.replace("[", "").replace("]", "").split()
         finally:
             if number is not None:
-                with _undisturbed():
+                with undisturbed():
                     _remove(number)
 
 

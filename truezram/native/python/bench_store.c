@@ -1,4 +1,4 @@
-/* bench_store.c - times a store or a block device (bench_store.h).
+/* bench_store.c - times a store or a device (bench_store.h).
  *
  * One call is one window: the threads are started, choose what to do, flush it from the caches, and
  * wait for each other; then all of them work at the same time, and only that is timed. Afterwards
@@ -31,6 +31,7 @@
 #define POISON 0xa5		/* what a page holds before it is read */
 #define WAIT_NS 50000		/* before a write is tried again that waits for the reserve */
 #define MAX_WAITS 200000u	/* of one write: ten seconds */
+#define LOCAL_TIMEOUT_MS 30000u	/* of one request */
 
 struct worker {
 	struct tz_bench_target *target;
@@ -51,7 +52,8 @@ struct tz_bench_target {
 	struct tz_store *store;		/* NULL: a device */
 	struct tz_stats *stats;
 	size_t stats_size;
-	int fd;
+	int fd;				/* of a block device */
+	struct tz_local_client *local;	/* NULL: not a local device */
 	const uint8_t *pages;
 	uint32_t nr_pages, places;
 	uint32_t *order, *content;	/* content: which page is at a place */
@@ -159,6 +161,20 @@ static int do_on_device(struct worker *w, uint32_t i)
 	return done == TZ_PAGE_SIZE ? 0 : done < 0 ? -errno : -EIO;
 }
 
+static int do_on_local(struct worker *w, uint32_t i)
+{
+	static const unsigned ops[] = {
+		[TZ_BENCH_FILL] = TZ_LOCAL_WRITE, [TZ_BENCH_OVERWRITE] = TZ_LOCAL_WRITE,
+		[TZ_BENCH_READ] = TZ_LOCAL_READ, [TZ_BENCH_DISCARD] = TZ_LOCAL_DISCARD,
+	};
+	uint8_t *data = w->out + (size_t)i * TZ_PAGE_SIZE;
+
+	/* (What is written goes through `out`: the client's buffer is not const.) */
+	if (ops[w->op] == TZ_LOCAL_WRITE)
+		memcpy(data, source_page(w->target, w->source[i]), TZ_PAGE_SIZE);
+	return tz_local_io(w->target->local, ops[w->op], w->place[i], 1, data, LOCAL_TIMEOUT_MS);
+}
+
 /* ---- a thread ---- */
 
 /* Chooses places and pages. An overwriting thread has places of its own, so that what is noted of
@@ -215,7 +231,7 @@ static int do_one(struct worker *w, struct tz_store_thread *s, uint32_t i)
 	int rc;
 
 	if (!s)
-		return do_on_device(w, i);
+		return w->target->local ? do_on_local(w, i) : do_on_device(w, i);
 	if (i % TURN == 0)
 		begin_turn(w, s, i);
 	if (i % TURN < TURN - 1 && i + 1 < w->n)
@@ -391,6 +407,17 @@ void tz_bench_shuffle(struct tz_bench_target *t, uint64_t seed)
 	}
 }
 
+int tz_bench_order(struct tz_bench_target *t, const uint32_t *places, uint32_t n)
+{
+	if (n > t->places)
+		return -EINVAL;
+	for (uint32_t i = 0; i < n; i++)
+		if (places[i] >= t->places)
+			return -EINVAL;
+	memcpy(t->order, places, n * sizeof *places);
+	return 0;
+}
+
 /* The statistics at a moment at which the reserve is not being filled or emptied, so that its
  * bytes are part of the memory used. 0, -EIO or -EAGAIN. */
 static int read_at_rest(struct tz_bench_target *t, struct tz_stats_sum *sum)
@@ -546,5 +573,16 @@ struct tz_bench_target *tz_bench_open_device(int fd, const uint8_t *pages, uint3
 
 	if (t)
 		t->fd = fd;
+	return t;
+}
+
+struct tz_bench_target *tz_bench_open_local(struct tz_local_client *client, const uint8_t *pages,
+	uint32_t nr_pages, uint32_t places, unsigned threads, int *err, char *why, size_t why_size)
+{
+	struct tz_bench_target *t = make_target(pages, nr_pages, places, threads, err, why,
+		why_size);
+
+	if (t)
+		t->local = client;
 	return t;
 }

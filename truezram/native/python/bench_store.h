@@ -1,7 +1,8 @@
-/* bench_store.h - fills, overwrites, reads and empties a store of its own, or a block device, and
- * times it (engine/measure/store_bench.py decides on what and how often).
+/* bench_store.h - fills, overwrites, reads and empties a store of its own, a block device, or a
+ * local device, and times it (engine/measure/store_bench.py and tiers_bench.py decide on what and
+ * how often).
  *
- * Both are treated alike: N threads, one page at a time, in random order. What is written comes
+ * All are treated alike: N threads, one page at a time, in random order. What is written comes
  * from a set of pages given by the caller; which page of them is at which place is noted, and every
  * page that is read is compared. Sources and destinations are flushed from the caches before each
  * timing, where the CPU can do that; entries and objects are out of them if there are more than the
@@ -10,6 +11,7 @@
 #ifndef TZ_BENCH_STORE_H
 #define TZ_BENCH_STORE_H
 
+#include "local.h"
 #include "store.h"
 
 /* most pages that a thread handles in one call: what it reads is compared after the timing */
@@ -38,7 +40,7 @@ struct tz_bench_tally {
 
 struct tz_bench_usage { uint64_t orig_bytes, compr_bytes, used_bytes, reserve_bytes; };
 
-/* A store or an open block device with its threads, and what is in it. */
+/* A store or an open device with its threads, and what is in it. */
 struct tz_bench_target;
 
 /* A store in this process, of `places` pages, for pages[0 .. nr_pages) (page-aligned; they stay the
@@ -48,10 +50,15 @@ struct tz_bench_target *tz_bench_open_store(const char *algorithm, const uint8_t
 /* The same on a block device opened with O_DIRECT, which stays the caller's. */
 struct tz_bench_target *tz_bench_open_device(int fd, const uint8_t *pages, uint32_t nr_pages,
 	uint32_t places, unsigned threads, int *err, char *why, size_t why_size);
+/* And on a local device, whose client stays the caller's. */
+struct tz_bench_target *tz_bench_open_local(struct tz_local_client *client, const uint8_t *pages,
+	uint32_t nr_pages, uint32_t places, unsigned threads, int *err, char *why, size_t why_size);
 void tz_bench_close(struct tz_bench_target *target);
 
 /* Puts the places into another order for the next FILL, READ or DISCARD. */
 void tz_bench_shuffle(struct tz_bench_target *target, uint64_t seed);
+/* Puts these in front instead. -EINVAL: there is no such place, or there are not so many. */
+int tz_bench_order(struct tz_bench_target *target, const uint32_t *places, uint32_t n);
 
 /* Does `op` with the places order[first .. first + n), divided among the threads, at most
  * TZ_BENCH_WINDOW each; OVERWRITE chooses n places and pages by `seed`. Adds to the tally. 0, or
