@@ -348,7 +348,7 @@ static void look_at_map(uint64_t *state)
 		first = 0;
 		n = plan.disk;
 	}
-	tz_store_page_map(d.store, first, n, REGIONS, map);
+	(next(state) % 2 ? tz_store_page_map : tz_store_age_map)(d.store, first, n, REGIONS, map);
 	for (unsigned r = 0; r < REGIONS; r++)
 		for (unsigned k = 0; k < TZ_KINDS_STORED; k++)
 			sum += map[r][k];

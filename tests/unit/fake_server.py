@@ -120,6 +120,7 @@ def serve(sock: socket.socket, stats) -> None:
             elif request.op == 5:
                 for region in range(request.arg[2]):
                     reply.map[region][5] = region
+                reply.value[0] = 0 if "ageless" in MODE else request.arg[3]
             elif request.op == 6:
                 reply.value[0] = 12345
             elif request.op == 7:

@@ -53,6 +53,13 @@ def grow_old(client: Client, device: Entry) -> None:
     client.set(device, "age_speed", "1")
 
 
+def by_age(client: Client, device: Entry) -> tuple[int, ...]:
+    """The page map by age, all regions together."""
+    disksize = client.device(device).disksize
+    found = client.page_map(device, 0, disksize // 4096, 100, "age")
+    return tuple(map(sum, zip(*found.regions, strict=True)))
+
+
 def test_ages_and_recompression(device: Entry, capsys: pytest.CaptureFixture[str]) -> None:
     pages = sample(PAGES, seed=3)
     with LocalDevice(device) as disk, Client() as client:
@@ -61,6 +68,7 @@ def test_ages_and_recompression(device: Entry, capsys: pytest.CaptureFixture[str
         assert young.ages[0].pages == sum(age.pages for age in young.ages) == PAGES - young.same_pages
         assert young.ages[0].bytes == young.object_bytes
         assert young.ages_age < HANG
+        assert by_age(client, device)[:3] == (disk.pages - PAGES, young.same_pages, young.ages[0].pages)
         grow_old(client, device)
         for page in range(0, PAGES, 4):
             assert disk.read(page) == pages[page]
@@ -69,6 +77,7 @@ def test_ages_and_recompression(device: Entry, capsys: pytest.CaptureFixture[str
         assert (body["schema"], body["same_pages"]) == ("truezram.idle/1", young.same_pages)
         assert 0 < body["ages"][0]["pages"] <= PAGES // 4
         assert sum(age["pages"] for age in body["ages"]) == young.ages[0].pages
+        assert by_age(client, device)[2:10] == tuple(age["pages"] for age in body["ages"])
         assert main(["idle", "0"]) == 0
         out = capsys.readouterr().out
         assert out.splitlines()[1].startswith("under 3m")

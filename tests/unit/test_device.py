@@ -451,7 +451,19 @@ def test_requests(fake: FakeServer) -> None:
         for bad in ((0, 4096, 0), (0, 4096, 257), (-1, 4096, 4), (0, 3, 4)):
             with pytest.raises(UsageError):
                 client.page_map(entry, *bad)
+        assert client.page_map(entry, 0, 4096, 16, "age").by == "age"
     assert "op 5 [0, 4096, 16, 0] " in fake.received
+    assert "op 5 [0, 4096, 16, 1] " in fake.received
+
+
+def test_a_server_that_has_no_map_by_age(fake: FakeServer) -> None:
+    """It answers with one by kind, and does not say that it is by age."""
+    fake.mode("ageless")
+    entry = make()
+    with Client() as client:
+        assert client.page_map(entry, 0, 4096, 16).by == "kind"
+        with pytest.raises(Unsupported, match=r"no map by age.*truezram upgrade local0"):
+            client.page_map(entry, 0, 4096, 16, "age")
 
 
 def test_mute_garbage_and_missingservers(fake: FakeServer, run_dir: Path) -> None:

@@ -29,14 +29,21 @@ class Algorithm:
         return bool(self.level_min or self.level_max)
 
 
+MAP_AGES = ("empty", "no age", *map(str, range(8)))
+"""What a region of a page map by age counts (stats.h, ``enum tz_map_age``); same-filled pages have no age."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PageMap:
-    """What a range of a device's pages is stored as: `regions` equal parts of `pages` pages from page `first` on.
-    Each region holds a count per kind, in the order of `codec.KINDS`."""
+    """What a range of a device's pages is stored as, or how old they are: `regions` equal parts of `pages` pages from
+    page `first` on. Each region holds a count per kind, in the order of `codec.KINDS`, or per age, in the order of
+    `MAP_AGES`."""
 
     first: int
     pages: int
     regions: tuple[tuple[int, ...], ...]
+    by: str = "kind"
+    """Or "age"."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

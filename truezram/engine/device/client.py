@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from truezram.engine.answers import PageMap
 
 _NAME = re.compile(r"(ublkb|local)(\d{1,7})")
+_MAP_BY = {"kind": lib.TZ_MAP_BY_KIND, "age": lib.TZ_MAP_BY_AGE}
 _PARTS = ("stats", "stats.new", "sock", "lock")
 _DEVICE = re.compile(r"(?:/dev/)?((?:ublkb|local|zram)\d{1,7}|zswap)|(local):(\d{1,7})|(\d{1,7})")
 
@@ -299,8 +300,11 @@ class Client:
             raise Failed(what, "its server's answer has none")
         return reply.fds[0]
 
-    def page_map(self, device: Entry | str, first: int, pages: int, regions: int, timeout: float = TIMEOUT) -> PageMap:
-        """What the `pages` pages from `first` on are stored as, in `regions` (1 … 256) equal parts."""
+    def page_map(
+        self, device: Entry | str, first: int, pages: int, regions: int, by: str = "kind", timeout: float = TIMEOUT
+    ) -> PageMap:
+        """What the `pages` pages from `first` on are stored as, or `by` "age" how old they are, in `regions`
+        (1 … 256) equal parts."""
         from truezram.engine.answers import PageMap
 
         if not 1 <= regions <= lib.TZ_MAP_REGIONS or first < 0 or pages < regions:
@@ -308,5 +312,9 @@ class Client:
             raise UsageError("cannot map these pages", f"regions must be 1 … {limit} and no more than the pages")
         entry = self._entry(device)
         what = f"cannot read the page map of {entry.name}"
-        reply = request(entry.sock, Op.PAGE_MAP, (first, pages, regions), what=what, timeout=timeout)
-        return PageMap(first=first, pages=pages, regions=reply.page_map)
+        wanted = _MAP_BY[by]
+        reply = request(entry.sock, Op.PAGE_MAP, (first, pages, regions, wanted), what=what, timeout=timeout)
+        if reply.values[0] != wanted:
+            why = "its server is of a version that has no map by age"
+            raise Unsupported(what, why, f"Upgrade it: truezram upgrade {entry.name}")
+        return PageMap(first=first, pages=pages, regions=reply.page_map, by=by)

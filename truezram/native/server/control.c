@@ -385,7 +385,13 @@ static int op_page_map(struct control *c, const struct tz_request *r)
 		answer(c, TZ_E_INVALID, "the number of regions must be 1 to 256");
 		return -1;
 	}
-	tz_store_page_map(c->s->store, r->arg[0], r->arg[1], (unsigned)r->arg[2], c->reply.map);
+	if (r->arg[3] > TZ_MAP_BY_AGE) {
+		answer(c, TZ_E_INVALID, "a page map is by kind or by age");
+		return -1;
+	}
+	c->reply.value[0] = r->arg[3];
+	(r->arg[3] == TZ_MAP_BY_AGE ? tz_store_age_map : tz_store_page_map)(
+		c->s->store, r->arg[0], r->arg[1], (unsigned)r->arg[2], c->reply.map);
 	answer(c, TZ_OK, "");
 	return -1;
 }

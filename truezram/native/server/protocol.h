@@ -40,7 +40,9 @@ enum tz_op {
 	TZ_OP_ATTACH = 4,	/* local transport: the reply carries the ring's descriptor
 				 * (SCM_RIGHTS) */
 	TZ_OP_PAGE_MAP = 5,	/* arg[0] first page, arg[1] pages, arg[2] regions (<=
-				 * TZ_MAP_REGIONS): kinds per region */
+				 * TZ_MAP_REGIONS), arg[3] enum tz_map_by: kinds, or ages, per
+				 * region. Reply value[0]: what it is by (a server of before there
+				 * were ages does not look at arg[3]) */
 	TZ_OP_TRIM = 6,		/* give the kernel back every unused segment now; reply value[0] =
 				 * bytes returned */
 	TZ_OP_COMPACT = 7,	/* pack segments, then trim; does not wait. Reply value[0]: what
@@ -58,6 +60,8 @@ enum tz_op {
 				 * are meant have been idle. TZ_E_BUSY: one is at work */
 	TZ_OP_STOP_RECOMPRESS = 12	/* reply value[0]: 1, there was one to stop */
 };
+
+enum tz_map_by { TZ_MAP_BY_KIND = 0, TZ_MAP_BY_AGE = 1 };
 
 /* What STOP refuses (TZ_E_BUSY): swap, under whatever name, always. */
 enum tz_stop {

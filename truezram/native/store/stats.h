@@ -29,6 +29,13 @@
 /* Ages of pages (age.c). */
 #define TZ_AGES 8
 
+/* The columns of a page map by age (tz_store_age_map). */
+enum tz_map_age {
+	TZ_MAP_AGE_EMPTY = 0,
+	TZ_MAP_AGE_NONE = 1,	/* same-filled, or damaged */
+	TZ_MAP_AGE_0 = 2	/* and the others after it */
+};
+
 /* Latency histogram, log-linear: bins 0..7 are 0..7 units of 64 ns; above, 8 bins per power of
  * two. */
 #define TZ_LAT_UNIT_NS 64

@@ -1022,8 +1022,20 @@ uint64_t tz_store_trim(struct tz_store *s)
 	return tz_reserve_trim(&s->reserve);
 }
 
+_Static_assert(TZ_MAP_AGE_0 + TZ_AGES <= TZ_KINDS_STORED, "a region has room for each age");
+
+static unsigned age_column(uint64_t entry)
+{
+	if (entry == 0)
+		return TZ_MAP_AGE_EMPTY;
+	if (!tz_entry_has_object(entry) || !tz_kind_is_stored(tz_entry_kind(entry)))
+		return TZ_MAP_AGE_NONE;
+	return TZ_MAP_AGE_0 + tz_entry_age(entry);
+}
+
 /* Pages [from, to) of one region, a page of the table at a time. */
-static void count_kinds(const struct tz_store *s, uint64_t from, uint64_t to, uint32_t *out)
+static void count_pages(const struct tz_store *s, uint64_t from, uint64_t to, uint32_t *out,
+	unsigned (*column)(uint64_t entry))
 {
 	while (from < to) {
 		uint64_t here = TZ_TABLE_ENTRIES - from % TZ_TABLE_ENTRIES;
@@ -1033,19 +1045,19 @@ static void count_kinds(const struct tz_store *s, uint64_t from, uint64_t to, ui
 		_Atomic uint64_t *slot = tz_table_slot(s, from, &damaged);
 		TZ_TEST_POINT("map");
 		if (!slot)
-			out[TZ_KIND_EMPTY] += (uint32_t)here;
+			out[column(0)] += (uint32_t)here;
 		for (uint64_t i = 0; slot && i < here; i++) {
-			unsigned kind = tz_entry_kind(
-				atomic_load_explicit(&slot[i], memory_order_relaxed));
-			if (kind < TZ_KINDS_STORED)
-				out[kind]++;
+			unsigned n =
+				column(atomic_load_explicit(&slot[i], memory_order_relaxed));
+			if (n < TZ_KINDS_STORED)
+				out[n]++;
 		}
 		from += here;
 	}
 }
 
-void tz_store_page_map(struct tz_store *s, uint64_t first, uint64_t pages, unsigned regions,
-	uint32_t (*out)[TZ_KINDS_STORED])
+static void make_map(struct tz_store *s, uint64_t first, uint64_t pages, unsigned regions,
+	uint32_t (*out)[TZ_KINDS_STORED], unsigned (*column)(uint64_t entry))
 {
 	if (first > s->nr_pages)
 		first = s->nr_pages;
@@ -1055,10 +1067,23 @@ void tz_store_page_map(struct tz_store *s, uint64_t first, uint64_t pages, unsig
 	for (unsigned r = 0; r < regions; r++) {
 		/* Inside, as queue threads are when they look at a page of the table. */
 		atomic_fetch_add(&s->map_turns, 1);
-		count_kinds(s, first + (uint64_t)((unsigned __int128)pages * r / regions),
-			first + (uint64_t)((unsigned __int128)pages * (r + 1) / regions), out[r]);
+		count_pages(s, first + (uint64_t)((unsigned __int128)pages * r / regions),
+			first + (uint64_t)((unsigned __int128)pages * (r + 1) / regions), out[r],
+			column);
 		atomic_fetch_add(&s->map_turns, 1);
 	}
+}
+
+void tz_store_page_map(struct tz_store *s, uint64_t first, uint64_t pages, unsigned regions,
+	uint32_t (*out)[TZ_KINDS_STORED])
+{
+	make_map(s, first, pages, regions, out, tz_entry_kind);
+}
+
+void tz_store_age_map(struct tz_store *s, uint64_t first, uint64_t pages, unsigned regions,
+	uint32_t (*out)[TZ_KINDS_STORED])
+{
+	make_map(s, first, pages, regions, out, age_column);
 }
 
 static struct tz_range range(const void *base, uint64_t size)

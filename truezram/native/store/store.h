@@ -174,6 +174,9 @@ void tz_store_grant_wishes(struct tz_store *store, unsigned jobs, int granted);
 struct tz_policy tz_store_policy(const struct tz_store *store);
 void tz_store_page_map(struct tz_store *store, uint64_t first, uint64_t pages, unsigned regions,
 	uint32_t (*out)[TZ_KINDS_STORED]);
+/* The same by age: enum tz_map_age. */
+void tz_store_age_map(struct tz_store *store, uint64_t first, uint64_t pages, unsigned regions,
+	uint32_t (*out)[TZ_KINDS_STORED]);
 /* Where the arena is mapped, and what is known of its segments. */
 struct tz_range tz_store_arena(const struct tz_store *store);
 struct tz_range tz_store_metadata(const struct tz_store *store);
