@@ -91,6 +91,8 @@ def test_ages_and_recompression(device: Entry, capsys: pytest.CaptureFixture[str
         assert 0 < done["pages"] <= PAGES * 3 // 4
         assert done["saved_bytes"] == before.object_bytes - after.object_bytes > before.object_bytes // 16
         assert dict(after.kind_pages)["dense"] == done["pages"] == after.recompressed_pages
+        assert done["saved_bytes"] < after.dense_tried <= sum(age["bytes"] for age in body["ages"][5:])
+        assert (after.dense_runs, after.cold_runs) == (1, 0)
         assert [age.pages for age in cold.count_ages(client, device).ages] == [age["pages"] for age in body["ages"]]
         for page in range(PAGES):
             assert disk.read(page) == pages[page]
@@ -131,6 +133,8 @@ def test_groups(device: Entry, capsys: pytest.CaptureFixture[str]) -> None:
         assert done["saved_bytes"] == before.object_bytes - after.object_bytes > before.object_bytes // 2
         assert (after.cold_pages, after.cold_saved, after.dense_pages) == (done["pages"], done["saved_bytes"], 0)
         assert 0 < after.group_bytes <= after.object_bytes
+        assert done["saved_bytes"] < after.cold_tried <= before.object_bytes
+        assert (after.dense_runs, after.cold_runs) == (0, 2)
         assert (after.tiers[2].pages, after.tiers[2].bytes) == (done["pages"], after.group_bytes)
         assert not any(age.pages for age in cold.count_ages(client, device).ages[:5])
         assert after.memory_locked

@@ -211,12 +211,18 @@ class DeviceSnapshot:
     """and what that took."""
     dense_no_room: int = 0
     """Pages that were left as they are, because there was no room for what is smaller: the device is at mem_limit."""
+    dense_tried: int = 0
+    """Bytes of the objects that this was tried with, those of pages that do not get smaller included."""
+    dense_runs: int = 0
+    """How often it was done with all of the device, by a policy or by hand."""
     cold_pages: int = 0
     """The same of pages that have been packed in groups."""
     cold_saved: int = 0
     cold_cpu_ns: int = 0
     cold_no_room: int = 0
     """Windows of 16 pages."""
+    cold_tried: int = 0
+    cold_runs: int = 0
     total: QueueSnapshot = field(default_factory=QueueSnapshot)
     queues: tuple[QueueSnapshot, ...] = ()
     queue_depth: int = 0

@@ -59,6 +59,7 @@ struct tz_recompression {
 	uint64_t ticket;
 	/* the housekeeper's own */
 	int begun;
+	int again;			/* it has been through once */
 	unsigned early;			/* age; TZ_AGES: does not count */
 	unsigned age;			/* that idle_ns comes to, or `early` if that is less */
 	uint64_t next;			/* page that comes next */

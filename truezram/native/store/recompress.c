@@ -49,6 +49,24 @@ static int is_wanted(const struct tz_store *s, const struct tz_recompression *jo
 		!tz_store_fault(s, page, entry);
 }
 
+/* Where it is counted what this one does. */
+static struct tz_step_stats *counters(struct tz_store *s, const struct tz_recompression *job)
+{
+	return job->set ? &s->stats->dense : &s->stats->cold;
+}
+
+/* Whether this is likely to be the first time for a page. (A policy tries what it gains nothing
+ * with again and again.) */
+static int is_new(const struct tz_recompression *job, uint64_t entry)
+{
+	return !job->again || tz_entry_age(entry) == job->age;
+}
+
+static void count_tried(struct tz_step_stats *to, uint64_t units)
+{
+	TZ_STATS_SET(to->tried, to->tried + units * TZ_UNIT);
+}
+
 /* The room that a new object of the page takes, in units, with the object in t->object; 0: it is
  * not worth it. */
 static unsigned compress(struct tz_store_thread *t, struct tz_recompression *job, uint64_t page,
@@ -60,17 +78,13 @@ static unsigned compress(struct tz_store_thread *t, struct tz_recompression *job
 	t->ticks = 0;		/* what it takes is not counted as the device's */
 	if (tz_store_decode(t, page, entry, job->page))
 		return 0;
+	if (is_new(job, entry))
+		count_tried(counters(t->store, job), before);
 	*length = (unsigned)codec->compress(job->set->encoder_workspace, job->page, t->object);
 	if (!*length || *length > TZ_HUGE_SIZE)
 		return 0;
 	units = tz_units_for(*length);
 	return units < before && (before - units) * LEAST_GAIN >= before ? units : 0;
-}
-
-/* Where it is counted what this one does. */
-static struct tz_step_stats *counters(struct tz_store *s, const struct tz_recompression *job)
-{
-	return job->set ? &s->stats->dense : &s->stats->cold;
 }
 
 static void count(struct tz_step_stats *to, unsigned pages, uint64_t units)
@@ -178,6 +192,14 @@ static int walk(struct tz_store_thread *t, struct tz_recompression *job, uint64_
 	return 1;
 }
 
+static uint64_t entry_of(struct tz_store *s, uint64_t page)
+{
+	int damaged = 0;
+	_Atomic uint64_t *slot = tz_table_slot(s, page, &damaged);
+
+	return slot ? atomic_load_explicit(slot, memory_order_relaxed) : 0;
+}
+
 /* Pages of a window that are stored, and how many of them in a group. */
 static unsigned stored(struct tz_store *s, uint64_t window, unsigned *grouped)
 {
@@ -185,20 +207,33 @@ static unsigned stored(struct tz_store *s, uint64_t window, unsigned *grouped)
 
 	*grouped = 0;
 	for (unsigned i = 0; i < TZ_GROUP_PAGES; i++) {
-		int damaged = 0;
-		_Atomic uint64_t *slot =
-			tz_table_slot(s, window * TZ_GROUP_PAGES + i, &damaged);
-		uint64_t entry = slot ? atomic_load_explicit(slot, memory_order_relaxed) : 0;
+		uint64_t entry = entry_of(s, window * TZ_GROUP_PAGES + i);
 		n += entry != 0;
 		*grouped += (unsigned)tz_entry_is_grouped(entry);
 	}
 	return n;
 }
 
-static void pack(struct tz_store_thread *t, uint64_t window, unsigned wanted, unsigned before)
+/* What the objects of these pages of a window take, in units, where it is the first time. */
+static unsigned new_units(struct tz_store *s, const struct tz_recompression *job, uint64_t window,
+	unsigned pages)
+{
+	unsigned units = 0;
+
+	for (unsigned i = 0; i < TZ_GROUP_PAGES; i++) {
+		uint64_t entry = entry_of(s, window * TZ_GROUP_PAGES + i);
+		if (pages >> i & 1 && tz_entry_has_object(entry) && is_new(job, entry))
+			units += tz_entry_units(entry);
+	}
+	return units;
+}
+
+static void pack(struct tz_store_thread *t, const struct tz_recompression *job, uint64_t window,
+	unsigned wanted, unsigned before)
 {
 	unsigned saved, after;
 
+	count_tried(&t->store->stats->cold, new_units(t->store, job, window, wanted));
 	if (!tz_group_pack(t, window, wanted, &saved))
 		return;
 	stored(t->store, window, &after);
@@ -224,7 +259,7 @@ static int walk_windows(struct tz_store_thread *t, struct tz_recompression *job,
 		}
 		job->seen += stored(s, window, &grouped);
 		if (wanted)
-			pack(t, window, wanted, grouped);
+			pack(t, job, window, wanted, grouped);
 		job->next += TZ_GROUP_PAGES;
 	}
 	return 1;
@@ -280,6 +315,8 @@ int tz_recompression_step(struct tz_store_thread *t, struct tz_recompression *jo
 	job->begun = !walk_on(t, job, now);
 	spent = cpu_ns() - before;
 	TZ_STATS_SET(to->cpu_ns, to->cpu_ns + spent);
+	TZ_STATS_SET(to->runs, to->runs + !job->begun);
+	job->again |= !job->begun;
 	job->next_step = tz_now_ns() + pause_after(s, job, spent);
 	return !job->begun;
 }

@@ -86,6 +86,9 @@ struct tz_step_stats {
 	uint64_t saved;			/* by how many bytes less, */
 	uint64_t cpu_ns;		/* and what that took */
 	uint64_t no_room;		/* pages, or windows of them, left for lack of room */
+	uint64_t tried;			/* what objects took that it was tried with for the first
+					 * time, those that it gains nothing with included */
+	uint64_t runs;			/* that went to the end */
 };
 
 struct tz_stats {
