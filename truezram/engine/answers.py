@@ -29,7 +29,9 @@ class Algorithm:
         return bool(self.level_min or self.level_max)
 
 
-MAP_AGES = ("empty", "no age", *map(str, range(8)))
+AGES = 8
+"""Steps of the age of a page (stats.h, ``TZ_AGES``)."""
+MAP_AGES = ("empty", "no age", *map(str, range(AGES)))
 """What a region of a page map by age counts (stats.h, ``enum tz_map_age``); same-filled pages have no age."""
 
 
@@ -77,6 +79,8 @@ class Tunable:
     """Why it cannot be changed now; empty when it can."""
     device: str = ""
     """The device's name; empty for a setting of the machine."""
+    gain: str = ""
+    """What it has saved on this device, or what another value would save; empty: nothing can be said."""
 
     @property
     def differs(self) -> bool:
@@ -131,6 +135,21 @@ class AlgorithmEstimate:
     decompress_us: float | None
     incompressible: float
     """Share of all pages that would be stored raw, 0 … 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recompressed:
+    """A recompression that has ended. What else happened to the device meanwhile is in its memory's figures, too."""
+
+    pages: int
+    saved: int
+    """Bytes by which their objects are smaller."""
+    cpu_ns: int
+    stopped: bool
+    before: int
+    """mem_used_total, bytes."""
+    after: int
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)

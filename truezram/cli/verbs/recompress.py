@@ -7,18 +7,18 @@ import sys
 from typing import TYPE_CHECKING
 
 from truezram.cli.output import ProgressLine, print_json
+from truezram.engine.device.options import RecompressOptions
 from truezram.engine.units import format_duration, format_ns, format_percent, format_size, parse_duration
 
 if TYPE_CHECKING:
+    from truezram.engine.answers import Recompressed
     from truezram.engine.device.client import Client, Entry
-    from truezram.engine.device.cold import Recompressed, Recompression
+    from truezram.engine.device.cold import Recompression
     from truezram.engine.model import DeviceSnapshot
 
 NAME = "recompress"
 HELP = "compress a device's idle pages once more, denser"
-IDLE = "10m"
-TO = "dense"
-MAX_CPU = 10
+DEFAULT = RecompressOptions()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,21 +26,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--idle",
         metavar="AGE",
-        default=IDLE,
-        help=f"pages that nobody has touched for that long at least: 90s, 10m, 2h, 1d; 0: all pages (default {IDLE})",
+        default=DEFAULT.idle,
+        help="pages that nobody has touched for that long at least: 90s, 10m, 2h, 1d; 0: all pages"
+        f" (default {DEFAULT.idle})",
     )
     parser.add_argument(
         "--to",
         metavar="ALGORITHM",
-        default=TO,
-        help=f"dense, zstd[:LEVEL], or cold: up to 16 neighbouring pages in one object (default {TO})",
+        default=DEFAULT.to,
+        help=f"dense, zstd[:LEVEL], or cold: up to 16 neighbouring pages in one object (default {DEFAULT.to})",
     )
     parser.add_argument(
         "--max-cpu",
         metavar="PERCENT",
         type=int,
-        default=MAX_CPU,
-        help=f"share of one core, 1 to 100; a quarter of that while the device is in use (default {MAX_CPU})",
+        default=DEFAULT.max_cpu,
+        help=f"share of one core, 1 to 100; a quarter of that while the device is in use (default {DEFAULT.max_cpu})",
     )
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--wait", action="store_true", help="wait until it has ended, showing progress; Ctrl-C stops it")

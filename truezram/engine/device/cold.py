@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from truezram.engine.answers import Recompressed
 from truezram.engine.device.client import Client, Entry
 from truezram.engine.device.compaction import look
 from truezram.engine.errors import Failed, UsageError
@@ -37,21 +38,6 @@ class Recompression:
     """For how long the pages that it is for have been idle, at least."""
     before: DeviceSnapshot
     began: float
-
-
-@dataclass(frozen=True, slots=True)
-class Recompressed:
-    """A recompression that has ended. What else happened to the device meanwhile is in its memory's figures, too."""
-
-    pages: int
-    saved: int
-    """Bytes by which their objects are smaller."""
-    cpu_ns: int
-    stopped: bool
-    before: int
-    """mem_used_total, bytes."""
-    after: int
-    seconds: float
 
 
 def count_ages(client: Client, entry: Entry) -> DeviceSnapshot:

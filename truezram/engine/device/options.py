@@ -1,4 +1,5 @@
-"""What a device is asked to be: one value for the command line, persistent devices, and the app's form."""
+"""What a device is asked to be, and what is to be done with its idle pages: one value for the command line, persistent
+devices, and the app's forms."""
 
 from __future__ import annotations
 
@@ -107,6 +108,28 @@ OPTIONS = (
     Option("mount"),
 )
 """In the order of a command line."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecompressOptions:
+    """What `recompress` is asked for."""
+
+    idle: str = "10m"
+    """For how long pages have been idle at least, as a user writes it."""
+    to: str = "dense"
+    """``dense``, ``zstd[:LEVEL]`` or ``cold``."""
+    max_cpu: int = 10
+    """Per cent of a core."""
+
+    def words(self, name: str) -> list[str]:
+        """The command line that does the same with a device, without the program's name. Defaults are left out."""
+        default = RecompressOptions()
+        words = ["recompress", name]
+        for option in ("idle", "to", "max_cpu"):
+            value = getattr(self, option)
+            if value != getattr(default, option):
+                words += _option(f"--{option.replace('_', '-')}", str(value))
+        return words
 
 
 def _option(name: str, value: str) -> list[str]:
