@@ -14,8 +14,10 @@ import pytest
 from conftest import HANG, FakeServer, kill_server, make, wait_until
 from pagegen import sample
 
+from truezram._native import lib
 from truezram.cli.main import main
 from truezram.engine import paths
+from truezram.engine.answers import AGES, MAP_AGES
 from truezram.engine.device import cold, removal, settings
 from truezram.engine.device.check import check_device
 from truezram.engine.device.client import Client, Entry
@@ -101,7 +103,9 @@ def test_ages_and_recompression(device: Entry, capsys: pytest.CaptureFixture[str
         assert stat["recompression"]["pages"] == stat["recompression"]["dense"]["pages"] == done["pages"]
         assert stat["recompression"]["dense"]["saved_bytes"] == done["saved_bytes"]
         assert stat["tiers"]["dense"]["saved_bytes"] == done["saved_bytes"]
-        assert stat["recompression"]["cold"] == {"pages": 0, "saved_bytes": 0, "cpu_ns": 0, "no_room": 0}
+        assert not any(stat["recompression"]["cold"].values())
+        assert stat["recompression"]["dense"]["tried_bytes"] == after.dense_tried
+        assert stat["recompression"]["dense"]["runs"] == 1
         assert stat["tiers"]["dense"]["pages"] == done["pages"]
         assert sum(tier["pages"] for tier in stat["tiers"].values()) == PAGES - young.same_pages
         assert sum(tier["bytes"] for tier in stat["tiers"].values()) == after.object_bytes
@@ -300,3 +304,10 @@ def test_durations() -> None:
     for text in ("", "m", "1w", "1e3", "-1", "٣"):
         with pytest.raises(UsageError):
             parse_duration(text, "x")
+
+
+def test_what_a_map_by_age_counts() -> None:
+    assert lib.TZ_AGES == AGES == len(MAP_AGES) - lib.TZ_MAP_AGE_0
+    assert MAP_AGES[lib.TZ_MAP_AGE_EMPTY] == "empty"
+    assert MAP_AGES[lib.TZ_MAP_AGE_NONE] == "no age"
+    assert MAP_AGES[lib.TZ_MAP_AGE_0] == "0"

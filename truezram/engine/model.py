@@ -212,7 +212,8 @@ class DeviceSnapshot:
     dense_no_room: int = 0
     """Pages that were left as they are, because there was no room for what is smaller: the device is at mem_limit."""
     dense_tried: int = 0
-    """Bytes of the objects that this was tried with, those of pages that do not get smaller included."""
+    """Bytes of the objects that this was tried with for the first time, those of pages that do not get smaller
+    included."""
     dense_runs: int = 0
     """How often it was done with all of the device, by a policy or by hand."""
     cold_pages: int = 0
@@ -320,6 +321,12 @@ class DeviceSnapshot:
             0,
         )
         return hot, dense, cold
+
+    def idle_for(self, seconds: float) -> Age | None:
+        """Pages that have been idle for so long at least, all their ages together, whose boundary may be a later one.
+        None: that is not known, or such ages are not told apart."""
+        old = [age for age in self.ages if age.least_ns >= seconds * 1e9]
+        return Age(old[0].least_ns, 0, sum(age.pages for age in old), sum(age.bytes for age in old)) if old else None
 
     @property
     def ages_age(self) -> float:

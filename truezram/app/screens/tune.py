@@ -234,6 +234,8 @@ class TunePage(Page):
             if tunable is None:
                 return []
             lines = [[(line, "plain")] for line in textwrap.wrap(capitalized(tunable.reason), width)[:4]]
+            if tunable.gain:
+                lines += [[(line, "good")] for line in textwrap.wrap(f"{capitalized(tunable.gain)}.", width)[:3]]
             if tunable.readonly:
                 lines.append([(f"Cannot be changed: {tunable.readonly}.", "warn")])
             elif tunable.hint:

@@ -157,10 +157,14 @@ def recompression_json(device: DeviceSnapshot) -> dict[str, Any] | None:
         "dense": {
             **step_json(device.dense_pages, device.dense_saved, device.dense_cpu_ns),
             "no_room": device.dense_no_room,
+            "tried_bytes": device.dense_tried,
+            "runs": device.dense_runs,
         },
         "cold": {
             **step_json(device.cold_pages, device.cold_saved, device.cold_cpu_ns),
             "no_room": device.cold_no_room,
+            "tried_bytes": device.cold_tried,
+            "runs": device.cold_runs,
         },
     }
 

@@ -54,7 +54,8 @@ def _list(as_json: bool) -> None:
     print()
     for item in found:
         fixed = f" Cannot be changed here: {item.readonly}." if item.readonly else ""
-        text = f"{item.device} {item.key}: {item.reason}.{fixed}".lstrip()
+        gain = f" {item.gain[0].upper()}{item.gain[1:]}." if item.gain else ""
+        text = f"{item.device} {item.key}: {item.reason}.{gain}{fixed}".lstrip()
         print(textwrap.fill(text, min(terminal_width() or 100, 100), subsequent_indent="    "))
     better = [item for item in found if item.suggested and item.suggested != item.current]
     if any(not item.device for item in better):

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from truezram.engine.answers import Tunable
+from truezram.engine.device import gains
 from truezram.engine.errors import UsageError
 from truezram.engine.model import DeviceSnapshot, MachineSnapshot
 from truezram.engine.units import format_duration, format_exact, format_size, parse_duration, parse_size
@@ -53,6 +54,10 @@ POLICIES = {
 """What is done with idle pages: after how many seconds with `dense`, after how many in groups, per cent of a core."""
 DEFAULT_POLICY = "balanced"
 """Of a new device."""
+
+
+def _proposed(place: int) -> int:
+    return int(POLICIES[DEFAULT_POLICY].split(":")[place])
 
 
 def parse_policy(text: str) -> str:
@@ -112,6 +117,10 @@ def _nothing(device: DeviceSnapshot, machine: MachineSnapshot) -> str:
     return ""
 
 
+def _no_gain(device: DeviceSnapshot) -> str:
+    return ""
+
+
 @dataclass(frozen=True, slots=True)
 class Setting:
     """One setting. `key` is the server's, and the field of `DeviceSnapshot`."""
@@ -130,6 +139,8 @@ class Setting:
     """Values to choose from; others may be valid, too."""
     suggest: Callable[[DeviceSnapshot, MachineSnapshot], str] = _nothing
     """A better value, as a user writes it; empty: none is known."""
+    gain: Callable[[DeviceSnapshot], str] = _no_gain
+    """What it has saved on a device, or would; empty: not a thing that can be said of it."""
     kernel: bool = False
     """Whether the kernel's zram and zswap have it, too."""
 
@@ -180,6 +191,7 @@ SETTINGS = (
         write=write_policy,
         show=_show_policy,
         choices=lambda: tuple(POLICIES),
+        gain=lambda device: gains.of_policies(POLICIES.items(), device),
     ),
     Setting(
         key="idle_dense",
@@ -188,6 +200,7 @@ SETTINGS = (
         parse=_idle,
         write=lambda text: f"{text}s" if int(text) else "off",
         show=_show_idle,
+        gain=lambda device: gains.of_step(gains.DENSE, device, _proposed(0)),
     ),
     Setting(
         key="idle_cold",
@@ -196,6 +209,7 @@ SETTINGS = (
         parse=_idle,
         write=lambda text: f"{text}s" if int(text) else "off",
         show=_show_idle,
+        gain=lambda device: gains.of_step(gains.COLD, device, _proposed(1)),
     ),
     Setting(
         key="cpu_percent",
@@ -223,6 +237,7 @@ def tunables(device: DeviceSnapshot, machine: MachineSnapshot) -> tuple[Tunable,
             reason=setting.about,
             hint=setting.hint,
             choices=setting.choices(),
+            gain=setting.gain(device),
             readonly="" if device.state == "live" else f"it is {device.state}",
         )
         for setting in SETTINGS

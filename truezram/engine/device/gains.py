@@ -1,0 +1,107 @@
+"""What the policy's settings gain on a device: what they have saved, and what they would.
+
+Both are measured on the device itself: the bytes of pages that have been idle for so long (`DeviceSnapshot.ages`),
+times the share that dense or groups have saved of what they were tried with here. Where nothing has been tried yet,
+that is what is said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from truezram.engine.model import DeviceSnapshot
+from truezram.engine.units import format_duration, format_percent, format_size
+
+
+class Step(NamedTuple):
+    """One of the ways in which idle pages are compressed once more."""
+
+    setting: str
+    """After how many seconds: a field of `DeviceSnapshot`."""
+    counters: str
+    """The names of its counters begin with this; it is also what `recompress --to` calls it."""
+    verb: str
+
+    def counter(self, device: DeviceSnapshot, name: str) -> int:
+        """One of its counters."""
+        value: int = getattr(device, f"{self.counters}_{name}")
+        return value
+
+    def share(self, device: DeviceSnapshot) -> float | None:
+        """Of the bytes that it was tried with on this device, what it has saved; None: nothing was tried."""
+        tried = self.counter(device, "tried")
+        return min(self.counter(device, "saved") / tried, 1.0) if tried else None
+
+    def idle(self, device: DeviceSnapshot, seconds: int, until: int = 0) -> int:
+        """Bytes of objects that have been idle for that long (and not for `until` yet, unless that is 0), and that it
+        is not done with as things are."""
+        # Ages do not count what is in groups. What is dense already does not get denser; it is as old as the setting
+        # in force, if there is one.
+        if now := getattr(device, self.setting):
+            done = _bytes(device, now)
+        else:
+            done = dict(device.kind_bytes).get("dense", 0) if self.counters == "dense" else 0
+        return max(_bytes(device, seconds) - max(done, _bytes(device, until) if until else 0), 0)
+
+    def gain(self, device: DeviceSnapshot, seconds: int, until: int = 0) -> int | None:
+        """Bytes that it would save with these pages, beyond what is being done; None: not known."""
+        share, now = self.share(device), getattr(device, self.setting)
+        if not seconds or (now and seconds >= now):
+            return 0
+        if share is None or not device.ages:
+            return None
+        return round(share * self.idle(device, seconds, until))
+
+
+def _bytes(device: DeviceSnapshot, seconds: int) -> int:
+    found = device.idle_for(seconds)
+    return found.bytes if found else 0
+
+
+DENSE = Step("idle_dense", "dense", "compressed with dense")
+COLD = Step("idle_cold", "cold", "packed in groups")
+STEPS = (DENSE, COLD)
+
+
+def of_step(step: Step, device: DeviceSnapshot, proposed: int) -> str:
+    """For the setting of one step, in a sentence. `proposed`: seconds, where it is off."""
+    if device.kind != "truezram" or device.state != "live":
+        return ""
+    seconds = getattr(device, step.setting)
+    if seconds:
+        saved, share = step.counter(device, "saved"), step.share(device)
+        of = f", {format_percent(share)} of what it was tried with" if share is not None else ""
+        return f"has saved {format_size(saved)} on this device so far{of}"
+    idle = format_duration(proposed)
+    if not device.ages:
+        return "not known: pages have not been counted by age yet"
+    there, gain = format_size(step.idle(device, proposed)), step.gain(device, proposed)
+    if gain is None:
+        unknown = f"nothing has been {step.verb} on this device"
+        return f"{there} are idle for {idle} or longer. What that would save is not known yet: {unknown}"
+    judged = f"by the {format_percent(step.share(device) or 0)} that it has saved so far"
+    return f"{there} are idle for {idle} or longer: it would save about {format_size(gain)} of that, {judged}"
+
+
+def of_policies(policies: Iterable[tuple[str, str]], device: DeviceSnapshot) -> str:
+    """What each policy would save beyond the one in force. `policies`: name and value, as the server takes it."""
+    if device.kind != "truezram" or device.state != "live":
+        return ""
+    found, known = [], False
+    for name, value in policies:
+        dense, cold = (int(seconds) for seconds in value.split(":")[: len(STEPS)])
+        if not (dense or cold) or value == device.policy:
+            continue
+        # What gets into groups is counted there.
+        gains = [DENSE.gain(device, dense, cold), COLD.gain(device, cold)]
+        known |= any(gain is not None for gain in gains)
+        least = "at least" if None in gains else "about"
+        more = " more" if device.idle_dense or device.idle_cold else ""
+        if saved := sum(filter(None, gains)):
+            found.append(f"{least} {format_size(saved)}{more} with {name}")
+    if found:
+        return f"it would save {', '.join(found)}"
+    if not known:
+        return "what a policy would save is not known yet: nothing has been compressed once more on this device"
+    return "no other policy would save anything more now"
