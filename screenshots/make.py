@@ -38,6 +38,7 @@ SHOTS: tuple[tuple[str, tuple[int, int], str, str, tuple[str, ...]], ...] = (
     ("wide", WIDE, "dark", "local", ()),
     ("many", WIDE, "dark", "eight", ()),
     ("device", (100, 32), "dark", "local", ("2",)),
+    ("idle", (100, 32), "dark", "tiers", ("2", "a")),
     ("create", SMALL, "dark", "local", ("c",)),
     ("whatif", SMALL, "dark", "local", ("3", "r")),
     ("benchmark", (100, 32), "dark", "local", ("5", "r")),

@@ -127,6 +127,18 @@ def real(tmp_path: Path) -> Callable[..., Bench]:
     return make
 
 
+@cache
+def cold() -> Recording:
+    """A local device with idle pages of all ages, some compressed once more (record.py)."""
+    return load(RECORDINGS / "tiers.jsonl.zst")
+
+
+@pytest.fixture
+def tiers(tmp_path: Path) -> Callable[..., Bench]:
+    """Makes a `Bench` of that one."""
+    return lambda **options: Bench(tmp_path, cold(), **options)
+
+
 async def settle(pilot: Pilot[Any], until: Callable[[], bool], seconds: float = 120.0) -> None:
     """Waits until something that happens on a worker has happened; fails when it hangs."""
     end = time.monotonic() + seconds

@@ -11,10 +11,11 @@ from dataclasses import replace
 from truezram.app.backend.protocol import BenchResult, Capabilities, Estimate, Progress
 from truezram.app.backend.recording import Recording
 from truezram.app.backend.replay import Replay
-from truezram.engine.answers import Algorithm, ArenaCheck, Change, Check, PageMap, Scope, Tunable
-from truezram.engine.device.options import CreateOptions
+from truezram.engine.answers import Algorithm, ArenaCheck, Change, Check, PageMap, Recompressed, Scope, Tunable
+from truezram.engine.device import settings
+from truezram.engine.device.options import CreateOptions, RecompressOptions
 from truezram.engine.errors import Busy, Failed
-from truezram.engine.model import DeviceSnapshot, Snapshot
+from truezram.engine.model import DeviceSnapshot, MachineSnapshot, Snapshot
 from truezram.engine.units import format_exact, parse_size
 
 ALGORITHMS = (
@@ -39,6 +40,8 @@ class FakeEngine(Replay):
         """Devices whose server and standby are gone."""
         self.recoveries: dict[str, int] = {}
         self.upgraded: set[str] = set()
+        self.recompressing: set[str] = set()
+        """Devices on which a recompression is at work."""
         self.settings: dict[tuple[str, str], str] = {}
         self.changes: list[Change] = []
         self.machine_values = {"vm.swappiness": "60", "vm.page-cluster": "3"}
@@ -86,6 +89,9 @@ class FakeEngine(Replay):
         algorithm = self.settings.get((device.name, "algorithm"), device.algorithm)
         text = self.settings.get((device.name, "mem_limit"))
         limit = device.mem_limit if text is None else 0 if text == "none" else parse_size(text)
+        if device.name in self.recompressing:
+            started, share = device.recompress_done + 1, 420
+            device = replace(device, recompress_started=started, recompress_permille=share)
         return replace(device, algorithm=algorithm, mem_limit=limit)
 
     def capabilities(self) -> Capabilities:
@@ -141,7 +147,7 @@ class FakeEngine(Replay):
         return "0.5.0 → 0.6.0" if before else ""
 
     def tunables(self) -> tuple[Tunable, ...]:
-        """Two of the machine's and two of every device."""
+        """Two of the machine's and two of every device, and those that gain something."""
         self._called("tunables")
         swap, cluster = self.machine_values["vm.swappiness"], self.machine_values["vm.page-cluster"]
         out = [
@@ -160,7 +166,7 @@ class FakeEngine(Replay):
                 hint="0 to 10",
             ),
         ]
-        for device in self.recording.snapshots[0].devices:
+        for device in self.recording.snapshots[max(self.place, 0)].devices:
             if device.name not in self.gone:
                 current = self._with_settings(device)
                 out.append(
@@ -176,6 +182,7 @@ class FakeEngine(Replay):
                         hint="a size, or none for no limit",
                     )
                 )
+                out += [item for item in settings.tunables(current, MachineSnapshot()) if item.gain and current.ages]
         return tuple(out)
 
     def tune(self, device: str, key: str, value: str) -> None:
@@ -201,11 +208,29 @@ class FakeEngine(Replay):
         self.machine_values[change.key] = change.before
         self.changes[change_id - 1] = replace(change, undone=True)
 
-    def page_map(self, name: str, first: int, pages: int, regions: int) -> PageMap:
+    def page_map(self, name: str, first: int, pages: int, regions: int, by: str = "kind") -> PageMap:
         """The recorded one, cut to the regions asked for."""
         self._called("page_map", name)
-        found = super().page_map(name, first, pages, regions)
-        return PageMap(first=first, pages=pages, regions=found.regions[:regions])
+        found = super().page_map(name, first, pages, regions, by)
+        return replace(found, regions=found.regions[:regions])
+
+    def recompress(self, name: str, options: RecompressOptions, progress: Progress) -> Recompressed:
+        """Ten steps; the snapshots say that it is at work until it is stopped."""
+        self._called("recompress", name, options)
+        self.recompressing.add(name)
+        for step in range(10):
+            progress(step / 10, "idle pages take 1M less")
+            time.sleep(0.001)
+        return Recompressed(
+            pages=10, saved=1 << 20, cpu_ns=10**6, stopped=False, before=2 << 20, after=1 << 20, seconds=1
+        )
+
+    def stop_recompress(self, name: str) -> bool:
+        """There was one if it was begun here."""
+        self._called("stop_recompress", name)
+        there = name in self.recompressing
+        self.recompressing.discard(name)
+        return there
 
     def compact(self, name: str, progress: Progress) -> int:
         """Ten steps, and 3 MiB gained."""

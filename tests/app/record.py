@@ -1,7 +1,8 @@
 """Makes the recordings of real devices that tests, screenshots and demos play: ``python tests/app/record.py FOLDER``
 for local devices; with ``swap`` after FOLDER, as root on a machine of 1 GiB that may swap, for a ublk device in use
 as swap (it changes vm.swappiness and puts it back); with ``eight``, as root on a machine of 8 GiB without other
-devices, for eight ublk devices, one in use as swap, one mounted on /srv/cache.
+devices, for eight ublk devices, one in use as swap, one mounted on /srv/cache; with ``tiers``, for a local device whose
+pages are of all ages, some compressed once more, by itself and by hand.
 
 The first makes three local devices with different algorithms, puts a load of real pages on them, and records the real
 engine's snapshots and its answers. Needs truezram installed. What the estimate says is limited to
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -21,10 +23,12 @@ from pathlib import Path
 
 from truezram.app.backend.protocol import Progress
 from truezram.app.backend.real import RealEngine
-from truezram.app.backend.recording import Header, Recorder
+from truezram.app.backend.recording import Header, Recorder, map_key
 from truezram.engine.answers import PageMap, Scope
-from truezram.engine.device.client import Client
+from truezram.engine.device import cold
+from truezram.engine.device.client import Client, Entry
 from truezram.engine.device.create import CreateOptions, create
+from truezram.engine.device.local import LocalDevice
 from truezram.engine.device.removal import remove_entry
 from truezram.engine.errors import TruezramError
 
@@ -94,10 +98,10 @@ def end(load: list[subprocess.Popen[bytes]]) -> None:
         process.wait(20)
 
 
-def page_map(engine: RealEngine, name: str, pages: int) -> PageMap:
+def page_map(engine: RealEngine, name: str, pages: int, by: str = "kind") -> PageMap:
     """The whole map in 1024 regions: one answer of the server holds 256."""
-    parts = [engine.page_map(name, pages * n // 4, pages * (n + 1) // 4 - pages * n // 4, 256) for n in range(4)]
-    return PageMap(first=0, pages=pages, regions=tuple(region for part in parts for region in part.regions))
+    parts = [engine.page_map(name, pages * n // 4, pages * (n + 1) // 4 - pages * n // 4, 256, by) for n in range(4)]
+    return PageMap(first=0, pages=pages, regions=tuple(region for part in parts for region in part.regions), by=by)
 
 
 HOG = """
@@ -270,5 +274,91 @@ def eight(folder: Path) -> None:
                 remove_entry(client.resolve(device.name))
 
 
+def files() -> bytes:
+    """Programs and text: what is in the memory of a machine at work."""
+    names = [*sorted(Path(os.__file__).parent.glob("*.py")), Path(sys.executable).resolve(), Path("/bin/bash")]
+    return b"".join(name.read_bytes() for name in names)
+
+
+def older(client: Client, device: Entry, step: int) -> None:
+    """Until no page with an object is younger than this step, but for those that are being used."""
+    client.set(device, "age_speed", "4500")
+    try:
+        while sum(age.pages for age in cold.count_ages(client, device).ages[:step]) > 50:
+            time.sleep(0.02)
+    finally:
+        client.set(device, "age_speed", "1")
+
+
+TIERS_SECONDS = 60
+PAGE = 4096
+
+
+def tiers(folder: Path) -> None:
+    """Records into ``folder/tiers.jsonl.zst``."""
+    engine = RealEngine()
+    pool, rng = files(), random.Random(14)
+    pages = 128 * MIB // PAGE
+    device = create(CreateOptions(128 * MIB, "fast", 96 * MIB, transport="local"))
+    recorder = Recorder(
+        folder / "tiers.jsonl.zst", Header("recorded", "a local device with idle pages of all ages", time.time())
+    )
+
+    def some(count: int) -> bytes:
+        place = rng.randrange(len(pool) - count * PAGE) & -PAGE
+        data = bytearray(pool[place : place + count * PAGE])
+        for start in range(0, len(data), PAGE):
+            data[start : start + 8] = rng.randbytes(8) if rng.random() < 0.9 else bytes(8)
+            if rng.random() < 0.06:
+                data[start : start + PAGE] = rng.choice((bytes(PAGE), rng.randbytes(PAGE)))
+        return bytes(data)
+
+    try:
+        recorder.answer("capabilities", None, engine.capabilities())
+        with Client() as client, LocalDevice(device.entry) as disk:
+
+            def write(first: int, last: int) -> None:
+                for page in range(first, last, 16):
+                    if rng.random() < 0.92:
+                        disk.write(page, some(16))
+
+            third = pages // 4
+            for part, (step, to) in enumerate(((7, "cold"), (6, "dense"), (4, ""))):
+                write(part * third, (part + 1) * third)
+                older(client, device.entry, step)
+                if to:
+                    cold.watch(client, cold.recompress(client, device.entry, to, 7200, 100))
+            write(3 * third, pages - 2000)
+            for page in range(0, 3 * third, 7):
+                if rng.random() < 0.25:
+                    disk.read(page, 2)
+            older(client, device.entry, 1)
+            client.count_ages(device.entry)
+            for second in range(TIERS_SECONDS):
+                for _ in range(40):
+                    first = 3 * third + rng.randrange(pages - 3 * third - 64)
+                    disk.write(first, some(16))
+                    disk.read(first + rng.randrange(32), 8)
+                if second == 10:
+                    engine.tune(device.name, "policy", "balanced")
+                if second == 30:
+                    cold.recompress(client, device.entry, "cold", 720, 3)
+                if second == TIERS_SECONDS - 5:
+                    client.stop_recompress(device.entry)
+                    cold.count_ages(client, device.entry)
+                snapshot = engine.snapshot()
+                found = tuple(d for d in snapshot.devices if d.name == device.name)
+                machine = replace(snapshot.machine, kernel="6.18.44")
+                recorder.snapshot(replace(snapshot, machine=machine, devices=found))
+                time.sleep(1.0 - time.monotonic() % 1.0)
+        for by in ("kind", "age"):
+            recorder.answer("page_map", map_key(device.name, by), page_map(engine, device.name, pages, by))
+        recorder.answer("tunables", None, tuple(t for t in engine.tunables() if t.device in ("", device.name)))
+        recorder.answer("journal", None, ())
+    finally:
+        recorder.close()
+        remove_entry(device.entry, force=True)
+
+
 if __name__ == "__main__":
-    {"": main, "swap": swap, "eight": eight}["".join(sys.argv[2:])](Path(sys.argv[1]))
+    {"": main, "swap": swap, "eight": eight, "tiers": tiers}["".join(sys.argv[2:])](Path(sys.argv[1]))

@@ -94,6 +94,30 @@ def test_device_in_themes(snap_compare: Any, real: Make, theme: str) -> None:
     assert snap_compare(b.app, terminal_size=SMALL, run_before=b.before(95, "2"))
 
 
+@pytest.mark.parametrize("size", [SMALL, WIDE, NARROW], ids=["80x24", "200x60", "60x20"])
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [
+        ("dashboard", []),
+        ("device", ["2"]),
+        ("ages", ["2", "a"]),
+        ("recompress", ["2", "r"]),
+        ("tune", ["4", *["down"] * 4]),
+    ],
+)
+def test_idle_pages(snap_compare: Any, tiers: Make, name: str, keys: list[str], size: tuple[int, int]) -> None:
+    b = tiers()
+    b.app.jobs._clock = lambda: 0.0
+    assert snap_compare(b.app, terminal_size=size, run_before=b.before(55, *keys))
+
+
+@pytest.mark.parametrize("theme", THEMES)
+def test_ages_in_themes(snap_compare: Any, tiers: Make, theme: str) -> None:
+    b = tiers(config=Config(theme=theme, glyphs="braille"))
+    b.app.jobs._clock = lambda: 0.0
+    assert snap_compare(b.app, terminal_size=SMALL, run_before=b.before(55, "2", "a"))
+
+
 @pytest.mark.parametrize("size", [SMALL, WIDE], ids=["80x24", "200x60"])
 def test_errors(snap_compare: Any, bench: Make, size: tuple[int, int]) -> None:
     """A dead device, one whose figures are implausible, one that is full, and the kernel's own."""

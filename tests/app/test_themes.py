@@ -62,6 +62,8 @@ def test_curves_and_map_stand_out(name: str) -> None:
     for key in theme.MAP_KEYS:
         if key != "empty":
             assert contrast(found.variables[f"map-{key.replace('_', '-')}"], found.background) >= 3.0, key
+    written = [found.variables[f"map-{key}"] for key in ("lz4", "zstd", "turbo", "fast", "dense", "cold")]
+    assert len(set(written)) == len(written), "kinds that a device may have at the same time look the same"
 
 
 def seen_by(text: str, kind: str) -> tuple[float, float, float]:

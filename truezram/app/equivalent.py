@@ -6,7 +6,7 @@ from __future__ import annotations
 import shlex
 
 from truezram.engine.answers import Scope
-from truezram.engine.device.options import CreateOptions
+from truezram.engine.device.options import CreateOptions, RecompressOptions
 from truezram.engine.units import format_exact
 
 PROGRAM = "truezram"
@@ -24,6 +24,11 @@ def create(options: CreateOptions) -> str:
 def remove(name: str, force: bool = False, root: bool = True) -> str:
     """``sudo truezram --no-tui remove ublkb0 --force``."""
     return _line("remove", name, *(("--force",) if force else ()), root=root)
+
+
+def recompress(name: str, options: RecompressOptions, root: bool = True) -> str:
+    """``sudo truezram --no-tui recompress ublkb0 --idle 2h --to cold``."""
+    return _line(*options.words(name), root=root)
 
 
 def recover(name: str) -> str:

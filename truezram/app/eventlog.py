@@ -64,6 +64,50 @@ class Wait:
             yield "error", f"{text}. Nothing is lost yet, reads and writes wait"
 
 
+STEPS = (("dense", "made dense"), ("cold", "put in groups"))
+"""What is done with idle pages: the names of its counters in `DeviceSnapshot`, and in words."""
+
+
+@dataclass(slots=True)
+class Done:
+    """Recompression of one device: the counters when a job of each step last ended, or when they were first seen."""
+
+    pages: dict[str, int]
+    saved: dict[str, int]
+
+    @classmethod
+    def of(cls, device: DeviceSnapshot) -> Done:
+        """Up to now."""
+        return cls(
+            {step: getattr(device, f"{step}_pages") for step, _ in STEPS},
+            {step: getattr(device, f"{step}_saved") for step, _ in STEPS},
+        )
+
+    def _take(self, step: str, now: Done) -> tuple[int, int]:
+        """Pages and bytes since then."""
+        pages, saved = now.pages[step] - self.pages[step], now.saved[step] - self.saved[step]
+        self.pages[step], self.saved[step] = now.pages[step], now.saved[step]
+        return pages, saved
+
+    def report(self, was: DeviceSnapshot, now: DeviceSnapshot) -> Iterator[tuple[str, str]]:
+        """What the log gets: one line for each job that has ended. A policy's that gained nothing is not worth one."""
+        if "unreadable" in (was.state, now.state):
+            return  # it has no figures then, only zeros
+        counted = Done.of(now)
+        if now.recompress_done > was.recompress_done:
+            done = [self._take(step, counted) for step, _ in STEPS]
+            pages, saved = (sum(figures) for figures in zip(*done, strict=True))
+            how = "stopped" if now.recompress_stopped else "ended"
+            result = f"{pages} pages take {format_size(saved)} less" if pages else "no page takes less"
+            yield "info", f"recompression has {how}: {result}"
+            return
+        for step, words in STEPS:
+            if getattr(now, f"{step}_runs") > getattr(was, f"{step}_runs"):
+                pages, saved = self._take(step, counted)
+                if pages:
+                    yield "info", f"policy: {pages} pages were {words} and take {format_size(saved)} less"
+
+
 class Detector:
     """Turns what changed between two snapshots into events."""
 
@@ -71,6 +115,7 @@ class Detector:
         self._before: Snapshot | None = None
         self._pressed = False
         self.waiting: dict[str, Wait] = {}
+        self._done: dict[str, Done] = {}
 
     def feed(self, snapshot: Snapshot, now: float) -> list[Event]:
         """Events since the last snapshot; none for the first one, except for what is wrong already."""
@@ -82,6 +127,7 @@ class Detector:
             for d in snapshot.devices
             if d.waits
         }
+        self._done = {d.name: self._done.get(d.name) or Done.of(d) for d in snapshot.devices}
         if before is None:
             return [Event(now, *found, d.name) for d in snapshot.devices for found in _present(d)]
         events: list[Event] = []
@@ -89,8 +135,13 @@ class Detector:
             was = old.pop(device.name, None)
             if was is None or (was.created != device.created and device.recoveries <= was.recoveries):
                 found = _appeared(device)
+                self._done[device.name] = Done.of(device)
             else:
-                found = _changed(was, device, waited.get(device.name))
+                if was.pid != device.pid:  # another server may count anew
+                    self._done[device.name] = Done.of(device)
+                found = chain(
+                    _changed(was, device, waited.get(device.name)), self._done[device.name].report(was, device)
+                )
             wait = self.waiting.get(device.name)
             found = chain(found, wait.report(device) if wait else ())
             events += [Event(now, level, text, device.name) for level, text in found]

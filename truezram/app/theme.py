@@ -2,9 +2,9 @@
 before use.
 
 A theme has ``title``, ``dark``, optionally ``extends`` (another theme's name) and ``ansi`` (colours are the
-terminal's own 16), and the tables ``[colors]``, ``[graph]``, ``[map]`` and ``[text]``. Every key is known and every
-colour parses; otherwise the file is reported and not used, and the app keeps the theme it had. Keys of ``[map]`` are
-optional. A theme's name is its file's name.
+terminal's own 16), and the tables ``[colors]``, ``[graph]``, ``[map]``, ``[tier]`` and ``[text]``. Every key is known
+and every colour parses; otherwise the file is reported and not used, and the app keeps the theme it had. Keys of
+``[map]`` and ``[tier]`` are optional. A theme's name is its file's name.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from textual.color import Color, ColorParseError
 from textual.theme import Theme
 
 from truezram.codec import KINDS
+from truezram.engine.answers import AGES
 
 BASE_KEYS = (
     "primary",
@@ -36,9 +37,13 @@ BASE_KEYS = (
 GRAPH_KEYS = ("read", "write", "ratio", "p50", "p99", "cpu", "axis", "logical", "resident", "track")
 MAP_KEYS = tuple(dict.fromkeys(KINDS))
 """The kinds of stored pages. A theme does not need a colour for each: see `_map_colours`."""
-OPTIONAL = ("map",)
+TIERS = {"hot": "write", "dense": "ratio", "cold": "read"}
+"""Where idle pages go (`DeviceSnapshot.tiers`), and the graph colour of each in a theme that names none. Ages of pages
+go from hot to cold."""
+TIER_KEYS = tuple(TIERS)
+OPTIONAL = ("map", "tier")
 TEXT_KEYS = ("muted", "heading", "key", "cursor", "cursor_background")
-TABLES = {"colors": BASE_KEYS, "graph": GRAPH_KEYS, "map": MAP_KEYS, "text": TEXT_KEYS}
+TABLES = {"colors": BASE_KEYS, "graph": GRAPH_KEYS, "map": MAP_KEYS, "tier": TIER_KEYS, "text": TEXT_KEYS}
 SCALARS = ("title", "dark", "extends", "ansi")
 MAX_BYTES = 64 * 1024
 
@@ -161,10 +166,30 @@ def _map_colours(colors: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
     return {**others, "empty": graph["axis"], **colors["map"]}
 
 
+def _tier_colours(colors: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    """Of the graphs' colours where a theme names none."""
+    return {**{key: colors["graph"][graph] for key, graph in TIERS.items()}, **colors["tier"]}
+
+
+def _age_colours(tiers: Mapping[str, str], ansi: bool) -> dict[str, str]:
+    """From hot to cold, by way of dense; a terminal's own colours cannot be mixed."""
+    stops = [tiers[key] for key in ("hot", "dense", "cold")]
+    out = {}
+    for age in range(AGES):
+        place = age / (AGES - 1) * (len(stops) - 1)
+        at = min(int(place), len(stops) - 2)
+        mixed = None if ansi else Color.parse(stops[at]).blend(Color.parse(stops[at + 1]), place - at)
+        out[str(age)] = stops[round(place)] if mixed is None else mixed.hex
+    return out
+
+
 def _variables(colors: Mapping[str, Mapping[str, str]], ansi: bool) -> dict[str, str]:
     base, text = colors["colors"], colors["text"]
     out = {f"graph-{key}": value for key, value in colors["graph"].items()}
     out |= {f"map-{key.replace('_', '-')}": value for key, value in _map_colours(colors).items()}
+    tiers = _tier_colours(colors)
+    out |= {f"tier-{key}": value for key, value in tiers.items()}
+    out |= {f"age-{key}": value for key, value in _age_colours(tiers, ansi).items()}
     out |= {
         "muted": text["muted"],
         "heading": text["heading"],
@@ -206,6 +231,8 @@ def _variables(colors: Mapping[str, Mapping[str, str]], ansi: bool) -> dict[str,
 DEFAULT_VARIABLES = {
     **{f"graph-{key}": "ansi_default" for key in GRAPH_KEYS},
     **{f"map-{key.replace('_', '-')}": "ansi_default" for key in MAP_KEYS},
+    **{f"tier-{key}": "ansi_default" for key in TIER_KEYS},
+    **{f"age-{age}": "ansi_default" for age in range(AGES)},
     "muted": "ansi_default",
     "heading": "ansi_default",
     "key": "ansi_default",

@@ -13,8 +13,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from truezram.engine.answers import Algorithm, AlgorithmEstimate, ArenaCheck, Change, Check, PageMap, Scope, Tunable
-from truezram.engine.device.options import CreateOptions
+from truezram.engine.answers import (
+    Algorithm,
+    AlgorithmEstimate,
+    ArenaCheck,
+    Change,
+    Check,
+    PageMap,
+    Recompressed,
+    Scope,
+    Tunable,
+)
+from truezram.engine.device.options import CreateOptions, RecompressOptions
 from truezram.engine.model import Snapshot
 
 
@@ -179,8 +189,14 @@ class Engine(Protocol):
     def upgrade(self, name: str, progress: Progress) -> str:
         """Has the installed server take over from the one that runs: "0.5.0 → 0.6.0"; "" if that is it already."""
 
-    def page_map(self, name: str, first: int, pages: int, regions: int) -> PageMap:
-        """Counts of kinds in up to 256 equal regions of a range of pages."""
+    def page_map(self, name: str, first: int, pages: int, regions: int, by: str = "kind") -> PageMap:
+        """Counts of kinds, or `by` "age" of ages, in up to 256 equal regions of a range of pages."""
+
+    def recompress(self, name: str, options: RecompressOptions, progress: Progress) -> Recompressed:
+        """Compresses idle pages once more. Goes on in the server when cancelled."""
+
+    def stop_recompress(self, name: str) -> bool:
+        """Ends that, whoever began it. Whether there was one."""
 
     def compact(self, name: str, progress: Progress) -> int:
         """Packs segments; bytes gained. Goes on in the server when cancelled."""

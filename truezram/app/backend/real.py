@@ -20,11 +20,11 @@ from truezram.app.backend.protocol import (
     Progress,
     StoreRow,
 )
-from truezram.engine.answers import ArenaCheck, Change, Check, PageMap, Scope, Tunable
+from truezram.engine.answers import ArenaCheck, Change, Check, PageMap, Recompressed, Scope, Tunable
 from truezram.engine.device.client import Client
-from truezram.engine.device.options import MAX_QUEUE_DEPTH, CreateOptions
+from truezram.engine.device.options import MAX_QUEUE_DEPTH, CreateOptions, RecompressOptions
 from truezram.engine.model import DeviceSnapshot, Snapshot
-from truezram.engine.units import format_size
+from truezram.engine.units import format_size, parse_duration
 
 
 def _staged(progress: Progress) -> Callable[[str, int, int], None]:
@@ -115,10 +115,24 @@ class RealEngine:
             done = upgrade(client, name)
         return f"{done.before} → {done.after}" if done.replaced else ""
 
-    def page_map(self, name: str, first: int, pages: int, regions: int) -> PageMap:
+    def page_map(self, name: str, first: int, pages: int, regions: int, by: str = "kind") -> PageMap:
         """Asked of the device's server."""
         with Client() as client:
-            return client.page_map(name, first, pages, regions)
+            return client.page_map(name, first, pages, regions, by)
+
+    def recompress(self, name: str, options: RecompressOptions, progress: Progress) -> Recompressed:
+        """Asked of the device's server, and watched."""
+        from truezram.engine.device import cold
+
+        with Client() as client:
+            idle = parse_duration(options.idle, "idle time")
+            run = cold.recompress(client, client.resolve(name), options.to, idle, options.max_cpu)
+            return cold.watch(client, run, lambda share, device: progress(share, _recompressed(run.before, device)))
+
+    def stop_recompress(self, name: str) -> bool:
+        """Asked of the device's server."""
+        with Client() as client:
+            return client.stop_recompress(name)
 
     def compact(self, name: str, progress: Progress) -> int:
         """Asked of the device's server, and watched."""
@@ -261,6 +275,10 @@ def _store_rows(report: Any) -> tuple[StoreRow, ...]:
 
 def _packed(device: DeviceSnapshot) -> str:
     return f"packing segments, {format_size(device.mem_used_total)} in use"
+
+
+def _recompressed(before: DeviceSnapshot, now: DeviceSnapshot) -> str:
+    return f"idle pages take {format_size(now.recompressed_saved - before.recompressed_saved)} less"
 
 
 def _rows(report: Any) -> list[BenchRow]:

@@ -6,9 +6,9 @@ import threading
 from typing import TypeVar
 
 from truezram.app.backend.protocol import BenchResult, Capabilities, Engine, Estimate, Progress
-from truezram.app.backend.recording import Recorder
-from truezram.engine.answers import ArenaCheck, Change, Check, PageMap, Scope, Tunable
-from truezram.engine.device.options import CreateOptions
+from truezram.app.backend.recording import Recorder, map_key
+from truezram.engine.answers import ArenaCheck, Change, Check, PageMap, Recompressed, Scope, Tunable
+from truezram.engine.device.options import CreateOptions, RecompressOptions
 from truezram.engine.errors import TruezramError
 from truezram.engine.model import Snapshot
 
@@ -72,9 +72,18 @@ class Recorded:
         """Forwarded."""
         return self._engine.upgrade(name, progress)
 
-    def page_map(self, name: str, first: int, pages: int, regions: int) -> PageMap:
+    def page_map(self, name: str, first: int, pages: int, regions: int, by: str = "kind") -> PageMap:
         """Recorded."""
-        return self._keep("page_map", {"name": name}, self._engine.page_map(name, first, pages, regions))
+        found = self._engine.page_map(name, first, pages, regions, by)
+        return self._keep("page_map", map_key(name, by), found)
+
+    def recompress(self, name: str, options: RecompressOptions, progress: Progress) -> Recompressed:
+        """Forwarded."""
+        return self._engine.recompress(name, options, progress)
+
+    def stop_recompress(self, name: str) -> bool:
+        """Forwarded."""
+        return self._engine.stop_recompress(name)
 
     def compact(self, name: str, progress: Progress) -> int:
         """Forwarded."""

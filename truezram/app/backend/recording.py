@@ -96,6 +96,11 @@ def encode(value: Any) -> Any:
     return value
 
 
+def map_key(name: str, by: str) -> dict[str, str]:
+    """The arguments under which a page map is kept."""
+    return {"name": name} if by == "kind" else {"name": name, "by": by}
+
+
 @cache
 def _hints(cls: type) -> dict[str, Any]:
     return typing.get_type_hints(cls)

@@ -12,10 +12,10 @@ from dataclasses import replace
 from typing import TypeVar
 
 from truezram.app.backend.protocol import BenchResult, Capabilities, Estimate, Progress
-from truezram.app.backend.recording import Recording, decode
+from truezram.app.backend.recording import Recording, decode, map_key
 from truezram.app.backend.upgrade import upgraded
-from truezram.engine.answers import ArenaCheck, Change, Check, PageMap, Scope, Tunable
-from truezram.engine.device.options import CreateOptions
+from truezram.engine.answers import ArenaCheck, Change, Check, PageMap, Recompressed, Scope, Tunable
+from truezram.engine.device.options import CreateOptions, RecompressOptions
 from truezram.engine.errors import Failed, Unsupported
 from truezram.engine.model import Snapshot
 
@@ -98,10 +98,10 @@ class Replay:
         self.refuse("upgrade")
         return ""
 
-    def page_map(self, name: str, first: int, pages: int, regions: int) -> PageMap:
+    def page_map(self, name: str, first: int, pages: int, regions: int, by: str = "kind") -> PageMap:
         """The recorded regions that begin in these pages, merged so that there are at most `regions`; if none begins
         there, the one that contains them, since the recording has no finer ones."""
-        found = self.answered("page_map", PageMap, {"name": name})
+        found = self.answered("page_map", PageMap, map_key(name, by))
         count = len(found.regions)
         if not count or len({len(region) for region in found.regions}) > 1:
             raise Failed("cannot show the page map", "the one in this recording is damaged")
@@ -112,7 +112,17 @@ class Replay:
         step = -(-len(inside) // max(regions, 1))
         groups = [inside[index : index + step] for index in range(0, len(inside), step)]
         together = (tuple(map(sum, zip(*(found.regions[i] for i in group), strict=True))) for group in groups)
-        return PageMap(first=first, pages=pages, regions=tuple(together))
+        return PageMap(first=first, pages=pages, regions=tuple(together), by=by)
+
+    def recompress(self, name: str, options: RecompressOptions, progress: Progress) -> Recompressed:
+        """Refused."""
+        self.refuse("recompress")
+        raise AssertionError
+
+    def stop_recompress(self, name: str) -> bool:
+        """Refused."""
+        self.refuse("recompress")
+        return False
 
     def compact(self, name: str, progress: Progress) -> int:
         """Refused."""

@@ -25,6 +25,7 @@ from truezram.app.widgets.device_table import DeviceTable
 from truezram.app.widgets.event_list import EventList
 from truezram.app.widgets.graph import Graph, Trace
 from truezram.app.widgets.grid import TextBlock
+from truezram.app.widgets.tiers import TierBar, worth_a_line
 from truezram.engine.model import MachineSnapshot
 from truezram.engine.units import format_duration
 
@@ -85,6 +86,7 @@ class DashboardPage(Page):
         yield FilterField(placeholder="filter: words, or ratio<2 data>1G", id="filter", compact=True)
         with Vertical(id="focus"):
             yield Bars(view, heading=True, id="bars")
+            yield TierBar(view, id="tiers")
             with Horizontal(id="graphs"):
                 yield Graph("throughput", view, id="throughput")
                 with Vertical(id="side"):
@@ -233,6 +235,8 @@ class DashboardPage(Page):
         if row is None:
             return
         self.query_one(Bars).show(row, self.tz.memory)
+        self.query_one("#tiers").display = self.has_class("-high") and worth_a_line(row.device)
+        self.query_one("#tiers", TierBar).show(row.device)
         if sampled:
             self._graphs(row)
 

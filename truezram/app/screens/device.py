@@ -17,9 +17,11 @@ from truezram.app.screens.page import Page
 from truezram.app.series import DeviceSeries, queue_rates
 from truezram.app.widgets.event_list import EventList
 from truezram.app.widgets.grid import Grid, Head, Item, TextBlock
-from truezram.app.widgets.histogram import LatencyHistogram, SizeHistogram
+from truezram.app.widgets.histogram import AgeHistogram, LatencyHistogram, SizeHistogram
 from truezram.app.widgets.page_map import PageMapView
+from truezram.app.widgets.tiers import TierBar
 from truezram.engine.answers import ArenaCheck, PageMap
+from truezram.engine.device.options import RecompressOptions
 from truezram.engine.device.settings import in_force
 from truezram.engine.model import BAD_STATES, MEMORY, DeviceSnapshot
 from truezram.engine.rates import histogram_difference
@@ -49,7 +51,10 @@ class DevicePage(Page):
         "The page map shows the device's table from the first page to the last: each cell is a region, "
         "coloured by the kind of most of its pages, darker if it is emptier; without colours it is a letter, a "
         "capital if it is more than half full. The arrow keys select a region, Enter zooms into it, Backspace zooms "
-        "out.\n"
+        "out. a colours it by age: for how long most of a region's pages have not been read or written.\n"
+        "Objects: what pages take as they were written (hot), those that were idle and are compressed once more, each "
+        "by itself (dense) or with its neighbours (cold), and by how much less they took when they became so. r does "
+        "that now, a policy by itself (e).\n"
         "Pages by ratio: how small pages are stored, from 16 to 1 on the left to pages that do not shrink on "
         "the right. Service time: reads above, writes below, over the last minute or (t) since the device was"
         " created.\n"
@@ -65,6 +70,9 @@ class DevicePage(Page):
         Binding("N", "other(-1)", "Previous device", show=False, id="device.previous"),
         Binding("t", "span", "Minute/all", id="device.span"),
         Binding("e", "edit", "Tune", id="device.edit"),
+        Binding("a", "colour", "Kind/age", id="device.colour"),
+        Binding("r", "recompress", "Recompress", id="device.recompress"),
+        Binding("s", "stop_recompress", "Stop recompression", id="device.stop_recompress"),
         Binding("m", "compact", "Compact", id="device.compact"),
         Binding("v", "check_arena", "Check arena", id="device.check"),
         Binding("escape", "app.go('dashboard')", "Back", show=False, id="device.back"),
@@ -74,6 +82,8 @@ class DevicePage(Page):
         super().__init__()
         self.name_shown = ""
         self.since_start = False
+        self.by = "kind"
+        """What the map shows, and the first histogram: or "age"."""
         self._range = (0, 0)
         self._map_time = -MAP_EVERY
         self._asking = False
@@ -82,12 +92,14 @@ class DevicePage(Page):
         """Map and settings above, histograms and tables below."""
         view = self.tz.view
         yield TextBlock(id="title")
+        yield TierBar(view, id="tiers")
         with Horizontal(id="upper"):
             yield PageMapView(view, id="map")
             yield Grid([Head("SETTING", 14, left=True), Head("VALUE", 10, left=True, grow=True)], id="facts")
         with Horizontal(id="lower"):
             with Vertical(id="histograms"):
                 yield SizeHistogram(view, id="sizes")
+                yield AgeHistogram(view, id="ages")
                 yield LatencyHistogram(view, id="latencies")
             with Vertical(id="tables"):
                 yield Grid(
@@ -115,11 +127,15 @@ class DevicePage(Page):
         device = series.latest if series else None
         if series is None or device is None:
             self.query_one("#title", TextBlock).show(lambda width: [[("No device. Press c to create one.", "muted")]])
-            for name in ("#upper", "#lower"):
+            for name in ("#tiers", "#upper", "#lower"):
                 self.query_one(name).display = False
             return
         for name in ("#upper", "#lower"):
             self.query_one(name).display = True
+        self.query_one("#tiers").display = device.kind == "truezram" and device.state != "unreadable"
+        both = self.has_class("-tall")
+        self.query_one("#sizes").display = both or self.by == "kind"
+        self.query_one("#ages").display = both or self.by == "age"
         if app.selected != self.name_shown:
             self.name_shown = app.selected
             self._range = (0, 0)
@@ -135,7 +151,9 @@ class DevicePage(Page):
         waited = self.tz.waited(device)
         self.query_one("#title", TextBlock).show(lambda width: _title(device, trouble, self.tz.clock(), waited))
         self.query_one("#facts", Grid).show(facts(device))
+        self.query_one(TierBar).show(device)
         self.query_one(SizeHistogram).show(device.size_pages, _not_reported(device))
+        self.query_one(AgeHistogram).show(device.ages, device.ages_age, _not_reported(device))
         self._latencies(series, device)
         self._queues(series)
         self._memory(device)
@@ -208,7 +226,7 @@ class DevicePage(Page):
         pages = device.disksize // PAGE
         first, count = self._range if self._range[1] else (0, pages)
         regions = min(view.regions_wanted(), count)
-        name, engine = device.name, self.tz.engine
+        name, engine, by = device.name, self.tz.engine, self.by
 
         def call(_: object) -> PageMap:
             # One answer holds 256 regions; more cells need more calls, each for its part of the range.
@@ -217,18 +235,18 @@ class DevicePage(Page):
             for number in range(calls):
                 start, end = count * number // calls, count * (number + 1) // calls
                 share = regions * (number + 1) // calls - regions * number // calls
-                parts += engine.page_map(name, first + start, end - start, min(share, end - start)).regions
-            return PageMap(first=first, pages=count, regions=tuple(parts))
+                parts += engine.page_map(name, first + start, end - start, min(share, end - start), by).regions
+            return PageMap(first=first, pages=count, regions=tuple(parts), by=by)
 
         def done(found: PageMap) -> None:
             self._asking = False
-            if name == self.name_shown:
-                view.show(found, letters=self.tz.theme == "no-colour")
+            if name == self.name_shown and by == self.by:
+                view.show(found, letters=self.tz.theme == "no-colour", ages=device.ages)
                 self.refresh_bindings()
 
         def failed(why: str) -> None:
             self._asking = False
-            if name == self.name_shown:
+            if name == self.name_shown and by == self.by:
                 view.show(None, why)
 
         self.tz.work(
@@ -251,6 +269,12 @@ class DevicePage(Page):
             self.tz.selected = names[(place + step) % len(names)]
             self.tick(True)
             self.refresh_bindings()
+
+    def action_colour(self) -> None:
+        """The map by kind or by age, and the histogram of that."""
+        self.by = "age" if self.by == "kind" else "kind"
+        self._map_time = -MAP_EVERY
+        self.tick(True)
 
     def action_span(self) -> None:
         """Service times of the last minute, or since the device was made."""
@@ -288,6 +312,38 @@ class DevicePage(Page):
             quiet=True,
         )
 
+    def action_recompress(self) -> None:
+        """Asks what is to be done, and has it done. A job that is cancelled is only no longer watched; the log says
+        what came of it (eventlog.py), whoever began it."""
+        from truezram.app.screens.recompress import RecompressScreen
+
+        device, app = self._ours(), self.tz
+        if device is None:
+            return
+        name = device.name
+
+        def failed(why: str) -> None:
+            if why == "cancelled":
+                app.report("info", "its server goes on recompressing", name)
+
+        def answered(options: RecompressOptions | None) -> None:
+            if options is not None:
+                app.work(
+                    f"recompress {name}",
+                    lambda progress: app.engine.recompress(name, options, progress),
+                    failed=failed,
+                    device=name,
+                    timeout=COMPACT_TIMEOUT,
+                    quiet=True,
+                )
+
+        app.push_screen(RecompressScreen(device), answered)
+
+    def action_stop_recompress(self) -> None:
+        """Ends the one at work, whoever began it."""
+        name, app = self.tz.selected, self.tz
+        app.work(f"stop recompressing {name}", lambda _: app.engine.stop_recompress(name), device=name, quiet=True)
+
     def action_check_arena(self) -> None:
         """Reads all of its arena and reports what is wrong with it."""
         name, app = self.tz.selected, self.tz
@@ -311,6 +367,11 @@ class DevicePage(Page):
         if action in ("compact", "check_arena"):
             device = self._ours()
             return device is not None and (action == "check_arena" or device.state not in UNMEASURED)
+        if action in ("recompress", "stop_recompress", "colour"):
+            device = self._ours()
+            at_work = device is not None and device.is_recompressing
+            served = device is not None and device.state not in UNMEASURED
+            return served and (action == "colour" or at_work == (action == "stop_recompress"))
         if action in ("span", "edit"):
             return bool(self.tz.history.devices)
         return True

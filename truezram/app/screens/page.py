@@ -71,6 +71,7 @@ DIALOGS = (
     ("screens.export_dialog", "ExportScreen"),
     ("screens.help", "HelpScreen"),
     ("screens.jump", "JumpScreen"),
+    ("screens.recompress", "RecompressScreen"),
     ("screens.tune", "EditScreen"),
 )
 """Dialogs with their own keys."""

@@ -52,7 +52,8 @@ class EditScreen(Dialog[str | None]):
         tunable = self.tunable
         with Vertical(id="dialog"):
             yield Label(f"{tunable.device} {tunable.key}".strip(), id="heading")
-            yield Static(Text(capitalized(tunable.reason)), id="reason")
+            gain = f". {capitalized(tunable.gain)}" if tunable.gain else ""
+            yield Static(Text(capitalized(tunable.reason) + gain), id="reason")
             with Horizontal(classes="field"):
                 yield Label("Value")
                 yield Input(tunable.current, id="value", compact=True)

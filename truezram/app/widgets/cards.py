@@ -15,6 +15,7 @@ from truezram.app.view import View
 from truezram.app.widgets.bars import Bars
 from truezram.app.widgets.graph import Graph, Trace
 from truezram.app.widgets.lines import Painted
+from truezram.app.widgets.tiers import TierBar, worth_a_line
 
 MOST = 8
 AT_ONCE = 2
@@ -32,6 +33,7 @@ class Card(Vertical, Painted):
     def __init__(self, view: View) -> None:
         super().__init__(classes="card")
         self.bars = Bars(view, heading=True)
+        self.tiers = TierBar(view)
         self.throughput = Graph("throughput", view, classes="throughput")
         self.latency = Graph("latency", view)
         self.ratio = Graph("ratio", view)
@@ -40,6 +42,7 @@ class Card(Vertical, Painted):
     def compose(self) -> ComposeResult:
         """Bars, throughput, latency, ratio and CPU."""
         yield self.bars
+        yield self.tiers
         yield self.throughput
         yield self.latency
         yield Pair(self.ratio, self.cpu)
@@ -47,6 +50,8 @@ class Card(Vertical, Painted):
     def show(self, row: Row, memory: int) -> None:
         """Shows a device."""
         self.bars.show(row, memory)
+        self.tiers.display = worth_a_line(row.device)
+        self.tiers.show(row.device)
         if row.series is None:
             return
         rings = row.series.rings

@@ -1,5 +1,5 @@
-"""Histograms: how large pages are stored (by ratio), and how long requests take (reads above, writes below one
-axis)."""
+"""Histograms: how large pages are stored (by ratio), for how long they have been idle, and how long requests take
+(reads above, writes below one axis)."""
 
 from __future__ import annotations
 
@@ -13,10 +13,21 @@ from truezram.app import glyphs
 from truezram.app.format import short_ns
 from truezram.app.view import View
 from truezram.app.widgets.lines import Line, LineWidget, clip
+from truezram.engine.answers import AGES
+from truezram.engine.model import Age
 from truezram.engine.rates import latency_floor, percentile
-from truezram.engine.units import format_count
+from truezram.engine.units import format_count, format_duration
 
 GUTTER = 7
+
+
+def age_labels(ages: Sequence[Age]) -> list[str]:
+    """``<3m``, ``12m+``: for how long pages of each age have been idle, in few characters."""
+
+    def short(ns: int) -> str:
+        return format_duration(ns / 1e9).partition(" ")[0]
+
+    return [f"{short(age.least_ns)}+" if age.least_ns else f"<{short(age.most_ns)}" for age in ages]
 
 
 def squeeze(bins: Sequence[float], room: int) -> list[float]:
@@ -82,6 +93,47 @@ class SizeHistogram(_Histogram):
             if all(cell == " " for cell in axis[max(place - 1, 0) : place + len(text) + 1]):
                 axis[place : place + len(text)] = text
         lines.append([self.label("ratio"), Segment("".join(axis), self.style("hist--axis"))])
+        return lines
+
+
+class AgeHistogram(_Histogram):
+    """Pages by age: a bar for each, of the colour that it has in the page map."""
+
+    COMPONENT_CLASSES: ClassVar[set[str]] = {f"hist--age-{age}" for age in range(AGES)}
+    DEFAULT_CSS = "".join(f".hist--age-{age} {{ color: $age-{age}; }}\n" for age in range(AGES))
+
+    def __init__(self, view: View, *, id: str | None = None) -> None:
+        super().__init__(view, id=id)
+        self.ages: tuple[Age, ...] = ()
+        self.ago = 0.0
+        self.reason = ""
+
+    def show(self, ages: tuple[Age, ...], ago: float, reason: str = "") -> None:
+        """`ago`: seconds since they were counted. `reason`: why there are none."""
+        self.ages, self.ago, self.reason = ages, ago, reason
+        self.rebuild()
+
+    def build(self, width: int, height: int) -> list[Line]:
+        """Title, bars, axis."""
+        pages = [age.pages for age in self.ages]
+        title = "pages by age"
+        if sum(pages):
+            title += f"  {format_count(sum(pages))} pages, counted {format_duration(self.ago)} ago"
+        lines: list[Line] = [[Segment(clip(title, width), self.style("hist--title"))]]
+        room, rows = (width - GUTTER) // AGES, height - 2
+        if room < 3 or rows < 1:
+            return lines
+        if not sum(pages):
+            return [*lines, [Segment(clip(self.reason or "No pages counted.", width), self.style("hist--axis"))]]
+        per_cell = glyphs.samples_per_cell(self.view.glyphs)
+        values = [value for count in pages for value in [count] * ((room - 1) * per_cell) + [0] * per_cell]
+        top = max(pages)
+        for row, text in enumerate(glyphs.fill_rows(values, room * AGES, rows, top, self.view.glyphs)):
+            label = self.label(format_count(top) if row == 0 else "0" if row == rows - 1 else "")
+            bars = [text[at * room : (at + 1) * room] for at in range(AGES)]
+            lines.append([label, *(Segment(bar, self.style(f"hist--age-{age}")) for age, bar in enumerate(bars))])
+        axis = "".join(f"{label[: room - 1]:<{room}}" for label in age_labels(self.ages))
+        lines.append([self.label("idle"), Segment(axis, self.style("hist--axis"))])
         return lines
 
 

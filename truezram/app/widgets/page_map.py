@@ -1,14 +1,16 @@
 """The page map: a device's page table from its first page to its last, each cell a region, coloured by what it holds
-most of.
+most of, or by age: how long most of its pages have been idle.
 
 The darker the cell the emptier the region. Without colours, and in ASCII, cells are letters: capitals where more than
-half of the region holds something. A cursor picks a region; Enter looks into it, Backspace back out.
+half of the region holds something; ages are a, the youngest, to h. A cursor picks a region;
+Enter looks into it, Backspace back out.
 """
 
 from __future__ import annotations
 
+import textwrap
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from string import ascii_lowercase
 from typing import ClassVar
 
@@ -19,9 +21,11 @@ from textual.message import Message
 
 from truezram.app import glyphs
 from truezram.app.view import View
+from truezram.app.widgets.histogram import age_labels
 from truezram.app.widgets.lines import Line, LineWidget, clip
 from truezram.codec import KINDS
-from truezram.engine.answers import PageMap
+from truezram.engine.answers import AGES, MAP_AGES, PageMap
+from truezram.engine.model import Age
 from truezram.engine.units import format_count
 
 MOST_REGIONS = 3072
@@ -46,6 +50,14 @@ def style_name(kind: str) -> str:
     return f"map--{kind.replace('_', '-')}"
 
 
+AGE_LETTERS = {**{str(age): ascii_lowercase[age] for age in range(AGES)}, "no age": "s"}
+
+
+def region_ages(region: tuple[int, ...]) -> Counter[str]:
+    """Pages by age, those that have none apart."""
+    return Counter({name: pages for name, pages in zip(MAP_AGES, region, strict=False) if pages})
+
+
 def region_kinds(region: tuple[int, ...]) -> Counter[str]:
     """Pages by the name of their kind, the same-filled encodings as one."""
     found: Counter[str] = Counter()
@@ -63,10 +75,11 @@ class PageMapView(LineWidget, can_focus=True):
         "map--text",
         "map--cursor",
         *map(style_name, KINDS),
+        *(f"map--age-{age}" for age in range(AGES)),
     }
     DEFAULT_CSS = "".join(
         f".{style_name(kind)} {{ color: ${style_name(kind).replace('--', '-')}; }}\n" for kind in dict.fromkeys(KINDS)
-    )
+    ) + "".join(f".map--age-{age} {{ color: $age-{age}; }}\n" for age in range(AGES))
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("left,h", "move(-1,0)", "Left", show=False, id="map.left"),
         Binding("right,l", "move(1,0)", "Right", show=False, id="map.right"),
@@ -90,13 +103,16 @@ class PageMapView(LineWidget, can_focus=True):
         self.map: PageMap | None = None
         self.problem = ""
         self.letters = False
+        self.labels: list[str] = []
+        """Of the ages."""
         self.picked = 0
         self._across = 1
         self._stack: list[tuple[int, int]] = []
 
-    def show(self, found: PageMap | None, problem: str = "", letters: bool = False) -> None:
-        """Shows a map, or why there is none. `letters`: do not rely on colour."""
+    def show(self, found: PageMap | None, problem: str = "", letters: bool = False, ages: Sequence[Age] = ()) -> None:
+        """Shows a map, or why there is none. `letters`: do not rely on colour. `ages`: what a map by age has."""
         self.map, self.problem, self.letters = found, problem, letters
+        self.labels = age_labels(ages)
         if found and self.picked >= len(found.regions):
             self.picked = max(len(found.regions) - 1, 0)
         self.rebuild()
@@ -176,14 +192,15 @@ class PageMapView(LineWidget, can_focus=True):
             text = self.problem or "Asking the device for its page map."
             return [
                 [Segment("page map", self.style("map--title"))],
-                [Segment(clip(text, width), self.style("map--text"))],
+                *([Segment(line, self.style("map--text"))] for line in textwrap.wrap(text, max(width, 1))),
             ]
         found = self.map
         count = len(found.regions)
         rows = max(height - 3, 1)
         self._across = max(1, min(width, -(-count // rows)))
         per = found.pages / count
-        title = f"page map  {format_count(found.pages)} pages, {format_count(per)} a cell"
+        what = "page map by age" if found.by == "age" else "page map"
+        title = f"{what}  {format_count(found.pages)} pages, {format_count(per)} a cell"
         lines: list[Line] = [[Segment(clip(title, width), self.style("map--title"))]]
         for start in range(0, min(count, rows * self._across), self._across):
             lines.append(self._cells(start, min(start + self._across, count)))
@@ -209,18 +226,41 @@ class PageMapView(LineWidget, can_focus=True):
         return line
 
     def _cell(self, region: tuple[int, ...]) -> tuple[str, str]:
-        kinds = region_kinds(region)
+        kinds = self._counts(region)
         total, empty = sum(kinds.values()), kinds.pop("empty", 0)
         if not kinds or not total:
             return ("." if self.plain else "·"), style_name("empty")
         name = kinds.most_common(1)[0][0]
-        style = style_name(name if name in LETTERS else "same")
+        style = self._style_of(name)
         if self.plain:
-            letter = LETTERS.get(name, "?")
+            letter = self._letters.get(name, "?")
             return letter.upper() if empty * 2 < total else letter, style
         share = 1 - empty / total
         shades = glyphs.SHADES[self.view.glyphs]
         return shades[max(1, min(4, round(share * 4)))], style
+
+    # What is different of ages and kinds.
+
+    @property
+    def _by_age(self) -> bool:
+        return self.map is not None and self.map.by == "age"
+
+    def _counts(self, region: tuple[int, ...]) -> Counter[str]:
+        return region_ages(region) if self._by_age else region_kinds(region)
+
+    @property
+    def _letters(self) -> dict[str, str]:
+        return AGE_LETTERS if self._by_age else LETTERS
+
+    def _style_of(self, name: str) -> str:
+        if self._by_age and name.isdecimal():
+            return f"map--age-{name}"
+        return style_name(name if name in LETTERS or name == "empty" else "same")
+
+    def _label(self, name: str) -> str:
+        if not self._by_age or not name.isdecimal():
+            return name
+        return self.labels[int(name)] if self.labels else f"age {name}"
 
     @property
     def plain(self) -> bool:
@@ -230,8 +270,8 @@ class PageMapView(LineWidget, can_focus=True):
     def _picked(self, width: int) -> Line:
         assert self.map is not None
         first, count = self._pages_picked()
-        kinds = region_kinds(self.map.regions[self.picked])
-        parts = [f"{name} {pages} ({pages * 100 / count:.0f}%)" for name, pages in kinds.most_common()]
+        kinds = self._counts(self.map.regions[self.picked])
+        parts = [f"{self._label(name)} {pages} ({pages * 100 / count:.0f}%)" for name, pages in kinds.most_common()]
         text = f"pages {first}-{first + count - 1}: {', '.join(parts)}"
         return [Segment(clip(text, width), self.style("map--text"))]
 
@@ -239,15 +279,21 @@ class PageMapView(LineWidget, can_focus=True):
         assert self.map is not None
         all_kinds: Counter[str] = Counter()
         for region in self.map.regions:
-            all_kinds.update(region_kinds(region))
+            all_kinds.update(self._counts(region))
         line: Line = []
         used = 0
-        for name, _ in all_kinds.most_common():
-            mark = (LETTERS.get(name, ".") if self.plain else "█") if name != "empty" else ("." if self.plain else "·")
-            text = f" {name}  "
+        names = [name for name, _ in all_kinds.most_common()]
+        if self._by_age:  # in their order, and what has none after them
+            names = [*sorted(filter(str.isdecimal, names)), *(name for name in names if not name.isdecimal())]
+        gap = " " if self._by_age and width < 60 else "  "
+        for name in names:
+            mark = self._letters.get(name, ".") if self.plain else "█"
+            if name == "empty":
+                mark = "." if self.plain else "·"
+            text = f" {self._label(name)}{gap}"
             if used + len(text) + 1 > width:
                 break
-            style = style_name(name if name in LETTERS else "empty")
+            style = self._style_of(name if name in self._letters else "empty")
             line += [Segment(mark, self.style(style)), Segment(text, self.style("map--text"))]
             used += len(text) + 1
         note = "CAPITAL: over half full" if self.plain else "darker: emptier"
