@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Callable
+from typing import ClassVar, TypeVar
 
 from rich.text import Text
 from textual import on
@@ -21,6 +22,7 @@ from truezram.engine.errors import TruezramError, UsageError
 from truezram.engine.model import DeviceSnapshot
 from truezram.engine.units import format_count, format_duration, parse_duration
 
+T = TypeVar("T")
 DEFAULT = RecompressOptions()
 WAYS = (
     ("dense: each page by itself", "dense"),
@@ -87,19 +89,18 @@ class RecompressScreen(Dialog[RecompressOptions | None]):
         idle = self._checked("idle", self._idle)
         percent = self._checked("percent", lambda text: (_percent(text), "of a core; a quarter while it is in use"))
         to = str(self.query_one("#to", Select).value)
-        good = idle is not None and percent is not None
-        self.options = RecompressOptions(str(idle), to, int(str(percent))) if good else None
-        self.query_one("#start", Button).disabled = not good
+        self.options = RecompressOptions(idle, to, percent) if idle is not None and percent is not None else None
+        self.query_one("#start", Button).disabled = self.options is None
         root = self.device.transport != "local"
         command = f"$ {equivalent.recompress(self.device.name, self.options, root)}" if self.options else ""
         self.query_one("#command", Static).update(Text(command))
 
-    def _checked(self, name: str, parse: object) -> object:
+    def _checked(self, name: str, parse: Callable[[str], tuple[T, str]]) -> T | None:
         """What a field has; None when that is wrong, which its note says."""
         note = self.query_one(f"#{name}-note", Static)
-        value: object = None
+        value: T | None = None
         try:
-            value, text = parse(self.query_one(f"#{name}", Input).value.strip())  # type: ignore[operator]
+            value, text = parse(self.query_one(f"#{name}", Input).value.strip())
         except TruezramError as error:
             text = f"{capitalized(error.why or error.what)}. {error.remedy}".removesuffix(". ")
         note.update(Text(text))
