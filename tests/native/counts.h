@@ -44,7 +44,7 @@ static inline void check_counts(struct device *d)
 		(unsigned long long)c.payload_bytes, (long long)sum.total.compr_bytes_now,
 		(unsigned long long)c.object_bytes, (long long)sum.total.object_bytes_now);
 	int64_t by_kind = 0;
-	for (unsigned kind = 0; kind < TZ_KINDS; kind++)
+	for (unsigned kind = 0; kind < TZ_KINDS_COUNTED; kind++)
 		by_kind += sum.total.kind_bytes_now[kind];
 	CHECK(by_kind == sum.total.object_bytes_now, "%lld bytes by kind, %lld of objects",
 		(long long)by_kind, (long long)sum.total.object_bytes_now);

@@ -127,8 +127,9 @@ static void end_empty(struct device *d, uint64_t pages)
 		"%lld pages, %lld bytes are left", (long long)sum.total.pages_now,
 		(long long)sum.total.compr_bytes_now);
 	for (unsigned kind = 0; kind < TZ_KINDS; kind++)
-		CHECK(sum.total.kind_pages_now[kind] == 0 && sum.total.kind_bytes_now[kind] == 0,
-			"kind %u", kind);
+		CHECK(sum.total.kind_pages_now[kind] == 0, "kind %u", kind);
+	for (unsigned kind = 0; kind < TZ_KINDS_COUNTED; kind++)
+		CHECK(sum.total.kind_bytes_now[kind] == 0, "bytes of kind %u", kind);
 	CHECK(sum.total.damaged_entries == 0, "%s", d->stats->last_error);
 	WAIT_FOR(arena_bytes(d->stats) <= d->fresh, "%llu of %llu bytes stay",
 		(unsigned long long)arena_bytes(d->stats), (unsigned long long)d->fresh);

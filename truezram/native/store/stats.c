@@ -25,6 +25,7 @@ _Static_assert(offsetof(struct tz_stats, algorithm) % 8 == 0 &&
 	offsetof(struct tz_stats, slot_tracking_text) % 8 == 0 &&
 	offsetof(struct tz_stats, last_error) % 8 == 0,
 	"text is stored by words");
+_Static_assert((int)TZ_KINDS_STORED <= TZ_KINDS_COUNTED, "each kind has its place");
 _Static_assert(offsetof(struct tz_queue_stats, seq) == 0, "the counters follow seq");
 _Static_assert(offsetof(struct tz_queue_stats, cpu) % 8 == 0,
 	"everything before cpu is 64-bit values");

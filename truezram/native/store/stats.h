@@ -44,6 +44,8 @@ enum tz_map_age {
  * unused by compressed pages and holds raw ones. Pages in groups are in none: they have no size of
  * their own. */
 #define TZ_SIZE_BINS 65
+/* Kinds whose bytes are counted: all that there are. (A reader copies them each time.) */
+#define TZ_KINDS_COUNTED 16
 
 enum tz_state {
 	TZ_STATE_STARTING = 0, TZ_STATE_LIVE = 1, TZ_STATE_STOPPING = 2,
@@ -192,7 +194,7 @@ struct tz_queue_stats {
 	int64_t dup_pages_now;		/* pages that share the object of another: they take no
 					 * room. compr_bytes_now counts a shared object once */
 	int64_t kind_pages_now[TZ_KINDS];	/* pages stored by enum tz_kind */
-	int64_t kind_bytes_now[TZ_KINDS];	/* object_bytes_now by enum tz_kind */
+	int64_t kind_bytes_now[TZ_KINDS_COUNTED];	/* object_bytes_now by enum tz_kind */
 	int64_t size_pages_now[TZ_SIZE_BINS];
 	/* --- not under seq --- */
 	/* requests by service time */
@@ -239,7 +241,7 @@ static inline void tz_stats_add(void *counter, int64_t by)
 static inline void tz_stats_add_object(struct tz_queue_stats *q, unsigned kind, int64_t bytes)
 {
 	tz_stats_add(&q->object_bytes_now, bytes);
-	tz_stats_add(&q->kind_bytes_now[kind], bytes);
+	tz_stats_add(&q->kind_bytes_now[kind % TZ_KINDS_COUNTED], bytes);
 }
 
 static inline void tz_stats_end(uint64_t *seq)
