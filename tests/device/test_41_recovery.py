@@ -140,21 +140,30 @@ with open(sys.argv[1], "r+b") as arena, open("/root/heads", sys.argv[2] + "b") a
 """
 
 
-def test_upgrade(product: Product) -> None:
-    """Servers follow each other under verified writes. What cannot take over leaves the device as it is, and served."""
+def upgrades(product: Product) -> None:
     path = product.create("--size 96M")
-    name = path.removeprefix("/dev/")
     assert product.run(f"truezram upgrade {path}").out.endswith(" already\n")
-    upgrades = "; ".join(f"truezram upgrade {path} --force --json; sleep 1" for _ in range(3))
-    load = FIO.replace("{tools}/killer {name} {kills} {seed}", "{upgrades}")
-    out = product.strict(load.format(path=path, upgrades=upgrades), timeout=300).out
+    thrice = "; ".join(f"truezram upgrade {path} --force --json; sleep 1" for _ in range(3))
+    load = FIO.replace("{tools}/killer {name} {kills} {seed}", "{thrice}")
+    out = product.strict(load.format(path=path, thrice=thrice), timeout=300).out
     assert out.count('"replaced": true') == 3
     assert "verify: bad" not in out
     assert "err= 0" in out, out
     row = product.stat(path)
     assert (row["recoveries"], row["failed_reads"], row["failed_writes"]) == (0, 0, 0)
-    pid = row["pid"]
+    product.remove(path)
 
+
+def test_upgrade(guests: Guests, product: Product) -> None:
+    """Servers follow each other under verified writes."""
+    survive(guests, product, lambda guest, product: upgrades(product))
+
+
+def test_what_cannot_take_over(product: Product) -> None:
+    """It leaves the device as it is, and served."""
+    path = product.create("--size 64M")
+    name = path.removeprefix("/dev/")
+    pid = product.stat(path)["pid"]
     product.strict(f'pagetool fill "$POOL" {path} 500')
     arena = f"/run/truezram/arena/{name}"
     product.strict(f"cat >heads.py <<'END'{HEADS}END\npython3 heads.py {arena} w")
@@ -164,13 +173,14 @@ def test_upgrade(product: Product) -> None:
     assert product.stat(path)["pid"] == pid
     # One that hands over to a process which never takes it: the standby does.
     product.strict(
-        f"""sleep 3 & other=$!
+        f"""sleep 600 & other=$!
 python3 - $other <<'END'
 import sys
 from pathlib import Path
 from truezram.engine.device.control import Op, request
 request(Path("/run/truezram/{name}.sock"), Op.HAND_OVER, (int(sys.argv[1]),), what="hand over")
 END
+kill $other
 pagetool check "$POOL" {path} 500
 """
     )
