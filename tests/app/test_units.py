@@ -320,6 +320,19 @@ class TestEvents:
         found = [(e.level, e.text) for e in detector.feed(met, 1.0)]
         assert found == [("error", "2 damaged page-table entries were found")]
 
+    def test_pressure(self) -> None:
+        detector = Detector()
+        base = eight(1)[0]
+        told = []
+        for why in ("", "memory", "memory", "mem_limit", "", ""):
+            device = replace(base.devices[0], pressure=why)
+            told += [(e.level, e.text) for e in detector.feed(replace(base, devices=(device,)), 1.0)]
+        assert told == [
+            ("info", "the policy acts earlier: processes wait for memory"),
+            ("info", "the policy acts earlier: used memory is near mem_limit"),
+            ("info", "the policy acts at its usual times again"),
+        ]
+
     def test_slot_tracking(self) -> None:
         detector = Detector()
         base = eight(1)[0]

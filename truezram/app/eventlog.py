@@ -15,7 +15,7 @@ from pathlib import Path
 
 from truezram.app.columns import FULLNESS, fullness
 from truezram.engine.device.settings import in_force
-from truezram.engine.model import BAD_STATES, DeviceSnapshot, Snapshot
+from truezram.engine.model import BAD_STATES, PRESSURES, DeviceSnapshot, Snapshot
 from truezram.engine.units import format_duration, format_size
 
 KEEP = 1000
@@ -243,6 +243,10 @@ def _figures(was: DeviceSnapshot, now: DeviceSnapshot) -> Iterator[tuple[str, st
         yield "error", f"{now.total.checksum_errors - was.total.checksum_errors} objects failed their checksum (EIO)"
     if now.total.damaged_entries > was.total.damaged_entries:
         yield "error", f"{now.total.damaged_entries - was.total.damaged_entries} damaged page-table entries were found"
+    if now.pressure and now.pressure != was.pressure:
+        yield "info", f"the policy acts earlier: {PRESSURES[now.pressure]}"
+    elif was.pressure and not now.pressure:
+        yield "info", "the policy acts at its usual times again"
     for setting in in_force(now):
         if setting.of(now) != setting.of(was):
             yield "info", f"{setting.key} is {setting.shown(now)} (was {setting.shown(was)})"

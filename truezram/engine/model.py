@@ -124,6 +124,10 @@ class Tier(NamedTuple):
     """By how many bytes less pages took when they came here, since the device was created. Of "hot": 0."""
 
 
+PRESSURES = {"mem_limit": "used memory is near mem_limit", "memory": "processes wait for memory"}
+"""Why a policy acts earlier."""
+
+
 @dataclass(frozen=True, slots=True)
 class DeviceSnapshot:
     """One device at one instant.
@@ -229,8 +233,7 @@ class DeviceSnapshot:
     queue_depth: int = 0
     nr_queues: int = 0
     pressure: str = ""
-    """Why its policy acts earlier now: "mem_limit" (used memory is near it), "memory" (processes wait for memory, the
-    kernel's PSI says), or "" (it does not)."""
+    """Why its policy acts earlier now: one of `PRESSURES`, or "" (it does not)."""
     pressures: int = 0
     """How often that has begun."""
     kind_pages: tuple[tuple[str, int], ...] = ()

@@ -25,6 +25,7 @@ from truezram.engine.algorithms import parse_algorithm
 from truezram.engine.answers import Algorithm, Scope
 from truezram.engine.device.dictionary import takes_one
 from truezram.engine.device.options import MAX_ID, CreateOptions
+from truezram.engine.device.settings import DEFAULT_POLICY, POLICIES, describe_policy
 from truezram.engine.device.swap import DEFAULT_PRIORITY, MAX_PRIORITY
 from truezram.engine.errors import TruezramError, UsageError
 from truezram.engine.units import format_exact, format_size, parse_size
@@ -105,6 +106,12 @@ class CreateScreen(Dialog[CreateOptions | None]):
                 yield Label("Limit")
                 yield Input(limit, placeholder="none", id="limit", compact=True)
                 yield Static(id="limit-note", classes="note")
+            with Horizontal(classes="field"):
+                yield Label("Idle pages")
+                policy = start.policy or DEFAULT_POLICY
+                policies = [(name, name) for name in (*POLICIES, *({policy} - set(POLICIES)))]
+                yield Choice(policies, value=policy, allow_blank=False, id="policy", compact=True)
+                yield Static(id="policy-note", classes="note")
             with Horizontal(classes="field"):
                 yield Label("Transport")
                 yield Choice(transports, value=transport, allow_blank=False, id="transport", compact=True)
@@ -236,6 +243,8 @@ class CreateScreen(Dialog[CreateOptions | None]):
         self._good = True
         size, limit = self._check_sizes()
         algorithm, dictionary = self._check_algorithm()
+        policy = str(self.query_one("#policy", Select).value)
+        self._note("policy", describe_policy(policy))
         transport = str(self.query_one("#transport", Select).value)
         persist = self._check_persist(transport)
         swap, priority, fs, mount = self._check_use(transport, size)
@@ -257,6 +266,7 @@ class CreateScreen(Dialog[CreateOptions | None]):
             mount=mount,
             dictionary=dictionary,
             dedup=self.query_one("#dedup", Checkbox).value,
+            policy=None if policy == DEFAULT_POLICY else policy,
             persist=persist,
         )
         self.options = options if self._good else None

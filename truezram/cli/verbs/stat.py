@@ -10,7 +10,7 @@ from truezram.cli.output import print_json
 from truezram.cli.verbs.idle import age_json, span
 from truezram.engine.device.settings import Setting, in_force
 from truezram.engine.errors import NotFound
-from truezram.engine.model import IO_STAT, MEMORY, DeviceSnapshot, QueueSnapshot
+from truezram.engine.model import IO_STAT, MEMORY, PRESSURES, DeviceSnapshot, QueueSnapshot
 from truezram.engine.rates import latency_floor, percentile
 from truezram.engine.units import format_duration, format_ns, format_percent, format_ratio, format_size
 
@@ -125,12 +125,6 @@ def tiers_json(device: DeviceSnapshot) -> dict[str, Any] | None:
     if device.kind != "truezram":
         return None
     return {tier.name: {"pages": tier.pages, "bytes": tier.bytes, "saved_bytes": tier.saved} for tier in device.tiers}
-
-
-PRESSURE = {
-    "mem_limit": "yes, used memory is near mem_limit: the policy acts earlier",
-    "memory": "yes, processes wait for memory: the policy acts earlier",
-}
 
 
 def pressure_json(device: DeviceSnapshot) -> dict[str, Any] | None:
@@ -291,7 +285,8 @@ def lines(device: DeviceSnapshot) -> list[tuple[str, str]]:
             out.append(("pages by age", f"{ages} (counted {format_duration(device.ages_age)} ago)"))
         out += recompression(device)
         if device.idle_dense or device.idle_cold:
-            out.append(("pressure", PRESSURE.get(device.pressure, "no")))
+            why = f"yes, {PRESSURES[device.pressure]}: the policy acts earlier" if device.pressure else "no"
+            out.append(("pressure", why))
     out += [(name, str(value)) for name, value in io_stat(device).items()]
     for name, histogram in (("read latency", device.total.read_lat), ("write latency", device.total.write_lat)):
         if sum(histogram):

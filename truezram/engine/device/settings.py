@@ -76,6 +76,13 @@ def write_policy(text: str) -> str:
     return next((name for name, policy in POLICIES.items() if policy == text), text)
 
 
+def describe_policy(text: str) -> str:
+    """What a policy does, in a few words. Raises `UsageError`."""
+    dense, cold, percent = parse_policy(text).split(":")
+    steps = [f"{_show_idle(idle)} {word}" for word, idle in (("dense", dense), ("groups", cold)) if int(idle)]
+    return f"after {', '.join(steps)}; {percent}% CPU" if steps else "stay as they were written"
+
+
 def _show_policy(text: str) -> str:
     name = write_policy(text)
     return name if name in POLICIES else "off" if text.startswith("0:0:") else "custom"
