@@ -774,6 +774,8 @@ static void watch_cold(void)
 
 static void pack(struct device *d)
 {
+	/* What the reserve cannot spare at the moment is not packed. */
+	WAIT_FOR(atomic_load(&d->store->alloc.reserve_count) > 2, "the reserve is not filled");
 	uint64_t ticket = tz_store_pack(d->store, 0, PAGES);
 
 	WAIT_FOR(tz_store_packed(d->store) >= ticket, "it is not done");

@@ -154,9 +154,8 @@ static int renew_policy(struct tz_server *s, char *why, size_t why_size)
 static void log_pressure(struct tz_server *s)
 {
 	static const char *const why[] = { [TZ_PRESSURE_NONE] = "no pressure any more",
-		[TZ_PRESSURE_MEM_LIMIT] = "mem_limit is near: idle pages are made smaller earlier",
-		[TZ_PRESSURE_MEMORY] = "processes wait for memory: idle pages are made smaller"
-			" earlier" };
+		[TZ_PRESSURE_MEM_LIMIT] = "mem_limit is near: the policy acts earlier",
+		[TZ_PRESSURE_MEMORY] = "processes wait for memory: the policy acts earlier" };
 	uint64_t now = __atomic_load_n(&s->registry.stats->pressure, __ATOMIC_RELAXED);
 
 	if (now != s->pressure && now < sizeof why / sizeof *why)

@@ -575,7 +575,7 @@ unsigned tz_group_wanted(struct tz_store *s, uint64_t window, unsigned age)
 			tz_entry_age(entry) >= age)
 			wanted |= 1u << i;
 	}
-	return __builtin_popcount(wanted) >= (word.unit ? 1 : LEAST_PAGES) ? wanted : 0;
+	return (unsigned)__builtin_popcount(wanted) >= (word.unit ? 1 : LEAST_PAGES) ? wanted : 0;
 }
 
 /* may: groups can be made now; if not, that is all there is to be done. */
