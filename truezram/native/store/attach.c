@@ -457,7 +457,8 @@ static void each_table_page(struct attaching *k,
 	for (uint32_t s = 0; s < known; s++) {
 		if (tz_alloc_state(alloc, s) != TZ_SEGMENT_TABLE)
 			continue;
-		for (uint32_t left = alloc->segments[s].table.pages; left; left &= left - 1) {
+		uint32_t left = __atomic_load_n(&alloc->segments[s].table.pages, __ATOMIC_ACQUIRE);
+		for (; left; left &= left - 1) {
 			unsigned i = (unsigned)__builtin_ctz(left);
 			what(k, tz_alloc_table_index(&alloc->segments[s], i),
 				tz_segment_offset(&k->s->arena, s) + (uint64_t)i * TZ_PAGE_SIZE);
