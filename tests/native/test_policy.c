@@ -353,6 +353,12 @@ int main(int argc, char **argv)
 		{ "means", means }, { "early", early }, { "budget", budget },
 		{ "full", full }, { "attached", attached },
 	};
+	const char *why;
+
+	if (!tz_zstd_group_size(9, &why)) {
+		printf("left out: %s\n", why);
+		return 77;
+	}
 
 	for (unsigned i = 0; i < sizeof tests / sizeof *tests; i++)
 		if (argc < 2 || !strcmp(argv[1], tests[i].name))
