@@ -235,6 +235,11 @@ static inline uint64_t load(const uint64_t *word)
 	return __atomic_load_n(word, __ATOMIC_RELAXED);
 }
 
+static inline void put_word(uint64_t *word, uint64_t value)
+{
+	__atomic_store_n(word, value, __ATOMIC_RELAXED);
+}
+
 static inline void flip(uint64_t *word, unsigned bit)
 {
 	__atomic_fetch_xor(word, 1ull << bit, __ATOMIC_RELAXED);

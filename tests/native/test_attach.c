@@ -496,7 +496,7 @@ static void test_poisoned(void)
 	set_entry(&d, 12, lz4 | (load(directory_of(&d, 0)) & TZ_ENTRY_OFFSET_MASK));
 	set_entry(&d, 13, lz4 | (tz_entry_offset(other) + 64) / TZ_UNIT << TZ_ENTRY_OFFSET_SHIFT);
 	set_entry(&d, 14, 17);
-	*entry_of(&d, 15) ^= 1ull << 40;
+	flip(entry_of(&d, 15), 40);
 	__atomic_store_n(entry_of(&d, 500), tz_entry_object(500, TZ_KIND_LZ4, 1 << 20, 9),
 		__ATOMIC_RELAXED);
 	copy = copy_of(d.fd);

@@ -83,7 +83,7 @@ static void flipped_read(const struct device *d, struct tz_store_thread *t, uint
 	flip(entry, bit);
 	int result = look(t, n);
 	/* (A bit of an entry that is 0 makes no valid one.) */
-	CHECK(result < 0, "kind %u, bit %u: %s", tz_entry_kind(*entry), bit,
+	CHECK(result < 0, "kind %u, bit %u: %s", tz_entry_kind(load(entry)), bit,
 		result ? "not noticed" : "wrong bytes");
 	CHECK(q->damaged_entries + q->checksum_errors == before + (result < 0), "not counted");
 	CHECK(result >= 0 || says(d, n),
@@ -381,7 +381,7 @@ static void test_last_error(void)
 	for (uint64_t n = 0; n < THREADS; n++) {
 		make_page(page, n, 0, (uint32_t)n == 0 ? 3 : 1);
 		CHECK(write_waiting(t, n, page) == 0, "write");
-		*entry_of(&d, n) = 1ull << 60;	/* EMPTY, and yet not 0 */
+		put_word(entry_of(&d, n), 1ull << 60);	/* EMPTY, and yet not 0 */
 	}
 	/* While another thread writes the head, a read does not wait; what it has to say comes at
 	 * the end of its turn. */

@@ -321,7 +321,7 @@ static void test_damage(void)
 	for (uint64_t n = 0; n < PAGES; n++)
 		put(t, n, (uint32_t)(n / 32));
 	/* A byte of the object: each of its pages, and no other. */
-	uint8_t *object = (uint8_t *)(uintptr_t)head_of(&d) + tz_entry_offset(*entry_of(&d, 40));
+	uint8_t *object = (uint8_t *)(uintptr_t)head_of(&d) + tz_entry_offset(load(entry_of(&d, 40)));
 	object[20] ^= 4;
 	for (uint64_t n = 0; n < PAGES; n++)
 		CHECK(tz_store_read(t, n, is) == (n < 32 ? 0 : -EIO), "page %llu",
@@ -329,20 +329,20 @@ static void test_damage(void)
 	object[20] ^= 4;
 	/* Each bit of the entry: EIO. Overwritten like that, it frees nothing. */
 	for (unsigned bit = 0; bit < 64; bit++) {
-		*entry_of(&d, 1) ^= 1ull << bit;
+		flip(entry_of(&d, 1), bit);
 		CHECK(tz_store_read(t, 1, is) == -EIO, "bit %u", bit);
-		*entry_of(&d, 1) ^= 1ull << bit;
+		flip(entry_of(&d, 1), bit);
 	}
-	*entry_of(&d, 1) ^= 1ull << 30;
+	flip(entry_of(&d, 1), 30);
 	put(t, 1, 9998);
 	for (uint64_t n = 2; n < 32; n++)
 		tz_store_discard(t, n);
 	expect(t, 0, 0);
 	expect(t, 1, 9998);
 	/* Whole, but of an object that is not one that is shared: nothing is freed either. */
-	uint64_t plain = *entry_of(&d, 1), kept = *entry_of(&d, 0);
-	*entry_of(&d, 0) = tz_entry_shared(
-		0, tz_entry_kind(plain), tz_entry_offset(plain), tz_entry_length(plain));
+	uint64_t plain = load(entry_of(&d, 1)), kept = load(entry_of(&d, 0));
+	put_word(entry_of(&d, 0), tz_entry_shared(
+		0, tz_entry_kind(plain), tz_entry_offset(plain), tz_entry_length(plain)));
 	CHECK(tz_store_read(t, 0, is) == -EIO, "another page's object");
 	put(t, 0, 1234);
 	expect(t, 1, 9998);
