@@ -321,7 +321,8 @@ static void test_damage(void)
 	for (uint64_t n = 0; n < PAGES; n++)
 		put(t, n, (uint32_t)(n / 32));
 	/* A byte of the object: each of its pages, and no other. */
-	uint8_t *object = (uint8_t *)(uintptr_t)head_of(&d) + tz_entry_offset(load(entry_of(&d, 40)));
+	uint64_t entry = load(entry_of(&d, 40));
+	uint8_t *object = (uint8_t *)(uintptr_t)head_of(&d) + tz_entry_offset(entry);
 	object[20] ^= 4;
 	for (uint64_t n = 0; n < PAGES; n++)
 		CHECK(tz_store_read(t, n, is) == (n < 32 ? 0 : -EIO), "page %llu",

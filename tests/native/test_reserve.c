@@ -526,6 +526,26 @@ static void test_emptied_while_walked(void)
 
 /* ---- a large disk ---- */
 
+/* Whether looking at pages that were never written leaves memory as it is: of many pages of the
+ * table at once, so that the reserve's thread, which has its own reasons, is not taken for it. */
+static int looks_without_room(struct device *d, struct tz_store_thread *t, uint64_t n, unsigned try)
+{
+	enum { TABLES = 64 };
+	uint8_t page[4096] __attribute__((aligned(8)));
+	uint64_t before = NOW(d->stats->mem_used_total);
+	uint32_t writer;
+
+	for (unsigned i = 0; i < TABLES; i++) {
+		uint64_t at = n + (try * TABLES + i) * TZ_TABLE_ENTRIES;
+		tz_store_prefetch_entry(t, at);
+		tz_store_prefetch_object(t, at);
+		tz_store_discard(t, at);
+		CHECK(tz_store_read(t, at, page) == 0 && check_page(page, at, &writer) == 0,
+			"zeros");
+	}
+	return NOW(d->stats->mem_used_total) == before;
+}
+
 /* Of 1 TiB, 64 GiB of the directory are there from the start. Beyond, a write waits once for the
  * reserve's thread, what was never written reads as zeros, and nothing is allocated for that. */
 static void test_directory(void)
@@ -541,12 +561,8 @@ static void test_directory(void)
 		(unsigned long long)NOW(d.stats->mem_used_total));
 	tz_store_begin(t);
 	for (uint64_t n = 5; n < 1024ull * GIB; n += 100 * GIB) {
-		uint64_t before = NOW(d.stats->mem_used_total);
-		tz_store_prefetch_entry(t, n);
-		tz_store_prefetch_object(t, n);
-		tz_store_discard(t, n);
-		CHECK(tz_store_read(t, n, page) == 0 && check_page(page, n, &writer) == 0, "zeros");
-		CHECK(NOW(d.stats->mem_used_total) == before, "reading allocates");
+		CHECK(looks_without_room(&d, t, n, 0) || looks_without_room(&d, t, n, 1) ||
+			looks_without_room(&d, t, n, 2), "reading allocates");
 		make_page(page, n, 0, 1);
 		int rc = tz_store_write(t, n, page);
 		CHECK(rc == (n / GIB < 64 ? 0 : -EAGAIN), "page %llu: %d", (unsigned long long)n,

@@ -111,7 +111,8 @@ static void test_damage(const char *algorithm)
 	size_t end = arena_bytes(d.stats);
 	unsigned caught = 0;
 	for (size_t at = 0; at < end; at += 197 * share) {
-		segments[at] ^= 0x10;
+		uint64_t *word = (uint64_t *)(uintptr_t)(segments + at / 8 * 8);
+		flip(word, at % 8 * 8 + 4);
 		for (uint64_t n = 0; n < 64; n++) {
 			uint32_t writer;
 			int rc = tz_store_read(t, n, out);
@@ -121,7 +122,7 @@ static void test_damage(const char *algorithm)
 			else
 				caught++;
 		}
-		segments[at] ^= 0x10;
+		flip(word, at % 8 * 8 + 4);
 	}
 	CHECK(caught > 100 / share, "damage was hardly noticed: %u", caught);
 	CHECK(tz_store_thread_stats(t)->checksum_errors +
