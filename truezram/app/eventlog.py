@@ -14,6 +14,7 @@ from itertools import chain
 from pathlib import Path
 
 from truezram.app.columns import FULLNESS, fullness
+from truezram.engine.device.gains import STEPS
 from truezram.engine.device.settings import in_force
 from truezram.engine.model import BAD_STATES, PRESSURES, DeviceSnapshot, Snapshot
 from truezram.engine.units import format_duration, format_size
@@ -64,10 +65,6 @@ class Wait:
             yield "error", f"{text}. Nothing is lost yet, reads and writes wait"
 
 
-STEPS = (("dense", "made dense"), ("cold", "put in groups"))
-"""What is done with idle pages: the names of its counters in `DeviceSnapshot`, and in words."""
-
-
 @dataclass(slots=True)
 class Done:
     """Recompression of one device: the counters when a job of each step last ended, or when they were first seen."""
@@ -79,8 +76,8 @@ class Done:
     def of(cls, device: DeviceSnapshot) -> Done:
         """Up to now."""
         return cls(
-            {step: getattr(device, f"{step}_pages") for step, _ in STEPS},
-            {step: getattr(device, f"{step}_saved") for step, _ in STEPS},
+            {step.counters: step.counter(device, "pages") for step in STEPS},
+            {step.counters: step.counter(device, "saved") for step in STEPS},
         )
 
     def _take(self, step: str, now: Done) -> tuple[int, int]:
@@ -95,17 +92,17 @@ class Done:
             return  # it has no figures then, only zeros
         counted = Done.of(now)
         if now.recompress_done > was.recompress_done:
-            done = [self._take(step, counted) for step, _ in STEPS]
+            done = [self._take(step.counters, counted) for step in STEPS]
             pages, saved = (sum(figures) for figures in zip(*done, strict=True))
             how = "stopped" if now.recompress_stopped else "ended"
             result = f"{pages} pages take {format_size(saved)} less" if pages else "no page takes less"
             yield "info", f"recompression has {how}: {result}"
             return
-        for step, words in STEPS:
-            if getattr(now, f"{step}_runs") > getattr(was, f"{step}_runs"):
-                pages, saved = self._take(step, counted)
+        for step in STEPS:
+            if step.counter(now, "runs") > step.counter(was, "runs"):
+                pages, saved = self._take(step.counters, counted)
                 if pages:
-                    yield "info", f"policy: {pages} pages were {words} and take {format_size(saved)} less"
+                    yield "info", f"policy: {pages} pages were {step.done} and take {format_size(saved)} less"
 
 
 class Detector:

@@ -8,6 +8,7 @@ from typing import Any
 
 from truezram.cli.output import print_json
 from truezram.cli.verbs.idle import age_json, span
+from truezram.engine.device.gains import STEPS
 from truezram.engine.device.settings import Setting, in_force
 from truezram.engine.errors import NotFound
 from truezram.engine.model import IO_STAT, MEMORY, PRESSURES, DeviceSnapshot, QueueSnapshot
@@ -148,17 +149,14 @@ def recompression_json(device: DeviceSnapshot) -> dict[str, Any] | None:
         "at_work": device.is_recompressing,
         "permille": device.recompress_permille if device.is_recompressing else None,
         **step_json(device.recompressed_pages, device.recompressed_saved, device.recompress_cpu_ns),
-        "dense": {
-            **step_json(device.dense_pages, device.dense_saved, device.dense_cpu_ns),
-            "no_room": device.dense_no_room,
-            "tried_bytes": device.dense_tried,
-            "runs": device.dense_runs,
-        },
-        "cold": {
-            **step_json(device.cold_pages, device.cold_saved, device.cold_cpu_ns),
-            "no_room": device.cold_no_room,
-            "tried_bytes": device.cold_tried,
-            "runs": device.cold_runs,
+        **{
+            step.counters: {
+                **step_json(*(step.counter(device, name) for name in ("pages", "saved", "cpu_ns"))),
+                "no_room": step.counter(device, "no_room"),
+                "tried_bytes": step.counter(device, "tried"),
+                "runs": step.counter(device, "runs"),
+            }
+            for step in STEPS
         },
     }
 

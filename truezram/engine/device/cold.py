@@ -7,25 +7,19 @@ through the statistics page. Who stops watching a recompression leaves it runnin
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from truezram.engine.answers import Recompressed
 from truezram.engine.device.client import Client, Entry
-from truezram.engine.device.compaction import look
+from truezram.engine.device.compaction import EVERY, Progress, look
 from truezram.engine.errors import Failed, UsageError
 from truezram.engine.model import DeviceSnapshot
 
-EVERY = 0.05
-"""Seconds between looks at the statistics page."""
 COUNT_TIMEOUT = 60.0
 """Seconds that a count may take on a busy machine: it is one pass over the page table."""
 
 FOR_EVER = (1 << 64) - 1
 """In ns."""
-
-Progress = Callable[[float, DeviceSnapshot], None]
-"""Called with (share done, the device now)."""
 
 
 @dataclass(frozen=True, slots=True)

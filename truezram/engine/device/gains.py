@@ -22,6 +22,8 @@ class Step(NamedTuple):
     counters: str
     """The names of its counters begin with this; it is also what `recompress --to` calls it."""
     verb: str
+    done: str
+    """The same in the log's words."""
 
     def counter(self, device: DeviceSnapshot, name: str) -> int:
         """One of its counters."""
@@ -59,8 +61,8 @@ def _bytes(device: DeviceSnapshot, seconds: int) -> int:
     return found.bytes if found else 0
 
 
-DENSE = Step("idle_dense", "dense", "compressed with dense")
-COLD = Step("idle_cold", "cold", "packed in groups")
+DENSE = Step("idle_dense", "dense", "compressed with dense", "made dense")
+COLD = Step("idle_cold", "cold", "packed in groups", "put in groups")
 STEPS = (DENSE, COLD)
 
 

@@ -53,6 +53,14 @@ def to_json(report: Report) -> dict[str, Any]:
     }
 
 
+# ---- what all reports say ----
+
+
+def host_line(host: dict[str, str | int | float]) -> str:
+    """What it was measured on."""
+    return f"{host['cpu']}, {host['isa']}, Linux {host['kernel']}, truezram {host['truezram']}, load {host['load']}"
+
+
 # ---- what both tables show ----
 
 
@@ -116,8 +124,7 @@ def _about(report: Report) -> list[str]:
     """Sentences on how it was measured."""
     baseline = f"{report.baseline[1]} of {report.baseline[0]}"
     lines = [
-        f"{report.host['cpu']}, {report.host['isa']}, Linux {report.host['kernel']},"
-        f" truezram {report.host['truezram']}, load {report.host['load']}",
+        host_line(report.host),
         f"One thread, {'cold' if report.cold else 'warm'} caches, median of {report.rounds} rounds; MB = 10^6 bytes of"
         f" pages; every page verified. x: times {baseline}, in the same rounds.",
     ]

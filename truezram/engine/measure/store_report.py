@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from truezram.engine.measure.report import html_page, html_table, significant, speed_json
+from truezram.engine.measure.report import host_line, html_page, html_table, significant, speed_json
 from truezram.engine.measure.store_bench import DISCARDED, OVERWRITES
 from truezram.engine.measure.store_results import Latency, StoreReport, StoreResult, Usage
 from truezram.engine.units import format_ns, format_size
@@ -141,8 +141,7 @@ def about(report: StoreReport) -> list[str]:
     pages = sum(item.pages for item in report.inputs)
     same = sum(item.same_filled for item in report.inputs)
     lines = [
-        f"{report.host['cpu']}, {report.host['isa']}, Linux {report.host['kernel']},"
-        f" truezram {report.host['truezram']}, load {report.host['load']}",
+        host_line(report.host),
         f"{format_size(report.size)} in each, of {pages:,} pages, {same:,} of them same-filled and left out. One page"
         f" at a time, in random order; median of {report.rounds} rounds; MB = 10^6 bytes of pages; every page"
         " verified.",
@@ -156,10 +155,7 @@ def about(report: StoreReport) -> list[str]:
             " page with O_DIRECT, through the system call and the block layer; ours are the store's, in this process,"
             " and a device adds the cost of ublk. zram's table (16 bytes a page) is not in its memory, ours is."
         )
-    for item in report.not_measured:
-        text = f"Not measured: {item.algorithm} of {item.implementation}: {item.why}. {item.remedy}".rstrip(" .")
-        lines.append(f"{text}.")
-    return [*lines, *report.notes]
+    return [*lines, *(item.sentence for item in report.not_measured), *report.notes]
 
 
 # ---- HTML ----

@@ -68,6 +68,12 @@ class NotMeasured:
     why: str
     remedy: str
 
+    @property
+    def sentence(self) -> str:
+        """For a report."""
+        text = f"Not measured: {self.algorithm} of {self.implementation}: {self.why}. {self.remedy}"
+        return text.rstrip(" .") + "."
+
 
 @dataclass(frozen=True, slots=True)
 class StoreReport:

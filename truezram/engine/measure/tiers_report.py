@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from truezram.engine.measure.report import html_page, html_table, significant
+from truezram.engine.measure.report import host_line, html_page, html_table, significant
 from truezram.engine.measure.tiers_results import SCENARIOS, TIERS, HotReads, TiersReport, TiersResult
 from truezram.engine.units import PAGE, format_ns, format_size
 
@@ -137,8 +137,7 @@ def about(report: TiersReport) -> list[str]:
     same = sum(item.same_filled for item in report.inputs)
     mix = next(scenario.shares for scenario in SCENARIOS if scenario.name == "mix")
     lines = [
-        f"{report.host['cpu']}, {report.host['isa']}, Linux {report.host['kernel']},"
-        f" truezram {report.host['truezram']}, load {report.host['load']}",
+        host_line(report.host),
         f"{format_size(report.pages * PAGE)}: {pages:,} pages without {same:,} same-filled ones. MEMORY is all that a"
         " device takes, its reserve included. mix: "
         + ", ".join(f"{share:.0%} {tier}" for tier, share in zip(TIERS, mix, strict=True))
@@ -156,10 +155,7 @@ def about(report: TiersReport) -> list[str]:
             "zram's reads (in the first of these columns) are requests to a kernel device with O_DIRECT, ours wake a"
             " server and wait for it. zram's table (16 bytes a page) is not in its memory, ours is."
         )
-    for item in report.not_measured:
-        text = f"Not measured: {item.algorithm} of {item.implementation}: {item.why}. {item.remedy}".rstrip(" .")
-        lines.append(f"{text}.")
-    return [*lines, *report.notes]
+    return [*lines, *(item.sentence for item in report.not_measured), *report.notes]
 
 
 # ---- HTML ----
