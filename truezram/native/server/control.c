@@ -182,17 +182,6 @@ static void equip_policy(struct tz_server *s)
 	}
 }
 
-/* A whole number up to `most`, and what follows it. 0 or -1. */
-static int number(const char *text, unsigned long most, unsigned long *out, const char **end)
-{
-	char *after;
-
-	errno = 0;
-	*out = strtoul(text, &after, 10);
-	*end = after;
-	return after == text || *text == '-' || *text == '+' || errno || *out > most ? -1 : 0;
-}
-
 static int set_policy(struct tz_server *s, const char *text, char *why, size_t why_size)
 {
 	struct tz_policy policy;
@@ -209,14 +198,14 @@ static int set_part(struct tz_server *s, size_t offset, const char *text, char *
 	size_t why_size)
 {
 	struct tz_policy policy = tz_store_policy(s->store);
-	unsigned long n;
+	uint32_t n;
 	const char *end;
 
-	if (number(text, UINT32_MAX, &n, &end) < 0 || *end) {
+	if (tz_policy_number(text, UINT32_MAX, &n, &end) < 0 || *end) {
 		snprintf(why, why_size, "it is not a whole number");
 		return -EINVAL;
 	}
-	*(uint32_t *)((char *)&policy + offset) = (uint32_t)n;
+	*(uint32_t *)((char *)&policy + offset) = n;
 	return tz_server_set_policy(s, &policy, why, why_size);
 }
 
@@ -239,10 +228,10 @@ static int set_cpu_percent(struct tz_server *s, const char *text, char *why, siz
 
 static int set_age_speed(struct tz_server *s, const char *text, char *why, size_t why_size)
 {
-	unsigned long n;
+	uint32_t n;
 	const char *end;
 
-	if (number(text, MAX_AGE_SPEED, &n, &end) < 0 || *end || !n) {
+	if (tz_policy_number(text, MAX_AGE_SPEED, &n, &end) < 0 || *end || !n) {
 		snprintf(why, why_size, "age_speed is a number from 1 to %u", MAX_AGE_SPEED);
 		return -EINVAL;
 	}

@@ -239,8 +239,7 @@ void tz_policy_drop(struct tz_store *s)
 
 /* ---- the control thread's part ---- */
 
-/* A whole number, and what follows it. */
-static int number(const char *text, uint32_t *out, const char **end)
+int tz_policy_number(const char *text, uint32_t most, uint32_t *out, const char **end)
 {
 	char *after;
 
@@ -248,7 +247,7 @@ static int number(const char *text, uint32_t *out, const char **end)
 	unsigned long long n = strtoull(text, &after, 10);
 	*out = (uint32_t)n;
 	*end = after;
-	return *text < '0' || *text > '9' || errno || n > UINT32_MAX ? -EINVAL : 0;
+	return *text < '0' || *text > '9' || errno || n > most ? -EINVAL : 0;
 }
 
 int tz_policy_parse(const char *text, struct tz_policy *out)
@@ -257,7 +256,8 @@ int tz_policy_parse(const char *text, struct tz_policy *out)
 	const char *end = text;
 
 	for (unsigned i = 0; i < 3; i++) {
-		if (number(text, to[i], &end) < 0 || *end != (i < 2 ? ':' : 0))
+		if (tz_policy_number(text, UINT32_MAX, to[i], &end) < 0 ||
+			*end != (i < 2 ? ':' : 0))
 			return -EINVAL;
 		text = end + 1;
 	}

@@ -10,6 +10,8 @@ struct tz_policy {
 	uint32_t idle_dense, idle_cold, cpu_percent;
 };
 
+/* A whole number from 0 to `most`, digits only, and what follows it. 0 or -EINVAL. */
+int tz_policy_number(const char *text, uint32_t most, uint32_t *out, const char **end);
 /* "IDLE_DENSE:IDLE_COLD:CPU_PERCENT", whole numbers. 0 or -EINVAL. */
 int tz_policy_parse(const char *text, struct tz_policy *out);
 
