@@ -148,12 +148,13 @@ static void expect_pressure(struct device *d, enum tz_pressure pressure)
 		(unsigned long long)NOW(d->stats->pressure), pressure);
 }
 
-static void early_with(struct device *d, enum tz_pressure why)
+static void early_with(struct device *d, const char *some)
 {
 	uint64_t before = NOW(d->stats->pressures);
 	unsigned granted = 0;
 
-	expect_pressure(d, why);
+	stall(some);		/* somebody may look right then */
+	expect_pressure(d, TZ_PRESSURE_MEMORY);
 	CHECK(NOW(d->stats->pressures) == before + 1, "it is counted");
 	WAIT_FOR((granted |= grant(d)) & 2 || d->store->policing.equipped & 2, "no wish");
 	WAIT_FOR(pages_of(d, TZ_KIND_GROUP) >= GREAT, "%llu are in groups",
@@ -186,8 +187,7 @@ static void early(void)
 	grow_old(&d, 3);		/* for 12 minutes, which is not two hours */
 	expect_pressure(&d, TZ_PRESSURE_NONE);
 	CHECK(pages_of(&d, TZ_KIND_GROUP) == 0, "groups of pages that are not old");
-	stall("10.00");
-	early_with(&d, TZ_PRESSURE_MEMORY);
+	early_with(&d, "10.00");
 	stall("5.01");
 	look_again(&d);
 	CHECK(NOW(d.stats->pressure) == TZ_PRESSURE_MEMORY, "it has not ended");
