@@ -431,6 +431,26 @@ static void test_trim(void)
 	end_device(&d);
 }
 
+/* At rest it is 1/64 of what the device holds, within 256 KiB and 1 MiB. */
+static void test_at_rest(void)
+{
+	struct device d = make_device(32768, 1, 0, "lz4");
+	struct tz_store_thread *t = tz_store_thread(d.store, 0);
+
+	CHECK(NOW(d.stats->reserve_bytes) == 256 << 10, "a new device has %llu",
+		(unsigned long long)NOW(d.stats->reserve_bytes));
+	tz_store_begin(t);
+	for (uint64_t n = 0; n < 10240; n++)
+		put(t, n, 1, 512);
+	tz_store_end(t);
+	WAIT_FOR(NOW(d.stats->reserve_bytes) == NOW(d.stats->reserve_target) &&
+			NOW(d.stats->reserve_target) == 5 * TZ_SEGMENT_SIZE,
+		"40 MiB: reserve %llu, target %llu",
+		(unsigned long long)NOW(d.stats->reserve_bytes),
+		(unsigned long long)NOW(d.stats->reserve_target));
+	end_device(&d);
+}
+
 /* Whoever wakes the reserve's thread holds no lock. */
 static void test_wakes(void)
 {
@@ -704,6 +724,7 @@ int main(void)
 	test_given_up();
 	test_refused_growth();
 	test_trim();
+	test_at_rest();
 	test_wakes();
 	test_directory();
 	test_map();

@@ -10,8 +10,8 @@
  * A device in use has a reserve for a burst of writes while the kernel has no free memory: 1/64 of
  * the disk within 1 and 16 MiB, and at most 1/16 of mem_limit. (Measured with hogs in guests of
  * 256 MiB to 1 GiB: docs/swap-safety.md.) Half a second after the last segment was taken it shrinks
- * to 1 MiB, and the thread sleeps until it is needed. At mem_limit nothing more is populated, and
- * the reserve is used up to the last segment.
+ * to 1/64 of what the device holds, within 256 KiB and 1 MiB, and the thread sleeps until it is
+ * needed. At mem_limit nothing more is populated, and the reserve is used up to the last segment.
  *
  * Of segments with pages of the page table the thread gives back the pages that are not in use, but
  * for a few, and gets more when those are taken (alloc.c).
@@ -41,8 +41,11 @@
 #define SHORT_MS 1000  /* below the floor for so long: ask all the same, once */
 #define TRIM_MS 2000u  /* that tz_reserve_trim waits at most */
 #define STACK_SIZE (64u << 10)
-#define IDLE_TARGET ((1u << 20) / TZ_SEGMENT_SIZE)
-#define MOST_TARGET ((16u << 20) / TZ_SEGMENT_SIZE)
+/* segments to keep: of an idle device, and of one in use */
+#define IDLE_LEAST ((256u << 10) / TZ_SEGMENT_SIZE)
+#define IDLE_MOST ((1u << 20) / TZ_SEGMENT_SIZE)
+#define FULL_LEAST IDLE_MOST
+#define FULL_MOST ((16u << 20) / TZ_SEGMENT_SIZE)
 /* free pages of the page table that are populated: when the device is idle; in use, it gets more
  * below the least, up to the target, and gives some back above the most */
 #define SPARE_IDLE 2u
@@ -299,25 +302,30 @@ static int populate_spare(struct tz_reserve *r, unsigned want)
 
 /* ---- how much ---- */
 
-static uint32_t full_target(const struct tz_reserve *r)
+/* 1/64 of so many bytes in segments, within these limits. */
+static uint32_t share_of(uint64_t bytes, uint32_t least, uint32_t most)
 {
-	uint64_t n = r->arena->head.disksize / 64 / TZ_SEGMENT_SIZE;
-	uint64_t limit = atomic_load(&r->mem_limit);
+	uint64_t n = bytes / 64 / TZ_SEGMENT_SIZE;
 
-	if (n > MOST_TARGET)
-		n = MOST_TARGET;
-	if (n < IDLE_TARGET)
-		n = IDLE_TARGET;
-	if (limit && n > limit / 16 / TZ_SEGMENT_SIZE)
-		n = limit / 16 / TZ_SEGMENT_SIZE;
-	return n ? (uint32_t)n : 1;
+	return n < least ? least : n > most ? most : (uint32_t)n;
+}
+
+static uint32_t wanted(const struct tz_reserve *r)
+{
+	uint64_t limit = atomic_load(&r->mem_limit) / 16 / TZ_SEGMENT_SIZE;
+	uint32_t n = r->idle ? share_of(total(r), IDLE_LEAST, IDLE_MOST)
+			     : share_of(r->arena->head.disksize, FULL_LEAST, FULL_MOST);
+
+	if (atomic_load(&r->mem_limit) && n > limit)
+		n = (uint32_t)limit;
+	return n ? n : 1;
 }
 
 /* How many segments to keep now, and when queue threads are to wake the thread. */
 static void aim(struct tz_reserve *r)
 {
 	struct tz_alloc *a = r->alloc;
-	uint32_t full = full_target(r), n = r->idle && full > IDLE_TARGET ? IDLE_TARGET : full;
+	uint32_t n = wanted(r);
 
 	r->target = n;
 	atomic_store(&a->reserve_low, n * 3 / 4 ? n * 3 / 4 : 1);
