@@ -57,10 +57,11 @@ static int attach_store(struct tz_server *s, const struct tz_options *o)
 
 	s->arena_is_safe = 1;
 	tz_stats_take_over(h);
+	/* First: with our pid beside the dead server's state it looks as if we served. */
+	tz_device_set_state(s, TZ_STATE_RECOVERING, 0);
 	tz_stats_head_begin(h);
 	tz_device_fill_head(s, o, TZ_FLAG_NOSWAP_TMPFS | TZ_FLAG_RECOVERABLE |
 			(s->ublk.info.flags & UBLK_F_USER_COPY ? TZ_FLAG_USER_COPY : 0));
-	TZ_STATS_SET(h->state, TZ_STATE_RECOVERING);
 	TZ_STATS_SET(h->standby, 0);	/* it may be us */
 	tz_stats_head_end(h);
 	accuse(s, o);
