@@ -287,12 +287,12 @@ def test_with_a_terminal_it_is_the_app(fake: FakeServer, tmp_path: Path) -> None
     make(id=7)
     code = (
         "import sys, types; app = types.ModuleType('truezram.app.main');"
-        "app.run = lambda record, replay: print('the app', record, replay) or 7;"
+        "app.run = lambda record, replay, device: print('the app', record, replay, device) or 7;"
         "sys.modules['truezram.app.main'] = app; from truezram.cli.main import main; sys.exit(main(sys.argv[1:]))"
     )
     for term, argv, text, exit_code in (
-        ("xterm", [], b"the app None None", 7),
-        ("xterm", ["--record", "/tmp/x"], b"the app /tmp/x None", 7),
+        ("xterm", [], b"the app None None \r\n", 7),
+        ("xterm", ["--record", "/tmp/x"], b"the app /tmp/x None \r\n", 7),
         ("xterm", ["--no-tui"], b"local7", 0),
         ("xterm", ["list"], b"local7", 0),
         # A terminal that cannot place text.
@@ -321,7 +321,8 @@ def test_list_is_quick_and_light(fake: FakeServer) -> None:
 
 def test_verbs_are_found_by_their_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "frobnicate_.py").write_text(
-        "NAME = 'frobnicate'\nHELP = 'frob'\ndef add_arguments(parser): pass\ndef run(args): return 5\n"
+        "NAME = 'frobnicate'\nHELP = 'frob'\nEXAMPLE = 'truezram frobnicate'\n"
+        "def add_arguments(parser): pass\ndef run(args): return 5\n"
     )
     monkeypatch.setattr(verbs, "__path__", [*verbs.__path__, str(tmp_path)])
     assert main.main(["frobnicate"]) == 5

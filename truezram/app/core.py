@@ -80,10 +80,13 @@ class Core(App[int]):
         clock: Callable[[], float] = time.time,
         state: Path | None = None,
         config_path: Path | None = None,
+        device: str = "",
     ) -> None:
         """`read`: start the reader (tests call `take` themselves). `state`: folder for the event log, None for none.
-        `problems`: with the settings, shown once. `clock` gives CLOCK_REALTIME."""
+        `problems`: with the settings, shown once. `clock` gives CLOCK_REALTIME. `device`: its page is shown first."""
         self.environ = environ
+        if device:
+            self.DEFAULT_MODE = "device"  # type: ignore[misc]
         super().__init__()
         self.engine: Engine = Recorded(engine, recorder) if recorder else engine
         self.config = config or Config()
@@ -96,7 +99,7 @@ class Core(App[int]):
         self.view = View(glyphs.choose(self.config.glyphs, environ), pages=self.config.units == "pages")
         self.jobs = Jobs(self._jobs_changed)
         self.capabilities = Capabilities(ublk=False, root=False)
-        self.selected = ""
+        self.selected = device
         self.measured: Estimate | None = None
         """What the memory of this machine's processes compresses to, once it has been measured."""
         self.measuring = False

@@ -14,8 +14,9 @@ from truezram.app.backend.protocol import Engine
 from truezram.app.backend.recording import Header, Recorder, load
 
 
-def run(record: Path | None = None, replay: Path | None = None) -> int:
+def run(record: Path | None = None, replay: Path | None = None, device: str = "") -> int:
     """Shows the app until the user quits; the exit code. `record`: file to record into; `replay`: recording to play.
+    `device`: the name of one that it opens on.
 
     Raises `TruezramError` when a recording cannot be read or begun.
     """
@@ -43,6 +44,7 @@ def run(record: Path | None = None, replay: Path | None = None) -> int:
         problems=[problem] if problem else [],
         recorder=recorder,
         state=state,
+        device=device,
     )
     # A hang-up (ssh gone, terminal closed) ends the app like a quit; devices are served by processes of their own.
     signal.signal(signal.SIGHUP, lambda *_: app.exit(0))

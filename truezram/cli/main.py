@@ -1,8 +1,8 @@
 """The command line: finds the verb, runs it, and turns errors into a message and an exit code.
 
-Every verb is a module of `truezram.cli.verbs` with ``NAME``, ``HELP``, ``add_arguments(parser)`` and ``run(args)
--> int``; a new file there is a new verb. Only the module of the requested verb is imported, and Textual never
-is, unless the app will be shown: ``truezram`` alone on a terminal. Without a terminal on stdout that is ``list``.
+Every verb is a module of `truezram.cli.verbs` with ``NAME``, ``HELP``, ``EXAMPLE``, ``add_arguments(parser)`` and
+``run(args) -> int``; a new file there is a new verb. Only the module of the requested verb is imported, and Textual
+never is, unless the app will be shown: ``truezram`` alone on a terminal. Without a terminal on stdout that is ``list``.
 """
 
 from __future__ import annotations
@@ -52,6 +52,8 @@ class Verb(Protocol):
 
     NAME: str
     HELP: str
+    EXAMPLE: str
+    """A command line that is worth showing, as it is typed."""
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Adds the verb's options; ``--json`` is there already."""
@@ -112,6 +114,7 @@ def build_parser(only: str | None = None) -> Parser:
             sub = subparsers.add_parser(verb.NAME, help=verb.HELP, description=description)
             sub.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON, errors too")
             verb.add_arguments(sub)
+            sub.epilog = f"{sub.epilog or ''} Example: `{verb.EXAMPLE}`".strip()
             sub.set_defaults(run=verb.run)
     return parser
 
@@ -146,11 +149,11 @@ def run(argv: Sequence[str]) -> int:
     return code
 
 
-def run_app(record: Path | None = None, replay: Path | None = None) -> int:
-    """Shows the app; the exit code. Imported here and nowhere else outside the app, by name, and only now: no verb pays
-    for Textual."""
+def run_app(record: Path | None = None, replay: Path | None = None, device: str = "") -> int:
+    """Shows the app, opened on a device if one is named; the exit code. Imported here and nowhere else outside the app,
+    by name, and only now: no verb pays for Textual."""
     app = importlib.import_module("truezram.app.main")
-    code: int | None = app.run(record, replay)
+    code: int | None = app.run(record, replay, device)
     return code or 0
 
 

@@ -6,16 +6,37 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+
+def _document(verb: str, body: dict[str, Any], version: int) -> dict[str, Any]:
+    return {"schema": f"truezram.{verb}/{version}", **body}
 
 
 def print_json(verb: str, body: dict[str, Any], version: int = 1) -> None:
     """One JSON document on stdout: ``{"schema": "truezram.VERB/1", ...}``. Sizes in bytes, times in ns or seconds by
     name."""
-    json.dump({"schema": f"truezram.{verb}/{version}", **body}, sys.stdout, indent=2, ensure_ascii=False)
+    json.dump(_document(verb, body, version), sys.stdout, indent=2, ensure_ascii=False)
     sys.stdout.write("\n")
+
+
+def print_json_line(verb: str, body: dict[str, Any], version: int = 1) -> None:
+    """One of many documents, a line each, written out at once: for what goes on until it is interrupted."""
+    sys.stdout.write(json.dumps(_document(verb, body, version), ensure_ascii=False) + "\n")
+    sys.stdout.flush()
+
+
+def every(seconds: float) -> Iterator[None]:
+    """Yields at once, then again and again. The times keep their distance, however long takes what is done between
+    them."""
+    following = time.monotonic()
+    while True:
+        yield
+        following = max(following + seconds, time.monotonic())
+        time.sleep(max(0.0, following - time.monotonic()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,21 +48,30 @@ class Column:
     keep: int = 0
 
 
-def format_table(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int | None = None) -> str:
+def format_raw(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines with one blank between cells, as zramctl's --raw: a blank in a cell is written ``\\x20``, and an empty cell
+    is ``-``, so that every line has the same number of words."""
+    return [" ".join(cell.replace("\\", "\\x5c").replace(" ", "\\x20") or "-" for cell in row) for row in rows]
+
+
+def format_table(
+    columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int | None = None, heading: bool = True
+) -> str:
     """The table as text, columns aligned, with two blanks between them.
 
     With a `width` whole columns are left out until it fits, and a last line names them; cells are never cut. Without
     one (a pipe, a file) all columns are shown.
     """
     chosen = list(range(len(columns)))
-    widths = [max(len(column.title), *(len(row[i]) for row in rows), 0) for i, column in enumerate(columns)]
+    titles = [len(column.title) if heading else 0 for column in columns]
+    widths = [max(title, *(len(row[i]) for row in rows), 0) for i, title in enumerate(titles)]
     while width is not None and sum(widths[i] + 2 for i in chosen) - 2 > width:
         last = max(chosen, key=lambda i: (columns[i].keep, i))
         if columns[last].keep == 0:
             break
         chosen.remove(last)
     lines = []
-    for row in ([column.title for column in columns], *rows):
+    for row in (*([[column.title for column in columns]] if heading else []), *rows):
         cells = [row[i].rjust(widths[i]) if columns[i].right else row[i].ljust(widths[i]) for i in chosen]
         lines.append("  ".join(cells).rstrip())
     left_out = [column.title for i, column in enumerate(columns) if i not in chosen]

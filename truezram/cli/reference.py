@@ -102,6 +102,8 @@ def _argument(parser: argparse.ArgumentParser, action: argparse.Action, groups: 
     if action.nargs != 0:
         shown = "{" + ",".join(choices) + "}" if choices else action.dest.upper()
         value = action.metavar if isinstance(action.metavar, str) else shown
+        if action.nargs == "?" and action.option_strings:
+            value = f"[{value}]"
     optional = action.nargs in ("?", "*") if not action.option_strings else not action.required
     return Argument(
         tuple(action.option_strings),

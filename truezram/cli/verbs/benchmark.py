@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 NAME = "benchmark"
 HELP = "measure the page codecs, the store or its tiers on this machine, compared with libraries and kernel zram"
+EXAMPLE = "truezram benchmark codec --html report.html"
 
 
 def add_pages(to: argparse._ActionsContainer) -> None:

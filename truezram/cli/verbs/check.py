@@ -13,6 +13,7 @@ from truezram.engine.units import format_size
 
 NAME = "check"
 HELP = "check a device's memory, or the file of an arena, and say what is wrong where"
+EXAMPLE = "truezram check ublkb0"
 SHOWN = 20
 """Problems that are printed; JSON has more."""
 

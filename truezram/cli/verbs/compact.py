@@ -10,6 +10,7 @@ from truezram.engine.units import format_percent, format_size
 
 NAME = "compact"
 HELP = "give back the memory that holes between a device's objects take"
+EXAMPLE = "truezram compact ublkb0"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -9,6 +9,7 @@ from truezram.cli.output import print_json
 
 NAME = "completions"
 HELP = "print a script that completes this command line in bash, zsh or fish"
+EXAMPLE = "truezram completions bash"
 _EPILOG = """bash: truezram completions bash > ~/.local/share/bash-completion/completions/truezram. zsh: truezram
 completions zsh > FOLDER/_truezram, with FOLDER in $fpath. fish: truezram completions fish >
 ~/.config/fish/completions/truezram.fish."""

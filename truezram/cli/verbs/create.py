@@ -11,6 +11,7 @@ from truezram.engine.errors import UsageError
 
 NAME = "create"
 HELP = "make a compressed RAM block device and print its path"
+EXAMPLE = "sudo truezram create --size 8G --swap --mem-limit 2G"
 
 
 def number(text: str) -> int:

@@ -16,7 +16,7 @@ import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from truezram.cli.output import ProgressLine, format_table, has_screen, print_json, terminal_width
+from truezram.cli.output import ProgressLine, has_screen, print_json, terminal_width
 from truezram.cli.verbs import list_
 from truezram.cli.verbs.create import number
 from truezram.engine.device.options import TRANSPORTS
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 NAME = "demo"
 HELP = "make a device and put real load on it: pages of running processes, in and out, verified"
+EXAMPLE = "truezram demo --seconds 10"
 SECONDS = 10.0
 MAX_SECONDS = 86400.0
 DEFAULT_SIZE = 256 << 20
@@ -183,7 +184,7 @@ def _result(
         print(
             f"{pages} pages of {processes} processes, copied in and out in random order for {counts.seconds:.0f} s:\n"
         )
-        print(format_table(list_.COLUMNS, [list_.row(device)], terminal_width()), end="\n\n")
+        print(list_.table([device], terminal_width()), end="\n\n")
         print(_summary(counts))
     if counts.good:
         return 0

@@ -11,6 +11,7 @@ from truezram.engine.errors import EXIT_OK, EXIT_UNSUPPORTED
 
 NAME = "doctor"
 HELP = "check whether ublk devices can be made here and are safe as swap, with remedies"
+EXAMPLE = "truezram doctor --json"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

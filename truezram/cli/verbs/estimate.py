@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 NAME = "estimate"
 HELP = "measure what the memory of running processes would compress to"
+EXAMPLE = "truezram estimate --by user"
 MAX_PAGES = 1 << 20
 _EPILOG = """Copies a sample of the pages that are in memory, compresses the copies with every algorithm, and
 extrapolates to all of them, with 95% confidence intervals. Nothing is written, and nothing is brought back from swap.

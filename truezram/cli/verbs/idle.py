@@ -11,6 +11,7 @@ from truezram.engine.units import PAGE, format_duration, format_percent, format_
 
 NAME = "idle"
 HELP = "show how many pages of a device nobody has touched for how long"
+EXAMPLE = "truezram idle ublkb0"
 BAR = 30
 
 

@@ -11,6 +11,7 @@ from truezram.cli.reference import EXIT_CODES, Argument, Command, program
 
 NAME = "man"
 HELP = "print the manual page; to read it: truezram man | man -l -"
+EXAMPLE = "truezram man"
 
 _FILES = (
     ("~/.config/truezram/config.toml", "Settings of the app."),

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 NAME = "persist"
 HELP = "make devices at every start of the machine (systemd)"
+EXAMPLE = "sudo truezram persist add --id 0 --size 8G --swap --now"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 NAME = "recompress"
 HELP = "compress a device's idle pages once more, denser"
+EXAMPLE = "truezram recompress ublkb0 --idle 1h --to dense"
 DEFAULT = RecompressOptions()
 
 

@@ -9,6 +9,7 @@ from truezram.cli.several import add_devices, each
 
 NAME = "recover"
 HELP = "have a new server take over a device whose server is gone"
+EXAMPLE = "sudo truezram recover --all"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

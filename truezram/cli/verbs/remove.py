@@ -12,6 +12,7 @@ from truezram.engine.units import format_percent, format_size
 
 NAME = "remove"
 HELP = "remove devices and all data on them (swapoff first)"
+EXAMPLE = "sudo truezram remove ublkb0"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -9,6 +9,7 @@ from truezram.engine.device.settings import BY_KEY, SETTINGS
 
 NAME = "set"
 HELP = "change settings of a running device"
+EXAMPLE = "truezram set ublkb0 mem_limit=2G algorithm=zstd:3"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import sys
+import time
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
-from truezram.cli.output import print_json
+from truezram.cli.output import every, print_json, print_json_line
 from truezram.cli.verbs.idle import age_json, span
 from truezram.engine.device.gains import STEPS
 from truezram.engine.device.settings import Setting, in_force
-from truezram.engine.errors import NotFound
+from truezram.engine.errors import NotFound, Unsupported, UsageError
 from truezram.engine.model import IO_STAT, MEMORY, PRESSURES, DeviceSnapshot, QueueSnapshot
 from truezram.engine.rates import latency_floor, percentile
-from truezram.engine.units import format_duration, format_ns, format_percent, format_ratio, format_size
+from truezram.engine.units import format_duration, format_ns, format_percent, format_ratio, format_size, parse_duration
 
 NAME = "stat"
+EXAMPLE = "truezram stat ublkb0 --mm-stat --watch 5"
 HELP = "show everything about devices: memory, requests, latencies, queues"
 SCHEMA_VERSION = 2
 """Version 1 had the pool's size classes."""
@@ -25,6 +29,44 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "device", nargs="*", metavar="DEVICE", help="0, ublkb0, /dev/ublkb0, local0, zram0 (default: all)"
     )
+    which = parser.add_mutually_exclusive_group()
+    for file, about in KERNEL_FILES.items():
+        option = f"--{file.replace('_', '-')}"
+        help = f"only the line of numbers of zram's {file}: {about}"
+        which.add_argument(option, dest="file", action="store_const", const=file, help=help)
+    parser.add_argument(
+        "--watch",
+        metavar="SECONDS",
+        nargs="?",
+        type=_interval,
+        const=1.0,
+        help="again and again, every second or every SECONDS, until it is interrupted; with --json a document a line",
+    )
+    parser.epilog = (
+        "The lines of --mm-stat, --io-stat and --bd-stat have the fields of the files of that name in /sys/block/zram0,"
+        " in their order, a line for each device, so that what reads those reads these. A device of truezram's without"
+        " a backing file has 0 0 0 in bd_stat, as one of zram's has."
+    )
+
+
+KERNEL_FILES = {
+    "mm_stat": "memory",
+    "io_stat": "requests that failed, and pages freed",
+    "bd_stat": "pages on the backing device",
+}
+"""The kernel's statistics files that are written the same way, and what they are about
+(Documentation/admin-guide/blockdev/zram.rst)."""
+
+
+def _interval(text: str) -> float:
+    remedy = "Give seconds; a DEVICE comes before --watch"
+    try:
+        seconds = parse_duration(text, "interval")
+    except UsageError as error:
+        raise UsageError(error.what, error.why, remedy) from None
+    if not 0.01 <= seconds <= 86400:
+        raise UsageError(f"invalid interval {text[:40]!r}", "it must be between 0.01 s and a day", remedy)
+    return seconds
 
 
 def choose(devices: tuple[DeviceSnapshot, ...], words: list[str]) -> list[DeviceSnapshot]:
@@ -316,14 +358,43 @@ def lines(device: DeviceSnapshot) -> list[tuple[str, str]]:
     return out
 
 
-def run(args: argparse.Namespace) -> int:
-    from truezram.engine.device.client import Client
+def kernel_file(device: DeviceSnapshot, file: str) -> dict[str, int]:
+    """The fields of one of `KERNEL_FILES`, in the kernel's order. Raises `Unsupported` where there is none."""
+    from truezram.engine.machine import zram
 
-    with Client() as client:
-        devices = choose(client.snapshot().devices, args.device)
+    ours = {
+        "mm_stat": mm_stat(device),
+        "io_stat": {counter.name: counter.of(device.total) for counter in IO_STAT[:4]},
+        "bd_stat": dict.fromkeys(("bd_count", "bd_reads", "bd_writes"), 0),  # there is no backing file
+    }[file]
+    if device.kind == "truezram":
+        return ours
+    numbers = zram.statistics(device.name, file) if device.kind == "zram" else []
+    if not numbers:
+        why = "zswap is no block device" if device.kind == "zswap" else "this kernel has no such file"
+        raise Unsupported(f"{device.name} has no {file}", why, "Leave it out")
+    return dict(zip(ours, numbers, strict=False))
+
+
+def _show(devices: list[DeviceSnapshot], args: argparse.Namespace) -> None:
+    """Prints them once, as the options say."""
     if args.json:
-        print_json(NAME, {"devices": [as_json(device) for device in devices]}, SCHEMA_VERSION)
-        return 0
+        found = [
+            {"name": device.name, args.file: kernel_file(device, args.file)} if args.file else as_json(device)
+            for device in devices
+        ]
+        if args.watch:
+            print_json_line(NAME, {"time": time.time(), "devices": found}, SCHEMA_VERSION)
+        else:
+            print_json(NAME, {"devices": found}, SCHEMA_VERSION)
+    elif args.file:
+        for device in devices:
+            print(" ".join(f"{value:8d}" for value in kernel_file(device, args.file).values()))  # as the kernel does
+    else:
+        _print_all(devices)
+
+
+def _print_all(devices: list[DeviceSnapshot]) -> None:
     if not devices:
         print("No compressed device. Make one: truezram create --size 1G (as root), or see one at work: truezram demo")
     for index, device in enumerate(devices):
@@ -331,4 +402,35 @@ def run(args: argparse.Namespace) -> int:
             print()
         for label, value in lines(device):
             print(f"  {label:<18}{value}" if label else value)
+
+
+def _watch(look: Callable[[], list[DeviceSnapshot]], args: argparse.Namespace) -> None:
+    """Shows them again and again: a page that is written over on a terminal, else one after the other. Ends with an
+    interrupt, or an error."""
+    pages = not (args.json or args.file)
+    clear = pages and sys.stdout.isatty()
+    for _ in every(args.watch):
+        devices = look()
+        if pages:
+            when = datetime.now().isoformat(" ", "seconds")
+            print("\x1b[H\x1b[2J" + when if clear else when)
+        _show(devices, args)
+        if pages and not clear:
+            print()
+        sys.stdout.flush()
+
+
+def run(args: argparse.Namespace) -> int:
+    from truezram.engine.device.client import Client
+
+    with Client() as client:
+
+        def look() -> list[DeviceSnapshot]:
+            found = choose(client.snapshot().devices, args.device)
+            # Of all devices, those that have such a file; of those that were named, each.
+            return [d for d in found if d.kind != "zswap"] if args.file and not args.device else found
+
+        if args.watch:
+            _watch(look, args)
+        _show(look(), args)
     return 0

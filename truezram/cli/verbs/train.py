@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 NAME = "train"
 HELP = "train a dictionary for zstd, and measure its benefit"
+EXAMPLE = "truezram train swap.dict"
 _SHOWN = 20
 _EPILOG = """Trains on two thirds of the pages and measures on the rest. These come from the same programs, so this is
 the best case; on other programs' pages a dictionary may do harm. Use it with create --algorithm zstd:L

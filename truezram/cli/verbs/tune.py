@@ -16,6 +16,7 @@ from truezram.engine.machine.journal import Change
 
 NAME = "tune"
 HELP = "show the machine's settings that matter to compressed swap, change them, put them back"
+EXAMPLE = "truezram tune"
 _EPILOG = """`tune` lists; `tune apply` sets everything to its suggestion, `tune apply swappiness` one setting to its
 suggestion, `tune apply swappiness=120` to a value; `tune undo` puts everything back, last change first; `tune undo
 swappiness` or `tune undo '#3'` one; `tune journal` shows what was changed. Changes last until the next restart."""

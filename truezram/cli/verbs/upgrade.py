@@ -9,6 +9,7 @@ from truezram.cli.several import add_devices, each
 
 NAME = "upgrade"
 HELP = "replace a device's server by the installed version, without a stop"
+EXAMPLE = "sudo truezram upgrade --all"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -122,7 +122,7 @@ def create(options: CreateOptions) -> Created:
         need_ublk()
     run_dir = paths.make_run_dir()
     if options.id is not None:
-        _free_id(Entry(run_dir, f"{'ublkb' if options.transport == 'ublk' else 'local'}{options.id}"))
+        _free_id(Entry(run_dir, f"{_PREFIX[options.transport]}{options.id}"))
     entry = server.start(options, run_dir)
     try:
         if options.transport == "ublk":
@@ -216,6 +216,24 @@ def need_ublk() -> None:
             remedy = "Use a kernel from 6.0 on with CONFIG_BLK_DEV_UBLK (modprobe ublk_drv), or --transport local"
             raise Unsupported(what, why, remedy)
         time.sleep(0.05)
+
+
+def free_entry(transport: str) -> Entry:
+    """The place of the next device of a transport: its lowest number that nothing has now. Another program may take it
+    at any moment. Raises `Busy` when all are taken."""
+    run_dir = paths.own_run_dir()
+    with Client() as client:
+        taken = {entry.name for entry in client.entries()}
+    for number in range(MAX_ID + 1):
+        entry = Entry(run_dir, f"{_PREFIX[transport]}{number}")
+        with contextlib.suppress(Busy):
+            if entry.name not in taken:
+                _free_id(entry)
+                return entry
+    raise Busy(f"there is no free number for a {transport} device", "all are taken", "Remove a device")
+
+
+_PREFIX = {"ublk": "ublkb", "local": "local"}
 
 
 def _free_id(entry: Entry) -> None:

@@ -8,7 +8,6 @@ test must be able to replace is in `Probes`; all else is read below `root`.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import platform
 import re
@@ -71,6 +70,8 @@ _FSOPEN_CLOEXEC = 1
 def tmpfs_noswap() -> bool:
     """Whether tmpfs takes the option ``noswap``: asks with a filesystem context that is never mounted. Raises
     OSError."""
+    import ctypes  # slow, and `tune` does without
+
     libc = ctypes.CDLL(None, use_errno=True)
     context = libc.syscall(ctypes.c_long(_SYS_FSOPEN), b"tmpfs", ctypes.c_uint(_FSOPEN_CLOEXEC))
     if context < 0:
@@ -86,6 +87,8 @@ def tmpfs_noswap() -> bool:
 
 def zstd_version() -> str:
     """The version of the system's libzstd. Raises OSError when it cannot be loaded."""
+    import ctypes
+
     library = ctypes.CDLL("libzstd.so.1")
     library.ZSTD_versionString.restype = ctypes.c_char_p
     version: bytes = library.ZSTD_versionString()

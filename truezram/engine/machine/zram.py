@@ -30,6 +30,12 @@ def _numbers(path: str, least: int) -> list[int]:
     return found + [0] * max(0, least - len(found))
 
 
+def statistics(name: str, file: str, root: Path = procfs.ROOT) -> list[int]:
+    """The numbers in one of a zram device's statistics files, ``mm_stat``, ``io_stat`` or ``bd_stat``; none when it is
+    not there (the last one only with CONFIG_ZRAM_WRITEBACK)."""
+    return _numbers(f"{root}/sys/block/{name}/{file}", 0)
+
+
 def _algorithm(text: str) -> str:
     """The one in brackets: ``lzo [lz4] zstd``."""
     match = re.search(r"\[([^\]]+)\]", text)
