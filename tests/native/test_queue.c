@@ -15,6 +15,7 @@
 #include "store.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/wait.h>
@@ -525,6 +526,42 @@ static void test_what_kills_is_refused(void)
 	end();
 }
 
+/* ---- where a thread runs ---- */
+
+static cpu_set_t placed;
+
+static void look_where(struct tz_queue *q)
+{
+	CHECK(sched_getaffinity(0, sizeof placed, &placed) == 0, "%d", errno);
+	tz_queue_serving(q);
+}
+
+/* A queue of one CPU is not held there, where its clients are; one of several is. (The second of
+ * them here does not exist, so that this shows on any machine.) */
+static void test_placement(void)
+{
+	cpu_set_t ours;
+	unsigned cpu = 0;
+
+	CHECK(sched_getaffinity(0, sizeof ours, &ours) == 0, "%d", errno);
+	while (!CPU_ISSET(cpu, &ours))
+		cpu++;
+	make_store(1);
+	queue.cpu_mask[cpu / 8] |= (uint8_t)(1u << (cpu % 8));
+	start(look_where);
+	tz_queue_join(&queue);
+	CHECK(CPU_EQUAL(&placed, &ours) && queue.stats->cpu == UINT32_MAX,
+		"%d of %d CPUs, the first of its own %u", CPU_COUNT(&placed), CPU_COUNT(&ours),
+		queue.stats->cpu);
+	queue.cpu_mask[127] = 0x80;
+	atomic_store(&queue.state, TZ_QUEUE_STARTING);
+	atomic_store(&queue.stop, 0);
+	start(look_where);
+	CHECK(CPU_COUNT(&placed) == 1 && CPU_ISSET(cpu, &placed) && queue.stats->cpu == cpu,
+		"%d CPUs, the first of its own %u", CPU_COUNT(&placed), queue.stats->cpu);
+	end();
+}
+
 /* ---- the local ring ---- */
 
 static struct tz_local_server server;
@@ -742,6 +779,7 @@ int main(void)
 		{ "enter may fail", test_enter_may_fail },
 		{ "full submission queue", test_full_submission_queue },
 		{ "what kills is refused", test_what_kills_is_refused },
+		{ "placement", test_placement },
 		{ "local rounds", test_local_rounds },
 		{ "timed-out requests", test_timed_out_requests },
 		{ "slots of the dead", test_slots_of_the_dead },

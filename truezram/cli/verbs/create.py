@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mem-limit", metavar="SIZE", help="memory limit; writes beyond it fail (default: none)")
     parser.add_argument("--id", type=number, metavar="N", help="number of the device (default: the first free one)")
     parser.add_argument(
-        "--queues", type=number, metavar="N", help="I/O queues (default: ublk one per CPU, up to 4; local 1)"
+        "--queues", type=number, metavar="N", help="I/O queues (default: ublk one for two CPUs, up to 4; local 1)"
     )
     parser.add_argument(
         "--queue-depth", type=number, metavar="N", help="requests in flight per queue (default: ublk 64, local 16)"

@@ -345,12 +345,19 @@ static int begin_policy(struct tz_server *s, const struct tz_options *o)
 	return tz_server_set_policy(s, &policy, s->why, sizeof s->why);
 }
 
+/* A queue for two CPUs: one to serve on while requests are made on the other. More queues gain
+ * nothing as long as one keeps up, and their threads compete with the clients (docs/server.md). */
+static unsigned queues_for(unsigned cpus)
+{
+	return cpus < 4 ? 1 : cpus < 8 ? cpus / 2 : 4;
+}
+
 int tz_device_make(struct tz_server *s, const struct tz_options *o)
 {
 	int ublk = o->transport == TZ_TRANSPORT_UBLK, rc;
 
 	s->transport = o->transport;
-	s->nr_queues = o->queues ? o->queues : ublk ? (online_cpus() < 4 ? online_cpus() : 4) : 1;
+	s->nr_queues = o->queues ? o->queues : ublk ? queues_for(online_cpus()) : 1;
 	s->depth = o->depth ? o->depth : ublk ? 64 : 16;
 	if (!ublk && s->depth > TZ_RING_MAX_DEPTH)
 		s->depth = TZ_RING_MAX_DEPTH;

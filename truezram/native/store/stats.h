@@ -199,8 +199,8 @@ struct tz_queue_stats {
 	/* --- not under seq --- */
 	/* requests by service time */
 	uint64_t read_lat[TZ_LAT_BINS], write_lat[TZ_LAT_BINS];
-	uint32_t cpu, tid;		/* where the thread is pinned (UINT32_MAX: not), its thread
-					 * id */
+	uint32_t cpu, tid;		/* the first of the CPUs that the thread keeps to
+					 * (UINT32_MAX: it runs anywhere), its thread id */
 	uint64_t serving;		/* page << 8 | UBLK_IO_OP_* + 1; 0: nothing */
 };
 

@@ -361,8 +361,11 @@ struct start {
 	void (*run)(struct tz_queue *);
 };
 
-/* CPUs of the mask; the one recorded is the first. */
-static void pin(struct tz_queue *q)
+/* The CPUs of the mask, where there are several. A mask of one is the CPU of those whose requests
+ * come here: pinned there, the thread would push its own client off the CPU at each request that
+ * arrives, so that requests come one at a time whatever the depth, while another CPU may be idle.
+ * Then the thread runs where the server may, and the kernel prefers an idle CPU. */
+static void place(struct tz_queue *q)
 {
 	cpu_set_t set;
 	uint32_t first = UINT32_MAX;
@@ -375,8 +378,8 @@ static void pin(struct tz_queue *q)
 				first = cpu;
 		}
 	}
-	if (first != UINT32_MAX && sched_setaffinity(0, sizeof set, &set) < 0)
-		first = UINT32_MAX;	/* CPUs offline or not ours (cgroup): run where we may */
+	if (CPU_COUNT(&set) < 2 || sched_setaffinity(0, sizeof set, &set) < 0)
+		first = UINT32_MAX;	/* also: CPUs offline or not ours (cgroup) */
 	q->stats->cpu = first;
 }
 
@@ -389,7 +392,7 @@ static void *thread_main(void *arg)
 	snprintf(name, sizeof name, "tz-queue-%u", q->index % 1000);
 	atomic_store(&q->io_flusher, tz_thread_begin(name));
 	q->stats->tid = (uint32_t)syscall(SYS_gettid);
-	pin(q);
+	place(q);
 	start.run(q);
 	if (atomic_load(&q->state) >= 0)
 		atomic_store(&q->state, TZ_QUEUE_ENDED);

@@ -74,7 +74,8 @@ struct tz_queue {
 	struct tz_queue_stats *stats;
 	struct tz_ublk *ublk;		/* transport ublk */
 	struct tz_local_server *local;	/* transport local */
-	uint8_t cpu_mask[128];		/* CPUs to run on, all zero: any */
+	uint8_t cpu_mask[128];		/* CPUs whose requests come here: it runs on these if they
+					 * are several, else anywhere */
 	int end_fd;			/* eventfd written to when the thread ends or has trouble to
 					 * report */
 
