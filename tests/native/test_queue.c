@@ -111,6 +111,8 @@ static void end(void)
 
 static struct {
 	unsigned enters, sqes, submitted, cq_head, cq_tail;
+	unsigned looks;			/* calls of tz_uring_has_come, */
+	int comes;			/* and what they see */
 	int no_sqe;			/* this many calls of tz_uring_sqe find no entry */
 	struct tz_sqe sqe[TAGS];
 	struct tz_cqe cqe[4 * TAGS];
@@ -156,6 +158,13 @@ struct tz_sqe *tz_uring_sqe(struct tz_uring *r)
 		return NULL;
 	memset(&kernel.sqe[kernel.sqes], 0, sizeof kernel.sqe[0]);
 	return &kernel.sqe[kernel.sqes++];
+}
+
+int tz_uring_has_come(const struct tz_uring *r)
+{
+	(void)r;
+	kernel.looks++;
+	return kernel.comes || kernel.cq_head != kernel.cq_tail;
 }
 
 struct tz_cqe *tz_uring_peek(struct tz_uring *r)
@@ -226,7 +235,7 @@ int tz_uring_enter(struct tz_uring *r, uint64_t wait_ns)
 	return -ETIME;
 }
 
-static void run_ublk(unsigned depth, int (*step)(uint64_t wait_ns))
+static void run_as(unsigned depth, int (*step)(uint64_t wait_ns), void (*run)(struct tz_queue *))
 {
 	struct tz_ublk ublk = { .char_fd = memfd_create("test-ublkc", MFD_CLOEXEC),
 		.ioctl_encoded = 1,
@@ -239,11 +248,16 @@ static void run_ublk(unsigned depth, int (*step)(uint64_t wait_ns))
 	CHECK(kernel.descs != MAP_FAILED, "mmap");
 	kernel.step = step;
 	queue.ublk = &ublk;
-	start(tz_queue_run_ublk);
+	start(run);
 	while (atomic_load(&queue.state) == TZ_QUEUE_SERVING)
 		usleep(1000);
 	close(ublk.char_fd);
 	munmap(kernel.descs, 4096);
+}
+
+static void run_ublk(unsigned depth, int (*step)(uint64_t wait_ns))
+{
+	run_as(depth, step, tz_queue_run_ublk);
 }
 
 /* ---- discards ---- */
@@ -526,6 +540,90 @@ static void test_what_kills_is_refused(void)
 	end();
 }
 
+/* ---- waiting awake ---- */
+
+#define MS 1000000ull
+
+/* A sleep that was short makes the window longer, a long one shorter; and spinning has to stay
+ * within its share of a core. */
+static void test_spin_window(void)
+{
+	struct tz_spin s = { .mode = TZ_MODE_LOW_LATENCY };
+	uint64_t now = 1000000 * MS, first, longest = 0;
+
+	s.looked_at = s.filled_at = now;	/* so that it asks the kernel nothing */
+	now += 9 * MS;
+	first = tz_spin_window(&s, now);
+	CHECK(first > 0, "it does not begin");
+	for (unsigned i = 0; i < 10; i++)
+		tz_spin_slept(&s, first);
+	longest = tz_spin_window(&s, now);
+	CHECK(longest == tz_mode_row(TZ_MODE_LOW_LATENCY)->window_max, "%llu",
+		(unsigned long long)longest);
+	for (unsigned i = 0; i < 10; i++)
+		tz_spin_slept(&s, longest + 1);
+	CHECK(tz_spin_window(&s, now) == 0, "it goes on at rest");
+	tz_spin_slept(&s, longest);
+	CHECK(tz_spin_window(&s, now) == first, "it does not begin again");
+
+	s.credit = -1;
+	CHECK(tz_spin_window(&s, now) == 0, "it spins beyond its share");
+	s.looked_at = now += MS;
+	CHECK(s.credit < 0 && tz_spin_window(&s, now) == first && s.credit == (int64_t)(MS / 2) - 1,
+		"a share of %lld in a millisecond", (long long)s.credit);
+	s.paused_until = now + 1;
+	CHECK(tz_spin_window(&s, now) == 0, "it spins although it gives way");
+	s.paused_until = 0;
+	atomic_store(&s.mode, TZ_MODE_BALANCED);
+	CHECK(tz_spin_window(&s, now) == 0, "balanced spins");
+	atomic_store(&s.mode, TZ_MODE_MAX_THROUGHPUT);
+	tz_spin_slept(&s, 1000 * MS);
+	s.credit = -1;
+	CHECK(tz_spin_window(&s, now) == MS, "%llu", (unsigned long long)tz_spin_window(&s, now));
+	atomic_store(&s.mode, 77);
+	CHECK(tz_spin_window(&s, now) == 0, "a mode that does not exist spins");
+}
+
+/* Sixteen requests that come while it is awake, each seen at the first look: it sends the answer,
+ * and never sleeps. Then none comes any more. */
+static int come_while_awake(uint64_t wait_ns)
+{
+	uint64_t *reads = &kernel.mark[0], *slept = &kernel.mark[1];
+
+	accept_commands();
+	if (*reads == 16 && wait_ns) {
+		++*slept;
+		stop_device();
+		return 0;
+	}
+	CHECK(*reads == 0 || !wait_ns, "it sleeps after request %llu", (unsigned long long)*reads);
+	if (*reads == 0 || kernel.comes) {
+		kernel.comes = 0;
+		request(0, UBLK_IO_OP_READ, ++*reads, 1);
+	} else if (*reads < 16) {
+		kernel.comes = 1;
+	}
+	return 0;
+}
+
+static void let_spin(struct tz_queue *q)
+{
+	q->spin = (struct tz_spin){ .mode = TZ_MODE_LOW_LATENCY, .looked_at = tz_now_ns(),
+		.filled_at = 1 };
+	q->spin.looked_at += 3600000 * MS;	/* on no machine does it find itself in the way */
+	tz_queue_run_ublk(q);
+}
+
+static void test_awake(void)
+{
+	run_as(1, come_while_awake, let_spin);
+	CHECK(kernel.mark[1] == 1 && queue.stats->num_reads == 16,
+		"%llu reads", (unsigned long long)queue.stats->num_reads);
+	CHECK(queue.stats->spin_hits == 15 && kernel.looks >= 16, "%llu hits, %u looks",
+		(unsigned long long)queue.stats->spin_hits, kernel.looks);
+	end();
+}
+
 /* ---- where a thread runs ---- */
 
 static cpu_set_t placed;
@@ -779,6 +877,8 @@ int main(void)
 		{ "enter may fail", test_enter_may_fail },
 		{ "full submission queue", test_full_submission_queue },
 		{ "what kills is refused", test_what_kills_is_refused },
+		{ "spin window", test_spin_window },
+		{ "awake", test_awake },
 		{ "placement", test_placement },
 		{ "local rounds", test_local_rounds },
 		{ "timed-out requests", test_timed_out_requests },

@@ -224,6 +224,24 @@ static int set_cpu_percent(struct tz_server *s, const char *text, char *why, siz
 	return set_part(s, offsetof(struct tz_policy, cpu_percent), text, why, why_size);
 }
 
+void tz_server_set_mode(struct tz_server *s, uint32_t mode)
+{
+	tz_store_set_mode(s->store, mode);
+	for (unsigned i = 0; i < s->nr_queues; i++)
+		atomic_store(&s->queues[i].spin.mode, mode);
+}
+
+static int set_mode(struct tz_server *s, const char *text, char *why, size_t why_size)
+{
+	int mode = tz_mode_parse(text);
+
+	if (mode < 0)
+		snprintf(why, why_size, "mode is low-latency, balanced or max-throughput");
+	else
+		tz_server_set_mode(s, (uint32_t)mode);
+	return mode < 0 ? mode : 0;
+}
+
 #define MAX_AGE_SPEED 10000000u
 
 static int set_age_speed(struct tz_server *s, const char *text, char *why, size_t why_size)
@@ -250,6 +268,7 @@ static const struct setting {
 	{ "idle_dense=", set_idle_dense },
 	{ "idle_cold=", set_idle_cold },
 	{ "cpu_percent=", set_cpu_percent },
+	{ "mode=", set_mode },
 	{ "age_speed=", set_age_speed },
 };
 

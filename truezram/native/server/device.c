@@ -205,7 +205,8 @@ int tz_device_start_queues(struct tz_server *s, const struct tz_options *o)
 			.nr_pages = o->size / TZ_PAGE_SIZE, .end_fd = s->end_fd,
 			.store = tz_store_thread(s->store, i), .ublk = &s->ublk,
 			.local = &s->local, .knock = &s->slots.knock,
-			.suspects = &s->suspects };
+			.suspects = &s->suspects,
+			.spin.mode = tz_store_mode(s->store) };
 		q->stats = tz_store_thread_stats(q->store);
 		if (o->transport == TZ_TRANSPORT_UBLK)
 			/* Refused: runs anywhere. */
@@ -371,6 +372,7 @@ int tz_device_make(struct tz_server *s, const struct tz_options *o)
 	rc = tz_control_open(s, s->why, sizeof s->why);
 	if (rc < 0 || (rc = begin_policy(s, o)) < 0)
 		return rc;
+	tz_server_set_mode(s, o->mode);
 	if (ublk)
 		tz_device_start_slots(s, o);
 	rc = tz_server_lock(s, s->why, sizeof s->why);

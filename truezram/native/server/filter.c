@@ -95,7 +95,7 @@ static const struct rule rules[] = {
 	CALL(io_uring_enter), CALL(pread64), CALL(pwrite64), CALL(futex), CALL(futex_wait),
 	CALL(futex_wake), CALL(futex_requeue), CALL(fallocate), CALL(madvise), CALL(ppoll),
 	CALL(nanosleep), CALL(clock_nanosleep), CALL(clock_gettime), CALL(clock_getres),
-	CALL(gettimeofday), CALL(sched_yield), CALL(getcpu), CALL(restart_syscall),
+	CALL(gettimeofday), CALL(sched_yield), CALL(getcpu), CALL(getrusage), CALL(restart_syscall),
 	/* A thread's first and last steps: one may be in them when the filter comes. */
 	CALL(set_robust_list), CALL(set_tid_address), CALL(rseq), CALL(gettid), CALL(exit),
 	CALL(sched_setaffinity), CALL(sched_getaffinity), CALL(capget), CALL(capset),

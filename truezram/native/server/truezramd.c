@@ -78,6 +78,7 @@ static int parse(int argc, char **argv, struct tz_options *o)
 		{ "dictionary", required_argument, NULL, 'D' },
 		{ "dedup", no_argument, NULL, 'u' },
 		{ "policy", required_argument, NULL, 'p' },
+		{ "mode", required_argument, NULL, 'M' },
 		{ "version", no_argument, NULL, 'V' },
 		{ NULL, 0, NULL, 0 },
 	};
@@ -104,6 +105,12 @@ static int parse(int argc, char **argv, struct tz_options *o)
 			if (bad)
 				fprintf(stderr, "truezramd: --policy %s: not N:N:N\n", optarg);
 			break;
+		case 'M':
+			bad = tz_mode_parse(optarg);
+			o->mode = (uint32_t)bad;
+			if (bad < 0)
+				fprintf(stderr, "truezramd: --mode %s: no such mode\n", optarg);
+			break;
 		case 'r': o->run_dir = optarg; break;
 		case 'i': bad = number("id", optarg, TZ_MAX_ID, &n); o->id = (int)n; break;
 		case 'q':
@@ -124,7 +131,7 @@ static int parse(int argc, char **argv, struct tz_options *o)
 		case 'V': printf("truezramd %s\n", VERSION); exit(0);
 		default: bad = -1;
 		}
-		if (bad)
+		if (bad < 0)
 			return -1;
 	}
 	if (o->transport < 0 || !o->run_dir || optind != argc ||
@@ -135,7 +142,7 @@ static int parse(int argc, char **argv, struct tz_options *o)
 			"                 [--dictionary FILE] [--mem-limit BYTES] [--id N]"
 			" [--queues N] [--queue-depth N]\n"
 			"                 [--dedup] [--policy IDLE_DENSE:IDLE_COLD:CPU_PERCENT]"
-			" [--ready-fd FD]\n"
+			" [--mode NAME] [--ready-fd FD]\n"
 			"       truezramd --cleanup --transport ublk|local --id N --run-dir DIR\n"
 			"       truezramd --recover|--upgrade --transport ublk --id N --run-dir DIR"
 			" [--ready-fd FD]\n"

@@ -78,6 +78,7 @@ struct tz_arena_head {
 	uint64_t backing_device, backing_inode, backing_size;
 	char backing_path[256];
 	struct tz_policy policy;	/* as in force now */
+	uint32_t mode;			/* enum tz_mode, likewise */
 };
 
 struct tz_arena {

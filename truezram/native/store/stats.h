@@ -18,7 +18,7 @@
 #include "codec.h"
 
 #define TZ_STATS_MAGIC 0x3153545a54ull /* "TZTS1" */
-#define TZ_STATS_VERSION 8
+#define TZ_STATS_VERSION 9
 #define TZ_MAX_QUEUES 64
 /* Threads that are not queues and have a tz_queue_stats too, after those of the queues: the one
  * that collects freed swap slots, and the housekeeper. Sums include them. */
@@ -64,6 +64,9 @@ enum tz_slot_tracking {
 /* Why a policy acts earlier now (pressure.c): for nothing; used memory is near mem_limit; processes
  * wait for memory. */
 enum tz_pressure { TZ_PRESSURE_NONE = 0, TZ_PRESSURE_MEM_LIMIT = 1, TZ_PRESSURE_MEMORY = 2 };
+/* What a device's queues are to be good at (transport/spin.h). */
+enum tz_mode { TZ_MODE_BALANCED = 0, TZ_MODE_LOW_LATENCY = 1, TZ_MODE_MAX_THROUGHPUT = 2 };
+#define TZ_MODES 3
 enum tz_transport { TZ_TRANSPORT_UBLK = 0, TZ_TRANSPORT_LOCAL = 1 };
 enum tz_device_flags {
 	TZ_FLAG_MEMORY_LOCKED = 1,	/* arena cannot be swapped out */
@@ -125,6 +128,9 @@ struct tz_stats {
 	uint64_t dedup;			/* 1: identical pages share one object */
 	uint64_t idle_dense, idle_cold;	/* the policy (policy.h): seconds, 0: never */
 	uint64_t cpu_percent;
+	uint64_t mode;			/* enum tz_mode, */
+	uint64_t mode_since_ns;		/* since then (CLOCK_MONOTONIC), */
+	uint64_t spin_before_ns;	/* and what spin_ns of all queues was then */
 	char slot_tracking_text[128];	/* on: by which function of the kernel; else why not */
 	char last_error[128];		/* newest thing that went wrong, "" if nothing */
 	uint64_t last_error_ns;		/* CLOCK_REALTIME */
@@ -187,6 +193,8 @@ struct tz_queue_stats {
 	uint64_t compress_ns, compress_bytes_in, compress_bytes_out;
 	uint64_t decompress_ns, decompress_bytes_out;
 	uint64_t busy_ns;		/* time between wake-up and wait */
+	uint64_t spin_ns;		/* time that it waited awake */
+	uint64_t spin_hits;		/* how often something came meanwhile */
 	int64_t pages_now;		/* pages stored: orig_data_size = 4096 * sum */
 	int64_t compr_bytes_now;	/* object payload bytes: compr_data_size */
 	int64_t object_bytes_now;	/* what objects take in segments, head and rounding
@@ -202,6 +210,7 @@ struct tz_queue_stats {
 	uint32_t cpu, tid;		/* the first of the CPUs that the thread keeps to
 					 * (UINT32_MAX: it runs anywhere), its thread id */
 	uint64_t serving;		/* page << 8 | UBLK_IO_OP_* + 1; 0: nothing */
+	uint64_t pad[6];		/* to whole cache lines */
 };
 
 static inline unsigned tz_lat_bin(uint64_t ns)

@@ -986,6 +986,31 @@ int tz_store_set_mem_limit(struct tz_store *s, uint64_t bytes, char *why, size_t
 	return 0;
 }
 
+static uint64_t spun(struct tz_stats *stats)
+{
+	uint64_t sum = 0;
+
+	for (unsigned i = 0; i < stats->nr_queues; i++)
+		sum += __atomic_load_n(&tz_stats_queue(stats, i)->spin_ns, __ATOMIC_RELAXED);
+	return sum;
+}
+
+void tz_store_set_mode(struct tz_store *s, uint32_t mode)
+{
+	s->arena.head.mode = mode;
+	tz_arena_write_head(&s->arena);
+	tz_stats_head_begin(s->stats);
+	TZ_STATS_SET(s->stats->mode, mode);
+	TZ_STATS_SET(s->stats->mode_since_ns, tz_now_ns());
+	TZ_STATS_SET(s->stats->spin_before_ns, spun(s->stats));
+	tz_stats_head_end(s->stats);
+}
+
+uint32_t tz_store_mode(const struct tz_store *s)
+{
+	return s->arena.head.mode;
+}
+
 int tz_store_set_dedup(struct tz_store *s, int on, char *why, size_t why_size)
 {
 	int rc = tz_dedup_switch(s, on, why, why_size);

@@ -172,6 +172,10 @@ unsigned tz_store_take_wishes(struct tz_store *store);
 void tz_store_grant_wishes(struct tz_store *store, unsigned jobs, int granted);
 /* What is in force; after an arena was attached, what was, until it is set again. */
 struct tz_policy tz_store_policy(const struct tz_store *store);
+
+/* The mode that whoever serves the device is in (enum tz_mode): kept and shown here, used there. */
+void tz_store_set_mode(struct tz_store *store, uint32_t mode);
+uint32_t tz_store_mode(const struct tz_store *store);
 void tz_store_page_map(struct tz_store *store, uint64_t first, uint64_t pages, unsigned regions,
 	uint32_t (*out)[TZ_KINDS_STORED]);
 /* The same by age: enum tz_map_age. */

@@ -16,7 +16,6 @@
 #define STACK_SIZE (160u << 10)
 #define START_SECONDS 10
 #define BATCH 64
-#define FLUSH_PAGES 128u
 #define FLUSH_NS 1000000u
 
 /* How long a write waits for memory. A swap write waits as long as the pages freed by earlier
@@ -118,6 +117,11 @@ static void flush(struct tz_queue *q)
 	q->flushed_at = q->now;
 }
 
+static unsigned flush_pages(const struct tz_queue *q)
+{
+	return tz_mode_row(atomic_load_explicit(&q->spin.mode, memory_order_relaxed))->flush_pages;
+}
+
 static void finish(struct tz_queue *q, unsigned tag, int result)
 {
 	const struct tz_io *io = &q->ios[tag];
@@ -128,7 +132,7 @@ static void finish(struct tz_queue *q, unsigned tag, int result)
 		tz_suspects_complete(q->suspects, io->op, io->page, io->nr_pages, io->done);
 	q->unflushed += moves_data(io) ? io->nr_pages : 1;
 	q->ops->answer(q, tag, result);
-	if (q->unflushed >= FLUSH_PAGES || q->now - q->flushed_at >= FLUSH_NS)
+	if (q->unflushed >= flush_pages(q) || q->now - q->flushed_at >= FLUSH_NS)
 		flush(q);
 }
 
@@ -324,6 +328,22 @@ uint64_t tz_queue_may_sleep(const struct tz_queue *q)
 		return TZ_FOREVER;
 	now = tz_now_ns();
 	return now < q->retry_at ? q->retry_at - now : 0;
+}
+
+uint64_t tz_queue_may_spin(struct tz_queue *q, uint64_t sleep)
+{
+	return sleep == TZ_FOREVER ? tz_spin_window(&q->spin, q->now) : 0;
+}
+
+int tz_queue_spin(struct tz_queue *q, uint64_t window, int (*come)(const void *arg),
+	const void *arg)
+{
+	uint64_t spent;
+	int came = tz_spin(&q->spin, window, come, arg, &spent);
+
+	tz_stats_add(&q->stats->spin_ns, (int64_t)spent);
+	tz_stats_add(&q->stats->spin_hits, came);
+	return came;
 }
 
 /* ---- trouble ---- */

@@ -7,12 +7,13 @@
  *
  * A round takes the requests that have come, serves them one after another, and then does a piece
  * of the oldest discard: nothing long goes before something short. Answers go out as it goes, every
- * FLUSH_PAGES pages or FLUSH_NS. A write that finds no memory while some is still to be had waits
+ * so many pages as the mode says or FLUSH_NS. A write that finds no memory while some is still to be had waits
  * in a list and is tried again in a later round, from the page it had come to.
  */
 #ifndef TZ_QUEUE_H
 #define TZ_QUEUE_H
 
+#include "spin.h"
 #include "store.h"
 #include "suspects.h"
 #include "ublk.h"
@@ -95,6 +96,7 @@ struct tz_queue {
 					 * small page */
 	uint64_t flushed_at;
 	unsigned unflushed;		/* pages served since */
+	struct tz_spin spin;		/* what it does before it sleeps */
 	int stopping;			/* the device is being stopped: nothing waits for memory any
 					 * more */
 
@@ -125,6 +127,11 @@ void tz_queue_wake_local(struct tz_queue *q);
 void tz_queue_round(struct tz_queue *q);	/* one round, on the queue's thread */
 /* How long the queue may sleep before the next: 0 not at all, TZ_FOREVER until a request comes. */
 uint64_t tz_queue_may_sleep(const struct tz_queue *q);
+/* For how long to wait awake (spin.h) before that sleep; 0: not at all. */
+uint64_t tz_queue_may_spin(struct tz_queue *q, uint64_t sleep);
+/* Does so until `come`. 1: it has come; 0: sleep now. */
+int tz_queue_spin(struct tz_queue *q, uint64_t window, int (*come)(const void *arg),
+	const void *arg);
 static inline int tz_queue_has_work(const struct tz_queue *q)
 {
 	return q->waiting.n || q->discards.n;

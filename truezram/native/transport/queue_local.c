@@ -1,5 +1,6 @@
 /* queue_local.c - the server's side of the local transport: makes the ring, serves its queues
  * (layout: local_ring.h). */
+#include "clock.h"
 #include "local.h"
 #include "local_ring.h"
 #include "local_server.h"
@@ -147,6 +148,18 @@ static const struct tz_queue_ops ops = { take, bring, hand_over, answer, NULL };
 
 /* ---- the thread ---- */
 
+struct ring {
+	struct tz_ring_queue *queue;
+	uint32_t seen;
+};
+
+static int has_rung(const void *arg)
+{
+	const struct ring *ring = arg;
+
+	return atomic_load_explicit(&ring->queue->doorbell, memory_order_acquire) != ring->seen;
+}
+
 static void wait_for_doorbell(struct tz_ring_queue *rq, uint32_t seen, uint64_t most_ns)
 {
 	struct timespec t = { (time_t)(most_ns / 1000000000u), (long)(most_ns % 1000000000u) };
@@ -184,8 +197,13 @@ void tz_queue_run_local(struct tz_queue *q)
 		if (atomic_load(&q->stop))
 			break;
 		tz_queue_round(q);
-		uint64_t sleep = tz_queue_may_sleep(q);
-		if (sleep)
-			wait_for_doorbell(rq, seen, sleep);
+		uint64_t sleep = tz_queue_may_sleep(q), start;
+		struct ring ring = { rq, seen };
+		uint64_t window = tz_queue_may_spin(q, sleep);
+		if (!sleep || (window && tz_queue_spin(q, window, has_rung, &ring)))
+			continue;
+		start = tz_now_ns();
+		wait_for_doorbell(rq, seen, sleep);
+		tz_spin_slept(&q->spin, tz_now_ns() - start);
 	}
 }

@@ -189,13 +189,40 @@ static uint64_t may_sleep(const struct ublk_queue *u)
 	return u->refused.n && sleep > REFUSED_NS ? REFUSED_NS : sleep;
 }
 
+static int has_come(const void *ring)
+{
+	return tz_uring_has_come(ring);
+}
+
+/* Sends the answers and waits for requests. As tz_uring_enter. */
+static int wait_for_requests(struct ublk_queue *u)
+{
+	struct tz_queue *q = u->q;
+	uint64_t sleep = may_sleep(u), window = tz_queue_may_spin(q, sleep), start;
+	int rc;
+
+	if (window) {
+		rc = tz_uring_enter(&u->ring, 0);
+		if (rc < 0 || tz_uring_peek(&u->ring))
+			return rc;
+		if (tz_queue_spin(q, window, has_come, &u->ring))
+			return tz_uring_enter(&u->ring, 0);
+	}
+	if (!tz_spin_learns(&q->spin))
+		return tz_uring_enter(&u->ring, sleep);
+	start = tz_now_ns();
+	rc = tz_uring_enter(&u->ring, sleep);
+	tz_spin_slept(&q->spin, tz_now_ns() - start);
+	return rc;
+}
+
 static void serve_until_stopped(struct ublk_queue *u)
 {
 	struct tz_queue *q = u->q;
 	unsigned failures = 0;
 
 	while (u->outstanding || tz_queue_has_work(q) || (u->refused.n && !q->stopping)) {
-		int rc = tz_uring_enter(&u->ring, may_sleep(u));
+		int rc = wait_for_requests(u);
 		if (rc == 0 || rc == -ETIME || rc == -EINTR) {
 			failures = 0;
 		} else {

@@ -24,6 +24,7 @@
 #define SETUP_R_DISABLED (1u << 6)
 #define SETUP_SUBMIT_ALL (1u << 7)
 #define SETUP_COOP_TASKRUN (1u << 8)
+#define SETUP_TASKRUN_FLAG (1u << 9)	/* see tz_uring_has_come */
 #define SETUP_SQE128 (1u << 10)
 #define SETUP_SINGLE_ISSUER (1u << 12)
 #define SETUP_DEFER_TASKRUN (1u << 13)
@@ -39,6 +40,7 @@
 #define REGISTER_RING_FDS 20
 #define RESTRICTION_SQE_OP 1
 #define RESTRICTION_SQE_FLAGS_ALLOWED 2
+#define SQ_TASKRUN (1u << 2)
 #define OFF_SQ_RING 0ll
 #define OFF_SQES 0x10000000ll
 
@@ -60,9 +62,10 @@ struct rsrc_update { uint32_t offset, resv; uint64_t data; };
 static int setup(unsigned entries, int sqe128, int poll, struct params *p)
 {
 	static const uint32_t modes[] = {	/* 6.1 (used from 6.15 on), 6.0, 5.19, older */
-		SETUP_SINGLE_ISSUER | SETUP_DEFER_TASKRUN | SETUP_COOP_TASKRUN | SETUP_SUBMIT_ALL,
-		SETUP_SINGLE_ISSUER | SETUP_COOP_TASKRUN | SETUP_SUBMIT_ALL,
-		SETUP_COOP_TASKRUN | SETUP_SUBMIT_ALL,
+		SETUP_SINGLE_ISSUER | SETUP_DEFER_TASKRUN | SETUP_COOP_TASKRUN |
+			SETUP_TASKRUN_FLAG | SETUP_SUBMIT_ALL,
+		SETUP_SINGLE_ISSUER | SETUP_COOP_TASKRUN | SETUP_TASKRUN_FLAG | SETUP_SUBMIT_ALL,
+		SETUP_COOP_TASKRUN | SETUP_TASKRUN_FLAG | SETUP_SUBMIT_ALL,
 		0,
 	};
 	int fd = -1;
@@ -107,6 +110,7 @@ static int map(struct tz_uring *r, const struct params *p)
 	uint8_t *m = r->ring_map;
 	r->k_sq_head = (_Atomic uint32_t *)(m + p->sq.head);
 	r->k_sq_tail = (_Atomic uint32_t *)(m + p->sq.tail);
+	r->k_sq_flags = (_Atomic uint32_t *)(m + p->sq.flags);
 	r->k_cq_head = (_Atomic uint32_t *)(m + p->cq.head);
 	r->k_cq_tail = (_Atomic uint32_t *)(m + p->cq.tail);
 	r->sq_mask = *(uint32_t *)(m + p->sq.ring_mask);
@@ -221,6 +225,15 @@ int tz_uring_enter(struct tz_uring *r, uint64_t wait_ns)
 		return enter(r, wait_ns);
 	int rc = enter(r, 0);
 	return rc < 0 || tz_uring_peek(r) ? rc : wait_in_poll(r, wait_ns);
+}
+
+/* A request that has come is work for this thread to do in the kernel (TASKRUN, from 5.19 on), which
+ * makes it a completion. */
+int tz_uring_has_come(const struct tz_uring *r)
+{
+	return atomic_load_explicit(r->k_cq_head, memory_order_relaxed) !=
+		atomic_load_explicit(r->k_cq_tail, memory_order_acquire) ||
+		atomic_load_explicit(r->k_sq_flags, memory_order_acquire) & SQ_TASKRUN;
 }
 
 struct tz_cqe *tz_uring_peek(struct tz_uring *r)

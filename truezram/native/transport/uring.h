@@ -46,6 +46,7 @@ struct tz_uring {
 	unsigned entries, sq_mask, cq_mask;
 	unsigned sq_tail, submitted;	/* local tail, and what the kernel has been given */
 	_Atomic uint32_t *k_sq_head, *k_sq_tail, *k_cq_head, *k_cq_tail;
+	_Atomic uint32_t *k_sq_flags;
 	uint32_t *sq_array;
 	struct tz_cqe *cqes;
 	uint8_t *sqes;
@@ -68,6 +69,8 @@ struct tz_sqe *tz_uring_sqe(struct tz_uring *r);
 /* Submits what is prepared and waits for a completion, at most wait_ns (0: does not wait). It may
  * return without one. 0 or negative errno; -ETIME and -EINTR are ordinary. */
 int tz_uring_enter(struct tz_uring *r, uint64_t wait_ns);
+/* Whether tz_uring_enter would bring, or has brought, a completion: looks, makes no system call. */
+int tz_uring_has_come(const struct tz_uring *r);
 /* The oldest completion not yet seen, NULL when there is none. */
 struct tz_cqe *tz_uring_peek(struct tz_uring *r);
 void tz_uring_seen(struct tz_uring *r);
