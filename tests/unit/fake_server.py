@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 
 from truezram._native import ffi, lib
+from truezram.engine.device.stats_page import MODES
 
 STARTING = 6
 MODE = set(filter(None, os.environ.get("FAKE_MODE", "").split(",")))
@@ -55,6 +56,8 @@ def make_stats(path: Path, args, name: str, number: int):
     stats.mem_limit = args.mem_limit
     stats.algorithm = args.algorithm.encode()
     stats.dedup = args.dedup
+    stats.mode = MODES.index(args.mode)
+    stats.mode_since_ns = time.monotonic_ns()
     stats.idle_dense, stats.idle_cold, stats.cpu_percent = map(int, args.policy.split(":"))
     if "no-zstd" in MODE:
         stats.idle_cold = 0
@@ -113,6 +116,8 @@ def serve(sock: socket.socket, stats) -> None:
                     reply.status, reply.text = 3, b"that limit is unlucky"
                 elif key == "mem_limit":
                     stats.mem_limit = int(value)
+                elif key == "mode":
+                    stats.mode = MODES.index(value)
                 elif key == "dedup":
                     stats.dedup = value == "on"
                 else:
@@ -148,6 +153,7 @@ def main() -> int:
     parser.add_argument("--dictionary")
     parser.add_argument("--dedup", action="store_true")
     parser.add_argument("--policy", default="0:0:0")
+    parser.add_argument("--mode", default="balanced")
     parser.add_argument("--mem-limit", type=int, default=0)
     parser.add_argument("--id", type=int)
     parser.add_argument("--queues", type=int, default=2)

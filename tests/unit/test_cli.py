@@ -76,6 +76,7 @@ def test_a_life_in_json(fake: FakeServer, capsys: pytest.CaptureFixture[str]) ->
         "dictionary": None,
         "dedup": False,
         "policy": "balanced",
+        "mode": "balanced",
         "mem_limit": 0,
         "swap": False,
         "priority": None,

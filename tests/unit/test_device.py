@@ -41,7 +41,7 @@ def test_create_passes_on_what_was_asked_and_no_more(fake: FakeServer, run_dir: 
     assert (
         words[:ready]
         == (
-            "--size 1073741824 --algorithm lz4 --policy 600:7200:3 --mem-limit 12345 --id 7 --queues 3"
+            "--size 1073741824 --algorithm lz4 --policy 600:7200:3 --mode balanced --mem-limit 12345 --id 7 --queues 3"
             f" --queue-depth 32 --transport local --run-dir {run_dir}"
         ).split()
     )
@@ -52,6 +52,20 @@ def test_create_passes_on_what_was_asked_and_no_more(fake: FakeServer, run_dir: 
         first, second = client.devices()
     assert (first.name, first.state, first.nr_queues, first.mem_limit) == ("local0", "live", 2, 0)
     assert (second.name, second.nr_queues, second.queue_depth, second.mem_limit) == ("local7", 3, 32, 12345)
+
+
+def test_a_mode_is_asked_for_by_name_and_has_two_more(fake: FakeServer) -> None:
+    make(mode="Low-Latency")
+    assert " --mode low-latency " in fake.received[0]
+    with pytest.raises(UsageError, match=r"there is no mode 'fast'.*balanced, low-latency, max-throughput"):
+        make(mode="fast")
+    parser = argparse.ArgumentParser()
+    create_verb.add_arguments(parser)
+    asked = [
+        create_verb.options_of(parser.parse_args(["--size", "1G", *words.split()])).mode
+        for words in ("--mode max-throughput", "--max-perf", "--high-perf", "")
+    ]
+    assert asked == ["max-throughput", "max-throughput", "low-latency", None]
 
 
 def test_a_policy_is_asked_for_by_name(fake: FakeServer) -> None:
@@ -128,10 +142,10 @@ def test_what_to_do_when_it_cannot_be_set(
 
 def test_command_preview_gives_the_same_options() -> None:
     swapping = CreateOptions(3 << 29, "zstd:3", 1 << 29, 4, 2, 64, "ublk", True, 10, dictionary="/a b", dedup=True)
-    swapping = replace(swapping, policy="gentle")
+    swapping = replace(swapping, policy="gentle", mode="low-latency")
     assert swapping.command() == (
         "truezram create --size 1536M --algorithm zstd:3 --dictionary '/a b' --dedup --policy gentle"
-        " --mem-limit 512M --id 4 --queues 2 --queue-depth 64 --swap --priority 10"
+        " --mode low-latency --mem-limit 512M --id 4 --queues 2 --queue-depth 64 --swap --priority 10"
     )
     mounted = CreateOptions(1 << 30, transport="local", fs="ext4", mount="-m")
     parser = argparse.ArgumentParser()

@@ -31,9 +31,18 @@ DEVICE = DeviceSnapshot(
     idle_dense=600,
     idle_cold=7200,
     cpu_percent=5,
+    mode="low-latency",
 )
 OTHER = replace(
-    DEVICE, algorithm="lz4", mem_limit=0, dedup="off", policy="0:0:3", idle_dense=0, idle_cold=0, cpu_percent=3
+    DEVICE,
+    algorithm="lz4",
+    mem_limit=0,
+    dedup="off",
+    policy="0:0:3",
+    idle_dense=0,
+    idle_cold=0,
+    cpu_percent=3,
+    mode="balanced",
 )
 MACHINE = MachineSnapshot(mem_total=16 * GIB)
 

@@ -42,6 +42,10 @@ class QueueSnapshot:
     decompress_ns: int = 0
     decompress_bytes_out: int = 0
     busy_ns: int = 0
+    spin_ns: int = 0
+    """Time that queues waited awake,"""
+    spin_hits: int = 0
+    """and how often a request came meanwhile."""
     read_lat: tuple[int, ...] = ()
     write_lat: tuple[int, ...] = ()
     cpu: int | None = None
@@ -186,6 +190,12 @@ class DeviceSnapshot:
     """The same of those that are packed in groups."""
     cpu_percent: int = 3
     """Share of a core for both."""
+    mode: str = "balanced"
+    """What its queues are to be good at: one of `settings.MODES`,"""
+    mode_since_ns: int = 0
+    """since then (CLOCK_MONOTONIC; 0: it has none),"""
+    spin_before_ns: int = 0
+    """and ``spin_ns`` of all queues at that time."""
     dup_pages: int = 0
     """Pages that share the object of another one: ``compr_data_size`` counts a shared object once."""
     pages_compacted: int = 0
@@ -273,6 +283,15 @@ class DeviceSnapshot:
         if self.recoverable:
             return "on"
         return f"off: {no_recovery(self.transport, self.noswap_tmpfs, self.recoverable)}"
+
+    @property
+    def spin_share(self) -> float | None:
+        """Share of a core that waiting awake has taken since the mode was set, 1.0 a whole one; None: not a thing of
+        this device."""
+        seconds = self.time - self.mode_since_ns / 1e9
+        if not self.mode_since_ns or seconds <= 0:
+            return None
+        return max(0, self.total.spin_ns - self.spin_before_ns) / 1e9 / seconds
 
     @property
     def waits(self) -> bool:

@@ -25,7 +25,7 @@ from truezram.engine.algorithms import parse_algorithm
 from truezram.engine.answers import Algorithm, Scope
 from truezram.engine.device.dictionary import takes_one
 from truezram.engine.device.options import MAX_ID, CreateOptions
-from truezram.engine.device.settings import DEFAULT_POLICY, POLICIES, describe_policy
+from truezram.engine.device.settings import DEFAULT_MODE, DEFAULT_POLICY, MODES, POLICIES, describe_policy
 from truezram.engine.device.swap import DEFAULT_PRIORITY, MAX_PRIORITY
 from truezram.engine.errors import TruezramError, UsageError
 from truezram.engine.units import format_exact, format_size, parse_size
@@ -112,6 +112,11 @@ class CreateScreen(Dialog[CreateOptions | None]):
                 policies = [(name, name) for name in (*POLICIES, *({policy} - set(POLICIES)))]
                 yield Choice(policies, value=policy, allow_blank=False, id="policy", compact=True)
                 yield Static(id="policy-note", classes="note")
+            with Horizontal(classes="field"):
+                yield Label("Mode")
+                mode = start.mode or DEFAULT_MODE
+                yield Choice([(name, name) for name in MODES], value=mode, allow_blank=False, id="mode", compact=True)
+                yield Static(id="mode-note", classes="note")
             with Horizontal(classes="field"):
                 yield Label("Transport")
                 yield Choice(transports, value=transport, allow_blank=False, id="transport", compact=True)
@@ -245,6 +250,8 @@ class CreateScreen(Dialog[CreateOptions | None]):
         algorithm, dictionary = self._check_algorithm()
         policy = str(self.query_one("#policy", Select).value)
         self._note("policy", describe_policy(policy))
+        mode = str(self.query_one("#mode", Select).value)
+        self._note("mode", MODES[mode])
         transport = str(self.query_one("#transport", Select).value)
         persist = self._check_persist(transport)
         swap, priority, fs, mount = self._check_use(transport, size)
@@ -267,6 +274,7 @@ class CreateScreen(Dialog[CreateOptions | None]):
             dictionary=dictionary,
             dedup=self.query_one("#dedup", Checkbox).value,
             policy=None if policy == DEFAULT_POLICY else policy,
+            mode=None if mode == DEFAULT_MODE else mode,
             persist=persist,
         )
         self.options = options if self._good else None

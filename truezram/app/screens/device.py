@@ -25,7 +25,7 @@ from truezram.engine.device.options import RecompressOptions
 from truezram.engine.device.settings import in_force
 from truezram.engine.model import BAD_STATES, MEMORY, DeviceSnapshot
 from truezram.engine.rates import histogram_difference
-from truezram.engine.units import PAGE, format_duration, format_size
+from truezram.engine.units import PAGE, format_duration, format_percent, format_size
 
 MAP_EVERY = 5.0
 """Seconds between page maps: the server walks its whole table for one."""
@@ -434,6 +434,8 @@ def facts(device: DeviceSnapshot) -> list[Item]:
         rows.append(("duplicates", f"{device.dup_pages} pages"))
     if device.total.slots_freed:
         rows.append(("freed slots", f"{device.total.slots_freed} pages"))
+    if device.spin_share is not None and device.total.spin_ns:
+        rows.append(("spinning", f"{format_percent(device.spin_share)} of a core"))
     rows += _idle(device)
     if device.dictionary_size:
         rows.insert(1, ("dictionary", f"{short_size(device.dictionary_size)}, id {device.dictionary_id}"))

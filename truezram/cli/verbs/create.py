@@ -48,6 +48,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what is done with idle pages: off, gentle, balanced or dense; can be changed later (set DEVICE"
         " policy=NAME) (default: balanced)",
     )
+    modes = parser.add_mutually_exclusive_group()
+    modes.add_argument(
+        "--mode",
+        metavar="NAME",
+        help="low-latency, balanced or max-throughput: whether queues wait awake for requests, which takes CPU; can be"
+        " changed later (set DEVICE mode=NAME) (default: balanced)",
+    )
+    for name, mode in (("high-perf", "low-latency"), ("max-perf", "max-throughput")):
+        modes.add_argument(
+            f"--{name}", dest="mode", action="store_const", const=mode, help=f"the same as --mode {mode}"
+        )
     parser.add_argument("--mem-limit", metavar="SIZE", help="memory limit; writes beyond it fail (default: none)")
     parser.add_argument("--id", type=number, metavar="N", help="number of the device (default: the first free one)")
     parser.add_argument(
@@ -82,6 +93,7 @@ def options_of(args: argparse.Namespace) -> CreateOptions:
         dictionary=args.dictionary,
         dedup=args.dedup,
         policy=args.policy,
+        mode=args.mode,
         mem_limit=parse_mem_limit(args.mem_limit) if args.mem_limit is not None else 0,
         id=args.id,
         queues=args.queues,
@@ -109,6 +121,7 @@ def run(args: argparse.Namespace) -> int:
             "dictionary": made.options.dictionary,
             "dedup": made.options.dedup,
             "policy": made.options.policy,
+            "mode": made.options.mode,
             "mem_limit": made.options.mem_limit,
             "swap": made.options.swap,
             "priority": made.options.priority,

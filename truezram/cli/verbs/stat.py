@@ -134,6 +134,7 @@ def queue_json(queue: QueueSnapshot) -> dict[str, Any]:
         "pages_written": queue.pages_written,
         "drains": queue.drains,
         "busy_ns": queue.busy_ns,
+        "spin_ns": queue.spin_ns,
     }
 
 
@@ -239,6 +240,9 @@ def as_json(device: DeviceSnapshot) -> dict[str, Any]:
         "decompress_bytes_out": total.decompress_bytes_out,
         "read_latency": latency(total.read_lat),
         "write_latency": latency(total.write_lat),
+        "spin_ns": total.spin_ns,
+        "spin_hits": total.spin_hits,
+        "spin_share": device.spin_share,
         "nr_queues": device.nr_queues,
         "queue_depth": device.queue_depth,
         "queues": [queue_json(queue) for queue in device.queues],
@@ -283,6 +287,13 @@ def recompression(device: DeviceSnapshot) -> list[tuple[str, str]]:
     if device.is_recompressing:
         out.append(("recompression", f"at work: {format_percent(device.recompress_permille / 1000)}"))
     return out
+
+
+def spinning(device: DeviceSnapshot) -> str:
+    """What waiting awake costs, and brings."""
+    total = device.total
+    share = format_percent(device.spin_share or 0.0)
+    return f"{share} of a core since the mode was set; {total.spin_hits} times a request came meanwhile"
 
 
 def lines(device: DeviceSnapshot) -> list[tuple[str, str]]:
@@ -333,6 +344,8 @@ def lines(device: DeviceSnapshot) -> list[tuple[str, str]]:
             text = f"p50 {format_ns(percentile(histogram, 0.5))}, p99 {format_ns(percentile(histogram, 0.99))}"
             out.append((name, text))
     if device.kind == "truezram":
+        if device.spin_share is not None and device.total.spin_ns:
+            out.append(("spin_share", spinning(device)))
         out.append(("queues", f"{device.nr_queues} of depth {device.queue_depth}"))
         for index, queue in enumerate(device.queues):
             where = f"CPU {queue.cpu}" if queue.cpu is not None else "any CPU"

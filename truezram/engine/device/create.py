@@ -22,7 +22,7 @@ from truezram.engine.device.client import Client, Entry
 from truezram.engine.device.options import MAX_ID, MAX_QUEUE_DEPTH, TRANSPORTS
 from truezram.engine.device.options import CreateOptions as CreateOptions
 from truezram.engine.device.settings import BY_KEY as SETTINGS
-from truezram.engine.device.settings import DEFAULT_POLICY, parse_policy, write_policy
+from truezram.engine.device.settings import DEFAULT_MODE, DEFAULT_POLICY, parse_mode, parse_policy, write_policy
 from truezram.engine.device.settings import parse_mem_limit as parse_mem_limit
 from truezram.engine.errors import Busy, Failed, PermissionDenied, TruezramError, Unsupported, UsageError
 from truezram.engine.machine import procfs
@@ -88,7 +88,10 @@ def check_options(options: CreateOptions) -> CreateOptions:
     if options.dictionary is not None:
         file = str(dictionary.load_for(options.dictionary, algorithm).path)
     policy = write_policy(parse_policy(options.policy if options.policy is not None else DEFAULT_POLICY))
-    return replace(options, algorithm=algorithm, dictionary=file, policy=policy, priority=priority, mount=mount)
+    mode = parse_mode(options.mode if options.mode is not None else DEFAULT_MODE)
+    return replace(
+        options, algorithm=algorithm, dictionary=file, policy=policy, mode=mode, priority=priority, mount=mount
+    )
 
 
 def _check_filesystem(options: CreateOptions, what: str) -> str | None:

@@ -40,6 +40,8 @@ class CreateOptions:
     """Identical pages share one object."""
     policy: str | None = None
     """What is done with idle pages: one of `settings.POLICIES`, or one's own."""
+    mode: str | None = None
+    """What its queues are to be good at: one of `settings.MODES`."""
     persist: bool = False
     """Made by a systemd unit, now and at every start of the machine; needs an id."""
 
@@ -97,6 +99,7 @@ OPTIONS = (
     Option("dictionary", server=True),
     Option("dedup", server=True),
     Option("policy", server=True, serve=parse_policy),
+    Option("mode", server=True),
     Option("mem_limit", server=True, write=format_exact),
     Option("id", server=True),
     Option("queues", server=True),

@@ -88,6 +88,24 @@ def _show_policy(text: str) -> str:
     return name if name in POLICIES else "off" if text.startswith("0:0:") else "custom"
 
 
+MODES = {
+    "balanced": "queues sleep until a request comes",
+    "low-latency": "queues wait awake a little: up to half a core each, while requests come",
+    "max-throughput": "queues wait awake 1 ms, and answer in large batches: up to a core each",
+}
+"""What a device's queues are to be good at."""
+DEFAULT_MODE = "balanced"
+"""Of a new device."""
+
+
+def parse_mode(text: str) -> str:
+    """The name of a mode, as the server takes it. Raises `UsageError`."""
+    word = text.strip().lower()
+    if word not in MODES:
+        raise UsageError(f"there is no mode {text[:40]!r}", "it is not in the list", f"One of: {', '.join(MODES)}")
+    return word
+
+
 def _idle(text: str) -> str:
     word = text.strip().lower()
     return "0" if word == "off" else str(int(parse_duration(word, "idle time")))
@@ -223,6 +241,13 @@ SETTINGS = (
         about="share of a core for both, a quarter of that while the device is in use",
         hint="1 to 100",
         parse=_percent,
+    ),
+    Setting(
+        key="mode",
+        about="low-latency and max-throughput wait awake for requests, which costs CPU; balanced sleeps",
+        hint=", ".join(MODES),
+        parse=parse_mode,
+        choices=lambda: tuple(MODES),
     ),
 )
 BY_KEY = {setting.key: setting for setting in SETTINGS}

@@ -38,6 +38,7 @@ def _names(enum: str) -> tuple[str, ...]:
 STATES = _names("tz_state")
 TRANSPORTS = _names("tz_transport")
 SLOT_TRACKING = _names("tz_slot_tracking")
+MODES = tuple(name.replace("_", "-") for name in _names("tz_mode"))
 PRESSURES = ("", *_names("tz_pressure")[1:])
 
 
@@ -215,6 +216,7 @@ class StatsPage:
             object_bytes=max(0, words[_OBJECTS_NOW]),
             same_pages=max(0, sum(kind_pages[kind] for kind in _KIND_SAME)),
             dedup="on" if head.dedup else "off",
+            mode=MODES[head.mode] if head.mode < len(MODES) else "balanced",
             policy=f"{head.idle_dense}:{head.idle_cold}:{head.cpu_percent}",
             dup_pages=max(0, words[_DUP_NOW]),
             ages=_ages(head),

@@ -173,6 +173,7 @@ def canonical(options: CreateOptions) -> CreateOptions:
         dictionary=checked.dictionary,
         algorithm=checked.algorithm if options.algorithm is not None else None,
         policy=checked.policy if options.policy is not None else None,
+        mode=checked.mode if options.mode is not None else None,
         persist=False,
     )
     if options.transport != "ublk":

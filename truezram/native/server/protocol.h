@@ -33,8 +33,9 @@ enum tz_exit {
 enum tz_op {
 	TZ_OP_PING = 1,		/* reply: nothing but a status */
 	TZ_OP_SET = 2,		/* text = "mem_limit=BYTES", "algorithm=NAME[:LEVEL]",
-				 * "dedup=on|off", "mode=NAME" and others; for tests and measurements "age_speed=N": pages
-				 * grow old N times as fast (store.h) */
+				 * "dedup=on|off", "mode=NAME" and others; for tests and
+				 * measurements "age_speed=N": pages grow old N times as fast
+				 * (store.h) */
 	TZ_OP_STOP = 3,		/* stop and remove the device; the reply comes first, then the
 				 * server ends. arg[0]: enum tz_stop */
 	TZ_OP_ATTACH = 4,	/* local transport: the reply carries the ring's descriptor

@@ -17,6 +17,9 @@
 #define START_SECONDS 10
 #define BATCH 64
 #define FLUSH_NS 1000000u
+#define UNFINISHED 1
+#define WRITE_NS 20000u		/* for how long it works on writes before it looks for reads */
+#define DISCARD_PIECE (TZ_DISCARD_WORK / 16)		/* likewise, some 12 us */
 
 /* How long a write waits for memory. A swap write waits as long as the pages freed by earlier
  * writes take to reach the reserve's thread (tz-reserve): beyond that it would wait for memory that
@@ -131,28 +134,51 @@ static void finish(struct tz_queue *q, unsigned tag, int result)
 	if (tz_suspects_any(q->suspects))
 		tz_suspects_complete(q->suspects, io->op, io->page, io->nr_pages, io->done);
 	q->unflushed += moves_data(io) ? io->nr_pages : 1;
+	if (q->write_tag == tag)
+		q->write_tag = TZ_NO_TAG;
 	q->ops->answer(q, tag, result);
 	if (q->unflushed >= flush_pages(q) || q->now - q->flushed_at >= FLUSH_NS)
 		flush(q);
 }
 
-static int serve_pages(struct tz_queue *q, struct tz_io *io, uint8_t *data)
+static int read_pages(struct tz_queue *q, struct tz_io *io, uint8_t *data)
 {
-	int write = io->op == UBLK_IO_OP_WRITE;
-
 	for (uint32_t i = io->done; i < io->nr_pages; io->done = ++i) {
-		if (i + 1 < io->nr_pages) {
-			if (write)
-				tz_store_prefetch_entry(q->store, io->page + i + 1);
-			else
-				tz_store_prefetch_object(q->store, io->page + i + 1);
-		}
+		if (i + 1 < io->nr_pages)
+			tz_store_prefetch_object(q->store, io->page + i + 1);
 		tz_suspect_note(q->stats, io->op, io->page + i);
-		int rc = write ? tz_store_write(q->store, io->page + i,
-			data + (size_t)i * TZ_PAGE_SIZE)
-			: tz_store_read(q->store, io->page + i, data + (size_t)i * TZ_PAGE_SIZE);
+		int rc = tz_store_read(q->store, io->page + i, data + (size_t)i * TZ_PAGE_SIZE);
 		if (rc < 0)
 			return rc;
+	}
+	return 0;
+}
+
+static int has_come(struct tz_queue *q)
+{
+	return q->ops->has_come && q->ops->has_come(q);
+}
+
+/* Whether this round has worked on writes for long enough. */
+static int reads_are_due(struct tz_queue *q)
+{
+	q->now = tz_now_ns();
+	return q->now - q->writes_since >= WRITE_NS && has_come(q);
+}
+
+/* Writes what is left of a request's pages, but for UNFINISHED: reads are due. */
+static int write_pages(struct tz_queue *q, struct tz_io *io, const uint8_t *data)
+{
+	while (io->done < io->nr_pages) {
+		uint64_t page = io->page + io->done;
+		if (io->done + 1 < io->nr_pages)
+			tz_store_prefetch_entry(q->store, page + 1);
+		tz_suspect_note(q->stats, io->op, page);
+		int rc = tz_store_write(q->store, page, data + (size_t)io->done * TZ_PAGE_SIZE);
+		if (rc < 0)
+			return rc;
+		if (++io->done < io->nr_pages && reads_are_due(q))
+			return UNFINISHED;
 	}
 	return 0;
 }
@@ -177,9 +203,8 @@ static void note_writer(struct tz_queue *q, const struct tz_io *io)
 		signal_fd(knock->fd);
 }
 
-/* Serves a read, write or flush, or continues it. 0, -EAGAIN: a write waits for memory, or negative
- * errno. */
-static int serve(struct tz_queue *q, unsigned tag)
+/* Serves a read or a flush. 0 or negative errno. */
+static int serve_read(struct tz_queue *q, unsigned tag)
 {
 	struct tz_io *io = &q->ios[tag];
 	uint8_t *data;
@@ -188,13 +213,30 @@ static int serve(struct tz_queue *q, unsigned tag)
 	if (io->op == UBLK_IO_OP_FLUSH)
 		/* Memory is all there is: what is written is as durable as it gets. */
 		return 0;
-	if (io->op == UBLK_IO_OP_WRITE)
+	tz_suspect_note(q->stats, io->op, io->page);
+	data = q->ops->bring(q, tag);
+	rc = data ? read_pages(q, io, data) : -EIO;
+	if (rc == 0)
+		rc = q->ops->hand_over(q, tag, data);
+	tz_suspect_note_none(q->stats);
+	return rc;
+}
+
+/* Serves a write, or continues it: its data is brought once, unless another write came between. 0,
+ * UNFINISHED, -EAGAIN: it waits for memory, or negative errno. */
+static int serve_write(struct tz_queue *q, unsigned tag)
+{
+	struct tz_io *io = &q->ios[tag];
+	int rc = 0;
+
+	if (io->done == 0)
 		note_writer(q, io);
 	tz_suspect_note(q->stats, io->op, io->page + io->done);
-	data = q->ops->bring(q, tag);
-	rc = data ? serve_pages(q, io, data) : -EIO;
-	if (rc == 0 && io->op == UBLK_IO_OP_READ)
-		rc = q->ops->hand_over(q, tag, data);
+	if (q->write_tag != tag) {
+		q->write_from = q->ops->bring(q, tag);
+		q->write_tag = q->write_from ? tag : TZ_NO_TAG;
+	}
+	rc = q->write_from ? write_pages(q, io, q->write_from) : -EIO;
 	tz_suspect_note_none(q->stats);
 	return rc;
 }
@@ -209,57 +251,79 @@ static void wait_for_memory(struct tz_queue *q, unsigned tag)
 	tz_stats_add(&q->stats->deferred_writes, 1);
 }
 
-static void handle(struct tz_queue *q, unsigned tag)
+/* Puts a request that has come where it belongs, or fails it. */
+static void sort(struct tz_queue *q, unsigned tag)
 {
 	struct tz_io *io = &q->ios[tag];
 	int rc = fault_of(q, io);
 
+	io->done = 0;
+	io->since = q->now;
 	if (rc == 0 && tz_suspects_any(q->suspects) &&
 	    tz_suspects_refuse(q->suspects, io->op, io->page, io->nr_pages, q->now))
 		rc = -EIO;
-	if (rc == 0 && is_discard(io)) {
-		tz_io_push(q, &q->discards, tag);
+	if (rc < 0) {
+		finish(q, tag, rc);
 		return;
 	}
-	if (rc == 0)
-		rc = serve(q, tag);
-	if (rc == -EAGAIN)
-		wait_for_memory(q, tag);
-	else
-		finish(q, tag, rc);
+	tz_store_prefetch_entry(q->store, io->page % q->nr_pages);
+	tz_io_push(q, is_discard(io) ? &q->discards
+		: io->op == UBLK_IO_OP_WRITE ? &q->writes : &q->reads, tag);
 }
 
-/* Takes what has come and serves it, discards aside; no more than `depth` requests, so that a queue
- * under load gets to its discards and to what waits. Returns how many. */
+/* Takes what has come and serves the reads of it; no more than `depth` requests, so that a queue
+ * under load gets to the others. Returns how many. */
 static unsigned serve_arrived(struct tz_queue *q)
 {
 	uint16_t tags[BATCH];
 	unsigned n, taken = 0;
 
 	while (taken < q->depth && (n = q->ops->take(q, tags, BATCH)) > 0) {
-		for (unsigned i = 0; i < n; i++) {
-			struct tz_io *io = &q->ios[tags[i]];
-			io->done = 0;
-			io->since = q->now;
-			tz_store_prefetch_entry(q->store, io->page % q->nr_pages);
-		}
-		for (unsigned i = 0; i < n; i++) {
-			if (i + 1 < n)
+		for (unsigned i = 0; i < n; i++)
+			sort(q, tags[i]);
+		while (q->reads.n) {
+			unsigned tag = tz_io_pop(q, &q->reads);
+			if (q->reads.n)
 				tz_store_prefetch_object(q->store,
-					q->ios[tags[i + 1]].page % q->nr_pages);
-			handle(q, tags[i]);
+					q->ios[q->reads.first].page % q->nr_pages);
+			finish(q, tag, serve_read(q, tag));
 		}
 		taken += n;
 	}
 	return taken;
 }
 
-/* A piece of work on the oldest discards. */
+/* Works on the writes, the oldest first, until they are done or reads are due. */
+static void serve_writes(struct tz_queue *q)
+{
+	while (q->writes.n) {
+		unsigned tag = q->writes.first;
+		int rc = serve_write(q, tag);
+		if (rc == UNFINISHED)
+			return;
+		tz_io_pop(q, &q->writes);
+		if (rc == -EAGAIN)
+			wait_for_memory(q, tag);
+		else
+			finish(q, tag, rc);
+		if (q->writes.n && reads_are_due(q))
+			return;
+	}
+}
+
+/* Some work on the oldest discards: a piece at least, and no more than that when something has come
+ * meanwhile. */
 static void discard_piece(struct tz_queue *q)
 {
-	unsigned work = TZ_DISCARD_WORK;
+	unsigned left = TZ_DISCARD_WORK, work = 0;
 
-	while (q->discards.n && work) {
+	while (q->discards.n) {
+		if (!work) {
+			if (!left || (left < TZ_DISCARD_WORK && has_come(q)))
+				break;
+			work = DISCARD_PIECE;
+			left -= work;
+		}
 		struct tz_io *io = &q->ios[q->discards.first];
 		tz_suspect_note(q->stats, io->op, io->page + io->done);
 		io->done += (uint32_t)tz_store_discard_range(q->store, io->page + io->done,
@@ -271,34 +335,38 @@ static void discard_piece(struct tz_queue *q)
 	q->now = tz_now_ns();
 }
 
-/* Tries again what waits for memory, in order: when one still finds none, those after it are not
- * tried, and the next time is further away (each time, its data is compressed again). */
+/* Tries again what waits for memory, in order: when one still finds none, or reads are due, those
+ * after it are not tried. The next time is further away when none was found (each time, its data is
+ * compressed again). */
 static void retry_waiting(struct tz_queue *q)
 {
-	uint64_t now = tz_now_ns();
 	unsigned n = q->waiting.n, served = 0;
-	int starved = 0, give_up = q->stopping || atomic_load(&q->stop);
+	int starved = 0, late = 0, give_up = q->stopping || atomic_load(&q->stop);
 
-	if (now < q->retry_at && !give_up)
+	q->now = tz_now_ns();
+	if (q->now < q->retry_at && !give_up)
 		return;
 	for (unsigned i = 0; i < n; i++) {
 		unsigned tag = tz_io_pop(q, &q->waiting);
 		struct tz_io *io = &q->ios[tag];
-		int rc = starved ? -EAGAIN : serve(q, tag);
-		starved |= rc == -EAGAIN;
+		int rc = starved || late ? -EAGAIN : serve_write(q, tag);
+		late |= rc == UNFINISHED;
+		starved |= rc == -EAGAIN && !late;
 		served += rc != -EAGAIN;
 		if (rc == -EAGAIN &&
-		    (give_up || now - io->since > (io->swap ? SWAP_WAIT_NS : WAIT_NS)))
+		    (give_up || q->now - io->since > (io->swap ? SWAP_WAIT_NS : WAIT_NS)))
 			rc = -ENOSPC;
 		if (rc == -EAGAIN)
 			tz_io_push(q, &q->waiting, tag);
+		else if (rc == UNFINISHED)
+			tz_io_push(q, &q->writes, tag);
 		else
 			finish(q, tag, rc);
 	}
 	q->retry_wait = served ? RETRY_NS : q->retry_wait * 2 < RETRY_MAX_NS
 		? q->retry_wait * 2 : RETRY_MAX_NS;
 	q->now = tz_now_ns();
-	q->retry_at = q->now + q->retry_wait;
+	q->retry_at = late ? q->now : q->now + q->retry_wait;
 }
 
 void tz_queue_round(struct tz_queue *q)
@@ -309,6 +377,11 @@ void tz_queue_round(struct tz_queue *q)
 	q->unflushed = 0;
 	tz_store_begin(q->store);
 	unsigned taken = serve_arrived(q);
+	if (q->unflushed && (q->writes.n || q->discards.n || q->waiting.n))
+		flush(q);	/* what was read does not wait for what follows */
+	q->writes_since = q->now;
+	if (q->writes.n)
+		serve_writes(q);
 	if (q->discards.n)
 		discard_piece(q);
 	if (q->waiting.n)
@@ -322,7 +395,7 @@ uint64_t tz_queue_may_sleep(const struct tz_queue *q)
 {
 	uint64_t now;
 
-	if (q->discards.n)
+	if (q->discards.n || q->writes.n)
 		return 0;
 	if (!q->waiting.n)
 		return TZ_FOREVER;
@@ -432,7 +505,7 @@ static size_t ios_size(const struct tz_queue *q)
 
 static int allocate(struct tz_queue *q)
 {
-	size_t data = TZ_UBLK_MAX_IO, ios = ios_size(q);
+	size_t data = 2 * TZ_UBLK_MAX_IO, ios = ios_size(q);
 	int prot = PROT_READ | PROT_WRITE, flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE;
 
 	q->stack = mmap(NULL, STACK_SIZE, prot, flags | MAP_STACK, -1, 0);
@@ -440,6 +513,8 @@ static int allocate(struct tz_queue *q)
 	q->ios = mmap(NULL, ios, prot, flags, -1, 0);
 	if (q->stack == MAP_FAILED || q->data == MAP_FAILED || q->ios == MAP_FAILED)
 		return -ENOMEM;
+	q->write_data = q->data + TZ_UBLK_MAX_IO;
+	q->write_tag = TZ_NO_TAG;
 	/* Guard page: overflow is a crash, not a scribble. */
 	mprotect(q->stack, 4096, PROT_NONE);
 	return 0;
@@ -495,7 +570,7 @@ void tz_queue_join(struct tz_queue *q)
 		pthread_join(q->thread, NULL);
 	q->started = 0;
 	unmap(q->stack, STACK_SIZE);
-	unmap(q->data, TZ_UBLK_MAX_IO);
+	unmap(q->data, 2 * TZ_UBLK_MAX_IO);
 	unmap(q->ios, ios_size(q));
 	q->stack = q->data = NULL;
 	q->ios = NULL;

@@ -5,10 +5,14 @@
  * and buffers, CPU, IO_FLUSHER), and serving requests in rounds. A queue thread allocates nothing
  * after it has reported itself serving.
  *
- * A round takes the requests that have come, serves them one after another, and then does a piece
- * of the oldest discard: nothing long goes before something short. Answers go out as it goes, every
- * so many pages as the mode says or FLUSH_NS. A write that finds no memory while some is still to be had waits
- * in a list and is tried again in a later round, from the page it had come to.
+ * A round takes the requests that have come. It serves the reads, then pages of the oldest writes,
+ * then a piece of the oldest discard: somebody waits for each read, and nobody, as a rule, for a
+ * write. As soon as it has worked on writes for WRITE_NS, or a piece of a discard, it looks for
+ * reads again; a write goes on from the page that it had come to. So a read waits for WRITE_NS and
+ * one page at most. Writes are not starved: each round works on them for that long. Answers go out
+ * as it goes, after so many pages as the mode says (spin.h), or FLUSH_NS. A write that finds no memory while some is
+ * still to be had waits in a list and is tried again in a later round, from the page it had come
+ * to.
  */
 #ifndef TZ_QUEUE_H
 #define TZ_QUEUE_H
@@ -52,6 +56,8 @@ struct tz_swap_knock {
 	int fd;
 };
 
+#define TZ_NO_TAG UINT32_MAX
+
 struct tz_io_list { uint16_t first, last; unsigned n; };
 
 /* What a transport does for the rounds. */
@@ -59,13 +65,16 @@ struct tz_queue_ops {
 	/* Up to `most` requests that have come: their tags; fills q->ios[tag] but for `done` and
 	 * `since`. */
 	unsigned (*take)(struct tz_queue *q, uint16_t *tags, unsigned most);
-	/* Where a request's pages are, a write's brought along; NULL: that failed. */
+	/* Where a request's pages are, a write's brought to write_data; NULL: that failed. */
 	uint8_t *(*bring)(struct tz_queue *q, unsigned tag);
 	/* Hands over the pages of a read that was served. 0 or negative errno. */
 	int (*hand_over)(struct tz_queue *q, unsigned tag, const uint8_t *data);
 	void (*answer)(struct tz_queue *q, unsigned tag, int result);
 	/* Sends the answers so far; NULL: each goes out by itself. */
 	void (*flush)(struct tz_queue *q);
+	/* Whether `take` would find something, at the price of a look at memory; 0: not that it
+	 * knew. */
+	int (*has_come)(struct tz_queue *q);
 };
 
 struct tz_queue {
@@ -86,14 +95,21 @@ struct tz_queue {
 	const struct tz_queue_ops *ops;
 	void *ring;			/* of the transport */
 	unsigned max_pages;		/* of a read or write */
-	uint8_t *data;			/* one request's data, TZ_UBLK_MAX_IO bytes */
+	uint8_t *data;			/* one read's data, TZ_UBLK_MAX_IO bytes */
+	uint8_t *write_data;		/* the same of a write, which reads may interrupt, */
+	unsigned write_tag;		/* and whose it is, or TZ_NO_TAG; */
+	const uint8_t *write_from;	/* where `bring` put it */
+	uint32_t seen;			/* local: the doorbell */
 	struct tz_io *ios;		/* by tag */
+	struct tz_io_list reads;	/* that have come in this round; flushes, too */
+	struct tz_io_list writes;	/* that are to be served, or continued */
 	struct tz_io_list waiting;	/* writes that wait for memory */
 	struct tz_io_list discards;
 	uint64_t retry_at, retry_wait;	/* for `waiting`: when it is tried again, and what the next
 					 * wait is */
 	uint64_t now;			/* the clock as last read: reading it costs as much as a
 					 * small page */
+	uint64_t writes_since;		/* when this round began with writes */
 	uint64_t flushed_at;
 	unsigned unflushed;		/* pages served since */
 	struct tz_spin spin;		/* what it does before it sleeps */
@@ -134,7 +150,7 @@ int tz_queue_spin(struct tz_queue *q, uint64_t window, int (*come)(const void *a
 	const void *arg);
 static inline int tz_queue_has_work(const struct tz_queue *q)
 {
-	return q->waiting.n || q->discards.n;
+	return q->writes.n || q->waiting.n || q->discards.n;
 }
 
 void tz_io_push(struct tz_queue *q, struct tz_io_list *list, unsigned tag);

@@ -121,9 +121,10 @@ static uint8_t *bring(struct tz_queue *q, unsigned tag)
 {
 	const struct tz_io *io = &q->ios[tag];
 
-	if (io->op == UBLK_IO_OP_WRITE)
-		memcpy(q->data, shared_data(q, tag), (size_t)io->nr_pages * TZ_PAGE_SIZE);
-	return q->data;
+	if (io->op == UBLK_IO_OP_READ)
+		return q->data;
+	memcpy(q->write_data, shared_data(q, tag), (size_t)io->nr_pages * TZ_PAGE_SIZE);
+	return q->write_data;
 }
 
 static int hand_over(struct tz_queue *q, unsigned tag, const uint8_t *data)
@@ -144,21 +145,23 @@ static void answer(struct tz_queue *q, unsigned tag, int result)
 	tz_futex(&slot->word, FUTEX_WAKE, 1, NULL);
 }
 
-static const struct tz_queue_ops ops = { take, bring, hand_over, answer, NULL };
-
-/* ---- the thread ---- */
-
-struct ring {
-	struct tz_ring_queue *queue;
-	uint32_t seen;
-};
-
+/* Whether the bell has rung since the round began. */
 static int has_rung(const void *arg)
 {
-	const struct ring *ring = arg;
+	const struct tz_queue *q = arg;
+	struct tz_ring_queue *rq = q->ring;
 
-	return atomic_load_explicit(&ring->queue->doorbell, memory_order_acquire) != ring->seen;
+	return atomic_load_explicit(&rq->doorbell, memory_order_acquire) != q->seen;
 }
+
+static int has_come(struct tz_queue *q)
+{
+	return has_rung(q);
+}
+
+static const struct tz_queue_ops ops = { take, bring, hand_over, answer, NULL, has_come };
+
+/* ---- the thread ---- */
 
 static void wait_for_doorbell(struct tz_ring_queue *rq, uint32_t seen, uint64_t most_ns)
 {
@@ -193,17 +196,16 @@ void tz_queue_run_local(struct tz_queue *q)
 
 	tz_queue_serving(q);
 	for (;;) {
-		uint32_t seen = atomic_load(&rq->doorbell);
+		q->seen = atomic_load(&rq->doorbell);
 		if (atomic_load(&q->stop))
 			break;
 		tz_queue_round(q);
 		uint64_t sleep = tz_queue_may_sleep(q), start;
-		struct ring ring = { rq, seen };
 		uint64_t window = tz_queue_may_spin(q, sleep);
-		if (!sleep || (window && tz_queue_spin(q, window, has_rung, &ring)))
+		if (!sleep || (window && tz_queue_spin(q, window, has_rung, q)))
 			continue;
 		start = tz_now_ns();
-		wait_for_doorbell(rq, seen, sleep);
+		wait_for_doorbell(rq, q->seen, sleep);
 		tz_spin_slept(&q->spin, tz_now_ns() - start);
 	}
 }

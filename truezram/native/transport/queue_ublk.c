@@ -144,9 +144,9 @@ static uint8_t *bring(struct tz_queue *q, unsigned tag)
 		return u->buffers + (size_t)tag * TZ_UBLK_MAX_IO;
 	if (io->op == UBLK_IO_OP_READ)
 		return q->data;
-	ssize_t n = pread(q->ublk->char_fd, q->data, (size_t)io->nr_pages * TZ_PAGE_SIZE,
+	ssize_t n = pread(q->ublk->char_fd, q->write_data, (size_t)io->nr_pages * TZ_PAGE_SIZE,
 		(off_t)ublk_data_offset(q->index, tag));
-	return moved(q, tag, n) ? q->data : NULL;
+	return moved(q, tag, n) ? q->write_data : NULL;
 }
 
 static int hand_over(struct tz_queue *q, unsigned tag, const uint8_t *data)
@@ -178,7 +178,19 @@ static void flush(struct tz_queue *q)
 	tz_uring_enter(&u->ring, 0);	/* what fails here fails again in serve_until_stopped */
 }
 
-static const struct tz_queue_ops ops = { take, bring, hand_over, answer, flush };
+static int ring_has_come(const void *ring)
+{
+	return tz_uring_has_come(ring);
+}
+
+static int has_come(struct tz_queue *q)
+{
+	const struct ublk_queue *u = q->ring;
+
+	return ring_has_come(&u->ring);
+}
+
+static const struct tz_queue_ops ops = { take, bring, hand_over, answer, flush, has_come };
 
 /* ---- the thread ---- */
 
@@ -187,11 +199,6 @@ static uint64_t may_sleep(const struct ublk_queue *u)
 	uint64_t sleep = tz_queue_may_sleep(u->q);
 
 	return u->refused.n && sleep > REFUSED_NS ? REFUSED_NS : sleep;
-}
-
-static int has_come(const void *ring)
-{
-	return tz_uring_has_come(ring);
 }
 
 /* Sends the answers and waits for requests. As tz_uring_enter. */
@@ -205,7 +212,7 @@ static int wait_for_requests(struct ublk_queue *u)
 		rc = tz_uring_enter(&u->ring, 0);
 		if (rc < 0 || tz_uring_peek(&u->ring))
 			return rc;
-		if (tz_queue_spin(q, window, has_come, &u->ring))
+		if (tz_queue_spin(q, window, ring_has_come, &u->ring))
 			return tz_uring_enter(&u->ring, 0);
 	}
 	if (!tz_spin_learns(&q->spin))

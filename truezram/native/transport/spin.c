@@ -98,7 +98,9 @@ uint64_t tz_spin_window(struct tz_spin *s, uint64_t now)
 	if (row->share >= 100)
 		return s->window;
 	fill_bucket(s, row, now);
-	return s->credit <= 0 ? 0 : (uint64_t)s->credit < s->window ? (uint64_t)s->credit : s->window;
+	if (s->credit <= 0)
+		return 0;
+	return (uint64_t)s->credit < s->window ? (uint64_t)s->credit : s->window;
 }
 
 static inline void relax(void)

@@ -45,7 +45,8 @@ int tz_mode_parse(const char *text);
 
 /* For how long to spin now, 0: not at all. */
 uint64_t tz_spin_window(struct tz_spin *s, uint64_t now);
-/* Spins until `come` says so or the time is up. Returns what it said last; `spent`: for how long. */
+/* Spins until `come` says so or the time is up. Returns what it said last; `spent`: for how
+ * long. */
 int tz_spin(struct tz_spin *s, uint64_t window, int (*come)(const void *arg), const void *arg,
 	uint64_t *spent);
 /* Whether it wants to know how long it has slept, and that it has. */

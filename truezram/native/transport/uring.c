@@ -227,8 +227,8 @@ int tz_uring_enter(struct tz_uring *r, uint64_t wait_ns)
 	return rc < 0 || tz_uring_peek(r) ? rc : wait_in_poll(r, wait_ns);
 }
 
-/* A request that has come is work for this thread to do in the kernel (TASKRUN, from 5.19 on), which
- * makes it a completion. */
+/* A request that has come is work for this thread to do in the kernel (TASKRUN, from 5.19 on),
+ * which makes it a completion. */
 int tz_uring_has_come(const struct tz_uring *r)
 {
 	return atomic_load_explicit(r->k_cq_head, memory_order_relaxed) !=
