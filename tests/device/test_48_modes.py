@@ -1,0 +1,89 @@
+"""Modes: what waits awake, what stops it, and that a mode outlives its server. Reads beside a writer, and queues."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from product import Product
+
+pytestmark = pytest.mark.warm
+
+READS = "for i in 1 2 3; do dd if={path} of=/dev/null bs=4k count=500 iflag=direct status=none; done"
+
+
+def reads(product: Product, path: str) -> dict[str, Any]:
+    """What stat says after some reads, one at a time."""
+    product.strict(READS.format(path=path))
+    return product.stat(path)
+
+
+def test_modes_are_live_and_kept(product: Product) -> None:
+    path = product.create("--size 64M --queues 1")
+    row = reads(product, path)
+    assert (row["mode"], row["spin_ns"]) == ("balanced", 0)
+    for mode in ("low-latency", "max-throughput"):
+        before = product.stat(path)["spin_ns"]
+        product.run(f"truezram set {path} mode={mode}")
+        row = reads(product, path)
+        assert row["mode"] == mode
+        assert row["spin_ns"] > before
+        assert 0 < row["spin_share"] <= 1
+    product.run(f"truezram set {path} mode=balanced")
+    before = reads(product, path)["spin_ns"]
+    assert reads(product, path)["spin_ns"] == before
+    product.run(f"truezram set {path} mode=eager", status=2)
+    product.remove(path)
+
+
+def test_it_rests_when_the_device_does(product: Product) -> None:
+    path = product.create("--size 64M --queues 1 --max-perf")
+    before = reads(product, path)
+    product.run("sleep 1")
+    rest = product.stat(path)
+    product.run("sleep 2")
+    after = product.stat(path)
+    assert (rest["mode"], after["spin_ns"]) == ("max-throughput", rest["spin_ns"])
+    assert before["spin_ns"] > 0
+    product.remove(path)
+
+
+def test_with_one_cpu_nothing_spins(product: Product) -> None:
+    path = product.create("--size 64M --queues 1 --high-perf")
+    product.run("echo 0 >/sys/devices/system/cpu/cpu1/online")
+    try:
+        before = reads(product, path)  # it looks at its CPUs every 10 ms of requests
+        after = reads(product, path)
+    finally:
+        product.run("echo 1 >/sys/devices/system/cpu/cpu1/online")
+    assert (after["mode"], after["spin_ns"]) == ("low-latency", before["spin_ns"])
+    assert after["io_stat"]["num_reads"] > before["io_stat"]["num_reads"]
+    product.remove(path)
+
+
+def test_a_mode_outlives_its_server(product: Product) -> None:
+    path = product.create("--size 64M --queues 1")
+    row = product.stat(path)
+    if row["recovery"] != "on":
+        pytest.skip(row["recovery"])
+    product.run(f"truezram set {path} mode=low-latency")
+    product.strict(f"kill -9 {row['pid']}; dd if={path} of=/dev/null bs=4k count=1 iflag=direct status=none")
+    again = reads(product, path)
+    assert again["pid"] != row["pid"]
+    assert again["mode"] == "low-latency"
+    product.remove(path)
+
+
+def test_a_queue_of_one_cpu_is_not_held_there(product: Product) -> None:
+    """With as many queues as CPUs each thread would have only the CPU of its own clients."""
+    path = product.create("--size 64M --queues 2")
+    pid = product.stat(path)["pid"]
+    allowed = product.strict(
+        f"for t in /proc/{pid}/task/*; do case $(<$t/comm) in tz-queue-*)"
+        " grep Cpus_allowed_list $t/status ;; esac; done"
+    ).out.split()[1::2]
+    assert allowed == ["0-1", "0-1"]
+    product.remove(path)
+    path = product.create("--size 64M")
+    assert product.stat(path)["nr_queues"] == 1  # a queue for two CPUs
+    product.remove(path)
