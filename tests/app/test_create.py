@@ -124,7 +124,7 @@ class TestCreate:
                 await pilot.pause()
                 assert not any(select.expanded for select in screen.query(Select))
                 walked.append(screen.focused.id if screen.focused else "")
-            assert walked[:4] == ["algorithm", "limit", "policy", "transport"]
+            assert walked[:4] == ["algorithm", "limit", "policy", "mode"]
             await pilot.press("up", "up", "up", "up")
             assert screen.focused is screen.query_one("#algorithm")
             await pilot.press("enter")
@@ -246,7 +246,7 @@ class TestCreate:
                 persist=True,
             ),
             CreateOptions(size=1 << 30, algorithm="zstd:1", dictionary=str(file), swap=True, priority=5),
-            CreateOptions(size=1 << 30, algorithm="lz4", policy="600:0:5", transport="local"),
+            CreateOptions(size=1 << 30, algorithm="lz4", policy="600:0:5", mode="low-latency", transport="local"),
         ]
         given = {f.name for options in wanted for f in fields(options) if getattr(options, f.name) != f.default}
         assert given == {f.name for f in fields(CreateOptions)}
