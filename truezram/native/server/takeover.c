@@ -212,6 +212,7 @@ int tz_takeover(struct tz_server *s, struct tz_options *o)
 		tz_device_open_nursery(s, o);
 	tz_standby_ask(&s->standby, s->id);
 	restore_policy(s);
+	tz_server_set_mode(s, tz_store_mode(s->store));		/* shown: the page may be new */
 	if ((rc = tz_helper_start(&s->helper)) < 0)
 		tz_log("no helper process: %s", strerror(-rc));
 	tz_privileges_reduce();

@@ -353,7 +353,7 @@ static void retry_waiting(struct tz_queue *q)
 		late |= rc == UNFINISHED;
 		starved |= rc == -EAGAIN && !late;
 		served += rc != -EAGAIN;
-		if (rc == -EAGAIN &&
+		if (rc == -EAGAIN && !late &&
 		    (give_up || q->now - io->since > (io->swap ? SWAP_WAIT_NS : WAIT_NS)))
 			rc = -ENOSPC;
 		if (rc == -EAGAIN)
