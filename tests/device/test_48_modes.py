@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from product import Product
 
 pytestmark = pytest.mark.warm
 
+HANG = 120.0
 READS = "for i in 1 2 3; do dd if={path} of=/dev/null bs=4k count=500 iflag=direct status=none; done"
 
 
@@ -18,16 +20,24 @@ def reads(product: Product, path: str) -> dict[str, Any]:
     return product.stat(path)
 
 
+def reads_until_it_spins(product: Product, path: str) -> dict[str, Any]:
+    """On a busy machine it gives way, for up to 3.2 s at a time."""
+    before = product.stat(path)["spin_ns"]
+    deadline = time.monotonic() + HANG
+    while (row := reads(product, path))["spin_ns"] <= before:
+        assert time.monotonic() < deadline, "it does not wait awake"
+    return row
+
+
+@pytest.mark.guest(cpus=2)
 def test_modes_are_live_and_kept(product: Product) -> None:
     path = product.create("--size 64M --queues 1")
     row = reads(product, path)
     assert (row["mode"], row["spin_ns"]) == ("balanced", 0)
     for mode in ("low-latency", "max-throughput"):
-        before = product.stat(path)["spin_ns"]
         product.run(f"truezram set {path} mode={mode}")
-        row = reads(product, path)
+        row = reads_until_it_spins(product, path)
         assert row["mode"] == mode
-        assert row["spin_ns"] > before
         assert 0 < row["spin_share"] <= 1
     product.run(f"truezram set {path} mode=balanced")
     before = reads(product, path)["spin_ns"]
@@ -36,28 +46,24 @@ def test_modes_are_live_and_kept(product: Product) -> None:
     product.remove(path)
 
 
+@pytest.mark.guest(cpus=2)
 def test_it_rests_when_the_device_does(product: Product) -> None:
     path = product.create("--size 64M --queues 1 --max-perf")
-    before = reads(product, path)
+    reads_until_it_spins(product, path)
     product.run("sleep 1")
     rest = product.stat(path)
     product.run("sleep 2")
     after = product.stat(path)
     assert (rest["mode"], after["spin_ns"]) == ("max-throughput", rest["spin_ns"])
-    assert before["spin_ns"] > 0
     product.remove(path)
 
 
 def test_with_one_cpu_nothing_spins(product: Product) -> None:
+    """The guest has one."""
     path = product.create("--size 64M --queues 1 --high-perf")
-    product.run("echo 0 >/sys/devices/system/cpu/cpu1/online")
-    try:
-        before = reads(product, path)  # it looks at its CPUs every 10 ms of requests
-        after = reads(product, path)
-    finally:
-        product.run("echo 1 >/sys/devices/system/cpu/cpu1/online")
-    assert (after["mode"], after["spin_ns"]) == ("low-latency", before["spin_ns"])
-    assert after["io_stat"]["num_reads"] > before["io_stat"]["num_reads"]
+    assert (reads(product, path)["mode"], reads(product, path)["spin_ns"]) == ("low-latency", 0)
+    product.run(f"truezram set {path} mode=max-throughput")
+    assert reads(product, path)["spin_ns"] == 0
     product.remove(path)
 
 
@@ -74,6 +80,7 @@ def test_a_mode_outlives_its_server(product: Product) -> None:
     product.remove(path)
 
 
+@pytest.mark.guest(cpus=2)
 def test_a_queue_of_one_cpu_is_not_held_there(product: Product) -> None:
     """With as many queues as CPUs each thread would have only the CPU of its own clients."""
     path = product.create("--size 64M --queues 2")
