@@ -140,8 +140,10 @@ int tz_uring_register_file(struct tz_uring *r, int fd)
 	return fd < 0 ? -EBADF : 0;
 }
 
-int tz_uring_enable(struct tz_uring *r)
+int tz_uring_enable(struct tz_uring *r, const uint8_t *ops, unsigned n)
 {
+	(void)ops;
+	(void)n;
 	(void)r;
 	return 0;
 }

@@ -10,6 +10,9 @@ int tz_control_open(struct tz_server *s, char *why, size_t why_size);
  * negative errno with why: then all is as before. */
 int tz_server_set_policy(
 	struct tz_server *s, const struct tz_policy *policy, char *why, size_t why_size);
+/* The backing file (store.h), likewise. */
+int tz_server_set_backing(
+	struct tz_server *s, const char *path, uint64_t limit, char *why, size_t why_size);
 /* Serves control messages and signals until the device is to be stopped and may be. */
 void tz_control_loop(struct tz_server *s);
 

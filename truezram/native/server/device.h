@@ -12,6 +12,8 @@ struct tz_options {
 	const char *algorithm, *run_dir, *dictionary;	/* dictionary: a file, NULL = none */
 	struct tz_policy policy;
 	int has_policy;
+	const char *backing;		/* NULL: none */
+	uint64_t backing_limit, backing_daily, backing_rate;
 	uint8_t *dictionary_bytes;	/* what is in it */
 	size_t dictionary_size;
 	int id, ready_fd, cleanup, recover, upgrade, dedup;	/* id -1: any */

@@ -224,6 +224,7 @@ struct tz_queue_stats {
 	uint32_t cpu, tid;		/* the first of the CPUs that the thread keeps to
 					 * (UINT32_MAX: it runs anywhere), its thread id */
 	uint64_t serving;		/* page << 8 | UBLK_IO_OP_* + 1; 0: nothing */
+	uint64_t pad[5];		/* to whole cache lines */
 };
 
 static inline unsigned tz_lat_bin(uint64_t ns)

@@ -173,11 +173,12 @@ static void note_writer(struct tz_queue *q, const struct tz_io *io)
 		signal_fd(knock->fd);
 }
 
-/* Serves a read, write or flush, or continues it. 0, -EAGAIN: a write waits for memory, or negative
- * errno. */
+/* Serves a read, write or flush, or continues it. 0, -EAGAIN: a write waits for memory,
+ * -EINPROGRESS: a read for the backing file, or negative errno. */
 static int serve(struct tz_queue *q, unsigned tag)
 {
 	struct tz_io *io = &q->ios[tag];
+	uint32_t first = io->done;
 	uint8_t *data;
 	int rc;
 
@@ -189,8 +190,12 @@ static int serve(struct tz_queue *q, unsigned tag)
 	tz_suspect_note(q->stats, io->op, io->page + io->done);
 	data = q->ops->bring(q, tag);
 	rc = data ? serve_pages(q, io, data) : -EIO;
-	if (rc == 0 && io->op == UBLK_IO_OP_READ)
-		rc = q->ops->hand_over(q, tag, data);
+	/* What is there so far: the buffer is the next request's. */
+	if ((rc == 0 || rc == -EINPROGRESS) && io->op == UBLK_IO_OP_READ && io->done > first &&
+		q->ops->hand_over(q, tag, data, first, io->done - first) < 0)
+		io->lost = 1;
+	if (rc == 0 && io->lost)
+		rc = -EIO;
 	tz_suspect_note_none(q->stats);
 	return rc;
 }
@@ -203,6 +208,32 @@ static void wait_for_memory(struct tz_queue *q, unsigned tag)
 	}
 	tz_io_push(q, &q->waiting, tag);
 	tz_stats_add(&q->stats->deferred_writes, 1);
+}
+
+static void wait_for_backing(struct tz_queue *q, unsigned tag)
+{
+	tz_io_push(q, &q->reading, tag);
+	if (q->reading.n == 1)
+		q->ops->fetch(q);
+}
+
+/* What the first of those that wait has asked for is there: it goes on, and if that ends it, those
+ * after it, as far as they need not wait themselves. */
+static void serve_reading(struct tz_queue *q)
+{
+	int rc = 0;
+
+	q->brought = 0;
+	tz_store_brought(q->store, q->brought_result);
+	while (q->reading.n && rc != -EINPROGRESS) {
+		unsigned tag = q->reading.first;
+		rc = serve(q, tag);
+		tz_store_brought_end(q->store);
+		if (rc == -EINPROGRESS)
+			q->ops->fetch(q);
+		else
+			finish(q, tz_io_pop(q, &q->reading), rc);
+	}
 }
 
 static void handle(struct tz_queue *q, unsigned tag)
@@ -221,6 +252,8 @@ static void handle(struct tz_queue *q, unsigned tag)
 		rc = serve(q, tag);
 	if (rc == -EAGAIN)
 		wait_for_memory(q, tag);
+	else if (rc == -EINPROGRESS)
+		wait_for_backing(q, tag);
 	else
 		finish(q, tag, rc);
 }
@@ -236,6 +269,7 @@ static unsigned serve_arrived(struct tz_queue *q)
 		for (unsigned i = 0; i < n; i++) {
 			struct tz_io *io = &q->ios[tags[i]];
 			io->done = 0;
+			io->lost = 0;
 			io->since = q->now;
 			tz_store_prefetch_entry(q->store, io->page % q->nr_pages);
 		}
@@ -309,6 +343,8 @@ void tz_queue_round(struct tz_queue *q)
 		discard_piece(q);
 	if (q->waiting.n)
 		retry_waiting(q);
+	if (q->brought)
+		serve_reading(q);
 	tz_store_end(q->store);
 	tz_stats_add(&q->stats->drains, taken > 0);
 	tz_stats_add(&q->stats->busy_ns, (int64_t)(q->now - start));
@@ -318,7 +354,7 @@ uint64_t tz_queue_may_sleep(const struct tz_queue *q)
 {
 	uint64_t now;
 
-	if (q->discards.n)
+	if (q->discards.n || q->brought)
 		return 0;
 	if (!q->waiting.n)
 		return TZ_FOREVER;

@@ -125,9 +125,12 @@ static uint8_t *bring(struct tz_queue *q, unsigned tag)
 	return q->data;
 }
 
-static int hand_over(struct tz_queue *q, unsigned tag, const uint8_t *data)
+static int hand_over(struct tz_queue *q, unsigned tag, const uint8_t *data, uint32_t first,
+	uint32_t n)
 {
-	memcpy(shared_data(q, tag), data, (size_t)q->ios[tag].nr_pages * TZ_PAGE_SIZE);
+	size_t at = (size_t)first * TZ_PAGE_SIZE;
+
+	memcpy(shared_data(q, tag) + at, data + at, (size_t)n * TZ_PAGE_SIZE);
 	return 0;
 }
 
@@ -143,7 +146,7 @@ static void answer(struct tz_queue *q, unsigned tag, int result)
 	tz_futex(&slot->word, FUTEX_WAKE, 1, NULL);
 }
 
-static const struct tz_queue_ops ops = { take, bring, hand_over, answer, NULL };
+static const struct tz_queue_ops ops = { take, bring, hand_over, NULL, answer, NULL };
 
 /* ---- the thread ---- */
 
