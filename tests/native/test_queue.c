@@ -124,7 +124,8 @@ static struct {
 
 int tz_uring_init(struct tz_uring *r, unsigned entries, unsigned flags)
 {
-	(void)flags;
+	if (flags & TZ_URING_SHARED)		/* the store's, for its backing file */
+		return -ENOSYS;
 	r->entries = entries;
 	return 0;
 }
