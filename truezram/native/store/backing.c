@@ -313,7 +313,8 @@ void tz_backing_release(struct tz_store *s, uint64_t entry)
 	unsigned units = tz_backed_units(entry);
 	_Atomic uint32_t *live = &b->live[tz_backed_offset(entry) / TZ_BACKING_CHUNK];
 
-	if (atomic_fetch_sub(live, units) != units)
+	/* (One that is left may be the batch's.) */
+	if (atomic_fetch_sub(live, units) > units + 1)
 		return;
 	atomic_store(&b->emptied, 1);
 	tz_housekeeping_wake(s);
@@ -343,6 +344,7 @@ int tz_backing_attach(struct tz_store *s, char *why, size_t why_size)
 	struct tz_backing *b = &s->backing;
 	struct opened f;
 	const char *fault;
+	char text[200];
 	int rc;
 
 	h->backing_path[sizeof h->backing_path - 1] = 0;
@@ -353,13 +355,13 @@ int tz_backing_attach(struct tz_store *s, char *why, size_t why_size)
 		(rc = make_buffers(s, why, why_size)) < 0)
 		return rc;
 	show(s);
-	rc = open_file(&f, h->backing_path, 0, why, why_size);
+	rc = open_file(&f, h->backing_path, 0, text, sizeof text);
 	if (rc == 0 && (fault = identity_fault(s, &f))) {
-		rc = refuse(-EINVAL, why, why_size, h->backing_path, fault);
+		rc = refuse(-EINVAL, text, sizeof text, h->backing_path, fault);
 		close(f.fd);
 	}
 	if (rc < 0) {
-		tz_backing_set_state(s, TZ_BACKING_MISSING, why);
+		tz_backing_set_state(s, TZ_BACKING_MISSING, text);
 		return 0;
 	}
 	b->direct = f.direct;

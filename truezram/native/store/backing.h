@@ -36,13 +36,14 @@ struct tz_backing_reader {
 	enum { TZ_BRING_NOTHING, TZ_BRINGING, TZ_BROUGHT } state;
 	uint64_t page, entry;		/* what is being brought */
 	int result;			/* bytes, or negative errno */
+	int tried;			/* what was brought for it was not right */
 	uint8_t bytes[(1u << 16) + 2 * TZ_BACKING_BLOCK] __attribute__((aligned(4096)));
 };
 
 /* A page in a batch. */
 struct tz_backing_item {
 	uint64_t page, entry;
-	uint32_t at;			/* where in the chunk its object is */
+	uint32_t at;			/* where in the batch its object is */
 };
 #define TZ_BACKING_ITEMS 2048u
 
@@ -69,8 +70,10 @@ struct tz_backing {
 	enum { TZ_BATCH_NONE, TZ_BATCH_FILLING, TZ_BATCH_WRITING, TZ_BATCH_SYNCING,
 		TZ_BATCH_PUNCHING } phase;
 	struct tz_backing_batch *batch;
-	uint32_t chunk, chunks;		/* in hand */
-	uint32_t fill;			/* bytes */
+	uint32_t chunk, chunks;		/* in hand: the one that is written to, or those punched */
+	uint32_t open;		/* the chunk that the next batch goes on with; 0: a fresh one */
+	uint32_t base;			/* where in it the batch begins */
+	uint32_t fill;			/* bytes of the batch */
 	unsigned nr_items;
 	uint64_t next_write;		/* ns: as the rate allows */
 	int cannot_punch;
@@ -115,8 +118,8 @@ int tz_backing_read(struct tz_store_thread *t, uint64_t page, uint8_t *out, int 
 int tz_backing_ready(struct tz_store *s, uint64_t now, uint64_t *when);
 /* Adds a page whose entry the thread has announced; 0: there is no room in it, write it first. */
 int tz_backing_add(struct tz_store_thread *t, uint64_t page, uint64_t entry);
-/* Begins to write what has been added. */
-void tz_backing_write(struct tz_store *s);
+/* Begins to write what has been added; at_end: nothing more is to come. */
+void tz_backing_write(struct tz_store *s, int at_end);
 /* What has been added and not begun to be written is not to be. */
 void tz_backing_abandon(struct tz_store *s);
 /* Whether nothing is being written. */

@@ -44,6 +44,15 @@ static int has(const struct tz_backing_reader *r, uint64_t page, uint64_t entry)
 		(r->page == page || tz_backed_as(entry) == TZ_KIND_GROUP);
 }
 
+static void begin(struct tz_backing_reader *r, uint64_t page, uint64_t entry)
+{
+	if (r->page != page || !is_same_place(r->entry, entry))
+		r->tried = 0;
+	r->page = page;
+	r->entry = entry;
+	r->state = TZ_BRINGING;
+}
+
 static void bring(struct tz_store_thread *t, struct tz_backing_reader *r)
 {
 	int fd = atomic_load(&t->store->backing.fd);
@@ -146,6 +155,10 @@ static void has_been_read(struct tz_store_thread *t, const struct tz_backing_rea
 
 static int fail(struct tz_store_thread *t, uint64_t page, const char *fault)
 {
+	struct tz_backing_reader *r = atomic_load(&t->backing);
+
+	if (r)
+		r->tried = 0;
 	tz_stats_begin(&t->stats->seq);
 	tz_stats_add(&t->stats->backing_errors, 1);
 	tz_stats_end(&t->stats->seq);
@@ -153,7 +166,9 @@ static int fail(struct tz_store_thread *t, uint64_t page, const char *fault)
 	return -EIO;
 }
 
-/* 0, or -EAGAIN: what has been brought is not this page, or not all of it is right. */
+/* 0; -EAGAIN: what has been brought is not this page, or not all of it is right; -EIO: the second
+ * time. (Whoever wrote there meanwhile has changed the entry, too; but the same place may be the
+ * page's again.) */
 static int read_brought(struct tz_store_thread *t, struct tz_backing_reader *r, uint64_t page,
 	_Atomic uint64_t *slot, uint64_t entry, uint8_t *out, int keep, const char **fault)
 {
@@ -161,7 +176,8 @@ static int read_brought(struct tz_store_thread *t, struct tz_backing_reader *r, 
 	if (*fault || !t->defers)
 		r->state = TZ_BRING_NOTHING;
 	if (*fault)
-		return -EAGAIN;
+		return r->tried++ ? -EIO : -EAGAIN;
+	r->tried = 0;
 	has_been_read(t, r, page, slot, entry, out, keep);
 	tz_stats_begin(&t->stats->seq);
 	tz_stats_add(&t->stats->backing_reads, 1);
@@ -173,7 +189,6 @@ static int read_brought(struct tz_store_thread *t, struct tz_backing_reader *r, 
 int tz_backing_read(struct tz_store_thread *t, uint64_t page, uint8_t *out, int keep)
 {
 	struct tz_backing_reader *r = atomic_load_explicit(&t->backing, memory_order_acquire);
-	const char *fault = NULL;
 
 	for (;;) {
 		int damaged = 0;
@@ -184,20 +199,15 @@ int tz_backing_read(struct tz_store_thread *t, uint64_t page, uint8_t *out, int 
 		if (!r || atomic_load(&t->store->backing.fd) < 0)
 			return fail(t, page, "the backing file is not there");
 		if (has(r, page, entry)) {
-			const char *before = fault;
-			if (read_brought(t, r, page, slot, entry, out, keep, &fault) == 0)
-				return 0;
-			/* Whoever wrote there meanwhile has changed the entry, too; so the second
-			 * time it is damage. (Not the file, but the same place may be again.) */
-			if (before)
-				return fail(t, page, fault);
+			const char *fault;
+			int rc = read_brought(t, r, page, slot, entry, out, keep, &fault);
+			if (rc != -EAGAIN)
+				return rc == 0 ? 0 : fail(t, page, fault);
 			continue;
 		}
 		if (r->state == TZ_BRINGING)
 			return -EINPROGRESS;		/* somebody else's */
-		r->page = page;
-		r->entry = entry;
-		r->state = TZ_BRINGING;
+		begin(r, page, entry);
 		if (t->defers)
 			return -EINPROGRESS;
 		bring(t, r);

@@ -22,6 +22,7 @@
 #define POLL_NS 500000u
 #define PUBLISH_STEP 64u
 #define PUNCH_MOST 1024u		/* chunks at once */
+#define LEAST_ROOM (TZ_BACKING_CHUNK / 8)
 #define SECOND 1000000000ull
 #define DAY_SECONDS 86400
 
@@ -187,21 +188,45 @@ int tz_backing_is_idle(const struct tz_store *s)
 	return !is_in_hand(&s->backing);
 }
 
-/* It is nobody's but for what entries name by now. */
-static void drop_chunk(struct tz_store *s)
+/* It is nobody's but for what entries name by now; or, if there is some room left in it, the next
+ * batch's. (A run may have a few pages only.) */
+static void drop_chunk(struct tz_store *s, uint32_t used)
 {
 	struct tz_backing *b = &s->backing;
 
 	b->phase = TZ_BATCH_NONE;
-	if (atomic_fetch_sub(&b->live[b->chunk], 1) == 1)
+	b->base += used;
+	b->open = b->base <= TZ_BACKING_CHUNK - LEAST_ROOM ? b->chunk : 0;
+	if (!b->open && atomic_fetch_sub(&b->live[b->chunk], 1) == 1)
 		atomic_store(&b->emptied, 1);
 	show_used(s);
+}
+
+/* The next batch begins in another chunk. */
+static void close_chunk(struct tz_backing *b)
+{
+	if (b->open && atomic_fetch_sub(&b->live[b->open], 1) == 1)
+		atomic_store(&b->emptied, 1);
+	b->open = 0;
 }
 
 void tz_backing_abandon(struct tz_store *s)
 {
 	if (s->backing.phase == TZ_BATCH_FILLING)
-		drop_chunk(s);
+		drop_chunk(s, 0);
+}
+
+/* 0: there is none. */
+static int take_chunk(struct tz_backing *b)
+{
+	b->chunk = b->open;
+	if (b->chunk)
+		return 1;
+	b->base = 0;
+	b->chunk = find_chunk(b);
+	if (b->chunk)
+		atomic_fetch_add(&b->live[b->chunk], 1);
+	return b->chunk != 0;
 }
 
 int tz_backing_ready(struct tz_store *s, uint64_t now, uint64_t *when)
@@ -221,13 +246,11 @@ int tz_backing_ready(struct tz_store *s, uint64_t now, uint64_t *when)
 	if ((state != TZ_BACKING_READY && state != TZ_BACKING_FULL) || !is_within_day(s) ||
 		!is_file_there(s))
 		return -1;
-	b->chunk = find_chunk(b);
-	if (!b->chunk) {
+	if (!take_chunk(b)) {
 		if (state == TZ_BACKING_READY)
 			tz_backing_set_state(s, TZ_BACKING_FULL, "the backing file is full");
 		return -1;
 	}
-	atomic_fetch_add(&b->live[b->chunk], 1);
 	b->phase = TZ_BATCH_FILLING;
 	b->fill = 0;
 	b->nr_items = 0;
@@ -252,7 +275,7 @@ int tz_backing_add(struct tz_store_thread *t, uint64_t page, uint64_t entry)
 		return 1;
 	}
 	/* (A group's members go into one batch.) */
-	if (b->fill + bytes > TZ_BACKING_CHUNK ||
+	if (b->base + b->fill + bytes > TZ_BACKING_CHUNK ||
 		(tz_entry_is_grouped(entry) && n + TZ_GROUP_PAGES > TZ_BACKING_ITEMS))
 		return 0;
 	memcpy(b->batch->bytes + b->fill, s->arena.base + tz_entry_offset(entry), bytes);
@@ -261,7 +284,7 @@ int tz_backing_add(struct tz_store_thread *t, uint64_t page, uint64_t entry)
 	return 1;
 }
 
-void tz_backing_write(struct tz_store *s)
+void tz_backing_write(struct tz_store *s, int at_end)
 {
 	struct tz_backing *b = &s->backing;
 	uint32_t end = (b->fill + TZ_BACKING_BLOCK - 1) / TZ_BACKING_BLOCK * TZ_BACKING_BLOCK;
@@ -269,7 +292,8 @@ void tz_backing_write(struct tz_store *s)
 	if (b->phase != TZ_BATCH_FILLING)
 		return;
 	if (!b->nr_items) {
-		drop_chunk(s);
+		/* (Not even the first page fits into what is left of it.) */
+		drop_chunk(s, b->base && !at_end ? TZ_BACKING_CHUNK - b->base : 0);
 		return;
 	}
 	memset(b->batch->bytes + b->fill, 0, end - b->fill);
@@ -278,7 +302,7 @@ void tz_backing_write(struct tz_store *s)
 	b->phase = TZ_BATCH_WRITING;
 	count_written(s, end);
 	TZ_TEST_POINT("writing back");
-	submit(b, TZ_IORING_OP_WRITE, (uint64_t)b->chunk * TZ_BACKING_CHUNK, end);
+	submit(b, TZ_IORING_OP_WRITE, (uint64_t)b->chunk * TZ_BACKING_CHUNK + b->base, end);
 }
 
 /* ---- exchanging entries ---- */
@@ -301,7 +325,8 @@ static void publish_item(struct tz_store_thread *t, const struct tz_backing_item
 		!memcmp(s->arena.base + tz_entry_offset(entry), b->batch->bytes + item->at,
 			units * TZ_UNIT)) {
 		new = tz_entry_backed(page, tz_entry_kind(entry),
-			(uint64_t)b->chunk * TZ_BACKING_CHUNK + item->at, tz_entry_length(entry));
+			(uint64_t)b->chunk * TZ_BACKING_CHUNK + b->base + item->at,
+			tz_entry_length(entry));
 		atomic_fetch_add(&b->live[b->chunk], units);
 		done = atomic_compare_exchange_strong(slot, &entry, new);
 		if (!done)
@@ -328,7 +353,7 @@ static void publish(struct tz_store_thread *t)
 		tz_store_free_set_aside(t);
 		tz_store_end(t);
 	}
-	drop_chunk(t->store);
+	drop_chunk(t->store, b->fill);
 	tz_housekeeping_wake(t->store);		/* for the holes that it leaves */
 }
 
@@ -340,6 +365,8 @@ static void punch(struct tz_store *s)
 	uint32_t first = 1;
 
 	atomic_store(&b->emptied, 0);
+	if (b->open && atomic_load(&b->live[b->open]) == 1)
+		close_chunk(b);
 	while (first < b->nr_chunks && !(is_written(b, first) && is_free(b, first)))
 		first++;
 	show_used(s);
@@ -381,7 +408,7 @@ static void go_on(struct tz_store *s, struct tz_store_thread *t)
 	} else if (b->result < 0 || !t) {
 		if (b->result < 0)
 			fail(s, b->result);
-		drop_chunk(s);
+		drop_chunk(s, b->fill);
 	} else if (b->phase == TZ_BATCH_WRITING && !b->direct) {
 		b->phase = TZ_BATCH_SYNCING;
 		submit(b, TZ_IORING_OP_FSYNC, 0, 0);
@@ -408,6 +435,7 @@ void tz_backing_drain(struct tz_store *s)
 		if (poll(b, POLL_NS))
 			go_on(s, NULL);
 	tz_backing_abandon(s);
+	close_chunk(b);
 }
 
 uint64_t tz_backing_turn(struct tz_store_thread *t, uint64_t now)

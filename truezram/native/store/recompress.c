@@ -371,7 +371,7 @@ static int walk_to_backing(struct tz_store_thread *t, struct tz_recompression *j
 	end = walk_on(t, job, now);
 	job->written = end == 1;
 	if (end)
-		tz_backing_write(s);
+		tz_backing_write(s, end == 1);
 	return 0;
 }
 
