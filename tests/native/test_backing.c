@@ -10,7 +10,8 @@
  * attached: another server reads it; not if it is another file, another device's, or a copy.
  * none: it goes when nothing is on it; all can be asked back.
  * defer: who must not wait has it read; and reads from the wrong place, short or failed.
- * policy: by itself, huge pages first.
+ * huge: sooner than others, when a policy has it so.
+ * policy: by itself.
  * threads: writers, readers, discards beside writing back and asking back.
  */
 #include "attach_pages.h"
@@ -21,7 +22,6 @@
 #include <fcntl.h>
 
 #define MANY 2048u
-#define SPEED 1800000u			/* of the clock: a pass takes a ten-thousandth of a second */
 
 static char path[64];
 static unsigned share;
@@ -152,6 +152,15 @@ static void test_back(void)
 	end_file(&d);
 }
 
+static void make_old(struct device *d, unsigned n, unsigned age)
+{
+	for (unsigned i = 0; i < n; i++) {
+		uint64_t *entry = entry_of(d, i);
+		if (tz_entry_has_object(load(entry)))
+			put_word(entry, tz_entry_aged(i, load(entry), age));
+	}
+}
+
 /* Only pages that have been left alone for so long. */
 static void test_old(void)
 {
@@ -161,14 +170,34 @@ static void test_old(void)
 	fill(&d, &m, PAGES);
 	run(&d, "backing", 3600ull * 1000000000u);
 	CHECK(backed(&d) == 0, "young ones are there");
-	tz_store_set_age_speed(d.store, SPEED);
-	WAIT_FOR(tz_entry_age(load(entry_of(&d, PAGES - 1))) >= 3, "it stays young");
-	tz_store_set_age_speed(d.store, 1);
+	make_old(&d, PAGES, 4);
 	CHECK(look(tz_store_thread(d.store, 0), 8, m.version[8]) == 1, "read");
 	run(&d, "backing", 600ull * 1000000000u);
 	CHECK(!is_backed(&d, 8), "what was read just now is there");
 	CHECK(backed(&d) >= PAGES * 9 / 10 - 1, "%llu are there", (unsigned long long)backed(&d));
 	compare(&d, &m, "old ones going");
+	end_file(&d);
+}
+
+static void test_huge(void)
+{
+	struct device d = make(PAGES, 0);
+	struct model m = { 0 };
+	char why[216];
+	int err;
+	uint64_t least;
+
+	fill(&d, &m, PAGES);
+	make_old(&d, PAGES, 4);
+	struct tz_recompression *job = tz_store_prepare_recompress(d.store, "backing",
+		72000ull * 1000000000u, 100, &err, why, sizeof why);
+	CHECK(job, "%s", why);
+	job->huge_ns = 600ull * 1000000000u;
+	uint64_t ticket = tz_store_recompress(d.store, job, &least);
+	WAIT_FOR(NOW(d.stats->recompress_done) >= ticket, "it does not end");
+	for (unsigned i = 0; i < PAGES; i++)
+		CHECK(is_backed(&d, i) == (i % 16 == 5), "page %u", i);
+	compare(&d, &m, "huge ones going");
 	end_file(&d);
 }
 
@@ -595,16 +624,15 @@ static void grant(struct device *d, const struct tz_policy *policy)
 static void test_policy(void)
 {
 	struct device d = make(MANY, 0);
-	struct tz_policy policy = { .cpu_percent = 100, .idle_backing = 10 * 3600 };
+	struct tz_policy policy = { .cpu_percent = 100, .idle_backing = 1 };
 	struct model m = { 0 };
 
 	fill(&d, &m, PAGES);
 	grant(&d, &policy);
-	tz_store_set_age_speed(d.store, 180000);
+	tz_store_set_age_speed(d.store, 18000);
 	WAIT_FOR(tz_store_take_wishes(d.store) || backed(&d), "it has no wishes");
 	tz_store_grant_wishes(d.store, 1u << TZ_STANDING_BACKING, 1);
 	grant(&d, &policy);
-	WAIT_FOR(is_backed(&d, 5), "huge pages are not there");
 	WAIT_FOR(backed(&d) > PAGES * 9 / 10, "%llu are there", (unsigned long long)backed(&d));
 	run(&d, "memory", 0);
 	WAIT_FOR(NOW(d.stats->age_pages[TZ_AGES - 1]), "nothing is old");
@@ -679,6 +707,7 @@ int main(void)
 	test_back();
 	puts("back: all right");
 	test_old();
+	test_huge();
 	test_groups();
 	test_daily();
 	test_rate();
@@ -694,7 +723,9 @@ int main(void)
 	test_none();
 	puts("attached, none: all right");
 	test_defer();
+	puts("defer: all right");
 	test_policy();
+	puts("policy: all right");
 	test_threads();
 	unlink(path);
 	puts("backing: all right");
