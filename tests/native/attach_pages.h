@@ -152,7 +152,8 @@ static inline void copy_backing(int arena, const char *path)
 	CHECK(tz_arena_fetch_head(arena, copies, &head, why, sizeof why) == 0, "%s", why);
 	if (!(head.incompatible & TZ_ARENA_BACKING))
 		return;
-	int from = open(head.backing_path, O_RDONLY), to = open(path, O_RDWR | O_CREAT | O_TRUNC, 0600);
+	int from = open(head.backing_path, O_RDONLY),
+	    to = open(path, O_RDWR | O_CREAT | O_TRUNC, 0600);
 	CHECK(from >= 0 && to >= 0, "open");
 	for (uint64_t at = 0; (n = pread(from, buffer, sizeof buffer, (off_t)at)) > 0;
 		at += (uint64_t)n)

@@ -2,9 +2,9 @@
  * another one attaches what is there.
  *
  * While it writes, overwrites, discards, shares, packs groups, grows, compacts, makes pages older,
- * recompresses them, writes them to a backing file and has them come back, takes pages of the table and gives them back, changes settings: a copy of the
- * arena is checked (tz_check_arena), attached and compared with what was written. What the store's
- * own threads do is among it.
+ * recompresses them, writes them to a backing file and has them come back, takes pages of the table
+ * and gives them back, changes settings: a copy of the arena is checked (tz_check_arena), attached
+ * and compared with what was written. What the store's own threads do is among it.
  *
  * The arena is mapped read-only for that: a store is a SIGSEGV, upon which it is let through alone
  * (the trap flag: x86-64 only), under a lock. What is populated and punched out is one step, with a

@@ -17,7 +17,8 @@ struct tz_check {
 	struct tz_check_problem *problems;
 	uint32_t room;
 	uint32_t live;	/* a server is at work on it: what changes meanwhile is looked at again */
-	int32_t backing_fd;	/* its backing file, open for reading; 0: what is there is not looked at */
+	int32_t backing_fd;	/* its backing file, open for reading; 0: what is there is not
+				 * looked at */
 	/* out */
 	uint32_t version, state;		/* of the head; enum tz_arena_state */
 	uint64_t disksize, generation;

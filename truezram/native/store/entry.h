@@ -159,8 +159,8 @@ static inline int tz_entry_is_shared(uint64_t entry)
 	return tz_entry_has_object(entry) && entry & TZ_ENTRY_SHARED;
 }
 
-/* Of a page that is on the backing file: bits 17 to 50 are where, in units, 51 says that it has been
- * read since it was written there, 52 to 55 are the kind of its object, and the length is that
+/* Of a page that is on the backing file: bits 17 to 50 are where, in units, 51 says that it has
+ * been read since it was written there, 52 to 55 are the kind of its object, and the length is that
  * object's as its entry had it. */
 #define TZ_BACKED_OFFSET_BITS 34
 #define TZ_BACKED_READ (1ull << 51)

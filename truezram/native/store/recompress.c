@@ -591,7 +591,8 @@ static int check_backing(const struct tz_store *s, const char *algorithm, char *
 	static const char *const states[] = { [TZ_BACKING_NONE] = "there is no backing file",
 		[TZ_BACKING_READY] = NULL, [TZ_BACKING_FULL] = "the backing file is full",
 		[TZ_BACKING_FAILED] = "the backing file has failed: set it once more to try again",
-		[TZ_BACKING_MISSING] = "the backing file is not there: set it once more when it is" };
+		[TZ_BACKING_MISSING] =
+			"the backing file is not there: set it once more when it is" };
 	enum tz_recompress_to to = parse_to(algorithm);
 	unsigned state = atomic_load(&s->backing.state);
 	const char *fault = states[state];

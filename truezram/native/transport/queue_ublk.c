@@ -293,7 +293,8 @@ static int set_up(struct ublk_queue *u)
 	int rc = tz_uring_init(&u->ring, q->depth, q->ublk->wait_in_poll ? TZ_URING_POLL : 0);
 
 	if (rc < 0 || (rc = tz_uring_register_file(&u->ring, q->ublk->char_fd)) < 0 ||
-	    (rc = tz_uring_enable(&u->ring, ring_ops, sizeof ring_ops)) < 0 || (rc = map_descriptors(u)) < 0)
+	    (rc = tz_uring_enable(&u->ring, ring_ops, sizeof ring_ops)) < 0 ||
+	    (rc = map_descriptors(u)) < 0)
 		return rc;
 	if (!(q->ublk->info.flags & UBLK_F_USER_COPY) && (rc = map_buffers(u)) < 0)
 		return rc;
