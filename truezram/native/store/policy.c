@@ -9,8 +9,7 @@
  *
  * When memory is short (pressure.c), pages count as old enough earlier: for `dense` after one pass
  * of the clock, for groups after what is usual for `dense`, for the file after what is usual for
- * groups. What that costs stays the same, so it
- * takes effect sooner, not harder. It is looked at each ten seconds, but only while there are pages
+ * groups. What that costs stays the same, so it takes effect sooner, not harder. It is looked at each ten seconds, but only while there are pages
  * that it is about: a device at rest is left at rest.
  *
  * The control thread prepares jobs and hands them over by one exchange; whoever finds that they
@@ -70,12 +69,17 @@ static void free_standing(struct tz_standing *standing)
 
 /* ---- the housekeeper's turns ---- */
 
-static void take_over(struct tz_policing *p)
+static void take_over(struct tz_store *s)
 {
+	struct tz_policing *p = &s->policing;
 	struct tz_standing *next = atomic_exchange(&p->next, NULL);
 
 	if (!next)
 		return;
+	/* (What its job has gathered for the backing file, and not begun to write.) */
+	pthread_mutex_lock(&s->backing.lock);
+	tz_backing_abandon(s);
+	pthread_mutex_unlock(&s->backing.lock);
 	free_standing(p->now);
 	p->now = next;
 	p->due = 0;
@@ -135,8 +139,7 @@ static unsigned due(const struct tz_store *s)
 static int gains(const struct tz_store *s)
 {
 	for (unsigned i = 0; i < TZ_STANDING_JOBS; i++)
-		if (is_on(s, i) &&
-			has_pages(s, early_age(s, i), usual_age(s, i)))
+		if (is_on(s, i) && has_pages(s, early_age(s, i), usual_age(s, i)))
 			return 1;
 	return 0;
 }
@@ -232,7 +235,7 @@ uint64_t tz_policy_turn(struct tz_store_thread *t, uint64_t now)
 	struct tz_policing *p = &s->policing;
 	uint64_t look, next;
 
-	take_over(p);
+	take_over(s);
 	if (!p->now || atomic_load(&s->recompress.job))
 		return TZ_NO_TURN;
 	look_at_ages(s);

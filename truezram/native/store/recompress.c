@@ -176,16 +176,23 @@ static int back(struct tz_store_thread *t, const struct tz_recompression *job, u
 	return added;
 }
 
-static void bring_back(struct tz_store_thread *t, struct tz_recompression *job, uint64_t page)
+/* 0: there is no room for it now, but soon. */
+static int bring_back(struct tz_store_thread *t, struct tz_recompression *job, uint64_t page)
 {
-	struct tz_step_stats *to = counters(t->store, job);
-	int damaged = 0;
-	const _Atomic uint64_t *slot;
+	struct tz_store *s = t->store;
+	struct tz_step_stats *to = counters(s, job);
+	int damaged = 0, rc = tz_backing_read(t, page, job->page, 1);
+	const _Atomic uint64_t *slot = tz_table_slot(s, page, &damaged);
 
-	tz_backing_read(t, page, job->page, 1);
-	slot = tz_table_slot(t->store, page, &damaged);
-	if (slot && tz_entry_is_backed(atomic_load(slot)))
-		TZ_STATS_SET(to->no_room, to->no_room + 1);
+	if (!slot || !tz_entry_is_backed(atomic_load(slot)))
+		return 1;
+	if (rc == 0 && tz_reserve_no_room(&s->reserve) == -EAGAIN) {
+		tz_reserve_wake(&s->reserve);
+		job->wait_until = tz_now_ns() + STEP_NS;
+		return 0;
+	}
+	TZ_STATS_SET(to->no_room, to->no_room + 1);
+	return 1;
 }
 
 /* One page, as the job has it. 0: not now, there is something to be done first. */
@@ -195,9 +202,8 @@ static int do_page(struct tz_store_thread *t, struct tz_recompression *job, uint
 	if (job->to == TZ_TO_BACKING)
 		return back(t, job, page, slot);
 	if (job->to == TZ_TO_MEMORY)
-		bring_back(t, job, page);
-	else
-		rewrite(t, job, page, slot);
+		return bring_back(t, job, page);
+	rewrite(t, job, page, slot);
 	return 1;
 }
 
@@ -350,6 +356,8 @@ static int walk_on(struct tz_store_thread *t, struct tz_recompression *job, uint
 	if (job->set)
 		t->inside_set = job->set;
 	done = walk(t, job, now + STEP_NS);
+	if (done < 0 && job->to == TZ_TO_MEMORY)
+		done = 0;
 	tz_store_free_set_aside(t);
 	tz_store_end(t);
 	return done;
