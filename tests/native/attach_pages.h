@@ -9,6 +9,8 @@
 #include "device.h"
 #include "store_impl.h"
 
+#include <fcntl.h>
+
 enum { PAGES = 320 };
 #define FAR ((66ull << 30) / 4096)	/* beyond what the directory has from the start */
 
@@ -136,6 +138,40 @@ static inline int copy_of(int fd)
 	CHECK(fds[1] >= 0 && fstat(fd, &st) == 0 && ftruncate(fds[1], st.st_size) == 0, "copy");
 	CHECK(tz_arena_find_populated(fd, (uint64_t)st.st_size, copy_range, fds) == 0, "copy");
 	return fds[1];
+}
+
+/* Gives a copy of an arena a copy of its backing file, if it has one, of that path. */
+static inline void copy_backing(int arena, const char *path)
+{
+	uint8_t copies[TZ_HEAD_COPIES * TZ_PAGE_SIZE], buffer[1 << 16];
+	struct tz_arena_head head;
+	struct stat st;
+	char why[200];
+	ssize_t n;
+
+	CHECK(tz_arena_fetch_head(arena, copies, &head, why, sizeof why) == 0, "%s", why);
+	if (!(head.incompatible & TZ_ARENA_BACKING))
+		return;
+	int from = open(head.backing_path, O_RDONLY),
+	    to = open(path, O_RDWR | O_CREAT | O_TRUNC, 0600);
+	CHECK(from >= 0 && to >= 0, "open");
+	for (uint64_t at = 0; (n = pread(from, buffer, sizeof buffer, (off_t)at)) > 0;
+		at += (uint64_t)n)
+		CHECK(pwrite(to, buffer, (size_t)n, (off_t)at) == n, "copy");
+	CHECK(fstat(to, &st) == 0, "fstat");
+	close(from);
+	close(to);
+	head.backing_inode = st.st_ino;
+	head.backing_device = st.st_dev;
+	snprintf(head.backing_path, sizeof head.backing_path, "%s", path);
+	head.crc = 0;
+	memset(copies, 0, TZ_PAGE_SIZE);
+	memcpy(copies, &head, sizeof head);
+	head.crc = tz_crc32c(0, copies, TZ_PAGE_SIZE);
+	memcpy(copies, &head, sizeof head);
+	for (unsigned i = 0; i < TZ_HEAD_COPIES; i++)
+		CHECK(pwrite(arena, copies, TZ_PAGE_SIZE, (off_t)(i * TZ_PAGE_SIZE)) ==
+			(ssize_t)TZ_PAGE_SIZE, "head");
 }
 
 /* NULL store: refused, *err says why. `fd` stays open in any case. */

@@ -2,9 +2,9 @@
  * another one attaches what is there.
  *
  * While it writes, overwrites, discards, shares, packs groups, grows, compacts, makes pages older,
- * recompresses them, takes pages of the table and gives them back, changes settings: a copy of the
- * arena is checked (tz_check_arena), attached and compared with what was written. What the store's
- * own threads do is among it.
+ * recompresses them, writes them to a backing file and has them come back, takes pages of the table
+ * and gives them back, changes settings: a copy of the arena is checked (tz_check_arena), attached
+ * and compared with what was written. What the store's own threads do is among it.
  *
  * The arena is mapped read-only for that: a store is a SIGSEGV, upon which it is let through alone
  * (the trap flag: x86-64 only), under a lock. What is populated and punched out is one step, with a
@@ -78,8 +78,11 @@ static struct {
 	uint64_t limit, other_limit;
 	uint64_t others;		/* same-filled pages that are not in the model */
 	uint64_t stops, met[KINDS];
+	char backing[64];		/* path of the file that it has; "": none */
 	uint64_t two_groups;		/* of these with two groups in a window */
 } watch = { .one = PTHREAD_MUTEX_INITIALIZER };
+
+static char copied_backing[80];
 
 static uint32_t segment_at(uint64_t offset)
 {
@@ -207,6 +210,8 @@ static void check_copy(void)
 	uint64_t n = problems_of(copy, first, 2);
 	int two = 0;
 
+	if (watch.backing[0])
+		copy_backing(copy, copied_backing);
 	/* (One copy of the head may be half written.) */
 	CHECK(n == 0 || (n == 1 && strstr(first[0].what, "of the head is damaged")),
 		"%s, stop %llu: page %llu: %s", watch.doing, (unsigned long long)watch.stops,
@@ -857,6 +862,73 @@ static void watch_groups(void)
 	finish(&d);
 }
 
+static uint64_t backed(const struct device *d)
+{
+	struct tz_queue_stats q;
+
+	gauges(d->stats, &q);
+	return (uint64_t)q.kind_pages_now[TZ_KIND_BACKED];
+}
+
+static void run_to(struct device *d, const char *to)
+{
+	char why[216];
+	uint64_t least, ticket;
+	int err;
+	struct tz_recompression *job =
+		tz_store_prepare_recompress(d->store, to, 0, 100, &err, why, sizeof why);
+
+	CHECK(job, "%s", why);
+	ticket = tz_store_recompress(d->store, job, &least);
+	WAIT_FOR(NOW(d->stats->recompress_done) >= ticket, "it is not done");
+}
+
+/* Pages go to the backing file, a group as a whole; they are read, come back, are overwritten and
+ * discarded there. A copy of the arena has a copy of the file with it. */
+static void watch_backing(void)
+{
+	struct device d = make_device(4096, 1, LIMIT, "lz4");
+	struct tz_store_thread *t = tz_store_thread(d.store, 0);
+	char why[216];
+
+	begin(&d, 0);
+	for (unsigned i = 0; i < 24; i++)
+		put(t, &watch.model, i, i % 8 == 3 ? WORDS : i % 8 ? ALIKE_SMALL + i : FORGED + i);
+	if (tz_zstd_version()) {
+		CHECK(tz_store_set_groups(d.store, why, sizeof why) == 0, "%s", why);
+		WAIT_FOR(atomic_load(&d.store->alloc.reserve_count) > 2, "no reserve");
+		uint64_t ticket = tz_store_pack(d.store, 0, 16);
+		WAIT_FOR(tz_store_packed(d.store) >= ticket, "it is not done");
+	}
+	snprintf(watch.backing, sizeof watch.backing, "/tmp/truezram-stores-%d", (int)getpid());
+	snprintf(copied_backing, sizeof copied_backing, "%s.copy", watch.backing);
+	CHECK(tz_store_set_backing(d.store, watch.backing, 16 * TZ_BACKING_CHUNK, why,
+		sizeof why) == 0, "%s", why);
+	watch_it("writing to the backing file");
+	run_to(&d, "backing");
+	stop_watching(20);
+	CHECK(backed(&d) == 21, "%llu are there", (unsigned long long)backed(&d));
+	watch_it("reading from the backing file");
+	for (unsigned i = 0; i < 8; i++)
+		CHECK(look(t, i % 4, watch.model.version[i % 4]) == 1, "read");
+	stop_watching(6);
+	CHECK(backed(&d) == 18, "%llu are there", (unsigned long long)backed(&d));
+	watch_it("overwriting what is on the backing file");
+	change(t, 4, SMALL + 4);
+	change(t, 5, 0);
+	change(t, 16, WORDS);
+	stop_watching(3);
+	watch_it("asking all back");
+	run_to(&d, "memory");
+	stop_watching(30);
+	CHECK(backed(&d) == 0, "%llu stay", (unsigned long long)backed(&d));
+	run_to(&d, "backing");
+	finish(&d);
+	unlink(watch.backing);
+	unlink(copied_backing);
+	watch.backing[0] = 0;
+}
+
 /* ---- all of it ---- */
 
 /* glibc's memset is one instruction of 4096 steps for a page of the table otherwise. */
@@ -919,6 +991,7 @@ static void test_every_store(void)
 	watch_dedup();
 	watch_cold();
 	watch_groups();
+	watch_backing();
 	end_checker();
 	report();
 }

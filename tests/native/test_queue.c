@@ -12,6 +12,7 @@
 #include "local_server.h"
 #include "lock.h"
 #include "queue.h"
+#include "store_impl.h"
 #include "store.h"
 
 #include <errno.h>
@@ -122,11 +123,13 @@ static struct {
 	struct ublk_io_desc *descs;
 	int (*step)(uint64_t wait_ns);	/* what tz_uring_enter returns */
 	uint64_t mark[8];		/* the script's own */
+	struct tz_sqe fetch;		/* of the backing file, under way; len 0: none */
 } kernel;
 
 int tz_uring_init(struct tz_uring *r, unsigned entries, unsigned flags)
 {
-	(void)flags;
+	if (flags & TZ_URING_SHARED)		/* the store's, for its backing file */
+		return -ENOSYS;
 	r->entries = entries;
 	return 0;
 }
@@ -142,8 +145,10 @@ int tz_uring_register_file(struct tz_uring *r, int fd)
 	return fd < 0 ? -EBADF : 0;
 }
 
-int tz_uring_enable(struct tz_uring *r)
+int tz_uring_enable(struct tz_uring *r, const uint8_t *ops, unsigned n)
 {
+	(void)ops;
+	(void)n;
 	(void)r;
 	return 0;
 }
@@ -205,6 +210,11 @@ static void accept_commands(void)
 	for (unsigned i = 0; i < kernel.sqes; i++) {
 		unsigned tag = (unsigned)kernel.sqe[i].user_data;
 		struct ublk_io_cmd cmd;
+		if (kernel.sqe[i].opcode == TZ_IORING_OP_READ) {
+			CHECK(!kernel.fetch.len, "two reads of the backing file at once");
+			kernel.fetch = kernel.sqe[i];
+			continue;
+		}
 		memcpy(&cmd, kernel.sqe[i].cmd, sizeof cmd);
 		CHECK(!kernel.in_kernel[tag] && cmd.tag == tag,
 			"tag %u is with the kernel already", tag);
@@ -348,6 +358,126 @@ static void test_reads_pass_writes(void)
 	CHECK(queue.stats->pages_written >= PAGES + 200, "%llu pages written in 200 rounds",
 		(unsigned long long)queue.stats->pages_written - PAGES);
 	end();
+}
+
+/* ---- the backing file ---- */
+
+static char backing_path[64];
+
+static void noise(uint8_t *page, uint64_t n)
+{
+	uint64_t state = n + 1;
+
+	for (unsigned i = 0; i < 512; i++) {
+		state ^= state << 13;
+		state ^= state >> 7;
+		state ^= state << 17;
+		((uint64_t *)(void *)page)[i] = state;
+	}
+}
+
+static int is_noise(uint64_t n)
+{
+	return n == 8 || n == 9 || n == 11 || n == 40 || n == 60;
+}
+
+/* Has some pages on the backing file. */
+static void back_pages(void)
+{
+	static uint8_t page[TZ_PAGE_SIZE] __attribute__((aligned(8)));
+	char why[216] = "";
+	uint64_t least, ticket;
+	int err;
+
+	tz_store_begin(queue.store);
+	for (uint64_t n = 0; n < PAGES; n++) {
+		noise(page, n);
+		CHECK(!is_noise(n) || __real_tz_store_write(queue.store, n, page) == 0, "write");
+	}
+	tz_store_end(queue.store);
+	snprintf(backing_path, sizeof backing_path, "/tmp/truezram-queue-%d", (int)getpid());
+	CHECK(tz_store_set_backing(store, backing_path, 1 << 20, why, sizeof why) == 0, "%s", why);
+	struct tz_recompression *job =
+		tz_store_prepare_recompress(store, "backing", 0, 100, &err, why, sizeof why);
+	CHECK(job, "%s", why);
+	ticket = tz_store_recompress(store, job, &least);
+	while (__atomic_load_n(&store->stats->recompress_done, __ATOMIC_RELAXED) < ticket)
+		usleep(1000);
+}
+
+/* What was fetched is there, or not. */
+static void end_fetch(int result)
+{
+	struct tz_sqe *sqe = &kernel.fetch;
+
+	if (!result)
+		result = (int)pread(sqe->fd, (void *)(uintptr_t)sqe->addr, sqe->len,
+			(off_t)sqe->off);
+	kernel.cqe[kernel.cq_tail++ % (4 * TAGS)] =
+		(struct tz_cqe){ .user_data = sqe->user_data, .res = result };
+	sqe->len = 0;
+}
+
+static void check_data(unsigned tag, uint64_t first, unsigned n)
+{
+	static uint8_t page[TZ_PAGE_SIZE] __attribute__((aligned(8))), out[TZ_PAGE_SIZE];
+
+	for (unsigned i = 0; i < n; i++) {
+		off_t at = (off_t)(ublk_data_offset(0, tag) + i * TZ_PAGE_SIZE);
+		if (is_noise(first + i))
+			noise(page, first + i);
+		else
+			fill_word(page, first + i + 1);
+		CHECK(pread(queue.ublk->char_fd, out, sizeof out, at) == TZ_PAGE_SIZE &&
+			!memcmp(page, out, sizeof out), "page %llu",
+			(unsigned long long)first + i);
+	}
+}
+
+/* Tag 0 reads pages of which some are on the file, tags 1 and 3 others, tag 2 one in memory. The
+ * file does not answer before tag 2 has been; and of tag 3's page, it answers with an error. */
+static int read_backed(uint64_t wait_ns)
+{
+	static const int pages[] = { 6, 1, 1, 1 };
+	uint64_t *begun = &kernel.mark[0], *fetches = &kernel.mark[1];
+	int answered = 0;
+
+	(void)wait_ns;
+	accept_commands();
+	for (unsigned tag = 0; tag < 4; tag++)
+		answered += kernel.answers[tag];
+	if (!*begun) {
+		*begun = 1;
+		back_pages();
+		request(0, UBLK_IO_OP_READ, 6, 6);
+		request(1, UBLK_IO_OP_READ, 40, 1);
+		request(2, UBLK_IO_OP_READ, 100, 1);
+		request(3, UBLK_IO_OP_READ, 60, 1);
+		return 0;
+	}
+	if (answered == 4) {
+		for (unsigned tag = 0; tag < 3; tag++)
+			CHECK(kernel.result[tag] == pages[tag] * TZ_PAGE_SIZE, "tag %u: %d", tag,
+				kernel.result[tag]);
+		CHECK(kernel.result[3] == -EIO, "an error: %d", kernel.result[3]);
+		check_data(0, 6, 6);
+		check_data(1, 40, 1);
+		check_data(2, 100, 1);
+		stop_device();
+	} else if (kernel.fetch.len && kernel.answers[2]) {
+		++*fetches;
+		end_fetch(kernel.answers[0] && kernel.answers[1] ? -EIO : 0);
+	}
+	return 0;
+}
+
+static void test_backing_does_not_block(void)
+{
+	run_ublk(4, read_backed);
+	CHECK(kernel.mark[1] == 6, "%llu reads of the file", (unsigned long long)kernel.mark[1]);
+	CHECK(queue.stats->backing_reads == 4 && queue.stats->backing_errors == 1, "not counted");
+	end();
+	unlink(backing_path);
 }
 
 /* ---- answers go out as it goes ---- */
@@ -920,6 +1050,7 @@ int main(void)
 		{ "reads pass discards", test_reads_pass_discards },
 		{ "reads pass writes", test_reads_pass_writes },
 		{ "answers go out", test_answers_go_out },
+		{ "the backing file does not block", test_backing_does_not_block },
 		{ "waiting sleeps", test_waiting_sleeps },
 		{ "waiting ends", test_waiting_ends },
 		{ "refused commands are sent again", test_refused_commands_are_sent_again },

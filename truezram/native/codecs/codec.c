@@ -68,6 +68,7 @@ const char *tz_kind_name(unsigned kind)
 	case TZ_KIND_RAW: return "huge";
 	case TZ_KIND_ZSTD_DICT: return "zstd_dict";
 	case TZ_KIND_GROUP: return "cold";
+	case TZ_KIND_BACKED: return "backing";
 	}
 	return codec ? codec->name : NULL;
 }

@@ -49,6 +49,8 @@ enum tz_kind {
 	/* one of up to 16 neighbours that are one zstd frame, with a checksum for each (the store's
 	 * group.h) */
 	TZ_KIND_GROUP = 12,
+	/* an object of one of the others, on the backing file (the store's backing.h) */
+	TZ_KIND_BACKED = 13,
 	/* must stay last: every kind is below it, so nothing that counts by kind can miss one */
 	TZ_KINDS_STORED,
 };

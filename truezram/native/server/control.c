@@ -147,7 +147,7 @@ static int renew_policy(struct tz_server *s, char *why, size_t why_size)
 {
 	struct tz_policy policy = tz_store_policy(s->store);
 
-	return policy.idle_dense || policy.idle_cold
+	return policy.idle_dense || policy.idle_cold || policy.idle_backing
 		? tz_server_set_policy(s, &policy, why, why_size) : 0;
 }
 
@@ -187,7 +187,8 @@ static int set_policy(struct tz_server *s, const char *text, char *why, size_t w
 	struct tz_policy policy;
 
 	if (tz_policy_parse(text, &policy) < 0) {
-		snprintf(why, why_size, "a policy is three whole numbers, as 600:7200:3");
+		snprintf(why, why_size,
+			"a policy is three or four whole numbers, as 600:7200:3:72000");
 		return -EINVAL;
 	}
 	return tz_server_set_policy(s, &policy, why, why_size);
@@ -242,6 +243,70 @@ static int set_mode(struct tz_server *s, const char *text, char *why, size_t why
 	return mode < 0 ? mode : 0;
 }
 
+static int set_idle_backing(struct tz_server *s, const char *text, char *why, size_t why_size)
+{
+	return set_part(s, offsetof(struct tz_policy, idle_backing), text, why, why_size);
+}
+
+int tz_server_set_backing(
+	struct tz_server *s, const char *path, uint64_t limit, char *why, size_t why_size)
+{
+	char more[200];
+	int rc = tz_store_set_backing(s->store, path, limit, why, why_size);
+
+	if (rc < 0 || !path || !must_lock(s) || (rc = tz_server_lock(s, why, why_size)) == 0)
+		return rc;
+	if (tz_store_set_backing(s->store, NULL, 0, more, sizeof more) < 0)
+		tz_log("%s", more);
+	return rc;
+}
+
+/* "none", or "LIMIT:PATH". */
+static int set_backing(struct tz_server *s, const char *text, char *why, size_t why_size)
+{
+	char *end, more[200];
+	int none = !strcmp(text, "none"), rc;
+
+	errno = 0;
+	unsigned long long limit = none ? 0 : strtoull(text, &end, 10);
+	if (!none && (*text < '0' || *text > '9' || errno || *end != ':')) {
+		snprintf(why, why_size, "a backing file is none, or BYTES:/PATH");
+		return -EINVAL;
+	}
+	rc = tz_server_set_backing(s, none ? NULL : end + 1, limit, why, why_size);
+	/* What is old enough goes there now. */
+	if (rc == 0 && !none && renew_policy(s, more, sizeof more) < 0)
+		tz_log("the policy is as it was: %s", more);
+	return rc;
+}
+
+static int set_budget(struct tz_server *s, int is_rate, const char *text, char *why,
+	size_t why_size)
+{
+	uint64_t budget[2];
+	char *end;
+
+	tz_store_backing_budget(s->store, &budget[0], &budget[1]);
+	errno = 0;
+	budget[is_rate] = strtoull(text, &end, 10);
+	if (*text < '0' || *text > '9' || errno || *end || budget[is_rate] > TZ_MAX_SIZE) {
+		snprintf(why, why_size, "it is not a number of bytes from 0 to 2^52");
+		return -EINVAL;
+	}
+	tz_store_set_backing_budget(s->store, budget[0], budget[1]);
+	return 0;
+}
+
+static int set_backing_daily(struct tz_server *s, const char *text, char *why, size_t why_size)
+{
+	return set_budget(s, 0, text, why, why_size);
+}
+
+static int set_backing_rate(struct tz_server *s, const char *text, char *why, size_t why_size)
+{
+	return set_budget(s, 1, text, why, why_size);
+}
+
 #define MAX_AGE_SPEED 10000000u
 
 static int set_age_speed(struct tz_server *s, const char *text, char *why, size_t why_size)
@@ -269,6 +334,10 @@ static const struct setting {
 	{ "idle_cold=", set_idle_cold },
 	{ "cpu_percent=", set_cpu_percent },
 	{ "mode=", set_mode },
+	{ "idle_backing=", set_idle_backing },
+	{ "backing=", set_backing },
+	{ "backing_daily=", set_backing_daily },
+	{ "backing_rate=", set_backing_rate },
 	{ "age_speed=", set_age_speed },
 };
 
@@ -282,7 +351,8 @@ static void set(struct control *c, const char *text)
 		if (strncmp(text, settings[i].key, n))
 			continue;
 		int rc = settings[i].set(c->s, text + n, why, sizeof why);
-		answer(c, rc == 0 ? TZ_OK : rc == -EINVAL ? TZ_E_INVALID : TZ_E_FAILED, why);
+		answer(c, rc == 0 ? TZ_OK : rc == -EINVAL ? TZ_E_INVALID : rc == -EBUSY
+			? TZ_E_BUSY : TZ_E_FAILED, why);
 		if (rc == 0)
 			tz_log("set %s", text);
 		return;

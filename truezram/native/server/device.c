@@ -330,6 +330,13 @@ void tz_device_confine(void)
 		tz_log("system calls are not filtered: %s", why);
 }
 
+static int begin_backing(struct tz_server *s, const struct tz_options *o)
+{
+	tz_store_set_backing_budget(s->store, o->backing_daily, o->backing_rate);
+	return o->backing ? tz_server_set_backing(s, o->backing, o->backing_limit, s->why,
+			sizeof s->why) : 0;
+}
+
 /* Without libzstd there are no groups, and the rest of it all the same. */
 static int begin_policy(struct tz_server *s, const struct tz_options *o)
 {
@@ -370,7 +377,7 @@ int tz_device_make(struct tz_server *s, const struct tz_options *o)
 	if (rc < 0 || (rc = make_store(s, o)) < 0 || (rc = tz_device_start_queues(s, o)) < 0)
 		return rc;
 	rc = tz_control_open(s, s->why, sizeof s->why);
-	if (rc < 0 || (rc = begin_policy(s, o)) < 0)
+	if (rc < 0 || (rc = begin_backing(s, o)) < 0 || (rc = begin_policy(s, o)) < 0)
 		return rc;
 	tz_server_set_mode(s, o->mode);
 	if (ublk)
@@ -421,6 +428,8 @@ void tz_device_unmake(struct tz_server *s)
 	}
 	tz_slots_stop(&s->slots);
 	tz_local_server_close(&s->local);
+	if (s->store)
+		tz_store_erase_backing(s->store);
 	tz_store_destroy(s->store);
 	tz_registry_drop(&s->registry);
 	tz_helper_close(&s->helper);

@@ -13,6 +13,8 @@ struct tz_options {
 	struct tz_policy policy;
 	int has_policy;
 	uint32_t mode;		/* enum tz_mode */
+	const char *backing;		/* NULL: none */
+	uint64_t backing_limit, backing_daily, backing_rate;
 	uint8_t *dictionary_bytes;	/* what is in it */
 	size_t dictionary_size;
 	int id, ready_fd, cleanup, recover, upgrade, dedup;	/* id -1: any */

@@ -94,6 +94,7 @@ static const struct rule rules[] = {
 	/* The queues: requests, waiting, memory for what is stored. */
 	CALL(io_uring_enter), CALL(pread64), CALL(pwrite64), CALL(futex), CALL(futex_wait),
 	CALL(futex_wake), CALL(futex_requeue), CALL(fallocate), CALL(madvise), CALL(ppoll),
+	CALL(fdatasync), CALL(fadvise64), CALL(ftruncate), /* the backing file */
 	CALL(nanosleep), CALL(clock_nanosleep), CALL(clock_gettime), CALL(clock_getres),
 	CALL(gettimeofday), CALL(sched_yield), CALL(getcpu), CALL(getrusage), CALL(restart_syscall),
 	/* A thread's first and last steps: one may be in them when the filter comes. */

@@ -33,7 +33,8 @@ enum tz_exit {
 enum tz_op {
 	TZ_OP_PING = 1,		/* reply: nothing but a status */
 	TZ_OP_SET = 2,		/* text = "mem_limit=BYTES", "algorithm=NAME[:LEVEL]",
-				 * "dedup=on|off", "mode=NAME" and others; for tests and
+				 * "dedup=on|off", "backing=LIMIT:PATH|none", or another row of
+				 * control.c's table (TZ_E_BUSY: of backing alone); for tests and
 				 * measurements "age_speed=N": pages grow old N times as fast
 				 * (store.h) */
 	TZ_OP_STOP = 3,		/* stop and remove the device; the reply comes first, then the
@@ -55,10 +56,12 @@ enum tz_op {
 	TZ_OP_AGES = 10,	/* count pages by age now; does not wait. Reply value[0]: what
 				 * ages_counted in the statistics will be */
 	TZ_OP_RECOMPRESS = 11,	/* write pages that have been idle for arg[0] ns at least once more,
-				 * text = "dense" or "zstd[:LEVEL]", with at most arg[1] per cent of
-				 * a core; does not wait. Reply value[0]: what recompress_done in
-				 * the statistics will be; value[1]: for how many ns the pages that
-				 * are meant have been idle. TZ_E_BUSY: one is at work */
+				 * text = "dense", "zstd[:LEVEL]", "cold", or "backing" (to the
+				 * backing file) or "memory" (all that is there comes back), with at
+				 * most arg[1] per cent of a core; does not wait. Reply value[0]:
+				 * what recompress_done in the statistics will be; value[1]: for how
+				 * many ns the pages that are meant have been idle. TZ_E_BUSY: one
+				 * is at work */
 	TZ_OP_STOP_RECOMPRESS = 12	/* reply value[0]: 1, there was one to stop */
 };
 

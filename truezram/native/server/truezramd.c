@@ -3,7 +3,8 @@
  *
  *	truezramd --transport ublk|local --size BYTES --algorithm NAME[:LEVEL] --run-dir DIR
  *	          [--dictionary FILE] [--mem-limit BYTES] [--id N] [--queues N] [--queue-depth N]
- *	          [--ready-fd FD]
+ *	          [--dedup] [--policy N:N:N[:N]] [--backing PATH] [--backing-limit BYTES]
+ *	          [--backing-daily BYTES] [--backing-rate BYTES] [--ready-fd FD]
  *	truezramd --recover|--upgrade --transport ublk --id N --run-dir DIR [--ready-fd FD]
  *	truezramd --cleanup --transport ublk|local --id N --run-dir DIR
  *	truezramd --helper	(started by a server: helper.h)
@@ -42,6 +43,10 @@
 #include <sys/prctl.h>
 #include <unistd.h>
 
+/* A day and a second; docs/tiers.md. */
+#define BACKING_DAILY (1ull << 30)
+#define BACKING_RATE (16ull << 20)
+
 /* ---- options ---- */
 
 static int number(const char *option, const char *text, uint64_t most, uint64_t *out)
@@ -79,13 +84,18 @@ static int parse(int argc, char **argv, struct tz_options *o)
 		{ "dedup", no_argument, NULL, 'u' },
 		{ "policy", required_argument, NULL, 'p' },
 		{ "mode", required_argument, NULL, 'M' },
+		{ "backing", required_argument, NULL, 'b' },
+		{ "backing-limit", required_argument, NULL, 'B' },
+		{ "backing-daily", required_argument, NULL, 'y' },
+		{ "backing-rate", required_argument, NULL, 'e' },
 		{ "version", no_argument, NULL, 'V' },
 		{ NULL, 0, NULL, 0 },
 	};
 	uint64_t n;
 	int c;
 
-	*o = (struct tz_options){ .transport = -1, .id = -1, .ready_fd = -1 };
+	*o = (struct tz_options){ .transport = -1, .id = -1, .ready_fd = -1,
+		.backing_daily = BACKING_DAILY, .backing_rate = BACKING_RATE };
 	while ((c = getopt_long(argc, argv, "", options, NULL)) != -1) {
 		int bad = 0;
 		switch (c) {
@@ -103,7 +113,17 @@ static int parse(int argc, char **argv, struct tz_options *o)
 			bad = tz_policy_parse(optarg, &o->policy);
 			o->has_policy = 1;
 			if (bad)
-				fprintf(stderr, "truezramd: --policy %s: not N:N:N\n", optarg);
+				fprintf(stderr, "truezramd: --policy %s: not N:N:N[:N]\n", optarg);
+			break;
+		case 'b': o->backing = optarg; break;
+		case 'B':
+			bad = number("backing-limit", optarg, TZ_MAX_SIZE, &o->backing_limit);
+			break;
+		case 'y':
+			bad = number("backing-daily", optarg, TZ_MAX_SIZE, &o->backing_daily);
+			break;
+		case 'e':
+			bad = number("backing-rate", optarg, TZ_MAX_SIZE, &o->backing_rate);
 			break;
 		case 'M':
 			bad = tz_mode_parse(optarg);
@@ -141,8 +161,11 @@ static int parse(int argc, char **argv, struct tz_options *o)
 			" --algorithm NAME[:LEVEL] --run-dir DIR\n"
 			"                 [--dictionary FILE] [--mem-limit BYTES] [--id N]"
 			" [--queues N] [--queue-depth N]\n"
-			"                 [--dedup] [--policy IDLE_DENSE:IDLE_COLD:CPU_PERCENT]"
-			" [--mode NAME] [--ready-fd FD]\n"
+			"                 [--dedup] [--policy IDLE_DENSE:IDLE_COLD:CPU_PERCENT"
+			"[:IDLE_BACKING]]\n"
+			"                 [--backing PATH] [--backing-limit BYTES]"
+			" [--backing-daily BYTES]\n"
+			"                 [--backing-rate BYTES] [--mode NAME] [--ready-fd FD]\n"
 			"       truezramd --cleanup --transport ublk|local --id N --run-dir DIR\n"
 			"       truezramd --recover|--upgrade --transport ublk --id N --run-dir DIR"
 			" [--ready-fd FD]\n"

@@ -45,7 +45,8 @@ enum tz_arena_state { TZ_ARENA_MAKING = 1, TZ_ARENA_LIVE = 2, TZ_ARENA_STOPPING 
 /* Features: a server refuses an arena with an incompatible one that it does not know; others it may
  * ignore. */
 #define TZ_ARENA_GROUPS 1ull		/* incompatible: pages may be members of groups */
-#define TZ_ARENA_INCOMPATIBLE TZ_ARENA_GROUPS
+#define TZ_ARENA_BACKING 2ull		/* incompatible: pages may be on a backing file */
+#define TZ_ARENA_INCOMPATIBLE (TZ_ARENA_GROUPS | TZ_ARENA_BACKING)
 #define TZ_ARENA_DEDUP 1ull		/* compatible: dedup is on */
 
 /* The device as it was made, for whoever takes over. */
@@ -78,6 +79,7 @@ struct tz_arena_head {
 	uint64_t backing_device, backing_inode, backing_size;
 	char backing_path[256];
 	struct tz_policy policy;	/* as in force now */
+	uint64_t backing_daily, backing_rate;		/* the same */
 	uint32_t mode;			/* enum tz_mode, likewise */
 };
 

@@ -51,6 +51,7 @@ struct attaching {
 	uint64_t *shared;		/* and: an object that pages share begins there */
 	uint64_t nr_shared;
 	struct tz_queue_stats *q;		/* what there is */
+	int64_t backed[TZ_KINDS];		/* and of what kinds, on the backing file */
 	uint64_t before;		/* problems that are not of entries */
 	unsigned repairs;
 	uint64_t *lost_tables;		/* pages of the table that cannot be put right */
@@ -397,6 +398,10 @@ static void count(struct attaching *k, uint64_t page, uint64_t entry, int own)
 	struct tz_group_head group;
 
 	tz_store_count_entry(k->q, entry, own, 1);
+	if (tz_entry_is_backed(entry)) {
+		tz_backing_adopt(k->s, entry);
+		k->backed[tz_backed_as(entry)]++;
+	}
 	if (own && tz_entry_is_grouped(entry) &&
 		!tz_group_head_fault(k->s->arena.base + tz_entry_offset(entry), page,
 			tz_entry_units(entry), &group))
@@ -488,6 +493,8 @@ static int look_at_entries(struct attaching *k)
 		if (tz_alloc_is_present(alloc, s))
 			atomic_store(&alloc->segments[s].shard, 0);
 	k->nr_shared = 0;
+	tz_backing_forget_counts(k->s);
+	memset(k->backed, 0, sizeof k->backed);
 	memset(k->q, 0, sizeof *k->q);
 	k->a->nr_problems = k->before;
 	k->a->lost = k->a->lost_before = 0;
@@ -661,9 +668,10 @@ static int look_and_choose(struct attaching *k, char *why, size_t why_size)
 	void *dictionary = read_dictionary(k, &n);
 	int rc = look(k, why, why_size);
 
+	for (unsigned kind = 0; kind < TZ_KINDS; kind++)
+		k->backed[kind] += k->q->kind_pages_now[kind];
 	if (rc == 0)
-		rc = tz_store_attach_codecs(
-			k->s, k->q->kind_pages_now, dictionary, n, why, why_size);
+		rc = tz_store_attach_codecs(k->s, k->backed, dictionary, n, why, why_size);
 	free(dictionary);
 	return rc;
 }
@@ -694,6 +702,8 @@ static int rebuild(struct attaching *k, char *why, size_t why_size)
 		rc = tz_groups_prepare(s, why, why_size);
 		atomic_store(&s->groups.on, rc == 0);
 	}
+	if (rc == 0)
+		rc = tz_backing_attach(s, why, why_size);
 	return rc < 0 ? rc : look_and_choose(k, why, why_size);
 }
 
@@ -712,6 +722,8 @@ static int start(struct attaching *k, char *why, size_t why_size)
 		rc = restore_dedup(k, why, why_size);
 	if (rc == 0 && atomic_load(&s->groups.on))
 		each_table_page(k, count_members);
+	if (rc == 0)
+		tz_backing_resume(s);
 	if (rc == 0)
 		rc = tz_housekeeping_start(s, why, why_size);
 	if (rc < 0)

@@ -33,6 +33,8 @@ struct checker {
 	uint8_t *populated;	/* a bit for each 4096 bytes of it */
 	uint64_t *taken;	/* a bit for each unit of the segments, at rest */
 	uint64_t *shared;	/* and: an object that pages share begins there */
+	uint64_t *backed;	/* a bit for each unit of the backing file, at rest */
+	uint64_t *groups;	/* and: a group begins there */
 	uint64_t table[TZ_TABLE_ENTRIES];	/* the page of the table at hand */
 	uint64_t directory[TZ_DIRECTORY_ENTRIES];
 	uint8_t object[sizeof(struct tz_group_head) + TZ_GROUP_BYTES];
@@ -62,10 +64,10 @@ static void pause_live(void)
 /* ---- what the file has ---- */
 
 /* 0, or -1: it ends before, or cannot be read there. */
-static int read_at(const struct checker *k, uint64_t offset, void *out, size_t n)
+static int read_from(int fd, uint64_t offset, void *out, size_t n)
 {
 	while (n) {
-		ssize_t got = pread(k->fd, out, n, (off_t)offset);
+		ssize_t got = pread(fd, out, n, (off_t)offset);
 
 		if (got < 0 && errno == EINTR)
 			continue;
@@ -76,6 +78,11 @@ static int read_at(const struct checker *k, uint64_t offset, void *out, size_t n
 		n -= (size_t)got;
 	}
 	return 0;
+}
+
+static int read_at(const struct checker *k, uint64_t offset, void *out, size_t n)
+{
+	return read_from(k->fd, offset, out, n);
 }
 
 static void is_populated(void *arg, uint64_t from, uint64_t to)
@@ -162,6 +169,57 @@ static const char *group_fault(struct checker *k, uint64_t page, uint64_t entry)
 	return fault;
 }
 
+/* Of what is on the backing file, which may be closed. */
+static const char *backed_fault(struct checker *k, uint64_t page, uint64_t entry)
+{
+	uint64_t offset = tz_backed_offset(entry), object = tz_backed_object(page, entry, 0);
+	unsigned as = tz_backed_as(entry), bytes = tz_backed_units(entry) * TZ_UNIT;
+	struct tz_object_head head;
+	struct tz_group_head group;
+
+	if (!(k->head.incompatible & TZ_ARENA_BACKING))
+		return "it is on a backing file, but the head says that there is none";
+	if (as < TZ_KIND_SAME_U64 || !tz_kind_is_stored(as) || as == TZ_KIND_BACKED)
+		return "its entry is of an unknown kind";
+	if (offset < TZ_BACKING_CHUNK || offset + bytes > k->head.backing_size ||
+		offset / TZ_BACKING_CHUNK != (offset + bytes - 1) / TZ_BACKING_CHUNK)
+		return "its object is beyond the end of the backing file";
+	if (k->c->backing_fd <= 0)
+		return NULL;
+	if (read_from(k->c->backing_fd, offset, k->object, bytes) < 0)
+		return "its object cannot be read from the backing file";
+	if (as == TZ_KIND_GROUP)
+		return tz_group_head_fault(k->object, page, tz_entry_units(object), &group)
+			? "its object on the backing file is not its group"
+			: tz_group_payload_is_right(k->object, &group)
+			? NULL
+			: "its group's checksum on the backing file does not match";
+	memcpy(&head, k->object, sizeof head);
+	if (head.owner != (uint32_t)page)
+		return "its object on the backing file belongs to another page";
+	return tz_crc32c(tz_object_seed(page, as), k->object + sizeof head,
+		       tz_entry_length(entry)) == head.crc
+		? NULL : "its object's checksum on the backing file does not match";
+}
+
+/* Whether it shares room there with another one, which is no group that both are members of. */
+static int is_backed_twice(struct checker *k, uint64_t entry)
+{
+	uint64_t first = tz_backed_offset(entry) / TZ_UNIT;
+	unsigned units = tz_backed_units(entry);
+	int group = tz_backed_as(entry) == TZ_KIND_GROUP,
+	    known = k->groups && group && tz_units_any(k->groups, first, 1), twice;
+
+	if (!k->backed || known)
+		return 0;
+	twice = tz_units_any(k->backed, first, units);
+	tz_units_take(k->backed, first, units);
+	if (group)
+		tz_units_take(k->groups, first, 1);
+	k->c->backing_bytes += units * TZ_UNIT;
+	return twice;
+}
+
 /* What is wrong with an object; NULL: nothing. */
 static const char *object_fault(struct checker *k, uint64_t page, uint64_t entry)
 {
@@ -201,6 +259,8 @@ static const char *entry_fault(struct checker *k, uint64_t page, uint64_t entry)
 		return "it was found damaged when a server attached the arena: it is lost";
 	if (kind == TZ_KIND_EMPTY || !tz_kind_is_stored(kind))
 		return "its entry is of an unknown kind";
+	if (tz_entry_is_backed(entry))
+		return backed_fault(k, page, entry);
 	if (!tz_entry_has_object(entry))
 		return NULL;
 	return object_fault(k, page, entry);
@@ -215,6 +275,7 @@ static void count(struct checker *k, uint64_t entry, int own)
 	c->pages++;
 	if (tz_entry_kind(entry) <= TZ_KIND_SAME_U64)
 		c->same_filled++;
+	c->backing_pages += tz_entry_is_backed(entry);
 	c->group_pages += tz_entry_is_grouped(entry);
 	c->dup_pages += !own && !tz_entry_is_grouped(entry);
 	if (!tz_entry_has_object(entry) || !own)
@@ -272,6 +333,8 @@ static void check_entry(struct checker *k, uint64_t page, uint64_t entry)
 		own = is_first_share(k, entry);
 	if (fault)
 		problem(k, page, "%s", fault);
+	else if (tz_entry_is_backed(entry) && is_backed_twice(k, entry))
+		problem(k, page, "its object shares room with another one on the backing file");
 	else if (own && tz_entry_has_object(entry) && k->taken &&
 		is_taken(k, tz_entry_offset(entry), tz_entry_units(entry)))
 		problem(k, page, "its object shares room with another one");
@@ -420,6 +483,11 @@ static int check(struct checker *k, char *why, size_t why_size)
 	if (rc == 0 && (!(k->shared = tz_units_map(k->head.nr_segments)) ||
 			       (!k->c->live && !(k->taken = tz_units_map(k->head.nr_segments)))))
 		rc = -ENOMEM;
+	if (rc == 0 && !k->c->live && k->head.incompatible & TZ_ARENA_BACKING &&
+		k->head.backing_size <= TZ_BACKING_MAX &&
+		(!(k->backed = tz_units_map(k->head.backing_size / TZ_SEGMENT_SIZE)) ||
+			!(k->groups = tz_units_map(k->head.backing_size / TZ_SEGMENT_SIZE))))
+		rc = -ENOMEM;
 	if (rc < 0) {
 		snprintf(why, why_size, "it cannot be read: %s", strerror(-rc));
 		return rc;
@@ -442,6 +510,8 @@ int tz_check_arena(int fd, struct tz_check *c, char *why, size_t why_size)
 	free(k->populated);
 	tz_units_unmap(k->taken, k->head.nr_segments);
 	tz_units_unmap(k->shared, k->head.nr_segments);
+	tz_units_unmap(k->backed, k->head.backing_size / TZ_SEGMENT_SIZE);
+	tz_units_unmap(k->groups, k->head.backing_size / TZ_SEGMENT_SIZE);
 	free(k);
 	return rc;
 }

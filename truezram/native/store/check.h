@@ -17,6 +17,8 @@ struct tz_check {
 	struct tz_check_problem *problems;
 	uint32_t room;
 	uint32_t live;	/* a server is at work on it: what changes meanwhile is looked at again */
+	int32_t backing_fd;	/* its backing file, open for reading; 0: what is there is not
+				 * looked at */
 	/* out */
 	uint32_t version, state;		/* of the head; enum tz_arena_state */
 	uint64_t disksize, generation;
@@ -24,6 +26,8 @@ struct tz_check {
 	uint64_t pages, same_filled, objects;		/* entries that are not empty; of these */
 	uint64_t dup_pages;	/* and that share the object of another page */
 	uint64_t group_pages;	/* and that are members of a group, which is one object */
+	uint64_t backing_pages;	/* and that are on the backing file */
+	uint64_t backing_bytes;	/* what they take there */
 	uint64_t payload_bytes, object_bytes;	/* of the objects; what they take in segments */
 	uint64_t table_pages;		/* of 4096 bytes */
 	uint64_t populated_bytes;		/* of the file */

@@ -52,9 +52,13 @@ void tz_age_rouse(struct tz_store_thread *t);
 uint64_t tz_age_turn(struct tz_store_thread *t, uint64_t now);
 
 /* Writing pages once more: one run, with what it takes. */
+enum tz_recompress_to { TZ_TO_CODEC, TZ_TO_GROUPS, TZ_TO_BACKING, TZ_TO_MEMORY };
 struct tz_recompression {
-	struct tz_codec_set *set;	/* NULL: groups are made */
+	enum tz_recompress_to to;
+	struct tz_codec_set *set;	/* of TO_CODEC */
 	uint64_t idle_ns;		/* of pages, at least */
+	uint64_t huge_ns;		/* of pages stored raw, to be written to the backing file;
+					 * 0: the same */
 	unsigned percent;		/* of a core, at most */
 	uint64_t ticket;
 	/* the housekeeper's own */
@@ -62,6 +66,9 @@ struct tz_recompression {
 	int again;			/* it has been through once */
 	unsigned early;			/* age; TZ_AGES: does not count */
 	unsigned age;			/* that idle_ns comes to, or `early` if that is less */
+	unsigned huge_age;		/* of pages stored raw; TO_BACKING */
+	int written;			/* TO_BACKING: all that is to be has been begun */
+	uint64_t wait_until;		/* ns: it is not to go on before */
 	uint64_t next;			/* page that comes next */
 	uint64_t next_step;		/* ns: when */
 	uint64_t seen, all;		/* pages that are stored */
@@ -69,7 +76,8 @@ struct tz_recompression {
 	uint8_t page[TZ_PAGE_SIZE] __attribute__((aligned(64)));
 };
 
-/* From the control thread: "dense", "zstd[:LEVEL]" or "cold". NULL with *err and why. */
+/* From the control thread: "dense", "zstd[:LEVEL]", "cold", "backing" or "memory". NULL with *err and
+ * why. */
 struct tz_recompression *tz_recompression_make(struct tz_store *s, const char *algorithm,
 	uint64_t idle_ns, unsigned percent, int *err, char *why, size_t why_size);
 void tz_recompression_free(struct tz_recompression *job);
@@ -90,7 +98,7 @@ uint64_t tz_recompress_turn(struct tz_store_thread *t, uint64_t now);
 void tz_recompress_drop(struct tz_store *s);
 
 /* What is done by itself (policy.c). */
-enum { TZ_STANDING_DENSE, TZ_STANDING_COLD, TZ_STANDING_JOBS };
+enum { TZ_STANDING_DENSE, TZ_STANDING_COLD, TZ_STANDING_BACKING, TZ_STANDING_JOBS };
 struct tz_standing {
 	struct tz_policy policy;
 	/* NULL: not done, or there has been nothing to do for it yet */

@@ -4,6 +4,7 @@
  *	+------+-----+---+--------------+------------+------+
  *	| check| age | S | offset / 16  | length - 1 | kind |	object
  *	| check| age | 0 | offset / 16  | units - 1  | GROUP|	member of a group (group.h)
+ *	| check| stored as | offset / 16| length - 1 |BACKED|	on the backing file (backing.h)
  *	| check|  0  | 0 | 0 |    word, 32 bits      | U32  |	same-filled by a 4-byte word
  *	| check|         word, 51 bits, signed       | WORD |	same-filled by an 8-byte word
  *	|                         0                         |	empty
@@ -54,9 +55,15 @@ static inline unsigned tz_entry_kind(uint64_t entry)
 	return (unsigned)(entry & ((1u << TZ_ENTRY_KIND_BITS) - 1));
 }
 
+/* On the backing file: no object of the arena. */
+static inline int tz_entry_is_backed(uint64_t entry)
+{
+	return tz_entry_kind(entry) == TZ_KIND_BACKED;
+}
+
 static inline int tz_entry_has_object(uint64_t entry)
 {
-	return tz_entry_kind(entry) >= TZ_KIND_SAME_U64;
+	return tz_entry_kind(entry) >= TZ_KIND_SAME_U64 && !tz_entry_is_backed(entry);
 }
 
 /* The object is a group, and the page one of its members. */
@@ -150,6 +157,45 @@ static inline uint64_t tz_entry_group(uint64_t page, uint64_t offset, unsigned u
 static inline int tz_entry_is_shared(uint64_t entry)
 {
 	return tz_entry_has_object(entry) && entry & TZ_ENTRY_SHARED;
+}
+
+/* Of a page that is on the backing file: bits 17 to 50 are where, in units, 51 says that it has
+ * been read since it was written there, 52 to 55 are the kind of its object, and the length is that
+ * object's as its entry had it. */
+#define TZ_BACKED_OFFSET_BITS 34
+#define TZ_BACKED_READ (1ull << 51)
+#define TZ_BACKED_AS_SHIFT 52
+
+static inline uint64_t tz_entry_backed(
+	uint64_t page, unsigned as, uint64_t offset, unsigned length)
+{
+	return tz_entry_seal(page,
+		TZ_KIND_BACKED | (uint64_t)(length - 1) << TZ_ENTRY_KIND_BITS |
+			offset / TZ_UNIT << TZ_ENTRY_OFFSET_SHIFT |
+			(uint64_t)as << TZ_BACKED_AS_SHIFT);
+}
+
+static inline uint64_t tz_backed_offset(uint64_t entry)
+{
+	return (entry >> TZ_ENTRY_OFFSET_SHIFT & ((1ull << TZ_BACKED_OFFSET_BITS) - 1)) * TZ_UNIT;
+}
+
+static inline unsigned tz_backed_as(uint64_t entry)
+{
+	return (unsigned)(entry >> TZ_BACKED_AS_SHIFT & 15);
+}
+
+/* The same object's entry if it were in the arena, at `offset`. */
+static inline uint64_t tz_backed_object(uint64_t page, uint64_t entry, uint64_t offset)
+{
+	return tz_entry_object(page, tz_backed_as(entry), offset, tz_entry_length(entry));
+}
+
+static inline unsigned tz_backed_units(uint64_t entry)
+{
+	unsigned length = tz_entry_length(entry);
+
+	return tz_backed_as(entry) == TZ_KIND_GROUP ? length : tz_units_for(length);
 }
 
 /* Of an entry with an object; others have none. */

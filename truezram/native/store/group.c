@@ -187,9 +187,9 @@ static struct tz_group_slot *fill(struct tz_group_reader *r, const uint8_t *obje
 	return slot;
 }
 
-const char *tz_group_read(struct tz_store_thread *t, uint64_t page, uint64_t entry, uint8_t *out)
+const char *tz_group_read(struct tz_store_thread *t, uint64_t page, uint64_t entry,
+	const uint8_t *object, uint8_t *out)
 {
-	const uint8_t *object = t->store->arena.base + tz_entry_offset(entry);
 	struct tz_group_reader *r = atomic_load_explicit(&t->groups, memory_order_acquire);
 	unsigned place = tz_group_place(page);
 	struct tz_group_head head;

@@ -109,9 +109,9 @@ const char *tz_group_head_fault(
 	const uint8_t *object, uint64_t page, unsigned units, struct tz_group_head *head);
 int tz_group_payload_is_right(const uint8_t *object, const struct tz_group_head *head);
 
-/* The page of an entry whose group is where one can be. NULL, or what is wrong. */
-const char *tz_group_read(
-	struct tz_store_thread *t, uint64_t page, uint64_t entry, uint8_t *out);
+/* The page of an entry whose group, there, is where one can be. NULL, or what is wrong. */
+const char *tz_group_read(struct tz_store_thread *t, uint64_t page, uint64_t entry,
+	const uint8_t *object, uint8_t *out);
 /* The page has been read. Whether it was so before, since it is in its group. */
 int tz_group_note_read(struct tz_store *s, uint64_t page, uint64_t entry);
 /* Gives the page, whose content is `data`, an object of its own if it still has the entry, which is

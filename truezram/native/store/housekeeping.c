@@ -475,7 +475,7 @@ static uint64_t tidy_turn(struct tz_store_thread *t, uint64_t now)
 static uint64_t take_turns(struct tz_store_thread *t)
 {
 	static uint64_t (*const turns[])(struct tz_store_thread *t, uint64_t now) = {
-		tidy_turn, tz_age_turn, tz_recompress_turn, tz_policy_turn,
+		tidy_turn, tz_age_turn, tz_recompress_turn, tz_policy_turn, tz_backing_turn,
 	};
 	uint64_t first = TZ_NO_TURN;
 

@@ -1,14 +1,15 @@
 /* policy.c - what is done with idle pages without being asked for each time.
  *
- * A device's policy has two jobs (recompress.c): pages that have been idle for some time are
- * written once more with `dense`, and those that have been so for longer are packed in groups. The
+ * A device's policy has three jobs (recompress.c): pages that have been idle for some time are
+ * written once more with `dense`, those that have been so for longer are packed in groups, and for
+ * longer still, to the backing file, if there is one; huge ones go there after two hours. The
  * housekeeper does a job whenever pages have become old enough for it, which is at the end of some
  * passes of the clock only (age.c): so what does not get smaller is tried once in a while, and not
  * every three minutes. What somebody asked for comes first.
  *
  * When memory is short (pressure.c), pages count as old enough earlier: for `dense` after one pass
- * of the clock, for groups after what is usual for `dense`. What that costs stays the same, so it
- * takes effect sooner, not harder. It is looked at each ten seconds, but only while there are pages
+ * of the clock, for groups after what is usual for `dense`, for the file after what is usual for
+ * groups. What that costs stays the same, so it takes effect sooner, not harder. It is looked at each ten seconds, but only while there are pages
  * that it is about: a device at rest is left at rest.
  *
  * The control thread prepares jobs and hands them over by one exchange; whoever finds that they
@@ -31,11 +32,32 @@
 #define LOOK_NS (10 * SECOND)	/* at pressure */
 #define EARLIEST_AGE 2u		/* one pass of the clock at least */
 
-static const char *const algorithms[TZ_STANDING_JOBS] = { "dense", "cold" };
+#define HUGE_IDLE_NS (7200 * SECOND)	/* nothing else can be done with them */
+
+static const char *const algorithms[TZ_STANDING_JOBS] = { "dense", "cold", "backing" };
 
 static uint64_t idle_ns(const struct tz_policy *policy, unsigned job)
 {
-	return (job == TZ_STANDING_DENSE ? policy->idle_dense : policy->idle_cold) * SECOND;
+	const uint32_t seconds[] = { policy->idle_dense, policy->idle_cold, policy->idle_backing };
+
+	return seconds[job] * SECOND;
+}
+
+static uint64_t huge_ns(const struct tz_policy *policy)
+{
+	uint64_t idle = idle_ns(policy, TZ_STANDING_BACKING);
+
+	return idle < HUGE_IDLE_NS ? idle : HUGE_IDLE_NS;
+}
+
+/* Whether it is to be done at all, as things are. */
+static int is_on(const struct tz_store *s, unsigned job)
+{
+	unsigned state = atomic_load(&s->backing.state);
+
+	return idle_ns(&s->policing.now->policy, job) &&
+		(job != TZ_STANDING_BACKING || ((state == TZ_BACKING_READY ||
+			state == TZ_BACKING_FULL) && !atomic_load(&s->backing.paused)));
 }
 
 static void free_standing(struct tz_standing *standing)
@@ -47,12 +69,17 @@ static void free_standing(struct tz_standing *standing)
 
 /* ---- the housekeeper's turns ---- */
 
-static void take_over(struct tz_policing *p)
+static void take_over(struct tz_store *s)
 {
+	struct tz_policing *p = &s->policing;
 	struct tz_standing *next = atomic_exchange(&p->next, NULL);
 
 	if (!next)
 		return;
+	/* (What its job has gathered for the backing file, and not begun to write.) */
+	pthread_mutex_lock(&s->backing.lock);
+	tz_backing_abandon(s);
+	pthread_mutex_unlock(&s->backing.lock);
 	free_standing(p->now);
 	p->now = next;
 	p->due = 0;
@@ -78,9 +105,9 @@ static unsigned early_age(const struct tz_store *s, unsigned job)
 {
 	unsigned usual = usual_age(s, job), early = EARLIEST_AGE;
 
-	if (job == TZ_STANDING_COLD)
-		early = idle_ns(&s->policing.now->policy, TZ_STANDING_DENSE)
-			? usual_age(s, TZ_STANDING_DENSE) : usual - 1;
+	if (job != TZ_STANDING_DENSE)
+		early = idle_ns(&s->policing.now->policy, job - 1) ? usual_age(s, job - 1)
+								   : usual - 1;
 	early = early < EARLIEST_AGE ? EARLIEST_AGE : early;
 	return early < usual ? early : usual;
 }
@@ -98,9 +125,11 @@ static unsigned due(const struct tz_store *s)
 	unsigned top = tz_age_top(s->aging.pulse), jobs = 0;
 
 	for (unsigned i = 0; i < TZ_STANDING_JOBS; i++) {
-		unsigned age = age_now(s, i);
-		if (idle_ns(&p->now->policy, i) && (p->fresh || age <= top + 1) &&
-			has_pages(s, age, TZ_AGES))
+		unsigned age = age_now(s, i), first = age;
+		if (i == TZ_STANDING_BACKING && age > tz_age_after(s, huge_ns(&p->now->policy)))
+			first = tz_age_after(s, huge_ns(&p->now->policy));
+		if (is_on(s, i) && (p->fresh || age <= top + 1 || first == top + 1) &&
+			has_pages(s, first, TZ_AGES))
 			jobs |= 1u << i;
 	}
 	return jobs;
@@ -110,8 +139,7 @@ static unsigned due(const struct tz_store *s)
 static int gains(const struct tz_store *s)
 {
 	for (unsigned i = 0; i < TZ_STANDING_JOBS; i++)
-		if (idle_ns(&s->policing.now->policy, i) &&
-			has_pages(s, early_age(s, i), usual_age(s, i)))
+		if (is_on(s, i) && has_pages(s, early_age(s, i), usual_age(s, i)))
 			return 1;
 	return 0;
 }
@@ -207,7 +235,7 @@ uint64_t tz_policy_turn(struct tz_store_thread *t, uint64_t now)
 	struct tz_policing *p = &s->policing;
 	uint64_t look, next;
 
-	take_over(p);
+	take_over(s);
 	if (!p->now || atomic_load(&s->recompress.job))
 		return TZ_NO_TURN;
 	look_at_ages(s);
@@ -252,16 +280,18 @@ int tz_policy_number(const char *text, uint32_t most, uint32_t *out, const char 
 
 int tz_policy_parse(const char *text, struct tz_policy *out)
 {
-	uint32_t *const to[] = { &out->idle_dense, &out->idle_cold, &out->cpu_percent };
+	uint32_t *const to[] = { &out->idle_dense, &out->idle_cold, &out->cpu_percent,
+		&out->idle_backing };
 	const char *end = text;
+	unsigned n = 0;
 
-	for (unsigned i = 0; i < 3; i++) {
-		if (tz_policy_number(text, UINT32_MAX, to[i], &end) < 0 ||
-			*end != (i < 2 ? ':' : 0))
+	out->idle_backing = 0;
+	do {
+		if (tz_policy_number(text, UINT32_MAX, to[n], &end) < 0)
 			return -EINVAL;
 		text = end + 1;
-	}
-	return 0;
+	} while (++n < 4 && *end == ':');
+	return n >= 3 && !*end ? 0 : -EINVAL;
 }
 
 int tz_store_wish_fd(const struct tz_store *s)
@@ -304,7 +334,9 @@ struct tz_standing *tz_store_prepare_policy(struct tz_store *s, const struct tz_
 		if (idle && s->policing.equipped >> i & 1)
 			standing->jobs[i] = tz_recompression_make(s, algorithms[i], idle,
 				policy->cpu_percent, err, why, why_size);
-		else if (idle)
+		if (standing->jobs[i] && i == TZ_STANDING_BACKING)
+			standing->jobs[i]->huge_ns = huge_ns(policy);
+		if (idle && !(s->policing.equipped >> i & 1))
 			*err = tz_recompression_check(s, algorithms[i], idle,
 				policy->cpu_percent, why, why_size);
 	}
@@ -337,7 +369,9 @@ void tz_store_set_policy(struct tz_store *s, struct tz_standing *standing)
 	TZ_STATS_SET(to->idle_dense, standing->policy.idle_dense);
 	TZ_STATS_SET(to->idle_cold, standing->policy.idle_cold);
 	TZ_STATS_SET(to->cpu_percent, standing->policy.cpu_percent);
+	TZ_STATS_SET(to->idle_backing, standing->policy.idle_backing);
 	tz_stats_head_end(to);
+	atomic_store(&s->backing.paused, 0);
 	free_standing(atomic_exchange(&s->policing.next, standing));
 	tz_housekeeping_wake(s);
 }

@@ -12,6 +12,9 @@
  * With "cold" the walk is one over windows of 16 pages: those of each that are old enough become a
  * group (group_pack.c), which takes about a millisecond.
  *
+ * With "backing" objects are copied to the backing file as they are (backing_write.c), and with
+ * "memory" all pages that are there come back.
+ *
  * Left as they are: what pages share (all their entries would have to change), objects made with a
  * dictionary, and what does not decompress (a read will say so).
  *
@@ -35,12 +38,45 @@
 
 /* ---- one page ---- */
 
+/* Of a group, its members that are still in it: whether all of them are that old. If one is not,
+ * the group stays, and so would its room. */
+static int is_group_old(const struct tz_store *s, uint64_t page, uint64_t entry, unsigned age)
+{
+	int damaged = 0;
+	const _Atomic uint64_t *slots = tz_table_slot(s, page - tz_group_place(page), &damaged);
+
+	for (unsigned i = 0; slots && i < TZ_GROUP_PAGES; i++) {
+		uint64_t other = atomic_load_explicit(&slots[i], memory_order_relaxed);
+		if (tz_entry_is_grouped(other) &&
+			tz_entry_offset(other) == tz_entry_offset(entry) &&
+			tz_entry_age(other) < age)
+			return 0;
+	}
+	return slots != NULL;
+}
+
+static int is_for_backing(const struct tz_store *s, const struct tz_recompression *job,
+	uint64_t page, uint64_t entry)
+{
+	unsigned kind = tz_entry_kind(entry);
+
+	return tz_entry_has_object(entry) && !tz_entry_is_shared(entry) &&
+		kind != TZ_KIND_SAME_U64 &&
+		tz_entry_age(entry) >= (kind == TZ_KIND_RAW ? job->huge_age : job->age) &&
+		!tz_store_fault(s, page, entry) &&
+		(kind != TZ_KIND_GROUP || is_group_old(s, page, entry, job->age));
+}
+
 /* Whether it may be worth a try. */
 static int is_wanted(const struct tz_store *s, const struct tz_recompression *job, uint64_t page,
 	uint64_t entry)
 {
 	unsigned kind = tz_entry_kind(entry);
 
+	if (job->to == TZ_TO_MEMORY)
+		return tz_entry_is_backed(entry);
+	if (job->to == TZ_TO_BACKING)
+		return is_for_backing(s, job, page, entry);
 	return tz_entry_has_object(entry) && tz_entry_age(entry) >= job->age &&
 		!tz_entry_is_shared(entry) && !tz_entry_is_grouped(entry) &&
 		kind != TZ_KIND_SAME_U64 &&
@@ -52,7 +88,8 @@ static int is_wanted(const struct tz_store *s, const struct tz_recompression *jo
 /* Where it is counted what this one does. */
 static struct tz_step_stats *counters(struct tz_store *s, const struct tz_recompression *job)
 {
-	return job->set ? &s->stats->dense : &s->stats->cold;
+	return job->to == TZ_TO_CODEC ? &s->stats->dense
+		: job->to == TZ_TO_GROUPS ? &s->stats->cold : &s->stats->backing;
 }
 
 /* Whether this is likely to be the first time for a page. (A policy tries what it gains nothing
@@ -126,6 +163,50 @@ static void rewrite(struct tz_store_thread *t, struct tz_recompression *job, uin
 	count(counters(s, job), 1, tz_entry_units(entry) - units);
 }
 
+/* Between begin and end: into the batch at hand. 0: that is full. */
+static int back(struct tz_store_thread *t, const struct tz_recompression *job, uint64_t page,
+	_Atomic uint64_t *slot)
+{
+	uint64_t entry = tz_store_announce(t, slot);
+	int added = 1;
+
+	if (is_wanted(t->store, job, page, entry))
+		added = tz_backing_add(t, page, entry);
+	atomic_store_explicit(&t->hazard, 0, memory_order_release);
+	return added;
+}
+
+/* 0: there is no room for it now, but soon. */
+static int bring_back(struct tz_store_thread *t, struct tz_recompression *job, uint64_t page)
+{
+	struct tz_store *s = t->store;
+	struct tz_step_stats *to = counters(s, job);
+	int damaged = 0, rc = tz_backing_read(t, page, job->page, 1);
+	const _Atomic uint64_t *slot = tz_table_slot(s, page, &damaged);
+
+	if (!slot || !tz_entry_is_backed(atomic_load(slot)))
+		return 1;
+	if (rc == 0 && tz_reserve_no_room(&s->reserve) == -EAGAIN) {
+		tz_reserve_wake(&s->reserve);
+		job->wait_until = tz_now_ns() + STEP_NS;
+		return 0;
+	}
+	TZ_STATS_SET(to->no_room, to->no_room + 1);
+	return 1;
+}
+
+/* One page, as the job has it. 0: not now, there is something to be done first. */
+static int do_page(struct tz_store_thread *t, struct tz_recompression *job, uint64_t page,
+	_Atomic uint64_t *slot)
+{
+	if (job->to == TZ_TO_BACKING)
+		return back(t, job, page, slot);
+	if (job->to == TZ_TO_MEMORY)
+		return bring_back(t, job, page);
+	rewrite(t, job, page, slot);
+	return 1;
+}
+
 /* ---- a step ---- */
 
 static uint64_t cpu_ns(void)
@@ -167,8 +248,8 @@ static uint64_t skip(const struct tz_store *s, uint64_t page)
 	return page - page % step + step;
 }
 
-/* 1: that is the end of the table. (Pages of it stay where they are: only this thread takes them
- * away.) */
+/* 1: that is the end of the table; -1: do_page has something to be done first. (Pages of the table
+ * stay where they are: only this thread takes them away.) */
 static int walk(struct tz_store_thread *t, struct tz_recompression *job, uint64_t end)
 {
 	struct tz_store *s = t->store;
@@ -184,9 +265,9 @@ static int walk(struct tz_store_thread *t, struct tz_recompression *job, uint64_
 			job->next = skip(s, job->next);
 			continue;
 		}
+		if (is_wanted(s, job, job->next, entry) && !do_page(t, job, job->next, slot))
+			return -1;
 		job->seen += entry != 0;
-		if (is_wanted(s, job, job->next, entry))
-			rewrite(t, job, job->next, slot);
 		job->next++;
 	}
 	return 1;
@@ -269,13 +350,53 @@ static int walk_on(struct tz_store_thread *t, struct tz_recompression *job, uint
 {
 	int done;
 
-	if (!job->set)
+	if (job->to == TZ_TO_GROUPS)
 		return walk_windows(t, job, now + STEP_NS);
 	tz_store_begin(t);
-	t->inside_set = job->set;
+	if (job->set)
+		t->inside_set = job->set;
 	done = walk(t, job, now + STEP_NS);
+	if (done < 0 && job->to == TZ_TO_MEMORY)
+		done = 0;
 	tz_store_free_set_aside(t);
 	tz_store_end(t);
+	return done;
+}
+
+/* The same, writing to the backing file. */
+static int walk_to_backing(struct tz_store_thread *t, struct tz_recompression *job, uint64_t now)
+{
+	struct tz_store *s = t->store;
+	int ready, end;
+
+	job->wait_until = now + STEP_NS;
+	if (job->written)		/* the last batch is on its way */
+		return tz_backing_is_idle(s);
+	ready = tz_backing_ready(s, now, &job->wait_until);
+	if (ready <= 0)
+		return ready < 0;
+	job->wait_until = 0;
+	end = walk_on(t, job, now);
+	job->written = end == 1;
+	if (end)
+		tz_backing_write(s, end == 1);
+	return 0;
+}
+
+static int do_some(struct tz_store_thread *t, struct tz_recompression *job, uint64_t now)
+{
+	struct tz_backing *b = &t->store->backing;
+	int done = 0;
+
+	job->wait_until = 0;
+	if (job->to != TZ_TO_BACKING)
+		return walk_on(t, job, now);
+	if (pthread_mutex_trylock(&b->lock)) {
+		job->wait_until = now + STEP_NS;	/* another file is being set */
+	} else {
+		done = walk_to_backing(t, job, now);
+		pthread_mutex_unlock(&b->lock);
+	}
 	return done;
 }
 
@@ -298,6 +419,12 @@ static void begin(struct tz_store *s, struct tz_recompression *job)
 	job->age = tz_age_after(s, job->idle_ns);
 	if (job->early < job->age)
 		job->age = job->early;
+	job->huge_age = job->huge_ns ? tz_age_after(s, job->huge_ns) : job->age;
+	if (job->age < job->huge_age)
+		job->huge_age = job->age;
+	job->written = 0;
+	if (job->to == TZ_TO_MEMORY)
+		atomic_store(&s->backing.paused, 1);
 	job->next = 0;
 	job->seen = 0;
 	job->all = sum(s, pages_of);
@@ -312,12 +439,14 @@ int tz_recompression_step(struct tz_store_thread *t, struct tz_recompression *jo
 
 	if (!job->begun)
 		begin(s, job);
-	job->begun = !walk_on(t, job, now);
+	job->begun = !do_some(t, job, now);
 	spent = cpu_ns() - before;
 	TZ_STATS_SET(to->cpu_ns, to->cpu_ns + spent);
-	TZ_STATS_SET(to->runs, to->runs + !job->begun);
+	TZ_STATS_SET(to->runs, to->runs + (!job->begun && job->to != TZ_TO_MEMORY));
 	job->again |= !job->begun;
 	job->next_step = tz_now_ns() + pause_after(s, job, spent);
+	if (job->next_step < job->wait_until)
+		job->next_step = job->wait_until;
 	return !job->begun;
 }
 
@@ -332,6 +461,11 @@ static void finish(struct tz_store *s, struct tz_recompression *job)
 {
 	uint64_t ticket = job->ticket, stopped = atomic_load(&s->recompress.cancel);
 
+	if (job->to == TZ_TO_BACKING) {
+		pthread_mutex_lock(&s->backing.lock);
+		tz_backing_abandon(s);
+		pthread_mutex_unlock(&s->backing.lock);
+	}
 	tz_recompression_free(job);
 	atomic_store(&s->recompress.job, NULL);
 	TZ_STATS_SET(s->stats->recompress_stopped, stopped);
@@ -366,6 +500,17 @@ void tz_recompress_drop(struct tz_store *s)
 
 /* ---- the control thread's part ---- */
 
+static enum tz_recompress_to parse_to(const char *algorithm)
+{
+	static const char *const names[] = { [TZ_TO_GROUPS] = "cold", [TZ_TO_BACKING] = "backing",
+		[TZ_TO_MEMORY] = "memory" };
+
+	for (unsigned to = TZ_TO_GROUPS; to <= TZ_TO_MEMORY; to++)
+		if (!strcmp(algorithm, names[to]))
+			return to;
+	return TZ_TO_CODEC;
+}
+
 static int check(const struct tz_store *s, const struct tz_codec *codec, uint64_t idle_ns,
 	unsigned percent, char *why, size_t why_size)
 {
@@ -386,14 +531,16 @@ static int check(const struct tz_store *s, const struct tz_codec *codec, uint64_
 	return rc;
 }
 
-/* Also *codec, NULL for "cold", and its *level. */
+/* Also *codec, NULL for what is none, and its *level. */
 static int parse(const struct tz_store *s, const char *algorithm, uint64_t idle_ns,
 	unsigned percent, const struct tz_codec **codec, int *level, char *why, size_t why_size)
 {
-	int cold = !strcmp(algorithm, "cold");
+	enum tz_recompress_to to = parse_to(algorithm);
 
-	*codec = cold ? NULL : tz_parse_algorithm(algorithm, level, why, why_size);
-	return *codec || cold ? check(s, *codec, idle_ns, percent, why, why_size) : -EINVAL;
+	*codec = to == TZ_TO_CODEC ? tz_parse_algorithm(algorithm, level, why, why_size) : NULL;
+	if (to == TZ_TO_CODEC && !*codec)
+		return -EINVAL;
+	return check(s, *codec, to == TZ_TO_MEMORY ? 0 : idle_ns, percent, why, why_size);
 }
 
 int tz_recompression_check(const struct tz_store *s, const char *algorithm, uint64_t idle_ns,
@@ -402,7 +549,7 @@ int tz_recompression_check(const struct tz_store *s, const char *algorithm, uint
 	const struct tz_codec *codec;
 	int level, rc = parse(s, algorithm, idle_ns, percent, &codec, &level, why, why_size);
 
-	return rc == 0 && !codec ? tz_groups_check(why, why_size) : rc;
+	return rc == 0 && parse_to(algorithm) == TZ_TO_GROUPS ? tz_groups_check(why, why_size) : rc;
 }
 
 /* What it takes. 0 or negative errno with why. */
@@ -411,8 +558,8 @@ static int prepare(struct tz_store *s, struct tz_recompression *job, const struc
 {
 	int err;
 
-	if (!codec)
-		return tz_store_set_groups(s, why, why_size);
+	if (job->to != TZ_TO_CODEC)
+		return job->to == TZ_TO_GROUPS ? tz_store_set_groups(s, why, why_size) : 0;
 	job->set = tz_store_make_set(s, codec, level, &err, why, why_size);
 	return job->set ? tz_store_add_decoder(s, codec, why, why_size) : err;
 }
@@ -434,6 +581,7 @@ struct tz_recompression *tz_recompression_make(struct tz_store *s, const char *a
 		return NULL;
 	}
 	memset(job, 0, sizeof *job);
+	job->to = parse_to(algorithm);
 	job->idle_ns = idle_ns;
 	job->percent = percent;
 	job->early = TZ_AGES;
@@ -444,12 +592,34 @@ struct tz_recompression *tz_recompression_make(struct tz_store *s, const char *a
 	return NULL;
 }
 
+/* Whether a run can use the backing file as it is now. 0 or negative errno with why. */
+static int check_backing(const struct tz_store *s, const char *algorithm, char *why,
+	size_t why_size)
+{
+	static const char *const states[] = { [TZ_BACKING_NONE] = "there is no backing file",
+		[TZ_BACKING_READY] = NULL, [TZ_BACKING_FULL] = "the backing file is full",
+		[TZ_BACKING_FAILED] = "the backing file has failed: set it once more to try again",
+		[TZ_BACKING_MISSING] =
+			"the backing file is not there: set it once more when it is" };
+	enum tz_recompress_to to = parse_to(algorithm);
+	unsigned state = atomic_load(&s->backing.state);
+	const char *fault = states[state];
+
+	if ((to != TZ_TO_BACKING && to != TZ_TO_MEMORY) || !fault ||
+		(to == TZ_TO_MEMORY && state != TZ_BACKING_NONE && state != TZ_BACKING_MISSING))
+		return 0;
+	snprintf(why, why_size, "%s", fault);
+	return -ENODEV;
+}
+
 struct tz_recompression *tz_store_prepare_recompress(struct tz_store *s, const char *algorithm,
 	uint64_t idle_ns, unsigned percent, int *err, char *why, size_t why_size)
 {
-	struct tz_recompression *job =
-		tz_recompression_make(s, algorithm, idle_ns, percent, err, why, why_size);
+	struct tz_recompression *job = NULL;
 
+	*err = check_backing(s, algorithm, why, why_size);
+	if (*err == 0)
+		job = tz_recompression_make(s, algorithm, idle_ns, percent, err, why, why_size);
 	if (!job || !atomic_load(&s->recompress.job))
 		return job;
 	tz_recompression_free(job);

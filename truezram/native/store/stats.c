@@ -23,6 +23,8 @@ _Static_assert(sizeof(struct tz_queue_stats) % 64 == 0, "queues do not share cac
 _Static_assert(offsetof(struct tz_stats, seq) % 8 == 0, "seq is a word");
 _Static_assert(offsetof(struct tz_stats, algorithm) % 8 == 0 &&
 	offsetof(struct tz_stats, slot_tracking_text) % 8 == 0 &&
+	offsetof(struct tz_stats, backing_path) % 8 == 0 &&
+	offsetof(struct tz_stats, backing_text) % 8 == 0 &&
 	offsetof(struct tz_stats, last_error) % 8 == 0,
 	"text is stored by words");
 _Static_assert((int)TZ_KINDS_STORED <= TZ_KINDS_COUNTED, "each kind has its place");
@@ -60,7 +62,7 @@ void tz_stats_take_over(struct tz_stats *s)
 		&s->reserve_bytes, &s->overhead_bytes, &s->reserve_target, &s->compact_done,
 		&s->compact_permille, &s->ages_counted_ns, &s->ages_counted,
 		&s->recompress_started, &s->recompress_done, &s->recompress_stopped,
-		&s->recompress_permille, &s->pressure };
+		&s->recompress_permille, &s->pressure, &s->backing_state, &s->backing_used };
 
 	if (__atomic_load_n(&s->seq, __ATOMIC_RELAXED) & 1)
 		tz_stats_end(&s->seq);
@@ -185,6 +187,8 @@ static int read_head(const void *map, size_t len, struct tz_stats *head, const c
 	head->algorithm[sizeof(head->algorithm) - 1] = 0;
 	head->last_error[sizeof(head->last_error) - 1] = 0;
 	head->slot_tracking_text[sizeof(head->slot_tracking_text) - 1] = 0;
+	head->backing_path[sizeof(head->backing_path) - 1] = 0;
+	head->backing_text[sizeof(head->backing_text) - 1] = 0;
 	if (result)
 		refuse(why, "the statistics page kept changing while it was read");
 	return result;

@@ -67,6 +67,14 @@ enum tz_pressure { TZ_PRESSURE_NONE = 0, TZ_PRESSURE_MEM_LIMIT = 1, TZ_PRESSURE_
 /* What a device's queues are to be good at (transport/spin.h). */
 enum tz_mode { TZ_MODE_BALANCED = 0, TZ_MODE_LOW_LATENCY = 1, TZ_MODE_MAX_THROUGHPUT = 2 };
 #define TZ_MODES 3
+/* Of the backing file (backing.h). */
+enum tz_backing_state {
+	TZ_BACKING_NONE = 0,
+	TZ_BACKING_READY = 1,
+	TZ_BACKING_FULL = 2,		/* nothing is written until there is room again */
+	TZ_BACKING_FAILED = 3,		/* nothing is written any more; reads are tried */
+	TZ_BACKING_MISSING = 4		/* not opened, or another one: its pages read as errors */
+};
 enum tz_transport { TZ_TRANSPORT_UBLK = 0, TZ_TRANSPORT_LOCAL = 1 };
 enum tz_device_flags {
 	TZ_FLAG_MEMORY_LOCKED = 1,	/* arena cannot be swapped out */
@@ -131,6 +139,12 @@ struct tz_stats {
 	uint64_t mode;			/* enum tz_mode, */
 	uint64_t mode_since_ns;		/* since then (CLOCK_MONOTONIC), */
 	uint64_t spin_before_ns;	/* and what spin_ns of all queues was then */
+	uint64_t idle_backing;		/* the same, seconds */
+	uint64_t backing_daily, backing_rate;	/* bytes a day and a second at most; 0: any */
+	uint64_t backing_limit;		/* bytes of the backing file that are used at most */
+	uint64_t backing_state;		/* enum tz_backing_state */
+	char backing_path[256];		/* "": none */
+	char backing_text[128];		/* why the state is FULL, FAILED or MISSING */
 	char slot_tracking_text[128];	/* on: by which function of the kernel; else why not */
 	char last_error[128];		/* newest thing that went wrong, "" if nothing */
 	uint64_t last_error_ns;		/* CLOCK_REALTIME */
@@ -163,6 +177,11 @@ struct tz_stats {
 	uint64_t recompress_permille;	/* how far the one at work is */
 	struct tz_step_stats dense;	/* pages with a denser codec each */
 	struct tz_step_stats cold;	/* pages in groups */
+	struct tz_step_stats backing;	/* pages written to the backing file */
+	uint64_t backing_used;		/* bytes of it in use */
+	uint64_t backing_day;		/* days since 1970 (UTC), to which belongs: */
+	uint64_t backing_day_bytes;	/* bytes written to it */
+	uint64_t backing_written, backing_discarded;	/* bytes, all */
 	uint64_t pressure;		/* enum tz_pressure */
 	uint64_t pressures;		/* how often that has begun */
 	/* --- written by a server that takes over, removed by the queues --- */
@@ -189,6 +208,9 @@ struct tz_queue_stats {
 	uint64_t deferred_writes;	/* writes that waited for the reserve to be refilled */
 	uint64_t slots_freed;		/* pages given back because their swap slot was freed; in
 					 * pages_discarded, too */
+	uint64_t backing_reads;		/* pages read from the backing file */
+	uint64_t backing_errors;	/* pages that could not be: EIO */
+	uint64_t backing_returned;	/* pages that came back to memory from there */
 	/* codec time and bytes; same-filled not counted */
 	uint64_t compress_ns, compress_bytes_in, compress_bytes_out;
 	uint64_t decompress_ns, decompress_bytes_out;
@@ -210,7 +232,7 @@ struct tz_queue_stats {
 	uint32_t cpu, tid;		/* the first of the CPUs that the thread keeps to
 					 * (UINT32_MAX: it runs anywhere), its thread id */
 	uint64_t serving;		/* page << 8 | UBLK_IO_OP_* + 1; 0: nothing */
-	uint64_t pad[6];		/* to whole cache lines */
+	uint64_t pad[3];		/* to whole cache lines */
 };
 
 static inline unsigned tz_lat_bin(uint64_t ns)

@@ -191,6 +191,8 @@ const char *tz_store_fault(const struct tz_store *s, uint64_t page, uint64_t ent
 		return "lost: it was found damaged when a server attached the arena";
 	if (kind == TZ_KIND_EMPTY ? entry != 0 : !tz_kind_is_stored(kind))
 		return "entry of an unknown kind";
+	if (tz_entry_is_backed(entry))
+		return tz_backing_fault(s, entry);
 	if (tz_entry_is_grouped(entry) &&
 		(tz_entry_is_shared(entry) ||
 			!atomic_load_explicit(&s->groups.on, memory_order_acquire)))
@@ -254,7 +256,7 @@ static void show_error(struct tz_store_thread *t)
 		t->error = NULL;
 }
 
-static void note_error(struct tz_store_thread *t, uint64_t page, const char *what)
+void tz_store_note_error(struct tz_store_thread *t, uint64_t page, const char *what)
 {
 	t->error_page = page;
 	t->error = what;
@@ -267,7 +269,7 @@ static void note_damage(struct tz_store_thread *t, uint64_t page, const char *wh
 	tz_stats_begin(&t->stats->seq);
 	tz_stats_add(&t->stats->damaged_entries, 1);
 	tz_stats_end(&t->stats->seq);
-	note_error(t, page, what);
+	tz_store_note_error(t, page, what);
 }
 
 /* ---- freeing what others may be reading ---- */
@@ -362,6 +364,8 @@ static const char *release(struct tz_store *s, uint64_t page, uint64_t entry, in
 	*others = 0;
 	if (fault)
 		return fault;
+	if (tz_entry_is_backed(entry))
+		tz_backing_release(s, entry);
 	if (tz_entry_is_grouped(entry)) {
 		*others = tz_group_release(s, page, entry, payload);
 		return *others < 0 ? "entry names a group that is not known" : NULL;
@@ -675,17 +679,23 @@ void *tz_codec_set_workspace(const struct tz_codec_set *set, unsigned kind)
 const char *tz_store_decode(
 	struct tz_store_thread *t, uint64_t page, uint64_t entry, uint8_t *out)
 {
+	return tz_store_decode_at(
+		t, page, entry, t->store->arena.base + tz_entry_offset(entry), out);
+}
+
+const char *tz_store_decode_at(struct tz_store_thread *t, uint64_t page, uint64_t entry,
+	const uint8_t *object, uint8_t *out)
+{
 	static const char mismatch[] = "checksum does not match",
 			  undecodable[] = "object cannot be decoded";
-	const uint8_t *object = t->store->arena.base + tz_entry_offset(entry), *payload;
+	const uint8_t *payload = object + TZ_OBJECT_HEAD;
 	unsigned kind = tz_entry_kind(entry), n = payload_length(entry);
 	struct tz_object_head head;
 	uint64_t word, owner = tz_object_owner(page, entry);
 
 	if (kind == TZ_KIND_GROUP)
-		return tz_group_read(t, page, entry, out);
+		return tz_group_read(t, page, entry, object, out);
 	memcpy(&head, object, sizeof head);
-	payload = object + sizeof head;
 	if (head.owner != (uint32_t)owner)
 		return "object belongs to another page";
 	if (kind == TZ_KIND_RAW) {
@@ -744,15 +754,21 @@ static uint64_t make_young(uint64_t page, _Atomic uint64_t *slot, uint64_t entry
 	return atomic_compare_exchange_strong(slot, &entry, young) ? young : entry;
 }
 
-int tz_store_read(struct tz_store_thread *t, uint64_t page, uint8_t *out)
+/* A page that is not on the backing file; -EAGAIN: it is there now. */
+static int read_stored(struct tz_store_thread *t, uint64_t page, uint8_t *out)
 {
 	int damaged = 0;
 	_Atomic uint64_t *slot = tz_table_slot(t->store, page, &damaged);
 	uint64_t entry = slot ? tz_store_announce(t, slot) : 0;
-	const char *fault = damaged
-		? "the directory of the page table is damaged"
-		: fetch(t, page, entry, out, &damaged);
+	const char *fault;
 
+	if (tz_entry_is_backed(entry) && !tz_store_fault(t->store, page, entry)) {
+		/* (It may have had an object that was announced.) */
+		atomic_store_explicit(&t->hazard, 0, memory_order_release);
+		return -EAGAIN;
+	}
+	fault = damaged ? "the directory of the page table is damaged"
+			: fetch(t, page, entry, out, &damaged);
 	if (!fault)
 		entry = make_young(page, slot, entry);
 	if (!fault && tz_entry_is_grouped(entry) && tz_group_note_read(t->store, page, entry))
@@ -766,8 +782,19 @@ int tz_store_read(struct tz_store_thread *t, uint64_t page, uint8_t *out)
 	tz_stats_add(fault ? &t->stats->checksum_errors : &t->stats->pages_read, 1);
 	tz_stats_end(&t->stats->seq);
 	if (fault)
-		note_error(t, page, fault);
+		tz_store_note_error(t, page, fault);
 	return fault ? -EIO : 0;
+}
+
+int tz_store_read(struct tz_store_thread *t, uint64_t page, uint8_t *out)
+{
+	int rc = read_stored(t, page, out);
+
+	/* Each turn of this is a page that has moved meanwhile. */
+	while (rc == -EAGAIN)
+		if ((rc = tz_backing_read(t, page, out, 0)) == -EAGAIN)
+			rc = read_stored(t, page, out);
+	return rc;
 }
 
 void tz_store_prefetch_entry(const struct tz_store_thread *t, uint64_t page)
@@ -879,6 +906,7 @@ struct tz_store *tz_store_new(int *err, char *why, size_t why_size)
 
 	if (s) {
 		memset(s, 0, sizeof *s);
+		tz_backing_init(s);
 		return s;
 	}
 	*err = -ENOMEM;
@@ -925,6 +953,7 @@ struct tz_store *tz_store_create(
 	s->nr_pages = c->disksize / TZ_PAGE_SIZE;
 	*err = tz_arena_create(&s->arena, &arena, why, why_size);
 	if (*err < 0) {
+		tz_backing_destroy(s);
 		free(s);
 		return NULL;
 	}
@@ -952,6 +981,7 @@ void tz_store_destroy(struct tz_store *s)
 	}
 	tz_store_free_codecs(s);
 	tz_groups_destroy(s);
+	tz_backing_destroy(s);
 	if (s->threads)
 		munmap(s->threads, (s->nr_threads + TZ_OWN_THREADS) * sizeof *s->threads);
 	tz_dedup_destroy(&s->dedup);

@@ -80,8 +80,25 @@ struct tz_queue_stats *tz_store_thread_stats(struct tz_store_thread *t);
 void tz_store_begin(struct tz_store_thread *t);
 void tz_store_end(struct tz_store_thread *t);
 
+/* Reads of pages that are on the backing file. A thread that must not wait for them says so; then
+ * a read returns -EINPROGRESS, and if it is the first, the caller is to have so many bytes read
+ * (`bringing`), to say what came of it (`brought`: bytes or negative errno), to call read again
+ * for the same page and for others of its request, and then `brought_end`. Until then, reads of
+ * other such pages return -EINPROGRESS as well, and are to be tried after that. */
+struct tz_bring {
+	int fd;
+	void *to;
+	unsigned length;
+	uint64_t from;
+};
+void tz_store_defer(struct tz_store_thread *t, int on);
+void tz_store_bringing(const struct tz_store_thread *t, struct tz_bring *out);
+void tz_store_brought(struct tz_store_thread *t, int result);
+void tz_store_brought_end(struct tz_store_thread *t);
+
 /* One page each; page < disksize / 4096 is the caller's to check.
- * read: 0, -EIO (entry or object damaged: last_error in the statistics says which page, and what).
+ * read: 0, -EIO (entry or object damaged: last_error in the statistics says which page, and what),
+ * -EINPROGRESS (tz_store_defer).
  * write: 0, -ENOSPC (mem_limit), -EAGAIN (reserve empty, limit not reached: it is being refilled).
  * discard: returns nothing, the page reads as zeros.
  * Over a damaged entry, write and discard succeed and free nothing that may be another page's. */
@@ -142,8 +159,21 @@ uint64_t tz_store_count_ages(struct tz_store *store);
 /* Makes the clock of ages run so many times as fast, from now on: for tests and measurements. What
  * is old by now stays so. */
 void tz_store_set_age_speed(struct tz_store *store, uint64_t speed);
+/* The backing file (backing.c): a file or block device of this path (absolute), of which so many
+ * bytes are used at most (0: as many as it has, or as the disk has); NULL: none. The same path once
+ * more: it is tried again after it had failed. 0 or negative errno with why: -EBUSY, pages are on
+ * the one that there is, or somebody uses this one. */
+#define TZ_BACKING_PATH 180u		/* bytes of the path at most */
+int tz_store_set_backing(struct tz_store *store, const char *path, uint64_t limit, char *why,
+	size_t why_size);
+/* Bytes written a day and a second at most; 0: any. */
+void tz_store_set_backing_budget(struct tz_store *store, uint64_t daily, uint64_t rate);
+void tz_store_backing_budget(const struct tz_store *store, uint64_t *daily, uint64_t *rate);
+/* The device is to go: what is on the file goes first, as far as it can be erased. */
+void tz_store_erase_backing(struct tz_store *store);
 /* Writing pages that are idle once more (recompress.c): prepares it, for pages that have not been
- * touched for that long at least, with "dense" or "zstd[:LEVEL]", taking up to so much of a core.
+ * touched for that long at least, with "dense", "zstd[:LEVEL]", "cold", "backing" (to the backing
+ * file) or "memory" (all that is there comes back), taking up to so much of a core.
  * NULL with *err and why; -EBUSY: one is at work. Then either of the other two follows: to begin
  * returns at once, with a number, as compact does (recompress_done, recompress_permille).
  * *least_ns: what the pages that it is for have been left alone for. */

@@ -5,6 +5,7 @@
 
 #include "alloc.h"
 #include "arena.h"
+#include "backing.h"
 #include "cold.h"
 #include "dedup.h"
 #include "dictionary.h"
@@ -73,6 +74,8 @@ struct tz_store_thread {
 	struct tz_codec_set *inside_set;		/* valid between begin and end */
 	const struct tz_dedup_index *inside_index;	/* the same; NULL: dedup is off */
 	_Atomic(struct tz_group_reader *) groups;	/* NULL: groups are off */
+	_Atomic(struct tz_backing_reader *) backing;	/* NULL: there is no backing file */
+	int defers;		/* reads from there are not to be waited for */
 	_Atomic uint64_t turns;		/* odd: inside begin/end */
 	struct tz_store *store;
 	struct tz_queue_stats *stats;
@@ -114,6 +117,7 @@ struct tz_store {
 	struct tz_housekeeping housekeeping;
 	struct tz_dedup dedup;
 	struct tz_groups groups;
+	struct tz_backing backing;
 	struct tz_stats *stats;
 	uint64_t nr_pages;
 	_Atomic uint64_t map_turns;	/* odd: the page map is being looked at */
@@ -167,10 +171,11 @@ void tz_store_account(struct tz_store_thread *t, uint64_t page, uint64_t old, ui
 /* Compressed, in an object of the page's own: its entry, which is not in the table yet; 0: no
  * room. */
 uint64_t tz_store_place_own(struct tz_store_thread *t, uint64_t page, const uint8_t *data);
-/* The page of a sound entry with an object, which is announced. NULL, or what is wrong with that.
- */
-const char *tz_store_decode(
-	struct tz_store_thread *t, uint64_t page, uint64_t entry, uint8_t *out);
+/* The same of an object that is somewhere else. */
+const char *tz_store_decode_at(struct tz_store_thread *t, uint64_t page, uint64_t entry,
+	const uint8_t *object, uint8_t *out);
+/* Shows what is wrong with a page in the statistics. */
+void tz_store_note_error(struct tz_store_thread *t, uint64_t page, const char *what);
 /* Whether an entry that the page had before must not come back now: see the top of store.c. */
 int tz_store_is_being_collected(const struct tz_store *s, uint64_t page);
 /* What is wrong with an entry that is not EMPTY; NULL: nothing, and its object, if it has one, is

@@ -203,21 +203,27 @@ static void note_writer(struct tz_queue *q, const struct tz_io *io)
 		signal_fd(knock->fd);
 }
 
-/* Serves a read or a flush. 0 or negative errno. */
+/* Serves a read or a flush, or continues a read. 0, -EINPROGRESS: it waits for the backing file, or
+ * negative errno. */
 static int serve_read(struct tz_queue *q, unsigned tag)
 {
 	struct tz_io *io = &q->ios[tag];
+	uint32_t first = io->done;
 	uint8_t *data;
 	int rc;
 
 	if (io->op == UBLK_IO_OP_FLUSH)
 		/* Memory is all there is: what is written is as durable as it gets. */
 		return 0;
-	tz_suspect_note(q->stats, io->op, io->page);
+	tz_suspect_note(q->stats, io->op, io->page + io->done);
 	data = q->ops->bring(q, tag);
 	rc = data ? read_pages(q, io, data) : -EIO;
-	if (rc == 0)
-		rc = q->ops->hand_over(q, tag, data);
+	/* What is there so far: the buffer is the next request's. */
+	if ((rc == 0 || rc == -EINPROGRESS) && io->done > first &&
+	    q->ops->hand_over(q, tag, data, first, io->done - first) < 0)
+		io->lost = 1;
+	if (rc == 0 && io->lost)
+		rc = -EIO;
 	tz_suspect_note_none(q->stats);
 	return rc;
 }
@@ -251,6 +257,32 @@ static void wait_for_memory(struct tz_queue *q, unsigned tag)
 	tz_stats_add(&q->stats->deferred_writes, 1);
 }
 
+static void wait_for_backing(struct tz_queue *q, unsigned tag)
+{
+	tz_io_push(q, &q->reading, tag);
+	if (q->reading.n == 1)
+		q->ops->fetch(q);
+}
+
+/* What the first of those that wait has asked for is there: it goes on, and if that ends it, those
+ * after it, as far as they need not wait themselves. */
+static void serve_reading(struct tz_queue *q)
+{
+	int rc = 0;
+
+	q->brought = 0;
+	tz_store_brought(q->store, q->brought_result);
+	while (q->reading.n && rc != -EINPROGRESS) {
+		unsigned tag = q->reading.first;
+		rc = serve_read(q, tag);
+		tz_store_brought_end(q->store);
+		if (rc == -EINPROGRESS)
+			q->ops->fetch(q);
+		else
+			finish(q, tz_io_pop(q, &q->reading), rc);
+	}
+}
+
 /* Puts a request that has come where it belongs, or fails it. */
 static void sort(struct tz_queue *q, unsigned tag)
 {
@@ -258,6 +290,7 @@ static void sort(struct tz_queue *q, unsigned tag)
 	int rc = fault_of(q, io);
 
 	io->done = 0;
+	io->lost = 0;
 	io->since = q->now;
 	if (rc == 0 && tz_suspects_any(q->suspects) &&
 	    tz_suspects_refuse(q->suspects, io->op, io->page, io->nr_pages, q->now))
@@ -286,7 +319,11 @@ static unsigned serve_arrived(struct tz_queue *q)
 			if (q->reads.n)
 				tz_store_prefetch_object(q->store,
 					q->ios[q->reads.first].page % q->nr_pages);
-			finish(q, tag, serve_read(q, tag));
+			int rc = serve_read(q, tag);
+			if (rc == -EINPROGRESS)
+				wait_for_backing(q, tag);
+			else
+				finish(q, tag, rc);
 		}
 		taken += n;
 	}
@@ -377,6 +414,8 @@ void tz_queue_round(struct tz_queue *q)
 	q->unflushed = 0;
 	tz_store_begin(q->store);
 	unsigned taken = serve_arrived(q);
+	if (q->brought)
+		serve_reading(q);
 	if (q->unflushed && (q->writes.n || q->discards.n || q->waiting.n))
 		flush(q);	/* what was read does not wait for what follows */
 	q->writes_since = q->now;
@@ -395,7 +434,7 @@ uint64_t tz_queue_may_sleep(const struct tz_queue *q)
 {
 	uint64_t now;
 
-	if (q->discards.n || q->writes.n)
+	if (q->discards.n || q->writes.n || q->brought)
 		return 0;
 	if (!q->waiting.n)
 		return TZ_FOREVER;

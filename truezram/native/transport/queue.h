@@ -10,9 +10,10 @@
  * write. As soon as it has worked on writes for WRITE_NS, or a piece of a discard, it looks for
  * reads again; a write goes on from the page that it had come to. So a read waits for WRITE_NS and
  * one page at most. Writes are not starved: each round works on them for that long. Answers go out
- * as it goes, after so many pages as the mode says (spin.h), or FLUSH_NS. A write that finds no memory while some is
- * still to be had waits in a list and is tried again in a later round, from the page it had come
- * to.
+ * as it goes, after so many pages as the mode says (spin.h), or FLUSH_NS. A write that finds no
+ * memory while some is still to be had waits in a list and is tried again in a later round, from
+ * the page it had come to. So does a read whose next page is on the backing file: the first in
+ * their list is having it read.
  */
 #ifndef TZ_QUEUE_H
 #define TZ_QUEUE_H
@@ -38,6 +39,7 @@ struct tz_io {			/* one request; a queue has one per tag */
 	uint8_t op;		/* UBLK_IO_OP_* */
 	uint8_t swap;		/* a swap write: waits for memory only as long as completed writes
 				 * may bring some */
+	uint8_t lost;		/* some of a read's pages could not be handed over */
 	uint16_t next;		/* in the list that it is in */
 	uint32_t nr_pages;
 	uint32_t done;		/* pages served: it continues from there */
@@ -67,8 +69,12 @@ struct tz_queue_ops {
 	unsigned (*take)(struct tz_queue *q, uint16_t *tags, unsigned most);
 	/* Where a request's pages are, a write's brought to write_data; NULL: that failed. */
 	uint8_t *(*bring)(struct tz_queue *q, unsigned tag);
-	/* Hands over the pages of a read that was served. 0 or negative errno. */
-	int (*hand_over)(struct tz_queue *q, unsigned tag, const uint8_t *data);
+	/* Hands over n pages of a read, from the first'th on. 0 or negative errno. */
+	int (*hand_over)(struct tz_queue *q, unsigned tag, const uint8_t *data, uint32_t first,
+		uint32_t n);
+	/* Has read what tz_store_bringing says; when it is there, q->brought is set. NULL: the
+	 * store waits itself. */
+	void (*fetch)(struct tz_queue *q);
 	void (*answer)(struct tz_queue *q, unsigned tag, int result);
 	/* Sends the answers so far; NULL: each goes out by itself. */
 	void (*flush)(struct tz_queue *q);
@@ -105,6 +111,9 @@ struct tz_queue {
 	struct tz_io_list writes;	/* that are to be served, or continued */
 	struct tz_io_list waiting;	/* writes that wait for memory */
 	struct tz_io_list discards;
+	struct tz_io_list reading;	/* the backing file */
+	int brought;			/* what the first of them has asked for is there, */
+	int brought_result;		/* or not: bytes or negative errno */
 	uint64_t retry_at, retry_wait;	/* for `waiting`: when it is tried again, and what the next
 					 * wait is */
 	uint64_t now;			/* the clock as last read: reading it costs as much as a
@@ -150,7 +159,7 @@ int tz_queue_spin(struct tz_queue *q, uint64_t window, int (*come)(const void *a
 	const void *arg);
 static inline int tz_queue_has_work(const struct tz_queue *q)
 {
-	return q->writes.n || q->waiting.n || q->discards.n;
+	return q->writes.n || q->waiting.n || q->discards.n || q->reading.n;
 }
 
 void tz_io_push(struct tz_queue *q, struct tz_io_list *list, unsigned tag);

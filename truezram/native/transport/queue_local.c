@@ -127,9 +127,12 @@ static uint8_t *bring(struct tz_queue *q, unsigned tag)
 	return q->write_data;
 }
 
-static int hand_over(struct tz_queue *q, unsigned tag, const uint8_t *data)
+static int hand_over(struct tz_queue *q, unsigned tag, const uint8_t *data, uint32_t first,
+	uint32_t n)
 {
-	memcpy(shared_data(q, tag), data, (size_t)q->ios[tag].nr_pages * TZ_PAGE_SIZE);
+	size_t at = (size_t)first * TZ_PAGE_SIZE;
+
+	memcpy(shared_data(q, tag) + at, data + at, (size_t)n * TZ_PAGE_SIZE);
 	return 0;
 }
 
@@ -159,7 +162,7 @@ static int has_come(struct tz_queue *q)
 	return has_rung(q);
 }
 
-static const struct tz_queue_ops ops = { take, bring, hand_over, answer, NULL, has_come };
+static const struct tz_queue_ops ops = { take, bring, hand_over, NULL, answer, NULL, has_come };
 
 /* ---- the thread ---- */
 

@@ -27,6 +27,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#define FETCHED UINT64_MAX		/* in place of a tag */
 #define REFUSED_NS 10000000u
 #define ENTER_PAUSE_NS 1000000u		/* after a failure, doubled with each that follows */
 #define ENTER_PAUSE_DOUBLINGS 7u
@@ -114,8 +115,13 @@ static unsigned take(struct tz_queue *q, uint16_t *tags, unsigned most)
 
 	while (n < most && (cqe = tz_uring_peek(&u->ring))) {
 		unsigned tag = (unsigned)cqe->user_data;
-		int res = cqe->res;
+		int res = cqe->res, fetched = cqe->user_data == FETCHED;
 		tz_uring_seen(&u->ring);
+		if (fetched) {
+			q->brought = 1;
+			q->brought_result = res;
+			continue;
+		}
 		u->outstanding--;
 		if (res == 0) {
 			describe(u, tag);
@@ -149,15 +155,41 @@ static uint8_t *bring(struct tz_queue *q, unsigned tag)
 	return moved(q, tag, n) ? q->write_data : NULL;
 }
 
-static int hand_over(struct tz_queue *q, unsigned tag, const uint8_t *data)
+static int hand_over(struct tz_queue *q, unsigned tag, const uint8_t *data, uint32_t first,
+	uint32_t n)
 {
 	const struct ublk_queue *u = q->ring;
+	size_t at = (size_t)first * TZ_PAGE_SIZE, size = (size_t)n * TZ_PAGE_SIZE;
 
 	if (u->buffers)
 		return 0;
-	ssize_t n = pwrite(q->ublk->char_fd, data, (size_t)q->ios[tag].nr_pages * TZ_PAGE_SIZE,
-		(off_t)ublk_data_offset(q->index, tag));
-	return moved(q, tag, n) ? 0 : -EIO;
+	return pwrite(q->ublk->char_fd, data + at, size,
+		       (off_t)(ublk_data_offset(q->index, tag) + at)) == (ssize_t)size ? 0 : -EIO;
+}
+
+/* From the backing file. Its entry in the ring is that of the tag that waits for it. */
+static void fetch(struct tz_queue *q)
+{
+	struct ublk_queue *u = q->ring;
+	struct tz_sqe *sqe = tz_uring_sqe(&u->ring);
+	struct tz_bring b;
+
+	if (!sqe) {
+		tz_uring_enter(&u->ring, 0);
+		sqe = tz_uring_sqe(&u->ring);
+	}
+	if (!sqe) {
+		q->brought = 1;
+		q->brought_result = -EBUSY;
+		return;
+	}
+	tz_store_bringing(q->store, &b);
+	sqe->opcode = TZ_IORING_OP_READ;
+	sqe->fd = b.fd;
+	sqe->off = b.from;
+	sqe->addr = (uint64_t)(uintptr_t)b.to;
+	sqe->len = b.length;
+	sqe->user_data = FETCHED;
 }
 
 static void answer(struct tz_queue *q, unsigned tag, int result)
@@ -190,7 +222,7 @@ static int has_come(struct tz_queue *q)
 	return ring_has_come(&u->ring);
 }
 
-static const struct tz_queue_ops ops = { take, bring, hand_over, answer, flush, has_come };
+static const struct tz_queue_ops ops = { take, bring, hand_over, fetch, answer, flush, has_come };
 
 /* ---- the thread ---- */
 
@@ -291,10 +323,12 @@ static int set_up(struct ublk_queue *u)
 {
 	struct tz_queue *q = u->q;
 	int encoded = q->ublk->ioctl_encoded;
+	static const uint8_t ring_ops[] = { TZ_IORING_OP_URING_CMD, TZ_IORING_OP_READ };
 	int rc = tz_uring_init(&u->ring, q->depth, q->ublk->wait_in_poll ? TZ_URING_POLL : 0);
 
 	if (rc < 0 || (rc = tz_uring_register_file(&u->ring, q->ublk->char_fd)) < 0 ||
-	    (rc = tz_uring_enable(&u->ring)) < 0 || (rc = map_descriptors(u)) < 0)
+	    (rc = tz_uring_enable(&u->ring, ring_ops, sizeof ring_ops)) < 0 ||
+	    (rc = map_descriptors(u)) < 0)
 		return rc;
 	if (!(q->ublk->info.flags & UBLK_F_USER_COPY) && (rc = map_buffers(u)) < 0)
 		return rc;
@@ -305,6 +339,7 @@ static int set_up(struct ublk_queue *u)
 		: UBLK_IO_COMMIT_AND_FETCH_REQ;
 	q->ops = &ops;
 	q->ring = u;
+	tz_store_defer(q->store, 1);
 	q->max_pages = TZ_UBLK_MAX_IO / TZ_PAGE_SIZE;
 	return fetch_all(u);
 }

@@ -133,8 +133,9 @@ int tz_ublk_open(struct tz_ublk *u, char *why, size_t why_size)
 		return rc;
 	}
 	u->wait_in_poll = disabled("no_iowait");
+	static const uint8_t commands[] = { TZ_IORING_OP_URING_CMD };
 	rc = tz_uring_init(&u->ring, 4, TZ_URING_SQE128 | (u->wait_in_poll ? TZ_URING_POLL : 0));
-	if (rc == 0 && (rc = tz_uring_enable(&u->ring)) < 0)
+	if (rc == 0 && (rc = tz_uring_enable(&u->ring, commands, sizeof commands)) < 0)
 		tz_uring_exit(&u->ring);
 	if (rc < 0) {
 		snprintf(why, why_size, "cannot set up io_uring: %s%s", strerror(-rc),

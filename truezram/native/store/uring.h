@@ -1,9 +1,9 @@
-/* uring.h - io_uring by system call, as much of it as a ublk server needs, and the kernel's ABI for
- * it.
+/* uring.h - io_uring by system call, as much of it as a ublk server and the backing file need, and
+ * the kernel's ABI for it.
  *
  * No liburing and no recent kernel headers: the structures below are the kernel's, fixed for ever.
- * One ring belongs to one thread (SINGLE_ISSUER). Usage: tz_uring_init(); a file registered;
- * tz_uring_enable(); then sqe = tz_uring_sqe(); fill; tz_uring_enter(); for each completion
+ * One ring belongs to one thread (SINGLE_ISSUER), but for SHARED ones. Usage: tz_uring_init(); a
+ * file registered; tz_uring_enable(); then sqe = tz_uring_sqe(); fill; tz_uring_enter(); for each completion
  * tz_uring_peek(), tz_uring_seen(). A thread that waits is at rest: it does not count as waiting
  * for I/O (uring.c).
  */
@@ -36,8 +36,14 @@ struct tz_cqe {
 	uint32_t flags;
 };
 
+#define TZ_IORING_OP_FSYNC 3
+#define TZ_IORING_OP_FALLOCATE 17
+#define TZ_IORING_OP_READ 22
+#define TZ_IORING_OP_WRITE 23
 #define TZ_IORING_OP_URING_CMD 46
+#define TZ_IORING_FSYNC_DATASYNC 1
 #define TZ_IOSQE_FIXED_FILE 1
+#define TZ_IOSQE_ASYNC 16
 
 struct tz_uring {
 	int fd, enter_fd;		/* enter_fd: registered index when `registered` */
@@ -56,14 +62,19 @@ struct tz_uring {
 };
 
 #define TZ_FOREVER UINT64_MAX
-enum { TZ_URING_SQE128 = 1, TZ_URING_POLL = 2 /* wait in poll, as before 6.15 */ };
+enum {
+	TZ_URING_SQE128 = 1,
+	TZ_URING_POLL = 2,		/* wait in poll, as before 6.15 */
+	TZ_URING_SHARED = 4		/* by threads that see to it that one at a time has it */
+};
 
 /* A ring of `entries` SQEs (rounded up to a power of two by the kernel). 0 or negative errno. */
 int tz_uring_init(struct tz_uring *r, unsigned entries, unsigned flags);
 void tz_uring_exit(struct tz_uring *r);
 int tz_uring_register_file(struct tz_uring *r, int fd);
-/* From here on it takes passthrough commands, and nothing else, ever. 0 or negative errno. */
-int tz_uring_enable(struct tz_uring *r);
+/* From here on it takes these n operations (4 at most), and nothing else, ever. 0 or negative
+ * errno. */
+int tz_uring_enable(struct tz_uring *r, const uint8_t *ops, unsigned n);
 /* A zeroed SQE, NULL when the queue is full. Its cmd has room for 16 bytes, or 80 with sqe128. */
 struct tz_sqe *tz_uring_sqe(struct tz_uring *r);
 /* Submits what is prepared and waits for a completion, at most wait_ns (0: does not wait). It may

@@ -41,6 +41,7 @@
 #define RESTRICTION_SQE_OP 1
 #define RESTRICTION_SQE_FLAGS_ALLOWED 2
 #define SQ_TASKRUN (1u << 2)
+#define MOST_OPS 4u
 #define OFF_SQ_RING 0ll
 #define OFF_SQES 0x10000000ll
 
@@ -59,8 +60,10 @@ struct restriction { uint16_t kind; uint8_t what, resv[13]; };
 struct rsrc_update { uint32_t offset, resv; uint64_t data; };
 
 /* The ring's descriptor, or negative errno. `poll`: make one to wait on in poll. */
-static int setup(unsigned entries, int sqe128, int poll, struct params *p)
+static int setup(unsigned entries, unsigned flags, struct params *p)
 {
+	int sqe128 = (flags & TZ_URING_SQE128) != 0, poll = (flags & TZ_URING_POLL) != 0;
+	unsigned first = flags & TZ_URING_SHARED ? 2 : 0;
 	static const uint32_t modes[] = {	/* 6.1 (used from 6.15 on), 6.0, 5.19, older */
 		SETUP_SINGLE_ISSUER | SETUP_DEFER_TASKRUN | SETUP_COOP_TASKRUN |
 			SETUP_TASKRUN_FLAG | SETUP_SUBMIT_ALL,
@@ -70,7 +73,7 @@ static int setup(unsigned entries, int sqe128, int poll, struct params *p)
 	};
 	int fd = -1;
 
-	for (unsigned i = 0; i < sizeof modes / sizeof modes[0]; i++) {
+	for (unsigned i = first; i < sizeof modes / sizeof modes[0]; i++) {
 		*p = (struct params){ .flags = modes[i] | SETUP_CLAMP | SETUP_CQSIZE |
 			SETUP_R_DISABLED | (sqe128 ? SETUP_SQE128 : 0),
 			.cq_entries = entries * 2 };
@@ -125,12 +128,12 @@ static int map(struct tz_uring *r, const struct params *p)
 
 int tz_uring_init(struct tz_uring *r, unsigned entries, unsigned flags)
 {
-	int sqe128 = (flags & TZ_URING_SQE128) != 0, poll = (flags & TZ_URING_POLL) != 0, rc;
+	int rc;
 	struct params p;
 
 	memset(r, 0, sizeof *r);
-	r->sqe_shift = sqe128 ? 7 : 6;
-	r->fd = setup(entries, sqe128, poll, &p);
+	r->sqe_shift = flags & TZ_URING_SQE128 ? 7 : 6;
+	r->fd = setup(entries, flags, &p);
 	if (r->fd < 0)
 		return r->fd;
 	rc = map(r, &p);
@@ -138,8 +141,10 @@ int tz_uring_init(struct tz_uring *r, unsigned entries, unsigned flags)
 		close(r->fd);
 		return rc;
 	}
-	r->no_iowait = p.features & FEAT_NO_IOWAIT && !poll;
+	r->no_iowait = p.features & FEAT_NO_IOWAIT && !(flags & TZ_URING_POLL);
 	r->enter_fd = r->fd;
+	if (flags & TZ_URING_SHARED)		/* it would be registered for one thread */
+		return 0;
 	struct rsrc_update update = { .offset = UINT32_MAX, .data = (uint64_t)r->fd };
 	if (syscall(SYS_io_uring_register, r->fd, REGISTER_RING_FDS, &update, 1) == 1) {
 		r->enter_fd = (int)update.offset;
@@ -165,15 +170,19 @@ int tz_uring_register_file(struct tz_uring *r, int fd)
 
 /* No other opcode is taken, and nothing is registered any more: a ring could otherwise open files
  * and sockets past the filter of system calls. */
-int tz_uring_enable(struct tz_uring *r)
+int tz_uring_enable(struct tz_uring *r, const uint8_t *ops, unsigned n)
 {
-	static const struct restriction allowed[] = {
-		{ .kind = RESTRICTION_SQE_OP, .what = TZ_IORING_OP_URING_CMD },
-		{ .kind = RESTRICTION_SQE_FLAGS_ALLOWED, .what = TZ_IOSQE_FIXED_FILE },
+	struct restriction allowed[MOST_OPS + 1] = {
+		{ .kind = RESTRICTION_SQE_FLAGS_ALLOWED,
+			.what = TZ_IOSQE_FIXED_FILE | TZ_IOSQE_ASYNC },
 	};
 
-	if (syscall(SYS_io_uring_register, r->fd, REGISTER_RESTRICTIONS, allowed,
-		sizeof allowed / sizeof *allowed) < 0)
+	if (n > MOST_OPS)
+		return -EINVAL;
+	for (unsigned i = 0; i < n; i++)
+		allowed[i + 1] =
+			(struct restriction){ .kind = RESTRICTION_SQE_OP, .what = ops[i] };
+	if (syscall(SYS_io_uring_register, r->fd, REGISTER_RESTRICTIONS, allowed, n + 1) < 0)
 		return -errno;
 	return syscall(SYS_io_uring_register, r->fd, REGISTER_ENABLE_RINGS, NULL, 0) < 0
 		? -errno : 0;
