@@ -113,6 +113,7 @@ WRONG: dict[str, tuple[list[str], int]] = {
     "create": (["--size", "0"], 2),
     "demo": (["--seconds", "-1"], 2),
     "doctor": (["--what"], 2),
+    "entropy": (["/nowhere/at/all"], 1),
     "estimate": (["--pid", "99999999"], 1),
     "find": (["--transport", "nbd"], 2),
     "idle": (["local77"], 1),
