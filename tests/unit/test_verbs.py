@@ -115,6 +115,8 @@ WRONG: dict[str, tuple[list[str], int]] = {
     "doctor": (["--what"], 2),
     "entropy": (["/nowhere/at/all"], 1),
     "estimate": (["--pid", "99999999"], 1),
+    "events": (["--since", "yesterday"], 2),
+    "export": (["--listen", "here"], 2),
     "find": (["--transport", "nbd"], 2),
     "idle": (["local77"], 1),
     "list": (["--columns", "NAME,NOISE"], 2),
