@@ -35,7 +35,7 @@ JSON = """
 With `--json` a verb prints one document to standard output and nothing else. An error is a document too,
 `truezram.error/1`, with `what`, `why`, `remedy` and `exit_code`; its text is printed to standard error as always. The
 number after the slash increases when a field is renamed, removed or changes its meaning, but not when one is added.
-Sizes are in bytes.
+Sizes are in bytes. What goes on until it is interrupted (`stat --watch`, `top`, `events`) prints a document a line.
 
 | Verb | Schema |
 |---|---|

@@ -10,14 +10,14 @@ import pytest
 
 from truezram.app.columns import COLUMNS, Row
 from truezram.app.config import Config
-from truezram.app.eventlog import Detector
-from truezram.app.sanity import emptied, implausible
 from truezram.app.screens.chart import COLOURS
 from truezram.app.widgets.grid import Grid, Head, _with_place
 from truezram.app.widgets.histogram import squeeze
 from truezram.app.widgets.page_map import LETTERS, lettered, region_kinds
 from truezram.app.widgets.still import shade, unbroken
 from truezram.codec import KINDS
+from truezram.engine.device.events import Detector
+from truezram.engine.device.sanity import emptied, implausible
 from truezram.engine.model import Snapshot
 
 from .conftest import SMALL, Bench, eight

@@ -13,9 +13,9 @@ import pytest
 from textual.widgets import Input
 
 from truezram.app import export
-from truezram.app.eventlog import Event
 from truezram.app.screens.benchmark import keep_run
 from truezram.app.screens.export_dialog import ExportScreen
+from truezram.engine.device.events import Event
 
 from .conftest import NOW, SMALL, Bench, settle
 from .test_pages import RUN, start

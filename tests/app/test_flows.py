@@ -45,6 +45,18 @@ async def removing(b: Bench, device: DeviceSnapshot) -> AsyncIterator[Pilot[Any]
         yield pilot
 
 
+async def test_opened_on_a_device(bench: Make) -> None:
+    """`truezram top`: its page comes first, and the others are a key away."""
+    b = bench(3, device="ublkb1")
+    async with b.app.run_test(size=SMALL) as pilot:
+        b.play(2)
+        await pilot.pause()
+        assert (b.app.current_mode, b.app.selected) == ("device", "ublkb1")
+        await pilot.press("escape")
+        await pilot.pause()
+        assert b.app.current_mode == "dashboard"
+
+
 class TestRemove:
     async def test_the_focus_is_on_cancel(self, bench: Make) -> None:
         b = bench(3)

@@ -14,7 +14,6 @@ from textual.widgets import Input, Select, Static
 
 from truezram.app.backend.protocol import BenchResult, BenchRow
 from truezram.app.config import Config, load
-from truezram.app.eventlog import Event
 from truezram.app.screens.benchmark import load_runs
 from truezram.app.screens.chart import ChartScreen
 from truezram.app.screens.create import CreateScreen
@@ -28,6 +27,7 @@ from truezram.app.widgets.graph import Graph
 from truezram.app.widgets.grid import Grid, TextBlock
 from truezram.app.widgets.page_map import PageMapView
 from truezram.engine.answers import PageMap, Scope, Tunable
+from truezram.engine.device.events import Event
 from truezram.engine.device.options import CreateOptions
 from truezram.engine.errors import Failed, PermissionDenied
 

@@ -12,13 +12,13 @@ import pytest
 from textual.widgets import Button, Checkbox
 
 from truezram.app.columns import BY_KEY, Row
-from truezram.app.eventlog import Detector
 from truezram.app.format import elapsed
-from truezram.app.sanity import held
 from truezram.app.screens.confirm import RemoveScreen, consequences
 from truezram.app.series import History
 from truezram.app.widgets.chrome import Footer
 from truezram.app.widgets.device_table import matches
+from truezram.engine.device.events import Detector
+from truezram.engine.device.sanity import held
 from truezram.engine.errors import Failed
 
 from .conftest import NARROW, SMALL, WIDE, Bench, eight, settle, text_of

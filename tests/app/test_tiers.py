@@ -13,7 +13,6 @@ from truezram.app import theme
 from truezram.app.backend.recording import load, map_key
 from truezram.app.backend.replay import Replay
 from truezram.app.config import Config
-from truezram.app.eventlog import Detector
 from truezram.app.format import short_size
 from truezram.app.screens.recompress import RecompressScreen
 from truezram.app.view import View
@@ -22,6 +21,7 @@ from truezram.app.widgets.histogram import AgeHistogram, SizeHistogram
 from truezram.app.widgets.page_map import PageMapView, region_ages
 from truezram.app.widgets.tiers import MARKS, TierBar, shares
 from truezram.engine.answers import AGES, MAP_AGES
+from truezram.engine.device.events import Detector
 from truezram.engine.device.options import RecompressOptions
 from truezram.engine.errors import TruezramError, Unsupported
 from truezram.engine.model import DeviceSnapshot, Tier

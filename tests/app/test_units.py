@@ -19,14 +19,15 @@ from truezram.app.app import TruezramApp
 from truezram.app.backend.recording import Header, Recorder, decode, encode, load
 from truezram.app.backend.replay import Replay
 from truezram.app.columns import BY_KEY, COLUMNS, Row, fitting
-from truezram.app.eventlog import Detector, Event, EventLog
 from truezram.app.format import short_ns, short_size
-from truezram.app.sanity import UNMEASURED, implausible
 from truezram.app.screens.page import dialogs, owners
 from truezram.app.series import History
 from truezram.app.widgets.device_table import matches
 from truezram.app.widgets.graph import Scale, group, iec_steps
+from truezram.engine.device.event_log import EventLog
+from truezram.engine.device.events import Detector, Event
 from truezram.engine.device.options import CreateOptions
+from truezram.engine.device.sanity import UNMEASURED, implausible
 from truezram.engine.errors import Failed, UsageError
 from truezram.engine.model import IO_STAT, DeviceSnapshot, QueueSnapshot, Snapshot
 from truezram.engine.rates import latency_floor

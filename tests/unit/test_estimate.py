@@ -116,8 +116,8 @@ def test_cost_is_what_a_device_takes(algorithm: str, monkeypatch: pytest.MonkeyP
                 (snapshot,) = client.devices()
         finally:
             remove_entry(entry, force=True)
-    bench = estimate._Bench(algorithm)
-    measured = estimate._measure([bench], source(len(pages)), [memoryview(page) for page in pages], lambda: None)
+    bench, measured = estimate.Bench(algorithm), estimate.Stratum(len(pages))
+    estimate.measure([bench], measured, [memoryview(page) for page in pages], lambda: None)
     of_it = measured.by_algorithm[algorithm]
     in_entries = of_it.costs.count(float(ENTRY))
     objects = sum((cost - ENTRY) / AROUND for cost in of_it.costs)
@@ -128,11 +128,6 @@ def test_cost_is_what_a_device_takes(algorithm: str, monkeypatch: pytest.MonkeyP
     # Pages of the table and segments are whole; the reserve is not part of an estimate.
     taken = snapshot.mem_used_total - snapshot.reserve_bytes - (empty.mem_used_total - empty.reserve_bytes)
     assert taken == pytest.approx(sum(of_it.costs), rel=0.02)
-
-
-def source(pages: int, pid: int = 1, user: str = "root", cgroup: str = "/") -> sampling.SampledProcess:
-    process = Process(pid, 0, user, f"p{pid}", cgroup, 0, 0, 0)
-    return sampling.SampledProcess(process=process, pages=pages, sampled=pages, same_filled=0, unreadable=0)
 
 
 # ---- statistics ----

@@ -432,7 +432,7 @@ def test_demo_interrupted_leaves_nothing(run_dir: Path, how: signal.Signals) -> 
 APP = """
 import sys, time, types
 from truezram.engine.device.client import Client
-def run(record, replay):
+def run(record, replay, device):
     with Client() as client:
         end = time.monotonic() + 120
         while time.monotonic() < end:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from truezram.app.sanity import implausible
+from truezram.engine.device.sanity import implausible
 from truezram.engine.machine import procfs, zram
 from truezram.engine.model import MachineSnapshot, Pressure, SwapArea, Zswap
 

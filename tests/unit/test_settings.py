@@ -9,12 +9,12 @@ import pytest
 from conftest import FakeServer, make
 
 from truezram.app.backend.real import RealEngine
-from truezram.app.eventlog import Detector
 from truezram.app.screens.device import facts
 from truezram.cli.main import main
 from truezram.cli.verbs import stat
 from truezram.engine.device import settings
 from truezram.engine.device.create import parse_settings
+from truezram.engine.device.events import Detector
 from truezram.engine.device.settings import SETTINGS
 from truezram.engine.machine import tune
 from truezram.engine.model import DeviceSnapshot, MachineSnapshot, Snapshot

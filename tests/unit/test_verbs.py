@@ -113,7 +113,10 @@ WRONG: dict[str, tuple[list[str], int]] = {
     "create": (["--size", "0"], 2),
     "demo": (["--seconds", "-1"], 2),
     "doctor": (["--what"], 2),
+    "entropy": (["/nowhere/at/all"], 1),
     "estimate": (["--pid", "99999999"], 1),
+    "events": (["--since", "yesterday"], 2),
+    "export": (["--listen", "here"], 2),
     "find": (["--transport", "nbd"], 2),
     "idle": (["local77"], 1),
     "list": (["--columns", "NAME,NOISE"], 2),
@@ -356,6 +359,35 @@ sys.exit(code)
     command = [sys.executable, "-P", "-c", script, *argv]
     done = subprocess.run(command, capture_output=True, text=True, timeout=HANG, check=False)
     return done.returncode, done.stderr, int(done.stdout.split()[-1])
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [
+        ["list", "--output-all"],
+        ["stat", "--mm-stat"],
+        ["find", "--transport", "local"],
+        ["entropy", "{file}", "--algorithm", "lz4"],
+        ["events"],
+        ["export", "--textfile", "{folder}/new.prom"],
+    ],
+    ids=lambda verb: verb[0],
+)
+def test_an_interrupt_at_any_point(fake: FakeServer, tmp_path: Path, verb: list[str]) -> None:
+    """130 and one line, or it was done already; nothing is left, and no traceback."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (tmp_path / "file").write_bytes(b"text " * 10000)
+    argv = [word.format(file=tmp_path / "file", folder=folder) for word in verb]
+    code, err, calls = interrupted(*argv, at=0)
+    assert (code, err) == (0, "")
+    made = {path.name for path in folder.iterdir()}
+    for part in range(1, 8):
+        for path in folder.iterdir():
+            path.unlink()
+        code, err, _ = interrupted(*argv, at=calls * part // 8)
+        assert (code, err) == (130, "truezram: interrupted\n")
+        assert {path.name for path in folder.iterdir()} <= made
 
 
 def test_an_interrupted_reset_can_be_done_again(real: Entry) -> None:

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from truezram.app.format import elapsed, short_ns, short_rate, short_size
 from truezram.app.series import DeviceSeries, Rates
+from truezram.engine.device.events import FULLNESS, fullness
 from truezram.engine.model import BAD_STATES, IO_STAT, Counter, DeviceSnapshot
 from truezram.engine.units import PAGE, format_count
 
@@ -67,29 +67,6 @@ class Row:
     def bad(self) -> bool:
         """Whether the row needs attention."""
         return self.state in ("no reply", "full", *BAD_STATES) and not self.warns
-
-
-class Fullness(NamedTuple):
-    """From which share of mem_limit on, what the log says then and how serious it is, and the row's state."""
-
-    share: float
-    text: str
-    level: str
-    state: str
-
-
-FULLNESS = (
-    Fullness(0.80, "four fifths full", "warning", "low"),
-    Fullness(0.95, "nearly full", "warning", "low"),
-    Fullness(0.99, "full", "error", "full"),  # writes are refused, or will be
-)
-
-
-def fullness(device: DeviceSnapshot) -> int:
-    """How many of `FULLNESS` the device has reached; 0 without a mem_limit."""
-    if not device.mem_limit:
-        return 0
-    return sum(device.mem_used_total >= step.share * device.mem_limit for step in FULLNESS)
 
 
 def mountpoint(device: DeviceSnapshot) -> str:

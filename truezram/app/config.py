@@ -44,12 +44,6 @@ def folder(environ: Mapping[str, str] = os.environ) -> Path:
     return (Path(base) if base.startswith("/") else Path("~/.config").expanduser()) / "truezram"
 
 
-def state_folder(environ: Mapping[str, str] = os.environ) -> Path:
-    """Where the event log and benchmark results are kept."""
-    base = environ.get("XDG_STATE_HOME", "")
-    return (Path(base) if base.startswith("/") else Path("~/.local/state").expanduser()) / "truezram"
-
-
 def _check(data: Mapping[str, object]) -> Config:
     known = {f.name for f in fields(Config)}
     for key in data:

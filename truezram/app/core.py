@@ -30,10 +30,11 @@ from truezram.app.backend.recorded import Recorded
 from truezram.app.backend.recording import Recorder
 from truezram.app.columns import Row
 from truezram.app.config import Config
-from truezram.app.eventlog import Detector, Event, EventLog
-from truezram.app.sanity import emptied, held, implausible
 from truezram.app.series import History
 from truezram.app.view import View
+from truezram.engine.device.event_log import EventLog
+from truezram.engine.device.events import Detector, Event
+from truezram.engine.device.sanity import sane
 from truezram.engine.errors import TruezramError
 from truezram.engine.model import DeviceSnapshot, Snapshot
 
@@ -136,6 +137,7 @@ class Core(App[int]):
         """Stops the reader; devices keep running."""
         if self._reader:
             self._reader.stop()
+        self.events.close()
         if isinstance(self.engine, Recorded):
             self.engine.close()
 
@@ -174,15 +176,11 @@ class Core(App[int]):
         if isinstance(self.engine, Recorded) and self.engine.problem:
             self.report("error", f"the recording ends here: {self.engine.problem}")
             self.engine.problem = ""
-        devices = []
-        for device in snapshot.devices:
-            why = implausible(device)
-            series = self.history.devices.get(device.name)
-            devices.append(emptied(device, why) if why else held(device, series.latest if series else None))
-        snapshot = Snapshot(snapshot.machine, tuple(devices))
+        known = {name: series.latest for name, series in self.history.devices.items() if series.latest is not None}
+        snapshot = sane(snapshot, known)
         sampled = self.history.add(snapshot, self.interval)
         for event in self.detector.feed(snapshot, self.clock()):
-            self.log_event(event)
+            self.log_event(event, found=True)
         answers = self.history.devices.keys() - self.detector.waiting.keys()
         self.trouble = {name: why for name, why in self.trouble.items() if name in answers}
         if self.selected not in self.history.devices:
@@ -192,7 +190,7 @@ class Core(App[int]):
             page.tick(sampled)
             if page is self.screen:
                 page.update_chrome()
-            states = {device.name: device.state for device in devices}
+            states = {device.name: device.state for device in snapshot.devices}
             if states != self._states:
                 self._states = states
                 self.screen.refresh_bindings()
@@ -294,8 +292,10 @@ class Core(App[int]):
             page.update_jobs()
             self.screen.refresh_bindings()
 
-    def log_event(self, event: Event) -> None:
-        self.events.add(event)
+    def log_event(self, event: Event, found: bool = False) -> None:
+        """Keeps an event and shows it if it is worth that. `found`: everybody who watches finds it, and one writes
+        it."""
+        (self.events.found if found else self.events.add)(event)
         if event.level != "info" and self.is_running:
             title = event.device or "truezram"
             self.notify(

@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from truezram.app.columns import COLUMNS, Row
-from truezram.app.eventlog import Event
 from truezram.app.series import History
+from truezram.engine.device.events import Event
 from truezram.engine.units import format_size
 
 

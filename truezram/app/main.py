@@ -12,6 +12,7 @@ from truezram.app import config as configuration
 from truezram.app.backend.jobs import coming_first
 from truezram.app.backend.protocol import Engine
 from truezram.app.backend.recording import Header, Recorder, load
+from truezram.engine import paths
 
 
 def run(record: Path | None = None, replay: Path | None = None, device: str = "") -> int:
@@ -36,7 +37,7 @@ def run(record: Path | None = None, replay: Path | None = None, device: str = ""
     )
     path = configuration.folder() / "config.toml"
     config, problem = configuration.load(path)
-    state = configuration.state_folder() if replay is None else None
+    state = paths.state_folder() if replay is None else None
     app = TruezramApp(
         engine,
         config=config,

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from truezram.app.sanity import UNMEASURED
+from truezram.engine.device.sanity import UNMEASURED
 from truezram.engine.model import DeviceSnapshot, QueueSnapshot, Snapshot
 from truezram.engine.rates import histogram_difference, percentile, same_device
 from truezram.engine.units import PAGE

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -82,7 +81,11 @@ def format_table(
 
 def terminal_width() -> int | None:
     """Columns of the terminal on stdout; None when stdout is not a terminal."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    if not sys.stdout.isatty():
+        return None
+    import shutil  # slow (it brings bz2 and lzma), and scripts have no terminal
+
+    return shutil.get_terminal_size().columns
 
 
 def has_screen() -> bool:

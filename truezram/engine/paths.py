@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import pwd
 import stat
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import truezram
@@ -37,6 +37,12 @@ def server_path() -> Path:
     if not os.access(path, os.X_OK):
         raise Unsupported("cannot start the server", f"{path} is not executable", f"chmod +x {path}")
     return path
+
+
+def state_folder(environ: Mapping[str, str] = os.environ) -> Path:
+    """Where this user's event log and benchmark results are kept; not made yet."""
+    base = environ.get("XDG_STATE_HOME", "")
+    return (Path(base) if base.startswith("/") else Path("~/.local/state").expanduser()) / "truezram"
 
 
 def own_run_dir() -> Path:

@@ -12,7 +12,6 @@ from textual.containers import Horizontal, Vertical
 
 from truezram.app.columns import Row, mountpoint
 from truezram.app.format import short_rate, short_size
-from truezram.app.sanity import UNMEASURED
 from truezram.app.screens.page import Page
 from truezram.app.series import DeviceSeries, queue_rates
 from truezram.app.widgets.event_list import EventList
@@ -22,6 +21,7 @@ from truezram.app.widgets.page_map import PageMapView
 from truezram.app.widgets.tiers import TierBar
 from truezram.engine.answers import ArenaCheck, PageMap
 from truezram.engine.device.options import RecompressOptions
+from truezram.engine.device.sanity import UNMEASURED
 from truezram.engine.device.settings import in_force
 from truezram.engine.model import BAD_STATES, MEMORY, DeviceSnapshot
 from truezram.engine.rates import histogram_difference

@@ -8,10 +8,10 @@ from typing import ClassVar
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 
-from truezram.app.eventlog import Event
 from truezram.app.screens.page import Page
 from truezram.app.widgets.event_list import MARKS
 from truezram.app.widgets.grid import Grid, Head, Item, TextBlock
+from truezram.engine.device.events import Event
 
 FILTERS = ("all", "warnings and errors", "this device")
 

@@ -8,8 +8,8 @@ from typing import ClassVar
 
 from rich.segment import Segment
 
-from truezram.app.eventlog import Event
 from truezram.app.widgets.lines import Line, LineWidget, clip
+from truezram.engine.device.events import Event
 
 MARKS = {"info": "·", "warning": "!", "error": "✗"}
 

@@ -23,7 +23,7 @@ extrapolates to all of them, with 95% confidence intervals. Nothing is written, 
 Without root, only your own processes can be read."""
 
 
-def _count(text: str) -> int:
+def count(text: str) -> int:
     try:
         number = int(text) if text.isascii() else 0
     except ValueError:
@@ -51,15 +51,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="NAME or NAME:LEVEL; may be repeated (default: all)",
     )
-    parser.add_argument("--pages", metavar="N", type=_count, default=8192, help="pages to sample (default: 8192)")
+    parser.add_argument("--pages", metavar="N", type=count, default=8192, help="pages to sample (default: 8192)")
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="another seed draws other pages (default: 0)")
     parser.add_argument(
-        "--top", metavar="N", type=_count, help="print only the N largest lines (default: 20; JSON: all)"
+        "--top", metavar="N", type=count, help="print only the N largest lines (default: 20; JSON: all)"
     )
     parser.epilog = _EPILOG
 
 
-def _algorithm_json(item: AlgorithmEstimate) -> dict[str, Any]:
+def algorithm_json(item: AlgorithmEstimate) -> dict[str, Any]:
     return asdict(item)
 
 
@@ -72,7 +72,7 @@ def _group_json(group: GroupEstimate) -> dict[str, Any]:
         "bytes": group.bytes,
         "sampled": group.sampled,
         "same_filled": group.same_filled,
-        "algorithms": [_algorithm_json(item) for item in group.algorithms],
+        "algorithms": [algorithm_json(item) for item in group.algorithms],
     }
 
 

@@ -26,7 +26,6 @@ from truezram.engine.measure.sampling import (
     Cancelled,
     Progress,
     SampledPages,
-    SampledProcess,
     Skipped,
     is_same_filled,
     sample_pages,
@@ -176,15 +175,23 @@ class _Measured:
 
 
 @dataclass(slots=True)
-class _Stratum:
-    process: Process
+class Stratum:
+    """A part of what is estimated, and what was measured on the pages that were drawn from it."""
+
     pages: int
+    """All that it has."""
     same: int = 0
-    by_algorithm: dict[str, _Measured] = field(default_factory=dict)
+    """Same-filled ones among those that were drawn."""
     sampled: int = 0
+    by_algorithm: dict[str, _Measured] = field(default_factory=dict)
 
 
-class _Bench:
+@dataclass(slots=True, kw_only=True)
+class _OfProcess(Stratum):
+    process: Process
+
+
+class Bench:
     """One algorithm's compressor and its buffers."""
 
     def __init__(self, name: str) -> None:
@@ -211,15 +218,14 @@ class _Bench:
         into.add(sizes, int(compress), int(decompress))
 
 
-def _measure(
-    benches: Sequence[_Bench], source: SampledProcess, pages: Sequence[memoryview], check: Callable[[], None]
-) -> _Stratum:
-    """Runs all algorithms in turn on one process's pages."""
-    stratum = _Stratum(source.process, source.pages, sampled=len(pages))
-    stratum.by_algorithm = {bench.name: _Measured() for bench in benches}
+def measure(benches: Sequence[Bench], stratum: Stratum, pages: Sequence[memoryview], check: Callable[[], None]) -> None:
+    """Runs all algorithms in turn on pages that were drawn from a stratum, and adds to what was measured on it."""
+    for bench in benches:
+        stratum.by_algorithm.setdefault(bench.name, _Measured())
     same = [page for page in pages if is_same_filled(page)]
     coded = [page for page in pages if not is_same_filled(page)] if same else list(pages)
-    stratum.same = len(same)
+    stratum.sampled += len(pages)
+    stratum.same += len(same)
     same_costs = [same_filled_cost(bytes(page[:8])) for page in same]
     for measured in stratum.by_algorithm.values():
         measured.costs += same_costs
@@ -228,7 +234,6 @@ def _measure(
         for bench in benches:
             check()
             bench.run(batch, stratum.by_algorithm[bench.name])
-    return stratum
 
 
 # ---- from samples to the whole ----
@@ -286,7 +291,7 @@ def stratified_total(strata: Sequence[tuple[int, Sequence[float]]], least: float
     return Total(value=whole, low=min(low, whole), high=max(high, whole))
 
 
-def _per_page_us(strata: Sequence[_Stratum], name: str, which: str) -> float | None:
+def _per_page_us(strata: Sequence[Stratum], name: str, which: str) -> float | None:
     """Mean time per page that is not same-filled, each process weighted by its number of such pages."""
     time_sum = weight_sum = 0.0
     for stratum in strata:
@@ -298,13 +303,14 @@ def _per_page_us(strata: Sequence[_Stratum], name: str, which: str) -> float | N
     return time_sum / weight_sum if weight_sum else None
 
 
-def _mean_share(strata: Sequence[_Stratum], share: Callable[[_Stratum], float]) -> float:
-    """A share of pages over several processes, weighted by their pages."""
+def mean_share(strata: Sequence[Stratum], share: Callable[[Stratum], float]) -> float:
+    """A share of pages over several strata, weighted by their pages."""
     seen = [stratum for stratum in strata if stratum.sampled]
     return sum(item.pages * share(item) / item.sampled for item in seen) / sum(item.pages for item in seen)
 
 
-def _algorithm(strata: Sequence[_Stratum], name: str) -> AlgorithmEstimate:
+def algorithm_estimate(strata: Sequence[Stratum], name: str) -> AlgorithmEstimate:
+    """What an algorithm makes of all of them. Raises ValueError if no page was drawn."""
     pages = sum(stratum.pages for stratum in strata)
     seen = [(item.pages, item.by_algorithm[name].costs if item.sampled else []) for item in strata]
     total = stratified_total(seen, ENTRY, cost(PAGE))
@@ -323,11 +329,11 @@ def _algorithm(strata: Sequence[_Stratum], name: str) -> AlgorithmEstimate:
         gained=pages * PAGE - round(total.value),
         compress_us=_per_page_us(strata, name, "compress_ns"),
         decompress_us=_per_page_us(strata, name, "decompress_ns"),
-        incompressible=_mean_share(strata, lambda item: item.by_algorithm[name].raw),
+        incompressible=mean_share(strata, lambda item: item.by_algorithm[name].raw),
     )
 
 
-def _group(strata: Sequence[_Stratum], names: Sequence[str], name: str, pid: int | None, user: str) -> GroupEstimate:
+def _group(strata: Sequence[Stratum], names: Sequence[str], name: str, pid: int | None, user: str) -> GroupEstimate:
     sampled = sum(stratum.sampled for stratum in strata)
     return GroupEstimate(
         name=name,
@@ -336,16 +342,16 @@ def _group(strata: Sequence[_Stratum], names: Sequence[str], name: str, pid: int
         processes=len(strata),
         bytes=sum(stratum.pages for stratum in strata) * PAGE,
         sampled=sampled,
-        same_filled=_mean_share(strata, lambda item: item.same) if sampled else 0.0,
-        algorithms=tuple(_algorithm(strata, algorithm) for algorithm in names) if sampled else (),
+        same_filled=mean_share(strata, lambda item: item.same) if sampled else 0.0,
+        algorithms=tuple(algorithm_estimate(strata, algorithm) for algorithm in names) if sampled else (),
     )
 
 
-def _groups(strata: Sequence[_Stratum], names: Sequence[str], by: str) -> tuple[GroupEstimate, ...]:
+def _groups(strata: Sequence[_OfProcess], names: Sequence[str], by: str) -> tuple[GroupEstimate, ...]:
     if by == "process":
         found = [_group([s], names, s.process.comm, s.process.pid, s.process.user) for s in strata]
     else:
-        members: dict[str, list[_Stratum]] = {}
+        members: dict[str, list[_OfProcess]] = {}
         for stratum in strata:
             members.setdefault(getattr(stratum.process, by) or "unknown", []).append(stratum)
         found = [_group(part, names, key, None, key if by == "user" else "") for key, part in members.items()]
@@ -401,7 +407,7 @@ def estimate(
     scope = scope or Scope()
     if by not in GROUPS:
         raise UsageError(f"unknown grouping {by!r}", "", f"Use one of {', '.join(GROUPS)}")
-    benches = [_Bench(name) for name in choose_algorithms(wanted)]
+    benches = [Bench(name) for name in choose_algorithms(wanted)]
     names = [bench.name for bench in benches]
     began = last = time.monotonic()
     pids = None if scope.kind == "all" else [process.pid for process in select(scope, procfs.processes())]
@@ -418,7 +424,7 @@ def estimate(
     if not len(sampled):
         raise _nothing(sampled)
 
-    def result(strata: Sequence[_Stratum], complete: bool) -> Estimate:
+    def result(strata: Sequence[_OfProcess], complete: bool) -> Estimate:
         total = _group(strata, names, "total", None, "")
         duration = time.monotonic() - began
         return Estimate(
@@ -432,14 +438,15 @@ def estimate(
             complete=complete,
         )
 
-    strata: list[_Stratum] = []
+    strata: list[_OfProcess] = []
     done = 0
     for source in sampled.processes:
         check()
         if progress:
             progress(0.25 + 0.75 * done / len(sampled), f"compressing pages of {source.process.comm}")
         pages = [sampled.page(done + i) for i in range(source.sampled)]
-        strata.append(_measure(benches, source, pages, check))
+        strata.append(_OfProcess(source.pages, process=source.process))
+        measure(benches, strata[-1], pages, check)
         done += source.sampled
         if partial and done and time.monotonic() - last > _PARTIAL_EVERY:
             last = time.monotonic()

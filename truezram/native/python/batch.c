@@ -44,3 +44,21 @@ size_t tz_decompress_pages(const struct tz_codec *codec, void *workspace, const 
 	}
 	return n;
 }
+
+/* Four tables: a run of one value would wait for its own count each time. */
+void tz_count_bytes(const uint8_t *data, size_t size, uint64_t *counts)
+{
+	uint64_t more[3][256] = { { 0 } };
+	size_t i = 0;
+
+	for (; i + 4 <= size; i += 4) {
+		counts[data[i]]++;
+		more[0][data[i + 1]]++;
+		more[1][data[i + 2]]++;
+		more[2][data[i + 3]]++;
+	}
+	for (; i < size; i++)
+		counts[data[i]]++;
+	for (unsigned value = 0; value < 256; value++)
+		counts[value] += more[0][value] + more[1][value] + more[2][value];
+}

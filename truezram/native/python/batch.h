@@ -19,4 +19,7 @@ size_t tz_compress_pages(const struct tz_codec *codec, void *workspace, const ui
 size_t tz_decompress_pages(const struct tz_codec *codec, void *workspace, const uint8_t *data,
 	size_t size, const uint64_t *offsets, size_t n, uint8_t *out);
 
+/* How often each byte value occurs in data[0 .. size), added to counts[0 .. 256). */
+void tz_count_bytes(const uint8_t *data, size_t size, uint64_t *counts);
+
 #endif

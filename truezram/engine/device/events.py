@@ -1,26 +1,21 @@
-"""The event log: what happened to devices and machine, found by comparing snapshots, and what the user did.
+"""What happens to devices and the machine, found by comparing snapshots, as the app and `truezram events` show it.
 
-Kept in memory for the screens and appended to ``events.jsonl`` in the state folder, so that last night's problem
-can be looked up in the morning. Levels: "info", "warning", "error".
+This is the one source of events. Whoever looks at the devices finds the same ones; event_log.py keeps them. Levels:
+"info", "warning", "error".
 """
 
 from __future__ import annotations
 
-import json
-from collections import deque
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
+from typing import NamedTuple
 
-from truezram.app.columns import FULLNESS, fullness
 from truezram.engine.device.gains import STEPS
 from truezram.engine.device.settings import in_force
 from truezram.engine.model import BAD_STATES, PRESSURES, DeviceSnapshot, Snapshot
 from truezram.engine.units import format_duration, format_size
 
-KEEP = 1000
-MAX_FILE = 1 << 20
 PSI_FULL_ALERT = 10.0
 """Per cent of the time in which every task waited for memory, over 10 s."""
 PSI_CALM = 2.0
@@ -38,6 +33,29 @@ class Event:
     level: str
     text: str
     device: str = ""
+
+
+class Fullness(NamedTuple):
+    """From which share of mem_limit on, what the log says then and how serious it is, and the row's state."""
+
+    share: float
+    text: str
+    level: str
+    state: str
+
+
+FULLNESS = (
+    Fullness(0.80, "four fifths full", "warning", "low"),
+    Fullness(0.95, "nearly full", "warning", "low"),
+    Fullness(0.99, "full", "error", "full"),  # writes are refused, or will be
+)
+
+
+def fullness(device: DeviceSnapshot) -> int:
+    """How many of `FULLNESS` the device has reached; 0 without a mem_limit."""
+    if not device.mem_limit:
+        return 0
+    return sum(device.mem_used_total >= step.share * device.mem_limit for step in FULLNESS)
 
 
 @dataclass(slots=True)
@@ -268,43 +286,3 @@ def _use(was: DeviceSnapshot, now: DeviceSnapshot) -> Iterator[tuple[str, str]]:
         yield "info", f"mounted on {mount}"
     for mount in set(was.mountpoints) - set(now.mountpoints):
         yield "info", f"unmounted from {mount}"
-
-
-class EventLog:
-    """The newest `KEEP` events, and the file they are appended to (None: memory only)."""
-
-    def __init__(self, path: Path | None = None) -> None:
-        self.events: deque[Event] = deque(maxlen=KEEP)
-        self.path = path
-        self.problem = ""
-        """Why the file could not be written; empty when it could."""
-        if path is not None:
-            self._load(path)
-
-    def _load(self, path: Path) -> None:
-        try:
-            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()[-KEEP:]
-        except OSError:
-            return  # none yet; a real problem is reported when the first event is written
-        for line in lines:
-            try:
-                self.events.append(Event(**json.loads(line)))
-            except (ValueError, TypeError):
-                continue  # a line cut short by a crash
-
-    def add(self, event: Event) -> None:
-        """Keeps an event. A file that exceeds 1 MiB is rewritten with the newest half."""
-        self.events.append(event)
-        if self.path is None:
-            return
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            if self.path.exists() and self.path.stat().st_size > MAX_FILE:
-                newest = list(self.events)[-KEEP // 2 :]
-                self.path.write_text("".join(json.dumps(asdict(e)) + "\n" for e in newest), encoding="utf-8")
-            else:
-                with self.path.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(asdict(event)) + "\n")
-            self.problem = ""
-        except OSError as error:
-            self.problem = f"{self.path}: {error.strerror}"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
-from truezram.engine.model import DeviceSnapshot
+from truezram.engine.model import DeviceSnapshot, Snapshot
 from truezram.engine.units import MAX_SIZE, PAGE
 
 UNMEASURED = ("dead", "recovering", "unreadable")
@@ -70,3 +71,12 @@ def emptied(device: DeviceSnapshot, why: str) -> DeviceSnapshot:
         mountpoints=device.mountpoints,
         last_error=why,
     )
+
+
+def sane(snapshot: Snapshot, before: Mapping[str, DeviceSnapshot]) -> Snapshot:
+    """A snapshot without implausible figures. `before`: the devices in the last one, by name."""
+    devices = []
+    for device in snapshot.devices:
+        why = implausible(device)
+        devices.append(emptied(device, why) if why else held(device, before.get(device.name)))
+    return Snapshot(snapshot.machine, tuple(devices))
