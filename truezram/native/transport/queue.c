@@ -250,6 +250,30 @@ static unsigned serve_arrived(struct tz_queue *q)
 	return taken;
 }
 
+/* The round of a queue without a store: data is moved, reads are zeros, writes are dropped. */
+static void answer_arrived(struct tz_queue *q)
+{
+	uint16_t tags[BATCH];
+	unsigned n, taken = 0;
+
+	while (taken < q->depth && (n = q->ops->take(q, tags, BATCH)) > 0) {
+		for (unsigned i = 0; i < n; i++) {
+			struct tz_io *io = &q->ios[tags[i]];
+			int rc = fault_of(q, io), reads = io->op == UBLK_IO_OP_READ;
+			uint8_t *data = rc == 0 && moves_data(io) ? q->ops->bring(q, tags[i]) : NULL;
+
+			if (data && reads)
+				memset(data, 0, (size_t)io->nr_pages * TZ_PAGE_SIZE);
+			if (data && reads)
+				rc = q->ops->hand_over(q, tags[i], data);
+			else if (!data && rc == 0 && moves_data(io))
+				rc = -EIO;
+			q->ops->answer(q, tags[i], rc);
+		}
+		taken += n;
+	}
+}
+
 /* A piece of work on the oldest discards. */
 static void discard_piece(struct tz_queue *q)
 {
@@ -301,6 +325,10 @@ void tz_queue_round(struct tz_queue *q)
 {
 	uint64_t start = tz_now_ns();
 
+	if (!q->store) {
+		answer_arrived(q);
+		return;
+	}
 	q->now = q->flushed_at = start;
 	q->unflushed = 0;
 	tz_store_begin(q->store);
