@@ -56,7 +56,8 @@ struct tz_disk {
 	enum tz_disk_holds holds;
 	const uint8_t *pages;
 	uint32_t nr_pages, places;
-	uint32_t *content;	/* by place: index of the page that is there */
+	uint32_t *content;	/* by place: index of the page that is there; NULL if it does not
+				 * hold pages */
 	uint8_t *busy;		/* by block of the load: a request is in flight */
 	uint32_t at[TZ_LOAD_JOBS];	/* where a sequential load goes on */
 	uint64_t at_load;	/* what the entries of at[] are of */
@@ -165,7 +166,7 @@ static void finish(struct job *j, unsigned tag, int result, uint64_t now)
 	if (s->writes) {
 		j->tally.writes++;
 		/* What a write that failed has left there is not known. */
-		for (uint32_t i = 0; i < block; i++)
+		for (uint32_t i = 0; d->content && i < block; i++)
 			d->content[place + i] = result == (int)bytes ? s->source + i : UNKNOWN;
 	} else {
 		j->tally.reads++;
@@ -380,13 +381,14 @@ struct tz_disk *tz_disk_open(int fd, enum tz_disk_holds holds, const uint8_t *pa
 	d->pages = pages;
 	d->nr_pages = nr_pages;
 	d->places = places;
-	d->content = map(places * sizeof *d->content);
-	d->busy = map(places);
-	if (!d->content || !d->busy) {
+	if (holds == TZ_DISK_HOLDS_PAGES)
+		d->content = map(places * sizeof *d->content);
+	d->busy = calloc(places, 1);
+	if (!d->busy || (holds == TZ_DISK_HOLDS_PAGES && !d->content)) {
 		tz_disk_close(d);
 		return NULL;
 	}
-	for (uint32_t i = 0; i < places; i++)
+	for (uint32_t i = 0; d->content && i < places; i++)
 		d->content[i] = UNKNOWN;
 	return d;
 }
@@ -396,6 +398,6 @@ void tz_disk_close(struct tz_disk *d)
 	if (!d)
 		return;
 	unmap(d->content, d->places * sizeof *d->content);
-	unmap(d->busy, d->places);
+	free(d->busy);
 	free(d);
 }
