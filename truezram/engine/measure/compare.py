@@ -80,7 +80,7 @@ KINDS = {
         (
             Metric("requests/s", ("iops",), ("samples", "iops")),
             Metric("p50 µs", ("latency_us", "p50"), ("samples", "p50_us"), more=False),
-            Metric("CPU", ("cpu_share",), ("samples", "cpu_share"), more=False),
+            Metric("CPU µs", ("cpu", "us_per_request"), ("samples", "cpu_us"), more=False),
         ),
     ),
 }

@@ -225,7 +225,8 @@ class _Measurement:
                 if error is None:
                     self.dwellers.append(device_swap.Dweller(self.pages, source, target))
                 else:
-                    missing.append(NotMeasured(target.wanted.kind, target.algorithm or "", error.why, error.remedy))
+                    name, why = target.algorithm or "", f"as swap, {error.why}"
+                    missing.append(NotMeasured(target.wanted.kind, name, why, error.remedy))
             self.empty = replace(self.empty, not_measured=tuple(missing))
             for number in range(self.empty.rounds):
                 for index in range(len(self.dwellers)):

@@ -41,12 +41,13 @@ def _result(result: DeviceResult) -> dict[str, Any]:
         "cpu": {
             "load": significant(median(sample.load_ns / sample.ns for sample in result.samples)),
             "server": significant(median(servers)) if servers else None,
+            "us_per_request": significant(result.cpu_ns / 1000),
         },
         "verified": result.verified,
         "samples": {
             "iops": [significant(sample.iops) for sample in result.samples],
             "p50_us": [sample.p50 / 1000 for sample in result.samples],
-            "cpu_share": [significant(sample.cpu_share) for sample in result.samples],
+            "cpu_us": [significant(sample.cpu_ns / 1000) for sample in result.samples],
         },
     }
     if result.swap is not None:
@@ -133,7 +134,7 @@ def fields(report: DeviceReport) -> list[Field]:
         *([Field("OF NULL", _over(NULL), keep=1)] if NULL in targets else []),
         *([Field(f"OF ZRAM {zram[0].upper()}", _over(ZRAM), keep=1)] if zram else []),
         Field("p50 p99 p99.9", _times),
-        Field("CPU", lambda result, _: f"{result.cpu_share:.2f}", keep=2),
+        Field("CPU, A REQUEST", lambda result, _: f"{result.cpu_share:.2f} {format_ns(result.cpu_ns)}", keep=2),
         Field("VERIFIED", lambda result, _: f"{result.verified:,}" if result.verified else "-", keep=3),
         *([Field("FIO /s p50", _fio, keep=2)] if any(result.fio for result in report.results) else []),
     ]
@@ -153,7 +154,7 @@ def about(report: DeviceReport) -> list[str]:
         f"{format_size(report.size)} in each device that was made, of {pages:,} pages, {same:,} of them same-filled and"
         f" left out. {report.runtime:g} s for each load and device, in {report.rounds} rounds in turns; medians of the"
         " rounds, percentiles of all requests. O_DIRECT, io_uring; VERIFIED: pages that were read and compared. CPU:"
-        f" share of one, of the load and the device's server. mixed: {lib.TZ_LOAD_READS} % reads.",
+        f" share of one, of the load and the device's server, and its time for a request. mixed: {lib.TZ_LOAD_READS} % reads.",
     ]
     if NULL in targets:
         lines.append(

@@ -56,6 +56,11 @@ class Sample:
         """Of one CPU, of both."""
         return (self.load_ns + (self.server_ns or 0)) / self.ns
 
+    @property
+    def cpu_ns(self) -> float:
+        """CPU time of a request, of both."""
+        return (self.load_ns + (self.server_ns or 0)) / self.requests
+
 
 @dataclass(frozen=True, slots=True)
 class SwapDetail:
@@ -115,6 +120,12 @@ class DeviceResult:
     def cpu_share(self) -> float:
         """Of one CPU, of the load and the server, the median of the rounds."""
         return median(sample.cpu_share for sample in self.samples)
+
+    @property
+    def cpu_ns(self) -> float:
+        """CPU time of a request, of the load and the server, in ns, the median of the rounds: what other work on the
+        machine changes least."""
+        return median(sample.cpu_ns for sample in self.samples)
 
     def over(self, other: DeviceResult) -> float:
         """How many times as many requests a second: the median of the rounds' ratios."""

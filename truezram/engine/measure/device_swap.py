@@ -136,4 +136,5 @@ def _share(tally: Any, ns: int) -> int:
 
 def out_mb_s(tally: Any) -> float:
     """Bytes of pages paged out, in 10^6 a second."""
-    return 1000 * PAGE * float(tally.out_pages) / max(1, tally.out_ns)
+    pages, ns = int(tally.out_pages), int(tally.out_ns)
+    return 1000 * PAGE * pages / max(1, ns)
