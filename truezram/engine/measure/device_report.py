@@ -154,7 +154,8 @@ def about(report: DeviceReport) -> list[str]:
         f"{format_size(report.size)} in each device that was made, of {pages:,} pages, {same:,} of them same-filled and"
         f" left out. {report.runtime:g} s for each load and device, in {report.rounds} rounds in turns; medians of the"
         " rounds, percentiles of all requests. O_DIRECT, io_uring; VERIFIED: pages that were read and compared. CPU:"
-        f" share of one, of the load and the device's server, and its time for a request. mixed: {lib.TZ_LOAD_READS} % reads.",
+        " share of one, of the load and the device's server, and its time for a request. mixed:"
+        f" {lib.TZ_LOAD_READS} % reads.",
     ]
     if NULL in targets:
         lines.append(
