@@ -127,8 +127,9 @@ def _table(found: Table) -> str:
 def _section(section: Section) -> str:
     lines = [f"<h2>{html.escape(section.title)}</h2>"] if section.title else []
     lines += [f"<p>{html.escape(line)}</p>" for line in section.about]
-    if section.charts:
-        lines.append(f'<div class="charts">{"".join(map(_figure, section.charts))}</div>')
+    charts = [_figure(chart) for chart in section.charts if chart.bars]
+    if charts:
+        lines.append(f'<div class="charts">{"".join(charts)}</div>')
     if section.table is not None:
         lines.append(_table(section.table))
     return "\n".join(lines)
