@@ -13,6 +13,9 @@ zen4.json is the same as warm.json, from an older CPU and an older build.
 
     truezram benchmark store --pages PAGES --threads 1 --threads 2 --json docs/benchmarks/store.json
 
+    truezram benchmark device --pages PAGES --algorithm fast --against null,zram:lz4 --queues 1,2 \
+        --workload randread,randwrite,swap --rounds 9 --runtime 3 --size 64M --json docs/benchmarks/device.json
+
 usage: make_benchmarks.py [--check]      (--check: exit code 1 if the page is not up to date)
 """
 
@@ -203,6 +206,53 @@ def store(document: dict[str, Any] | None, note: str) -> str:
     return "\n".join(lines)
 
 
+def device_cells(result: dict[str, Any], results: list[dict[str, Any]]) -> list[str]:
+    keys = ("workload", "block_size", "depth", "jobs")
+    null = [r for r in results if r["target"] == "null" and all(r[key] == result[key] for key in keys)]
+    floor = next((r for r in null if r["queues"] == result["queues"]), None)
+    over = f"{result['iops'] / floor['iops']:.2f}x" if floor and floor is not result else ""
+    name = f"{result['target']} {result['algorithm'] or ''}".strip()
+    times = result["latency_us"]
+    return [
+        f"**{name}**" if result["target"] == "truezram" else name,
+        str(result["queues"] or ""),
+        result["workload"],
+        str(result["depth"]),
+        f"{result['iops']:,.0f}",
+        over,
+        ", ".join(f"{times[key]:,.0f}" for key in ("p50", "p99", "p99.9")),
+        f"{result['cpu']['us_per_request']:.1f}",
+        f"{result['verified']:,}" if result["verified"] else "",
+    ]
+
+
+def device(document: dict[str, Any] | None, note: str) -> str:
+    """The section on devices: its text, and the table once there are results."""
+    lines = ["## Devices", "", note.rstrip(), ""]
+    if document is None:
+        return "\n".join(lines)
+    host, settings, results = document["host"], document["settings"], document["results"]
+    lines += [
+        textwrap.fill(
+            f"{host['cpu']}, {host['cores']} cores, {host['isa']}; Linux {host['kernel']}; truezram {host['truezram']};"
+            f" {settings['size'] >> 20:,} MiB in each device, {settings['rounds']} rounds, {settings['runtime']:g} s"
+            f" for each load and device; vm.page-cluster {settings['page_cluster']}; {host['time']}. Requests of 4 KiB."
+            " Latencies are p50, p99 and p99.9 in microseconds, CPU is microseconds a request.",
+            118,
+        ),
+        "",
+        "| device | queues | workload | depth | requests/s | of null | latency | CPU | pages verified |",
+        "|---|--:|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    return "\n".join([*lines, *(f"| {' | '.join(device_cells(result, results))} |" for result in results), ""])
+
+
+def results_of(key: str) -> dict[str, Any] | None:
+    """Those in docs/benchmarks, if there are any."""
+    path = HERE / "benchmarks" / f"{key}.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
 def make() -> str:
     text = notes()
     parts = [text["head"]]
@@ -210,8 +260,8 @@ def make() -> str:
         path = HERE / "benchmarks" / f"{key}.json"
         if path.exists():
             parts.append("\n".join(section(key, json.loads(path.read_text()), text.get(f"table {key}", "").rstrip())))
-    path = HERE / "benchmarks" / "store.json"
-    parts.append(store(json.loads(path.read_text()) if path.exists() else None, text["the store"]))
+    parts.append(store(results_of("store"), text["the store"]))
+    parts.append(device(results_of("device"), text["devices"]))
     return "\n".join([*parts, text["after the tables"]]).rstrip() + "\n"
 
 
