@@ -276,7 +276,8 @@ static int is_possible(const struct tz_disk *d, const struct tz_load *load)
 		d->places / load->block / load->jobs > load->depth;
 }
 
-static void prepare(struct tz_disk *d, const struct tz_load *load, struct job *jobs, uint8_t *buffers)
+static void prepare(struct tz_disk *d, const struct tz_load *load, struct job *jobs,
+	uint8_t *buffers)
 {
 	uint32_t blocks = d->places / load->block;
 	uint64_t kind = (uint64_t)load->kind << 48 | (uint64_t)load->block << 32 | load->jobs;

@@ -49,8 +49,8 @@ struct tz_load_tally {
 struct tz_disk;
 
 /* `fd` (a block device, or for tests a file) stays the caller's; `places`: pages of it to use;
- * pages[0 .. nr_pages) are page-aligned and stay the caller's. Nothing is written: TZ_DISK_HOLDS_PAGES
- * is true once all of it has been. NULL: no memory. */
+ * pages[0 .. nr_pages) are page-aligned and stay the caller's. Nothing is written; of
+ * TZ_DISK_HOLDS_PAGES, what tz_disk_run has not written is not compared. NULL: no memory. */
 struct tz_disk *tz_disk_open(int fd, enum tz_disk_holds holds, const uint8_t *pages,
 	uint32_t nr_pages, uint32_t places);
 void tz_disk_close(struct tz_disk *disk);
@@ -67,7 +67,7 @@ struct tz_dweller;
 struct tz_dwell_tally {
 	uint64_t out_pages, out_ns;	/* paged out, and how long that took */
 	uint64_t in_pages, in_ns;	/* pages touched that were in swap */
-	uint64_t major;			/* faults that waited for the device: others were read ahead */
+	uint64_t major;		/* faults that waited for the device: others were read ahead */
 	uint64_t compared;
 	uint64_t cpu_ns;
 	uint64_t lat[TZ_BENCH_LAT_BINS];	/* of touching such a page */

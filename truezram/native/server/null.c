@@ -47,7 +47,8 @@ static int parse(struct null_device *d, int argc, char **argv)
 		if (!n[i] || *end || errno)
 			return -EINVAL;
 	}
-	if (n[0] % TZ_PAGE_SIZE || n[0] > TZ_MAX_SIZE || n[1] > TZ_MAX_QUEUES || n[2] > TZ_MAX_DEPTH)
+	if (n[0] % TZ_PAGE_SIZE || n[0] > TZ_MAX_SIZE || n[1] > TZ_MAX_QUEUES ||
+	    n[2] > TZ_MAX_DEPTH)
 		return -EINVAL;
 	d->size = n[0];
 	d->nr_queues = (unsigned)n[1];

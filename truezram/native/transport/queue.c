@@ -250,26 +250,33 @@ static unsigned serve_arrived(struct tz_queue *q)
 	return taken;
 }
 
-/* The round of a queue without a store: data is moved, reads are zeros, writes are dropped. */
+/* Serves a request without a store: data is moved, reads are zeros, writes are dropped. */
+static int serve_nothing(struct tz_queue *q, unsigned tag)
+{
+	const struct tz_io *io = &q->ios[tag];
+	int rc = fault_of(q, io);
+	uint8_t *data;
+
+	if (rc < 0 || !moves_data(io))
+		return rc;
+	data = q->ops->bring(q, tag);
+	if (!data)
+		return -EIO;
+	if (io->op == UBLK_IO_OP_WRITE)
+		return 0;
+	memset(data, 0, (size_t)io->nr_pages * TZ_PAGE_SIZE);
+	return q->ops->hand_over(q, tag, data);
+}
+
+/* The round of a queue without a store (server/null.c). */
 static void answer_arrived(struct tz_queue *q)
 {
 	uint16_t tags[BATCH];
 	unsigned n, taken = 0;
 
 	while (taken < q->depth && (n = q->ops->take(q, tags, BATCH)) > 0) {
-		for (unsigned i = 0; i < n; i++) {
-			struct tz_io *io = &q->ios[tags[i]];
-			int rc = fault_of(q, io), reads = io->op == UBLK_IO_OP_READ;
-			uint8_t *data = rc == 0 && moves_data(io) ? q->ops->bring(q, tags[i]) : NULL;
-
-			if (data && reads)
-				memset(data, 0, (size_t)io->nr_pages * TZ_PAGE_SIZE);
-			if (data && reads)
-				rc = q->ops->hand_over(q, tags[i], data);
-			else if (!data && rc == 0 && moves_data(io))
-				rc = -EIO;
-			q->ops->answer(q, tags[i], rc);
-		}
+		for (unsigned i = 0; i < n; i++)
+			q->ops->answer(q, tags[i], serve_nothing(q, tags[i]));
 		taken += n;
 	}
 }
