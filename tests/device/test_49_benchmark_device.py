@@ -8,7 +8,7 @@ import json
 import pytest
 from product import Product
 
-OPTIONS = "--pages /root/some.pages --algorithm fast --size 8M --rounds 2 --runtime 0.4"
+OPTIONS = "--pages /root/some.pages --algorithm fast --size 8M --rounds 2 --runtime 0.2"
 LEFT = "find /sys/block -name 'ublkb*' -o -name 'zram*' -o -name 'nullb*'; tail -n +2 /proc/swaps"
 PREPARE = f"modprobe zram num_devices=0; head -c 4M $POOL >some.pages; {LEFT}"
 
@@ -23,9 +23,9 @@ def clean(product: Product) -> Product:
 @pytest.mark.either
 def test_measured_verified_and_removed(clean: Product) -> None:
     """Every workload, ours beside the floor and kernel zram."""
-    loads = "--workload randread,randwrite,read,write,mixed,swap --block-size 4K,64K --depth 1,8 --jobs 1"
+    loads = "--workload randread,randwrite,read,write,mixed,swap --depth 1,8"
     script = f"truezram benchmark device {OPTIONS} {loads} --against null,zram --json out.json --html out.html >&2"
-    done = clean.run(f"{script}; cat out.json; echo; echo ==; {LEFT}; grep -c '<svg' out.html", timeout=300)
+    done = clean.run(f"{script}; cat out.json; echo; echo ==; {LEFT}; grep -c '<svg' out.html", timeout=600)
     body, _, rest = done.out.partition("\n==\n")
     assert rest.split() == ["1"], rest
     document = json.loads(body)
@@ -43,7 +43,7 @@ def test_measured_verified_and_removed(clean: Product) -> None:
         assert (result["cpu"]["server"] is None) == (result["target"] == "zram"), result
         assert result["cpu"]["us_per_request"] > 0
     targets = {kind: [r for r in results if r["target"] == kind] for kind in ("truezram", "null", "zram")}
-    assert {kind: len(found) for kind, found in targets.items()} == {"truezram": 21, "null": 20, "zram": 21}
+    assert {kind: len(found) for kind, found in targets.items()} == {"truezram": 11, "null": 10, "zram": 11}
     assert {r["queues"] for r in targets["null"]} == {r["queues"] for r in targets["truezram"]}
     assert {r["queues"] for r in targets["zram"]} == {None}
     for result in (r for r in results if r["workload"] == "swap"):
@@ -77,8 +77,10 @@ def test_a_device_that_is_there_is_only_read(clean: Product) -> None:
 
 
 @pytest.mark.either
-@pytest.mark.parametrize(("name", "code"), [("INT", 130), ("TERM", 143), ("HUP", 129)])
-@pytest.mark.parametrize("moment", ["load", "swap"])
+@pytest.mark.parametrize(
+    ("name", "code", "moment"),
+    [("INT", 130, "load"), ("INT", 130, "swap"), ("TERM", 143, "swap"), ("HUP", 129, "load")],
+)
 def test_interrupted(clean: Product, name: str, code: int, moment: str) -> None:
     """Twice, as by someone in a hurry: in the middle of a load, and when a device is swap."""
     load = "randread" if moment == "load" else "swap"
@@ -88,7 +90,7 @@ def test_interrupted(clean: Product, name: str, code: int, moment: str) -> None:
     }[moment]
     script = f"""
     set -m
-    options="{OPTIONS.replace("--runtime 0.4", "--runtime 60")}"
+    options="{OPTIONS.replace("--runtime 0.2", "--runtime 60")}"
     command truezram benchmark device $options --workload {load} --against null,zram --json - >out 2>err & pid=$!
     until {reached}; do
         kill -0 $pid || {{ cat err; exit 9; }}
@@ -100,7 +102,7 @@ def test_interrupted(clean: Product, name: str, code: int, moment: str) -> None:
     pgrep -l truezramd
     cat out
     """
-    out = clean.run(script, timeout=120).out.split()
+    out = clean.run(script, timeout=240).out.split()
     assert out[0] == str(code), out
     assert out[1:] == [] or out[1].startswith("{"), out
 
