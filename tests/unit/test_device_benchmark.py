@@ -70,7 +70,7 @@ class StandIns:
             yield path, os.getpid(), max(queue_depth, 64)
 
     @contextlib.contextmanager
-    def null(self, size: int, queues: int, queue_depth: int) -> Iterator[tuple[str, int]]:
+    def null(self, size: int, queues: int | None, queue_depth: int) -> Iterator[tuple[str, int]]:
         with self.one("null", size) as path:
             yield path, os.getpid()
 

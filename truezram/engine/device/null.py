@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from truezram.engine import paths
-from truezram.engine.device import swap
 from truezram.engine.device.create import need_ublk
 from truezram.engine.errors import Failed, from_exit_code
 
@@ -33,11 +31,11 @@ class NullDevice:
 class NullServer:
     """Its server. `close` removes the device."""
 
-    def __init__(self, size: int, queues: int, queue_depth: int) -> None:
-        """Starts it. `size` in bytes, a multiple of 4096. Raises the errors of `need_ublk`, and `TruezramError` with
+    def __init__(self, size: int, queues: int | None, queue_depth: int) -> None:
+        """Starts it. `size` in bytes, a multiple of 4096; `queues` None: as many as a device of ours has. Raises the errors of `need_ublk`, and `TruezramError` with
         the server's reason."""
         need_ublk()
-        command = [str(paths.server_path()), "--null", str(size), str(queues), str(queue_depth)]
+        command = [str(paths.server_path()), "--null", str(size), str(queues or 0), str(queue_depth)]
         try:
             # A session of its own: Ctrl-C is for us, who then end it.
             self._process = subprocess.Popen(
@@ -77,14 +75,3 @@ class NullServer:
         for pipe in (self._process.stdout, self._process.stderr):
             if pipe is not None:
                 pipe.close()
-
-
-@contextlib.contextmanager
-def null_device(size: int, queues: int, queue_depth: int) -> Iterator[NullDevice]:
-    """One for the length of a block."""
-    server = NullServer(size, queues, queue_depth)
-    try:
-        swap.node_ready(server.device.path)
-        yield server.device
-    finally:
-        server.close()

@@ -134,7 +134,7 @@ def _ours(wanted: Wanted, size: int, queue_depth: int) -> Iterator[tuple[str, in
 
 
 @contextlib.contextmanager
-def _null(size: int, queues: int, queue_depth: int) -> Iterator[tuple[str, int]]:
+def _null(size: int, queues: int | None, queue_depth: int) -> Iterator[tuple[str, int]]:
     """A device without a store: its path and its server's pid. It is removed afterwards."""
     server: NullServer | None = None
     with zram_bench.ended_in_order():
@@ -243,7 +243,7 @@ def opened(
         source = stack.enter_context(ffi.from_buffer("uint8_t[]", pages.data))
         places = size // PAGE
         keeps, pid, depth, writable = lib.TZ_DISK_HOLDS_PAGES, None, queue_depth, True
-        queues = wanted.queues or (like.queues if like else None) or default_queues()
+        queues = wanted.queues or (like.queues if like else None)
         if wanted.kind == OURS:
             path, pid, depth = stack.enter_context(_ours(wanted, size, queue_depth))
         elif wanted.kind == ZRAM:
@@ -255,7 +255,7 @@ def opened(
             path, pid = stack.enter_context(_null(size, queues, depth))
             keeps = lib.TZ_DISK_HOLDS_ZEROS
         elif wanted.kind == NULLBLK:
-            path = stack.enter_context(_nullblk(size, queues))
+            path = stack.enter_context(_nullblk(size, queues or 1))
             keeps = lib.TZ_DISK_HOLDS_UNKNOWN
         else:
             path, writable = wanted.kind, destructive
@@ -269,11 +269,6 @@ def opened(
         target = Target(wanted, path, descriptor, keeps, pages, source, places, pid, writable, depth)
         stack.callback(target.close)
         yield target
-
-
-def default_queues() -> int:
-    """Of a device of ours, where none is there to look at."""
-    return min(4, os.cpu_count() or 1)
 
 
 def parse_against(text: str) -> Wanted:

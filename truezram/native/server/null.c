@@ -1,7 +1,7 @@
 /* null.c - a ublk device without a store: what a request costs before a store is asked
  * (`truezram benchmark device --against null`).
  *
- *	truezramd --null BYTES QUEUES DEPTH
+ *	truezramd --null BYTES QUEUES DEPTH	(QUEUES 0: as many as a device of ours has)
  *
  * The queue threads are those of any other device, and data moves in and out as it does there; but
  * reads are zeros, and what is written is dropped (queue.c). Ring, driver and transfers are in its
@@ -14,6 +14,7 @@
  */
 #include "null.h"
 #include "detach.h"
+#include "device.h"
 #include "protocol.h"
 #include "server.h"
 
@@ -44,14 +45,14 @@ static int parse(struct null_device *d, int argc, char **argv)
 
 		errno = 0;
 		n[i] = argc == 5 ? strtoull(argv[2 + i], &end, 10) : 0;
-		if (!n[i] || *end || errno)
+		if (argc != 5 || *end || errno)
 			return -EINVAL;
 	}
-	if (n[0] % TZ_PAGE_SIZE || n[0] > TZ_MAX_SIZE || n[1] > TZ_MAX_QUEUES ||
-	    n[2] > TZ_MAX_DEPTH)
+	if (!n[0] || n[0] % TZ_PAGE_SIZE || n[0] > TZ_MAX_SIZE || n[1] > TZ_MAX_QUEUES ||
+	    !n[2] || n[2] > TZ_MAX_DEPTH)
 		return -EINVAL;
 	d->size = n[0];
-	d->nr_queues = (unsigned)n[1];
+	d->nr_queues = n[1] ? (unsigned)n[1] : tz_device_queues();
 	d->depth = (unsigned)n[2];
 	return 0;
 }
