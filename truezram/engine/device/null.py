@@ -6,6 +6,7 @@ It is in no registry: no verb shows it, and it is gone when the process that mad
 from __future__ import annotations
 
 import contextlib
+import select
 import subprocess
 from dataclasses import dataclass
 
@@ -32,8 +33,8 @@ class NullServer:
     """Its server. `close` removes the device."""
 
     def __init__(self, size: int, queues: int | None, queue_depth: int) -> None:
-        """Starts it. `size` in bytes, a multiple of 4096; `queues` None: as many as a device of ours has. Raises the errors of `need_ublk`, and `TruezramError` with
-        the server's reason."""
+        """Starts it. `size` in bytes, a multiple of 4096; `queues` None: as many as a device of ours has. Raises the
+        errors of `need_ublk`, and `TruezramError` with the server's reason."""
         need_ublk()
         command = [str(paths.server_path()), "--null", str(size), str(queues or 0), str(queue_depth)]
         try:
@@ -49,14 +50,20 @@ class NullServer:
         except OSError as error:
             raise Failed(_WHAT, f"{command[0]} cannot be run: {error.strerror}", "Install the package again") from None
         assert self._process.stdout is not None
-        words = self._process.stdout.readline().decode().split()
+        words: list[str] = []
+        if select.select([self._process.stdout], [], [], _PATIENCE)[0]:
+            words = self._process.stdout.readline().decode().split()
         if len(words) != 3:
             self._fail()
         path, counts = f"/dev/{words[0]}", [int(word) for word in words[1:]]
         self.device = NullDevice(path, self._process.pid, *counts)
 
     def _fail(self) -> None:
-        said = self._process.communicate()[1].decode(errors="replace").strip()
+        try:
+            said = self._process.communicate(timeout=_PATIENCE)[1].decode(errors="replace").strip()
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            raise Failed(_WHAT, "its server was not ready in time", "See the kernel log (dmesg)") from None
         text = said.splitlines()[-1].removeprefix("truezramd: ") if said else ""
         raise from_exit_code(self._process.returncode, _WHAT, text)
 

@@ -127,12 +127,18 @@ def read(path: str, kind: str) -> dict[str, Any]:
         raise Failed(what, error.strerror or str(error)) from error
     except ValueError as error:
         raise UsageError(what, "it is not JSON", "Give a file that --json wrote") from error
-    if not isinstance(document, dict) or document.get("schema") != SCHEMA or "results" not in document:
+    if not isinstance(document, dict) or document.get("schema") != SCHEMA or not _is_whole(document):
         raise UsageError(what, "it is not the results of a benchmark", "Give a file that --json wrote")
     if document.get("kind") != kind:
         why = f"it is of `benchmark {document.get('kind')}`, and this is `benchmark {kind}`"
         raise UsageError(what, why, "Give a file of the same benchmark")
     return document
+
+
+def _is_whole(document: dict[str, Any]) -> bool:
+    results = document.get("results")
+    whole = isinstance(results, list) and all(isinstance(entry, dict) for entry in results)
+    return whole and isinstance(document.get("host"), dict)
 
 
 def _at(entry: Any, path: Sequence[str]) -> Any:
@@ -209,7 +215,7 @@ def compare(file: str, old: dict[str, Any], new: dict[str, Any]) -> Comparison:
     hosts = [
         f"{name}: {old['host'].get(name)} then, {new['host'].get(name)} now"
         for name in HOST
-        if old.get("host", {}).get(name) != new["host"].get(name)
+        if old["host"].get(name) != new["host"].get(name)
     ]
     only = len(before.keys() - now.keys()), len(now.keys() - before.keys())
     return Comparison(file, str(old["host"].get("time", "")), tuple(found), tuple(hosts), *only)

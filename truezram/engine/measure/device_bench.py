@@ -408,8 +408,9 @@ def run(
     ]
     baselines, missing = parse_against(against)
     if path is None:
-        named = list(dict.fromkeys(algorithms or [default_algorithm()]))
-        wanted = [device_targets.ours(name, count) for count in counts or [None] for name in named]
+        named = algorithms or [default_algorithm()]
+        found = (device_targets.ours(name, count) for count in counts or [None] for name in named)
+        wanted = list(dict.fromkeys(found))
     else:
         wanted = [Wanted(path)]
     if any(item.kind in (OURS, NULL) for item in [*wanted, *baselines]):
