@@ -27,7 +27,8 @@ def test_measured_verified_and_removed(clean: Product) -> None:
     script = f"truezram benchmark device {OPTIONS} {loads} --against null,zram --json out.json --html out.html >&2"
     done = clean.run(f"{script}; cat out.json; echo; echo ==; {LEFT}; grep -c '<svg' out.html", timeout=600)
     body, _, rest = done.out.partition("\n==\n")
-    assert rest.split() == ["1"], rest
+    # Charts: of each workload, and nothing else is left.
+    assert rest.split() == ["6"], rest
     document = json.loads(body)
     assert document["kind"] == "device"
     results = document["results"]
