@@ -186,7 +186,7 @@ def _remove_nullblk(made: Path) -> None:
 @contextlib.contextmanager
 def _nullblk(size: int, queues: int) -> Iterator[str]:
     """A null device of the kernel's: its path. It is removed afterwards."""
-    made = _nullblk_folder() / f"truezram{os.getpid()}"
+    made = _nullblk_folder() / f"nullb-truezram{os.getpid()}"
     settings = {
         "size": max(1, size >> 20), "blocksize": PAGE, "submit_queues": queues, "hw_queue_depth": NULLBLK_QUEUE_DEPTH,
         "memory_backed": 0, "power": 1,
@@ -197,7 +197,11 @@ def _nullblk(size: int, queues: int) -> Iterator[str]:
                 made.mkdir()
                 for name, value in settings.items():
                     (made / name).write_text(str(value))
-            yield f"/dev/nullb{(made / 'index').read_text().strip()}"
+            # Newer kernels name the disk after its folder.
+            named = Path("/sys/block", made.name).exists()
+            name = made.name if named else f"nullb{(made / 'index').read_text().strip()}"
+            swap.node_ready(f"/dev/{name}")
+            yield f"/dev/{name}"
         except OSError as error:
             raise Failed("cannot measure against nullblk", f"the kernel did not make its device: {error}") from error
         finally:
