@@ -264,8 +264,8 @@ def make() -> str:
         path = HERE / "benchmarks" / f"{key}.json"
         if path.exists():
             parts.append("\n".join(section(key, json.loads(path.read_text()), text.get(f"table {key}", "").rstrip())))
-    parts.append(store(results_of("store"), text["the store"]))
     parts.append(device(results_of("device"), text["devices"]))
+    parts.append(store(results_of("store"), text["the store"]))
     return "\n".join([*parts, text["after the tables"]]).rstrip() + "\n"
 
 
