@@ -189,14 +189,15 @@ def _nullblk(size: int, queues: int) -> Iterator[str]:
     made = _nullblk_folder() / f"nullb-truezram{os.getpid()}"
     settings = {
         "size": max(1, size >> 20), "blocksize": PAGE, "submit_queues": queues, "hw_queue_depth": NULLBLK_QUEUE_DEPTH,
-        "memory_backed": 0, "power": 1,
+        "memory_backed": 0, "poll_queues": 0, "power": 1,
     }  # fmt: skip
     with zram_bench.ended_in_order():
         try:
             with zram_bench.undisturbed():
                 made.mkdir()
                 for name, value in settings.items():
-                    (made / name).write_text(str(value))
+                    if (made / name).exists():  # poll_queues: 5.15
+                        (made / name).write_text(str(value))
             # Newer kernels name the disk after its folder.
             named = Path("/sys/block", made.name).exists()
             name = made.name if named else f"nullb{(made / 'index').read_text().strip()}"

@@ -84,7 +84,5 @@ int tz_dweller_in(struct tz_dweller *d, uint32_t first, uint32_t n, struct tz_dw
 	uint32_t *place);
 /* Another random order. */
 void tz_dweller_shuffle(struct tz_dweller *d, uint64_t seed);
-/* How many of its pages are in swap now; negative errno if the kernel does not say. */
-int64_t tz_dweller_swapped(struct tz_dweller *d);
 
 #endif

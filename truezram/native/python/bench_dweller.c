@@ -106,6 +106,7 @@ static int look(int fd, const struct tz_dweller *d, uint32_t first, uint32_t n, 
 	return got == (ssize_t)(n * sizeof *entries) ? 0 : got < 0 ? -errno : -EIO;
 }
 
+/* How many of n pages are in swap; negative errno if the kernel does not say. */
 static int64_t swapped(const struct tz_dweller *d, uint32_t first, uint32_t n)
 {
 	int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
@@ -123,11 +124,6 @@ static int64_t swapped(const struct tz_dweller *d, uint32_t first, uint32_t n)
 	if (fd >= 0)
 		close(fd);
 	return rc < 0 ? rc : found;
-}
-
-int64_t tz_dweller_swapped(struct tz_dweller *d)
-{
-	return swapped(d, 0, d->count);
 }
 
 int tz_dweller_out(struct tz_dweller *d, uint32_t first, uint32_t n, struct tz_dwell_tally *tally)
