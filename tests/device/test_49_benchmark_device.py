@@ -10,6 +10,12 @@ from product import Product
 
 OPTIONS = "--pages /root/some.pages --algorithm fast --size 8M --rounds 2 --runtime 0.2"
 LEFT = "find /sys/block -name 'ublkb*' -o -name 'zram*' -o -name 'nullb*'; tail -n +2 /proc/swaps"
+ANY = """
+n=$(cat /sys/class/zram-control/hot_add)
+zram=zram:$(sed 's/.*\\[\\(.*\\)\\].*/\\1/' /sys/block/zram$n/comp_algorithm)
+echo $n >/sys/class/zram-control/hot_remove
+"""
+"""A compressor that this kernel's zram has, its default."""
 PREPARE = f"modprobe zram num_devices=0; head -c 4M $POOL >some.pages; {LEFT}"
 
 
@@ -24,8 +30,8 @@ def clean(product: Product) -> Product:
 def test_measured_verified_and_removed(clean: Product) -> None:
     """Every workload, ours beside the floor and kernel zram."""
     loads = "--workload randread,randwrite,read,write,mixed,swap --depth 1,8"
-    script = f"truezram benchmark device {OPTIONS} {loads} --against null,zram --json out.json --html out.html >&2"
-    done = clean.run(f"{script}; cat out.json; echo; echo ==; {LEFT}; grep -c '<svg' out.html", timeout=600)
+    script = f"truezram benchmark device {OPTIONS} {loads} --against null,$zram --json out.json --html out.html >&2"
+    done = clean.run(f"{ANY}{script}; cat out.json; echo; echo ==; {LEFT}; grep -c '<svg' out.html", timeout=600)
     body, _, rest = done.out.partition("\n==\n")
     # Charts: of each workload, and nothing else is left.
     assert rest.split() == ["6"], rest
@@ -90,9 +96,10 @@ def test_interrupted(clean: Product, name: str, code: int, moment: str) -> None:
         "swap": "grep -qE '^/dev/(ublkb|zram)' /proc/swaps",
     }[moment]
     script = f"""
+    {ANY}
     set -m
     options="{OPTIONS.replace("--runtime 0.2", "--runtime 60")}"
-    command truezram benchmark device $options --workload {load} --against null,zram --json - >out 2>err & pid=$!
+    command truezram benchmark device $options --workload {load} --against null,$zram --json - >out 2>err & pid=$!
     until {reached}; do
         kill -0 $pid || {{ cat err; exit 9; }}
         sleep 0.05
