@@ -13,6 +13,9 @@ zen4.json is the same as warm.json, from an older CPU and an older build.
 
     truezram benchmark store --pages PAGES --threads 1 --threads 2 --json docs/benchmarks/store.json
 
+    truezram benchmark device --pages PAGES --algorithm fast --against null,zram:lz4 --queues 1,2 \
+        --workload randread,randwrite --rounds 60 --runtime 6 --size 64M --json docs/benchmarks/device.json
+
 usage: make_benchmarks.py [--check]      (--check: exit code 1 if the page is not up to date)
 """
 
@@ -203,6 +206,57 @@ def store(document: dict[str, Any] | None, note: str) -> str:
     return "\n".join(lines)
 
 
+def device_cells(result: dict[str, Any], results: list[dict[str, Any]]) -> list[str]:
+    def best(of: dict[str, Any]) -> float:
+        return max(of["samples"]["iops"])
+
+    keys = ("workload", "block_size", "depth", "jobs", "queues")
+    null = (r for r in results if r["target"] == "null" and all(r[key] == result[key] for key in keys))
+    floor = next(null, None)
+    name = f"{result['target']} {result['algorithm'] or ''}".strip()
+    return [
+        f"**{name}**" if result["target"] == "truezram" else name,
+        str(result["queues"] or ""),
+        result["workload"],
+        str(result["depth"]),
+        f"{best(result):,.0f}",
+        f"{best(result) / best(floor):.2f}x" if floor and floor is not result else "",
+        f"{min(result['samples']['p50_us']):,.1f}",
+        f"{result['latency_us']['p50']:,.1f}",
+        f"{result['verified']:,}" if result["verified"] else "",
+    ]
+
+
+def device(document: dict[str, Any] | None, note: str) -> str:
+    """The section on devices: its text, and the table once there are results. Figures are those of each one's best
+    round: the rest is what else the machine was doing."""
+    lines = ["## Devices", "", note.rstrip(), ""]
+    if document is None:
+        return "\n".join(lines)
+    host, settings, results = document["host"], document["settings"], document["results"]
+    rounds, seconds = settings["rounds"], settings["runtime"]
+    lines += [
+        textwrap.fill(
+            f"{host['cpu']}, {host['cores']} cores, {host['isa']}; Linux {host['kernel']}; truezram {host['truezram']};"
+            f" {settings['size'] >> 20:,} MiB in each device; {host['time']}. Requests of 4 KiB. The machine was busy"
+            f" with other work, so the figures are those of the best of {rounds} rounds of"
+            f" {1000 * seconds / rounds:.0f} ms; the last column but one has the median of all requests. Latencies in"
+            " microseconds.",
+            118,
+        ),
+        "",
+        "| device | queues | workload | depth | requests/s | of null | p50 | p50 of all | pages verified |",
+        "|---|--:|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    return "\n".join([*lines, *(f"| {' | '.join(device_cells(result, results))} |" for result in results), ""])
+
+
+def results_of(key: str) -> dict[str, Any] | None:
+    """Those in docs/benchmarks, if there are any."""
+    path = HERE / "benchmarks" / f"{key}.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
 def make() -> str:
     text = notes()
     parts = [text["head"]]
@@ -210,8 +264,8 @@ def make() -> str:
         path = HERE / "benchmarks" / f"{key}.json"
         if path.exists():
             parts.append("\n".join(section(key, json.loads(path.read_text()), text.get(f"table {key}", "").rstrip())))
-    path = HERE / "benchmarks" / "store.json"
-    parts.append(store(json.loads(path.read_text()) if path.exists() else None, text["the store"]))
+    parts.append(device(results_of("device"), text["devices"]))
+    parts.append(store(results_of("store"), text["the store"]))
     return "\n".join([*parts, text["after the tables"]]).rstrip() + "\n"
 
 

@@ -245,6 +245,8 @@ int tz_uring_enter(struct tz_uring *r, uint64_t wait_ns)
 	return -ETIME;
 }
 
+static int without_store;
+
 static void run_as(unsigned depth, int (*step)(uint64_t wait_ns), void (*run)(struct tz_queue *))
 {
 	struct tz_ublk ublk = { .char_fd = memfd_create("test-ublkc", MFD_CLOEXEC),
@@ -252,6 +254,8 @@ static void run_as(unsigned depth, int (*step)(uint64_t wait_ns), void (*run)(st
 		.info.flags = UBLK_F_USER_COPY };
 
 	make_store(depth);
+	if (without_store)
+		queue.store = NULL;
 	memset(&kernel, 0, sizeof kernel);
 	CHECK(ftruncate(ublk.char_fd, (off_t)ublk_data_offset(1, 0)) == 0, "ftruncate");
 	kernel.descs = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, ublk.char_fd, 0);
@@ -478,6 +482,59 @@ static void test_backing_does_not_block(void)
 	CHECK(queue.stats->backing_reads == 4 && queue.stats->backing_errors == 1, "not counted");
 	end();
 	unlink(backing_path);
+}
+
+/* ---- without a store ---- */
+
+/* One request after another, and what the last two reads gave. */
+static int all_kinds(uint64_t wait_ns)
+{
+	static const struct { unsigned op; uint64_t page; unsigned pages; int result; } steps[] = {
+		{ UBLK_IO_OP_WRITE, 5, 2, 2 * TZ_PAGE_SIZE },
+		{ UBLK_IO_OP_READ, 5, 2, 2 * TZ_PAGE_SIZE },
+		{ UBLK_IO_OP_FLUSH, 0, 0, 0 },
+		{ UBLK_IO_OP_DISCARD, 0, PAGES, 0 },
+		{ UBLK_IO_OP_READ, PAGES, 1, -EINVAL },
+	};
+	uint64_t *next = &kernel.mark[0], *zeros = &kernel.mark[1];
+	uint8_t data[2 * TZ_PAGE_SIZE];
+
+	(void)wait_ns;
+	accept_commands();
+	if (*next && kernel.answers[0] < (int)*next)
+		return 0;
+	if (*next)
+		CHECK(kernel.result[0] == steps[*next - 1].result, "request %llu: %d",
+			(unsigned long long)*next, kernel.result[0]);
+	if (*next == 2) {
+		CHECK(pread(queue.ublk->char_fd, data, sizeof data,
+			(off_t)ublk_data_offset(0, 0)) == sizeof data, "data");
+		for (unsigned i = 0; i < sizeof data; i++)
+			*zeros += data[i] == 0;
+	}
+	if (*next == sizeof steps / sizeof *steps) {
+		stop_device();
+		return 0;
+	}
+	if (*next < 2) {	/* what is written, and what the reader's memory holds before */
+		memset(data, 0xa5, sizeof data);
+		CHECK(pwrite(queue.ublk->char_fd, data, sizeof data,
+			(off_t)ublk_data_offset(0, 0)) == sizeof data, "data");
+	}
+	request(0, steps[*next].op, steps[*next].page, steps[*next].pages);
+	++*next;
+	return 0;
+}
+
+static void test_without_a_store(void)
+{
+	without_store = 1;
+	run_ublk(4, all_kinds);
+	without_store = 0;
+	CHECK(kernel.answers[0] == 5, "%d answers", kernel.answers[0]);
+	CHECK(kernel.mark[1] == 2 * TZ_PAGE_SIZE, "%llu zeros", (unsigned long long)kernel.mark[1]);
+	CHECK(attempts == 0 && queue.stats->pages_now == PAGES, "the store was written to");
+	end();
 }
 
 /* ---- answers go out as it goes ---- */
@@ -1049,6 +1106,7 @@ int main(void)
 	static const struct { const char *name; void (*run)(void); } tests[] = {
 		{ "reads pass discards", test_reads_pass_discards },
 		{ "reads pass writes", test_reads_pass_writes },
+		{ "without a store", test_without_a_store },
 		{ "answers go out", test_answers_go_out },
 		{ "the backing file does not block", test_backing_does_not_block },
 		{ "waiting sleeps", test_waiting_sleeps },

@@ -62,6 +62,11 @@ def store_benchmark(size: int, rounds: int, root: bool = False) -> str:
     return _line("benchmark", "store", "--size", format_exact(size), "--rounds", str(rounds), root=root)
 
 
+def device_benchmark(runtime: float, rounds: int) -> str:
+    """``sudo truezram --no-tui benchmark device --runtime 1 --rounds 5``."""
+    return _line("benchmark", "device", "--runtime", f"{runtime:g}", "--rounds", str(rounds), root=True)
+
+
 def doctor() -> str:
     """``truezram --no-tui doctor``."""
     return _line("doctor")

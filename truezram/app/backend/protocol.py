@@ -157,8 +157,30 @@ class StoreRow:
 
 
 @dataclass(frozen=True, slots=True)
+class DeviceRow:
+    """A device under one load of 4 KiB requests. 0: not known, or it has none. Times in ns."""
+
+    target: str
+    """`truezram`, `zram` or `null`."""
+    algorithm: str
+    queues: int
+    workload: str
+    depth: int
+    rate: float
+    """Requests a second."""
+    p50: int
+    p99: int
+    p999: int
+    cpu_ns: int
+    """CPU time of a request, the server's included."""
+    over_null: float = 0.0
+    over_zram: float = 0.0
+    """Times as many requests a second as that device under the same load."""
+
+
+@dataclass(frozen=True, slots=True)
 class BenchResult:
-    """One run of the benchmark: of the codecs, or of the store."""
+    """One run of the benchmark: of the codecs, of the store, or of devices."""
 
     time: float
     machine: str
@@ -166,6 +188,7 @@ class BenchResult:
     rows: tuple[BenchRow, ...] = ()
     notes: tuple[str, ...] = ()
     store: tuple[StoreRow, ...] = ()
+    devices: tuple[DeviceRow, ...] = ()
 
 
 class Engine(Protocol):
@@ -228,3 +251,7 @@ class Engine(Protocol):
     def store_benchmark(self, size: int, rounds: int, progress: Progress) -> BenchResult:
         """Runs stores and kernel zram with `size` bytes each. `progress` gets a tuple of `StoreRow`s whenever there
         are new figures."""
+
+    def device_benchmark(self, runtime: float, rounds: int, progress: Progress) -> BenchResult:
+        """Runs devices made for it, `runtime` seconds for each load and device. `progress` gets a tuple of `DeviceRow`s
+        whenever there are new figures."""

@@ -15,6 +15,7 @@ from truezram.app.backend.protocol import (
     BenchResult,
     BenchRow,
     Capabilities,
+    DeviceRow,
     Estimate,
     ProcessEstimate,
     Progress,
@@ -227,19 +228,66 @@ class RealEngine:
             progress(fraction, text, _store_rows(found) if found is not None else None)
 
         found = worker.run("store benchmark", report, size=size, rounds=rounds)
-        missing: dict[str, list[str]] = {}
-        for item in found.not_measured:
-            missing.setdefault(f"{item.why}. {item.remedy}".strip(" ."), []).append(item.algorithm)
         return BenchResult(
             time=began,
             machine=_machine(found.host),
             seconds=time.time() - began,
-            notes=(
-                *(f"kernel zram ({', '.join(names)}) was not measured: {why}" for why, names in missing.items()),
-                *found.notes,
-            ),
+            notes=_notes(found),
             store=_store_rows(found),
         )
+
+    def device_benchmark(self, runtime: float, rounds: int, progress: Progress) -> BenchResult:
+        """With pages of a sample of the memory of running processes, in a separate process."""
+        from truezram.engine.measure import worker
+
+        began = time.time()
+
+        def report(fraction: float | None, text: str, found: Any) -> None:
+            progress(fraction, text, _device_rows(found) if found is not None else None)
+
+        found = worker.run("device benchmark", report, runtime=runtime, rounds=rounds)
+        return BenchResult(
+            time=began,
+            machine=_machine(found.host),
+            seconds=time.time() - began,
+            notes=_notes(found),
+            devices=_device_rows(found),
+        )
+
+
+def _notes(report: Any) -> tuple[str, ...]:
+    """What was not measured, those of one reason together, and what to keep in mind."""
+    missing: dict[str, list[str]] = {}
+    for item in report.not_measured:
+        missing.setdefault(f"{item.why}. {item.remedy}".strip(" ."), []).append(item.algorithm)
+    left_out = (f"kernel zram ({', '.join(names)}) was not measured: {why}" for why, names in missing.items())
+    return (*left_out, *report.notes)
+
+
+def _device_rows(report: Any) -> tuple[DeviceRow, ...]:
+    """What is known so far."""
+
+    def over(result: Any, target: str) -> float:
+        other = report.same_case(result, target)
+        return 0.0 if other is None or other is result else result.over(other)
+
+    return tuple(
+        DeviceRow(
+            target=r.target,
+            algorithm=r.algorithm or "",
+            queues=r.queues or 0,
+            workload=r.case.workload,
+            depth=r.case.depth,
+            rate=r.iops,
+            p50=r.latency.p50,
+            p99=r.latency.p99,
+            p999=r.latency.p999,
+            cpu_ns=round(r.cpu_ns),
+            over_null=over(r, "null"),
+            over_zram=over(r, "zram"),
+        )
+        for r in report.results
+    )
 
 
 def _machine(host: Any) -> str:

@@ -124,3 +124,7 @@ class Recorded:
     def store_benchmark(self, size: int, rounds: int, progress: Progress) -> BenchResult:
         """Recorded."""
         return self._keep("store_benchmark", None, self._engine.store_benchmark(size, rounds, progress))
+
+    def device_benchmark(self, runtime: float, rounds: int, progress: Progress) -> BenchResult:
+        """Recorded."""
+        return self._keep("device_benchmark", None, self._engine.device_benchmark(runtime, rounds, progress))

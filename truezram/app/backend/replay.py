@@ -164,3 +164,7 @@ class Replay:
     def store_benchmark(self, size: int, rounds: int, progress: Progress) -> BenchResult:
         """As recorded."""
         return self.answered("store_benchmark", BenchResult)
+
+    def device_benchmark(self, runtime: float, rounds: int, progress: Progress) -> BenchResult:
+        """As recorded."""
+        return self.answered("device_benchmark", BenchResult)

@@ -1,5 +1,5 @@
-"""Benchmark: our codecs against liblz4, libzstd and kernel zram on this machine, and our store against kernel zram;
-losses are shown too, and runs of both kinds are kept."""
+"""Benchmark: our codecs against liblz4, libzstd and kernel zram on this machine, our store against kernel zram, and
+devices under real I/O beside the floor and kernel zram. Losses are shown too, and runs of all kinds are kept."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import textwrap
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,16 +18,17 @@ from textual.binding import Binding, BindingType
 from textual.widgets import Static
 
 from truezram.app import equivalent
-from truezram.app.backend.protocol import BenchResult, BenchRow, Progress, StoreRow
+from truezram.app.backend.protocol import BenchResult, BenchRow, Progress
 from truezram.app.backend.recording import decode
+from truezram.app.benchrows import CODEC, DEVICE, STORE, Kind, kind_of
 from truezram.app.export import Table
-from truezram.app.format import short_size
 from truezram.app.screens.page import Page
-from truezram.app.widgets.barchart import BarChart, Bars
-from truezram.app.widgets.grid import Grid, Head, Item, TextBlock
+from truezram.app.widgets.barchart import BarChart
+from truezram.app.widgets.grid import Grid, TextBlock
 
 SECONDS = 20.0
 STORE_SIZE, STORE_ROUNDS = 128 << 20, 3
+DEVICE_RUNTIME, DEVICE_ROUNDS = 1.0, 5
 KEEP = 50
 FILE = "benchmarks.jsonl"
 
@@ -58,130 +60,6 @@ def keep_run(path: Path | None, run: BenchResult) -> None:
             file.write(json.dumps(asdict(run)) + "\n")
 
 
-HEADS = [
-    Head("", 1, left=True),
-    Head("CODEC", 14, left=True),
-    Head("CORPUS", 10, left=True, rank=1),
-    Head("RATIO", 5),
-    Head("IN/s", 6),
-    Head("OUT/s", 6),
-    Head("AGAINST", 7, left=True, rank=1),
-    Head("xIN", 6, rank=1),
-    Head("xOUT", 6, rank=1),
-    Head("IN/s BAR", 8, left=True, grow=True, rank=2),
-    Head("MARKED", 6, rank=1),
-]
-
-
-STORE_HEADS = [
-    Head("", 1, left=True),
-    Head("STORE", 10, left=True),
-    Head("THR", 3),
-    Head("RATIO", 5),
-    Head("xRATIO", 6, rank=1),
-    Head("USED/COMPR", 10, rank=1),
-    Head("REWRITTEN", 9, rank=2),
-    Head("FREED", 11, rank=2),
-    Head("WRITE/s", 7),
-    Head("READ/s", 6),
-    Head("xWRITE", 6, rank=1),
-    Head("xREAD", 6, rank=1),
-    Head("WRITE/s BAR", 8, left=True, grow=True, rank=3),
-    Head("MARKED", 6, rank=1),
-]
-
-
-def _against(row: BenchRow, rows: list[BenchRow]) -> BenchRow | None:
-    """The baseline of one of our codecs."""
-    wanted = "libzstd " if row.codec.startswith(("dense", "zstd")) else "liblz4 "
-    rivals = (r for r in rows if not r.ours and r.corpus == row.corpus and r.codec.startswith(wanted))
-    return next(rivals, None) if row.ours else None
-
-
-def _over(row: BenchRow, other: BenchRow | None) -> tuple[float, float]:
-    """How many times as fast as `other`, in and out; 0: unknown."""
-    if other is None or not other.compress_rate or not other.decompress_rate:
-        return 0.0, 0.0
-    return row.compress_rate / other.compress_rate, row.decompress_rate / other.decompress_rate
-
-
-def _times(value: float) -> str:
-    return f"{value:.2f}x" if value else "-"
-
-
-def _figure(value: float, text: str) -> str:
-    return text if value else "-"
-
-
-def _codec_item(number: int, row: BenchRow, rows: list[BenchRow], marked: BenchResult | None) -> Item:
-    """The row of a codec."""
-    same = (r for r in (marked.rows if marked else ()) if (r.codec, r.corpus) == (row.codec, row.corpus))
-    before = _over(row, next(same, None))[0]
-    against = _against(row, rows)
-    times_in, times_out = _over(row, against)
-    # Copying does not compress: it is not used as the scale.
-    fastest = max((r.compress_rate for r in rows if r.ratio > 1.0), default=1.0)
-    cells = (
-        " " if row.ours else "=",
-        row.codec,
-        row.corpus,
-        f"{row.ratio:.2f}",
-        short_size(row.compress_rate),
-        short_size(row.decompress_rate),
-        against.codec.split()[0] if against else "-",
-        _times(times_in),
-        _times(times_out),
-        row.compress_rate / fastest if row.ratio > 1.0 else "",
-        _times(before),
-    )
-    lost = 0 < min(times_in, times_out) < 1
-    style = "muted" if not row.ours else "bad" if lost else ""
-    order = (
-        row.ours, row.codec, row.corpus, row.ratio, row.compress_rate, row.decompress_rate, cells[6], times_in,
-        times_out, row.compress_rate, before,
-    )  # fmt: skip
-    return Item(f"{number}/{row.codec}/{row.corpus}", cells, style, order)
-
-
-def _store_key(row: StoreRow) -> tuple[str, str, int]:
-    return row.implementation, row.algorithm, row.threads
-
-
-def _store_name(row: StoreRow) -> str:
-    return row.algorithm if row.implementation == "truezram" else f"{row.implementation} {row.algorithm}"
-
-
-def _store_item(number: int, row: StoreRow, rows: list[StoreRow], marked: BenchResult | None) -> Item:
-    """The row of a store."""
-    ours = row.implementation == "truezram"
-    same = next((r for r in (marked.store if marked else ()) if _store_key(r) == _store_key(row)), None)
-    before = row.write_rate / same.write_rate if same and same.write_rate else 0.0
-    fastest = max((r.write_rate for r in rows), default=0.0) or 1.0
-    cells = (
-        " " if ours else "=",
-        _store_name(row),
-        str(row.threads),
-        f"{row.ratio:.2f}",
-        _times(row.ratio_over),
-        _figure(row.packed, f"{row.packed:.3f}"),
-        _figure(row.packed_overwritten, f"{row.packed_overwritten:.3f}"),
-        _figure(row.packed_discarded, f"{row.packed_discarded:.2f} {row.discarded_seconds:.1f}s"),
-        _figure(row.write_rate, short_size(row.write_rate)),
-        _figure(row.read_rate, short_size(row.read_rate)),
-        _times(row.write_over),
-        _times(row.read_over),
-        row.write_rate / fastest,
-        _times(before),
-    )
-    known = [value for value in (row.ratio_over, row.write_over, row.read_over) if value]
-    style = "muted" if not ours else "bad" if known and min(known) < 1 else ""
-    order = (
-        ours, cells[1], row.threads, row.ratio, row.ratio_over, row.packed, row.packed_overwritten,
-        row.packed_discarded, row.write_rate, row.read_rate, row.write_over, row.read_over, row.write_rate, before,
-    )  # fmt: skip
-    return Item(f"{number}/{cells[1]}/{row.threads}", cells, style, order)
-
-
 class BenchmarkPage(Page):
     """The rows of a run as they are measured, compared with another run."""
 
@@ -196,11 +74,14 @@ class BenchmarkPage(Page):
         "USED/COMPR that memory over the compressed bytes, REWRITTEN the same after ten times as many random "
         "overwrites, FREED after a random 70 % was discarded and the seconds that took (at most 5). xRATIO, xWRITE and "
         "xREAD are relative to the first zram.\n"
+        "d measures devices, as root: 4 KiB requests at depth 1 and 32, real pages, every read verified; null is a "
+        "device of our server without a store, the floor, and xNULL and xZRAM are REQ/s relative to it and to zram.\n"
         "p and n select a kept run; m marks one, and the others are then compared with it; E exports one."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("r", "run", "Run", id="bench.run"),
         Binding("s", "run_store", "Run the store", id="bench.store"),
+        Binding("d", "run_device", "Run devices", id="bench.device"),
         Binding("p", "kept(-1)", "Previous run", id="bench.previous"),
         Binding("n", "kept(1)", "Next run", id="bench.next"),
         Binding("m", "mark", "Compare with this", id="bench.mark"),
@@ -214,9 +95,8 @@ class BenchmarkPage(Page):
         self.place = -1
         self.marked: BenchResult | None = None
         self.running = False
-        self.coming: list[BenchRow] = []
-        self.coming_store: list[StoreRow] = []
-        self.running_store = False
+        self.running_kind = CODEC
+        self.coming: list[Any] = []
         self.problem = ""
 
     @property
@@ -229,8 +109,9 @@ class BenchmarkPage(Page):
         yield Static(self._head(), id="head", classes="pagehead", markup=False)
         yield TextBlock(id="summary")
         yield Grid(
-            HEADS[:-1],
-            empty="r measures the codecs, which takes about 20 s, s the store, some minutes. Results are kept.",
+            CODEC.heads[:-1],
+            empty="r measures the codecs, which takes about 20 s, s the store, some minutes, d devices, a minute."
+            " Results are kept.",
             sortable=True,
             id="rows",
         )
@@ -255,41 +136,37 @@ class BenchmarkPage(Page):
         if run is None or self.running:
             return None
         stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(run.time))
-        if run.store:
-            return Table("benchmark-store", f"{stamp}, {run.machine}", [asdict(row) for row in run.store])
-        return Table("benchmark", f"{stamp}, {run.machine}", [asdict(row) for row in run.rows])
+        kind = self.kind
+        return Table(kind.export, f"{stamp}, {run.machine}", [asdict(row) for row in kind.rows(run)])
 
     @property
-    def of_store(self) -> bool:
-        """Whether what is on the screen is of the store."""
-        return self.running_store if self.running else self.shown is not None and bool(self.shown.store)
+    def kind(self) -> Kind:
+        """Of what is on the screen."""
+        return self.running_kind if self.running else kind_of(self.shown)
 
     def _head(self) -> str:
         root = self.tz.capabilities.root
-        if self.of_store:
-            command = equivalent.store_benchmark(STORE_SIZE, STORE_ROUNDS, root)
-            return f"The store on this machine  $ {command}"
-        return f"Codecs on this machine  $ {equivalent.benchmark(SECONDS, root)}"
+        commands = {
+            STORE: lambda: equivalent.store_benchmark(STORE_SIZE, STORE_ROUNDS, root),
+            DEVICE: lambda: equivalent.device_benchmark(DEVICE_RUNTIME, DEVICE_ROUNDS),
+            CODEC: lambda: equivalent.benchmark(SECONDS, root),
+        }
+        return f"{self.kind.title}  $ {commands[self.kind]()}"
 
     def _show(self) -> None:
-        run = self.shown
         self.query_one("#head", Static).update(self._head())
         self.query_one(Grid).glyph_set = self.tz.view.glyphs
-        if self.of_store:
-            stores = self.coming_store if self.running else list(run.store) if run else []
-            heads, items = STORE_HEADS, [_store_item(n, row, stores, self.marked) for n, row in enumerate(stores)]
-        else:
-            rows = self.coming if self.running else list(run.rows) if run else []
-            heads, items = HEADS, [_codec_item(n, row, rows, self.marked) for n, row in enumerate(rows)]
-        heads = heads if self.marked else heads[:-1]
+        kind = self.kind
+        rows = self.coming if self.running else kind.rows(self.shown)
+        heads = kind.heads if self.marked else kind.heads[:-1]
+        items = [kind.item(number, row, rows, self.marked) for number, row in enumerate(rows)]
         items = [replace(item, cells=item.cells[: len(heads)]) for item in items]
         self.query_one(Grid).show(items, heads)
         self.query_one("#summary", TextBlock).show(self._summary)
         chart = self.query_one(BarChart)
-        if chart.display and self.of_store:
-            self._draw_store(chart, stores)
-        elif chart.display:
-            self._draw(chart, rows)
+        if chart.display:
+            title, names, bars = kind.chart(rows)
+            chart.show(title if names else "nothing measured yet", names, bars, self.tz.view.glyphs)
         self.refresh_bindings()
 
     def _summary(self, width: int) -> list[list[tuple[str, str]]]:
@@ -307,52 +184,30 @@ class BenchmarkPage(Page):
         line.append((run.machine, "muted"))
         return [line, *([(part, "warn")] for note in run.notes for part in textwrap.wrap(note, max(width, 20)))]
 
-    def _draw(self, chart: BarChart, rows: list[BenchRow]) -> None:
-        corpus = rows[0].corpus if rows else ""
-        some = [row for row in rows if row.corpus == corpus and row.ratio > 1.0]
-        chart.show(
-            f"bytes per second on {corpus}" if some else "nothing measured yet",
-            [row.codec if row.ours else f"= {row.codec}" for row in some],
-            [
-                Bars("in", [r.compress_rate for r in some], [short_size(r.compress_rate) for r in some]),
-                Bars("out", [r.decompress_rate for r in some], [short_size(r.decompress_rate) for r in some]),
-            ],
-            self.tz.view.glyphs,
-        )
-
-    def _draw_store(self, chart: BarChart, rows: list[StoreRow]) -> None:
-        chart.show(
-            "pages over memory, bytes per second" if rows else "nothing measured yet",
-            [f"{' ' if r.implementation == 'truezram' else '= '}{_store_name(r)} {r.threads}".strip() for r in rows],
-            [
-                Bars("ratio", [r.ratio for r in rows], [f"{r.ratio:.2f}" for r in rows]),
-                Bars("write", [r.write_rate for r in rows], [short_size(r.write_rate) for r in rows]),
-                Bars("read", [r.read_rate for r in rows], [short_size(r.read_rate) for r in rows]),
-            ],
-            self.tz.view.glyphs,
-        )
-
     # ---- what the user does
 
     def action_run(self) -> None:
         """Runs the benchmark of the codecs."""
         engine = self.tz.engine
-        self._start("benchmark", lambda progress: engine.benchmark(SECONDS, progress), store=False)
+        self._start("benchmark", lambda progress: engine.benchmark(SECONDS, progress), CODEC)
 
     def action_run_store(self) -> None:
         """Runs that of the store."""
         engine = self.tz.engine
-        self._start(
-            "benchmark of the store",
-            lambda progress: engine.store_benchmark(STORE_SIZE, STORE_ROUNDS, progress),
-            store=True,
-        )
+        call = partial(engine.store_benchmark, STORE_SIZE, STORE_ROUNDS)
+        self._start("benchmark of the store", call, STORE)
 
-    def _start(self, title: str, call: Callable[[Progress], BenchResult], store: bool) -> None:
+    def action_run_device(self) -> None:
+        """Runs that of devices."""
+        engine = self.tz.engine
+        call = partial(engine.device_benchmark, DEVICE_RUNTIME, DEVICE_ROUNDS)
+        self._start("benchmark of devices", call, DEVICE)
+
+    def _start(self, title: str, call: Callable[[Progress], BenchResult], kind: Kind) -> None:
         if self.running:
             return
-        self.running, self.running_store = True, store
-        self.coming, self.coming_store, self.problem = [], [], ""
+        self.running, self.running_kind = True, kind
+        self.coming, self.problem = [], ""
         self.tz.work(
             title,
             call,
@@ -366,7 +221,7 @@ class BenchmarkPage(Page):
 
     def _partial(self, found: object) -> None:
         if isinstance(found, tuple):
-            self.coming_store = list(found)
+            self.coming = list(found)
             self._show()
         elif isinstance(found, BenchRow):
             # A row that was measured again, longer, replaces the one before.
@@ -413,7 +268,7 @@ class BenchmarkPage(Page):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Only what does something."""
-        if action in ("run", "run_store"):
+        if action in ("run", "run_store", "run_device"):
             return not self.running
         if action == "kept":
             step: Any = parameters[0] if parameters else 0

@@ -1,6 +1,6 @@
 """``truezram benchmark``: ``codec``, the page codecs on this machine, compared with libraries and kernel zram;
 ``store``, the store compared with kernel zram, memory and speed; ``tiers``, what idle pages take once they are
-compressed once more, and what reading them costs."""
+compressed once more, and what reading them costs; ``device``, whole devices under real I/O, beside the floor."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,17 +17,20 @@ from truezram.cli.output import Column, ProgressLine, format_table, print_json, 
 from truezram.cli.verbs.create import number
 from truezram.cli.verbs.demo import seconds
 from truezram.engine.errors import EXIT_OK, Failed, UsageError
-from truezram.engine.units import parse_disksize
+from truezram.engine.units import parse_disksize, parse_size
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
+    from truezram.engine.measure.compare import Comparison
+    from truezram.engine.measure.device_results import DeviceProgress
+    from truezram.engine.measure.html_page import Section
     from truezram.engine.measure.results import Progress
     from truezram.engine.measure.store_results import StoreProgress
     from truezram.engine.measure.tiers_results import TiersProgress
 
 NAME = "benchmark"
-HELP = "measure the page codecs, the store or its tiers on this machine, compared with libraries and kernel zram"
+HELP = "measure page codecs, the store, its tiers or whole devices on this machine, compared with libraries and zram"
 EXAMPLE = "truezram benchmark codec --html report.html"
 
 
@@ -46,7 +50,13 @@ def _add_results(to: argparse.ArgumentParser) -> None:
     to.add_argument(
         "--json", dest="json_file", metavar="FILE|-", help="write the results as JSON; - for standard output, alone"
     )
-    to.add_argument("--html", metavar="FILE", help="write the results as an HTML page")
+    to.add_argument("--html", metavar="FILE", help="write the results as one HTML page with charts, for a browser")
+    to.add_argument(
+        "--compare",
+        metavar="OLD.json",
+        help="show the ratio of each figure to that of an earlier run, a file that --json wrote, and what is within"
+        " noise",
+    )
 
 
 def _add_codec(codec: argparse.ArgumentParser) -> None:
@@ -153,12 +163,85 @@ def _add_tiers(tiers: argparse.ArgumentParser) -> None:
     )
 
 
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",")]
+
+
+def _numbers(text: str) -> list[int]:
+    return [number(word) for word in _words(text)]
+
+
+def _sizes(text: str) -> list[int]:
+    return [parse_size(word, "block size") for word in _words(text)]
+
+
+def _add_device(device: argparse.ArgumentParser) -> None:
+    def add_list(name: str, parse: Callable[[str], Any], help: str) -> None:
+        device.add_argument(name, action="extend", default=[], type=parse, metavar="LIST", help=help)
+
+    device.add_argument(
+        "path",
+        nargs="?",
+        metavar="PATH",
+        help="a block device that is there, which is only read; without it, devices are made and removed afterwards",
+    )
+    device.add_argument(
+        "--algorithm",
+        action="append",
+        default=[],
+        metavar="NAME[:LEVEL]",
+        help="an algorithm of truezram; may be given again (default: that of a new device)",
+    )
+    device.add_argument(
+        "--against",
+        action="append",
+        metavar="LIST",
+        help="baselines, separated by commas: zram[:COMPRESSOR]; null, a ublk device of our own server that answers"
+        " without a store, the floor; nullblk, the kernel's null_blk; or none (default: null,zram:lz4,zram:zstd, or"
+        " those that can be measured)",
+    )
+    add_list(
+        "--workload",
+        _words,
+        "randread, randwrite, read, write, mixed (70 %% reads), swap: a program that lives in swap (default:"
+        " randread,randwrite,mixed; of PATH: randread,read)",
+    )
+    add_list("--block-size", _sizes, "bytes of a request, multiples of 4096 up to 1M (default: 4K)")
+    add_list("--depth", _numbers, "requests in flight for each job, 1 to 1024 (default: 1,32)")
+    add_list("--jobs", _numbers, "threads that send requests, 1 to 64 (default: 1)")
+    add_list("--queues", _numbers, "queues of our devices and of null (default: that of a new device)")
+    device.add_argument(
+        "--size", metavar="SIZE", help="of each device that is made (default: 256M, or what memory allows)"
+    )
+    device.add_argument(
+        "--runtime", type=seconds, metavar="S", help="seconds for each load on each device (default: 2)"
+    )
+    device.add_argument("--rounds", type=number, metavar="N", help="rounds that these are divided into (default: 5)")
+    device.add_argument("--fio", action="store_true", help="do the loads that only read once more with fio")
+    device.add_argument(
+        "--destructive",
+        "--force",
+        action="store_true",
+        help="PATH may be overwritten, unless something uses it: what is on it is lost",
+    )
+    device.epilog = (
+        "Needs root, ublk for devices of ours and null, the module zram for zram. All devices exist at the same time,"
+        " hold the same pages and take turns; every page that is read is compared with what was written. swap makes"
+        " each device in turn the first swap area. A baseline that was asked for by name and cannot be measured is an"
+        " error (exit code 3); others are left out, and the results say why. Exit codes: 1 what was read differs, or a"
+        " device failed; 2 a wrong option; 3 not permitted, or no ublk; 4 PATH is in use; 130 interrupted. An interrupt"
+        " leaves no device and no swap behind. Example: truezram benchmark device --algorithm fast --against null"
+        " --workload randread --depth 1,32 --html report.html"
+    )
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True, parser_class=type(parser))
     for name, text, add in (
         ("codec", "measure the page codecs: ratio and speed", _add_codec),
         ("store", "measure the store: pages in the same memory, and speed, compared with kernel zram", _add_store),
         ("tiers", "measure what idle pages take and cost: hot, dense, in groups, and a mix", _add_tiers),
+        ("device", "measure whole devices under real I/O, ours beside kernel zram and the floor", _add_device),
     ):
         kind = kinds.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
         add_pages(kind)
@@ -190,28 +273,43 @@ def _speaks_unicode() -> bool:
 
 
 def run(args: argparse.Namespace) -> int:
+    from truezram.engine.measure import compare
+
     for path in (args.html, args.json_file if args.json_file != "-" else None):
         if path is not None:
             check_target(path)
-    body, html, text = {"codec": _codec, "store": _store, "tiers": _tiers}[args.kind](args)
+    old = None if args.compare is None else compare.read(args.compare, args.kind)
+    body, html, text = KINDS[args.kind](args)
+    found: Comparison | None = None
+    if old is not None:
+        found = compare.compare(args.compare, old, body)
+        body["compare"] = compare.to_json(found)
     if args.json_file not in (None, "-"):
         document = {"schema": f"truezram.{NAME}/1", **body}
         _write(args.json_file, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
     if args.html is not None:
-        _write(args.html, html)
+        _write(args.html, html([compare.section(found)] if found else []))
     if args.json or args.json_file == "-":
         print_json(NAME, body)
     else:
-        print(text)
+        print("\n".join([text, *(["", _compared(found)] if found else [])]))
     return EXIT_OK
 
 
-Results = tuple[dict[str, Any], str, str]
-"""The results as a JSON document, an HTML page, and text."""
+def _compared(found: Comparison) -> str:
+    from truezram.engine.measure import compare
+
+    columns = [Column(title, right=index in (2, 3, 4)) for index, title in enumerate(compare.TITLES)]
+    table = format_table(columns, compare.rows(found), terminal_width())
+    return "\n".join([*([table, ""] if found.differences else []), *compare.about(found)])
+
+
+Results = tuple[dict[str, Any], "Callable[[Sequence[Section]], str]", str]
+"""The results as a JSON document, what makes an HTML page of them and of more sections, and text."""
 
 
 @contextlib.contextmanager
-def _progress() -> Iterator[Callable[[Progress | StoreProgress | TiersProgress], None]]:
+def _progress() -> Iterator[Callable[[Progress | StoreProgress | TiersProgress | DeviceProgress], None]]:
     """A line that shows the steps of a benchmark, and is gone afterwards."""
     line = ProgressLine()
     try:
@@ -234,7 +332,11 @@ def _codec(args: argparse.Namespace) -> Results:
             dictionary=args.dictionary,
             progress=show,
         )
-    return report.to_json(found), report.to_html(found), report.to_text(found, terminal_width(), _speaks_unicode())
+    return (
+        report.to_json(found),
+        partial(report.to_html, found),
+        report.to_text(found, terminal_width(), _speaks_unicode()),
+    )
 
 
 def _store(args: argparse.Namespace) -> Results:
@@ -253,7 +355,7 @@ def _store(args: argparse.Namespace) -> Results:
     columns = [Column(item.title, item.right, item.keep) for item in store_report.FIELDS]
     table = format_table(columns, store_report.rows(found), terminal_width())
     text = "\n".join([table, "", *store_report.about(found)])
-    return store_report.to_json(found), store_report.to_html(found), text
+    return store_report.to_json(found), partial(store_report.to_html, found), text
 
 
 def _tiers(args: argparse.Namespace) -> Results:
@@ -271,4 +373,39 @@ def _tiers(args: argparse.Namespace) -> Results:
     columns = [Column(item.title, item.right, item.keep) for item in tiers_report.fields(found)]
     table = format_table(columns, tiers_report.rows(found), terminal_width())
     text = "\n".join([table, "", *tiers_report.about(found)])
-    return tiers_report.to_json(found), tiers_report.to_html(found), text
+    return tiers_report.to_json(found), partial(tiers_report.to_html, found), text
+
+
+def _device(args: argparse.Namespace) -> Results:
+    from truezram.engine.measure import device_bench, device_report
+
+    with _progress() as show:
+        found = device_bench.run(
+            args.pages,
+            args.algorithm,
+            args.against,
+            path=args.path,
+            destructive=args.destructive,
+            workloads=args.workload,
+            blocks=args.block_size,
+            depths=args.depth,
+            jobs=args.jobs,
+            queues=args.queues,
+            size=None if args.size is None else parse_disksize(args.size),
+            runtime=device_bench.DEFAULT_RUNTIME if args.runtime is None else args.runtime,
+            rounds=device_bench.DEFAULT_ROUNDS if args.rounds is None else args.rounds,
+            fio=args.fio,
+            progress=show,
+        )
+    columns = [Column(item.title, item.right, item.keep) for item in device_report.fields(found)]
+    table = format_table(columns, device_report.rows(found), terminal_width())
+    text = "\n".join([table, "", *device_report.about(found)])
+    return device_report.to_json(found), partial(device_report.to_html, found), text
+
+
+KINDS: dict[str, Callable[[argparse.Namespace], Results]] = {
+    "codec": _codec,
+    "store": _store,
+    "tiers": _tiers,
+    "device": _device,
+}

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from truezram.engine.measure import html_page
 from truezram.engine.measure.results import TOTAL, Report, Result, Speed
 
 # ---- JSON ----
@@ -205,68 +205,42 @@ def to_text(report: Report, width: int | None = None, unicode: bool = True) -> s
 
 # ---- HTML ----
 
-_STYLE = """
-:root { color-scheme: light dark; --ink: #1d2330; --soft: #667085; --line: #d8dde6; --paper: #fff; --ours: #2f6fde;
-  --other: #9aa4b5; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6e9ef; --soft: #98a2b3; --line: #363d4a; --paper: #151922;
-  --ours: #6ea0ff; --other: #5b6577; } }
-body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); margin: 2rem auto;
-  max-width: 70rem; padding: 0 1rem; }
-table { border-collapse: collapse; width: 100%; margin: .5rem 0 2rem; font-variant-numeric: tabular-nums; }
-th, td { text-align: right; padding: .3rem .6rem; border-bottom: 1px solid var(--line); white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; }
-th { font-weight: 600; color: var(--soft); }
-small, p { color: var(--soft); }
-.bar { width: 22%; text-align: left; }
-.bar i { display: block; height: .8rem; background: var(--other); border-radius: 2px; min-width: 1px; }
-tr.ours .bar i { background: var(--ours); }
-tr.baseline { font-weight: 600; }
-"""
+
+def _chart(report: Report, name: str, number: int) -> html_page.Chart:
+    """One of the three figures of an input; memcpy, which is not a codec, does not make the scale."""
+    shown = [
+        (row, result)
+        for row, result in zip(_rows(report, name), report.of(name), strict=True)
+        if result.implementation != "libc"
+    ]
+    bars = [
+        html_page.Bar(
+            f"{row.name} {row.detail}".strip(),
+            _values(result)[number],
+            f"{row.figures[number].text} {_times(row.figures[number])}".strip(),
+            result.implementation == "truezram",
+        )
+        for row, result in shown
+    ]
+    return html_page.Chart(TITLES[number], tuple(bars))
 
 
-def _html_row(row: _Row, ours: bool) -> str:
-    classes = " ".join(name for name, yes in (("ours", ours), ("baseline", row.is_baseline)) if yes)
-    cells = [f"<td>{html.escape(row.name)} <small>{html.escape(row.detail)}</small></td>"]
-    for i, figure in enumerate(row.figures):
-        cells.append(f"<td>{figure.text}</td><td><small>{_times(figure)}</small></td>")
-        if i:
-            cells.append(f'<td class="bar"><i style="width:{100 * figure.bar:.1f}%"></i></td>')
-    return f'<tr class="{classes}">{"".join(cells)}</tr>'
+def _table_of(report: Report, name: str) -> html_page.Table:
+    titles = ["algorithm", "implementation", *(part for title in TITLES for part in (title, "x"))]
+    rows = [
+        [row.name, row.detail, *(part for figure in row.figures for part in (figure.text, _times(figure)))]
+        for row in _rows(report, name)
+    ]
+    return html_page.table(titles, rows, [result.implementation == "truezram" for result in report.of(name)])
 
 
-def to_html(report: Report) -> str:
-    """One self-contained page: a table with bars per input, the total first."""
-    heads = '<th>algorithm</th><th colspan="2">ratio</th>' + "".join(
-        f'<th colspan="2">{title}</th><th></th>' for title in TITLES[1:]
-    )
-    parts = []
+def to_html(report: Report, more: Sequence[html_page.Section] = ()) -> str:
+    """One self-contained page: charts and a table per input, the total first; then `more`."""
+    sections = []
     names = _names(report)
     for name in [*names[-1:], *names[:-1]] if TOTAL in names else names:
         pages, same = _pages_of(report, name)
-        rows = zip(_rows(report, name), report.of(name), strict=True)
-        body = "\n".join(_html_row(row, result.implementation == "truezram") for row, result in rows)
-        parts.append(
-            f"<h2>{html.escape(name)}</h2>\n<p>{pages:,} pages, {same:,} of them same-filled and left out</p>\n"
-            f"<table><thead><tr>{heads}</tr></thead><tbody>\n{body}\n</tbody></table>"
-        )
-    return html_page("Page codecs", [*_about(report), str(report.host["time"])], "".join(parts))
-
-
-def html_table(titles: Sequence[str], rows: Sequence[Sequence[str]], ours: Sequence[bool]) -> str:
-    """A table; `ours`: which of its rows are truezram's."""
-    heads = "".join(f"<th>{html.escape(title)}</th>" for title in titles)
-    starts = ['<tr class="ours">' if own else "<tr>" for own in ours]
-    cells = ["".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in rows]
-    body = "\n".join(f"{start}{row}</tr>" for start, row in zip(starts, cells, strict=True))
-    return f"<table><thead><tr>{heads}</tr></thead><tbody>\n{body}\n</tbody></table>"
-
-
-def html_page(title: str, about: Sequence[str], body: str) -> str:
-    """The self-contained page around some tables."""
-    lines = "".join(f"<p>{html.escape(line)}</p>\n" for line in about)
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width"><title>'
-        f"truezram: {title.lower()}</title>"
-        f"<style>{_STYLE}</style></head><body>\n<h1>{title}</h1>\n{lines}{body}</body></html>\n"
-    )
+        about = f"{pages:,} pages, {same:,} of them same-filled and left out"
+        charts = tuple(_chart(report, name, number) for number in range(3))
+        sections.append(html_page.Section(name, (about,), charts, _table_of(report, name)))
+    return html_page.page("Page codecs", [*_about(report), str(report.host["time"])], [*sections, *more])

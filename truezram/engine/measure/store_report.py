@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from truezram.engine.measure.report import host_line, html_page, html_table, significant, speed_json
+from truezram.engine.measure import html_page
+from truezram.engine.measure.report import host_line, significant, speed_json
 from truezram.engine.measure.store_bench import DISCARDED, OVERWRITES
 from truezram.engine.measure.store_results import Latency, StoreReport, StoreResult, Usage
 from truezram.engine.units import format_ns, format_size
@@ -161,8 +162,30 @@ def about(report: StoreReport) -> list[str]:
 # ---- HTML ----
 
 
-def to_html(report: StoreReport) -> str:
-    """One self-contained page."""
+def _chart(title: str, report: StoreReport, value: Callable[[StoreResult], float], text: str) -> html_page.Chart:
+    """One figure of all results; `text` formats it."""
+    bars = [
+        html_page.Bar(
+            f"{result.implementation} {result.algorithm}",
+            value(result),
+            format(value(result), text),
+            result.implementation == "truezram",
+            f"{result.threads} threads" if result.threads > 1 else "1 thread",
+        )
+        for result in sorted(report.results, key=lambda result: result.threads)
+    ]
+    return html_page.Chart(title, tuple(bars))
+
+
+def to_html(report: StoreReport, more: Sequence[html_page.Section] = ()) -> str:
+    """One self-contained page: charts, the table, and `more`."""
     ours = [result.implementation == "truezram" for result in report.results]
-    table = html_table([item.title for item in FIELDS], rows(report), ours)
-    return html_page("The store", [*about(report), str(report.host["time"])], table)
+    charts = (
+        _chart("stored ratio: pages over all memory taken", report, lambda result: result.ratio, ".3f"),
+        _chart("write MB/s", report, lambda result: result.write.median, ",.0f"),
+        _chart("read MB/s", report, lambda result: result.read.median, ",.0f"),
+        _chart("read p99 ns", report, lambda result: result.read_ns.p99 if result.read_ns else 0, ",.0f"),
+    )
+    table = html_page.table([item.title for item in FIELDS], rows(report), ours)
+    section = html_page.Section(charts=charts, table=table)
+    return html_page.page("The store", [*about(report), str(report.host["time"])], [section, *more])

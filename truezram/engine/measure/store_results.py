@@ -71,7 +71,8 @@ class NotMeasured:
     @property
     def sentence(self) -> str:
         """For a report."""
-        text = f"Not measured: {self.algorithm} of {self.implementation}: {self.why}. {self.remedy}"
+        name = f"{self.algorithm} of {self.implementation}" if self.algorithm else self.implementation
+        text = f"Not measured: {name}: {self.why}. {self.remedy}"
         return text.rstrip(" .") + "."
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from truezram.engine.measure.report import host_line, html_page, html_table, significant
+from truezram.engine.measure import html_page
+from truezram.engine.measure.report import host_line, significant
 from truezram.engine.measure.tiers_results import SCENARIOS, TIERS, HotReads, TiersReport, TiersResult
 from truezram.engine.units import PAGE, format_ns, format_size
 
@@ -161,8 +162,32 @@ def about(report: TiersReport) -> list[str]:
 # ---- HTML ----
 
 
-def to_html(report: TiersReport) -> str:
-    """One self-contained page."""
+def _reads_chart(report: TiersReport) -> html_page.Chart:
+    """The median of each tier's reads, with a line to p99."""
+    bars = [
+        html_page.Bar(
+            f"{result.implementation} {result.algorithm}",
+            reads.ns.p50,
+            f"{format_ns(reads.ns.p50)}, p99 {format_ns(reads.ns.p99)}",
+            result.implementation == "truezram",
+            f"{tier}, {result.scenario}" if result.scenario else tier,
+            reads.ns.p99,
+        )
+        for result in report.results
+        for tier, reads in result.reads
+    ]
+    return html_page.Chart("reading one page", tuple(bars))
+
+
+def to_html(report: TiersReport, more: Sequence[html_page.Section] = ()) -> str:
+    """One self-contained page: charts, the table, and `more`."""
     ours = [result.implementation == "truezram" for result in report.results]
-    table = html_table([item.title for item in fields(report)], rows(report), ours)
-    return html_page("Tiers", [*about(report), str(report.host["time"])], table)
+    names = [f"{result.implementation} {result.scenario or result.algorithm}" for result in report.results]
+    memory = [
+        html_page.Bar(name, result.usage.used, format_size(result.usage.used), own)
+        for name, result, own in zip(names, report.results, ours, strict=True)
+    ]
+    charts = (html_page.Chart("memory of the same pages", tuple(memory)), _reads_chart(report))
+    table = html_page.table([item.title for item in fields(report)], rows(report), ours)
+    section = html_page.Section(charts=charts, table=table)
+    return html_page.page("Tiers", [*about(report), str(report.host["time"])], [section, *more])

@@ -28,6 +28,9 @@ Report = Callable[[float | None, str, Any], None]
 call."""
 _NICE = 19
 _STOP_TIMEOUT = 5.0
+"""Seconds that a call has to end and clean up in."""
+_MADE_DEVICES = {"device benchmark": 60.0}
+"""The same of those that make several devices: they are not to leave any behind."""
 
 
 def run(name: str, report: Report, **options: Any) -> Any:
@@ -51,6 +54,7 @@ class _started:
     """The child and its standard error; the child has ended when the context is left."""
 
     def __init__(self, name: str, options: dict[str, Any]) -> None:
+        self.name = name
         self.log = os.memfd_create(f"truezram-{name}", os.MFD_CLOEXEC)
         try:
             # -P: do not import from the current folder, which may be a source tree.
@@ -81,11 +85,15 @@ class _started:
         with contextlib.suppress(OSError):
             self.child.stdin.close()
         try:
-            self.child.wait(_STOP_TIMEOUT)
+            self.child.wait(_patience(self.name))
         except subprocess.TimeoutExpired:
             self.child.kill()
             self.child.wait()
         os.close(self.log)
+
+
+def _patience(name: str) -> float:
+    return _MADE_DEVICES.get(name, _STOP_TIMEOUT)
 
 
 def _last_words(child: subprocess.Popen[bytes], log: int) -> str:
@@ -140,13 +148,20 @@ def _store_benchmark(report: Report, cancelled: Callable[[], bool], *, size: int
     return store_bench.run(size=size, rounds=rounds, progress=_steps(report), cancelled=cancelled)
 
 
+def _device_benchmark(report: Report, cancelled: Callable[[], bool], *, runtime: float, rounds: int) -> Any:
+    from truezram.engine.measure import device_bench
+
+    return device_bench.run(runtime=runtime, rounds=rounds, progress=_steps(report), cancelled=cancelled)
+
+
 CALLS: dict[str, Callable[..., Any]] = {
     "benchmark": _benchmark,
     "estimate": _estimate,
     "store benchmark": _store_benchmark,
+    "device benchmark": _device_benchmark,
 }
 """The available calls and their options: `benchmark(seconds)`, `estimate(kind, value, by)`, `store benchmark(size,
-rounds)`."""
+rounds)`, `device benchmark(runtime, rounds)`."""
 
 
 def _give_way() -> None:
@@ -156,7 +171,7 @@ def _give_way() -> None:
         file.write(str(_NICE))
 
 
-def _end_with_input() -> Callable[[], bool]:
+def _end_with_input(patience: float) -> Callable[[], bool]:
     """Returns a function that says whether standard input has ended. Soon after that, this process exits in any
     case."""
     ended = threading.Event()
@@ -166,7 +181,7 @@ def _end_with_input() -> Callable[[], bool]:
         while os.read(0, 1):
             pass
         ended.set()
-        time.sleep(_STOP_TIMEOUT)
+        time.sleep(patience)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
@@ -181,7 +196,7 @@ def main(name: str) -> int:
     channel = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     options = pickle.load(sys.stdin.buffer)
-    cancelled = _end_with_input()
+    cancelled = _end_with_input(_patience(name))
 
     def send(*message: Any) -> None:
         pickle.dump(message, channel)

@@ -66,7 +66,7 @@ struct tz_bench_target {
 
 /* ---- random numbers and the histogram ---- */
 
-static uint64_t next_random(uint64_t *state)
+uint64_t tz_bench_random(uint64_t *state)
 {
 	uint64_t z = *state += 0x9e3779b97f4a7c15ull;	/* splitmix64 */
 
@@ -75,12 +75,12 @@ static uint64_t next_random(uint64_t *state)
 	return z ^ z >> 31;
 }
 
-static uint32_t below(uint64_t *state, uint32_t n)
+uint32_t tz_bench_below(uint64_t *state, uint32_t n)
 {
-	return (uint32_t)((next_random(state) >> 32) * n >> 32);
+	return (uint32_t)((tz_bench_random(state) >> 32) * n >> 32);
 }
 
-static unsigned lat_bin(uint64_t ns)
+unsigned tz_bench_lat_bin(uint64_t ns)
 {
 	unsigned e, bin;
 
@@ -186,7 +186,7 @@ static void choose(struct worker *w)
 
 	for (uint32_t i = 0; i < w->n; i++) {
 		uint32_t place = w->op == TZ_BENCH_OVERWRITE
-			? below(&w->state, own) * t->nr_threads + w->index
+			? tz_bench_below(&w->state, own) * t->nr_threads + w->index
 			: t->order[w->first + i];
 
 		w->place[i] = place;
@@ -195,7 +195,7 @@ static void choose(struct worker *w)
 				? (uint32_t)((uint64_t)place * t->nr_pages / t->places)
 				: place % t->nr_pages;
 		else if (w->op == TZ_BENCH_OVERWRITE)
-			w->source[i] = below(&w->state, t->nr_pages);
+			w->source[i] = tz_bench_below(&w->state, t->nr_pages);
 		else
 			w->source[i] = w->op == TZ_BENCH_READ ? t->content[place] : EMPTY;
 	}
@@ -276,7 +276,7 @@ static void work(struct worker *w)
 		w->error = do_one(w, s, i);
 		now = tz_now_ns();
 		took = now - last;
-		w->lat[lat_bin(took > cost ? took - cost : 0)]++;
+		w->lat[tz_bench_lat_bin(took > cost ? took - cost : 0)]++;
 		last = now;
 	}
 	cpu = tz_bench_now_ns(CLOCK_THREAD_CPUTIME_ID) - cpu;
@@ -400,7 +400,7 @@ int tz_bench_run(struct tz_bench_target *t, enum tz_bench_op op, uint32_t first,
 void tz_bench_shuffle(struct tz_bench_target *t, uint64_t seed)
 {
 	for (uint32_t i = t->places - 1; i > 0; i--) {
-		uint32_t k = below(&seed, i + 1), other = t->order[k];
+		uint32_t k = tz_bench_below(&seed, i + 1), other = t->order[k];
 
 		t->order[k] = t->order[i];
 		t->order[i] = other;

@@ -70,7 +70,11 @@ int tz_bench_run(struct tz_bench_target *target, enum tz_bench_op op, uint32_t f
 /* What a store holds and takes now. 0, or -ENOTSUP for a device: its driver knows. */
 int tz_bench_usage(struct tz_bench_target *target, struct tz_bench_usage *usage);
 
-/* The middle of a bin of the histogram, in ns. */
+/* The histogram: the bin of a time in ns, and the middle of a bin. */
+unsigned tz_bench_lat_bin(uint64_t ns);
 uint64_t tz_bench_lat_middle(unsigned bin);
+/* Random numbers, and one below n. */
+uint64_t tz_bench_random(uint64_t *state);
+uint32_t tz_bench_below(uint64_t *state, uint32_t n);
 
 #endif

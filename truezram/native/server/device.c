@@ -360,12 +360,17 @@ static unsigned queues_for(unsigned cpus)
 	return cpus < 4 ? 1 : cpus < 8 ? cpus / 2 : 4;
 }
 
+unsigned tz_device_queues(void)
+{
+	return queues_for(online_cpus());
+}
+
 int tz_device_make(struct tz_server *s, const struct tz_options *o)
 {
 	int ublk = o->transport == TZ_TRANSPORT_UBLK, rc;
 
 	s->transport = o->transport;
-	s->nr_queues = o->queues ? o->queues : ublk ? queues_for(online_cpus()) : 1;
+	s->nr_queues = o->queues ? o->queues : ublk ? tz_device_queues() : 1;
 	s->depth = o->depth ? o->depth : ublk ? 64 : 16;
 	if (!ublk && s->depth > TZ_RING_MAX_DEPTH)
 		s->depth = TZ_RING_MAX_DEPTH;

@@ -36,6 +36,7 @@ void tz_device_unmake(struct tz_server *s);
 void tz_device_fill_head(struct tz_server *s, const struct tz_options *o, int flags);
 void tz_device_set_state(struct tz_server *s, unsigned state, unsigned more_flags);
 void tz_device_set_live(struct tz_server *s);
+unsigned tz_device_queues(void);	/* of a ublk device that no number is given for */
 int tz_device_start_queues(struct tz_server *s, const struct tz_options *o);
 /* Without them a device works: the reason is logged. */
 void tz_device_start_slots(struct tz_server *s, const struct tz_options *o);

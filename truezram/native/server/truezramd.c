@@ -10,6 +10,7 @@
  *	truezramd --helper	(started by a server: helper.h)
  *	truezramd --nursery	(started by a server: standby.h)
  *	truezramd --slot-test	(started by a server: slot_test.h)
+ *	truezramd --null BYTES QUEUES DEPTH	(a device without a store, for benchmarks: null.c)
  *
  * It is started by `truezram create`, which checks options before; what is checked here is what
  * could do harm. Order of things: the creator's surroundings left (detach.c) - capabilities given
@@ -25,6 +26,7 @@
  */
 #include "control.h"
 #include "device.h"
+#include "null.h"
 #include "privileges.h"
 #include "protocol.h"
 #include "slot_test.h"
@@ -303,6 +305,8 @@ int main(int argc, char **argv)
 		return tz_helper_main();
 	if (argc == 2 && !strcmp(argv[1], "--slot-test"))
 		return tz_slot_test_main();
+	if (argc >= 2 && !strcmp(argv[1], "--null"))
+		return tz_null_main(argc, argv);
 	sigfillset(&all);
 	server.end_fd = server.signal_fd = server.spare_fd = server.claim_fd = server.helper.fd =
 		server.standby.fd = server.standby.nursery_fd = -1;

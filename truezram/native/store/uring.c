@@ -59,10 +59,15 @@ struct getevents_arg { uint64_t sigmask; uint32_t sigmask_sz, min_wait_usec; uin
 struct restriction { uint16_t kind; uint8_t what, resv[13]; };
 struct rsrc_update { uint32_t offset, resv; uint64_t data; };
 
-/* The ring's descriptor, or negative errno. `poll`: make one to wait on in poll. */
+static int waits_in_enter(const struct params *p, unsigned flags)
+{
+	return flags & TZ_URING_IOWAIT ||
+		(p->features & FEAT_NO_IOWAIT && !(flags & TZ_URING_POLL));
+}
+
+/* The ring's descriptor, or negative errno. */
 static int setup(unsigned entries, unsigned flags, struct params *p)
 {
-	int sqe128 = (flags & TZ_URING_SQE128) != 0, poll = (flags & TZ_URING_POLL) != 0;
 	unsigned first = flags & TZ_URING_SHARED ? 2 : 0;
 	static const uint32_t modes[] = {	/* 6.1 (used from 6.15 on), 6.0, 5.19, older */
 		SETUP_SINGLE_ISSUER | SETUP_DEFER_TASKRUN | SETUP_COOP_TASKRUN |
@@ -75,14 +80,14 @@ static int setup(unsigned entries, unsigned flags, struct params *p)
 
 	for (unsigned i = first; i < sizeof modes / sizeof modes[0]; i++) {
 		*p = (struct params){ .flags = modes[i] | SETUP_CLAMP | SETUP_CQSIZE |
-			SETUP_R_DISABLED | (sqe128 ? SETUP_SQE128 : 0),
+			SETUP_R_DISABLED | (flags & TZ_URING_SQE128 ? SETUP_SQE128 : 0),
 			.cq_entries = entries * 2 };
 		fd = (int)syscall(SYS_io_uring_setup, entries, p);
 		if (fd < 0 && errno != EINVAL)
 			break;
 		if (fd >= 0 && !(modes[i] & SETUP_DEFER_TASKRUN))
 			break;
-		if (fd >= 0 && p->features & FEAT_NO_IOWAIT && !poll)
+		if (fd >= 0 && waits_in_enter(p, flags))
 			break;
 		if (fd >= 0)
 			close(fd);
@@ -128,8 +133,8 @@ static int map(struct tz_uring *r, const struct params *p)
 
 int tz_uring_init(struct tz_uring *r, unsigned entries, unsigned flags)
 {
-	int rc;
 	struct params p;
+	int rc;
 
 	memset(r, 0, sizeof *r);
 	r->sqe_shift = flags & TZ_URING_SQE128 ? 7 : 6;
@@ -141,7 +146,8 @@ int tz_uring_init(struct tz_uring *r, unsigned entries, unsigned flags)
 		close(r->fd);
 		return rc;
 	}
-	r->no_iowait = p.features & FEAT_NO_IOWAIT && !(flags & TZ_URING_POLL);
+	r->in_enter = waits_in_enter(&p, flags);
+	r->no_iowait = r->in_enter && p.features & FEAT_NO_IOWAIT;
 	r->enter_fd = r->fd;
 	if (flags & TZ_URING_SHARED)		/* it would be registered for one thread */
 		return 0;
@@ -184,6 +190,11 @@ int tz_uring_enable(struct tz_uring *r, const uint8_t *ops, unsigned n)
 			(struct restriction){ .kind = RESTRICTION_SQE_OP, .what = ops[i] };
 	if (syscall(SYS_io_uring_register, r->fd, REGISTER_RESTRICTIONS, allowed, n + 1) < 0)
 		return -errno;
+	return tz_uring_enable_all(r);
+}
+
+int tz_uring_enable_all(struct tz_uring *r)
+{
 	return syscall(SYS_io_uring_register, r->fd, REGISTER_ENABLE_RINGS, NULL, 0) < 0
 		? -errno : 0;
 }
@@ -230,7 +241,7 @@ static int wait_in_poll(struct tz_uring *r, uint64_t wait_ns)
 
 int tz_uring_enter(struct tz_uring *r, uint64_t wait_ns)
 {
-	if (r->no_iowait || !wait_ns)
+	if (r->in_enter || !wait_ns)
 		return enter(r, wait_ns);
 	int rc = enter(r, 0);
 	return rc < 0 || tz_uring_peek(r) ? rc : wait_in_poll(r, wait_ns);

@@ -58,14 +58,17 @@ struct tz_uring {
 	uint8_t *sqes;
 	void *ring_map;
 	size_t ring_len, sqes_len;
-	int no_iowait;			/* waits in enter (6.15); else in poll */
+	int in_enter;			/* waits there, not in poll */
+	int no_iowait;			/* and does not count as waiting for I/O (6.15) */
 };
 
 #define TZ_FOREVER UINT64_MAX
 enum {
 	TZ_URING_SQE128 = 1,
 	TZ_URING_POLL = 2,		/* wait in poll, as before 6.15 */
-	TZ_URING_SHARED = 4		/* by threads that see to it that one at a time has it */
+	TZ_URING_SHARED = 4,		/* by threads that see to it that one at a time has it */
+	TZ_URING_IOWAIT = 8		/* of one who does wait for I/O: in enter, and may be
+					 * counted so */
 };
 
 /* A ring of `entries` SQEs (rounded up to a power of two by the kernel). 0 or negative errno. */
@@ -75,6 +78,8 @@ int tz_uring_register_file(struct tz_uring *r, int fd);
 /* From here on it takes these n operations (4 at most), and nothing else, ever. 0 or negative
  * errno. */
 int tz_uring_enable(struct tz_uring *r, const uint8_t *ops, unsigned n);
+/* Instead: it takes everything. */
+int tz_uring_enable_all(struct tz_uring *r);
 /* A zeroed SQE, NULL when the queue is full. Its cmd has room for 16 bytes, or 80 with sqe128. */
 struct tz_sqe *tz_uring_sqe(struct tz_uring *r);
 /* Submits what is prepared and waits for a completion, at most wait_ns (0: does not wait). It may

@@ -330,6 +330,37 @@ static unsigned serve_arrived(struct tz_queue *q)
 	return taken;
 }
 
+/* Serves a request without a store: data is moved, reads are zeros, writes are dropped. */
+static int serve_nothing(struct tz_queue *q, unsigned tag)
+{
+	const struct tz_io *io = &q->ios[tag];
+	int rc = fault_of(q, io);
+	uint8_t *data;
+
+	if (rc < 0 || !moves_data(io))
+		return rc;
+	data = q->ops->bring(q, tag);
+	if (!data)
+		return -EIO;
+	if (io->op == UBLK_IO_OP_WRITE)
+		return 0;
+	memset(data, 0, (size_t)io->nr_pages * TZ_PAGE_SIZE);
+	return q->ops->hand_over(q, tag, data, 0, io->nr_pages);
+}
+
+/* The round of a queue without a store (server/null.c). */
+static void answer_arrived(struct tz_queue *q)
+{
+	uint16_t tags[BATCH];
+	unsigned n, taken = 0;
+
+	while (taken < q->depth && (n = q->ops->take(q, tags, BATCH)) > 0) {
+		for (unsigned i = 0; i < n; i++)
+			q->ops->answer(q, tags[i], serve_nothing(q, tags[i]));
+		taken += n;
+	}
+}
+
 /* Works on the writes, the oldest first, until they are done or reads are due. */
 static void serve_writes(struct tz_queue *q)
 {
@@ -410,6 +441,10 @@ void tz_queue_round(struct tz_queue *q)
 {
 	uint64_t start = tz_now_ns();
 
+	if (!q->store) {
+		answer_arrived(q);
+		return;
+	}
 	q->now = q->flushed_at = start;
 	q->unflushed = 0;
 	tz_store_begin(q->store);

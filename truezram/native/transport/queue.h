@@ -86,7 +86,7 @@ struct tz_queue_ops {
 struct tz_queue {
 	unsigned index, depth;
 	uint64_t nr_pages;		/* of the device */
-	struct tz_store_thread *store;
+	struct tz_store_thread *store;	/* NULL: none, reads are zeros (server/null.c) */
 	struct tz_queue_stats *stats;
 	struct tz_ublk *ublk;		/* transport ublk */
 	struct tz_local_server *local;	/* transport local */

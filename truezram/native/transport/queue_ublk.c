@@ -339,7 +339,8 @@ static int set_up(struct ublk_queue *u)
 		: UBLK_IO_COMMIT_AND_FETCH_REQ;
 	q->ops = &ops;
 	q->ring = u;
-	tz_store_defer(q->store, 1);
+	if (q->store)
+		tz_store_defer(q->store, 1);
 	q->max_pages = TZ_UBLK_MAX_IO / TZ_PAGE_SIZE;
 	return fetch_all(u);
 }

@@ -1,0 +1,189 @@
+/* bench_dweller.c - a program that lives in swap (interface: bench_device.h).
+ *
+ * It has more to do with its memory than memory has room for, as MADV_PAGEOUT has it: all of its
+ * pages are given to swap, by its own request, so that nothing else on the machine has to suffer;
+ * then it touches them in random order, each touch timed, compares each with what it must be, and
+ * changes every other one, which is written again the next time. A page whose fault finds it read
+ * ahead already counts as what it is: quick.
+ */
+#include "bench_device.h"
+#include "bench.h"
+#include "clock.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#ifndef MADV_PAGEOUT
+#define MADV_PAGEOUT 21		/* 5.4 */
+#endif
+#define PAGEMAP_SWAPPED (1ull << 62)
+#define PAGEMAP_CHUNK 512u
+
+struct tz_dweller {
+	uint8_t *memory;
+	const uint8_t *pages;
+	uint32_t nr_pages, count;
+	uint32_t *content, *order;	/* content: which page each must be */
+	uint64_t state;			/* of the random numbers */
+};
+
+static void *map(size_t size)
+{
+	void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	return p == MAP_FAILED ? NULL : p;
+}
+
+static void unmap(void *p, size_t size)
+{
+	if (p)
+		munmap(p, size);
+}
+
+void tz_dweller_close(struct tz_dweller *d)
+{
+	if (!d)
+		return;
+	unmap(d->memory, (size_t)d->count * TZ_PAGE_SIZE);
+	unmap(d->content, d->count * sizeof *d->content);
+	unmap(d->order, d->count * sizeof *d->order);
+	free(d);
+}
+
+static void put(struct tz_dweller *d, uint32_t place, uint32_t source)
+{
+	d->content[place] = source;
+	memcpy(d->memory + (size_t)place * TZ_PAGE_SIZE, d->pages + (size_t)source * TZ_PAGE_SIZE,
+		TZ_PAGE_SIZE);
+}
+
+struct tz_dweller *tz_dweller_open(const uint8_t *pages, uint32_t nr_pages, uint32_t count)
+{
+	struct tz_dweller *d = calloc(1, sizeof *d);
+
+	if (!d)
+		return NULL;
+	d->pages = pages;
+	d->nr_pages = nr_pages;
+	d->count = count;
+	d->memory = map((size_t)count * TZ_PAGE_SIZE);
+	d->content = map(count * sizeof *d->content);
+	d->order = map(count * sizeof *d->order);
+	if (!d->memory || !d->content || !d->order) {
+		tz_dweller_close(d);
+		return NULL;
+	}
+	madvise(d->memory, (size_t)count * TZ_PAGE_SIZE, MADV_NOHUGEPAGE);
+	for (uint32_t i = 0; i < count; i++) {
+		d->order[i] = i;
+		put(d, i, i % nr_pages);
+	}
+	return d;
+}
+
+void tz_dweller_shuffle(struct tz_dweller *d, uint64_t seed)
+{
+	d->state = seed;
+	for (uint32_t i = d->count - 1; i > 0; i--) {
+		uint32_t k = tz_bench_below(&d->state, i + 1), other = d->order[k];
+
+		d->order[k] = d->order[i];
+		d->order[i] = other;
+	}
+}
+
+/* The pagemap entries of n pages from `first` on, n <= PAGEMAP_CHUNK. 0 or negative errno. */
+static int look(int fd, const struct tz_dweller *d, uint32_t first, uint32_t n, uint64_t *entries)
+{
+	off_t at = (off_t)((uintptr_t)d->memory / TZ_PAGE_SIZE + first) * (off_t)sizeof *entries;
+	ssize_t got = pread(fd, entries, n * sizeof *entries, at);
+
+	return got == (ssize_t)(n * sizeof *entries) ? 0 : got < 0 ? -errno : -EIO;
+}
+
+/* How many of n pages are in swap; negative errno if the kernel does not say. */
+static int64_t swapped(const struct tz_dweller *d, uint32_t first, uint32_t n)
+{
+	int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	uint64_t entries[PAGEMAP_CHUNK];
+	int64_t found = 0;
+	int rc = fd < 0 ? -errno : 0;
+
+	for (uint32_t at = 0; at < n && rc == 0; at += PAGEMAP_CHUNK) {
+		uint32_t some = n - at < PAGEMAP_CHUNK ? n - at : PAGEMAP_CHUNK;
+
+		rc = look(fd, d, first + at, some, entries);
+		for (uint32_t i = 0; i < some && rc == 0; i++)
+			found += (entries[i] & PAGEMAP_SWAPPED) != 0;
+	}
+	if (fd >= 0)
+		close(fd);
+	return rc < 0 ? rc : found;
+}
+
+int tz_dweller_out(struct tz_dweller *d, uint32_t first, uint32_t n, struct tz_dwell_tally *tally)
+{
+	uint64_t start, cpu = tz_bench_now_ns(CLOCK_THREAD_CPUTIME_ID);
+	int64_t before, after;
+
+	if (first > d->count || n > d->count - first)
+		return -EINVAL;
+	before = swapped(d, first, n);
+	start = tz_now_ns();
+	if (madvise(d->memory + (size_t)first * TZ_PAGE_SIZE, (size_t)n * TZ_PAGE_SIZE,
+		MADV_PAGEOUT) < 0)
+		return -errno;
+	tally->out_ns += tz_now_ns() - start;
+	tally->cpu_ns += tz_bench_now_ns(CLOCK_THREAD_CPUTIME_ID) - cpu;
+	after = swapped(d, first, n);
+	if (before < 0 || after < 0)
+		return (int)(before < 0 ? before : after);
+	tally->out_pages += after > before ? (uint64_t)(after - before) : 0;
+	return 0;
+}
+
+/* Touches one page and says how long that took. */
+static uint64_t touch(const struct tz_dweller *d, uint32_t place)
+{
+	const volatile uint8_t *page = d->memory + (size_t)place * TZ_PAGE_SIZE;
+	uint64_t start = tz_now_ns();
+
+	(void)page[place % TZ_PAGE_SIZE];
+	return tz_now_ns() - start;
+}
+
+int tz_dweller_in(struct tz_dweller *d, uint32_t first, uint32_t n, struct tz_dwell_tally *tally,
+	uint32_t *place)
+{
+	uint64_t cpu = tz_bench_now_ns(CLOCK_THREAD_CPUTIME_ID);
+	struct rusage before, after;
+
+	if (first > d->count || n > d->count - first)
+		return -EINVAL;
+	getrusage(RUSAGE_THREAD, &before);
+	for (uint32_t i = first; i < first + n; i++) {
+		uint32_t at = d->order[i];
+		uint64_t took = touch(d, at);
+
+		tally->in_pages++;
+		tally->in_ns += took;
+		tally->lat[tz_bench_lat_bin(took)]++;
+		tally->compared++;
+		if (memcmp(d->memory + (size_t)at * TZ_PAGE_SIZE,
+			d->pages + (size_t)d->content[at] * TZ_PAGE_SIZE, TZ_PAGE_SIZE)) {
+			*place = at;
+			return -EILSEQ;
+		}
+		if (i & 1)
+			put(d, at, tz_bench_below(&d->state, d->nr_pages));
+	}
+	getrusage(RUSAGE_THREAD, &after);
+	tally->major += (uint64_t)(after.ru_majflt - before.ru_majflt);
+	tally->cpu_ns += tz_bench_now_ns(CLOCK_THREAD_CPUTIME_ID) - cpu;
+	return 0;
+}
