@@ -10,9 +10,9 @@
  * write. As soon as it has worked on writes for WRITE_NS, or a piece of a discard, it looks for
  * reads again; a write goes on from the page that it had come to. So a read waits for WRITE_NS and
  * one page at most. Writes are not starved: each round works on them for that long. Answers go out
- * as it goes, after so many pages as the mode says (spin.h), or FLUSH_NS. A write that finds no memory while some is
- * still to be had waits in a list and is tried again in a later round, from the page it had come
- * to.
+ * as it goes, after so many pages as the mode says (spin.h), or FLUSH_NS. A write that finds no
+ * memory while some is still to be had waits in a list and is tried again in a later round, from
+ * the page it had come to.
  */
 #ifndef TZ_QUEUE_H
 #define TZ_QUEUE_H
