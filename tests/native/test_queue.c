@@ -971,7 +971,8 @@ static void rounds(struct tz_queue *q)
 	submit(0, TZ_LOCAL_DISCARD, 0, PAGES);
 	for (rounds = 0; state_of(0) != TZ_SLOT_DONE; rounds++)
 		tz_queue_round(q);
-	CHECK(rounds <= 16 * (PAGES / TZ_DISCARD_WORK) + 1 && q->stats->pages_discarded == 2 * PAGES,
+	CHECK(rounds <= 16 * (PAGES / TZ_DISCARD_WORK) + 1 &&
+		q->stats->pages_discarded == 2 * PAGES,
 		"%u rounds", rounds);
 	submit(2, 99, 0, 1);
 	submit(3, TZ_LOCAL_READ, PAGES - 1, 2);

@@ -54,20 +54,6 @@ def test_create_passes_on_what_was_asked_and_no_more(fake: FakeServer, run_dir: 
     assert (second.name, second.nr_queues, second.queue_depth, second.mem_limit) == ("local7", 3, 32, 12345)
 
 
-def test_a_mode_is_asked_for_by_name_and_has_two_more(fake: FakeServer) -> None:
-    make(mode="Low-Latency")
-    assert " --mode low-latency " in fake.received[0]
-    with pytest.raises(UsageError, match=r"there is no mode 'fast'.*balanced, low-latency, max-throughput"):
-        make(mode="fast")
-    parser = argparse.ArgumentParser()
-    create_verb.add_arguments(parser)
-    asked = [
-        create_verb.options_of(parser.parse_args(["--size", "1G", *words.split()])).mode
-        for words in ("--mode max-throughput", "--max-perf", "--high-perf", "")
-    ]
-    assert asked == ["max-throughput", "max-throughput", "low-latency", None]
-
-
 def test_a_policy_is_asked_for_by_name(fake: FakeServer) -> None:
     make(policy="Dense")
     assert " --policy 180:2340:10 " in fake.received[0]

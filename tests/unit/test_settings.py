@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from dataclasses import replace
 
@@ -11,11 +12,13 @@ from conftest import FakeServer, make
 from truezram.app.backend.real import RealEngine
 from truezram.app.screens.device import facts
 from truezram.cli.main import main
+from truezram.cli.verbs import create as create_verb
 from truezram.cli.verbs import stat
 from truezram.engine.device import settings
 from truezram.engine.device.create import parse_settings
 from truezram.engine.device.events import Detector
 from truezram.engine.device.settings import SETTINGS
+from truezram.engine.errors import UsageError
 from truezram.engine.machine import tune
 from truezram.engine.model import DeviceSnapshot, MachineSnapshot, Snapshot
 
@@ -132,3 +135,17 @@ def test_tune_and_the_app_have_the_same_rows(fake: FakeServer, capsys: pytest.Ca
     for row in rows:
         assert any(line.split()[:3] == [name, row.key, row.current] for line in text.splitlines())
     assert f"sudo truezram set {name} mem_limit=" in text
+
+
+def test_a_mode_is_asked_for_by_name_and_has_two_more(fake: FakeServer) -> None:
+    make(mode="Low-Latency")
+    assert " --mode low-latency " in fake.received[0]
+    with pytest.raises(UsageError, match=r"there is no mode 'fast'.*balanced, low-latency, max-throughput"):
+        make(mode="fast")
+    parser = argparse.ArgumentParser()
+    create_verb.add_arguments(parser)
+    asked = [
+        create_verb.options_of(parser.parse_args(["--size", "1G", *words.split()])).mode
+        for words in ("--mode max-throughput", "--max-perf", "--high-perf", "")
+    ]
+    assert asked == ["max-throughput", "max-throughput", "low-latency", None]

@@ -11,8 +11,7 @@
 #define SPIN_FIRST_NS 10000u		/* the window grows from here, and falls from here to 0 */
 #define SPIN_LOOK_NS 10000000u
 #define SPIN_BUCKET_NS 5000000		/* what it holds at most */
-#define SPIN_GAP_NS 500000u		/* between two looks at the clock: the CPU was another's */
-#define SPIN_LOST 2			/* so often in SPIN_LOOK_NS it is some kernel thread's */
+#define SPIN_GAP_NS 150000u		/* between two looks at the clock: the CPU was another's */
 #define SPIN_PAUSE_NS 100000000u	/* after such a loss, doubled with each that follows */
 #define SPIN_PAUSE_MAX_NS 3200000000u
 #define SPIN_ROUNDS 16u			/* between two looks at the clock */
@@ -62,7 +61,7 @@ static int look(struct tz_spin *s, uint64_t now)
 		return 1;
 	long lost = usage.ru_nivcsw - s->preempted;
 	s->preempted = usage.ru_nivcsw;
-	if (before && lost > SPIN_LOST)
+	if (before && lost > 0)
 		give_way(s, now);
 	else
 		s->pause /= 2;
