@@ -19,6 +19,7 @@ from pathlib import Path
 from truezram.engine.answers import Tunable
 from truezram.engine.errors import Busy, Failed, NotFound, PermissionDenied, TruezramError, Unsupported, UsageError
 from truezram.engine.machine import procfs
+from truezram.engine.machine.advice import is_enough_for_zswap
 from truezram.engine.machine.doctor import is_compressed
 from truezram.engine.machine.journal import Change, Journal, boot_id
 from truezram.engine.machine.procfs import ROOT
@@ -33,13 +34,16 @@ class _Swap:
     """A ublk device is in use as swap."""
     zram: bool
     disk: bool
+    zswap: bool = False
+    """The swap on disk is large enough for zswap."""
 
     @classmethod
     def of(cls, machine: MachineSnapshot) -> _Swap:
         paths = [area.path for area in machine.swaps if is_compressed(area)]
         ours = any(path.startswith("/dev/ublkb") for path in paths)
         zram = any(path.startswith("/dev/zram") for path in paths)
-        return cls(ours, zram, len(paths) < len(machine.swaps))
+        disks = sum(area.size for area in machine.swaps if area.path not in paths)
+        return cls(ours, zram, len(paths) < len(machine.swaps), is_enough_for_zswap(disks, machine.mem_total))
 
     @property
     def compressed(self) -> bool:
@@ -87,9 +91,17 @@ def _watermark(swap: _Swap) -> tuple[str, str]:
 
 
 def _zswap(swap: _Swap) -> tuple[str, str]:
+    if swap.zswap and not swap.compressed:
+        return "Y", "in front of swap on disk, zswap keeps what is read again in memory and lets the rest go to the disk"
     if not swap.compressed:
-        return "", "without a compressed swap device zswap helps in front of a disk"
+        return "", "zswap helps in front of swap on disk, of half the memory or more: there is none"
     return "N", "zswap takes pages before the compressed device sees them, and compresses them a first time"
+
+
+def _shrinker(swap: _Swap) -> tuple[str, str]:
+    if not swap.zswap or swap.compressed:
+        return "", "it matters to zswap only"
+    return "Y", "zswap then writes pages that nobody reads to the disk ahead of need, not only when it is full"
 
 
 def _wbt(_: _Swap) -> tuple[str, str]:
@@ -143,6 +155,14 @@ def _fixed(root: Path) -> list[_Setting]:
             _watermark,
         ),
         _Setting("zswap", "sys/module/zswap/parameters/enabled", _yes_no, "Y or N", _zswap, ("Y", "N")),
+        _Setting(  # from 6.8 on
+            "zswap-shrinker",
+            "sys/module/zswap/parameters/shrinker_enabled",
+            _yes_no,
+            "Y or N",
+            _shrinker,
+            ("Y", "N"),
+        ),
     ]
     return settings
 
