@@ -110,11 +110,7 @@ def test_everybody_says_the_same(memory: int) -> None:
     large = DeviceSnapshot(
         name="ublkb0", path="/dev/ublkb0", kind="truezram", transport="ublk", state="live", disksize=2 * memory
     )
-    (row,) = (
-        item
-        for item in settings.tunables(large, MachineSnapshot(mem_total=memory))
-        if item.key == "mem_limit"
-    )
+    (row,) = (item for item in settings.tunables(large, MachineSnapshot(mem_total=memory)) if item.key == "mem_limit")
     assert parse_size(row.suggested) == limit
     (warning,) = warnings_of(CreateOptions(2 * memory // 4096 * 4096, swap=True), "ublkb0", memory)
     assert parse_size(warning.rpartition("mem_limit=")[2]) == limit

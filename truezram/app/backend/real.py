@@ -57,8 +57,8 @@ class RealEngine:
         from truezram._native import lib
         from truezram.engine.algorithms import algorithms, default_algorithm
         from truezram.engine.device import filesystem
+        from truezram.engine.device.boot import why_not
         from truezram.engine.device.create import CONTROL
-        from truezram.engine.device.systemd import RUNNING
         from truezram.engine.machine.doctor import examine
 
         root = os.geteuid() == 0
@@ -68,7 +68,7 @@ class RealEngine:
         ublk = not bad if root else CONTROL.exists() or not bad
         return Capabilities(
             recovery_why=report.no_recovery,
-            persist_why="" if RUNNING.is_dir() else "no systemd here",
+            persist_why=why_not(),
             ublk=ublk,
             ublk_why=why,
             root=root,
@@ -81,11 +81,11 @@ class RealEngine:
 
     def create(self, options: CreateOptions, progress: Progress) -> str:
         """The server reports when it is ready; until then the progress is unknown."""
-        if options.persist:
-            from truezram.engine.device import systemd
+        if options.enable:
+            from truezram.engine.device.boot import create_enabled
 
-            progress(None, "writing and starting the unit")
-            return f"ublkb{systemd.add(options, start=True).id}"
+            progress(None, "starting the server, and enabling it")
+            return create_enabled(options).name
         from truezram.engine.device.create import create
 
         progress(None, "starting the server")

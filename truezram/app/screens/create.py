@@ -114,7 +114,7 @@ class CreateScreen(Dialog[CreateOptions | None]):
             with Horizontal(classes="field"):
                 yield Label("Transport")
                 yield Choice(transports, value=transport, allow_blank=False, id="transport", compact=True)
-                yield Tick("at boot", start.persist, id="persist", compact=True, disabled=bool(can.persist_why))
+                yield Tick("at boot", start.enable, id="persist", compact=True, disabled=bool(can.persist_why))
                 yield Static(id="persist-note", classes="note")
             with Horizontal(classes="field"):
                 yield Label("Use")
@@ -266,7 +266,7 @@ class CreateScreen(Dialog[CreateOptions | None]):
             dictionary=dictionary,
             dedup=self.query_one("#dedup", Checkbox).value,
             policy=None if policy == DEFAULT_POLICY else policy,
-            persist=persist,
+            enable=persist,
         )
         self.options = options if self._good else None
         self._preview()

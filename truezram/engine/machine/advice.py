@@ -1,5 +1,5 @@
-"""What compressed memory this machine should have: swap on truezram, on the kernel's zram, or zswap in front of its swap
-on disk; how large, and why.
+"""What compressed memory this machine should have: swap on truezram, on the kernel's zram, or zswap in front of its
+swap on disk; how large, and why.
 
 Everybody asks here, so that everybody says the same: `setup`, Create, What if, Tune, `create`'s warnings. The rules:
 
@@ -262,4 +262,3 @@ def _machine(found: Facts) -> str:
         disk = f"{format_size(found.disk_swap)} of swap on {'a disk that turns' if found.rotating else 'disk'}"
     ublk = "no ublk" if found.ublk_why else "ublk, without recovery" if found.no_recovery else "ublk with recovery"
     return f"{format_size(found.memory)} of memory, {disk}, Linux {found.kernel}, {ublk}"
-

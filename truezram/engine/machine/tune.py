@@ -92,7 +92,10 @@ def _watermark(swap: _Swap) -> tuple[str, str]:
 
 def _zswap(swap: _Swap) -> tuple[str, str]:
     if swap.zswap and not swap.compressed:
-        return "Y", "in front of swap on disk, zswap keeps what is read again in memory and lets the rest go to the disk"
+        return (
+            "Y",
+            "in front of swap on disk, zswap keeps what is read again in memory and lets the rest go to the disk",
+        )
     if not swap.compressed:
         return "", "zswap helps in front of swap on disk, of half the memory or more: there is none"
     return "N", "zswap takes pages before the compressed device sees them, and compresses them a first time"
@@ -199,6 +202,15 @@ def canonical(key: str) -> str:
     return key if key.startswith("wbt.") else key.replace("_", "-")
 
 
+def parse(key: str, value: str, root: Path = ROOT) -> str:
+    """A value of a setting as the kernel shows it. Raises `NotFound`, `UsageError`."""
+    setting = _setting(canonical(key), root)
+    try:
+        return setting.parse(value)
+    except ValueError as error:
+        raise UsageError(f"invalid value {value[:40]!r} for {key}", str(error), setting.hint) from None
+
+
 def _read(setting: _Setting, root: Path) -> str | None:
     return procfs.read_text(f"{root}/{setting.path}")
 
@@ -212,9 +224,11 @@ def _readonly(setting: _Setting, root: Path) -> str:
     return "this system mounts it read-only"
 
 
-def tunables(root: Path = ROOT) -> tuple[Tunable, ...]:
-    """Every setting that this machine has, with its value and a suggestion for the way it swaps now."""
+def tunables(root: Path = ROOT, use: str = "") -> tuple[Tunable, ...]:
+    """Every setting that this machine has, with its value and a suggestion for the way it swaps now, or would swap
+    with `use` as well ("truezram", "zram")."""
     swap = _Swap.of(procfs.machine(root))
+    swap = replace(swap, ours=swap.ours or use == "truezram", zram=swap.zram or use == "zram")
     found = []
     for setting in _all(root):
         current = _read(setting, root)
@@ -262,11 +276,7 @@ def _plan(assignments: Sequence[str], root: Path) -> list[_Planned]:
             raise Unsupported(f"cannot set {key}", why, "See `truezram tune` for what this machine has")
         if not equals and not tunable.suggested:
             raise UsageError(f"no value for {key}", tunable.reason, f"Write {key}=VALUE ({setting.hint})")
-        value = value.strip() if equals else tunable.suggested
-        try:
-            value = setting.parse(value)
-        except ValueError as error:
-            raise UsageError(f"invalid value {value[:40]!r} for {key}", str(error), setting.hint) from None
+        value = parse(key, value.strip() if equals else tunable.suggested, root)
         if key in planned:
             raise UsageError(f"{key} is given twice", "", "Give each setting one value")
         planned[key] = _Planned(setting, tunable.current, value)
