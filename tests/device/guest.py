@@ -103,14 +103,23 @@ class Guest:
     """One running guest. Close it, or use it as a context manager."""
 
     def __init__(
-        self, kernel: Kernel, *, memory: int = 1024, cpus: int = 1, systemd: bool = False, folder: Path
+        self,
+        kernel: Kernel,
+        *,
+        memory: int = 1024,
+        cpus: int = 1,
+        systemd: bool = False,
+        folder: Path,
+        files: Path | None = None,
     ) -> None:
         """Boots: ``memory`` in MiB; sockets and logs go to ``folder``. With ``systemd`` that is the first process.
-        Raises GuestError, Missing."""
+        ``files``: what is in that folder is there before it, as what an earlier boot left on its disk. Raises
+        GuestError, Missing."""
         self.kernel = kernel
         self.memory = memory
         self.cpus = cpus
         self.systemd = systemd
+        self.files = files
         self.folder = folder
         self.log_file = folder / "kernel.log"
         self.mark = 0
@@ -192,6 +201,8 @@ class Guest:
         )
         if self.systemd:
             append += f" truezram.systemd={PATIENCE}"
+        if self.files is not None:
+            append += f" truezram.files={self.files}"
         return [
             *("qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", CPU),
             *("-m", str(self.memory), "-smp", str(self.cpus), "-nodefaults", "-no-user-config", "-display", "none"),

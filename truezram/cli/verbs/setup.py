@@ -158,7 +158,8 @@ def run(args: argparse.Namespace) -> int:
     try:
         done = setup.apply(plan, line.show)
     except TruezramError as error:
-        raise type(error)(error.what, error.why, f"{error.remedy} Everything is as it was before".strip()) from error
+        remedy = ". ".join(filter(None, (error.remedy.rstrip("."), "Everything is as it was before")))
+        raise type(error)(error.what, error.why, remedy) from error
     finally:
         line.clear()
     if args.json:

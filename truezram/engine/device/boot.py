@@ -24,7 +24,7 @@ from truezram.engine.device.options import CreateOptions
 from truezram.engine.device.removal import remove_entry
 from truezram.engine.errors import Busy, Failed, NotFound, PermissionDenied, TruezramError, Unsupported, UsageError
 from truezram.engine.files import Changes
-from truezram.engine.machine import tune
+from truezram.engine.machine import procfs, tune
 from truezram.engine.machine.journal import Journal
 
 MODULES = Path("/etc/modules-load.d/truezram.conf")
@@ -194,7 +194,7 @@ def of_device(name: str, dictionary_file: str | None = None) -> Config:
         return Config(MACHINE, settings=settings)
     with Client() as client:
         entry = client.resolve(name)
-        device = client.device(entry)
+        device = client.device(entry, procfs.swaps())
     what = f"cannot enable {entry.name}"
     if entry.transport != "ublk":
         raise UsageError(what, "a local device exists only in a user's session", "Make a ublk device, as root")

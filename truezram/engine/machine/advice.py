@@ -133,7 +133,7 @@ def is_rotating(area: SwapArea, root: Path = ROOT) -> bool:
 
 
 def _has_zram(kernel: str, root: Path) -> bool:
-    if os.path.isdir(f"{root}/sys/module/zram"):  # noqa: PTH112
+    if os.path.isdir(f"{root}/sys/class/zram-control"):  # noqa: PTH112
         return True
     return any(
         "/zram.ko" in (procfs.read_text(f"{root}/{top}/modules/{kernel}/{name}") or "")
