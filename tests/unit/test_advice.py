@@ -1,5 +1,5 @@
-"""advice.py: what a machine should have, from made-up facts and made-up trees; and that everybody who proposes a size or
-a limit says the same."""
+"""advice.py: what a machine should have, from made-up facts and made-up trees; and that everybody who proposes a size
+or a limit says the same."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_decision(facts: Facts, use: str) -> None:
 def test_reasons_are_of_this_machine() -> None:
     said = " ".join(advise(replace(NEW, ratio=2.5)).reasons)
     assert "2.50 to 1 (measured)" in said
-    assert "3.2 GiB of it" in said
+    assert "8G of pages would take 3.2G of it" in said
     assert "Not measured" in " ".join(advise(NEW).reasons)
     assert "turns" in " ".join(advise(replace(NEW, disk_swap=8 * GIB, rotating=True)).reasons)
     assert "too small" in " ".join(advise(replace(NEW, disk_swap=1 * GIB)).reasons)
@@ -172,7 +172,7 @@ def test_a_disk_that_turns(tmp_path: Path, rotational: str) -> None:
     """The queue is the disk's, a partition's folder is in the disk's; a swap file is on the disk of its filesystem."""
     file = tmp_path / "swapfile"
     file.touch()
-    number = os.stat(file).st_dev
+    number = file.stat().st_dev
     name = f"{os.major(number)}:{os.minor(number)}"
     put(tmp_path, "sys/devices/sda/queue/rotational", rotational)
     (tmp_path / "sys/devices/sda/sda2").mkdir()

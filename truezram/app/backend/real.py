@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from truezram.app.backend.protocol import (
     BenchResult,
@@ -25,6 +25,9 @@ from truezram.engine.device.client import Client
 from truezram.engine.device.options import MAX_QUEUE_DEPTH, CreateOptions, RecompressOptions
 from truezram.engine.model import DeviceSnapshot, Snapshot
 from truezram.engine.units import format_size, parse_duration
+
+if TYPE_CHECKING:
+    from truezram.engine.device.setup import Plan
 
 
 def _staged(progress: Progress) -> Callable[[str, int, int], None]:
@@ -90,6 +93,18 @@ class RealEngine:
 
         progress(None, "starting the server")
         return create(options).name
+
+    def setup_plan(self, ratio: float | None) -> Plan:
+        """From the machine as it is now."""
+        from truezram.engine.device import setup
+
+        return setup.plan(setup.measured_facts(ratio))
+
+    def set_up(self, plan: Plan, progress: Progress) -> tuple[str, ...]:
+        """As the verb does it."""
+        from truezram.engine.device import setup
+
+        return tuple(setup.apply(plan, lambda text: progress(None, text)))
 
     def remove(self, name: str, force: bool, progress: Progress) -> None:
         """Swapoff, then stop."""

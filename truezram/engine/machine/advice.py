@@ -65,7 +65,7 @@ def rounded(size: int) -> int:
 
 def is_enough_for_zswap(disk_swap: int, memory: int) -> bool:
     """Whether zswap is worth it: each of its pages has a slot on the disk, so it holds no more than that."""
-    return disk_swap > 0 and disk_swap >= memory // 2
+    return memory > 0 and disk_swap >= memory // 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
