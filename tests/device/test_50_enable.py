@@ -49,7 +49,11 @@ mv /root/good.toml $file
 systemctl reset-failed $unit
 systemctl start $unit
 """
-FILES = "tar -C / -c run/systemd/system/truezram@.service.d etc/truezram etc/systemd/system etc/modules-load.d/truezram.conf | base64 -w0"
+FILES = """
+cd /
+tar -c etc/truezram etc/modules-load.d/truezram.conf {etc,run}/systemd/system/*truezram* etc/systemd/system/*.wants |
+	base64 -w0
+"""
 USE = """
 mkfifo said
 (printf 'fill\npageout\n'; exec sleep 1000) | {tools}/pagetool hog "$POOL" 40 >said &
@@ -84,7 +88,7 @@ def test_set_up_booted_and_taken_back(guest: Guest, product: Product, tmp_path: 
     assert product.strict(STATE).out.splitlines() == ready
     product.strict(BREAK, timeout=SECONDS)
     assert product.strict(STATE).out.splitlines() == ready
-    unpack(product.strict(FILES).out, tmp_path / "files")
+    unpack(product.strict(FILES, timeout=SECONDS).out, tmp_path / "files")
 
     swapped = product.strict(USE.format(tools=product.tools), timeout=SECONDS).out
     assert int(swapped) > 20 << 10
