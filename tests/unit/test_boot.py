@@ -380,6 +380,13 @@ def test_what_was_enabled_before_stays_so(
     assert config.read("ublkb3").options == SWAP
 
 
+def test_a_disk_that_becomes_swap(machine: Path, made: dict[str, CreateOptions]) -> None:
+    boot.enable(Config("ublkb3", CreateOptions(GIB, id=3)))
+    assert "enabled/truezram-disk@ublkb3.service" in left(machine)
+    boot.enable(Config("ublkb3", SWAP))
+    assert [name for name in left(machine) if not name.endswith(".active")] == ENABLED_3[:1] + ENABLED_3[2:]
+
+
 def test_a_name_that_is_taken(machine: Path, made: dict[str, CreateOptions]) -> None:
     boot.create_enabled(SWAP)
     with pytest.raises(UsageError, match="there already"):

@@ -102,8 +102,10 @@ def run(args: argparse.Namespace) -> int:
     options = options_of(args)
     if options.enable:
         from truezram.engine.device.boot import create_enabled
+        from truezram.engine.measure.zram_bench import ended_in_order
 
-        made = create_enabled(options)
+        with ended_in_order():
+            made = create_enabled(options)
     else:
         from truezram.engine.device.create import create
 

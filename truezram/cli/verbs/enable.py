@@ -58,6 +58,7 @@ def _wanted(args: argparse.Namespace) -> list[Config]:
 
 def run(args: argparse.Namespace) -> int:
     from truezram.engine.device import boot, systemd
+    from truezram.engine.measure.zram_bench import ended_in_order
 
     wanted = _wanted(args)
     for who in boot.code_writers():
@@ -75,7 +76,8 @@ def run(args: argparse.Namespace) -> int:
             for swap in sorted({item.swap for item in wanted}, reverse=True):
                 print(f"# {systemd.template_path(swap)}\n{systemd.template(swap)}", end="")
         return 0
-    done = [boot.enable(item) for item in wanted]
+    with ended_in_order():
+        done = [boot.enable(item) for item in wanted]
     if args.json:
         print_json(NAME, {"enabled": [as_json(item) for item in done]})
         return 0

@@ -134,6 +134,7 @@ def _undo(args: argparse.Namespace, line: ProgressLine) -> int:
 
 def run(args: argparse.Namespace) -> int:
     from truezram.engine.device import boot, setup
+    from truezram.engine.measure.zram_bench import ended_in_order
 
     line = ProgressLine()
     if args.action == "undo":
@@ -156,7 +157,8 @@ def run(args: argparse.Namespace) -> int:
         print("Nothing was changed.")
         return 0
     try:
-        done = setup.apply(plan, line.show)
+        with ended_in_order():
+            done = setup.apply(plan, line.show)
     except TruezramError as error:
         remedy = ". ".join(filter(None, (error.remedy.rstrip("."), "Everything is as it was before")))
         raise type(error)(error.what, error.why, remedy) from error

@@ -141,11 +141,14 @@ def enable(wanted: Config) -> Enabled:
     """It comes back after every restart; what it describes is there already, or is made now. Raises `UsageError`,
     `Unsupported` (no init that is known), `PermissionDenied`, `Failed`, with nothing changed."""
     system = need_init()
+    before = _before(wanted.name) if wanted.name in config.names() else None
     with _installed(wanted) as wanted:
         if system.state(wanted)[1] == "active":
             start(wanted.name)
         else:
             system.start(wanted)
+    if before is not None and system.unit(before) != system.unit(wanted):
+        _forget(before, system)  # it was a disk, and is swap now
     return Enabled(wanted, system.unit(wanted), *system.state(wanted))
 
 
@@ -241,17 +244,22 @@ def disable(name: str, now: bool = False) -> Config:
     settings are put back. Raises `NotFound`, `Unsupported`, `PermissionDenied`, `Busy`, `Failed`; what cannot be
     removed stays enabled."""
     system = need_init()
-    try:
-        gone = config.read(name)
-    except UsageError:
-        gone = Config(name, CreateOptions(0) if name != MACHINE else None)  # damaged: it can still be disabled
+    gone = _before(name)
     if now:
         remove_now(gone)
         system.stop(gone)
+    _forget(gone, system, also=gone.path)
+    _forget_dictionary(gone)
+    return gone
+
+
+def _forget(gone: Config, system: ModuleType, also: Path | None = None) -> None:
+    """It is enabled no more; its own files are removed, and `also`."""
     system.disable(gone)
-    left = [Config(other, CreateOptions(0, swap=_is_swap(other))) for other in config.names() if other != name]
+    left = [_before(name) for name in config.names() if also is None or name != gone.name]
     with Changes() as changes:
-        changes.remove(gone.path)
+        if also is not None:
+            changes.remove(also)
         if left:
             changes.write(MODULES, _modules(_modules_of([item.name for item in left])))
         else:
@@ -259,15 +267,17 @@ def disable(name: str, now: bool = False) -> Config:
         system.uninstall(gone, left, changes)
         changes.keep()
     system.forget(gone)
-    _forget_dictionary(gone)
-    return gone
 
 
-def _is_swap(name: str) -> bool:
+def _before(name: str) -> Config:
+    """What was enabled under that name. A file that is damaged since can still be disabled. Raises `NotFound`,
+    `PermissionDenied`."""
     try:
-        return config.read(name).swap
+        return config.read(name)
+    except (NotFound, PermissionDenied):
+        raise
     except TruezramError:
-        return True
+        return Config(name, CreateOptions(0, swap=not systemd.is_disk(name)) if name != MACHINE else None)
 
 
 def remove_now(gone: Config) -> None:

@@ -134,6 +134,11 @@ def unit(wanted: Config) -> str:
     return f"truezram{'' if wanted.swap else '-disk'}@{wanted.name}.service"
 
 
+def is_disk(name: str) -> bool:
+    """Whether it is enabled as a disk, whatever its file says now."""
+    return any(UNIT_DIR.glob(f"*.wants/truezram-disk@{name}.service"))
+
+
 def _drop_in(wanted: Config) -> tuple[Path, str]:
     """What this instance needs more than others, and where that is written; "" for nothing."""
     options, mounts = wanted.options, []
