@@ -49,10 +49,10 @@ mv /root/good.toml $file
 systemctl reset-failed $unit
 systemctl start $unit
 """
-FILES = """
+FILES = r"""
 cd /
-tar -c etc/truezram etc/modules-load.d/truezram.conf {etc,run}/systemd/system/*truezram* etc/systemd/system/*.wants |
-	base64 -w0
+tar -c etc/truezram etc/modules-load.d/truezram.conf {etc,run}/systemd/system/*truezram* \
+	etc/systemd/system/*/*truezram* | base64 -w0
 """
 USE = """
 mkfifo said

@@ -84,12 +84,17 @@ class Config:
         if self.origin:
             lines.append(f"{_ORIGIN} = {_toml(self.origin)}")
         default = CreateOptions(0)
-        for key, option in _KEYS.items() if self.options is not None else ():
+        for key, option in keys_of(self.kind).items() if self.options is not None else ():
             value = getattr(self.options, option.field)
             if value != getattr(default, option.field):
                 lines.append(f"{key} = {_toml(option.write(value) if _is_size(option) else value)}")
         lines += [f"{_key(key)} = {_toml(value)}" for key, value in self.settings]
         return "\n".join(lines) + "\n"
+
+
+def keys_of(kind: str) -> dict[str, Option]:
+    """The options that a file of that kind may have, by key."""
+    return {key: option for key, option in _KEYS.items() if kind != "zram" or option.field in _ZRAM}
 
 
 def _is_size(option: Option) -> bool:
@@ -113,7 +118,9 @@ def _toml(value: bool | int | str) -> str:
 def values(item: Config) -> dict[str, Any]:
     """Its keys and values for JSON: sizes in bytes, and only what is not left to the start of the machine."""
     default = CreateOptions(0)
-    found = {key: getattr(item.options, option.field) for key, option in _KEYS.items()} if item.options else {}
+    found = (
+        {key: getattr(item.options, option.field) for key, option in keys_of(item.kind).items()} if item.options else {}
+    )
     found = {key: value for key, value in found.items() if value != getattr(default, _KEYS[key].field)}
     return {**found, **dict(item.settings)}
 
@@ -147,7 +154,7 @@ def parse(name: str, text: str) -> Config:
 
 def _options(what: str, name: str, found: Mapping[str, Any]) -> CreateOptions:
     zram = name.startswith("zram")
-    keys = {key: option for key, option in _KEYS.items() if not zram or option.field in _ZRAM}
+    keys = keys_of("zram" if zram else "ublkb")
     values: dict[str, Any] = {}
     for key, value in found.items():
         if key not in keys:
