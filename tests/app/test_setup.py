@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from conftest import Bench, settle, text_of
 from textual.widgets import Button, Static
 
 from truezram.app.backend.protocol import Capabilities
@@ -15,8 +14,9 @@ from truezram.engine.errors import Failed
 from truezram.engine.machine import advice
 from truezram.engine.units import format_exact
 
+from .conftest import SMALL, Bench, settle, text_of
+
 Make = Callable[..., Bench]
-SMALL = (80, 24)
 
 
 async def test_from_an_empty_dashboard_to_safe_swap_in_two_keys(bench: Make) -> None:
@@ -38,7 +38,7 @@ async def test_from_an_empty_dashboard_to_safe_swap_in_two_keys(bench: Make) -> 
         b.play()
         await pilot.pause()
         assert "ublkb0" in b.app.history.devices
-        # There is swap now: it is not offered again.
+        # There is a device now: it is not offered again.
         bindings = b.app.screen.active_bindings.values()
         assert "Set up" not in {active.binding.description for active in bindings if active.enabled}
 
