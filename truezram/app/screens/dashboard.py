@@ -225,7 +225,7 @@ class DashboardPage(Page):
             name = area.path.removeprefix("/dev/")
             lines.append([(f"{area.priority:>5} ", "muted"), (f"{name} ", "plain"), (used, "muted")])
         if not machine.swaps:
-            lines.append([("none; u sets it up", "muted")])
+            lines.append([("none; c creates one", "muted")])
         unknown = "unknown"
         cluster = unknown if machine.page_cluster is None else str(machine.page_cluster)
         swappiness = unknown if machine.swappiness is None else str(machine.swappiness)
