@@ -190,7 +190,7 @@ def test_of_a_device_as_it_is() -> None:
     )  # fmt: skip
     options = config.of_device(device)
     assert (options.size, options.algorithm, options.mem_limit, options.id) == (GIB, "zstd:5", GIB // 2, 4)
-    assert (options.dedup, options.policy, options.queues, options.queue_depth) == (True, "700:8000:5", 1, None)
+    assert (options.dedup, options.policy, options.queues, options.queue_depth) == (True, "700:8000:5", None, None)
     assert (options.swap, options.priority, options.fs) == (True, 180, None)
     assert config.parse("ublkb4", Config("ublkb4", options).text()).options == options
     plain = config.of_device(replace(device, mem_limit=0, dedup="off", policy="600:7200:3", swap_priority=None))

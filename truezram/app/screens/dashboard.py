@@ -356,7 +356,7 @@ class DashboardPage(Page):
         if action == "clear_filter":
             return bool(self.query_one("#filter", Input).display) if self.is_mounted else False
         if action == "set_up":
-            return self.tz.history.latest is not None and not self.tz.history.devices
+            return not self.tz.history.devices
         if action == "filter":
             # In the field, "/" is an ordinary letter; Textual does not know that for this key.
             return bool(self.tz.history.devices) and not self.query_one("#filter").has_focus

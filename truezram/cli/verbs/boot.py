@@ -10,6 +10,7 @@ from truezram.engine.errors import TruezramError, UsageError
 
 NAME = "boot"
 HELP = "make or remove what is enabled, as the machine's start and end do"
+EXAMPLE = "sudo truezram boot start --all"
 _EPILOG = """The units of systemd and the service of OpenRC that `enable` makes run this. With another init, have it run
 `truezram boot start --all` once file systems are mounted and before programs need swap, and `truezram boot stop --all`
 at the end. A device that is there already is left as it is."""

@@ -9,8 +9,8 @@ from truezram.cli.several import add_devices
 
 NAME = "disable"
 HELP = "have devices, or the machine's settings, not come back after a restart"
-_EPILOG = """Devices that run go on until they are removed, or the machine is restarted. Example: sudo truezram disable
-0 --now"""
+EXAMPLE = "sudo truezram disable 0 --now"
+_EPILOG = """Devices that run go on until they are removed, or the machine is restarted."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

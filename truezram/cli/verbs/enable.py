@@ -15,10 +15,11 @@ if TYPE_CHECKING:
 
 NAME = "enable"
 HELP = "have devices, or the machine's settings, come back after every restart"
+EXAMPLE = "sudo truezram enable 0"
 _EPILOG = """A device comes back as it is now: size, algorithm, limit, swap with its priority or file system with its
 mount point, settings and policy; what is on it does not. `machine` stands for the settings that `tune` has changed.
 They are kept in files in /etc/truezram, which can be edited: truezram config. A name that has a file there and no
-device is made now. Example: sudo truezram enable 0"""
+device is made now."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 
 NAME = "setup"
 HELP = "give this machine the compressed memory that fits it, now and after every restart"
+EXAMPLE = "sudo truezram setup --dry-run"
 _EPILOG = """It looks at memory, swap, disk and kernel, samples what the memory of running programs compresses to, says
 what fits (swap on truezram, on kernel zram, or zswap) and why, shows the commands, and asks. What was done is taken
-back by `setup undo`. Example: sudo truezram setup --dry-run"""
+back by `setup undo`."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

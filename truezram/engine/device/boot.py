@@ -204,15 +204,19 @@ def of_device(name: str, dictionary_file: str | None = None) -> Config:
     if device.state == "unreadable":
         raise Failed(what, "its statistics cannot be read", "See truezram stat")
     if device.dictionary_size and dictionary_file is None:
-        before = config.read(entry.name).options if entry.name in config.names() else None
-        dictionary_file = before.dictionary if before is not None else None
+        known = config.read(entry.name).options if entry.name in config.names() else None
+        dictionary_file = known.dictionary if known is not None else None
         if dictionary_file is None:
             raise UsageError(what, "it has a dictionary, whose file is not known", "Give it: --dictionary FILE")
-    options = replace(config.of_device(device), dictionary=dictionary_file)
-    origin = ""
-    with contextlib.suppress(TruezramError):
-        origin = config.read(entry.name).origin
-    return Config(entry.name, config.canonical(options), origin=origin)
+    before = _before(entry.name) if entry.name in config.names() else Config(entry.name, CreateOptions(0))
+    assert before.options is not None
+    options = replace(
+        config.of_device(device),
+        dictionary=dictionary_file,
+        queues=before.options.queues,
+        queue_depth=before.options.queue_depth,
+    )
+    return Config(entry.name, config.canonical(options), origin=before.origin)
 
 
 def wanted(name: str, dictionary_file: str | None = None) -> Config:

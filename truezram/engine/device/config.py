@@ -257,8 +257,8 @@ def all_() -> list[Config]:
 
 
 def of_device(device: DeviceSnapshot) -> CreateOptions:
-    """What would make a device as this one is now, settings included. What is as by default is left open. A dictionary
-    is not part of it: its file is not known."""
+    """What would make a device as this one is now, settings included. What is as by default is left open. The
+    dictionary's file is not known, nor whether queues were asked for."""
     values: dict[str, Any] = {}
     for option in OPTIONS:
         setting = BY_KEY.get(option.field)
@@ -274,8 +274,6 @@ def of_device(device: DeviceSnapshot) -> CreateOptions:
     return CreateOptions(
         size=device.disksize,
         id=number(device.name),
-        queues=device.nr_queues if device.nr_queues != min(procfs.machine().cpus, 4) else None,
-        queue_depth=device.queue_depth if device.queue_depth != 64 else None,
         swap=priority is not None,
         priority=priority if priority not in (None, swap.DEFAULT_PRIORITY) else None,
         fs=_filesystem(mount) if mount else None,
