@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from truezram.engine.device import swap
-from truezram.engine.device.config import number
+from truezram.engine.device.config import names, number
 from truezram.engine.device.options import CreateOptions
 from truezram.engine.errors import Busy, Failed, TruezramError, Unsupported
 from truezram.engine.files import error_of
@@ -33,8 +33,9 @@ def is_on(name: str) -> bool:
 
 
 def free_number() -> int:
-    """The number of the next device that is there and empty, or that would be made."""
+    """The lowest number that no device in use and no file has."""
     taken = {path.name for path in (SYS / "block").glob("zram*") if procfs.read_int(path / "disksize")}
+    taken |= set(names())
     return next(n for n in range(len(taken) + 1) if f"zram{n}" not in taken)
 
 
