@@ -20,11 +20,11 @@ import pytest
 
 from truezram.cli.main import build_parser, main
 from truezram.engine import files, paths
-from truezram.engine.device import boot, config, kernel_zram, openrc, setup, systemd
+from truezram.engine.device import boot, config, openrc, systemd
 from truezram.engine.device.config import Config
 from truezram.engine.device.options import OPTIONS, CreateOptions
 from truezram.engine.errors import Busy, Failed, NotFound, PermissionDenied, Unsupported, UsageError
-from truezram.engine.machine import advice, tune, zram_generator
+from truezram.engine.machine import tune
 from truezram.engine.machine.journal import Journal
 from truezram.engine.model import DeviceSnapshot
 from truezram.engine.units import parse_size
@@ -553,125 +553,6 @@ def test_enable_machine_takes_what_tune_changed(machine: Path, values: Callable[
     assert boot.of_device("machine").settings == (("swappiness", "120"),)
 
 
-# ---- setting up ----
-
-FACTS = advice.Facts(memory=8 * GIB, kernel="7.2", zswap="off", zram=True, ratio=3.0)
-
-
-def test_set_up_and_take_back(machine: Path, made: dict[str, CreateOptions], values: Callable[[str], str]) -> None:
-    plan = setup.plan(FACTS)
-    assert plan.commands()[0] == "truezram create --size 8G --mem-limit 4G --id 0 --swap --enable"
-    assert plan.commands()[1:] == ["truezram tune apply swappiness=150", "truezram enable machine"]
-    done = setup.apply(plan)
-    assert made == {"ublkb0": CreateOptions(8 * GIB, mem_limit=4 * GIB, id=0, swap=True)}
-    assert values("swappiness") == "150"
-    assert any("swappiness: 60 -> 150" in line for line in done)
-    assert [item.name for item in setup.made()] == ["ublkb0", "machine"]
-    setup.undo()
-    assert (made, left(machine), values("swappiness")) == ({}, [], "60")
-    with pytest.raises(NotFound):
-        setup.undo()
-
-
-def test_undo_leaves_what_the_user_made(
-    machine: Path, made: dict[str, CreateOptions], values: Callable[[str], str]
-) -> None:
-    boot.create_enabled(SWAP)
-    boot.enable(Config("machine", settings=(("page-cluster", "3"),)))
-    done = setup.apply(setup.plan(FACTS))
-    assert any("left alone" in line for line in done)
-    setup.undo()
-    assert config.names() == ["ublkb3", "machine"]
-    assert list(made) == ["ublkb3"]
-
-
-@pytest.mark.parametrize("kind", [Failed, KeyboardInterrupt])
-def test_all_is_as_before_when_setting_up_fails(
-    machine: Path,
-    made: dict[str, CreateOptions],
-    values: Callable[[str], str],
-    monkeypatch: pytest.MonkeyPatch,
-    kind: type[BaseException],
-) -> None:
-    before = boot.enable
-
-    def enable(wanted: Config) -> Any:
-        if wanted.name == "machine":
-            raise kind("it broke")
-        return before(wanted)
-
-    monkeypatch.setattr(boot, "enable", enable)
-    with pytest.raises(kind):
-        setup.apply(setup.plan(FACTS))
-    assert (made, left(machine), values("swappiness")) == ({}, [], "60")
-
-
-def test_zswap_is_settings_alone(machine: Path) -> None:
-    plan = setup.plan(replace(FACTS, disk_swap=8 * GIB, disk_priority=-2))
-    assert (plan.advice.use, plan.devices) == ("zswap", ())
-
-
-def test_kernel_zram(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = setup.plan(FACTS, "zram")
-    (device,) = plan.devices
-    commands = "\n".join(plan.commands())
-    assert f"echo {8 * GIB} > /sys/block/{device.name}/disksize" in commands
-    assert f"swapon --discard --priority 100 /dev/{device.name}" in commands
-    started: list[str] = []
-    monkeypatch.setattr(kernel_zram, "is_on", lambda name: name in started)
-    monkeypatch.setattr(kernel_zram, "start", lambda name, options: started.append(name))
-    monkeypatch.setattr(kernel_zram, "stop", lambda name: started.remove(name))
-    boot.enable(device)
-    assert "zram" in boot.MODULES.read_text()
-    assert boot.start(device.name) == "made"
-    boot.disable(device.name, now=True)
-    assert (started, [name for name in left(machine) if not name.endswith(".active")]) == ([], [])
-
-
-def test_verb_setup(
-    machine: Path,
-    made: dict[str, CreateOptions],
-    values: Callable[[str], str],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.setattr(setup, "measured_facts", lambda ratio=None: FACTS)
-    assert main(["setup", "--no-measure", "--dry-run"]) == 0
-    said = capsys.readouterr().out
-    assert "3.00 to 1 (measured)" in said
-    assert "truezram create --size 8G" in said
-    assert main(["setup", "--no-measure"]) == 2  # nobody can be asked
-    assert main(["setup", "--no-measure", "--json"]) == 2
-    assert (made, left(machine)) == ({}, [])
-    capsys.readouterr()
-    assert main(["setup", "--no-measure", "--yes", "--json"]) == 0
-    document = json.loads(capsys.readouterr().out)
-    assert document["schema"] == "truezram.setup/1"
-    assert document["use"] == "truezram"
-    assert document["devices"] == [{"name": "ublkb0", "values": {"size": 8 * GIB, "mem-limit": 4 * GIB, "swap": True}}]
-    assert list(made) == ["ublkb0"]
-    assert main(["setup", "undo", "--dry-run", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["made"] == ["ublkb0", "machine"]
-    assert main(["setup", "undo", "--yes"]) == 0
-    assert main(["setup", "undo", "--yes"]) == 1
-    assert (made, left(machine)) == ({}, [])
-
-
-@pytest.mark.parametrize(("answer", "done"), [("y\n", True), ("yes\n", True), ("\n", False), ("", False)])
-def test_it_asks(
-    machine: Path,
-    made: dict[str, CreateOptions],
-    values: Callable[[str], str],
-    monkeypatch: pytest.MonkeyPatch,
-    answer: str,
-    done: bool,
-) -> None:
-    monkeypatch.setattr(setup, "measured_facts", lambda ratio=None: FACTS)
-    monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: True, readline=lambda: answer))
-    assert main(["setup", "--no-measure"]) == 0
-    assert bool(made) == done
-
-
 # ---- the other verbs ----
 
 
@@ -730,72 +611,3 @@ def test_code_that_others_can_change_is_named(
     monkeypatch.setattr(boot, "code_writers", lambda: ["/home/joe belongs to joe"])
     assert main(["enable", "ublkb3"]) == 0
     assert capsys.readouterr().err.count("/home/joe belongs to joe") == 1
-
-
-# ---- zram-generator ----
-
-GENERATOR = """
-# as of a distribution
-[zram0]
-zram-size = min(ram / 2, 4096)
-compression-algorithm = zstd lzo-rle(type=idle)
-swap-priority = 180
-
-[zram1]
-zram-size = 2^10 * 0.5
-zram-resident-limit = 100
-compression-algorithm = lzo-rle
-mount-point = /var/fast
-host-memory-limit = none
-
-[zram2]
-host-memory-limit = 4096
-"""
-
-
-def test_zram_generator() -> None:
-    first, second = zram_generator.parse(GENERATOR, 16 * GIB)
-    assert (first.size, first.mem_limit, first.algorithm, first.priority) == (4 * GIB, 0, "zstd", 180)
-    assert any("only zstd" in note for note in first.notes)
-    assert (second.size, second.mem_limit, second.algorithm) == (512 << 20, 100 << 20, None)
-    assert (second.mount, second.fs, second.priority) == ("/var/fast", "ext4", None)
-    (small,) = zram_generator.parse("[zram0]\n", 2 * GIB)
-    assert (small.size, small.mem_limit) == (1 * GIB, 0)
-    (large,) = zram_generator.parse("[zram0]\nzram-size = ram * 1.5", 2 * GIB)
-    assert (large.size, large.mem_limit) == (3 * GIB, 1 * GIB)
-    (old,) = zram_generator.parse("[zram0]\nzram-fraction = 0.25\nmax-zram-size = 100", 2 * GIB)
-    assert old.size == 100 << 20
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "[zram0]\nzram-size = ram **",
-        "[zram0]\nzram-size = __import__('os').system('true')",
-        "[zram0]\nzram-size = ram / 0",
-        "[zram0]\nzram-size = 9^9^9^9",
-        "[zram0]\nzram-size = 0",
-        "[zram0]\nzram-size = -ram",
-        "[zram0]\nzram-size = True",
-        "[zram0]\nswap-priority = high",
-        "[disk0]\n",
-        "no section = 1",
-    ],
-)
-def test_a_bad_one_is_refused(text: str) -> None:
-    with pytest.raises(UsageError, match="cannot use"):
-        zram_generator.parse(text, GIB)
-
-
-def test_set_up_as_zram_generator_had_it(
-    machine: Path, made: dict[str, CreateOptions], values: Callable[[str], str], tmp_path: Path
-) -> None:
-    file = tmp_path / "zram-generator.conf"
-    file.write_text(GENERATOR.partition("[zram1]")[0])
-    plan = setup.from_zram_generator(file, replace(FACTS, memory=16 * GIB, compressed=("/dev/zram0",)))
-    assert any("still makes its devices" in note for note in plan.notes)
-    setup.apply(plan)
-    assert made == {"ublkb0": CreateOptions(4 * GIB, "zstd", id=0, swap=True, priority=180)}
-    setup.undo()
-    with pytest.raises(NotFound):
-        setup.from_zram_generator(tmp_path / "missing", FACTS)
