@@ -108,6 +108,6 @@ def test_set_up_booted_and_taken_back(guest: Guest, product: Product, tmp_path: 
         assert "truezram@ublkb0.service" in order
         assert after.strict(UNDO, timeout=SECONDS).out.splitlines()[2:] == ["60"]
         assert again.bad_log() == []
-        again.close()
+        again.end_by(OFF, timeout=SECONDS)
     finally:
         again.kill()
