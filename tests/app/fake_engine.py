@@ -13,8 +13,11 @@ from truezram.app.backend.recording import Recording
 from truezram.app.backend.replay import Replay
 from truezram.engine.answers import Algorithm, ArenaCheck, Change, Check, PageMap, Recompressed, Scope, Tunable
 from truezram.engine.device import settings
+from truezram.engine.device.config import Config
 from truezram.engine.device.options import CreateOptions, RecompressOptions
+from truezram.engine.device.setup import Plan
 from truezram.engine.errors import Busy, Failed
+from truezram.engine.machine import advice
 from truezram.engine.model import DeviceSnapshot, MachineSnapshot, Snapshot
 from truezram.engine.units import format_exact, parse_size
 
@@ -117,6 +120,21 @@ class FakeEngine(Replay):
             )
         )  # fmt: skip
         return name
+
+    def setup_plan(self, ratio: float | None) -> Plan:
+        """As on a machine without swap, with ublk and recovery."""
+        self._called("setup_plan", ratio)
+        memory = self.recording.snapshots[0].machine.mem_total
+        found = advice.advise(advice.Facts(memory=memory, kernel="7.2", zswap="off", zram=True, ratio=ratio))
+        options = CreateOptions(found.size, mem_limit=found.mem_limit, swap=True, id=0)
+        return Plan(
+            advice=found, devices=(Config("ublkb0", options, origin="setup"),), settings=(("swappiness", "150"),)
+        )
+
+    def set_up(self, plan: Plan, progress: Progress) -> tuple[str, ...]:
+        """Makes its devices."""
+        self._called("set_up", plan)
+        return tuple(self.create(device.options, progress) for device in plan.devices if device.options is not None)
 
     def remove(self, name: str, force: bool, progress: Progress) -> None:
         """Refuses a mounted device; swapoff takes ten steps."""

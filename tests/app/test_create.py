@@ -21,6 +21,7 @@ from truezram.app.widgets.device_table import DeviceTable
 from truezram.engine.device.dictionary import id_of, memory_of
 from truezram.engine.device.options import CreateOptions
 from truezram.engine.errors import Failed
+from truezram.engine.machine import advice
 from truezram.engine.units import format_size
 
 from .conftest import SMALL, Bench, settle, text_of
@@ -57,7 +58,11 @@ class TestCreate:
             await pilot.pause()
             assert "--size 4G" in text_of(screen, "#command")
             await pilot.press("ctrl+s")
-            await settle(pilot, lambda: ("create", CreateOptions(4 << 30, "lz4")) in b.engine.calls)
+            await settle(pilot, lambda: any(call[0] == "create" for call in b.engine.calls))
+            # By default swap, with the limit that setup would give it.
+            limit = advice.mem_limit(b.app.memory)
+            wanted = CreateOptions(4 << 30, "lz4", mem_limit=limit, swap=True, priority=100)
+            assert ("create", wanted) in b.engine.calls
             await settle(pilot, lambda: b.app.selected == "ublkb1")
             b.play()
             await pilot.pause()
@@ -174,7 +179,9 @@ class TestCreate:
             assert "out of range" in text_of(screen, "#level-note").lower()
             screen.query_one("#level", Input).value = "-3"
             await pilot.pause()
-            assert "--algorithm zstd:-3 --swap --priority 100" in text_of(screen, "#command")
+            command = text_of(screen, "#command").replace("\n", " ")
+            assert "--algorithm zstd:-3 --mem-limit" in command
+            assert command.endswith("--swap --priority 100")
 
     async def test_a_filesystem_mounted(self, bench: Make, tmp_path: Path) -> None:
         b = bench(1)
@@ -196,8 +203,10 @@ class TestCreate:
             assert "Ext4 needs" in text_of(screen, "#use-note")
             screen.query_one("#size", Input).value = "1G"
             await pilot.press("ctrl+s")
-            made = CreateOptions(1 << 30, "lz4", fs="ext4", mount=str(tmp_path))
-            await settle(pilot, lambda: ("create", made) in b.engine.calls)
+            await settle(pilot, lambda: any(call[0] == "create" for call in b.engine.calls))
+            limit = advice.mem_limit(b.app.memory)
+            made = CreateOptions(1 << 30, "lz4", mem_limit=limit, fs="ext4", mount=str(tmp_path))
+            assert ("create", made) in b.engine.calls
 
     async def test_a_dictionary_is_read_and_checked(self, bench: Make, tmp_path: Path) -> None:
         b = bench(1)
@@ -243,7 +252,7 @@ class TestCreate:
                 queue_depth=32,
                 fs="ext4",
                 mount=str(tmp_path),
-                persist=True,
+                enable=True,
             ),
             CreateOptions(size=1 << 30, algorithm="zstd:1", dictionary=str(file), swap=True, priority=5),
             CreateOptions(size=1 << 30, algorithm="lz4", policy="600:0:5", mode="low-latency", transport="local"),
@@ -262,19 +271,19 @@ class TestCreate:
                 await pilot.press("escape")
                 await pilot.pause()
 
-    async def test_at_every_start_is_the_verb_persist_and_names_its_id(self, bench: Make) -> None:
+    async def test_back_after_a_restart_names_its_id(self, bench: Make) -> None:
         b = bench(1)
         async with creating(b, 2) as pilot:
             screen = b.app.screen
             screen.query_one("#persist", Checkbox).value = True
             await pilot.pause()
             command = text_of(screen, "#command")
-            assert command.startswith("$ sudo truezram --no-tui persist add --size")
+            assert command.startswith("$ sudo truezram --no-tui create --size")
             assert "--id 1" in command
-            assert command.endswith("--now")
+            assert command.endswith("--enable")
             screen.query_one("#transport", Select).value = "local"
             await pilot.pause()
-            assert "persist" not in text_of(screen, "#command")
+            assert "--enable" not in text_of(screen, "#command")
 
     async def test_without_ublk_or_root_only_local_is_offered(self, bench: Make) -> None:
         can = Capabilities(ublk=False, ublk_why="modprobe ublk_drv", root=False)

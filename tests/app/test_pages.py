@@ -30,6 +30,7 @@ from truezram.engine.answers import PageMap, Scope, Tunable
 from truezram.engine.device.events import Event
 from truezram.engine.device.options import CreateOptions
 from truezram.engine.errors import Failed, PermissionDenied
+from truezram.engine.machine import advice
 
 from .conftest import NOW, SMALL, WIDE, Bench, settle
 
@@ -190,8 +191,10 @@ class TestWhatIf:
             assert isinstance(dialog, CreateScreen)
             assert dialog.options is not None
             assert dialog.options.algorithm.startswith(name)
-            assert dialog.options.size == found.total.bytes >> 20 << 20
-            assert 0 < dialog.options.mem_limit < dialog.options.size
+            # As setup would make it, and not for the memory of these processes alone.
+            assert dialog.options.swap
+            assert dialog.options.size == advice.swap_size(b.app.memory, a.ratio_low)
+            assert dialog.options.mem_limit == advice.mem_limit(b.app.memory)
 
     async def test_create_is_there_before_anything_is_measured(self, real: Make) -> None:
         b = real()

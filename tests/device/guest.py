@@ -103,14 +103,23 @@ class Guest:
     """One running guest. Close it, or use it as a context manager."""
 
     def __init__(
-        self, kernel: Kernel, *, memory: int = 1024, cpus: int = 1, systemd: bool = False, folder: Path
+        self,
+        kernel: Kernel,
+        *,
+        memory: int = 1024,
+        cpus: int = 1,
+        systemd: bool = False,
+        folder: Path,
+        files: Path | None = None,
     ) -> None:
         """Boots: ``memory`` in MiB; sockets and logs go to ``folder``. With ``systemd`` that is the first process.
-        Raises GuestError, Missing."""
+        ``files``: what is in that folder is there before it, as what an earlier boot left on its disk. Raises
+        GuestError, Missing."""
         self.kernel = kernel
         self.memory = memory
         self.cpus = cpus
         self.systemd = systemd
+        self.files = files
         self.folder = folder
         self.log_file = folder / "kernel.log"
         self.mark = 0
@@ -176,7 +185,8 @@ class Guest:
                 self._port, _ = listener.accept()
             except TimeoutError:
                 raise GuestError(f"QEMU did not start: {(self.folder / 'qemu.log').read_text()[-600:]}") from None
-        words = self._line(time.monotonic() + BOOT_SECONDS).split()
+        # What an earlier boot left is started before the agent, by programs in Python.
+        words = self._line(time.monotonic() + BOOT_SECONDS * (4 if self.files else 1)).split()
         if words[:1] != ["ready"]:
             raise GuestError(f"unexpected answer {words} instead of ready")
         if bad := self.bad_log():
@@ -192,6 +202,8 @@ class Guest:
         )
         if self.systemd:
             append += f" truezram.systemd={PATIENCE}"
+        if self.files is not None:
+            append += f" truezram.files={self.files}"
         return [
             *("qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", CPU),
             *("-m", str(self.memory), "-smp", str(self.cpus), "-nodefaults", "-no-user-config", "-display", "none"),

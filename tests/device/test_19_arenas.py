@@ -16,7 +16,7 @@ arena_of() { ls -l /proc/$1/fd | sed -n 's/.* -> //p' | grep -E '/arena/[^.]*$|m
 
 @pytest.mark.either
 def test_two_that_come_and_go_at_once(product: Product) -> None:
-    """As two persistent units do at boot: both are made each time, on a noswap tmpfs, and nothing is left mounted."""
+    """As two units do at boot: both are made each time, on a noswap tmpfs, and nothing is left mounted."""
     out = product.strict(
         CHECK
         + """

@@ -258,27 +258,28 @@ def test_a_local_device_of_an_ordinary_user(product: Product) -> None:
 
 @pytest.mark.skipif(not SYSTEMD.exists(), reason="systemd is not installed")
 def test_a_unit_in_its_sandbox(product: Product) -> None:
-    """`persist` writes units with a sandbox: systemd, here as the manager of root's session, applies it, and the
+    """`enable` writes units with a sandbox: systemd, here as the manager of root's session, applies it, and the
     device is made, used as swap and removed in it. What it makes is the machine's: no mount namespace."""
     product.strict(
         f"""export XDG_RUNTIME_DIR=/run/user/0 SYSTEMD_PAGER=
 mkdir -p /run/systemd/system $XDG_RUNTIME_DIR/systemd/user
 mountpoint -q /sys/fs/cgroup || mount -t cgroup2 none /sys/fs/cgroup
 mkdir -p /sys/fs/cgroup/manager; echo $$ >/sys/fs/cgroup/manager/cgroup.procs
-truezram persist add --print --size 64M --id 5 --swap >$XDG_RUNTIME_DIR/systemd/user/truezram-5.service
+mkdir /etc/truezram; printf 'size = "64M"\nswap = true\n' >/etc/truezram/ublkb5.toml
+truezram enable ublkb5 --print | sed -n '/^\\[Unit/,$p' >$XDG_RUNTIME_DIR/systemd/user/truezram@.service
 {SYSTEMD} --user --log-target=console >manager.log 2>&1 & manager=$!
 for _ in $(seq 600); do systemctl --user is-system-running >/dev/null 2>&1 && break
 	[ -S $XDG_RUNTIME_DIR/systemd/private ] && break; sleep 0.1; done
-systemctl --user start truezram-5.service || {{ cat manager.log; exit 1; }}
+systemctl --user start truezram@ublkb5.service || {{ cat manager.log; exit 1; }}
 grep -q ublkb5 /proc/swaps; [ -e /run/truezram/arena/ublkb5 ]
 pid=$(pgrep -x truezramd)
 [ "$(readlink /proc/$pid/ns/mnt)" = "$(readlink /proc/1/ns/mnt)" ]
 [ "$(awk '/^Seccomp_filters/ {{ print $2 }}' /proc/$pid/status)" -gt 2 ]  # systemd's and its own
 python3 {SLOTS} state on /dev/ublkb5
 truezram set ublkb5 algorithm=zstd:3
-systemctl --user stop truezram-5.service
+systemctl --user stop truezram@ublkb5.service
 [ -z "$(tail -n +2 /proc/swaps)" ]; [ ! -e /dev/ublkb5 ]
 kill $manager; wait $manager || true
-rm -r /run/systemd/system $XDG_RUNTIME_DIR""",
+rm -r /etc/truezram /run/systemd/system $XDG_RUNTIME_DIR""",
         timeout=240,
     )

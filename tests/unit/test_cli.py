@@ -82,6 +82,7 @@ def test_a_life_in_json(fake: FakeServer, capsys: pytest.CaptureFixture[str]) ->
         "priority": None,
         "fs": None,
         "mount": None,
+        "enabled": False,
     }
     for argv in (["list", "--json"], ["--json", "list"], ["--json"], ["--no-tui", "--json", "list"]):
         code, found = call_json(capsys, *argv)

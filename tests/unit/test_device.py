@@ -133,15 +133,14 @@ def test_command_preview_gives_the_same_options() -> None:
         "truezram create --size 1536M --algorithm zstd:3 --dictionary '/a b' --dedup --policy gentle"
         " --mode low-latency --mem-limit 512M --id 4 --queues 2 --queue-depth 64 --swap --priority 10"
     )
-    mounted = CreateOptions(1 << 30, transport="local", fs="ext4", mount="-m")
+    mounted = CreateOptions(1 << 30, transport="local", fs="ext4", mount="-m", enable=True)
     parser = argparse.ArgumentParser()
     create_verb.add_arguments(parser)
     given = set()
     for options in (swapping, mounted, CreateOptions(1 << 30, id=0)):
         assert create_verb.options_of(parser.parse_args(options.words()[1:])) == options
         given |= {field.name for field in fields(options) if getattr(options, field.name) != field.default}
-    # None is left out above; `persist` chooses the verb.
-    assert given == {field.name for field in fields(CreateOptions)} - {"persist"}
+    assert given == {field.name for field in fields(CreateOptions)}
 
 
 @pytest.mark.parametrize(

@@ -11,15 +11,16 @@ from pathlib import Path
 import pytest
 import zstandard
 from conftest import HANG, FakeServer
+from test_boot import machine as machine
 from test_dictionary import DICTIONARY, OTHER, make_pages
 from test_local_device import devices as devices
-from test_systemd import machine as machine
 
 from truezram.cli import main
 from truezram.cli.verbs import stat
 from truezram.engine import paths
-from truezram.engine.device import dictionary, systemd
+from truezram.engine.device import boot, config, dictionary
 from truezram.engine.device.client import Client
+from truezram.engine.device.config import Config
 from truezram.engine.device.create import CreateOptions, create, parse_settings, set_values
 from truezram.engine.device.local import LocalDevice
 from truezram.engine.errors import Failed, PermissionDenied, TruezramError, UsageError
@@ -178,7 +179,7 @@ def test_the_server_looks_for_itself(
     assert not run_dir.exists() or list(run_dir.iterdir()) == []
 
 
-# ---- persistent devices ----
+# ---- enabled devices ----
 
 
 @pytest.fixture
@@ -192,57 +193,63 @@ def options(file: Path, number: int = 3) -> CreateOptions:
     return CreateOptions(64 << 20, "zstd:3", id=number, swap=True, dictionary=str(file))
 
 
-def test_a_unit_keeps_a_copy(machine: Path, kept: Path, file: Path) -> None:
-    unit = systemd.add(options(file))
+def enabled(file: Path, number: int = 3) -> Config:
+    return Config(f"ublkb{number}", config.canonical(options(file, number)))
+
+
+def test_a_file_keeps_a_copy(machine: Path, kept: Path, file: Path) -> None:
+    done = boot.enable(enabled(file)).config
     (copy,) = kept.iterdir()
     assert copy.read_bytes() == DICTIONARY
-    lines = unit.path.read_text().splitlines()
-    (start,) = (line for line in lines if line.startswith("ExecStart="))
-    assert f" --algorithm zstd:3 --dictionary {copy} " in start
-    assert any(line.startswith("RequiresMountsFor=") and line.endswith(str(kept)) for line in lines)
+    assert f'dictionary = "{copy}"' in done.path.read_text()
+    (drop_in,) = (machine / "units").glob("truezram@ublkb3.service.d/*.conf")
+    assert f"RequiresMountsFor={kept}\n" in drop_in.read_text()
     file.unlink()
     assert dictionary.load_for(copy, "zstd:3").data == DICTIONARY
     # Another device with the same dictionary shares the copy; the last one takes it away.
-    systemd.add(options(copy, 4))
-    systemd.remove(3)
+    boot.enable(enabled(copy, 4))
+    boot.disable("ublkb3")
     assert list(kept.iterdir()) == [copy]
-    systemd.remove(4)
+    boot.disable("ublkb4")
     assert list(kept.iterdir()) == []
 
 
 def test_a_copy_that_is_gone_or_changed_is_an_error(machine: Path, kept: Path, file: Path) -> None:
-    systemd.add(options(file))
+    boot.enable(enabled(file))
     (copy,) = kept.iterdir()
     copy.write_bytes(OTHER)
     with pytest.raises(Failed, match="changed since it was kept"):
-        create(CreateOptions(64 << 20, "zstd:3", transport="local", dictionary=str(copy)))
+        boot.start("ublkb3")
     copy.unlink()
-    with pytest.raises(UsageError, match=r"no such file.*kept for a persistent device"):
-        create(CreateOptions(64 << 20, "zstd:3", transport="local", dictionary=str(copy)))
+    with pytest.raises(UsageError, match="no such file"):
+        boot.start("ublkb3")
+    boot.disable("ublkb3")
 
 
-def test_nothing_is_kept_for_what_fails(machine: Path, kept: Path, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FAIL", "yes")
-    with pytest.raises(Failed, match="Job for truezram-3"):
-        systemd.add(options(file), start=True)
+@pytest.mark.parametrize("step", ["enable", "start"])
+def test_nothing_is_kept_for_what_fails(
+    machine: Path, kept: Path, file: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    monkeypatch.setenv("FAIL", step)
+    with pytest.raises(Failed):
+        boot.enable(enabled(file))
     assert list(kept.iterdir()) == []
     assert file.exists()
-    (machine / "units/truezram-3.service").write_text("")
-    with pytest.raises(TruezramError, match="there already"):
-        systemd.add(options(file))
-    assert list(kept.iterdir()) == []
 
 
 def test_only_printed(machine: Path, kept: Path, file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    argv = ["--size", "1G", "--algorithm", "zstd:3", "--dictionary", str(file), "--print"]
-    code, out, _ = call(capsys, "persist", "add", *argv)
-    assert (code, f"--dictionary {file}" in out, kept.exists()) == (0, True, False)
-    code, _, err = call(capsys, "persist", "add", "--size", "1G", "--algorithm", "zstd", "--dictionary", "/nonexistent")
+    made = enabled(file)
+    config.DIRECTORY.mkdir(parents=True)
+    made.path.write_text(made.text())
+    code, out, _ = call(capsys, "enable", "ublkb3", "--print")
+    assert (code, f'dictionary = "{file}"' in out, kept.exists()) == (0, True, False)
+    file.unlink()
+    code, _, err = call(capsys, "enable", "ublkb3", "--print")
     assert (code, "no such file" in err) == (2, True)
 
 
-def test_a_broken_unit_does_not_matter(machine: Path, kept: Path, file: Path) -> None:
-    (machine / "units/truezram-9.service").write_text('# Made by: truezram create "\n')
-    systemd.add(options(file))
-    systemd.remove(3)
+def test_a_broken_file_does_not_matter(machine: Path, kept: Path, file: Path) -> None:
+    boot.enable(enabled(file))
+    (config.DIRECTORY / "ublkb9.toml").write_text("nonsense")
+    boot.disable("ublkb3")
     assert list(kept.iterdir()) == []

@@ -78,7 +78,8 @@ def test_bash_completes(bash: Callable[[str], list[str]]) -> None:
     assert bash("truezram create --algorithm ") == names
     assert bash("truezram create --algorithm=z") == ["zstd"]
     assert bash("truezram --no-tui --json tune un") == ["undo"]
-    assert bash("truezram persist add --pri") == ["--priority", "--print"]
+    assert bash("truezram create --pri") == ["--priority"]
+    assert bash("truezram setup ") == ["apply", "undo"]
     assert bash("truezram benchmark ")[0] == "codec"
     assert bash("truezram benchmark codec --html no") == ["notes.jsonl"]
     assert bash("truezram --record no") == ["notes.jsonl"]

@@ -19,7 +19,7 @@ from truezram.engine.device.create import parse_settings
 from truezram.engine.device.events import Detector
 from truezram.engine.device.settings import SETTINGS
 from truezram.engine.errors import UsageError
-from truezram.engine.machine import tune
+from truezram.engine.machine import advice, tune
 from truezram.engine.model import DeviceSnapshot, MachineSnapshot, Snapshot
 
 GIB = 1 << 30
@@ -62,9 +62,10 @@ def test_what_is_in_force_can_be_written_again(setting: settings.Setting, device
 
 @pytest.mark.parametrize(
     ("device", "memory", "suggested"),
-    [(OTHER, 16 * GIB, "4G"), (OTHER, 4 * GIB, "2G"), (OTHER, 0, "4G"), (DEVICE, 16 * GIB, "")],
+    [(OTHER, 12 * GIB, "6G"), (OTHER, 4 * GIB, "2G"), (OTHER, 16 * GIB, ""), (OTHER, 0, ""), (DEVICE, 12 * GIB, "")],
 )
 def test_a_limit_is_suggested_that_leaves_memory(device: DeviceSnapshot, memory: int, suggested: str) -> None:
+    """Half of it, of a device that could take more."""
     rows = {row.key: row for row in settings.tunables(device, replace(MACHINE, mem_total=memory))}
     assert rows["mem_limit"].suggested == suggested
     assert rows["mem_limit"].differs == bool(suggested)
@@ -120,8 +121,11 @@ def test_slot_tracking_is_shown(state: str, text: str, line: str | None, cell: s
         assert page["slot tracking"].style == "warn"
 
 
-def test_tune_and_the_app_have_the_same_rows(fake: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
+def test_tune_and_the_app_have_the_same_rows(
+    fake: FakeServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     name = make().name
+    monkeypatch.setattr(advice, "mem_limit", lambda memory: 4096)  # less than any device
     rows = settings.of_devices()
     assert [(row.device, row.key) for row in rows] == [(name, setting.key) for setting in SETTINGS]
     assert RealEngine().tunables() == (*tune.tunables(), *rows)

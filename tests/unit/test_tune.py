@@ -88,6 +88,18 @@ def test_suggestions_follow_from_how_the_machine_swaps(root: Path, lines: list[s
         assert item.differs == (item.suggested not in ("", item.current))
 
 
+@pytest.mark.parametrize(("kib", "suggested"), [(18, "Y"), (20, "")])
+def test_zswap_is_suggested_where_setup_would_have_it(root: Path, kib: int, suggested: str) -> None:
+    """In front of swap on disk that is worth it (here 9 KiB), unless there is compressed swap."""
+    put(root, "proc/meminfo", f"MemTotal: {kib} kB")
+    put(root, "sys/module/zswap/parameters/shrinker_enabled", "N")
+    swap(root, DISK)
+    found = {item.key: item.suggested for item in tune.tunables(root)}
+    assert (found["zswap"], found["zswap-shrinker"]) == (suggested, suggested)
+    found = {item.key: item.suggested for item in tune.tunables(root, use="truezram")}
+    assert (found["zswap"], found["zswap-shrinker"], found["swappiness"]) == ("N", "", "100")
+
+
 def test_what_is_not_there_is_not_listed(root: Path) -> None:
     (root / VALUES["zswap"][0]).unlink()
     (root / VALUES["wbt.ublkb0"][0]).unlink()

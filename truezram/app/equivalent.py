@@ -4,10 +4,14 @@ it."""
 from __future__ import annotations
 
 import shlex
+from typing import TYPE_CHECKING
 
 from truezram.engine.answers import Scope
 from truezram.engine.device.options import CreateOptions, RecompressOptions
 from truezram.engine.units import format_exact
+
+if TYPE_CHECKING:
+    from truezram.engine.device.setup import Plan
 
 PROGRAM = "truezram"
 
@@ -19,6 +23,11 @@ def _line(*words: str, root: bool = False) -> str:
 def create(options: CreateOptions) -> str:
     """``sudo truezram --no-tui create --size 8G --algorithm zstd:3 --swap --priority 100``."""
     return _line(*options.words(), root=options.transport == "ublk")
+
+
+def setup(plan: Plan) -> list[str]:
+    """What `truezram setup` does, a command a line."""
+    return [f"sudo {line}" for line in plan.commands()]
 
 
 def remove(name: str, force: bool = False, root: bool = True) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from truezram.engine.device import dictionary, filesystem
 from truezram.engine.device.options import CreateOptions
 from truezram.engine.errors import UsageError
+from truezram.engine.machine import advice
 from truezram.engine.model import MachineSnapshot
 from truezram.engine.units import MAX_SIZE, PAGE, format_size, parse_disksize, parse_size
 
@@ -46,15 +47,15 @@ def outcome(size: int, mem_limit: int, ratio: float, available: int) -> Outcome:
     return Outcome(ratio, holds, resident, available - resident, holds - resident)
 
 
+def swap(machine_memory: int, ratio: float | None = None) -> CreateOptions:
+    """The swap that a machine with so much memory should have, as `setup` would make it."""
+    limit = advice.mem_limit(machine_memory)
+    return CreateOptions(size=advice.swap_size(machine_memory, ratio), mem_limit=limit, swap=True)
+
+
 def presets(memory: int) -> list[int]:
     """Sizes worth trying on a machine with `memory` bytes: a quarter, half, all of it, one and a half times."""
-    return [_round(int(memory * share)) for share in (0.25, 0.5, 1.0, 1.5)]
-
-
-def _round(size: int) -> int:
-    """Rounded down to a size that one would type."""
-    unit = 1 << 30 if size >= 4 << 30 else 1 << 28 if size >= 1 << 30 else 1 << 24
-    return max(size // unit, 1) * unit
+    return [advice.rounded(int(memory * share)) for share in (0.25, 0.5, 1.0, 1.5)]
 
 
 def check_size(text: str, memory: int) -> tuple[int, str]:

@@ -47,7 +47,7 @@ class Command:
     """A parser: the program, a verb, or an action of a verb."""
 
     path: tuple[str, ...]
-    """``("truezram", "persist", "add")``."""
+    """``("truezram", "benchmark", "codec")``."""
     help: str
     epilog: str
     arguments: tuple[Argument, ...]

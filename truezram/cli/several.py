@@ -11,10 +11,10 @@ if TYPE_CHECKING:
     from truezram.engine.device.client import Entry
 
 
-def add_devices(parser: argparse.ArgumentParser, every: str) -> None:
-    """The device, or --all: `every` says which those are."""
+def add_devices(parser: argparse.ArgumentParser, every: str, more: str = "") -> None:
+    """The device, or --all: `every` says which those are, `more` what else than a device can be named."""
     which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("device", metavar="DEVICE", nargs="?", help="0, ublkb0, /dev/ublkb0")
+    which.add_argument("device", metavar="DEVICE", nargs="?", help=f"0, ublkb0, /dev/ublkb0{more}")
     which.add_argument("--all", action="store_true", help=every)
 
 

@@ -60,6 +60,23 @@ class Check:
     """What to do; empty when the state is "ok"."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Advice:
+    """What compressed memory a machine should have (machine/advice.py). Bytes; 0 where there is no device."""
+
+    use: str
+    """``truezram``, ``zram``, ``zswap``, or ``nothing``."""
+    reasons: tuple[str, ...]
+    """Sentences."""
+    machine: str = ""
+    """What was found, in a line."""
+    size: int = 0
+    mem_limit: int = 0
+    priority: int = 0
+    ratio: float | None = None
+    """As measured; None: it was not."""
+
+
 @dataclass(frozen=True, slots=True)
 class Tunable:
     """One live setting, of the machine or of a device, as it is and as it should be."""

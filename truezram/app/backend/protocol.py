@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from truezram.engine.answers import (
     Algorithm,
@@ -26,6 +26,9 @@ from truezram.engine.answers import (
 )
 from truezram.engine.device.options import CreateOptions, RecompressOptions
 from truezram.engine.model import Snapshot
+
+if TYPE_CHECKING:
+    from truezram.engine.device.setup import Plan
 
 
 class Cancelled(Exception):
@@ -72,7 +75,7 @@ class Capabilities:
         Algorithm("zstd", level_min=-7, level_max=19, level_default=3),
     )
     persist_why: str = ""
-    """Why devices cannot be made persistent; empty when they can."""
+    """Why devices cannot be enabled to come back after a restart; empty when they can."""
     recovery_why: str = ""
     """Why a block device would not outlive its server; empty when it would."""
     max_queues: int = 64
@@ -202,6 +205,12 @@ class Engine(Protocol):
 
     def create(self, options: CreateOptions, progress: Progress) -> str:
         """Creates a device, which is ready when this returns; its name."""
+
+    def setup_plan(self, ratio: float | None) -> Plan:
+        """What this machine should have; `ratio`: what its memory compresses to, if that was measured."""
+
+    def set_up(self, plan: Plan, progress: Progress) -> tuple[str, ...]:
+        """Does it; what was done, a line each."""
 
     def remove(self, name: str, force: bool, progress: Progress) -> None:
         """Swapoff first, with progress; raises `Busy` naming the holder unless `force`."""

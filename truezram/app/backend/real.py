@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from truezram.app.backend.protocol import (
     BenchResult,
@@ -26,6 +26,9 @@ from truezram.engine.device.client import Client
 from truezram.engine.device.options import MAX_QUEUE_DEPTH, CreateOptions, RecompressOptions
 from truezram.engine.model import DeviceSnapshot, Snapshot
 from truezram.engine.units import format_size, parse_duration
+
+if TYPE_CHECKING:
+    from truezram.engine.device.setup import Plan
 
 
 def _staged(progress: Progress) -> Callable[[str, int, int], None]:
@@ -58,8 +61,8 @@ class RealEngine:
         from truezram._native import lib
         from truezram.engine.algorithms import algorithms, default_algorithm
         from truezram.engine.device import filesystem
+        from truezram.engine.device.boot import why_not
         from truezram.engine.device.create import CONTROL
-        from truezram.engine.device.systemd import RUNNING
         from truezram.engine.machine.doctor import examine
 
         root = os.geteuid() == 0
@@ -69,7 +72,7 @@ class RealEngine:
         ublk = not bad if root else CONTROL.exists() or not bad
         return Capabilities(
             recovery_why=report.no_recovery,
-            persist_why="" if RUNNING.is_dir() else "no systemd here",
+            persist_why=why_not(),
             ublk=ublk,
             ublk_why=why,
             root=root,
@@ -82,15 +85,27 @@ class RealEngine:
 
     def create(self, options: CreateOptions, progress: Progress) -> str:
         """The server reports when it is ready; until then the progress is unknown."""
-        if options.persist:
-            from truezram.engine.device import systemd
+        if options.enable:
+            from truezram.engine.device.boot import create_enabled
 
-            progress(None, "writing and starting the unit")
-            return f"ublkb{systemd.add(options, start=True).id}"
+            progress(None, "starting the server, and enabling it")
+            return create_enabled(options).name
         from truezram.engine.device.create import create
 
         progress(None, "starting the server")
         return create(options).name
+
+    def setup_plan(self, ratio: float | None) -> Plan:
+        """From the machine as it is now."""
+        from truezram.engine.device import setup
+
+        return setup.plan(setup.measured_facts(ratio))
+
+    def set_up(self, plan: Plan, progress: Progress) -> tuple[str, ...]:
+        """As the verb does it."""
+        from truezram.engine.device import setup
+
+        return tuple(setup.apply(plan, lambda text: progress(None, text)))
 
     def remove(self, name: str, force: bool, progress: Progress) -> None:
         """Swapoff, then stop."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from truezram.app.backend.protocol import BenchResult, Capabilities, Engine, Estimate, Progress
 from truezram.app.backend.recording import Recorder, map_key
@@ -11,6 +11,9 @@ from truezram.engine.answers import ArenaCheck, Change, Check, PageMap, Recompre
 from truezram.engine.device.options import CreateOptions, RecompressOptions
 from truezram.engine.errors import TruezramError
 from truezram.engine.model import Snapshot
+
+if TYPE_CHECKING:
+    from truezram.engine.device.setup import Plan
 
 T = TypeVar("T")
 
@@ -59,6 +62,14 @@ class Recorded:
     def create(self, options: CreateOptions, progress: Progress) -> str:
         """Forwarded."""
         return self._engine.create(options, progress)
+
+    def setup_plan(self, ratio: float | None) -> Plan:
+        """Forwarded."""
+        return self._engine.setup_plan(ratio)
+
+    def set_up(self, plan: Plan, progress: Progress) -> tuple[str, ...]:
+        """Forwarded."""
+        return self._engine.set_up(plan, progress)
 
     def remove(self, name: str, force: bool, progress: Progress) -> None:
         """Forwarded."""

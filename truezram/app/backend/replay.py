@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from truezram.app.backend.protocol import BenchResult, Capabilities, Estimate, Progress
 from truezram.app.backend.recording import Recording, decode, map_key
@@ -18,6 +18,9 @@ from truezram.engine.answers import ArenaCheck, Change, Check, PageMap, Recompre
 from truezram.engine.device.options import CreateOptions, RecompressOptions
 from truezram.engine.errors import Failed, Unsupported
 from truezram.engine.model import Snapshot
+
+if TYPE_CHECKING:
+    from truezram.engine.device.setup import Plan
 
 T = TypeVar("T")
 
@@ -83,6 +86,16 @@ class Replay:
         """Refused."""
         self.refuse("create")
         return ""
+
+    def setup_plan(self, ratio: float | None) -> Plan:
+        """Refused."""
+        self.refuse("setup")
+        raise AssertionError
+
+    def set_up(self, plan: Plan, progress: Progress) -> tuple[str, ...]:
+        """Refused."""
+        self.refuse("setup")
+        return ()
 
     def remove(self, name: str, force: bool, progress: Progress) -> None:
         """Refused."""

@@ -62,20 +62,19 @@ class CreateScreen(Dialog[CreateOptions | None]):
     ]
 
     def __init__(self, proposal: CreateOptions | None = None) -> None:
-        """`proposal`: what the fields begin with."""
+        """`proposal`: what the fields begin with; by default the swap that this machine should have."""
         super().__init__()
-        self._start = proposal or CreateOptions(0)
+        self._start = proposal
         self.options: CreateOptions | None = None
         self._good = True
 
     def compose(self) -> ComposeResult:
         """Fields, preview, buttons."""
-        can, start = self.tz.capabilities, self._start
+        can, start = self.tz.capabilities, self._start or plan.swap(self.tz.memory or 1 << 30)
         name, _, level = (start.algorithm or "").partition(":")
         usable = [a for a in can.algorithms if not a.unavailable]
         options = [(a.name, a.name) for a in usable]
         first = name if any(a.name == name for a in usable) else (usable[0].name if usable else "")
-        size = start.size or plan.presets(self.tz.memory or 1 << 30)[1]
         transports = [("ublk: in /dev", "ublk")] if can.ublk and can.root else []
         transports.append(("local: in a process", "local"))
         ublk = transports[0][1] == "ublk"
@@ -90,7 +89,7 @@ class CreateScreen(Dialog[CreateOptions | None]):
             yield Label("Create a device", id="heading")
             with Horizontal(classes="field"):
                 yield Label("Size")
-                yield Input(format_exact(size), id="size", compact=True)
+                yield Input(format_exact(start.size), id="size", compact=True)
                 yield Static(id="size-note", classes="note")
             with Horizontal(classes="field"):
                 yield Label("Algorithm")
@@ -120,7 +119,7 @@ class CreateScreen(Dialog[CreateOptions | None]):
             with Horizontal(classes="field"):
                 yield Label("Transport")
                 yield Choice(transports, value=transport, allow_blank=False, id="transport", compact=True)
-                yield Tick("at boot", start.persist, id="persist", compact=True, disabled=bool(can.persist_why))
+                yield Tick("at boot", start.enable, id="persist", compact=True, disabled=bool(can.persist_why))
                 yield Static(id="persist-note", classes="note")
             with Horizontal(classes="field"):
                 yield Label("Use")
@@ -275,7 +274,7 @@ class CreateScreen(Dialog[CreateOptions | None]):
             dedup=self.query_one("#dedup", Checkbox).value,
             policy=None if policy == DEFAULT_POLICY else policy,
             mode=None if mode == DEFAULT_MODE else mode,
-            persist=persist,
+            enable=persist,
         )
         self.options = options if self._good else None
         self._preview()

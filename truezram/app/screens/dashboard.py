@@ -4,7 +4,7 @@ several."""
 from __future__ import annotations
 
 import textwrap
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from rich.cells import cell_len
 from rich.text import Text
@@ -29,11 +29,16 @@ from truezram.app.widgets.tiers import TierBar, worth_a_line
 from truezram.engine.model import MachineSnapshot
 from truezram.engine.units import format_duration
 
+if TYPE_CHECKING:
+    from truezram.engine.device.setup import Plan
+
 WELCOME = f"""\
 truezram turns spare CPU time into memory:
 a block device in RAM whose pages are stored
 compressed. It can be swap or hold a filesystem.
 
+  u  Set up   gives this machine swap that fits it,
+              back after every restart
   {KEYS["doctor"]}  Doctor   checks this machine: ublk, root, swap
   {KEYS["whatif"]}  What if  measures what your programs' memory
               would compress to
@@ -41,6 +46,9 @@ compressed. It can be swap or hold a filesystem.
 
 Devices keep running after the app is closed."""
 """No line is longer than the smallest terminal has room for."""
+
+SETUP_TIMEOUT = 120.0
+"""Seconds that setting up may take: a device, and two units of the init."""
 
 
 class FilterField(Input):
@@ -66,6 +74,7 @@ class DashboardPage(Page):
         " data>1G'."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("u", "set_up", "Set up", id="dashboard.set_up"),
         Binding("slash", "filter", "Filter", key_display="/", id="dashboard.filter"),
         Binding("a", "all", "All/one", show=False, id="dashboard.all"),
         Binding("m", "memory", "Memory", id="dashboard.memory"),
@@ -279,6 +288,22 @@ class DashboardPage(Page):
         self.tz.selected = event.name
         self.tz.action_go("device")
 
+    def action_set_up(self) -> None:
+        """Shows what this machine should have, and does it."""
+        from truezram.app.screens.setup import SetupScreen
+
+        app = self.tz
+
+        def done(lines: tuple[str, ...]) -> None:
+            for line in lines:
+                app.report("info", f"setup: {line}")
+
+        def answered(plan: Plan | None) -> None:
+            if plan is not None:
+                app.work("set up", lambda progress: app.engine.set_up(plan, progress), done=done, timeout=SETUP_TIMEOUT)
+
+        app.push_screen(SetupScreen(), answered)
+
     def action_memory(self) -> None:
         """The machine's memory, or the devices' graphs."""
         self.memory = not self.memory
@@ -330,6 +355,8 @@ class DashboardPage(Page):
         """Only available actions."""
         if action == "clear_filter":
             return bool(self.query_one("#filter", Input).display) if self.is_mounted else False
+        if action == "set_up":
+            return not self.tz.history.devices
         if action == "filter":
             # In the field, "/" is an ordinary letter; Textual does not know that for this key.
             return bool(self.tz.history.devices) and not self.query_one("#filter").has_focus

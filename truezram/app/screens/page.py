@@ -72,6 +72,7 @@ DIALOGS = (
     ("screens.help", "HelpScreen"),
     ("screens.jump", "JumpScreen"),
     ("screens.recompress", "RecompressScreen"),
+    ("screens.setup", "SetupScreen"),
     ("screens.tune", "EditScreen"),
 )
 """Dialogs with their own keys."""

@@ -12,7 +12,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal
 from textual.widgets import Button, Input, Select, Static
 
-from truezram.app import equivalent
+from truezram.app import equivalent, plan
 from truezram.app.backend.protocol import Estimate, ProcessEstimate
 from truezram.app.export import Table
 from truezram.app.format import short_size
@@ -31,7 +31,6 @@ WHICH = {
     "pid": ("Which process? Type its number (pid).", "4711"),
 }
 """Scope → what to type, and an example."""
-MIB = 1 << 20
 
 
 def _us(value: float | None) -> str:
@@ -50,7 +49,7 @@ class WhatIfPage(Page):
         "it, with a 95 % confidence interval. GAINS is the memory that would become free; RAW the share of "
         "pages that do not compress. µs IN and OUT are per page on one core. The best gain is green; in the lower "
         "table GAINS and RAW are those of the BEST algorithm.\n"
-        "Enter or c on an algorithm opens Create with that algorithm and a size for this memory, as swap. v switches "
+        "Enter or c on an algorithm opens Create with it, for swap as this machine should have it. v switches "
         "between the processes and a chart of ratio and time, E exports the results."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -292,20 +291,17 @@ class WhatIfPage(Page):
 
     @on(Grid.Chosen, "#algorithms")
     async def action_create_from(self) -> None:
-        """Create, with a size for this memory and the algorithm under the cursor."""
+        """Create, with the algorithm under the cursor."""
         await self.app.run_action("create", self.app)
 
     def proposal(self) -> CreateOptions | None:
-        """A swap device for the sampled memory, with the algorithm under the cursor."""
+        """The swap that this machine should have, with the algorithm under the cursor."""
         found = self.estimate
         name = self.query_one("#algorithms", Grid).cursor
         a = next((a for a in found.total.algorithms if a.algorithm == name), None) if found else None
         if found is None or a is None:
             return None
-        # As large as the sampled memory, in whole MiB; the limit is what that needs plus a quarter.
-        size = max(found.total.bytes // MIB, 1) * MIB
-        limit = max(int(size / max(a.ratio_low, 1.0) * 1.25) // MIB, 1) * MIB
-        return CreateOptions(size=size, algorithm=a.algorithm, mem_limit=min(limit, size), swap=True)
+        return replace(plan.swap(self.tz.memory or found.total.bytes, a.ratio_low), algorithm=a.algorithm)
 
     def action_leave(self) -> None:
         """Leaves the fields first, then the page."""

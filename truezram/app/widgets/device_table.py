@@ -216,7 +216,7 @@ class DeviceTable(RowsWidget, can_focus=True):
             text = (
                 "No device matches the filter (Esc clears it)."
                 if self.rows
-                else "No device yet: press c to create one."
+                else "No device yet: u sets this machine up, c creates one."
             )
             lines.append([Segment(clip(text, width), self.style("table--muted"))])
         while len(lines) < height - 1:

@@ -80,6 +80,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--fs", choices=("ext4", "xfs", "btrfs"), help="make this filesystem on it")
     parser.add_argument("--mount", metavar="DIR", help="mount the filesystem there (with discard and noatime)")
+    parser.add_argument(
+        "--enable", action="store_true", help="have it come back after every restart (see enable and disable)"
+    )
 
 
 def options_of(args: argparse.Namespace) -> CreateOptions:
@@ -103,13 +106,22 @@ def options_of(args: argparse.Namespace) -> CreateOptions:
         priority=args.priority,
         fs=args.fs,
         mount=args.mount,
+        enable=args.enable,
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    from truezram.engine.device.create import create
+    options = options_of(args)
+    if options.enable:
+        from truezram.engine.device.boot import create_enabled
+        from truezram.engine.measure.zram_bench import ended_in_order
 
-    made = create(options_of(args))
+        with ended_in_order():
+            made = create_enabled(options)
+    else:
+        from truezram.engine.device.create import create
+
+        made = create(options)
     if args.json:
         body = {
             "name": made.name,
@@ -127,6 +139,7 @@ def run(args: argparse.Namespace) -> int:
             "priority": made.options.priority,
             "fs": made.options.fs,
             "mount": made.options.mount,
+            "enabled": made.options.enable,
             "warnings": list(made.warnings),
         }
         print_json(NAME, body)

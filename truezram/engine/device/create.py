@@ -25,7 +25,7 @@ from truezram.engine.device.settings import BY_KEY as SETTINGS
 from truezram.engine.device.settings import DEFAULT_MODE, DEFAULT_POLICY, parse_mode, parse_policy, write_policy
 from truezram.engine.device.settings import parse_mem_limit as parse_mem_limit
 from truezram.engine.errors import Busy, Failed, PermissionDenied, TruezramError, Unsupported, UsageError
-from truezram.engine.machine import procfs
+from truezram.engine.machine import advice, procfs
 from truezram.engine.machine.users import Swaps
 from truezram.engine.model import BAD_STATES, DeviceSnapshot, SwapArea
 from truezram.engine.units import MAX_SIZE, PAGE, format_exact, format_size
@@ -160,7 +160,7 @@ def warnings_of(options: CreateOptions, name: str, memory: int) -> list[str]:
     """What may surprise the user of a device with these options; `memory` is the size of the machine's."""
     if not options.swap or options.mem_limit or options.size <= memory:
         return []
-    limit = format_exact(memory // 2 >> 20 << 20)
+    limit = format_exact(advice.mem_limit(memory))
     return [
         f"{name} has no memory limit, and its size of {format_size(options.size)} is more than this machine's"
         f" {format_size(memory)}: swapped pages that compress badly could take all of it."

@@ -1,6 +1,6 @@
-"""zstd's dictionaries as files: read and checked, and kept for persistent devices.
+"""zstd's dictionaries as files: read and checked, and kept for enabled devices.
 
-A device copies its dictionary when it is created and does not need the file afterwards. A persistent device needs it
+A device copies its dictionary when it is created and does not need the file afterwards. An enabled device needs it
 at every start of the machine, so `keep` puts a copy under ``/var/lib/truezram/dictionaries``: the user's own file may
 then change. The copy's name contains a hash of its content, so that a changed copy is noticed.
 """
@@ -55,7 +55,7 @@ def _read(path: Path) -> bytes:
                 raise UsageError(what, "it is not a regular file", _TRAIN)
             return file.read(DICTIONARY_SIZES.stop)
     except FileNotFoundError:
-        gone = f"It was kept for a persistent device: create that again. {_TRAIN}" if _is_kept(path) else _TRAIN
+        gone = f"It was kept for an enabled device: create that again. {_TRAIN}" if _is_kept(path) else _TRAIN
         raise UsageError(what, "there is no such file", gone) from None
     except OSError as error:
         raise _cannot_read(path, error) from None
@@ -69,8 +69,8 @@ def load(name: str | Path) -> Dictionary:
     if fault := dictionary_fault(data):
         raise Failed(f"cannot use the dictionary {path}", fault, _TRAIN)
     if _is_kept(path) and path.name != _name(data):
-        why = "its content has changed since it was kept for a persistent device"
-        raise Failed(f"cannot use the dictionary {path}", why, "Make the device persistent again: truezram persist")
+        why = "its content has changed since it was kept for an enabled device"
+        raise Failed(f"cannot use the dictionary {path}", why, "Enable the device again: truezram enable")
     return Dictionary(path, data)
 
 
@@ -98,11 +98,11 @@ def load_for(name: str | Path, algorithm: str) -> Dictionary:
     return found
 
 
-# ---- kept for persistent devices ----
+# ---- kept for enabled devices ----
 
 
 def kept_dir() -> Path:
-    """The folder of the dictionaries of persistent devices."""
+    """The folder of the dictionaries of enabled devices."""
     return state_dir() / "dictionaries"
 
 

@@ -1,4 +1,4 @@
-"""What a device is asked to be, and what is to be done with its idle pages: one value for the command line, persistent
+"""What a device is asked to be, and what is to be done with its idle pages: one value for the command line, enabled
 devices, and the app's forms."""
 
 from __future__ import annotations
@@ -42,21 +42,19 @@ class CreateOptions:
     """What is done with idle pages: one of `settings.POLICIES`, or one's own."""
     mode: str | None = None
     """What its queues are to be good at: one of `settings.MODES`."""
-    persist: bool = False
-    """Made by a systemd unit, now and at every start of the machine; needs an id."""
+    enable: bool = False
+    """It comes back after every restart of the machine."""
 
     def words(self) -> list[str]:
         """The command line that does the same, without the program's name. Defaults are left out."""
         default = CreateOptions(0)
-        words = ["persist", "add"] if self.persist else ["create"]
+        words = ["create"]
         for option in OPTIONS:
             value = getattr(self, option.field)
             if value is True:
                 words.append(option.name)
             elif value != getattr(default, option.field):
                 words += _option(option.name, option.write(value))
-        if self.persist:
-            words.append("--now")
         return words
 
     def server_words(self) -> list[str]:
@@ -109,6 +107,7 @@ OPTIONS = (
     Option("priority"),
     Option("fs"),
     Option("mount"),
+    Option("enable"),
 )
 """In the order of a command line."""
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from truezram.engine.answers import Tunable
 from truezram.engine.device import gains
 from truezram.engine.errors import UsageError
+from truezram.engine.machine import advice
 from truezram.engine.model import DeviceSnapshot, MachineSnapshot
 from truezram.engine.units import format_duration, format_exact, format_size, parse_duration, parse_size
 
@@ -132,10 +133,8 @@ def _algorithms() -> tuple[str, ...]:
 
 def _limit(device: DeviceSnapshot, machine: MachineSnapshot) -> str:
     """Without a limit, a device full of incompressible pages could take all of the memory."""
-    if device.mem_limit:
-        return ""
-    most = machine.mem_total // 2 >> 20 << 20
-    return format_exact(min(device.disksize // 2, most or device.disksize // 2))
+    limit = 0 if device.mem_limit else advice.limit_for(device.disksize, machine.mem_total)
+    return format_exact(limit) if limit else ""
 
 
 def _nothing(device: DeviceSnapshot, machine: MachineSnapshot) -> str:

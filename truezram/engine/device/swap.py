@@ -20,11 +20,10 @@ from pathlib import Path
 
 from truezram.engine import paths
 from truezram.engine.errors import Busy, Failed, PermissionDenied, Unsupported
-from truezram.engine.machine import procfs, users
+from truezram.engine.machine import advice, procfs, users
 from truezram.engine.model import SwapArea
 
-DEFAULT_PRIORITY = 100
-"""Before any disk, whose priorities are negative unless given; what zram-generator takes, too."""
+DEFAULT_PRIORITY = advice.PRIORITY
 MAX_PRIORITY = 32767
 STALL = 60.0
 """Seconds without a page coming back after which swapoff is given up."""

@@ -1,16 +1,17 @@
-"""Devices that are made at every start of the machine: one systemd unit each, ``truezram-ID.service``.
+"""Units of systemd that bring back what has a file in /etc/truezram: an instance each of two templates.
 
-A unit runs ``truezram create`` before swap.target and ``truezram remove`` when it is stopped. Notes:
+``truezram@ublkb0.service`` runs ``truezram boot start ublkb0`` before swap.target and ``truezram boot stop ublkb0``
+when it is stopped; so does ``truezram@machine.service`` with the machine's settings. A device that is not swap is an
+instance of ``truezram-disk@.service``, before local-fs.target. Notes:
 
-- It cannot wait for local-fs.target, as ordinary services do: /tmp on tmpfs is ordered after swap.target, and that
-  would be a cycle. It asks for the file systems that Python and the package are on, and for no others.
+- They cannot wait for local-fs.target, as ordinary services do: /tmp on tmpfs is ordered after swap.target, and that
+  would be a cycle. They ask for the file systems that Python, the package and /etc/truezram are on, and for no others;
+  a drop-in of the instance asks for those of a mount point and of a dictionary.
 - systemd makes a swap unit of its own for every swap device it sees. Ours is ordered before that one, so that at
   shutdown swap is switched off first, while the server still serves.
 - systemd orders every tmpfs after swap.target, the one that holds the devices' memory too. At shutdown it therefore
   tries to unmount that first and fails, as it is in use: one line in the log, no harm. Ordering against it is a cycle.
-- A dictionary is copied (dictionary.py), and the copy is kept until no unit names it any more. If it is gone or has
-  changed when the machine starts, that is an error: no device is made, rather than one without a dictionary.
-- The unit is sandboxed as far as it can be without a mount namespace (`_SANDBOX`).
+- The units are sandboxed as far as they can be without a mount namespace (`_SANDBOX`).
 - The server lives in the service's control group, but ``KillMode=process`` leaves it alone: a device that could not be
   removed (its pages fit nowhere) keeps serving. Killing it would kill every program that has a page on it.
 """
@@ -19,28 +20,22 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import truezram
-from truezram.engine import paths
-from truezram.engine.device import dictionary
-from truezram.engine.device.client import Client
-from truezram.engine.device.create import check_options
-from truezram.engine.device.options import CreateOptions
-from truezram.engine.device.removal import remove_entry
+from truezram.engine.device import config
+from truezram.engine.device.config import Config
 from truezram.engine.device.swap import tool
-from truezram.engine.errors import Busy, Failed, NotFound, PermissionDenied, TruezramError, Unsupported, UsageError
+from truezram.engine.errors import Failed, UsageError
+from truezram.engine.files import Changes
 
 UNIT_DIR = Path("/etc/systemd/system")
 RUNNING = Path("/run/systemd/system")
 """Exists when systemd is the init of this machine."""
-_NAME = re.compile(r"truezram-(\d{1,7})\.service", re.ASCII)
-_COMMAND = "# Made by: "
+NAME = "systemd"
 _TIMEOUT = 120
 
 _SANDBOX = (
@@ -62,17 +57,17 @@ ProtectKernelTunables, ProtectControlGroups and others): a filesystem that `crea
 nor would the arenas' tmpfs. RestrictRealtime would take the reserve's thread its priority. MemoryDenyWriteExecute is
 left out because Python's ctypes may need such memory."""
 
+
 _UNIT = """\
-# A compressed RAM device that is made at every start of the machine.
-{comment}{command}
-# Remove it with: truezram persist remove {id}
+# What /etc/truezram/%i.toml says, at every start of the machine. Made by: truezram enable
+# Remove it with: truezram disable %i
 
 [Unit]
-Description=Compressed RAM device /dev/ublkb{id}
+Description=Compressed memory: %i
 DefaultDependencies=no
 RequiresMountsFor={mounts}
-After=systemd-modules-load.service
-Before={before}
+After=systemd-modules-load.service systemd-sysctl.service
+Before=umount.target {before}
 Conflicts=umount.target
 
 [Service]
@@ -91,23 +86,6 @@ WantedBy={wanted}
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Unit:
-    """A persistent device. `enabled` and `active` are systemd's words ("enabled", "inactive"), empty without
-    systemd."""
-
-    id: int
-    path: Path
-    command: str
-    """The ``truezram create`` that it runs."""
-    enabled: str = ""
-    active: str = ""
-
-    @property
-    def name(self) -> str:
-        return f"truezram-{self.id}.service"
-
-
 def _quote(words: Sequence[str], variables: bool = True) -> str:
     """As systemd wants words: quotes, and no specifiers. In a command's arguments `variables` are expanded, too, and a
     dollar is written twice; elsewhere it is an ordinary character."""
@@ -121,66 +99,110 @@ def _quote(words: Sequence[str], variables: bool = True) -> str:
     return " ".join(quoted)
 
 
-def _python() -> list[str]:
+def command() -> list[str]:
     """The command that runs this truezram, whatever PATH is at boot."""
     return [sys.executable, "-P", "-m", "truezram"]
 
 
-def unit_text(options: CreateOptions) -> str:
-    """The unit file for a device; `options` has an id. Raises `UsageError`."""
-    options = canonical(options)
-    mounts = [str(Path(sys.executable).parent), str(Path(truezram.__file__).parent)]
-    if options.mount is not None:
-        mounts.append(str(Path(options.mount).parent))
-    if options.dictionary is not None:
-        mounts.append(str(Path(options.dictionary).parent))
-    create = shlex.split(options.command())[1:]
-    wanted = "swap.target" if options.swap else "local-fs.target"
-    before = ["umount.target", wanted, *([f"dev-ublkb{options.id}.swap"] if options.swap else [])]
-    return _UNIT.format(
-        comment=_COMMAND,
-        command=options.command(),
-        id=options.id,
-        sandbox="\n".join(_SANDBOX),
-        mounts=_quote(list(dict.fromkeys(mounts)), variables=False),
-        before=" ".join(before),
-        start=_command(create),
-        stop=_command(["remove", *(["--umount"] if options.mount is not None else []), f"ublkb{options.id}"]),
-        wanted=wanted,
-    )
-
-
 def _command(words: Sequence[str]) -> str:
-    """The command line of a truezram verb. (systemd takes the program's own path as it is, dollars included.)"""
-    program, *rest = _python()
-    return f"{_quote([program], variables=False)} {_quote([*rest, *words])}"
+    """The command line of a truezram verb in a template. (systemd takes the program's own path as it is, dollars
+    included.)"""
+    program, *rest = command()
+    return f"{_quote([program], variables=False)} {_quote([*rest, *words])} %i"
 
 
-def code_writers() -> list[str]:
-    """Who else than root can change the programs that a unit runs as root at every start, a clause each."""
-    python = Path(sys.executable)
-    found = [paths.foreign_writer(path) for path in (python, Path(truezram.__file__), paths.server_path())]
-    return list(dict.fromkeys(filter(None, found)))
-
-
-def canonical(options: CreateOptions) -> CreateOptions:
-    """Checked, as `create.create` would, and independent of the user and the folder that they are used in: paths
-    are absolute. What was left open stays open, so that the boot decides."""
-    checked = check_options(replace(options, persist=False))
-    options = replace(
-        options,
-        mount=checked.mount,
-        dictionary=checked.dictionary,
-        algorithm=checked.algorithm if options.algorithm is not None else None,
-        policy=checked.policy if options.policy is not None else None,
-        mode=checked.mode if options.mode is not None else None,
-        persist=False,
+def template(swap: bool) -> str:
+    """The text of a template: the one of swap devices and of the machine, or the one of disks."""
+    mounts = [str(Path(sys.executable).parent), str(Path(truezram.__file__).parent), str(config.DIRECTORY)]
+    return _UNIT.format(
+        mounts=_quote(list(dict.fromkeys(mounts)), variables=False),
+        before="swap.target dev-%i.swap" if swap else "local-fs.target",
+        start=_command(["boot", "start"]),
+        stop=_command(["boot", "stop"]),
+        sandbox="\n".join(_SANDBOX),
+        wanted="swap.target" if swap else "local-fs.target",
     )
-    if options.transport != "ublk":
-        raise UsageError("cannot make it persistent", "a local device exists only in a user's session", "Use ublk")
-    if options.id is None:
-        raise UsageError("cannot make it persistent", "it has no id", "Add --id N")
-    return options
+
+
+def template_path(swap: bool) -> Path:
+    """Where that is."""
+    return UNIT_DIR / ("truezram@.service" if swap else "truezram-disk@.service")
+
+
+def unit(wanted: Config) -> str:
+    """The name of its instance."""
+    return f"truezram{'' if wanted.swap else '-disk'}@{wanted.name}.service"
+
+
+def is_disk(name: str) -> bool:
+    """Whether it is enabled as a disk, whatever its file says now."""
+    return any(UNIT_DIR.glob(f"*.wants/truezram-disk@{name}.service"))
+
+
+def _drop_in(wanted: Config) -> tuple[Path, str]:
+    """What this instance needs more than others, and where that is written; "" for nothing."""
+    options, mounts = wanted.options, []
+    if options is not None and options.mount is not None:
+        mounts.append(str(Path(options.mount).parent))
+    if options is not None and options.dictionary is not None:
+        mounts.append(str(Path(options.dictionary).parent))
+    text = f"[Unit]\nRequiresMountsFor={_quote(mounts, variables=False)}\n" if mounts else ""
+    return UNIT_DIR / f"{unit(wanted)}.d" / "mounts.conf", text
+
+
+def install(wanted: Config, changes: Changes) -> None:
+    """Writes what the instance needs; nothing is enabled yet. Raises `PermissionDenied`, `Failed`."""
+    changes.write(template_path(wanted.swap), template(wanted.swap))
+    path, text = _drop_in(wanted)
+    if text:
+        changes.write(path, text)
+    else:
+        changes.remove(path)
+
+
+def uninstall(gone: Config, left: Sequence[Config], changes: Changes) -> None:
+    """Removes what only that instance needed."""
+    changes.remove(_drop_in(gone)[0])
+    if not any(other.swap == gone.swap for other in left):
+        changes.remove(template_path(gone.swap))
+
+
+def enable(wanted: Config) -> None:
+    """It comes with the next start of the machine. Raises `Failed`, with nothing enabled."""
+    _systemctl("daemon-reload")
+    try:
+        _systemctl("enable", unit(wanted))
+    except BaseException:
+        _systemctl("disable", unit(wanted), check=False)
+        raise
+
+
+def disable(gone: Config) -> None:
+    """It does not come any more; what is there stays. (Before its files are removed.)"""
+    _systemctl("disable", unit(gone))
+
+
+def forget(gone: Config) -> None:
+    """After its files were removed."""
+    _systemctl("daemon-reload", check=False)
+    _systemctl("reset-failed", unit(gone), check=False)
+
+
+def start(wanted: Config) -> None:
+    """Starts the unit, which takes over a device that is there already. Raises `Failed`."""
+    _systemctl("reset-failed", unit(wanted), check=False)
+    _systemctl("start", unit(wanted))
+
+
+def stop(gone: Config) -> None:
+    """Stops the unit, if it is active. What it made has been removed before."""
+    _systemctl("stop", unit(gone), check=False)
+
+
+def state(wanted: Config) -> tuple[str, str]:
+    """systemd's words: ("enabled", "active")."""
+    enabled, active = (_systemctl(word, unit(wanted), check=False) for word in ("is-enabled", "is-active"))
+    return enabled, active
 
 
 def _systemctl(*words: str, check: bool = True) -> str:
@@ -202,138 +224,3 @@ def _systemctl(*words: str, check: bool = True) -> str:
         said = done.stderr.strip() or f"exit code {done.returncode}"
         raise Failed(f"systemctl {' '.join(words)} failed", said, f"See: journalctl -b -u {words[-1]}")
     return done.stdout.strip()
-
-
-def _need_systemd() -> None:
-    if not RUNNING.is_dir():
-        remedy = "Write the command of --print into your own init's scripts, before swap is needed"
-        raise Unsupported("cannot make devices persistent", "this machine was not started by systemd", remedy)
-    if os.geteuid() != 0:
-        raise PermissionDenied(
-            "cannot make devices persistent", "only root may write systemd's units", "Run it with sudo"
-        )
-
-
-def units(directory: Path | None = None) -> list[Unit]:
-    """The persistent devices, by id."""
-    found = []
-    directory = directory or UNIT_DIR
-    try:
-        entries = list(directory.iterdir())
-    except OSError:
-        return []
-    for path in entries:
-        match = _NAME.fullmatch(path.name)
-        if not match or path.is_symlink():
-            continue
-        try:
-            lines = path.read_text(errors="replace").splitlines()
-        except OSError:
-            continue
-        command = next((line.removeprefix(_COMMAND) for line in lines if line.startswith(_COMMAND)), "")
-        found.append(Unit(int(match[1]), path, command))
-    found.sort(key=lambda unit: unit.id)
-    if RUNNING.is_dir():
-        found = [
-            replace(
-                unit,
-                enabled=_systemctl("is-enabled", unit.name, check=False),
-                active=_systemctl("is-active", unit.name, check=False),
-            )
-            for unit in found
-        ]
-    return found
-
-
-def free_id(directory: Path | None = None) -> int:
-    """The lowest id that no persistent device has."""
-    taken = {unit.id for unit in units(directory)}
-    return next(number for number in range(len(taken) + 1) if number not in taken)
-
-
-def add(options: CreateOptions, start: bool = False) -> Unit:
-    """Writes and enables the unit; with `start`, makes the device now as well. When anything fails, nothing is left
-    behind.
-
-    Raises `UsageError`, `Busy` (there is one of that id), `Unsupported` (no systemd), `PermissionDenied`, `Failed`.
-    """
-    options = canonical(options)  # what is wrong with it shows before a dictionary is kept
-    _need_systemd()
-    if options.dictionary is not None:
-        options = replace(options, dictionary=str(dictionary.keep(dictionary.load(options.dictionary))))
-    text = unit_text(options)
-    assert options.id is not None
-    unit = Unit(options.id, UNIT_DIR / f"truezram-{options.id}.service", options.command())
-    try:
-        with unit.path.open("x") as file:
-            file.write(text)
-    except FileExistsError:
-        _forget_dictionary(unit)
-        remedy = f"Choose another --id, or remove it first: truezram persist remove {options.id}"
-        raise Busy(f"cannot make device {options.id} persistent", f"{unit.path} is there already", remedy) from None
-    except OSError as error:
-        _forget_dictionary(unit)
-        raise Failed(f"cannot write {unit.path}", error.strerror or str(error)) from None
-    try:
-        _systemctl("daemon-reload")
-        _systemctl("enable", unit.name)
-        if start:
-            _systemctl("start", unit.name)
-    except TruezramError:
-        _forget(unit)
-        raise
-    enabled, active = (_systemctl(word, unit.name, check=False) for word in ("is-enabled", "is-active"))
-    return replace(unit, enabled=enabled, active=active)
-
-
-def _forget(unit: Unit) -> None:
-    _systemctl("disable", unit.name, check=False)
-    unit.path.unlink(missing_ok=True)
-    _systemctl("daemon-reload", check=False)
-    _systemctl("reset-failed", unit.name, check=False)
-    _forget_dictionary(unit)
-
-
-def _dictionary_of(command: str) -> Path | None:
-    """The file that a unit's command names; None for none, and for a command that was edited and cannot be parsed."""
-    try:
-        words = shlex.split(command)
-    except ValueError:
-        return None
-    return Path(words[words.index("--dictionary") + 1]) if "--dictionary" in words[:-1] else None
-
-
-def _forget_dictionary(unit: Unit) -> None:
-    """Removes the copy that `add` made for this unit, unless another unit names it too."""
-    path = _dictionary_of(unit.command)
-    if path is not None and path not in {_dictionary_of(other.command) for other in units()}:
-        dictionary.forget(path)
-
-
-def _remove_device(name: str, unmount: bool) -> None:
-    """Removes the device if it is there. `unmount`: what its unit mounted is unmounted first."""
-    with Client() as client:
-        try:
-            entry = client.resolve(name)
-        except NotFound:
-            return
-    remove_entry(entry, unmount=unmount)
-
-
-def remove(number: int, stop: bool = False) -> Unit:
-    """The device of that id will not come back at the next start; with `stop`, it is removed now as well (swapoff
-    first).
-
-    A device that is running and is not stopped stays, as one made by hand. Raises `NotFound`, `Unsupported`,
-    `PermissionDenied`, `Busy`, `Failed`; when the device cannot be removed, it stays persistent.
-    """
-    unit = next((unit for unit in units() if unit.id == number), None)
-    if unit is None:
-        raise NotFound(f"no persistent device {number}", "", "See `truezram persist list`")
-    _need_systemd()
-    if stop:
-        # Not left to the unit: this reports what is in the way, and works when the unit has failed to stop before.
-        _remove_device(f"ublkb{number}", "--mount" in shlex.split(unit.command))
-        _systemctl("stop", unit.name, check=False)
-    _forget(unit)
-    return unit

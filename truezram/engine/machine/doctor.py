@@ -337,7 +337,7 @@ class _Doctor:
     def swap(self) -> Check:
         areas = self.machine.swaps
         if not areas:
-            return Check(name="swap", state="ok", detail="no swap area in use (truezram create --swap makes one)")
+            return Check(name="swap", state="ok", detail="no swap area in use (truezram setup makes one that fits)")
         used, size = sum(area.used for area in areas), sum(area.size for area in areas)
         detail = f"{format_size(used)} of {format_size(size)} used, on {_listed(areas)}"
         if lost := [area for area in users.Swaps(areas, self.root).lost if _is_gone(area)]:

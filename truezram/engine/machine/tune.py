@@ -19,6 +19,7 @@ from pathlib import Path
 from truezram.engine.answers import Tunable
 from truezram.engine.errors import Busy, Failed, NotFound, PermissionDenied, TruezramError, Unsupported, UsageError
 from truezram.engine.machine import procfs
+from truezram.engine.machine.advice import is_enough_for_zswap
 from truezram.engine.machine.doctor import is_compressed
 from truezram.engine.machine.journal import Change, Journal, boot_id
 from truezram.engine.machine.procfs import ROOT
@@ -33,13 +34,16 @@ class _Swap:
     """A ublk device is in use as swap."""
     zram: bool
     disk: bool
+    zswap: bool = False
+    """The swap on disk is large enough for zswap."""
 
     @classmethod
     def of(cls, machine: MachineSnapshot) -> _Swap:
         paths = [area.path for area in machine.swaps if is_compressed(area)]
         ours = any(path.startswith("/dev/ublkb") for path in paths)
         zram = any(path.startswith("/dev/zram") for path in paths)
-        return cls(ours, zram, len(paths) < len(machine.swaps))
+        disks = sum(area.size for area in machine.swaps if area.path not in paths)
+        return cls(ours, zram, len(paths) < len(machine.swaps), is_enough_for_zswap(disks, machine.mem_total))
 
     @property
     def compressed(self) -> bool:
@@ -87,9 +91,20 @@ def _watermark(swap: _Swap) -> tuple[str, str]:
 
 
 def _zswap(swap: _Swap) -> tuple[str, str]:
+    if swap.zswap and not swap.compressed:
+        return (
+            "Y",
+            "in front of swap on disk, zswap keeps what is read again in memory and lets the rest go to the disk",
+        )
     if not swap.compressed:
-        return "", "without a compressed swap device zswap helps in front of a disk"
+        return "", "zswap helps in front of swap on disk, of half the memory or more: there is none"
     return "N", "zswap takes pages before the compressed device sees them, and compresses them a first time"
+
+
+def _shrinker(swap: _Swap) -> tuple[str, str]:
+    if not swap.zswap or swap.compressed:
+        return "", "it matters to zswap only"
+    return "Y", "zswap then writes pages that nobody reads to the disk ahead of need, not only when it is full"
 
 
 def _wbt(_: _Swap) -> tuple[str, str]:
@@ -143,6 +158,14 @@ def _fixed(root: Path) -> list[_Setting]:
             _watermark,
         ),
         _Setting("zswap", "sys/module/zswap/parameters/enabled", _yes_no, "Y or N", _zswap, ("Y", "N")),
+        _Setting(  # from 6.8 on
+            "zswap-shrinker",
+            "sys/module/zswap/parameters/shrinker_enabled",
+            _yes_no,
+            "Y or N",
+            _shrinker,
+            ("Y", "N"),
+        ),
     ]
     return settings
 
@@ -179,6 +202,15 @@ def canonical(key: str) -> str:
     return key if key.startswith("wbt.") else key.replace("_", "-")
 
 
+def parse(key: str, value: str, root: Path = ROOT) -> str:
+    """A value of a setting as the kernel shows it. Raises `NotFound`, `UsageError`."""
+    setting = _setting(canonical(key), root)
+    try:
+        return setting.parse(value)
+    except ValueError as error:
+        raise UsageError(f"invalid value {value[:40]!r} for {key}", str(error), setting.hint) from None
+
+
 def _read(setting: _Setting, root: Path) -> str | None:
     return procfs.read_text(f"{root}/{setting.path}")
 
@@ -192,9 +224,11 @@ def _readonly(setting: _Setting, root: Path) -> str:
     return "this system mounts it read-only"
 
 
-def tunables(root: Path = ROOT) -> tuple[Tunable, ...]:
-    """Every setting that this machine has, with its value and a suggestion for the way it swaps now."""
+def tunables(root: Path = ROOT, use: str = "") -> tuple[Tunable, ...]:
+    """Every setting that this machine has, with its value and a suggestion for the way it swaps now, or would swap
+    with `use` as well ("truezram", "zram")."""
     swap = _Swap.of(procfs.machine(root))
+    swap = replace(swap, ours=swap.ours or use == "truezram", zram=swap.zram or use == "zram")
     found = []
     for setting in _all(root):
         current = _read(setting, root)
@@ -242,11 +276,7 @@ def _plan(assignments: Sequence[str], root: Path) -> list[_Planned]:
             raise Unsupported(f"cannot set {key}", why, "See `truezram tune` for what this machine has")
         if not equals and not tunable.suggested:
             raise UsageError(f"no value for {key}", tunable.reason, f"Write {key}=VALUE ({setting.hint})")
-        value = value.strip() if equals else tunable.suggested
-        try:
-            value = setting.parse(value)
-        except ValueError as error:
-            raise UsageError(f"invalid value {value[:40]!r} for {key}", str(error), setting.hint) from None
+        value = parse(key, value.strip() if equals else tunable.suggested, root)
         if key in planned:
             raise UsageError(f"{key} is given twice", "", "Give each setting one value")
         planned[key] = _Planned(setting, tunable.current, value)
