@@ -27,13 +27,32 @@ DEVICE = DeviceSnapshot(
     disksize=8 * GIB,
     mem_limit=3 * GIB >> 1,
     dedup="on",
-    policy="600:7200:5",
+    policy="600:7200:5:72000",
     idle_dense=600,
     idle_cold=7200,
     cpu_percent=5,
+    idle_backing=72000,
+    backing="/var/lib/truezram.backing",
+    backing_path="/dev/mapper/truezram-ublkb0-0123abcd",
+    backing_state="ready",
+    backing_daily=GIB,
+    backing_rate=16 << 20,
 )
 OTHER = replace(
-    DEVICE, algorithm="lz4", mem_limit=0, dedup="off", policy="0:0:3", idle_dense=0, idle_cold=0, cpu_percent=3
+    DEVICE,
+    algorithm="lz4",
+    mem_limit=0,
+    dedup="off",
+    policy="0:0:3:0",
+    idle_dense=0,
+    idle_cold=0,
+    cpu_percent=3,
+    idle_backing=0,
+    backing="none",
+    backing_path="",
+    backing_state="none",
+    backing_daily=0,
+    backing_rate=0,
 )
 MACHINE = MachineSnapshot(mem_total=16 * GIB)
 

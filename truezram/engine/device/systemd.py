@@ -71,7 +71,7 @@ _UNIT = """\
 Description=Compressed RAM device /dev/ublkb{id}
 DefaultDependencies=no
 RequiresMountsFor={mounts}
-After=systemd-modules-load.service
+{needs}After={after}
 Before={before}
 Conflicts=umount.target
 
@@ -134,6 +134,15 @@ def unit_text(options: CreateOptions) -> str:
         mounts.append(str(Path(options.mount).parent))
     if options.dictionary is not None:
         mounts.append(str(Path(options.dictionary).parent))
+    if options.backing is not None:
+        mounts.append(str(Path(options.backing).parent))
+    after, needs = ["systemd-modules-load.service"], ""
+    if options.backing is not None:
+        if options.backing.startswith("/dev/"):
+            after.append(_device_unit(options.backing))
+            needs = f"Requires={after[-1]}\n"
+        else:
+            after.append("systemd-remount-fs.service")  # it is written to
     create = shlex.split(options.command())[1:]
     wanted = "swap.target" if options.swap else "local-fs.target"
     before = ["umount.target", wanted, *([f"dev-ublkb{options.id}.swap"] if options.swap else [])]
@@ -142,12 +151,23 @@ def unit_text(options: CreateOptions) -> str:
         command=options.command(),
         id=options.id,
         sandbox="\n".join(_SANDBOX),
+        after=" ".join(after),
+        needs=needs,
         mounts=_quote(list(dict.fromkeys(mounts)), variables=False),
         before=" ".join(before),
         start=_command(create),
         stop=_command(["remove", *(["--umount"] if options.mount is not None else []), f"ublkb{options.id}"]),
         wanted=wanted,
     )
+
+
+def _device_unit(path: str) -> str:
+    """systemd's unit for a node in /dev, by its rules (systemd.unit(5), "String escaping")."""
+    name = "".join(
+        char if re.fullmatch(r"[\w:.]", char, re.ASCII) else "".join(f"\\x{byte:02x}" for byte in char.encode())
+        for char in path.strip("/").replace("/", "\0")
+    )
+    return name.replace("\\x00", "-") + ".device"
 
 
 def _command(words: Sequence[str]) -> str:
@@ -166,10 +186,15 @@ def code_writers() -> list[str]:
 def canonical(options: CreateOptions) -> CreateOptions:
     """Checked, as `create.create` would, and independent of the user and the folder that they are used in: paths
     are absolute. What was left open stays open, so that the boot decides."""
+    if options.force:
+        why = "--force would overwrite what is on the backing file at every start"
+        raise UsageError("cannot make it persistent", why, f"Once: wipefs --all {options.backing}; then without it")
     checked = check_options(replace(options, persist=False))
     options = replace(
         options,
         mount=checked.mount,
+        backing=checked.backing,
+        backing_plain=checked.backing_plain,
         dictionary=checked.dictionary,
         algorithm=checked.algorithm if options.algorithm is not None else None,
         policy=checked.policy if options.policy is not None else None,
