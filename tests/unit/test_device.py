@@ -60,8 +60,8 @@ def test_a_policy_is_asked_for_by_name(fake: FakeServer) -> None:
     with pytest.raises(UsageError, match=r"there is no policy 'eager'.*off, gentle, balanced, dense"):
         make(policy="eager")
     made = create(replace(LOCAL, policy="0060:7200:5"))
-    assert " --policy 0060:7200:5 " in fake.received[1]
-    assert made.options.policy == "0060:7200:5"
+    assert " --policy 0060:7200:5:0 " in fake.received[1]
+    assert made.options.policy == "0060:7200:5:0"
     fake.mode("no-zstd")
     with_groups, without = create(LOCAL), create(replace(LOCAL, policy="off"))
     assert [text for text in with_groups.warnings if "does not pack idle pages in groups" in text]
