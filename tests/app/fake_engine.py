@@ -11,10 +11,20 @@ from dataclasses import replace
 from truezram.app.backend.protocol import BenchResult, Capabilities, Estimate, Progress
 from truezram.app.backend.recording import Recording
 from truezram.app.backend.replay import Replay
-from truezram.engine.answers import Algorithm, ArenaCheck, Change, Check, PageMap, Recompressed, Scope, Tunable
+from truezram.engine.answers import (
+    Algorithm,
+    ArenaCheck,
+    Change,
+    Check,
+    PageMap,
+    Recompressed,
+    Scope,
+    Tunable,
+    WrittenBack,
+)
 from truezram.engine.device import settings
 from truezram.engine.device.config import Config
-from truezram.engine.device.options import CreateOptions, RecompressOptions
+from truezram.engine.device.options import CreateOptions, RecompressOptions, WritebackOptions
 from truezram.engine.device.setup import Plan
 from truezram.engine.errors import Busy, Failed
 from truezram.engine.machine import advice
@@ -242,6 +252,14 @@ class FakeEngine(Replay):
         return Recompressed(
             pages=10, saved=1 << 20, cpu_ns=10**6, stopped=False, before=2 << 20, after=1 << 20, seconds=1
         )
+
+    def write_back(self, name: str, options: WritebackOptions, progress: Progress) -> WrittenBack:
+        """At once."""
+        self._called("write_back", name, options)
+        return WrittenBack(
+            pages=5, freed=9000, written=8192, returned=0, on_file=5, used=8192, cpu_ns=10**6, stopped=False,
+            state="ready", why="", before=1 << 20, after=1 << 19, seconds=1.0,
+        )  # fmt: skip
 
     def stop_recompress(self, name: str) -> bool:
         """There was one if it was begun here."""

@@ -76,6 +76,45 @@ class TestCreate:
             await pilot.pause()
             assert "--swap --priority 100" in text_of(b.app.screen, "#command")
 
+    async def test_a_backing_file(self, bench: Make, tmp_path: Path) -> None:
+        b = bench(1)
+        async with creating(b, 3) as pilot:
+            screen = b.app.screen
+            assert screen.query_one("#backing-plain", Checkbox).disabled
+            assert "backing" not in text_of(screen, "#policy-note")
+            screen.query_one("#backing", Input).value = f"{tmp_path}/f"
+            screen.query_one("#backing-limit", Input).value = "2G"
+            await pilot.pause()
+            assert text_of(screen, "#backing-note") == "encrypted; made, up to 2G"
+            assert "20h to the backing file" in text_of(screen, "#policy-note")
+            command = " ".join(text_of(screen, "#command").split())
+            assert "--backing-limit 2G" in command
+            screen.query_one("#backing-plain", Checkbox).value = True
+            await pilot.pause()
+            assert text_of(screen, "#backing-note").startswith("not encrypted")
+            await pilot.press("ctrl+s")
+            await settle(pilot, lambda: any(call[0] == "create" for call in b.engine.calls))
+            (options,) = (call[1] for call in b.engine.calls if call[0] == "create")
+            assert (options.backing, options.backing_limit, options.backing_plain) == (f"{tmp_path}/f", 2 << 30, True)
+
+    @pytest.mark.parametrize(
+        ("path", "limit", "why"),
+        [
+            ("/nonexistent/f", "", "There is no folder /nonexistent"),
+            ("/proc", "", "It is a folder"),
+            ("/f", "1K", "The limit is 1K. Choose 1M to 256G"),
+            ("/f", "many", "It is not a number"),
+        ],
+    )
+    async def test_a_backing_file_that_cannot_be(self, bench: Make, path: str, limit: str, why: str) -> None:
+        b = bench(1)
+        async with creating(b, 3) as pilot:
+            b.app.screen.query_one("#backing", Input).value = path
+            b.app.screen.query_one("#backing-limit", Input).value = limit
+            await pilot.pause()
+            assert text_of(b.app.screen, "#backing-note").startswith(why)
+            assert b.app.screen.query_one("#create", Button).disabled
+
     async def test_where_a_device_would_not_outlive_its_server(self, bench: Make) -> None:
         why = "its arena is not on a noswap tmpfs, which Linux has since 6.4"
         b = bench(1, capabilities=Capabilities(recovery_why=why))

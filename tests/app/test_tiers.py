@@ -22,7 +22,7 @@ from truezram.app.widgets.page_map import PageMapView, region_ages
 from truezram.app.widgets.tiers import MARKS, TierBar, shares
 from truezram.engine.answers import AGES, MAP_AGES
 from truezram.engine.device.events import Detector
-from truezram.engine.device.options import RecompressOptions
+from truezram.engine.device.options import RecompressOptions, WritebackOptions
 from truezram.engine.errors import TruezramError, Unsupported
 from truezram.engine.model import DeviceSnapshot, Tier
 from truezram.engine.units import format_count
@@ -62,7 +62,7 @@ class TestTierBar:
                 assert all(word in lines[1] for word in words), (words, lines[1])
 
     def test_each_tier_has_a_mark_and_a_colour(self) -> None:
-        names = [tier.name for tier in cold().snapshots[0].devices[0].tiers]
+        names = [tier.name for tier in backed(cold().snapshots[0].devices[0]).tiers]
         assert names == list(theme.TIERS) == list(MARKS)
         for glyphs in ("braille", "ascii"):
             assert len(set(TierBar(View(glyphs)).marks.values())) == len(names)
@@ -109,6 +109,20 @@ class TestTierBar:
         async with b.app.run_test(size=WIDE) as pilot:
             await b.before(LAST)(pilot)
             assert "dense 23.8M -3.80M" in drawn(b.app.screen.query_one("#cards TierBar"))
+
+
+def backed(found: DeviceSnapshot, **more: object) -> DeviceSnapshot:
+    """The same with 20 pages on a backing file."""
+    figures: dict[str, object] = {
+        "kind_pages": (*found.kind_pages, ("backing", 20)),
+        "backing": "/var/x",
+        "backing_path": "/dev/mapper/x",
+        "backing_state": "ready",
+        "backing_used": 40000,
+        "backing_saved": 50000,
+        "backing_limit": 1 << 30,
+    }
+    return replace(found, **{**figures, **more})  # type: ignore[arg-type]
 
 
 def replace_bytes(tier: Tier, size: int) -> Tier:
@@ -300,6 +314,62 @@ class TestRecompress:
             await start(b, pilot, "2", LAST)
             offered = {command.title for command in b.app.get_system_commands(b.app.screen)}
             assert {"Recompress", "Kind/age"} <= offered
+
+
+class TestBackingFile:
+    async def test_on_the_device_page(self, tiers: Make) -> None:
+        """A fourth tier, what is on it, and why nothing more is written; w and b only where there is one."""
+        b = tiers()
+        async with b.app.run_test(size=WIDE) as pilot:
+            await start(b, pilot, "2", LAST)
+            assert "Write back" not in keys(b)
+            found = backed(device(b), backing_state="full", backing_text="no room for 8K")
+            b.app.take(replace(b.engine.snapshot(), devices=(found,)))
+            b.app.redraw()
+            await pilot.pause()
+            assert "backing 20 pages in 39.1K, saved 48.8K" in drawn(b.app.screen.query_one("#tiers"))
+            rows = {item.key: item for item in b.app.screen.query_one("#facts", Grid).items}
+            assert rows["backing"].cells[1] == "/var/x"
+            assert rows["on backing"].cells[1] == "20, 39.1K"
+            assert (rows["backing is"].cells[1], rows["backing is"].style) == ("full: no room for 8K", "warn")
+            assert "Write back" in keys(b)
+            await pilot.press("w")
+            await settle(pilot, lambda: ("write_back", "local0", WritebackOptions()) in b.engine.calls)
+            await settle(pilot, lambda: not b.app.jobs.jobs)
+            await pilot.press("b")
+            await settle(pilot, lambda: ("write_back", "local0", WritebackOptions(back=True)) in b.engine.calls)
+
+    def test_events(self) -> None:
+        last = cold().snapshots[-1]
+        bare = last.devices[0]
+        ready = backed(bare, backing_daily=1 << 20)
+
+        def told(*devices: DeviceSnapshot) -> list[tuple[str, str]]:
+            detector = Detector()
+            found = [e for d in devices for e in detector.feed(replace(last, devices=(d,)), 0.0)]
+            return [(e.level, e.text) for e in found if "backing" in e.text]
+
+        assert ("info", "backing file ready") in told(bare, ready)
+        assert ("info", "backing is /var/x (was none)") in told(bare, ready)
+        full = replace(ready, backing_state="full", backing_text="no room for 8K")
+        text = "backing file full: nothing is written to it until there is room again (no room for 8K)"
+        assert told(ready, full) == [("warning", text)]
+        assert told(full, ready) == [("info", "backing file ready")]
+        missing = replace(ready, backing_state="missing", backing_text="it is another one")
+        text = "backing file missing: pages on it cannot be read (it is another one)"
+        assert told(ready, missing) == [("error", text)]
+        bad = replace(ready, total=replace(ready.total, backing_errors=3))
+        assert told(ready, bad) == [("error", "3 pages could not be read from the backing file (EIO)")]
+        used = replace(ready, backing_day_bytes=1 << 20)
+        assert told(ready, used, used) == [("info", "the 1M of today for the backing file are used up")]
+        written = replace(ready, recompress_done=ready.recompress_done + 1, backing_pages=5, backing_saved=60000)
+        text = "writing back has ended: 5 pages are on the backing file, which took 9.8K"
+        assert told(ready, written) == [("info", text)]
+        back = replace(ready, recompress_done=ready.recompress_done + 1, recompress_stopped=1)
+        back = replace(back, total=replace(back.total, backing_returned=9))
+        assert told(ready, back) == [("info", "bringing back has stopped: 20 pages are still on the backing file")]
+        policy = replace(ready, backing_runs=1, backing_pages=5, backing_saved=60000)
+        assert told(ready, policy) == [("info", "policy: 5 pages were written to the backing file and take 9.8K less")]
 
 
 class TestEvents:

@@ -136,7 +136,7 @@ def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tools")
     for name in ("pagetool", "killer", "warmcall"):
         compile_c(name, folder / name)
-    compile_c("quiesce", folder / "quiesce", "transport/uring.c")
+    compile_c("quiesce", folder / "quiesce", "store/uring.c")
     subprocess.run([sys.executable, str(HERE / "collect_pages.py"), str(folder / "pages")], check=True)
     for path in (folder, *folder.parents):
         if path.is_relative_to("/tmp") and path != Path("/tmp"):

@@ -58,7 +58,8 @@ def make_stats(path: Path, args, name: str, number: int):
     stats.dedup = args.dedup
     stats.mode = MODES.index(args.mode)
     stats.mode_since_ns = time.monotonic_ns()
-    stats.idle_dense, stats.idle_cold, stats.cpu_percent = map(int, args.policy.split(":"))
+    numbers = [*map(int, args.policy.split(":")), 0]
+    stats.idle_dense, stats.idle_cold, stats.cpu_percent, stats.idle_backing = numbers[:4]
     if "no-zstd" in MODE:
         stats.idle_cold = 0
     stats.mem_used_total = 1 << 20
@@ -120,6 +121,16 @@ def serve(sock: socket.socket, stats) -> None:
                     stats.mode = MODES.index(value)
                 elif key == "dedup":
                     stats.dedup = value == "on"
+                elif key == "backing" and "no-backing" in MODE:
+                    reply.status, reply.text = 3, b"it does not like that file"
+                elif key == "backing":
+                    limit, _, name = value.rpartition(":")
+                    there = value != "none"
+                    stats.backing_path = name.encode() if there else b""
+                    stats.backing_limit = int(limit) if there else 0
+                    stats.backing_state = lib.TZ_BACKING_READY if there else lib.TZ_BACKING_NONE
+                elif key in ("idle_backing", "backing_daily", "backing_rate"):
+                    setattr(stats, key, int(value))
                 else:
                     stats.algorithm = value.encode()
             elif request.op == 5:
@@ -136,6 +147,12 @@ def serve(sock: socket.socket, stats) -> None:
             elif request.op == 11:
                 reply.value[0] = stats.recompress_started = 1
                 stats.recompress_done = 0 if "endless" in MODE else 1
+                queue = lib.tz_stats_queue(stats, 0)
+                if text == "backing":
+                    stats.backing.pages = queue.kind_pages_now[lib.TZ_KIND_BACKED] = 7
+                    stats.backing.saved, stats.backing_used, stats.backing_written = 700, 8192, 8192
+                elif text == "memory" and "no-room" not in MODE:
+                    queue.kind_pages_now[lib.TZ_KIND_BACKED], queue.backing_returned = 0, 7
             peer.send(bytes_of(reply))
             if request.op == 3:
                 if "stuck" in MODE:

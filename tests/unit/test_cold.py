@@ -211,10 +211,10 @@ def test_a_new_device_has_a_policy(device: Entry, run_dir: Path, monkeypatch: py
     monkeypatch.setenv("TRUEZRAM_LIBZSTD", "/nonexistent/libzstd.so.1")
     made = create(CreateOptions(64 << 20, "lz4", transport="local"))
     with Client() as client:
-        assert client.device(made.entry).policy == "600:0:3"
+        assert client.device(made.entry).policy == "600:0:3:72000"
         assert len(made.warnings) == 1
         assert "does not pack idle pages in groups" in made.warnings[0]
-        for policy in ("600:0:0", "0:0:101", "1:2:", "1:2:3:4", "-1:2:3"):
+        for policy in ("600:0:0", "0:0:101", "1:2:", "1:2:3:4:5", "-1:2:3"):
             with pytest.raises(UsageError, match=r"1 to 100 per cent|three whole numbers"):
                 client.set(made.entry, "policy", policy)
         with pytest.raises(Failed, match=r"groups of pages need libzstd: .*cannot be opened"):

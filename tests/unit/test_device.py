@@ -41,7 +41,7 @@ def test_create_passes_on_what_was_asked_and_no_more(fake: FakeServer, run_dir: 
     assert (
         words[:ready]
         == (
-            "--size 1073741824 --algorithm lz4 --policy 600:7200:3 --mode balanced --mem-limit 12345 --id 7 --queues 3"
+            "--size 1073741824 --algorithm lz4 --policy 600:7200:3:72000 --mode balanced --mem-limit 12345 --id 7 --queues 3"
             f" --queue-depth 32 --transport local --run-dir {run_dir}"
         ).split()
     )
@@ -56,12 +56,12 @@ def test_create_passes_on_what_was_asked_and_no_more(fake: FakeServer, run_dir: 
 
 def test_a_policy_is_asked_for_by_name(fake: FakeServer) -> None:
     make(policy="Dense")
-    assert " --policy 180:2340:10 " in fake.received[0]
+    assert " --policy 180:2340:10:21780 " in fake.received[0]
     with pytest.raises(UsageError, match=r"there is no policy 'eager'.*off, gentle, balanced, dense"):
         make(policy="eager")
     made = create(replace(LOCAL, policy="0060:7200:5"))
-    assert " --policy 0060:7200:5 " in fake.received[1]
-    assert made.options.policy == "0060:7200:5"
+    assert " --policy 0060:7200:5:0 " in fake.received[1]
+    assert made.options.policy == "0060:7200:5:0"
     fake.mode("no-zstd")
     with_groups, without = create(LOCAL), create(replace(LOCAL, policy="off"))
     assert [text for text in with_groups.warnings if "does not pack idle pages in groups" in text]
@@ -129,9 +129,12 @@ def test_what_to_do_when_it_cannot_be_set(
 def test_command_preview_gives_the_same_options() -> None:
     swapping = CreateOptions(3 << 29, "zstd:3", 1 << 29, 4, 2, 64, "ublk", True, 10, dictionary="/a b", dedup=True)
     swapping = replace(swapping, policy="gentle", mode="low-latency")
+    swapping = replace(swapping, backing="/b", backing_limit=1 << 30, backing_plain=True, force=True)
     assert swapping.command() == (
         "truezram create --size 1536M --algorithm zstd:3 --dictionary '/a b' --dedup --policy gentle"
-        " --mode low-latency --mem-limit 512M --id 4 --queues 2 --queue-depth 64 --swap --priority 10"
+        " --mode low-latency"
+        " --mem-limit 512M --backing /b --backing-limit 1G --backing-plain --force"
+        " --id 4 --queues 2 --queue-depth 64 --swap --priority 10"
     )
     mounted = CreateOptions(1 << 30, transport="local", fs="ext4", mount="-m", enable=True)
     parser = argparse.ArgumentParser()

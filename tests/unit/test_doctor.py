@@ -43,6 +43,7 @@ def good(tmp_path: Path) -> Path:
             "proc/self/status": "Name:\tx\n" + ALL_CAPS,
             "sys/module/ublk_drv/refcnt": "0",
             "sys/module/zswap/parameters/enabled": "N\n",
+            "sys/module/dm_crypt/refcnt": "0",
             "sys/power/state": "freeze mem disk\n",
             "sys/bus/event_source/devices/kprobe/type": "8\n",
             "sys/kernel/security/lockdown": "[none] integrity confidentiality\n",
@@ -68,6 +69,7 @@ PROBES = Probes(
     tmpfs_noswap=lambda: True,
     zstd_version=lambda: "1.5.7",
     memlock_limit=lambda: 8 << 20,
+    dmsetup=lambda: True,
     server_path=lambda: Path("/x/truezramd"),
     euid=0,
     machine="x86_64",
@@ -105,6 +107,23 @@ def test_what_is_in_the_way_of_slot_tracking(good: Path, file: str, text: str | 
     assert check.state == "warn"
     assert expected in check.detail
     assert check.remedy
+
+
+def test_what_is_in_the_way_of_encryption(good: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert find(examine(good, replace(PROBES, dmsetup=lambda: False)), "encryption").detail.startswith("dmsetup is not")
+    (good / "sys/module/dm_crypt/refcnt").unlink()
+    (good / "sys/module/dm_crypt").rmdir()
+    assert "has no dm-crypt" in find(examine(good, PROBES), "encryption").detail
+    write(
+        good, {f"lib/modules/{KERNEL}/modules.dep": "kernel/drivers/md/dm-crypt.ko.xz: kernel/drivers/md/dm-mod.ko.xz"}
+    )
+    assert find(examine(good, PROBES), "encryption").state == "ok"
+    write(good, {f"sys/block/dm-{n}/dm/name": f"truezram-ublkb{n}-0123456{n}\n" for n in (1, 2)})
+    write(good, {"sys/block/dm-3/dm/name": "swap-ublkb1-01234567\n", "sys/block/dm-4/dm/uuid": "x\n"})
+    run_dir.mkdir(mode=0o700, exist_ok=True)
+    (run_dir / "ublkb1.lock").touch()
+    check = find(examine(good, PROBES), "encryption")
+    assert (check.state, check.remedy) == ("warn", "sudo dmsetup remove truezram-ublkb2-01234562")
 
 
 def test_slot_tracking_needs_bpf_and_perfmon_only(good: Path) -> None:

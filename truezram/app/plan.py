@@ -5,11 +5,11 @@ Everything is computed from the machine's own figures; nothing is measured here,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
-from truezram.engine.device import dictionary, filesystem
+from truezram.engine.device import backing, dictionary, filesystem
 from truezram.engine.device.options import CreateOptions
 from truezram.engine.errors import UsageError
 from truezram.engine.machine import advice
@@ -87,6 +87,25 @@ def check_mount(fs: str, size: int, text: str) -> str | None:
     if where is not None and not Path(where).is_dir():
         raise UsageError(f"cannot mount it on {where}", "no such folder", "Create it first")
     return where
+
+
+def check_backing(path: str, limit: str, plain: bool, size: int) -> tuple[backing.Backing | None, str]:
+    """The backing file (None: none) and a remark. What is there now is looked at, but nothing of its contents. Raises
+    `TruezramError`."""
+    if not path.strip():
+        return None, "a file or disk for pages idle for long"
+    most = parse_size(limit, "limit") if limit.strip() else 0
+    found = backing.parse(path, most)
+    if found is None:
+        return None, "none"
+    file = Path(found.path)
+    if file.is_dir():
+        raise UsageError(f"cannot use {file}", "it is a folder", "Name a file in it")
+    if not file.exists() and not file.parent.is_dir():
+        raise UsageError(f"cannot use {file}", f"there is no folder {file.parent}", "Create it first")
+    how = "not encrypted" if plain or found.plain else "encrypted"
+    made = "" if file.exists() else f"; made, up to {format_size(most or size)}"
+    return replace(found, plain=plain or found.plain), f"{how}{made}"
 
 
 def check_dictionary(text: str, algorithm: str, level: int) -> tuple[str | None, str]:

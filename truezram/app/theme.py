@@ -37,7 +37,7 @@ BASE_KEYS = (
 GRAPH_KEYS = ("read", "write", "ratio", "p50", "p99", "cpu", "axis", "logical", "resident", "track")
 MAP_KEYS = tuple(dict.fromkeys(KINDS))
 """The kinds of stored pages. A theme does not need a colour for each: see `_map_colours`."""
-TIERS = {"hot": "write", "dense": "ratio", "cold": "read"}
+TIERS = {"hot": "write", "dense": "ratio", "cold": "read", "backing": "logical"}
 """Where idle pages go (`DeviceSnapshot.tiers`), and the graph colour of each in a theme that names none. Ages of pages
 go from hot to cold."""
 TIER_KEYS = tuple(TIERS)

@@ -169,6 +169,35 @@ class Recompressed:
     seconds: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WrittenBack:
+    """Writing idle pages to the backing file, or bringing all back, that has ended. What else happened to the device
+    meanwhile is in these figures, too."""
+
+    pages: int
+    """That were written,"""
+    freed: int
+    """and bytes of memory that they took;"""
+    written: int
+    """bytes written to the file."""
+    returned: int
+    """Pages that came back."""
+    on_file: int
+    """Pages that are there now,"""
+    used: int
+    """and bytes of it in use."""
+    cpu_ns: int
+    stopped: bool
+    state: str
+    """Of the backing file (`model.BACKING_STATES`),"""
+    why: str
+    """and why it has ended early, if it has; else empty."""
+    before: int
+    """mem_used_total, bytes."""
+    after: int
+    seconds: float
+
+
 @dataclass(frozen=True, slots=True)
 class ArenaProblem:
     """Something that is wrong in an arena."""
@@ -208,6 +237,12 @@ class ArenaCheck:
     """Pages that were written so often that they could not be looked at."""
     group_pages: int = 0
     """Members of groups, each of which is one object."""
+    backing_pages: int = 0
+    """Pages on the backing file,"""
+    backing_bytes: int = 0
+    """and what they take there."""
+    backing_read: bool = False
+    """Whether they were looked at: a file that is not there cannot be, nor that of an arena without a device."""
     problems: tuple[ArenaProblem, ...] = ()
     problems_found: int = 0
     """All of them; `problems` has at most 1000."""

@@ -36,6 +36,9 @@ class QueueSnapshot:
     drains: int = 0
     deferred_writes: int = 0
     slots_freed: int = 0
+    backing_reads: int = 0
+    backing_errors: int = 0
+    backing_returned: int = 0
     compress_ns: int = 0
     compress_bytes_in: int = 0
     compress_bytes_out: int = 0
@@ -84,6 +87,9 @@ IO_STAT = (
     Counter("swap_writes", "Write requests that the kernel marked as swap."),
     Counter("deferred_writes", "Writes that waited for memory."),
     Counter("slots_freed", "Pages given back because the kernel reported that it freed their swap slot."),
+    Counter("backing_reads", "Pages read from the backing file."),
+    Counter("backing_errors", "Pages that could not be read from it (EIO)."),
+    Counter("backing_returned", "Pages that came back to memory from it."),
 )
 """What is counted about requests: the kernel's io_stat in its order, then ours."""
 
@@ -120,12 +126,32 @@ class Tier(NamedTuple):
     """Pages of a device with an object that are stored in one way now."""
 
     name: str
-    """"hot", as they were written; "dense", each with that codec; or "cold", in groups."""
+    """"hot", as they were written; "dense", each with that codec; "cold", in groups; or "backing", on that file."""
     pages: int
     bytes: int
-    """What their objects take."""
+    """What their objects take: in memory, or on the file."""
     saved: int
     """By how many bytes less pages took when they came here, since the device was created. Of "hot": 0."""
+
+
+class BackingState(NamedTuple):
+    """What a device's backing file can be."""
+
+    level: str
+    """Of the log's line when it becomes so."""
+    text: str
+    """What that means."""
+
+
+BACKING_STATES = {
+    "none": BackingState("info", "no backing file"),
+    "ready": BackingState("info", "ready"),
+    "full": BackingState("warning", "full: nothing is written to it until there is room again"),
+    "failed": BackingState(
+        "error", "failed: nothing is written to it any more, what is there is read as far as possible"
+    ),
+    "missing": BackingState("error", "missing: pages on it cannot be read"),
+}
 
 
 PRESSURES = {"mem_limit": "used memory is near mem_limit", "memory": "processes wait for memory"}
@@ -182,14 +208,40 @@ class DeviceSnapshot:
     huge_pages: int = 0
     dedup: str = "off"
     """"on": identical pages share one object."""
-    policy: str = "0:0:3"
-    """The three below, as the server takes them."""
+    policy: str = "0:0:3:0"
+    """`idle_dense`, `idle_cold`, `cpu_percent` and `idle_backing`, as the server takes them."""
     idle_dense: int = 0
     """Seconds for which pages have been idle that are written once more with `dense`; 0: none are."""
     idle_cold: int = 0
     """The same of those that are packed in groups."""
     cpu_percent: int = 3
-    """Share of a core for both."""
+    """Share of a core for these, and the next."""
+    idle_backing: int = 0
+    """Seconds for which pages have been idle that are written to the backing file, if there is one; 0: none are."""
+    backing: str = "none"
+    """The backing file as a user writes it: ``PATH``, ``plain:PATH`` for one that is not encrypted, or ``none``."""
+    backing_path: str = ""
+    """What the server writes to: that, or the mapping that encrypts it; empty: nothing."""
+    backing_state: str = "none"
+    """One of `BACKING_STATES`,"""
+    backing_text: str = ""
+    """and why, unless it is ready."""
+    backing_limit: int = 0
+    """Bytes of it that are used at most,"""
+    backing_used: int = 0
+    """and that are in use."""
+    backing_daily: int = 0
+    """Bytes that are written to it a day at most; 0: any,"""
+    backing_rate: int = 0
+    """and a second."""
+    backing_day: int = 0
+    """Days from 1970-01-01 (UTC) to the one to which belongs:"""
+    backing_day_bytes: int = 0
+    """what was written to it,"""
+    backing_written: int = 0
+    """and all that ever was."""
+    backing_discarded: int = 0
+    """Bytes of it that were given back."""
     mode: str = "balanced"
     """What its queues are to be good at: one of `settings.MODES`,"""
     mode_since_ns: int = 0
@@ -238,6 +290,13 @@ class DeviceSnapshot:
     """Windows of 16 pages."""
     cold_tried: int = 0
     cold_runs: int = 0
+    backing_pages: int = 0
+    """The same of pages that have been written to the backing file."""
+    backing_saved: int = 0
+    backing_cpu_ns: int = 0
+    backing_no_room: int = 0
+    backing_tried: int = 0
+    backing_runs: int = 0
     total: QueueSnapshot = field(default_factory=QueueSnapshot)
     queues: tuple[QueueSnapshot, ...] = ()
     queue_depth: int = 0
@@ -329,20 +388,31 @@ class DeviceSnapshot:
         return dict(self.kind_bytes).get("cold", 0)
 
     @property
+    def backed_pages(self) -> int:
+        """Pages that are on the backing file now."""
+        return dict(self.kind_pages).get("backing", 0)
+
+    def backing_today(self, now: float) -> int:
+        """Bytes written to the backing file on the day (UTC) of `now` (CLOCK_REALTIME, seconds)."""
+        return self.backing_day_bytes if self.backing_day == int(now // 86400) else 0
+
+    @property
     def tiers(self) -> tuple[Tier, ...]:
         """Where the pages are that have an object (nearly all but the same-filled ones). On a device that writes with
-        `dense`, no page is hot."""
+        `dense`, no page is hot; one without a backing file has no tier for it."""
         pages, sizes = dict(self.kind_pages), dict(self.kind_bytes)
         dense = Tier("dense", pages.get("dense", 0), sizes.get("dense", 0), self.dense_saved)
         cold = Tier("cold", self.group_pages, self.group_bytes, self.cold_saved)
         stored = self.orig_data_size // PAGE - self.same_pages
         hot = Tier(
             "hot",
-            max(0, stored - dense.pages - cold.pages),
+            max(0, stored - dense.pages - cold.pages - self.backed_pages),
             max(0, self.object_bytes - dense.bytes - cold.bytes),
             0,
         )
-        return hot, dense, cold
+        if self.backing_state == "none":
+            return hot, dense, cold
+        return hot, dense, cold, Tier("backing", self.backed_pages, self.backing_used, self.backing_saved)
 
     def idle_for(self, seconds: float) -> Age | None:
         """Pages that have been idle for so long at least, all their ages together, whose boundary may be a later one.

@@ -23,8 +23,9 @@ from truezram.engine.answers import (
     Recompressed,
     Scope,
     Tunable,
+    WrittenBack,
 )
-from truezram.engine.device.options import CreateOptions, RecompressOptions
+from truezram.engine.device.options import CreateOptions, RecompressOptions, WritebackOptions
 from truezram.engine.model import Snapshot
 
 if TYPE_CHECKING:
@@ -226,6 +227,9 @@ class Engine(Protocol):
 
     def recompress(self, name: str, options: RecompressOptions, progress: Progress) -> Recompressed:
         """Compresses idle pages once more. Goes on in the server when cancelled."""
+
+    def write_back(self, name: str, options: WritebackOptions, progress: Progress) -> WrittenBack:
+        """Writes idle pages to the backing file, or brings all back. Goes on in the server when cancelled."""
 
     def stop_recompress(self, name: str) -> bool:
         """Ends that, whoever began it. Whether there was one."""

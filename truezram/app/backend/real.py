@@ -21,9 +21,9 @@ from truezram.app.backend.protocol import (
     Progress,
     StoreRow,
 )
-from truezram.engine.answers import ArenaCheck, Change, Check, PageMap, Recompressed, Scope, Tunable
+from truezram.engine.answers import ArenaCheck, Change, Check, PageMap, Recompressed, Scope, Tunable, WrittenBack
 from truezram.engine.device.client import Client
-from truezram.engine.device.options import MAX_QUEUE_DEPTH, CreateOptions, RecompressOptions
+from truezram.engine.device.options import MAX_QUEUE_DEPTH, CreateOptions, RecompressOptions, WritebackOptions
 from truezram.engine.model import DeviceSnapshot, Snapshot
 from truezram.engine.units import format_size, parse_duration
 
@@ -144,6 +144,18 @@ class RealEngine:
             idle = parse_duration(options.idle, "idle time")
             run = cold.recompress(client, client.resolve(name), options.to, idle, options.max_cpu)
             return cold.watch(client, run, lambda share, device: progress(share, _recompressed(run.before, device)))
+
+    def write_back(self, name: str, options: WritebackOptions, progress: Progress) -> WrittenBack:
+        """Asked of the device's server, and watched."""
+        from truezram.engine.device import cold
+
+        with Client() as client:
+            entry = client.resolve(name)
+            if options.back:
+                run = cold.bring(client, entry, options.max_cpu)
+            else:
+                run = cold.write_back(client, entry, parse_duration(options.idle, "idle time"), options.max_cpu)
+            return cold.watch_backing(client, run, lambda share, device: progress(share, _on_file(device)))
 
     def stop_recompress(self, name: str) -> bool:
         """Asked of the device's server."""
@@ -342,6 +354,10 @@ def _packed(device: DeviceSnapshot) -> str:
 
 def _recompressed(before: DeviceSnapshot, now: DeviceSnapshot) -> str:
     return f"idle pages take {format_size(now.recompressed_saved - before.recompressed_saved)} less"
+
+
+def _on_file(device: DeviceSnapshot) -> str:
+    return f"{device.backed_pages} pages in {format_size(device.backing_used)} on the backing file"
 
 
 def _rows(report: Any) -> list[BenchRow]:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from truezram.app.backend.protocol import BenchResult, Capabilities, Engine, Estimate, Progress
 from truezram.app.backend.recording import Recorder, map_key
-from truezram.engine.answers import ArenaCheck, Change, Check, PageMap, Recompressed, Scope, Tunable
-from truezram.engine.device.options import CreateOptions, RecompressOptions
+from truezram.engine.answers import ArenaCheck, Change, Check, PageMap, Recompressed, Scope, Tunable, WrittenBack
+from truezram.engine.device.options import CreateOptions, RecompressOptions, WritebackOptions
 from truezram.engine.errors import TruezramError
 from truezram.engine.model import Snapshot
 
@@ -91,6 +91,10 @@ class Recorded:
     def recompress(self, name: str, options: RecompressOptions, progress: Progress) -> Recompressed:
         """Forwarded."""
         return self._engine.recompress(name, options, progress)
+
+    def write_back(self, name: str, options: WritebackOptions, progress: Progress) -> WrittenBack:
+        """Forwarded."""
+        return self._engine.write_back(name, options, progress)
 
     def stop_recompress(self, name: str) -> bool:
         """Forwarded."""

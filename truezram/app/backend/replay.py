@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, TypeVar
 from truezram.app.backend.protocol import BenchResult, Capabilities, Estimate, Progress
 from truezram.app.backend.recording import Recording, decode, map_key
 from truezram.app.backend.upgrade import upgraded
-from truezram.engine.answers import ArenaCheck, Change, Check, PageMap, Recompressed, Scope, Tunable
-from truezram.engine.device.options import CreateOptions, RecompressOptions
+from truezram.engine.answers import ArenaCheck, Change, Check, PageMap, Recompressed, Scope, Tunable, WrittenBack
+from truezram.engine.device.options import CreateOptions, RecompressOptions, WritebackOptions
 from truezram.engine.errors import Failed, Unsupported
 from truezram.engine.model import Snapshot
 
@@ -130,6 +130,11 @@ class Replay:
     def recompress(self, name: str, options: RecompressOptions, progress: Progress) -> Recompressed:
         """Refused."""
         self.refuse("recompress")
+        raise AssertionError
+
+    def write_back(self, name: str, options: WritebackOptions, progress: Progress) -> WrittenBack:
+        """Refused."""
+        self.refuse("write back")
         raise AssertionError
 
     def stop_recompress(self, name: str) -> bool:

@@ -23,6 +23,7 @@ from truezram.app.widgets.chrome import Footer
 from truezram.app.widgets.tick import Tick
 from truezram.engine.algorithms import parse_algorithm
 from truezram.engine.answers import Algorithm, Scope
+from truezram.engine.device.backing import Backing
 from truezram.engine.device.dictionary import takes_one
 from truezram.engine.device.options import MAX_ID, CreateOptions
 from truezram.engine.device.settings import DEFAULT_MODE, DEFAULT_POLICY, MODES, POLICIES, describe_policy
@@ -116,6 +117,14 @@ class CreateScreen(Dialog[CreateOptions | None]):
                 mode = start.mode or DEFAULT_MODE
                 yield Choice([(name, name) for name in MODES], value=mode, allow_blank=False, id="mode", compact=True)
                 yield Static(id="mode-note", classes="note")
+            with Horizontal(classes="field"):
+                yield Label("Backing")
+                yield Input(text(start.backing), placeholder="none", id="backing", compact=True)
+                yield Label("limit", classes="second")
+                least = format_exact(start.backing_limit) if start.backing_limit else ""
+                yield Input(least, placeholder="all", id="backing-limit", compact=True, classes="short")
+                yield Tick("plain", start.backing_plain, id="backing-plain", compact=True)
+                yield Static(id="backing-note", classes="note")
             with Horizontal(classes="field"):
                 yield Label("Transport")
                 yield Choice(transports, value=transport, allow_blank=False, id="transport", compact=True)
@@ -248,7 +257,8 @@ class CreateScreen(Dialog[CreateOptions | None]):
         size, limit = self._check_sizes()
         algorithm, dictionary = self._check_algorithm()
         policy = str(self.query_one("#policy", Select).value)
-        self._note("policy", describe_policy(policy))
+        backing = self._check_backing(size)
+        self._note("policy", describe_policy(policy, backing is not None))
         mode = str(self.query_one("#mode", Select).value)
         self._note("mode", MODES[mode])
         transport = str(self.query_one("#transport", Select).value)
@@ -274,6 +284,9 @@ class CreateScreen(Dialog[CreateOptions | None]):
             dedup=self.query_one("#dedup", Checkbox).value,
             policy=None if policy == DEFAULT_POLICY else policy,
             mode=None if mode == DEFAULT_MODE else mode,
+            backing=backing.path if backing else None,
+            backing_limit=backing.limit if backing else 0,
+            backing_plain=backing is not None and backing.plain,
             enable=persist,
         )
         self.options = options if self._good else None
@@ -310,6 +323,18 @@ class CreateScreen(Dialog[CreateOptions | None]):
                 dictionary, remark = plan.check_dictionary(self._field("dictionary"), algorithm.name, level)
             self._note("dictionary", remark)
         return name, dictionary
+
+    def _check_backing(self, size: int) -> Backing | None:
+        """The file that pages go to which have been idle for long."""
+        found = None
+        plain = self.query_one("#backing-plain", Checkbox)
+        with self._checking("backing"):
+            text = self._field("backing")
+            found, remark = plan.check_backing(text, self._field("backing-limit"), plain.value, size)
+            self._note("backing", remark)
+        for name in ("#backing-limit", "#backing-plain"):
+            self.query_one(name).disabled = found is None and not self._field("backing").strip()
+        return found
 
     def _check_persist(self, transport: str) -> bool:
         """Whether the device is to be created at every boot."""

@@ -20,7 +20,7 @@ from truezram.app.widgets.histogram import AgeHistogram, LatencyHistogram, SizeH
 from truezram.app.widgets.page_map import PageMapView
 from truezram.app.widgets.tiers import TierBar
 from truezram.engine.answers import ArenaCheck, PageMap
-from truezram.engine.device.options import RecompressOptions
+from truezram.engine.device.options import RecompressOptions, WritebackOptions
 from truezram.engine.device.sanity import UNMEASURED
 from truezram.engine.device.settings import in_force
 from truezram.engine.model import BAD_STATES, MEMORY, DeviceSnapshot
@@ -54,7 +54,8 @@ class DevicePage(Page):
         "out. a colours it by age: for how long most of a region's pages have not been read or written.\n"
         "Objects: what pages take as they were written (hot), those that were idle and are compressed once more, each "
         "by itself (dense) or with its neighbours (cold), and by how much less they took when they became so. r does "
-        "that now, a policy by itself (e).\n"
+        "that now, a policy by itself (e). Backing: what is on the backing file, if the device has one (e sets it; w "
+        "writes idle pages there now, b brings all back).\n"
         "Pages by ratio: how small pages are stored, from 16 to 1 on the left to pages that do not shrink on "
         "the right. Service time: reads above, writes below, over the last minute or (t) since the device was"
         " created.\n"
@@ -73,6 +74,8 @@ class DevicePage(Page):
         Binding("a", "colour", "Kind/age", id="device.colour"),
         Binding("r", "recompress", "Recompress", id="device.recompress"),
         Binding("s", "stop_recompress", "Stop recompression", id="device.stop_recompress"),
+        Binding("w", "write_back(False)", "Write back", id="device.writeback"),
+        Binding("b", "write_back(True)", "Bring back", show=False, id="device.bring"),
         Binding("m", "compact", "Compact", id="device.compact"),
         Binding("v", "check_arena", "Check arena", id="device.check"),
         Binding("escape", "app.go('dashboard')", "Back", show=False, id="device.back"),
@@ -339,6 +342,24 @@ class DevicePage(Page):
 
         app.push_screen(RecompressScreen(device), answered)
 
+    def action_write_back(self, back: bool) -> None:
+        """Idle pages go to the backing file, or all come back. The log says what came of it."""
+        name, app = self.tz.selected, self.tz
+        options = WritebackOptions(back=back)
+
+        def failed(why: str) -> None:
+            if why == "cancelled":
+                app.report("info", "its server goes on", name)
+
+        app.work(
+            f"bring pages of {name} back" if back else f"write idle pages of {name} back",
+            lambda progress: app.engine.write_back(name, options, progress),
+            failed=failed,
+            device=name,
+            timeout=COMPACT_TIMEOUT,
+            quiet=True,
+        )
+
     def action_stop_recompress(self) -> None:
         """Ends the one at work, whoever began it."""
         name, app = self.tz.selected, self.tz
@@ -372,6 +393,10 @@ class DevicePage(Page):
             at_work = device is not None and device.is_recompressing
             served = device is not None and device.state not in UNMEASURED
             return served and (action == "colour" or at_work == (action == "stop_recompress"))
+        if action == "write_back":
+            device = self._ours()
+            there = device is not None and device.state not in UNMEASURED and device.backing_state != "none"
+            return there and device is not None and not device.is_recompressing
         if action in ("span", "edit"):
             return bool(self.tz.history.devices)
         return True
@@ -440,6 +465,10 @@ def facts(device: DeviceSnapshot) -> list[Item]:
     if device.dictionary_size:
         rows.insert(1, ("dictionary", f"{short_size(device.dictionary_size)}, id {device.dictionary_id}"))
     items = [Item(name, (name, value)) for name, value in rows]
+    if device.backing_state not in ("none", "ready"):
+        text = f"{device.backing_state}: {device.backing_text}".removesuffix(": ")
+        at = next(number for number, item in enumerate(items) if item.key == "backing") + 1
+        items.insert(at, Item("backing is", ("backing is", text), "warn"))
     if device.kind == "truezram":
         safe = [("locked", device.memory_locked), ("noswap tmpfs", device.noswap_tmpfs)]
         if device.transport == "ublk":
@@ -468,6 +497,9 @@ def _idle(device: DeviceSnapshot) -> list[tuple[str, str]]:
         if pages:
             least = format_duration(old[0].least_ns / 1e9).partition(" ")[0]
             rows.append((f"idle {least}+", f"{pages} pages, {short_size(size)}"))
+    if device.backing_state != "none":
+        rows.append(("on backing", f"{device.backed_pages}, {short_size(device.backing_used)}"))
+        rows.append(("today", f"{short_size(device.backing_today(time.time()))} written"))
     if device.recompressed_pages or device.is_recompressing:
         share = f", {device.recompress_permille // 10}%" if device.is_recompressing else ""
         rows.append(("recompressed", f"{device.recompressed_pages}, -{short_size(device.recompressed_saved)}{share}"))

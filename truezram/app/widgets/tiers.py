@@ -1,5 +1,5 @@
-"""Where a device's pages are: hot, dense, cold. One bar of what each takes, and a legend with figures; in a single line
-where there is only one.
+"""Where a device's pages are: hot, dense, cold, and on the backing file. One bar of what each takes, and a legend with
+figures; in a single line where there is only one.
 
 Each tier has a character of its own, so that nothing depends on colours.
 """
@@ -20,7 +20,7 @@ from truezram.app.widgets.lines import Line, LineWidget, clip
 from truezram.engine.model import DeviceSnapshot, Tier
 from truezram.engine.units import format_count
 
-MARKS = {"hot": "█#", "dense": "▓+", "cold": "▒."}
+MARKS = {"hot": "█#", "dense": "▓+", "cold": "▒.", "backing": "░:"}
 """The character of each tier, and the one in ASCII."""
 FORMS = (
     ("{name} {pages} pages in {size}", ", saved {saved}", "   "),

@@ -47,6 +47,9 @@ def as_json(found: ArenaCheck) -> dict[str, Any]:
         "same_filled": found.same_filled,
         "dup_pages": found.dup_pages,
         "group_pages": found.group_pages,
+        "backing_pages": found.backing_pages,
+        "backing_bytes": found.backing_bytes,
+        "backing_read": found.backing_read,
         "objects": found.objects,
         "payload_bytes": found.payload_bytes,
         "object_bytes": found.object_bytes,
@@ -81,6 +84,9 @@ def lines(found: ArenaCheck) -> list[str]:
         ("page table", f"{found.table_pages} pages"),
         ("file", f"{format_size(found.populated_bytes)} of memory or disk"),
     ]
+    if found.backing_pages:
+        looked = "" if found.backing_read else ", not looked at"
+        rows.append(("backing", f"{found.backing_pages} pages in {format_size(found.backing_bytes)}{looked}"))
     if found.unsettled:
         rows.append(("not checked", f"{found.unsettled} pages that were written again and again meanwhile"))
     return out + [f"  {label:<12}{value}" for label, value in rows]

@@ -59,6 +59,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         modes.add_argument(
             f"--{name}", dest="mode", action="store_const", const=mode, help=f"the same as --mode {mode}"
         )
+    parser.add_argument(
+        "--backend",
+        choices=("memory", "tiered"),
+        default="memory",
+        help="memory: everything is in memory, unless --backing is given; tiered: the same as --policy balanced with"
+        " --backing, which must be given (default: memory)",
+    )
+    parser.add_argument(
+        "--backing",
+        metavar="PATH",
+        help="a file, partition or disk that pages are written to which nobody has touched for long, encrypted with a"
+        " key that is in memory only; a file that is not there is made, sparse; can be changed later (set DEVICE"
+        " backing=PATH|plain:PATH|none) (default: none)",
+    )
+    parser.add_argument(
+        "--backing-limit",
+        metavar="SIZE",
+        help="use so much of it at most, 1M to 256G (default: all of it; of a new or empty file, the device's size)",
+    )
+    parser.add_argument("--backing-plain", action="store_true", help="do not encrypt it")
+    parser.add_argument("--force", action="store_true", help="take the backing file although there is something on it")
     parser.add_argument("--mem-limit", metavar="SIZE", help="memory limit; writes beyond it fail (default: none)")
     parser.add_argument("--id", type=number, metavar="N", help="number of the device (default: the first free one)")
     parser.add_argument(
@@ -88,15 +109,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def options_of(args: argparse.Namespace) -> CreateOptions:
     """What these arguments ask for. Raises `UsageError`."""
     from truezram.engine.device.settings import parse_mem_limit
-    from truezram.engine.units import parse_disksize
+    from truezram.engine.units import parse_disksize, parse_size
 
+    policy = args.policy
+    if args.backend == "tiered":
+        if args.backing is None:
+            raise UsageError("cannot create a tiered device", "it has no backing file", "Add --backing PATH")
+        if policy not in (None, "balanced"):
+            why = f"tiered is --policy balanced, and --policy {policy} was given"
+            raise UsageError("cannot create a tiered device", why, "Leave --backend out")
+        policy = "balanced"
     return CreateOptions(
         size=parse_disksize(args.size),
         algorithm=args.algorithm,
         dictionary=args.dictionary,
         dedup=args.dedup,
-        policy=args.policy,
+        policy=policy,
         mode=args.mode,
+        backing=args.backing,
+        backing_limit=parse_size(args.backing_limit, "--backing-limit") if args.backing_limit is not None else 0,
+        backing_plain=args.backing_plain,
+        force=args.force,
         mem_limit=parse_mem_limit(args.mem_limit) if args.mem_limit is not None else 0,
         id=args.id,
         queues=args.queues,
@@ -134,6 +167,8 @@ def run(args: argparse.Namespace) -> int:
             "dedup": made.options.dedup,
             "policy": made.options.policy,
             "mode": made.options.mode,
+            "backing": made.options.backing,
+            "backing_encrypted": made.options.backing is not None and not made.options.backing_plain,
             "mem_limit": made.options.mem_limit,
             "swap": made.options.swap,
             "priority": made.options.priority,

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from truezram.cli.output import every, print_json, print_json_line
@@ -14,7 +15,8 @@ from truezram.cli.verbs.idle import age_json, span
 from truezram.engine.device.gains import STEPS
 from truezram.engine.device.settings import Setting, in_force
 from truezram.engine.errors import NotFound, Unsupported, UsageError
-from truezram.engine.model import IO_STAT, MEMORY, PRESSURES, DeviceSnapshot, QueueSnapshot
+from truezram.engine.machine.mappings import device_of
+from truezram.engine.model import BACKING_STATES, IO_STAT, MEMORY, PRESSURES, DeviceSnapshot, QueueSnapshot
 from truezram.engine.rates import latency_floor, percentile
 from truezram.engine.units import format_duration, format_ns, format_percent, format_ratio, format_size, parse_duration
 
@@ -164,11 +166,34 @@ def ages_json(device: DeviceSnapshot) -> dict[str, Any] | None:
 
 
 def tiers_json(device: DeviceSnapshot) -> dict[str, Any] | None:
-    """Pages with an object and what those take now, as written, dense, and in groups; and by how much less pages took
-    when they came there. None for a device of the kernel's."""
+    """Pages with an object and what those take now, as written, dense, in groups, and, if there is one, on the backing
+    file; and by how much less memory pages took when they came there. None for a device of the kernel's."""
     if device.kind != "truezram":
         return None
     return {tier.name: {"pages": tier.pages, "bytes": tier.bytes, "saved_bytes": tier.saved} for tier in device.tiers}
+
+
+def backing_json(device: DeviceSnapshot) -> dict[str, Any] | None:
+    """The backing file: what it is, how it is, and what is on it. None for a device without one."""
+    if device.backing_state == "none":
+        return None
+    encrypted = device_of(Path(device.backing_path).name) != ""
+    return {
+        "path": device.backing.removeprefix("plain:"),
+        "encrypted": encrypted,
+        "written_to": device.backing_path,
+        "state": device.backing_state,
+        "reason": device.backing_text or None,
+        "pages": device.backed_pages,
+        "used_bytes": device.backing_used,
+        "limit_bytes": device.backing_limit,
+        "today_bytes": device.backing_today(time.time()),
+        "written_bytes": device.backing_written,
+        "discarded_bytes": device.backing_discarded,
+        "reads": device.total.backing_reads,
+        "errors": device.total.backing_errors,
+        "returned_pages": device.total.backing_returned,
+    }
 
 
 def pressure_json(device: DeviceSnapshot) -> dict[str, Any] | None:
@@ -229,6 +254,7 @@ def as_json(device: DeviceSnapshot) -> dict[str, Any]:
         "idle": ages_json(device),
         "recompression": recompression_json(device),
         "tiers": tiers_json(device),
+        "backing_file": backing_json(device),
         "pressure": pressure_json(device),
         "kind_pages": dict(device.kind_pages),
         "kind_bytes": dict(device.kind_bytes),
@@ -275,6 +301,7 @@ def recompression(device: DeviceSnapshot) -> list[tuple[str, str]]:
     steps = (
         ("made dense", device.dense_pages, device.dense_saved, device.dense_cpu_ns),
         ("put in groups", device.cold_pages, device.cold_saved, device.cold_cpu_ns),
+        ("written back", device.backing_pages, device.backing_saved, device.backing_cpu_ns),
     )
     out = [
         (name, f"{pages} pages, which took {format_size(saved)} less then ({format_ns(cpu)} of CPU)")
@@ -294,6 +321,24 @@ def spinning(device: DeviceSnapshot) -> str:
     total = device.total
     share = format_percent(device.spin_share or 0.0)
     return f"{share} of a core since the mode was set; {total.spin_hits} times a request came meanwhile"
+
+
+def backing(device: DeviceSnapshot) -> list[tuple[str, str]]:
+    """How the backing file is, and what is on it."""
+    if device.backing_state == "none":
+        return []
+    state = BACKING_STATES[device.backing_state].text
+    size, most = format_size(device.backing_used), format_size(device.backing_limit)
+    today, most_today = format_size(device.backing_today(time.time())), format_size(device.backing_daily)
+    total = device.total
+    return [
+        ("backing file", f"{state} ({device.backing_text})" if device.backing_text else state),
+        ("  on it", f"{device.backed_pages} pages in {size} of {most}"),
+        ("  written", f"{today} today" + (f" of {most_today}" if device.backing_daily else "")
+         + f", {format_size(device.backing_written)} in all, {format_size(device.backing_discarded)} given back"),
+        ("  read", f"{total.backing_reads} pages, {total.backing_returned} came back to memory"
+         + (f", {total.backing_errors} could not be read" if total.backing_errors else "")),
+    ]  # fmt: skip
 
 
 def lines(device: DeviceSnapshot) -> list[tuple[str, str]]:
@@ -335,6 +380,7 @@ def lines(device: DeviceSnapshot) -> list[tuple[str, str]]:
         if ages:
             out.append(("pages by age", f"{ages} (counted {format_duration(device.ages_age)} ago)"))
         out += recompression(device)
+        out += backing(device)
         if device.idle_dense or device.idle_cold:
             why = f"yes, {PRESSURES[device.pressure]}: the policy acts earlier" if device.pressure else "no"
             out.append(("pressure", why))

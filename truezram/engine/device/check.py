@@ -6,6 +6,7 @@ again (check.c).
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -46,10 +47,13 @@ def check_device(entry: Entry) -> ArenaCheck:
     what = f"cannot check {entry.name}"
     live = server_of(entry) is not None
     fd = _open_arena(entry, live, what)
+    backing = _open_backing(entry)
     try:
-        return _check(fd, entry.name, live, what)
+        return _check(fd, entry.name, live, what, backing)
     finally:
         os.close(fd)
+        if backing:
+            os.close(backing)
 
 
 def _open(path: Path, what: str) -> int:
@@ -80,6 +84,16 @@ def _open_arena(entry: Entry, live: bool, what: str) -> int:
     raise Failed(what, "its arena was in the memory of its server, and is gone with it")
 
 
+def _open_backing(entry: Entry) -> int:
+    """The backing file of a device to read from; 0: there is none, or it cannot be read."""
+    with Client([entry.directory]) as client:
+        path = client.device(entry).backing_path
+    if path:
+        with contextlib.suppress(OSError):
+            return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    return 0
+
+
 def _is_attached(fd: int) -> bool:
     """Whether a server has the arena: it holds a lock on it."""
     try:
@@ -92,9 +106,9 @@ def _is_attached(fd: int) -> bool:
     return False
 
 
-def _check(fd: int, source: str, live: bool, what: str) -> ArenaCheck:
+def _check(fd: int, source: str, live: bool, what: str, backing: int = 0) -> ArenaCheck:
     problems = ffi.new("struct tz_check_problem[]", ROOM)
-    found = ffi.new("struct tz_check *", {"problems": problems, "room": ROOM, "live": live})
+    found = ffi.new("struct tz_check *", {"problems": problems, "room": ROOM, "live": live, "backing_fd": backing})
     why = ffi.new("char[216]")
     result = lib.tz_check_arena(fd, found, why, len(why))
     if result < 0:
@@ -112,6 +126,9 @@ def _check(fd: int, source: str, live: bool, what: str) -> ArenaCheck:
         same_filled=found.same_filled,
         dup_pages=found.dup_pages,
         group_pages=found.group_pages,
+        backing_pages=found.backing_pages,
+        backing_bytes=found.backing_bytes,
+        backing_read=bool(backing),
         objects=found.objects,
         payload_bytes=found.payload_bytes,
         object_bytes=found.object_bytes,

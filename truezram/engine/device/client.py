@@ -273,13 +273,14 @@ class Client:
         return request(entry.sock, Op.AGES, what=f"cannot count the pages of {entry.name}", timeout=timeout).values[0]
 
     def recompress(
-        self, device: Entry | str, algorithm: str, idle_ns: int, percent: int, timeout: float = TIMEOUT
+        self, device: Entry | str, algorithm: str, idle_ns: int, percent: int, what: str = "", timeout: float = TIMEOUT
     ) -> tuple[int, int]:
-        """Has pages that have been idle for so long written once more with another codec, taking up to `percent` of a
-        core. Does not wait: the ticket that `recompress_done` reaches when it has ended; and the shortest time for
-        which the pages that are meant have been idle, in ns, which is longer if need be."""
+        """Has pages that have been idle for so long written once more with another codec ("backing": to the backing
+        file; "memory": all that are there, the other way), taking up to `percent` of a core. Does not wait: the ticket
+        that `recompress_done` reaches when it has ended; and the shortest time for which the pages that are meant have
+        been idle, in ns, which is longer if need be."""
         entry = self._entry(device)
-        what = f"cannot recompress {entry.name}"
+        what = what or f"cannot recompress {entry.name}"
         reply = request(entry.sock, Op.RECOMPRESS, (idle_ns, percent), algorithm, what=what, timeout=timeout)
         return reply.values[0], reply.values[1]
 

@@ -204,10 +204,15 @@ def canonical(options: CreateOptions) -> CreateOptions:
     absolute. What was left open stays open, so that the boot decides. Raises `UsageError`."""
     if options.transport != "ublk":
         raise UsageError("cannot enable it", "a local device exists only in a user's session", "Use ublk")
+    if options.force:
+        why = "--force would overwrite what is on the backing file at every start"
+        raise UsageError("cannot enable it", why, f"Once: wipefs --all {options.backing}; then without it")
     checked = check_options(replace(options, enable=False))
     return replace(
         options,
         mount=checked.mount,
+        backing=checked.backing,
+        backing_plain=checked.backing_plain,
         dictionary=checked.dictionary,
         algorithm=checked.algorithm if options.algorithm is not None else None,
         policy=checked.policy if options.policy is not None else None,
@@ -271,6 +276,8 @@ def of_device(device: DeviceSnapshot) -> CreateOptions:
         values["mode"] = None
     if values["algorithm"] == default_algorithm():
         values["algorithm"] = None
+    if values.get("backing") is not None:
+        values["backing_limit"] = device.backing_limit
     priority = device.swap_priority
     mount = device.mountpoints[0] if device.mountpoints else None
     known = {field.name for field in fields(CreateOptions)}

@@ -17,8 +17,9 @@ from pathlib import Path
 from truezram._native import lib
 from truezram.engine import paths
 from truezram.engine.algorithms import canonical, default_algorithm
-from truezram.engine.device import dictionary, filesystem, server, swap
+from truezram.engine.device import backing, dictionary, filesystem, server, swap
 from truezram.engine.device.client import Client, Entry
+from truezram.engine.device.compaction import Progress
 from truezram.engine.device.options import MAX_ID, MAX_QUEUE_DEPTH, TRANSPORTS
 from truezram.engine.device.options import CreateOptions as CreateOptions
 from truezram.engine.device.settings import BY_KEY as SETTINGS
@@ -87,11 +88,35 @@ def check_options(options: CreateOptions) -> CreateOptions:
     file = None
     if options.dictionary is not None:
         file = str(dictionary.load_for(options.dictionary, algorithm).path)
+    idle_file = _check_backing(options, bad)
     policy = write_policy(parse_policy(options.policy if options.policy is not None else DEFAULT_POLICY))
     mode = parse_mode(options.mode if options.mode is not None else DEFAULT_MODE)
     return replace(
-        options, algorithm=algorithm, dictionary=file, policy=policy, mode=mode, priority=priority, mount=mount
+        options,
+        algorithm=algorithm,
+        dictionary=file,
+        policy=policy,
+        mode=mode,
+        priority=priority,
+        mount=mount,
+        backing=idle_file.path if idle_file else None,
+        backing_plain=idle_file.plain if idle_file else False,
     )
+
+
+def _check_backing(options: CreateOptions, what: str) -> backing.Backing | None:
+    """The backing file, if there is to be one; nothing is looked at yet. Raises `UsageError`."""
+    if options.backing is None:
+        for given, name in ((options.backing_limit, "--backing-limit"), (options.backing_plain, "--backing-plain")):
+            if given:
+                raise UsageError(what, f"{name} is for a backing file", f"Add --backing PATH, or leave {name} out")
+        if options.force:
+            raise UsageError(what, "--force is for a backing file that has something on it", "Leave it out")
+        return None
+    found = backing.parse(options.backing, options.backing_limit)
+    if found is None:
+        return None
+    return replace(found, plain=found.plain or options.backing_plain)
 
 
 def _check_filesystem(options: CreateOptions, what: str) -> str | None:
@@ -123,6 +148,10 @@ def create(options: CreateOptions) -> Created:
     paths.server_path()
     if options.transport == "ublk":
         need_ublk()
+    wanted = _check_backing(options, "")
+    if wanted is not None:
+        backing.check(wanted, f"cannot use {wanted.path} as backing file", force=options.force)
+    is_new = wanted is not None and not os.path.lexists(wanted.path)
     run_dir = paths.make_run_dir()
     if options.id is not None:
         _free_id(Entry(run_dir, f"{_PREFIX[options.transport]}{options.id}"))
@@ -130,6 +159,9 @@ def create(options: CreateOptions) -> Created:
     try:
         if options.transport == "ublk":
             swap.node_ready(entry.path)
+        if wanted is not None:
+            with Client([run_dir]) as client:
+                backing.attach(client, entry, wanted, options.size, options.force)
         if options.swap and options.priority is not None:
             swap.enable(entry.path, options.priority)
         if options.fs is not None:
@@ -138,8 +170,11 @@ def create(options: CreateOptions) -> Created:
                 filesystem.mount(entry.path, options.fs, options.mount)
     except BaseException:
         _undo(entry)
+        if wanted is not None and is_new:
+            Path(wanted.path).unlink(missing_ok=True)
         raise
     warnings = [*warnings_of(options, entry.name, machine.mem_total), *_dead_before(options, lost)]
+    warnings += backing.warnings_of(wanted, options.size) if wanted is not None else []
     with Client([run_dir]) as client:
         device = client.device(entry)
     warnings += [*without_recovery(device), *without_groups(options, device)]
@@ -288,8 +323,15 @@ def parse_settings(pairs: Iterable[str]) -> dict[str, str]:
     return out
 
 
-def set_values(client: Client, entry: Entry, settings: dict[str, str]) -> tuple[Change, ...]:
-    """Changes settings (from `parse_settings`) of a running device; all or none. Raises `TruezramError`."""
+def set_values(
+    client: Client,
+    entry: Entry,
+    settings: dict[str, str],
+    force: bool = False,
+    progress: Progress | None = None,
+) -> tuple[Change, ...]:
+    """Changes settings (from `parse_settings`) of a running device; all or none. `force`: takes a backing file that has
+    something on it; `progress` is called while pages come back from one. Raises `TruezramError`."""
     device = client.device(entry)
     if device.state != "live":
         remedy = f"Remove it: truezram remove {entry.name}" if device.state in BAD_STATES else ""
@@ -303,8 +345,12 @@ def set_values(client: Client, entry: Entry, settings: dict[str, str]) -> tuple[
     before = {key: SETTINGS[key].of(device) for key in settings}
     done: list[Change] = []
     try:
-        for key, value in settings.items():
-            client.set(entry, key, value)
+        # The backing file last: it cannot be put back, since pages do not go there again at once.
+        for key, value in sorted(settings.items(), key=lambda item: item[0] == "backing"):
+            if key == "backing":
+                backing.change(client, entry, value, force, progress)
+            else:
+                client.set(entry, key, value)
             done.append(Change(key, before[key], value))
     except TruezramError as error:
         for change in reversed(done):

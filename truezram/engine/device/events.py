@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from truezram.engine.device.gains import STEPS
 from truezram.engine.device.settings import in_force
-from truezram.engine.model import BAD_STATES, PRESSURES, DeviceSnapshot, Snapshot
+from truezram.engine.model import BACKING_STATES, BAD_STATES, PRESSURES, DeviceSnapshot, Snapshot
 from truezram.engine.units import format_duration, format_size
 
 PSI_FULL_ALERT = 10.0
@@ -110,17 +110,27 @@ class Done:
             return  # it has no figures then, only zeros
         counted = Done.of(now)
         if now.recompress_done > was.recompress_done:
-            done = [self._take(step.counters, counted) for step in STEPS]
-            pages, saved = (sum(figures) for figures in zip(*done, strict=True))
-            how = "stopped" if now.recompress_stopped else "ended"
-            result = f"{pages} pages take {format_size(saved)} less" if pages else "no page takes less"
-            yield "info", f"recompression has {how}: {result}"
+            yield "info", self._ended(was, now, counted)
             return
         for step in STEPS:
             if step.counter(now, "runs") > step.counter(was, "runs"):
                 pages, saved = self._take(step.counters, counted)
                 if pages:
                     yield "info", f"policy: {pages} pages were {step.done} and take {format_size(saved)} less"
+
+    def _ended(self, was: DeviceSnapshot, now: DeviceSnapshot, counted: Done) -> str:
+        """The line for one that was asked for."""
+        how = "stopped" if now.recompress_stopped else "ended"
+        done = {step.counters: self._take(step.counters, counted) for step in STEPS}
+        pages, saved = done.pop("backing")
+        returned = now.total.backing_returned - was.total.backing_returned
+        if pages:
+            return f"writing back has {how}: {pages} pages are on the backing file, which took {format_size(saved)}"
+        pages, saved = (sum(figures) for figures in zip(*done.values(), strict=True))
+        if returned and not pages:
+            return f"bringing back has {how}: {now.backed_pages} pages are still on the backing file"
+        result = f"{pages} pages take {format_size(saved)} less" if pages else "no page takes less"
+        return f"recompression has {how}: {result}"
 
 
 class Detector:
@@ -262,9 +272,29 @@ def _figures(was: DeviceSnapshot, now: DeviceSnapshot) -> Iterator[tuple[str, st
         yield "info", f"the policy acts earlier: {PRESSURES[now.pressure]}"
     elif was.pressure and not now.pressure:
         yield "info", "the policy acts at its usual times again"
+    yield from _backing(was, now)
     for setting in in_force(now):
         if setting.of(now) != setting.of(was):
             yield "info", f"{setting.key} is {setting.shown(now)} (was {setting.shown(was)})"
+
+
+def _backing(was: DeviceSnapshot, now: DeviceSnapshot) -> Iterator[tuple[str, str]]:
+    """What has become of the backing file. (That there is another one is said as with any setting.)"""
+    if now.backing_state != was.backing_state:
+        level, text = BACKING_STATES[now.backing_state]
+        why = f" ({now.backing_text})" if now.backing_text else ""
+        if now.backing_state != "none":
+            yield level, f"backing file {text}{why}"
+    bad = now.total.backing_errors - was.total.backing_errors
+    if bad > 0:
+        yield "error", f"{bad} pages could not be read from the backing file (EIO)"
+    if now.backing_daily and _used_up(now) and not _used_up(was):
+        yield "info", f"the {format_size(now.backing_daily)} of today for the backing file are used up"
+
+
+def _used_up(device: DeviceSnapshot) -> bool:
+    """Whether the bytes of the day to which its figures belong are."""
+    return device.backing_state != "none" and device.backing_day_bytes >= device.backing_daily > 0
 
 
 def _slot_tracking(was: DeviceSnapshot, now: DeviceSnapshot) -> Iterator[tuple[str, str]]:

@@ -7,6 +7,7 @@ that is what is said.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -24,6 +25,8 @@ class Step(NamedTuple):
     verb: str
     done: str
     """The same in the log's words."""
+    certain: bool = False
+    """Whether it saves all that pages take."""
 
     def counter(self, device: DeviceSnapshot, name: str) -> int:
         """One of its counters."""
@@ -32,6 +35,8 @@ class Step(NamedTuple):
 
     def share(self, device: DeviceSnapshot) -> float | None:
         """Of the bytes that it was tried with on this device, what it has saved; None: nothing was tried."""
+        if self.certain:
+            return 1.0
         tried = self.counter(device, "tried")
         return min(self.counter(device, "saved") / tried, 1.0) if tried else None
 
@@ -63,14 +68,20 @@ def _bytes(device: DeviceSnapshot, seconds: int) -> int:
 
 DENSE = Step("idle_dense", "dense", "compressed with dense", "made dense")
 COLD = Step("idle_cold", "cold", "packed in groups", "put in groups")
-STEPS = (DENSE, COLD)
+BACKING = Step("idle_backing", "backing", "written to the backing file", "written to the backing file", certain=True)
+STEPS = (DENSE, COLD, BACKING)
 
 
 def of_step(step: Step, device: DeviceSnapshot, proposed: int) -> str:
     """For the setting of one step, in a sentence. `proposed`: seconds, where it is off."""
     if device.kind != "truezram" or device.state != "live":
         return ""
+    if step.certain and device.backing_state == "none":
+        return "does nothing without a backing file: set backing first"
     seconds = getattr(device, step.setting)
+    if seconds and step.certain:
+        now = f"{device.backed_pages} pages are there now, {format_size(device.backing_used)} on the file"
+        return f"has taken {format_size(step.counter(device, 'saved'))} out of memory on this device so far; {now}"
     if seconds:
         saved, share = step.counter(device, "saved"), step.share(device)
         of = f", {format_percent(share)} of what it was tried with" if share is not None else ""
@@ -79,6 +90,8 @@ def of_step(step: Step, device: DeviceSnapshot, proposed: int) -> str:
     if not device.ages:
         return "not known: pages have not been counted by age yet"
     there, gain = format_size(step.idle(device, proposed)), step.gain(device, proposed)
+    if step.certain:
+        return f"{there} are idle for {idle} or longer, besides what is in groups: it would take that out of memory"
     if gain is None:
         unknown = f"nothing has been {step.verb} on this device"
         return f"{there} are idle for {idle} or longer. What that would save is not known yet: {unknown}"
@@ -92,11 +105,13 @@ def of_policies(policies: Iterable[tuple[str, str]], device: DeviceSnapshot) -> 
         return ""
     found, known = [], False
     for name, value in policies:
-        dense, cold = (int(seconds) for seconds in value.split(":")[: len(STEPS)])
-        if not (dense or cold) or value == device.policy:
+        dense, cold, backing = (int(value.split(":")[place]) for place in (0, 1, 3))
+        backing = backing if device.backing_state != "none" else 0
+        if not (dense or cold or backing) or value == device.policy:
             continue
-        # What gets into groups is counted there.
-        gains = [DENSE.gain(device, dense, cold), COLD.gain(device, cold)]
+        # What gets into groups is counted there, and what gets to the backing file, there.
+        gains = [DENSE.gain(device, dense, cold), COLD.gain(device, cold, backing)]
+        gains += [BACKING.gain(device, backing)] if backing else []
         known |= any(gain is not None for gain in gains)
         least = "at least" if None in gains else "about"
         more = " more" if device.idle_dense or device.idle_cold else ""
@@ -107,3 +122,24 @@ def of_policies(policies: Iterable[tuple[str, str]], device: DeviceSnapshot) -> 
     if not known:
         return "what a policy would save is not known yet: nothing has been compressed once more on this device"
     return "no other policy would save anything more now"
+
+
+def of_day(device: DeviceSnapshot) -> str:
+    """For the bytes a day: how far today's are used up."""
+    if device.kind != "truezram" or device.state != "live" or device.backing_state == "none":
+        return ""
+    today = device.backing_today(time.time())
+    text = f"{format_size(today)} were written today, {format_size(device.backing_written)} in all"
+    if device.backing_daily and today >= device.backing_daily:
+        text += "; nothing more is until tomorrow (UTC)"
+    return text
+
+
+def of_rate(device: DeviceSnapshot) -> str:
+    """For the bytes a second: how long the bytes of a day take."""
+    if device.kind != "truezram" or device.state != "live" or device.backing_state == "none":
+        return ""
+    if not (device.backing_rate and device.backing_daily):
+        return ""
+    seconds = device.backing_daily / device.backing_rate
+    return f"with it, the {format_size(device.backing_daily)} of a day take {format_duration(seconds)}"

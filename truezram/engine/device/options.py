@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from truezram._native import lib
@@ -42,6 +42,14 @@ class CreateOptions:
     """What is done with idle pages: one of `settings.POLICIES`, or one's own."""
     mode: str | None = None
     """What its queues are to be good at: one of `settings.MODES`."""
+    backing: str | None = None
+    """A file or block device for pages that have been idle for long."""
+    backing_limit: int = 0
+    """Bytes of it that are used at most; 0: all, or of a new file the device's size."""
+    backing_plain: bool = False
+    """It is not encrypted."""
+    force: bool = False
+    """It is taken although there is something on it."""
     enable: bool = False
     """It comes back after every restart of the machine."""
 
@@ -99,6 +107,10 @@ OPTIONS = (
     Option("policy", server=True, serve=parse_policy),
     Option("mode", server=True),
     Option("mem_limit", server=True, write=format_exact),
+    Option("backing"),
+    Option("backing_limit", write=format_exact),
+    Option("backing_plain"),
+    Option("force"),
     Option("id", server=True),
     Option("queues", server=True),
     Option("queue_depth", server=True),
@@ -110,6 +122,22 @@ OPTIONS = (
     Option("enable"),
 )
 """In the order of a command line."""
+
+
+@dataclass(frozen=True, slots=True)
+class WritebackOptions:
+    """What `writeback` is asked for."""
+
+    idle: str = "20h"
+    """For how long pages have been idle at least, as a user writes it."""
+    max_cpu: int = 10
+    """Per cent of a core."""
+    back: bool = False
+    """The other way round: all pages come back to memory."""
+
+    def words(self, name: str) -> list[str]:
+        """The command line that does the same with a device, without the program's name. Defaults are left out."""
+        return _words("writeback", name, self, WritebackOptions())
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,13 +153,20 @@ class RecompressOptions:
 
     def words(self, name: str) -> list[str]:
         """The command line that does the same with a device, without the program's name. Defaults are left out."""
-        default = RecompressOptions()
-        words = ["recompress", name]
-        for option in ("idle", "to", "max_cpu"):
-            value = getattr(self, option)
-            if value != getattr(default, option):
-                words += _option(f"--{option.replace('_', '-')}", str(value))
-        return words
+        return _words("recompress", name, self, RecompressOptions())
+
+
+def _words(verb: str, name: str, options: Any, default: Any) -> list[str]:
+    """Of a verb with a device, and with the fields of `options` that are not as in `default` as its options."""
+    words = [verb, name]
+    for field in fields(options):
+        value = getattr(options, field.name)
+        option = f"--{field.name.replace('_', '-')}"
+        if value is True:
+            words.append(option)
+        elif value != getattr(default, field.name):
+            words += _option(option, str(value))
+    return words
 
 
 def _option(name: str, value: str) -> list[str]:

@@ -14,6 +14,8 @@ What `remove` refuses without ``force``, and what ``force`` then does:
   Else what is mounted of it is refused as above. A swap area of it stays until the machine is restarted, and until then
   the device is not removed either, forced or not.
 
+Last, the mapping that encrypts its backing file is removed, and the key with it, so that what is on the file is lost.
+
 machine/users.py finds who uses it, and as what: by device number, partitions and devices on top of it included.
 """
 
@@ -28,7 +30,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from truezram._native import lib
-from truezram.engine.device import filesystem, server, swap
+from truezram.engine.device import backing, filesystem, server, swap
 from truezram.engine.device.client import Client, Entry
 from truezram.engine.device.control import STOP_TIMEOUT, NoAnswer, Op, peer, request
 from truezram.engine.device.recovery import recover_entry
@@ -36,7 +38,7 @@ from truezram.engine.device.stats_page import is_running, read_head
 from truezram.engine.errors import Busy, Failed, PermissionDenied, TruezramError
 from truezram.engine.machine import procfs
 from truezram.engine.machine.users import User, disk, number_of, swap_areas, users
-from truezram.engine.model import SwapArea
+from truezram.engine.model import DeviceSnapshot, SwapArea
 from truezram.engine.units import format_size
 
 END_TIMEOUT = 30.0
@@ -92,10 +94,12 @@ def remove_entry(entry: Entry, force: bool = False, progress: Progress | None = 
     lost = tuple(_loss(entry, user, dead) for user in found)
     if progress:
         progress("stop", 0, 1)
+    before = _last_seen(entry)
     if dead:
         server.cleanup(entry)
     else:
         _stop(entry, what, force)
+    backing.release(entry.name, before)
     if progress:
         progress("stop", 1, 1)
     server.reap()
@@ -170,6 +174,13 @@ def _unmount(entry: Entry) -> None:
 
 
 # --- the steps
+
+
+def _last_seen(entry: Entry) -> DeviceSnapshot | None:
+    """The device as its statistics page has it; None: unreadable."""
+    with Client([entry.directory]) as client:
+        device = client.device(entry)
+    return device if device.state != "unreadable" else None
 
 
 def _is_dead(entry: Entry) -> bool:

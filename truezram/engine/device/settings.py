@@ -47,12 +47,13 @@ def _on_off(text: str) -> str:
 
 
 POLICIES = {
-    "off": "0:0:3",
-    "gentle": "7200:80100:1",
-    "balanced": "600:7200:3",
-    "dense": "180:2340:10",
+    "off": "0:0:3:0",
+    "gentle": "7200:80100:1:80100",
+    "balanced": "600:7200:3:72000",
+    "dense": "180:2340:10:21780",
 }
-"""What is done with idle pages: after how many seconds with `dense`, after how many in groups, per cent of a core."""
+"""What is done with idle pages: after how many seconds with `dense`, after how many in groups, per cent of a core, and
+after how many seconds to the backing file, where there is one."""
 DEFAULT_POLICY = "balanced"
 """Of a new device."""
 
@@ -62,10 +63,11 @@ def _proposed(place: int) -> int:
 
 
 def parse_policy(text: str) -> str:
-    """A policy's name, or the three numbers of one's own, as the server takes it. Raises `UsageError`."""
+    """A policy's name, or the numbers of one's own, as the server takes it: with three, nothing goes to the backing
+    file. Raises `UsageError`."""
     word = text.strip().lower()
-    if re.fullmatch(r"\d+:\d+:\d+", word):
-        return word
+    if re.fullmatch(r"\d+:\d+:\d+(:\d+)?", word):
+        return word if word.count(":") == 3 else f"{word}:0"
     if word not in POLICIES:
         names = ", ".join(POLICIES)
         raise UsageError(f"there is no policy {text[:40]!r}", "it is not in the list", f"One of: {names}")
@@ -73,20 +75,21 @@ def parse_policy(text: str) -> str:
 
 
 def write_policy(text: str) -> str:
-    """The reverse of it."""
-    return next((name for name, policy in POLICIES.items() if policy == text), text)
+    """The reverse of it. (Three numbers are from a recording of before there were backing files.)"""
+    return next((name for name, policy in POLICIES.items() if text in (policy, policy.rpartition(":")[0])), text)
 
 
-def describe_policy(text: str) -> str:
-    """What a policy does, in a few words. Raises `UsageError`."""
-    dense, cold, percent = parse_policy(text).split(":")
-    steps = [f"{_show_idle(idle)} {word}" for word, idle in (("dense", dense), ("groups", cold)) if int(idle)]
+def describe_policy(text: str, backed: bool = False) -> str:
+    """What a policy does, in a few words; `backed`: on a device with a backing file. Raises `UsageError`."""
+    dense, cold, percent, backing = parse_policy(text).split(":")
+    pairs = (("dense", dense), ("groups", cold), ("to the backing file", backing if backed else "0"))
+    steps = [f"{_show_idle(idle)} {word}" for word, idle in pairs if int(idle)]
     return f"after {', '.join(steps)}; {percent}% CPU" if steps else "stay as they were written"
 
 
 def _show_policy(text: str) -> str:
     name = write_policy(text)
-    return name if name in POLICIES else "off" if text.startswith("0:0:") else "custom"
+    return name if name in POLICIES else "off" if re.fullmatch(r"0:0:\d+:0", text) else "custom"
 
 
 MODES = {
@@ -123,6 +126,27 @@ def _percent(text: str) -> str:
             f"invalid cpu_percent {text[:40]!r}", "it is not a number from 1 to 100", "Write cpu_percent=3"
         )
     return word
+
+
+def _backing(text: str) -> str:
+    from truezram.engine.device import backing  # the most, which `list` does without
+
+    return backing.parse_setting(text)
+
+
+def _bytes_or_none(key: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        return "0" if text.strip().lower() == "none" else str(parse_size(text.removesuffix("/s"), key))
+
+    return parse
+
+
+def _write_bytes(text: str) -> str:
+    return format_exact(int(text)) if int(text) else "none"
+
+
+def _show_bytes(text: str) -> str:
+    return format_size(int(text)) if int(text) else "none"
 
 
 def _algorithms() -> tuple[str, ...]:
@@ -195,8 +219,8 @@ SETTINGS = (
         about="writes beyond it fail cleanly (ENOSPC); without one the device may grow to its disksize and more",
         hint="a size, or none for no limit",
         parse=lambda text: str(parse_mem_limit(text)),
-        write=lambda text: format_exact(int(text)) if int(text) else "none",
-        show=lambda text: format_size(int(text)) if int(text) else "none",
+        write=_write_bytes,
+        show=_show_bytes,
         suggest=_limit,
         kernel=True,
     ),
@@ -209,8 +233,8 @@ SETTINGS = (
     ),
     Setting(
         key="policy",
-        about="what is done with idle pages: idle_dense, idle_cold and cpu_percent at once",
-        hint=f"{', '.join(POLICIES)}, or the three as 600:7200:3, in seconds",
+        about="what is done with idle pages: idle_dense, idle_cold, cpu_percent and idle_backing at once",
+        hint=f"{', '.join(POLICIES)}, or the numbers as 600:7200:3:72000, in seconds",
         parse=parse_policy,
         write=write_policy,
         show=_show_policy,
@@ -237,7 +261,7 @@ SETTINGS = (
     ),
     Setting(
         key="cpu_percent",
-        about="share of a core for both, a quarter of that while the device is in use",
+        about="share of a core for these steps, a quarter of that while the device is in use",
         hint="1 to 100",
         parse=_percent,
     ),
@@ -247,6 +271,39 @@ SETTINGS = (
         hint=", ".join(MODES),
         parse=parse_mode,
         choices=lambda: tuple(MODES),
+    ),
+    Setting(
+        key="backing",
+        about="an encrypted file or block device for pages that nobody has touched for long; none: all come back first",
+        hint="a path, plain:PATH (not encrypted), or none",
+        parse=_backing,
+    ),
+    Setting(
+        key="idle_backing",
+        about="pages that nobody has touched for so long are written to the backing file",
+        hint="a time as 20h or 2d, or off",
+        parse=_idle,
+        write=lambda text: f"{text}s" if int(text) else "off",
+        show=_show_idle,
+        gain=lambda device: gains.of_step(gains.BACKING, device, _proposed(3)),
+    ),
+    Setting(
+        key="backing_daily",
+        about="bytes that are written to the backing file a day (UTC) at most, to spare a flash disk",
+        hint="a size, or none for no limit",
+        parse=_bytes_or_none("backing_daily"),
+        write=_write_bytes,
+        show=_show_bytes,
+        gain=gains.of_day,
+    ),
+    Setting(
+        key="backing_rate",
+        about="bytes that are written to the backing file a second at most, to leave the disk to others",
+        hint="a size, or none for no limit",
+        parse=_bytes_or_none("backing_rate"),
+        write=_write_bytes,
+        show=_show_bytes,
+        gain=gains.of_rate,
     ),
 )
 BY_KEY = {setting.key: setting for setting in SETTINGS}

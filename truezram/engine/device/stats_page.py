@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 from truezram._native import ffi, lib
 from truezram.codec import ISAS, KINDS
 from truezram.engine.device.control import printable
+from truezram.engine.machine.mappings import describe
 from truezram.engine.model import Age, DeviceSnapshot, QueueSnapshot
 from truezram.engine.units import PAGE
 
@@ -29,16 +30,17 @@ MAX_FILE = 16 << 20
 """No statistics page is larger; a larger file is not mapped."""
 
 
-def _names(enum: str) -> tuple[str, ...]:
-    """The names of a C enum that counts from 0: ``TZ_STATE_LIVE`` is "live"."""
-    elements = ffi.typeof(f"enum {enum}").elements
-    return tuple(elements[value].removeprefix(f"{enum.upper()}_").lower() for value in range(len(elements)))
+def _names(enum: str, prefix: str = "") -> tuple[str, ...]:
+    """The names of a C enum that counts from 0: ``TZ_STATE_LIVE`` is "live". `prefix`: unless it is the enum's name."""
+    elements, prefix = ffi.typeof(f"enum {enum}").elements, prefix or f"{enum.upper()}_"
+    return tuple(elements[value].removeprefix(prefix).lower() for value in range(len(elements)))
 
 
 STATES = _names("tz_state")
 TRANSPORTS = _names("tz_transport")
 SLOT_TRACKING = _names("tz_slot_tracking")
 MODES = tuple(name.replace("_", "-") for name in _names("tz_mode"))
+BACKING_STATES = _names("tz_backing_state", "TZ_BACKING_")
 PRESSURES = ("", *_names("tz_pressure")[1:])
 
 
@@ -134,6 +136,7 @@ class StatsPage:
         self._sum = ffi.new("struct tz_stats_sum *")
         self._queue = ffi.new("struct tz_queue_stats *")
         self._why = ffi.new("const char **")
+        self._backing_path, self._backing_name = "", describe("")
         self._dead: DeviceSnapshot | None = None
         self._dead_server = (0, 0)
 
@@ -217,7 +220,8 @@ class StatsPage:
             same_pages=max(0, sum(kind_pages[kind] for kind in _KIND_SAME)),
             dedup="on" if head.dedup else "off",
             mode=MODES[head.mode] if head.mode < len(MODES) else "balanced",
-            policy=f"{head.idle_dense}:{head.idle_cold}:{head.cpu_percent}",
+            policy=f"{head.idle_dense}:{head.idle_cold}:{head.cpu_percent}:{head.idle_backing}",
+            **self._backing(head),
             dup_pages=max(0, words[_DUP_NOW]),
             ages=_ages(head),
             **_steps(head),
@@ -249,6 +253,19 @@ class StatsPage:
         """(pid, start) of the server, which another one may have followed."""
         head = ffi.cast("struct tz_stats *", self._buffer)
         return (head.pid, head.pid_start) if os.fstat(self._file).st_size >= len(self._map) else (0, 0)
+
+    def _backing(self, head: Any) -> dict[str, Any]:
+        path = printable(ffi.string(head.backing_path))
+        if path != self._backing_path:
+            # What is behind a mapping stays the same, and is not to be found once it is gone.
+            self._backing_path, self._backing_name = path, describe(path)
+        state = BACKING_STATES[head.backing_state] if head.backing_state < len(BACKING_STATES) else "failed"
+        return {
+            "backing": self._backing_name,
+            "backing_path": path,
+            "backing_state": state,
+            "backing_text": printable(ffi.string(head.backing_text)),
+        }
 
     def _queues(self, count: int, total: QueueSnapshot) -> tuple[QueueSnapshot, ...]:
         out = []
@@ -284,7 +301,7 @@ STEP_COUNTERS = tuple(name for name, _ in ffi.typeof("struct tz_step_stats").fie
 
 def _steps(head: Any) -> dict[str, Any]:
     """``cold.pages`` as ``cold_pages``."""
-    steps = {"dense": head.dense, "cold": head.cold}
+    steps = {"dense": head.dense, "cold": head.cold, "backing": head.backing}
     return {f"{name}_{key}": getattr(step, key) for name, step in steps.items() for key in STEP_COUNTERS}
 
 

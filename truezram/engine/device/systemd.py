@@ -6,7 +6,7 @@ instance of ``truezram-disk@.service``, before local-fs.target. Notes:
 
 - They cannot wait for local-fs.target, as ordinary services do: /tmp on tmpfs is ordered after swap.target, and that
   would be a cycle. They ask for the file systems that Python, the package and /etc/truezram are on, and for no others;
-  a drop-in of the instance asks for those of a mount point and of a dictionary.
+  a drop-in of the instance asks for those of a mount point, of a dictionary and of a backing file.
 - systemd makes a swap unit of its own for every swap device it sees. Ours is ordered before that one, so that at
   shutdown swap is switched off first, while the server still serves.
 - systemd orders every tmpfs after swap.target, the one that holds the devices' memory too. At shutdown it therefore
@@ -27,6 +27,7 @@ from pathlib import Path
 
 import truezram
 from truezram.engine.device import config
+from truezram.engine.device.backing import PLAIN
 from truezram.engine.device.config import Config
 from truezram.engine.device.swap import tool
 from truezram.engine.errors import Failed, UsageError
@@ -139,6 +140,27 @@ def is_disk(name: str) -> bool:
     return any(UNIT_DIR.glob(f"*.wants/truezram-disk@{name}.service"))
 
 
+def _device_unit(path: str) -> str:
+    """systemd's unit for a node in /dev, by its rules (systemd.unit(5), "String escaping")."""
+    name = "".join(
+        char if re.fullmatch(r"[\w:.]", char, re.ASCII) else "".join(f"\\x{byte:02x}" for byte in char.encode())
+        for char in path.strip("/").replace("/", "\0")
+    )
+    return name.replace("\\x00", "-") + ".device"
+
+
+def _backing_needs(text: str) -> list[str]:
+    """What has to be there before a backing file can be used."""
+    path = text.removeprefix(PLAIN)
+    if not path.startswith("/dev/"):
+        return [
+            f"RequiresMountsFor={_quote([str(Path(path).parent)], variables=False)}",
+            "After=systemd-remount-fs.service",  # it is written to
+        ]
+    device = _device_unit(path)
+    return [f"Requires={device}", f"After={device}"]
+
+
 def _drop_in(wanted: Config) -> tuple[Path, str]:
     """What this instance needs more than others, and where that is written; "" for nothing."""
     options, mounts = wanted.options, []
@@ -146,7 +168,10 @@ def _drop_in(wanted: Config) -> tuple[Path, str]:
         mounts.append(str(Path(options.mount).parent))
     if options is not None and options.dictionary is not None:
         mounts.append(str(Path(options.dictionary).parent))
-    text = f"[Unit]\nRequiresMountsFor={_quote(mounts, variables=False)}\n" if mounts else ""
+    more = _backing_needs(options.backing) if options is not None and options.backing is not None else []
+    if mounts:
+        more.append(f"RequiresMountsFor={_quote(mounts, variables=False)}")
+    text = "\n".join(["[Unit]", *more, ""]) if more else ""
     return UNIT_DIR / f"{unit(wanted)}.d" / "mounts.conf", text
 
 

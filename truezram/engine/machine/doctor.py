@@ -12,6 +12,7 @@ import os
 import platform
 import re
 import resource
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,7 @@ from truezram._native import ffi, lib
 from truezram.engine import paths
 from truezram.engine.answers import Check as Check
 from truezram.engine.errors import TruezramError
-from truezram.engine.machine import procfs, users
+from truezram.engine.machine import mappings, procfs, users
 from truezram.engine.machine.procfs import ROOT
 from truezram.engine.model import MachineSnapshot, SwapArea, no_recovery
 from truezram.engine.units import format_percent, format_size
@@ -101,6 +102,11 @@ def memlock_limit() -> int | None:
     return None if soft == resource.RLIM_INFINITY else soft
 
 
+def dmsetup() -> bool:
+    """Whether it is installed."""
+    return shutil.which("dmsetup", path=os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin") is not None
+
+
 @dataclass(frozen=True, slots=True)
 class Probes:
     """The probes that do not read files, replaceable in tests."""
@@ -110,6 +116,7 @@ class Probes:
     zstd_version: Callable[[], str] = zstd_version
     memlock_limit: Callable[[], int | None] = memlock_limit
     server_path: Callable[[], Path] = paths.server_path
+    dmsetup: Callable[[], bool] = dmsetup
     euid: int = field(default_factory=os.geteuid)
     machine: str = field(default_factory=platform.machine)
 
@@ -202,15 +209,15 @@ class _Doctor:
             )
         return Check(name="io_uring", state="ok", detail="allowed")
 
-    def _module(self) -> str:
-        """Where the driver is: "loaded", "builtin", "file", or empty."""
-        if Path(f"{self.root}/sys/module/ublk_drv").is_dir():
+    def _module(self, name: str = "ublk_drv", file: str = "ublk_drv.ko") -> str:
+        """Where a driver is: "loaded", "builtin", "file", or empty."""
+        if Path(f"{self.root}/sys/module/{name}").is_dir():
             return "loaded"
         for top in ("lib", "usr/lib"):
             folder = f"{self.root}/{top}/modules/{self.machine.kernel}"
-            if "/ublk_drv.ko" in (procfs.read_text(f"{folder}/modules.builtin") or ""):
+            if f"/{file}" in (procfs.read_text(f"{folder}/modules.builtin") or ""):
                 return "builtin"
-            if "/ublk_drv.ko" in (procfs.read_text(f"{folder}/modules.dep") or ""):
+            if f"/{file}" in (procfs.read_text(f"{folder}/modules.dep") or ""):
                 return "file"
         return ""
 
@@ -418,6 +425,26 @@ class _Doctor:
                 remedy=remedy,
             )
 
+    def encryption(self) -> Check:
+        """What encrypts backing files, and what dead creations left of it."""
+        name = "encryption"
+        if left := [item.label for item in mappings.mappings(root=self.root) if not self._is_known(item.device)]:
+            why = f"mappings for backing files of devices that are gone: {', '.join(left)}"
+            return Check(name=name, state="warn", detail=why, remedy=f"sudo dmsetup remove {' '.join(left)}")
+        if not self.probes.dmsetup():
+            detail, remedy = "dmsetup is not installed: backing files cannot be encrypted", "Install dmsetup"
+            return Check(name=name, state="warn", detail=detail, remedy=f"{remedy} (Debian: apt install dmsetup)")
+        if not self._module("dm_crypt", "dm-crypt.ko"):
+            detail = f"kernel {self.machine.kernel} has no dm-crypt: backing files cannot be encrypted"
+            return Check(name=name, state="warn", detail=detail, remedy="A kernel with CONFIG_DM_CRYPT")
+        return Check(name=name, state="ok", detail="dm-crypt and dmsetup are there, for backing files")
+
+    @staticmethod
+    def _is_known(device: str) -> bool:
+        """Whether anything of a device is in a registry."""
+        found = (part for folder in paths.run_dirs() for part in _parts(folder, device))
+        return any(map(os.path.lexists, found))
+
     def hibernation(self) -> Check:
         states = (procfs.read_text(f"{self.root}/sys/power/state") or "").split()
         areas = self.machine.swaps
@@ -440,7 +467,12 @@ class _Doctor:
             self.zswap(),
             self.psi(),
         )
-        return (*decisive, *safety, self.libzstd(), self.hibernation())
+        return (*decisive, *safety, self.libzstd(), self.encryption(), self.hibernation())
+
+
+def _parts(folder: Path, device: str) -> list[Path]:
+    files = (f"{device}.{part}" for part in ("stats", "stats.new", "sock", "lock"))
+    return [folder / paths.ARENA / device, *(folder / file for file in files)]
 
 
 def is_compressed(area: SwapArea, root: Path = ROOT) -> bool:

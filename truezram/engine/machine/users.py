@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from truezram.engine.machine import procfs
+from truezram.engine.machine.mappings import device_of
 from truezram.engine.machine.procfs import ROOT, Mount
 from truezram.engine.model import SwapArea
 from truezram.engine.units import format_size
@@ -128,8 +129,8 @@ def _loops(root: Path) -> dict[str, list[str]]:
     return found
 
 
-def _loop_number(node: str) -> str | None:
-    """The block device behind a loop device, as the driver reports it; None for a file, or if it cannot be asked."""
+def _loop_info(node: str) -> bytes:
+    """struct loop_info64 of a loop device; nothing if it has no file, or cannot be asked."""
     import fcntl  # (`truezram list` does without)
 
     info = bytearray(_LOOP_INFO_SIZE)
@@ -140,8 +141,13 @@ def _loop_number(node: str) -> str | None:
         finally:
             os.close(file)
     except OSError:
-        return None
-    number = int.from_bytes(info[_LOOP_RDEVICE], "little")
+        return b""
+    return bytes(info)
+
+
+def _loop_number(node: str) -> str | None:
+    """The block device behind a loop device, as the driver reports it; None for a file, or if it cannot be asked."""
+    number = int.from_bytes(_loop_info(node)[_LOOP_RDEVICE], "little")
     return _text(number) if number else None
 
 
@@ -354,6 +360,9 @@ def _above(disk: Disk, root: Path) -> User:
     """A block device on top of it, with the way to remove that."""
     folder = f"{root}/sys/class/block/{disk.name}"
     label, uuid = (procfs.read_text(f"{folder}/dm/{file}") or "" for file in ("name", "uuid"))
+    if owner := device_of(label):
+        text = f"it is the backing file of {owner}"
+        return User(text, True, f"truezram set {owner} backing=none (or truezram remove {owner})")
     if label:
         ways = {"CRYPT-": f"cryptsetup close {label}", "LVM-": f"lvchange -an /dev/mapper/{label}"}
         way = next((way for start, way in ways.items() if uuid.startswith(start)), f"dmsetup remove {label}")
@@ -442,3 +451,52 @@ def _unexplained(swaps: Swaps, disks: Sequence[Disk], root: Path) -> list[Disk]:
         and disk.name not in parents
         and not _list(f"{root}/sys/class/block/{disk.name}/holders")
     ]
+
+
+# --- files
+
+
+def file_users(path: str, root: Path = ROOT) -> list[str]:
+    """Who uses a file, as far as this user may see: swap, loop devices, processes that have it open; a clause each. The
+    file is known by its device and inode, whatever it is called there."""
+    try:
+        found = os.stat(path)  # noqa: PTH116
+    except OSError:
+        return []
+    same = (found.st_dev, found.st_ino)
+    out = []
+    for area in procfs.swaps(root):
+        with contextlib.suppress(OSError):
+            other = os.stat(f"{root}{area.path}")  # noqa: PTH116
+            if area.type == "file" and (other.st_dev, other.st_ino) == same:
+                out.append(f"it is swap (priority {area.priority}, {format_size(area.used)} swapped out)")
+    for name in _list(f"{root}/sys/block"):
+        if name.startswith("loop") and _loop_file(f"{root}/dev/{name}") == same:
+            above = [
+                procfs.read_text(f"{root}/sys/block/{dm}/dm/name") for dm in _list(f"{root}/sys/block/{name}/holders")
+            ]
+            devices = [device for device in map(device_of, filter(None, above)) if device]
+            out.append(f"it is the backing file of {devices[0]}" if devices else f"the loop device {name} is on it")
+    for pid in procfs.pids(root):
+        if pid != os.getpid() and _has_open(f"{root}/proc/{pid}", same):
+            out.append(f"{procfs.read_text(f'{root}/proc/{pid}/comm') or 'a process'} (pid {pid}) has it open")
+    return out
+
+
+def _loop_file(node: str) -> tuple[int, int] | None:
+    """(device, inode) of the file behind a loop device; None if it has none, or cannot be asked."""
+    info = _loop_info(node)
+    return (int.from_bytes(info[:8], "little"), int.from_bytes(info[8:16], "little")) if info else None
+
+
+def _has_open(folder: str, same: tuple[int, int]) -> bool:
+    """Whether a process has a file open. Only what has its inode's number is looked up: the others may be on a
+    filesystem whose server does not answer."""
+    for number in _list(f"{folder}/fdinfo"):
+        about = procfs.read_text(f"{folder}/fdinfo/{number}") or ""
+        if re.search(rf"^ino:\s*{same[1]}$", about, re.MULTILINE):
+            with contextlib.suppress(OSError):
+                found = os.stat(f"{folder}/fd/{number}")  # noqa: PTH116
+                if (found.st_dev, found.st_ino) == same:
+                    return True
+    return False

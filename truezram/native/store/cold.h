@@ -76,8 +76,8 @@ struct tz_recompression {
 	uint8_t page[TZ_PAGE_SIZE] __attribute__((aligned(64)));
 };
 
-/* From the control thread: "dense", "zstd[:LEVEL]", "cold", "backing" or "memory". NULL with *err and
- * why. */
+/* From the control thread: "dense", "zstd[:LEVEL]", "cold", "backing" or "memory". NULL with *err
+ * and why. */
 struct tz_recompression *tz_recompression_make(struct tz_store *s, const char *algorithm,
 	uint64_t idle_ns, unsigned percent, int *err, char *why, size_t why_size);
 void tz_recompression_free(struct tz_recompression *job);

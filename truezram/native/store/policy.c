@@ -9,8 +9,9 @@
  *
  * When memory is short (pressure.c), pages count as old enough earlier: for `dense` after one pass
  * of the clock, for groups after what is usual for `dense`, for the file after what is usual for
- * groups. What that costs stays the same, so it takes effect sooner, not harder. It is looked at each ten seconds, but only while there are pages
- * that it is about: a device at rest is left at rest.
+ * groups. What that costs stays the same, so it takes effect sooner, not harder. It is looked at
+ * each ten seconds, but only while there are pages that it is about: a device at rest is left at
+ * rest.
  *
  * The control thread prepares jobs and hands them over by one exchange; whoever finds that they
  * have been replaced before they were taken frees them. What a job takes, workspaces of codecs, it

@@ -3,9 +3,9 @@
  *
  * No liburing and no recent kernel headers: the structures below are the kernel's, fixed for ever.
  * One ring belongs to one thread (SINGLE_ISSUER), but for SHARED ones. Usage: tz_uring_init(); a
- * file registered; tz_uring_enable(); then sqe = tz_uring_sqe(); fill; tz_uring_enter(); for each completion
- * tz_uring_peek(), tz_uring_seen(). A thread that waits is at rest: it does not count as waiting
- * for I/O (uring.c).
+ * file registered; tz_uring_enable(); then sqe = tz_uring_sqe(); fill; tz_uring_enter(); for each
+ * completion tz_uring_peek(), tz_uring_seen(). A thread that waits is at rest: it does not count
+ * as waiting for I/O (uring.c).
  */
 #ifndef TZ_URING_H
 #define TZ_URING_H
