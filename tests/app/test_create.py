@@ -295,9 +295,13 @@ class TestCreate:
             ),
             CreateOptions(size=1 << 30, algorithm="zstd:1", dictionary=str(file), swap=True, priority=5),
             CreateOptions(size=1 << 30, algorithm="lz4", policy="600:0:5", mode="low-latency", transport="local"),
+            CreateOptions(
+                size=1 << 30, algorithm="lz4", backing=f"{tmp_path}/f", backing_limit=2 << 20, backing_plain=True
+            ),
         ]
         given = {f.name for options in wanted for f in fields(options) if getattr(options, f.name) != f.default}
-        assert given == {f.name for f in fields(CreateOptions)}
+        # (What is on a backing file is not given up by a form.)
+        assert given == {f.name for f in fields(CreateOptions)} - {"force"}
         b = bench(1)
         async with b.app.run_test(size=SMALL) as pilot:
             b.play(3)

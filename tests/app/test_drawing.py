@@ -126,7 +126,7 @@ class TestKinds:
     def test_every_kind_has_a_letter_of_its_own(self) -> None:
         assert LETTERS == {
             "same": "s", "huge": "h", "lz4": "l", "zstd": "z",
-            "turbo": "t", "fast": "f", "dense": "d", "zstd_dict": "i", "cold": "c",
+            "turbo": "t", "fast": "f", "dense": "d", "zstd_dict": "i", "cold": "c", "backing": "b",
         }  # fmt: skip
         many = lettered([*LETTERS, "sz", "lzo", *(f"s{number}" for number in range(30))])
         assert (many["sz"], many["lzo"]) == ("a", "o")

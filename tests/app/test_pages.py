@@ -29,6 +29,7 @@ from truezram.app.widgets.page_map import PageMapView
 from truezram.engine.answers import PageMap, Scope, Tunable
 from truezram.engine.device.events import Event
 from truezram.engine.device.options import CreateOptions
+from truezram.engine.device.swap import DEFAULT_PRIORITY
 from truezram.engine.errors import Failed, PermissionDenied
 from truezram.engine.machine import advice
 
@@ -265,7 +266,10 @@ class TestTune:
             await pilot.press("c")
             await pilot.pause()
             await pilot.press(*"1G", "ctrl+s")
-            await settle(pilot, lambda: ("create", CreateOptions(1 << 30, "lz4")) in b.engine.calls)
+            await settle(pilot, lambda: any(call[0] == "create" for call in b.engine.calls))
+            (made,) = (call[1] for call in b.engine.calls if call[0] == "create")
+            limit = advice.mem_limit(b.app.memory)
+            assert made == CreateOptions(1 << 30, "lz4", limit, swap=True, priority=DEFAULT_PRIORITY)
             b.play(1)
             await pilot.press("4")
             await settle(

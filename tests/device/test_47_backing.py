@@ -237,8 +237,10 @@ def test_what_is_not_taken(product: Product) -> None:
     assert wrong(product, path) == "0"
     product.remove(path)
     product.strict(f'losetup -d {loop}; rm {FILE}; [ -z "$(dmsetup ls | grep truezram)" ]')
-    product.run(f"PATH=/bin truezram create --size 64M --fs xfs --backing {FILE}", status=None)
-    product.run(f"truezram create --size 64M --backing {FILE} --backing-limit 1G --id 0 --mem-limit 4K", status=1)
+    # It fails at the very last: mapping, loop device and file were there.
+    product.strict("mkdir -p shim; printf '#!/bin/sh\\nexit 1\\n' >shim/mkswap; chmod 755 shim shim/mkswap")
+    failing = f"command truezram create --size 64M --swap --backing {FILE} --backing-limit 8M"
+    assert "mkswap" in product.run(f"PATH=/root/shim:$PATH {failing}", status=1).err
     product.strict(f"[ ! -e {FILE} ]{NOTHING_LEFT}")
 
 

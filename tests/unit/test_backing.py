@@ -18,7 +18,7 @@ from truezram.cli.main import main
 from truezram.cli.verbs.stat import as_json, lines
 from truezram.cli.verbs.writeback import said
 from truezram.engine.answers import WrittenBack
-from truezram.engine.device import backing, cold, crypt, removal, systemd
+from truezram.engine.device import backing, cold, config, crypt, removal, systemd
 from truezram.engine.device.client import Client, Entry
 from truezram.engine.device.create import create, parse_settings, set_values
 from truezram.engine.device.options import CreateOptions, WritebackOptions
@@ -107,18 +107,29 @@ class TestWhatIsAskedFor:
         assert made["backing_encrypted"] is False
         assert "is not encrypted" in made["warnings"][0]
 
+    def test_it_comes_back(self, tmp_path: Path) -> None:
+        options = CreateOptions(SIZE, id=3, backing=f"{tmp_path}/f", backing_limit=1 << 20, backing_plain=True)
+        item = config.Config("ublkb3", options)
+        assert config.parse("ublkb3", item.text()) == item
+        there = DeviceSnapshot(
+            name="ublkb3", path="/dev/ublkb3", kind="truezram", transport="ublk", state="live", disksize=SIZE,
+            algorithm="fast", policy="600:7200:3:72000", backing=f"plain:{tmp_path}/f", backing_limit=1 << 20,
+        )  # fmt: skip
+        assert config.canonical(config.of_device(there)) == options
+        nothing = config.of_device(replace(there, backing="none", backing_limit=0))
+        assert (nothing.backing, nothing.backing_limit) == (None, 0)
+
     def test_a_unit_waits_for_it(self, tmp_path: Path) -> None:
         options = CreateOptions(SIZE, id=3, backing=f"{tmp_path}/f")
-        text = systemd.unit_text(options)
-        assert f"--backing {tmp_path}/f" in text
-        (wanted,) = (line for line in text.splitlines() if line.startswith("RequiresMountsFor="))
-        assert wanted.endswith(str(tmp_path))
-        assert "After=systemd-modules-load.service systemd-remount-fs.service\n" in text
-        text = systemd.unit_text(replace(options, backing="/dev/disk/by-id/a-b"))
-        assert "After=systemd-modules-load.service dev-disk-by\\x2did-a\\x2db.device\n" in text
+        text = systemd._drop_in(config.Config("ublkb3", options))[1]
+        assert f"RequiresMountsFor={tmp_path}\n" in text
+        assert "After=systemd-remount-fs.service\n" in text
+        other = replace(options, backing="/dev/disk/by-id/a-b")
+        text = systemd._drop_in(config.Config("ublkb3", other))[1]
+        assert "After=dev-disk-by\\x2did-a\\x2db.device\n" in text
         assert "Requires=dev-disk-by\\x2did-a\\x2db.device\n" in text
         with pytest.raises(UsageError, match="at every start"):
-            systemd.unit_text(replace(options, force=True))
+            config.canonical(replace(options, force=True))
 
 
 class TestWhatIsTaken:

@@ -127,7 +127,7 @@ ENABLED_3 = [
         Config("ublkb3", SWAP),
         Config("ublkb0", CreateOptions(GIB, id=0), origin="setup"),
         Config(
-            "ublkb12", CreateOptions(GIB, "zstd:3", id=12, queues=1, queue_depth=8, dedup=True, policy="700:8000:5")
+            "ublkb12", CreateOptions(GIB, "zstd:3", id=12, queues=1, queue_depth=8, dedup=True, policy="700:8000:5:0")
         ),
         Config("ublkb1", CreateOptions(GIB, id=1, fs="ext4", mount='/srv/fast "disk" ä')),
         Config("zram1", CreateOptions(GIB, "lzo-rle", mem_limit=4096, id=1, swap=True, priority=9), origin="setup"),
@@ -185,15 +185,15 @@ def test_files_of_others_are_not_used(machine: Path, monkeypatch: pytest.MonkeyP
 def test_of_a_device_as_it_is() -> None:
     device = DeviceSnapshot(
         name="ublkb4", path="/dev/ublkb4", kind="truezram", transport="ublk", state="live", disksize=GIB,
-        algorithm="zstd:5", mem_limit=GIB // 2, dedup="on", policy="700:8000:5", nr_queues=1, queue_depth=64,
+        algorithm="zstd:5", mem_limit=GIB // 2, dedup="on", policy="700:8000:5:0", nr_queues=1, queue_depth=64,
         swap_priority=180,
     )  # fmt: skip
     options = config.of_device(device)
     assert (options.size, options.algorithm, options.mem_limit, options.id) == (GIB, "zstd:5", GIB // 2, 4)
-    assert (options.dedup, options.policy, options.queues, options.queue_depth) == (True, "700:8000:5", None, None)
+    assert (options.dedup, options.policy, options.queues, options.queue_depth) == (True, "700:8000:5:0", None, None)
     assert (options.swap, options.priority, options.fs) == (True, 180, None)
     assert config.parse("ublkb4", Config("ublkb4", options).text()).options == options
-    plain = config.of_device(replace(device, mem_limit=0, dedup="off", policy="600:7200:3", swap_priority=None))
+    plain = config.of_device(replace(device, mem_limit=0, dedup="off", policy="600:7200:3:72000", swap_priority=None))
     assert (plain.mem_limit, plain.dedup, plain.policy, plain.swap) == (0, False, None, False)
 
 

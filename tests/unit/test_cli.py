@@ -77,6 +77,8 @@ def test_a_life_in_json(fake: FakeServer, capsys: pytest.CaptureFixture[str]) ->
         "dedup": False,
         "policy": "balanced",
         "mode": "balanced",
+        "backing": None,
+        "backing_encrypted": False,
         "mem_limit": 0,
         "swap": False,
         "priority": None,

@@ -162,7 +162,7 @@ def test_a_policy_works_by_itself(device: Entry, capsys: pytest.CaptureFixture[s
         for setting in ("policy=balanced", "idle_cold=off", "idle_dense=1s", "cpu_percent=90"):
             assert main(["set", "0", setting]) == 0
         now = client.device(device)
-        assert (now.policy, now.idle_dense, now.idle_cold, now.cpu_percent) == ("1:0:90", 1, 0, 90)
+        assert (now.policy, now.idle_dense, now.idle_cold, now.cpu_percent) == ("1:0:90:72000", 1, 0, 90)
         client.set(device, "age_speed", str(STEP))
         wait_until(lambda: kinds().get("dense", 0) > len(pages) // 8)
         assert "cold" not in kinds()
@@ -215,7 +215,7 @@ def test_a_new_device_has_a_policy(device: Entry, run_dir: Path, monkeypatch: py
         assert len(made.warnings) == 1
         assert "does not pack idle pages in groups" in made.warnings[0]
         for policy in ("600:0:0", "0:0:101", "1:2:", "1:2:3:4:5", "-1:2:3"):
-            with pytest.raises(UsageError, match=r"1 to 100 per cent|three whole numbers"):
+            with pytest.raises(UsageError, match=r"1 to 100 per cent|three or four whole numbers"):
                 client.set(made.entry, "policy", policy)
         with pytest.raises(Failed, match=r"groups of pages need libzstd: .*cannot be opened"):
             client.set(made.entry, "policy", settings.POLICIES["balanced"])

@@ -41,8 +41,8 @@ def test_create_passes_on_what_was_asked_and_no_more(fake: FakeServer, run_dir: 
     assert (
         words[:ready]
         == (
-            "--size 1073741824 --algorithm lz4 --policy 600:7200:3:72000 --mode balanced --mem-limit 12345 --id 7 --queues 3"
-            f" --queue-depth 32 --transport local --run-dir {run_dir}"
+            "--size 1073741824 --algorithm lz4 --policy 600:7200:3:72000 --mode balanced --mem-limit 12345 --id 7"
+            f" --queues 3 --queue-depth 32 --transport local --run-dir {run_dir}"
         ).split()
     )
     make()

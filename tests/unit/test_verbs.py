@@ -136,6 +136,7 @@ WRONG: dict[str, tuple[list[str], int]] = {
     "train": (["--size", "0", "/nowhere/dictionary"], 2),
     "tune": (["nonsense"], 2),
     "upgrade": (["local77"], 1),
+    "writeback": (["local77"], 1),
 }
 """For each verb, arguments that are wrong, and the exit code."""
 

@@ -47,7 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "The lines of --mm-stat, --io-stat and --bd-stat have the fields of the files of that name in /sys/block/zram0,"
         " in their order, a line for each device, so that what reads those reads these. A device of truezram's without"
-        " a backing file has 0 0 0 in bd_stat, as one of zram's has."
+        " a backing file has 0 0 0 in bd_stat, as one of zram's has; with one, its pages take less than"
+        " 4096 bytes there."
     )
 
 
@@ -417,6 +418,15 @@ def lines(device: DeviceSnapshot) -> list[tuple[str, str]]:
     return out
 
 
+def bd_stat(device: DeviceSnapshot) -> dict[str, int]:
+    """zram's counters of its backing device, in pages: on it now, read from it, written to it."""
+    return {
+        "bd_count": device.backed_pages,
+        "bd_reads": device.total.backing_reads,
+        "bd_writes": device.backing_pages,
+    }
+
+
 def kernel_file(device: DeviceSnapshot, file: str) -> dict[str, int]:
     """The fields of one of `KERNEL_FILES`, in the kernel's order. Raises `Unsupported` where there is none."""
     from truezram.engine.machine import zram
@@ -424,7 +434,7 @@ def kernel_file(device: DeviceSnapshot, file: str) -> dict[str, int]:
     ours = {
         "mm_stat": mm_stat(device),
         "io_stat": {counter.name: counter.of(device.total) for counter in IO_STAT[:4]},
-        "bd_stat": dict.fromkeys(("bd_count", "bd_reads", "bd_writes"), 0),  # there is no backing file
+        "bd_stat": bd_stat(device),
     }[file]
     if device.kind == "truezram":
         return ours

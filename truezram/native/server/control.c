@@ -275,8 +275,10 @@ static int set_backing(struct tz_server *s, const char *text, char *why, size_t 
 	}
 	rc = tz_server_set_backing(s, none ? NULL : end + 1, limit, why, why_size);
 	/* What is old enough goes there now. */
-	if (rc == 0 && !none && renew_policy(s, more, sizeof more) < 0)
-		tz_log("the policy is as it was: %s", more);
+	if (rc < 0 || none || (rc = renew_policy(s, why, why_size)) == 0)
+		return rc;
+	if (tz_store_set_backing(s->store, NULL, 0, more, sizeof more) < 0)
+		tz_log("%s", more);
 	return rc;
 }
 

@@ -510,7 +510,8 @@ static int take_new(struct tz_store *s, const char *path, uint64_t limit, char *
 	tz_arena_write_head(&s->arena);
 	b->direct = f.direct;
 	b->is_device = f.is_device;
-	b->cannot_punch = b->paused = 0;
+	b->cannot_punch = 0;
+	atomic_store(&b->paused, 0);
 	atomic_store(&b->fd, f.fd);
 	show(s);
 	tz_backing_set_state(s, TZ_BACKING_READY, "");
@@ -544,7 +545,8 @@ static int take_again(struct tz_store *s, char *why, size_t why_size)
 	}
 	b->direct = f.direct;
 	b->is_device = f.is_device;
-	b->cannot_punch = b->paused = 0;
+	b->cannot_punch = 0;
+	atomic_store(&b->paused, 0);
 	find_written(b);
 	atomic_store(&b->fd, f.fd);
 	tz_backing_set_state(s, TZ_BACKING_READY, "");

@@ -69,6 +69,7 @@ struct tz_recompression {
 	unsigned huge_age;		/* of pages stored raw; TO_BACKING */
 	int written;			/* TO_BACKING: all that is to be has been begun */
 	uint64_t wait_until;		/* ns: it is not to go on before */
+	unsigned waits;			/* for the reserve, in a row */
 	uint64_t next;			/* page that comes next */
 	uint64_t next_step;		/* ns: when */
 	uint64_t seen, all;		/* pages that are stored */

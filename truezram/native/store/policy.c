@@ -332,6 +332,9 @@ struct tz_standing *tz_store_prepare_policy(struct tz_store *s, const struct tz_
 	}
 	for (unsigned i = 0; i < TZ_STANDING_JOBS && *err == 0; i++) {
 		uint64_t idle = idle_ns(policy, i);
+		if (i == TZ_STANDING_BACKING &&
+			atomic_load(&s->backing.state) == TZ_BACKING_NONE)
+			break;	/* looked at when there is a file */
 		if (idle && s->policing.equipped >> i & 1)
 			standing->jobs[i] = tz_recompression_make(s, algorithms[i], idle,
 				policy->cpu_percent, err, why, why_size);

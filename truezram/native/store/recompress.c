@@ -33,6 +33,7 @@
 #include <string.h>
 
 #define STEP_NS 500000u
+#define MOST_WAITS 200u		/* of a step each, for the reserve */
 #define GIVES_WAY 4u
 #define LEAST_GAIN 16u		/* a sixteenth of the object's room */
 
@@ -383,6 +384,22 @@ static int walk_to_backing(struct tz_store_thread *t, struct tz_recompression *j
 	return 0;
 }
 
+/* What is to be smaller needs room first, and writes have the last segment of the reserve for
+ * themselves. If more are on their way they are waited for; not for ever: where the kernel has no
+ * memory, what finds a hole goes on. */
+static int waits_for_reserve(struct tz_store *s, struct tz_recompression *job, uint64_t now)
+{
+	if (atomic_load(&s->alloc.reserve_count) > 1 || job->waits == MOST_WAITS ||
+		tz_reserve_no_room(&s->reserve) != -EAGAIN) {
+		job->waits = 0;
+		return 0;
+	}
+	tz_reserve_wake(&s->reserve);
+	job->waits++;
+	job->wait_until = now + STEP_NS;
+	return 1;
+}
+
 static int do_some(struct tz_store_thread *t, struct tz_recompression *job, uint64_t now)
 {
 	struct tz_backing *b = &t->store->backing;
@@ -390,7 +407,7 @@ static int do_some(struct tz_store_thread *t, struct tz_recompression *job, uint
 
 	job->wait_until = 0;
 	if (job->to != TZ_TO_BACKING)
-		return walk_on(t, job, now);
+		return waits_for_reserve(t->store, job, now) ? 0 : walk_on(t, job, now);
 	if (pthread_mutex_trylock(&b->lock)) {
 		job->wait_until = now + STEP_NS;	/* another file is being set */
 	} else {

@@ -328,7 +328,7 @@ static void aim(struct tz_reserve *r)
 	uint32_t n = wanted(r);
 
 	r->target = n;
-	atomic_store(&a->reserve_low, n * 3 / 4 ? n * 3 / 4 : 1);
+	atomic_store(&a->reserve_low, n - n / 4);
 	atomic_store(&a->reserve_high, r->idle ? n : n + n / 4 + 1);
 	atomic_store(&a->spare_low, r->idle ? SPARE_IDLE : SPARE_LEAST);
 	atomic_store(&a->spare_high, r->idle ? SPARE_IDLE : SPARE_MOST);
