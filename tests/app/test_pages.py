@@ -266,10 +266,9 @@ class TestTune:
             await pilot.press("c")
             await pilot.pause()
             await pilot.press(*"1G", "ctrl+s")
-            await settle(pilot, lambda: any(call[0] == "create" for call in b.engine.calls))
-            (made,) = (call[1] for call in b.engine.calls if call[0] == "create")
             limit = advice.mem_limit(b.app.memory)
-            assert made == CreateOptions(1 << 30, "lz4", limit, swap=True, priority=DEFAULT_PRIORITY)
+            made = CreateOptions(1 << 30, "lz4", limit, swap=True, priority=DEFAULT_PRIORITY)
+            await settle(pilot, lambda: ("create", made) in b.engine.calls)
             b.play(1)
             await pilot.press("4")
             await settle(
@@ -300,7 +299,7 @@ class TestTune:
             assert b.app.history.devices["ublkb0"].latest.algorithm == "zstd:3"  # type: ignore[union-attr]
             await pilot.press("1", "end", "d")
             await pilot.pause()
-            await pilot.press("tab", "enter")
+            await pilot.press(*"ublkb1", "enter")  # it is swap: that is asked for
             await settle(pilot, lambda: ("remove", "ublkb1", False) in b.engine.calls)
 
     async def test_a_refusal_changes_nothing_and_is_logged(self, bench: Make) -> None:
