@@ -10,7 +10,7 @@
  * A device in use has a reserve for a burst of writes while the kernel has no free memory: 1/64 of
  * the disk within 1 and 16 MiB, and at most 1/16 of mem_limit. (Measured with hogs in guests of
  * 256 MiB to 1 GiB: docs/swap-safety.md.) Half a second after the last segment was taken it shrinks
- * to 1/64 of what the device holds, within 256 KiB and 1 MiB, and the thread sleeps until it is
+ * to 1/64 of what the device holds, within 384 KiB and 1 MiB, and the thread sleeps until it is
  * needed. At mem_limit nothing more is populated, and the reserve is used up to the last segment.
  *
  * Of segments with pages of the page table the thread gives back the pages that are not in use, but
@@ -42,7 +42,7 @@
 #define TRIM_MS 2000u  /* that tz_reserve_trim waits at most */
 #define STACK_SIZE (64u << 10)
 /* segments to keep: of an idle device, and of one in use */
-#define IDLE_LEAST ((256u << 10) / TZ_SEGMENT_SIZE)
+#define IDLE_LEAST ((384u << 10) / TZ_SEGMENT_SIZE)
 #define IDLE_MOST ((1u << 20) / TZ_SEGMENT_SIZE)
 #define FULL_LEAST IDLE_MOST
 #define FULL_MOST ((16u << 20) / TZ_SEGMENT_SIZE)
