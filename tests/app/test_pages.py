@@ -299,7 +299,7 @@ class TestTune:
             assert b.app.history.devices["ublkb0"].latest.algorithm == "zstd:3"  # type: ignore[union-attr]
             await pilot.press("1", "end", "d")
             await pilot.pause()
-            await pilot.press(*"ublkb1", "enter", "enter")  # it is swap: that is asked for
+            await pilot.press("tab", *"ublkb1", "enter", "enter")  # swap: its name is asked for
             await settle(pilot, lambda: ("remove", "ublkb1", False) in b.engine.calls)
 
     async def test_a_refusal_changes_nothing_and_is_logged(self, bench: Make) -> None:
