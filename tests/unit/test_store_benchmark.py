@@ -62,11 +62,12 @@ def no_root(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class StandIn:
-    """A file in place of a zram device; what its mm_stat says are constants."""
+    """A file in place of each zram device; what mm_stat says are constants."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.path = folder / "device"
+        """Of the last one."""
         self.open = 0
         self.opened: list[tuple[str, int]] = []
         (folder / "mm_stat").write_text(f"{SIZE} {SIZE // 2} {SIZE // 2 + 4096} 0 0 0 0 0 0\n")
@@ -74,6 +75,7 @@ class StandIn:
     @contextlib.contextmanager
     def device(self, algorithm: str, size: int) -> Iterator[tuple[str, int]]:
         self.opened.append((algorithm, size))
+        self.path = self.folder / f"device{len(self.opened)}"
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT)
         self.open += 1
         try:
@@ -235,7 +237,7 @@ def test_a_device_is_measured_like_a_store(folder: Path, zram: StandIn) -> None:
     assert over is not None
     wanted = median(a / b for a, b in zip(ours.write.samples, first.write.samples, strict=True))
     assert over[0] == pytest.approx(wanted)
-    # 70 % of what is there in the end was discarded; the file was the last one's as well.
+    # 70 % of what is there in the end was discarded.
     left = zram.path.read_bytes()
     empty = sum(left[i : i + PAGE] == bytes(PAGE) for i in range(0, SIZE, PAGE))
     assert empty == int(0.7 * COUNT)
