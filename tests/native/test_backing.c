@@ -529,6 +529,8 @@ static void test_none(void)
 	CHECK(tz_store_set_backing(d.store, "/nowhere/file", 0, why, sizeof why) == -ENOENT,
 		"taken");
 	CHECK(tz_store_set_backing(d.store, "/dev/null", 0, why, sizeof why) == -EINVAL, "taken");
+	CHECK(tz_store_set_backing(d.store, "/dev/truezram-test", 0, why, sizeof why) == -ENOENT,
+		"made");
 	snprintf(text, sizeof text, "echo something > %s", path);
 	CHECK(system(text) == 0 && tz_store_set_backing(d.store, path, 0, why, sizeof why) ==
 		-EINVAL && *why, "somebody's file is taken");

@@ -150,9 +150,12 @@ static int open_file(
 {
 	struct stat st;
 	int is_device = stat(path, &st) == 0 && S_ISBLK(st.st_mode), rc;
+	/* A node that is not there (yet) is not to become a file, which would not be encrypted. */
+	int may_make = create &&
+		(strncmp(path, "/dev/", 5) || !strncmp(path, "/dev/shm/", 9));
 	/* O_EXCL without O_CREAT: of a block device, that nobody has mounted or swaps to it. */
 	int flags = O_RDWR | O_CLOEXEC | O_NOCTTY | O_NONBLOCK |
-		(is_device ? O_EXCL : create ? O_CREAT : 0);
+		(is_device ? O_EXCL : may_make ? O_CREAT : 0);
 
 	*f = (struct opened){ .fd = open_direct(path, flags, &f->direct) };
 	if (f->fd < 0)
