@@ -143,6 +143,7 @@ kill -9 $pid"""
     product.strict(NOTHING_LEFT)
 
 
+@pytest.mark.either
 def test_it_fills_up_and_comes_back(product: Product) -> None:
     """A file that is too small takes what it has room for, says so, and nothing else happens. Then all comes back."""
     path = create(product, f"--backing {FILE} --backing-limit 4M")
@@ -161,6 +162,7 @@ def test_it_fills_up_and_comes_back(product: Product) -> None:
     product.remove(path)
 
 
+@pytest.mark.either
 def test_it_vanishes(product: Product) -> None:
     """Cut short under a device: pages that were there are lost, each by itself; the others are served."""
     path = create(product, f"--backing plain:{FILE} --backing-limit 16M 2>/dev/null")
@@ -179,6 +181,7 @@ def test_it_vanishes(product: Product) -> None:
     product.remove(path)
 
 
+@pytest.mark.either
 def test_its_disk_is_gone(product: Product) -> None:
     """What the mapping answers with errors: nothing more is written, what is in memory is served, and so on."""
     path = create(product, f"--backing {FILE} --backing-limit 32M")
@@ -199,6 +202,7 @@ def test_its_disk_is_gone(product: Product) -> None:
     product.strict(NOTHING_LEFT)
 
 
+@pytest.mark.either
 def test_one_byte_is_damaged(product: Product) -> None:
     """It costs its page: EIO for that one, and for no other."""
     path = create(product, f"--backing plain:{FILE} --backing-limit 16M 2>/dev/null")
@@ -220,6 +224,7 @@ python3 flip.py; sync"""
     product.remove(path)
 
 
+@pytest.mark.either
 def test_what_is_not_taken(product: Product) -> None:
     """Devices in use and with something on them; and after a creation that failed nothing is there."""
     product.strict(f"truncate -s 32M {FILE}; chmod 600 {FILE}; mkfs.ext4 -q {FILE}; modprobe loop; losetup -f {FILE}")

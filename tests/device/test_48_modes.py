@@ -29,6 +29,7 @@ def reads_until_it_spins(product: Product, path: str) -> dict[str, Any]:
     return row
 
 
+@pytest.mark.either
 @pytest.mark.guest(cpus=2)
 def test_modes_are_live_and_kept(product: Product) -> None:
     path = product.create("--size 64M --queues 1")
@@ -58,6 +59,7 @@ def test_it_rests_when_the_device_does(product: Product) -> None:
     product.remove(path)
 
 
+@pytest.mark.either
 def test_with_one_cpu_nothing_spins(product: Product) -> None:
     """The guest has one."""
     path = product.create("--size 64M --queues 1 --high-perf")
@@ -67,6 +69,7 @@ def test_with_one_cpu_nothing_spins(product: Product) -> None:
     product.remove(path)
 
 
+@pytest.mark.either
 def test_a_mode_outlives_its_server(product: Product) -> None:
     path = product.create("--size 64M --queues 1")
     row = product.stat(path)

@@ -63,6 +63,7 @@ def test_measured_verified_and_removed(clean: Product) -> None:
 
 
 @pytest.mark.either
+@pytest.mark.either
 def test_a_device_that_is_there_is_only_read(clean: Product) -> None:
     """Unless it is given up, which one in use cannot be."""
     path = clean.create("--size 8M --algorithm fast")
@@ -115,6 +116,7 @@ def test_interrupted(clean: Product, name: str, code: int, moment: str) -> None:
     assert out[1:] == [] or out[1].startswith("{"), out
 
 
+@pytest.mark.either
 def test_a_null_device_goes_with_whoever_made_it(clean: Product) -> None:
     """Killed, too. It is never a device of ours."""
     script = """

@@ -81,6 +81,7 @@ def unpack(text: str, folder: Path) -> None:
         archive.extractall(folder, filter="fully_trusted")
 
 
+@pytest.mark.either
 @pytest.mark.guest(memory=384, systemd=True)
 def test_set_up_booted_and_taken_back(guest: Guest, product: Product, tmp_path: Path) -> None:
     product.strict(SLOW + SET_UP, timeout=SECONDS)

@@ -8,6 +8,7 @@ from product import Product
 pytestmark = pytest.mark.warm
 
 
+@pytest.mark.either
 def test_reset_empties_and_keeps_the_rest(product: Product) -> None:
     """Nothing is left of the data, everything of the settings; counters go on; the number stays taken."""
     assert product.run("truezram find").out == "0\n"
@@ -30,6 +31,7 @@ def test_reset_empties_and_keeps_the_rest(product: Product) -> None:
     product.remove(path)
 
 
+@pytest.mark.either
 def test_reset_refuses_a_device_in_use(product: Product) -> None:
     """Mounted, swap, open: exit code 4, who it is, and what is on it stays."""
     path = product.create("--size 64M")
