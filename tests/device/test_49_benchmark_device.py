@@ -63,7 +63,6 @@ def test_measured_verified_and_removed(clean: Product) -> None:
 
 
 @pytest.mark.either
-@pytest.mark.either
 def test_a_device_that_is_there_is_only_read(clean: Product) -> None:
     """Unless it is given up, which one in use cannot be."""
     path = clean.create("--size 8M --algorithm fast")
