@@ -297,7 +297,8 @@ static void test_full(void)
 	for (unsigned i = 0; i < PAGES; i++)
 		put(t, &m, i, FORGED + i);
 	run(&d, "backing", 0);
-	CHECK(NOW(d.stats->backing_state) == TZ_BACKING_FULL && d.stats->backing_text[0],
+	CHECK(NOW(d.stats->backing_state) == TZ_BACKING_FULL &&
+			NOW(d.stats->backing_text[0]),
 		"it is not full");
 	CHECK(backed(&d) < 96 && backed(&d) > 60, "%llu", (unsigned long long)backed(&d));
 	refused(&d, "backing");
