@@ -213,7 +213,7 @@ cat /run/truezram/*.log 2>/dev/null || true; [ ! -e /proc/{pid} ]
 
 def test_a_filesystem_under_the_filter(product: Product) -> None:
     """Growth, discards and the end of a device that holds a filesystem."""
-    path = product.run("truezram create --size 512M --fs ext4 --mount /mnt/m").out.split()[0]
+    path = product.run("mkdir -p /mnt/m; truezram create --size 512M --fs ext4 --mount /mnt/m").out.split()[0]
     product.strict(
         """dd if=/dev/urandom of=/mnt/m/f bs=1M count=60 status=none; sync; sum=$(sha256sum </mnt/m/f)
 echo 3 >/proc/sys/vm/drop_caches; [ "$sum" = "$(sha256sum </mnt/m/f)" ]
@@ -226,7 +226,7 @@ rm /mnt/m/f; sync; fstrim /mnt/m"""
 @pytest.mark.either
 def test_swap_in_a_folder_of_another_user(product: Product) -> None:
     """What CAP_DAC_READ_SEARCH is kept for: not seen, the swap file would go with its device."""
-    path = product.run("truezram create --size 128M --fs ext4 --mount /mnt/m").out.split()[0]
+    path = product.run("mkdir -p /mnt/m; truezram create --size 128M --fs ext4 --mount /mnt/m").out.split()[0]
     product.strict(
         """mkdir /mnt/m/joe; dd if=/dev/zero of=/mnt/m/joe/swap bs=1M count=32 status=none
 chmod 600 /mnt/m/joe/swap; mkswap -q /mnt/m/joe/swap; swapon /mnt/m/joe/swap

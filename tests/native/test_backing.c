@@ -371,7 +371,7 @@ static void test_removed(void)
 	tz_store_destroy(d.store);
 	struct tz_attach a = { 0 };
 	struct device e = attach(d.fd, 1, &a);
-	CHECK(NOW(e.stats->backing_state) == TZ_BACKING_MISSING && e.stats->backing_text[0],
+	CHECK(NOW(e.stats->backing_state) == TZ_BACKING_MISSING && NOW(e.stats->backing_text[0]),
 		"it is there");
 	CHECK(a.lost == 0, "what is not there is not lost for ever");
 	if (backed(&e))
