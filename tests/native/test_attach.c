@@ -633,17 +633,6 @@ static void measure(void)
 	}
 }
 
-/* An emulator may ignore MADV_POPULATE_WRITE. What is populated then, the file does not say. */
-static int populates(void)
-{
-	struct device d = make_device(4096, 1, 0, "lz4");
-	off_t end = (off_t)(head_of(&d)->segment_offset + TZ_SEGMENT_SIZE);
-	int whole = lseek(d.fd, end - TZ_PAGE_SIZE, SEEK_DATA) == end - TZ_PAGE_SIZE;
-
-	end_device(&d);
-	return whole;
-}
-
 int main(int argc, char **argv)
 {
 	share = share_of_work();
