@@ -480,6 +480,19 @@ static void name_in_head(struct tz_arena_head *h, const struct opened *f, uint64
 	snprintf(h->backing_path, sizeof h->backing_path, "%s", path);
 }
 
+/* From here on it is the file. */
+static void use(struct tz_store *s, const struct opened *f)
+{
+	struct tz_backing *b = &s->backing;
+
+	b->direct = f->direct;
+	b->is_device = f->is_device;
+	b->cannot_punch = 0;
+	atomic_store(&b->paused, 0);
+	atomic_store(&b->fd, f->fd);
+	tz_backing_set_state(s, TZ_BACKING_READY, "");
+}
+
 /* A new one, with nothing on it. */
 static int take_new(struct tz_store *s, const char *path, uint64_t limit, char *why,
 	size_t why_size)
@@ -511,13 +524,8 @@ static int take_new(struct tz_store *s, const char *path, uint64_t limit, char *
 	}
 	h->incompatible |= TZ_ARENA_BACKING;
 	tz_arena_write_head(&s->arena);
-	b->direct = f.direct;
-	b->is_device = f.is_device;
-	b->cannot_punch = 0;
-	atomic_store(&b->paused, 0);
-	atomic_store(&b->fd, f.fd);
 	show(s);
-	tz_backing_set_state(s, TZ_BACKING_READY, "");
+	use(s, &f);
 	return 0;
 }
 
@@ -546,13 +554,8 @@ static int take_again(struct tz_store *s, char *why, size_t why_size)
 		tz_backing_set_state(s, TZ_BACKING_MISSING, why);
 		return rc;
 	}
-	b->direct = f.direct;
-	b->is_device = f.is_device;
-	b->cannot_punch = 0;
-	atomic_store(&b->paused, 0);
 	find_written(b);
-	atomic_store(&b->fd, f.fd);
-	tz_backing_set_state(s, TZ_BACKING_READY, "");
+	use(s, &f);
 	return 0;
 }
 
