@@ -2,6 +2,7 @@
 #include "bench.h"
 #include "cpu.h"
 
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <time.h>
 
@@ -21,6 +22,20 @@ struct work {
 	uint8_t *objects, *out;
 	uint32_t at[TZ_BENCH_GROUP], length[TZ_BENCH_GROUP];
 };
+
+void *tz_bench_map(size_t size, int populate)
+{
+	void *p = mmap(NULL, size, PROT_READ | PROT_WRITE,
+		MAP_PRIVATE | MAP_ANONYMOUS | (populate ? MAP_POPULATE : 0), -1, 0);
+
+	return p == MAP_FAILED ? NULL : p;
+}
+
+void tz_bench_unmap(void *p, size_t size)
+{
+	if (p)
+		munmap(p, size);
+}
 
 uint64_t tz_bench_now_ns(clockid_t clock)
 {

@@ -47,8 +47,12 @@ int tz_bench_group(const struct tz_bench_subject *subjects, unsigned nr, unsigne
 	const uint8_t *base, const uint32_t *order, unsigned n, int cold, uint8_t *room,
 	struct tz_bench_time *times, unsigned *subject, uint32_t *page);
 
-/* For this and bench_store.c: a clock in ns, the least time between two readings of it, and
- * flushing memory from the caches (which does nothing where that is not possible). */
+/* For this and the other bench_*.c: private memory, populated at once or when it is touched (NULL:
+ * there is none), and giving it back (NULL: nothing); a clock in ns, the least time between two
+ * readings of it, and flushing memory from the caches (which does nothing where that is not
+ * possible). */
+void *tz_bench_map(size_t size, int populate);
+void tz_bench_unmap(void *p, size_t size);
 uint64_t tz_bench_now_ns(clockid_t clock);
 uint64_t tz_bench_clock_cost(clockid_t clock);
 void tz_bench_flush(const uint8_t *p, size_t n);

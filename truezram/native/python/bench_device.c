@@ -20,10 +20,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
-#define OP_READ 22		/* IORING_OP_READ, 5.6 */
-#define OP_WRITE 23
 #define POISON 0xa5		/* what a buffer begins with before it is read into */
 #define UNKNOWN UINT32_MAX	/* in content[]: not written yet */
 
@@ -114,7 +111,7 @@ static void send_one(struct job *j, unsigned tag)
 	d->busy[s->block] = 1;
 	if (!s->writes)
 		buffer[0] = buffer[bytes - 1] = POISON;
-	sqe->opcode = s->writes ? OP_WRITE : OP_READ;
+	sqe->opcode = s->writes ? TZ_IORING_OP_WRITE : TZ_IORING_OP_READ;
 	sqe->fd = d->fd;
 	sqe->addr = (uint64_t)(uintptr_t)(s->writes ? d->pages + (size_t)s->source * TZ_PAGE_SIZE
 		: buffer);
@@ -253,20 +250,6 @@ static void *thread_main(void *arg)
 
 /* ---- a call ---- */
 
-static void *map(size_t size)
-{
-	void *p = mmap(NULL, size, PROT_READ | PROT_WRITE,
-		MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
-
-	return p == MAP_FAILED ? NULL : p;
-}
-
-static void unmap(void *p, size_t size)
-{
-	if (p)
-		munmap(p, size);
-}
-
 static int is_possible(const struct tz_disk *d, const struct tz_load *load)
 {
 	return load->block >= 1 && load->block <= TZ_LOAD_BLOCK && load->block <= d->nr_pages &&
@@ -347,8 +330,8 @@ int tz_disk_run(struct tz_disk *d, const struct tz_load *load, struct tz_load_ta
 	if (!is_possible(d, load))
 		return -EINVAL;
 	room = (size_t)load->jobs * load->depth * load->block * TZ_PAGE_SIZE;
-	jobs = map(jobs_size);
-	buffers = map(room);
+	jobs = tz_bench_map(jobs_size, 1);
+	buffers = tz_bench_map(room, 1);
 	if (jobs && buffers) {
 		prepare(d, load, jobs, buffers);
 		rc = start_and_join(d, jobs, load->jobs);
@@ -363,8 +346,8 @@ int tz_disk_run(struct tz_disk *d, const struct tz_load *load, struct tz_load_ta
 		}
 		tally->ns += longest;
 	}
-	unmap(jobs, jobs_size);
-	unmap(buffers, room);
+	tz_bench_unmap(jobs, jobs_size);
+	tz_bench_unmap(buffers, room);
 	return rc;
 }
 
@@ -383,7 +366,7 @@ struct tz_disk *tz_disk_open(int fd, enum tz_disk_holds holds, const uint8_t *pa
 	d->nr_pages = nr_pages;
 	d->places = places;
 	if (holds == TZ_DISK_HOLDS_PAGES)
-		d->content = map(places * sizeof *d->content);
+		d->content = tz_bench_map(places * sizeof *d->content, 1);
 	d->busy = calloc(places, 1);
 	if (!d->busy || (holds == TZ_DISK_HOLDS_PAGES && !d->content)) {
 		tz_disk_close(d);
@@ -398,7 +381,7 @@ void tz_disk_close(struct tz_disk *d)
 {
 	if (!d)
 		return;
-	unmap(d->content, d->places * sizeof *d->content);
+	tz_bench_unmap(d->content, d->places * sizeof *d->content);
 	free(d->busy);
 	free(d);
 }

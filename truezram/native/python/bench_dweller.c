@@ -32,26 +32,13 @@ struct tz_dweller {
 	uint64_t state;			/* of the random numbers */
 };
 
-static void *map(size_t size)
-{
-	void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-
-	return p == MAP_FAILED ? NULL : p;
-}
-
-static void unmap(void *p, size_t size)
-{
-	if (p)
-		munmap(p, size);
-}
-
 void tz_dweller_close(struct tz_dweller *d)
 {
 	if (!d)
 		return;
-	unmap(d->memory, (size_t)d->count * TZ_PAGE_SIZE);
-	unmap(d->content, d->count * sizeof *d->content);
-	unmap(d->order, d->count * sizeof *d->order);
+	tz_bench_unmap(d->memory, (size_t)d->count * TZ_PAGE_SIZE);
+	tz_bench_unmap(d->content, d->count * sizeof *d->content);
+	tz_bench_unmap(d->order, d->count * sizeof *d->order);
 	free(d);
 }
 
@@ -71,9 +58,9 @@ struct tz_dweller *tz_dweller_open(const uint8_t *pages, uint32_t nr_pages, uint
 	d->pages = pages;
 	d->nr_pages = nr_pages;
 	d->count = count;
-	d->memory = map((size_t)count * TZ_PAGE_SIZE);
-	d->content = map(count * sizeof *d->content);
-	d->order = map(count * sizeof *d->order);
+	d->memory = tz_bench_map((size_t)count * TZ_PAGE_SIZE, 0);
+	d->content = tz_bench_map(count * sizeof *d->content, 0);
+	d->order = tz_bench_map(count * sizeof *d->order, 0);
 	if (!d->memory || !d->content || !d->order) {
 		tz_dweller_close(d);
 		return NULL;

@@ -465,30 +465,16 @@ int tz_bench_usage(struct tz_bench_target *t, struct tz_bench_usage *usage)
 
 /* ---- opening and closing ---- */
 
-static void *map(size_t size)
-{
-	void *p = mmap(NULL, size, PROT_READ | PROT_WRITE,
-		MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
-
-	return p == MAP_FAILED ? NULL : p;
-}
-
-static void unmap(void *p, size_t size)
-{
-	if (p)
-		munmap(p, size);
-}
-
 void tz_bench_close(struct tz_bench_target *t)
 {
 	if (!t)
 		return;
 	tz_store_destroy(t->store);
-	unmap(t->stats, t->stats_size);
-	unmap(t->order, t->places * sizeof *t->order);
-	unmap(t->content, t->places * sizeof *t->content);
-	unmap(t->workers, t->nr_threads * sizeof *t->workers);
-	unmap(t->out, (size_t)t->nr_threads * TZ_BENCH_WINDOW * TZ_PAGE_SIZE);
+	tz_bench_unmap(t->stats, t->stats_size);
+	tz_bench_unmap(t->order, t->places * sizeof *t->order);
+	tz_bench_unmap(t->content, t->places * sizeof *t->content);
+	tz_bench_unmap(t->workers, t->nr_threads * sizeof *t->workers);
+	tz_bench_unmap(t->out, (size_t)t->nr_threads * TZ_BENCH_WINDOW * TZ_PAGE_SIZE);
 	free(t);
 }
 
@@ -514,10 +500,10 @@ static struct tz_bench_target *make_target(const uint8_t *pages, uint32_t nr_pag
 	t->nr_threads = threads;
 	t->fd = -1;
 	t->clock_cost = tz_bench_clock_cost(CLOCK_MONOTONIC);
-	t->order = map(places * sizeof *t->order);
-	t->content = map(places * sizeof *t->content);
-	t->workers = map(threads * sizeof *t->workers);
-	t->out = map((size_t)threads * TZ_BENCH_WINDOW * TZ_PAGE_SIZE);
+	t->order = tz_bench_map(places * sizeof *t->order, 1);
+	t->content = tz_bench_map(places * sizeof *t->content, 1);
+	t->workers = tz_bench_map(threads * sizeof *t->workers, 1);
+	t->out = tz_bench_map((size_t)threads * TZ_BENCH_WINDOW * TZ_PAGE_SIZE, 1);
 	if (!t->order || !t->content || !t->workers || !t->out) {
 		tz_bench_close(t);
 		return NULL;
@@ -547,7 +533,7 @@ struct tz_bench_target *tz_bench_open_store(const char *algorithm, const uint8_t
 	if (!t)
 		return NULL;
 	t->stats_size = (tz_stats_size(threads) + TZ_PAGE_SIZE - 1) & ~(size_t)(TZ_PAGE_SIZE - 1);
-	t->stats = map(t->stats_size);
+	t->stats = tz_bench_map(t->stats_size, 1);
 	c.stats = t->stats;
 	c.arena_fd = t->stats ? memfd_create("truezram-benchmark", MFD_CLOEXEC) : -1;
 	if (c.arena_fd < 0 || tz_stats_init(t->stats, t->stats_size, threads)) {
