@@ -339,6 +339,14 @@ def _codec(args: argparse.Namespace) -> Results:
     )
 
 
+def _results(report: Any, found: Any, fields: Sequence[Any]) -> Results:
+    """What a module of reports makes of a measurement; `fields`: the columns of its table."""
+    columns = [Column(item.title, item.right, item.keep) for item in fields]
+    table = format_table(columns, report.rows(found), terminal_width())
+    text = "\n".join([table, "", *report.about(found)])
+    return report.to_json(found), partial(report.to_html, found), text
+
+
 def _store(args: argparse.Namespace) -> Results:
     from truezram.engine.measure import store_bench, store_report
 
@@ -352,10 +360,7 @@ def _store(args: argparse.Namespace) -> Results:
             rounds=store_bench.DEFAULT_ROUNDS if args.rounds is None else args.rounds,
             progress=show,
         )
-    columns = [Column(item.title, item.right, item.keep) for item in store_report.FIELDS]
-    table = format_table(columns, store_report.rows(found), terminal_width())
-    text = "\n".join([table, "", *store_report.about(found)])
-    return store_report.to_json(found), partial(store_report.to_html, found), text
+    return _results(store_report, found, store_report.FIELDS)
 
 
 def _tiers(args: argparse.Namespace) -> Results:
@@ -370,10 +375,7 @@ def _tiers(args: argparse.Namespace) -> Results:
             rounds=tiers_bench.DEFAULT_ROUNDS if args.rounds is None else args.rounds,
             progress=show,
         )
-    columns = [Column(item.title, item.right, item.keep) for item in tiers_report.fields(found)]
-    table = format_table(columns, tiers_report.rows(found), terminal_width())
-    text = "\n".join([table, "", *tiers_report.about(found)])
-    return tiers_report.to_json(found), partial(tiers_report.to_html, found), text
+    return _results(tiers_report, found, tiers_report.fields(found))
 
 
 def _device(args: argparse.Namespace) -> Results:
@@ -397,10 +399,7 @@ def _device(args: argparse.Namespace) -> Results:
             fio=args.fio,
             progress=show,
         )
-    columns = [Column(item.title, item.right, item.keep) for item in device_report.fields(found)]
-    table = format_table(columns, device_report.rows(found), terminal_width())
-    text = "\n".join([table, "", *device_report.about(found)])
-    return device_report.to_json(found), partial(device_report.to_html, found), text
+    return _results(device_report, found, device_report.fields(found))
 
 
 KINDS: dict[str, Callable[[argparse.Namespace], Results]] = {

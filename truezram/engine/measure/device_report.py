@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
@@ -75,12 +75,9 @@ def to_json(report: DeviceReport) -> dict[str, Any]:
             "mixed_reads": lib.TZ_LOAD_READS / 100,
             "page_cluster": report.page_cluster,
         },
-        "inputs": [{"name": item.name, "pages": item.pages, "same_filled": item.same_filled} for item in report.inputs],
+        "inputs": [asdict(item) for item in report.inputs],
         "results": [_result(result) for result in report.results],
-        "not_measured": [
-            {"implementation": item.implementation, "algorithm": item.algorithm, "why": item.why, "remedy": item.remedy}
-            for item in report.not_measured
-        ],
+        "not_measured": [asdict(item) for item in report.not_measured],
         "notes": list(report.notes),
     }
 

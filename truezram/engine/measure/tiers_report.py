@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from truezram.engine.measure import html_page
@@ -51,16 +51,13 @@ def to_json(report: TiersReport) -> dict[str, Any]:
     return {
         "kind": "tiers",
         "host": report.host,
-        "inputs": [{"name": item.name, "pages": item.pages, "same_filled": item.same_filled} for item in report.inputs],
+        "inputs": [asdict(item) for item in report.inputs],
         "age_speed": report.age_speed,
         "policy": dict(report.policy),
         "scenarios": {s.name: dict(zip(TIERS, s.shares, strict=True)) for s in SCENARIOS},
         "results": [_result(result, report) for result in report.results],
         "hot_reads": {"policy_at_work": _hot(report.hot_at_work), "afterwards": _hot(report.hot_after)},
-        "not_measured": [
-            {"implementation": item.implementation, "algorithm": item.algorithm, "why": item.why, "remedy": item.remedy}
-            for item in report.not_measured
-        ],
+        "not_measured": [asdict(item) for item in report.not_measured],
         "notes": list(report.notes),
     }
 
