@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import stat
+import subprocess
 import sys
 import tempfile
 import time
@@ -151,3 +152,19 @@ def servers(run_dir: Path) -> list[int]:
         except OSError:
             continue
     return found
+
+
+def unmount_arenas(run_dir: Path) -> None:
+    """The tmpfs of a registry without servers. (A process that has been killed loses its command line before it lets go
+    of its files: the mount is busy for a moment more.)"""
+    arenas = run_dir / "arena"
+    wait_until(lambda: not arenas.is_mount() or subprocess.run(["umount", arenas], check=False).returncode == 0)
+
+
+def end_servers(run_dir: Path) -> None:
+    """Kills what serves there, and unmounts the tmpfs of its arenas."""
+    for pid in servers(run_dir):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not servers(run_dir))
+    unmount_arenas(run_dir)

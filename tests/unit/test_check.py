@@ -10,14 +10,13 @@ import random
 import shutil
 import signal
 import struct
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from arena_reader import Group, Reader, crc, seal
-from conftest import wait_until
+from conftest import unmount_arenas, wait_until
 from hypothesis import given
 from hypothesis import strategies as st
 from pagegen import noise, sample
@@ -66,8 +65,7 @@ def device(run_dir: Path) -> Iterator[Entry]:
         os.kill(pid, signal.SIGKILL)
         wait_until(lambda: server.server_of(entry) != pid)
     server.cleanup(entry)
-    if os.geteuid() == 0 and run_dir.joinpath("arena").is_mount():
-        subprocess.run(["umount", run_dir / "arena"], check=True)
+    unmount_arenas(run_dir)
 
 
 def copy_of(fd: int, path: Path) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import pytest
-from conftest import HANG, wait_until
+from conftest import HANG, unmount_arenas, wait_until
 
 from truezram._native import lib
 from truezram.cli.main import main
@@ -52,8 +52,7 @@ def devices(run_dir: Path) -> Iterator[None]:
                 os.kill(pid, signal.SIGKILL)
                 wait_until(lambda pid=pid, entry=entry: server.server_of(entry) != pid)
             server.cleanup(entry)
-    if os.geteuid() == 0 and run_dir.joinpath("arena").is_mount():
-        subprocess.run(["umount", run_dir / "arena"], check=True)
+    unmount_arenas(run_dir)
 
 
 def make(**changes: object) -> Entry:

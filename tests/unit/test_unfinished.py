@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import FakeServer, make, servers, wait_until
+from conftest import FakeServer, end_servers, make, servers, wait_until
 
 from truezram.engine import paths
 from truezram.engine.device import removal, server
@@ -96,12 +96,7 @@ def real(run_dir: Path) -> Iterator[Path]:
     except TruezramError as missing:
         pytest.skip(str(missing))
     finally:
-        for pid in servers(run_dir):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        wait_until(lambda: not servers(run_dir))
-        if (run_dir / "arena").is_mount():
-            subprocess.run(["umount", run_dir / "arena"], check=True)
+        end_servers(run_dir)
 
 
 def test_a_dead_device_is_not_touched_by_the_next(real: Path, run_dir: Path) -> None:

@@ -3,7 +3,6 @@ list's columns, stat's kernel files and --watch, find, reset, top. Devices are r
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import pty
@@ -16,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import HANG, FakeServer, servers, wait_until
+from conftest import HANG, FakeServer, end_servers, servers, wait_until
 
 from truezram.cli import main
 from truezram.cli.verbs import list_, stat
@@ -49,12 +48,7 @@ def real(run_dir: Path) -> Iterator[Entry]:
     try:
         yield create(OPTIONS).entry
     finally:
-        for pid in servers(run_dir):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        wait_until(lambda: not servers(run_dir))
-        if (run_dir / "arena").is_mount():
-            subprocess.run(["umount", run_dir / "arena"], check=True)
+        end_servers(run_dir)
 
 
 # --- every verb
