@@ -310,6 +310,13 @@ static inline void check_accounting(const struct device *d, uint64_t stored, uin
 		CHECK(left, __VA_ARGS__); \
 	} while (0)
 
+/* Until the reserve's thread has no reason to add to it. (It starts below three quarters.) */
+static inline void wait_for_reserve(const struct device *d)
+{
+	WAIT_FOR(NOW(d->stats->reserve_bytes) >= NOW(d->stats->reserve_target) / 4 * 3,
+		"no reserve");
+}
+
 /* An emulator may ignore MADV_POPULATE_WRITE. What is populated then, the file does not say. */
 static inline int populates(void)
 {

@@ -151,11 +151,18 @@ static void test_round_trip(uint64_t first, unsigned threads)
 	close(fd);
 }
 
+/* As put: a page that is like another one shares its object, which needs room in the reserve. */
+static void put_shared(struct device *d, struct model *m, unsigned i, uint32_t version)
+{
+	wait_for_reserve(d);
+	put(tz_store_thread(d->store, 0), m, i, version);
+}
+
 /* Objects that pages share: counted once, and each page as one that has it. */
 static void test_shared(void)
 {
 	struct device d = make_device(4096, 2, 64 << 20, "lz4");
-	struct tz_store_thread *t = tz_store_thread(d.store, 0);
+	struct tz_store_thread *t;
 	struct model m = { 0 };
 	struct tz_attach a = { 0 };
 	struct tz_queue_stats before, after;
@@ -164,7 +171,7 @@ static void test_shared(void)
 
 	CHECK(tz_store_set_dedup(d.store, 1, why, sizeof why) == 0, "%s", why);
 	for (unsigned i = 0; i < PAGES; i++)
-		put(t, &m, i, COPY + (i % 3 ? SMALL : FORGED) + i % 100);
+		put_shared(&d, &m, i, COPY + (i % 3 ? SMALL : FORGED) + i % 100);
 	gauges(d.stats, &before);
 	CHECK(before.dup_pages_now > 100, "%lld duplicates", (long long)before.dup_pages_now);
 	copy = copy_of(d.fd);
@@ -190,7 +197,6 @@ static void test_shared(void)
 static void test_shared_damage(void)
 {
 	struct device d = make_device(4096, 1, 64 << 20, "lz4");
-	struct tz_store_thread *t = tz_store_thread(d.store, 0);
 	struct model m = { 0 };
 	struct tz_attach a = { 0 };
 	char why[216];
@@ -198,7 +204,7 @@ static void test_shared_damage(void)
 
 	CHECK(tz_store_set_dedup(d.store, 1, why, sizeof why) == 0, "%s", why);
 	for (unsigned i = 0; i < PAGES; i++)
-		put(t, &m, i, COPY + FORGED + i % 40);
+		put_shared(&d, &m, i, COPY + FORGED + i % 40);
 	copy = copy_of(d.fd);
 	flip_bit(copy, (tz_entry_offset(load(entry_of(&d, 3))) + 64) & ~7ull, 5);
 	tz_store_destroy(d.store);

@@ -14,18 +14,17 @@
 static _Thread_local int park_here;	/* this thread stops at the next "freed" */
 static _Atomic int parked, go_on;
 static _Atomic int hold_passes, held;	/* the compactor stops at the next `hold_at` */
-static const char *hold_at = "moving";
+static const char *_Atomic hold_at = "moving";
 static _Atomic int before_pass;		/* the compactor stops before it begins a pass */
 static _Atomic unsigned passes;
 /* whoever looks at the page map stops, at a page of the table */
 static _Atomic int hold_map, at_map;
-/* at "wake", nothing of this store may be locked by the thread that wakes, its only one */
-static struct tz_store *single;
+/* at "wake", nothing of this store may be locked by this thread, its only one */
+static _Thread_local struct tz_store *single;
+static _Thread_local unsigned wakes;
 /* places that the compactor of this store has looked at without going outside, and the most */
 static _Atomic(struct tz_store *) walked;
 static _Atomic unsigned longest_walk;
-static pthread_t its_thread;
-static unsigned wakes;
 
 static void nap(void)
 {
@@ -55,7 +54,7 @@ void tz_test_point(const char *name)
 		atomic_store(&parked, 1);
 		while (!atomic_load(&go_on))
 			nap();
-	} else if (!strcmp(name, hold_at)) {
+	} else if (!strcmp(name, atomic_load(&hold_at))) {
 		while (atomic_load(&hold_passes)) {
 			atomic_store(&held, 1);
 			nap();
@@ -69,7 +68,7 @@ void tz_test_point(const char *name)
 		while (atomic_load(&before_pass))
 			nap();
 		atomic_fetch_add(&passes, 1);
-	} else if (!strcmp(name, "wake") && single && pthread_equal(pthread_self(), its_thread)) {
+	} else if (!strcmp(name, "wake") && single) {
 		wakes++;
 		/* Its shard's lock is taken by the housekeeper, too, which drops it again; this
 		 * thread cannot while it is here. */
@@ -457,7 +456,6 @@ static void test_wakes(void)
 	struct device d = make_device(8192, 1, 0, "lz4");
 	struct tz_store_thread *t = tz_store_thread(d.store, 0);
 
-	its_thread = pthread_self();
 	single = d.store;
 	tz_store_begin(t);
 	for (uint64_t n = 0; n < 4000; n++)
@@ -519,7 +517,7 @@ static void test_emptied_while_walked(void)
 		put(t, n, 1, 290);
 	tz_store_end(t);
 	atomic_store(&held, 0);
-	hold_at = "walking";	/* it has announced nothing */
+	atomic_store(&hold_at, "walking");	/* it has announced nothing */
 	atomic_store(&hold_passes, 1);
 	tz_store_begin(t);
 	for (uint64_t n = 0; n < PAGES; n++)
@@ -581,6 +579,8 @@ static void test_directory(void)
 		(unsigned long long)NOW(d.stats->mem_used_total));
 	tz_store_begin(t);
 	for (uint64_t n = 5; n < 1024ull * GIB; n += 100 * GIB) {
+		/* Until what it does after a write is over. */
+		WAIT_FOR(NOW(d.stats->reserve_bytes) >= NOW(d.stats->reserve_target), "no reserve");
 		CHECK(looks_without_room(&d, t, n, 0) || looks_without_room(&d, t, n, 1) ||
 			looks_without_room(&d, t, n, 2), "reading allocates");
 		make_page(page, n, 0, 1);
