@@ -7,11 +7,11 @@ from guest import Guest
 from hog import Hog
 from product import Product
 
-MEMORY = 384
+MEMORY = 256
 HOG = MEMORY * 3 // 2
 # Where freed slots are not reported, the device holds something in every slot in time: what it may come to is its size,
-# compressed, whatever is in use. A third of 640 MiB leaves the process some room.
-SWAP = 640
+# compressed, whatever is in use. A third of 448 MiB leaves the process some room.
+SWAP = 448
 # What is left of the process for swapoff to bring back. It has to fit in beside what the device still holds: how well
 # this machine's pages compress is not known, so it is a small part.
 KEPT = MEMORY // 48

@@ -1,6 +1,6 @@
 """Swap writes are refused at mem_limit only, and one that is refused loses nothing.
 
-pytest tests/device/test_34_refused_writes.py                      a minute or two of each size but the largest
+pytest tests/device/test_34_refused_writes.py                      a minute or two of the smallest size
 pytest tests/device/test_34_refused_writes.py --hogs-minutes 10    the run of its own: ten minutes of each
 """
 
@@ -15,8 +15,8 @@ from product import Product
 
 LIMIT = 24 << 20
 PAGED_OUT = 128
-WORK = {256: ("renew 1", "verify 1031 8"), 512: ("renew 1", "verify 1031 8"), 1024: ()}
-"""By the guest's memory in MiB: what each process does once it has filled its memory. Under emulation, each comes to a
+WORK = {256: ("renew 1", "verify 1031 8"), 512: (), 1024: ()}
+"""By the guest's memory in MiB: what each process does once it has filled its memory. Under emulation, that comes to a
 minute or two; nothing: only in the run of its own."""
 PARTS = 3
 """Processes that the memory is spread over."""

@@ -12,7 +12,7 @@ from product import Product
 
 pytestmark = pytest.mark.warm
 
-MEMORY = 384
+MEMORY = 256
 HOG = MEMORY * 3 // 2
 SMALL = 48
 """MiB of a process that is paged out on request."""
@@ -50,13 +50,12 @@ def end(product: Product, hog: Hog) -> None:
 @pytest.mark.guest(memory=MEMORY)
 def test_a_hog_comes_and_goes(guest: Guest, product: Product) -> None:
     """Half as large again as memory: when it has ended, the device holds what swap says is in use, and no more."""
-    path = product.run("truezram create --size 640M --queues 1 --swap").out.split()[-1]
+    path = product.run("truezram create --size 448M --queues 1 --swap").out.split()[-1]
     print(script(product, f"state on {path}"))
     product.run("truezram tune apply")
     product.strict("echo 16384 >/proc/sys/vm/min_free_kbytes")
     hog = Hog(product, HOG)
     assert hog.ask("fill")["bad"] == "0"
-    assert hog.ask("verify 1")["bad"] == "0"
     assert hog.ask("rewrite 8")["bad"] == "0"
     assert hog.ask("verify 1031")["bad"] == "0"
     before = product.stat(path)

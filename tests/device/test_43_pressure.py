@@ -95,6 +95,7 @@ def test_hogs_beside_readers(guests: Guests, product: Product) -> None:
     survive(guests, product, hogs_beside_readers)
 
 
+@pytest.mark.either
 def test_a_limited_cgroup(guests: Guests, product: Product) -> None:
     """memory.max is a third of what its process wants: it swaps while there is memory, and the server is outside."""
     survive(guests, product, a_limited_cgroup)

@@ -77,6 +77,7 @@ def count_secrets(product: Product) -> int:
     return int(product.strict(COUNT).out)
 
 
+@pytest.mark.either
 def test_what_is_written_cannot_be_read(product: Product) -> None:
     """Encrypted, nothing of it is on the file; with --backing-plain it is: the search would find it."""
     path = create(product, f"--backing {FILE} --backing-limit 32M")
@@ -249,6 +250,7 @@ def test_what_is_not_taken(product: Product) -> None:
     product.strict(f"[ ! -e {FILE} ]{NOTHING_LEFT}")
 
 
+@pytest.mark.either
 def test_kernel_zram(product: Product) -> None:
     """Any block device will do, the kernel's zram too."""
     product.strict("modprobe zram num_devices=1; echo 32M >/sys/block/zram0/disksize")
