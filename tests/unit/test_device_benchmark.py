@@ -335,8 +335,11 @@ def test_a_dweller_compares_what_comes_back(folder: Path) -> None:
     tally, place = ffi.new("struct tz_dwell_tally *"), ffi.new("uint32_t *")
     with ffi.from_buffer("uint8_t[]", pages.data) as source:
         memory = lib.tz_dweller_open(source, pages.count, 64)
-        lib.tz_dweller_shuffle(memory, 1)
+        lib.tz_dweller_shuffle(memory, 1, 8)
         assert lib.tz_dweller_out(memory, 0, 64, tally) in (0, -22)  # EINVAL: a kernel without MADV_PAGEOUT
+        # Without swap nothing is out: every page is in memory, and stays.
+        assert lib.tz_dweller_settle(memory, 0, 64) in (64, -22)
+        assert lib.tz_dweller_settle(memory, 60, 5) == -22
         assert lib.tz_dweller_in(memory, 0, 64, tally, place) == 0
         assert (tally.in_pages, tally.compared, sum(tally.lat)) == (64, 64, 64)
         # Half of them hold another page now, which is what is compared.

@@ -1,9 +1,11 @@
 """The workload `swap` of `benchmark device`: a program that lives in swap, on each target in turn.
 
 The program is this process: some of its memory, filled with the pages, is given to swap at its own request
-(MADV_PAGEOUT), touched in random order, compared, and half of it changed (native/python/bench_dweller.c). So it takes
-no shortage of memory, and no other program has to suffer one. The target is swap with a priority above all others for
-a round at a time, and swapped off afterwards, whatever ends it.
+(MADV_PAGEOUT), touched in random order, or in runs of neighbours, compared, and half of what was touched is changed
+(native/python/bench_dweller.c). So it takes no shortage of memory, and no other program has to suffer one. A page that
+has been written to a device with a queue stays in the swap cache until reclaim finds it, and touching it there would
+measure nothing: it is dropped first. The target is swap with a priority above all others for a round at a time, and
+swapped off afterwards, whatever ends it.
 """
 
 from __future__ import annotations
@@ -11,7 +13,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from truezram._native import ffi, lib
@@ -26,8 +30,13 @@ from truezram.engine.units import PAGE
 
 WINDOW = 256
 """Pages between two looks at whether it was cancelled."""
-ROOM = 0.8
-"""Share of a device that the program takes: it must all fit."""
+ROOM = 0.45
+"""Share of a device that the program takes. From half on the kernel frees the slot of a page that it maps again, so
+that its content would have to be written anew (vm_swap_full)."""
+MOST_LEFT = 0.01
+"""Share of its pages that may be in the swap cache when it begins to touch them."""
+SETTLE_TRIES = 200
+SETTLE_SECONDS = 0.01
 LEAST_OUT = 0.5
 """Share of its pages that must have gone to swap at a time; else something else keeps them."""
 _WHAT = "cannot measure swap"
@@ -69,10 +78,12 @@ def _enabled(path: str) -> Iterator[None]:
 
 
 class Dweller:
-    """The program, and what was measured of it on one target."""
+    """The program, and what was measured of it on one target. It touches `share` of its pages each time, in runs of
+    `run` neighbours in random order (0: from the first to the last)."""
 
-    def __init__(self, pages: Pages, source: Any, target: Target) -> None:
+    def __init__(self, pages: Pages, source: Any, target: Target, run: int = 1, share: float = 1.0) -> None:
         self.target = target
+        self.run, self.share = run, share
         self.count = int(ROOM * target.places)
         self.tally = ffi.new("struct tz_dwell_tally *")
         self.samples: list[Sample] = []
@@ -92,17 +103,21 @@ class Dweller:
         once = ffi.new("struct tz_dwell_tally *")
         place = ffi.new("uint32_t *")
         server = self.target.server_ns()
-        lib.tz_dweller_shuffle(memory, seed)
+        lib.tz_dweller_shuffle(memory, seed, self.run)
+        touched = int(self.count * self.share)
         for turn in range(2):  # in the second, half of the pages have been changed, and half are clean
             for first in range(0, self.count, WINDOW):
                 step(f"swap, {self.target.name}")
                 self._check(lib.tz_dweller_out(memory, first, min(WINDOW, self.count - first), once), 0)
-            if once.out_pages < LEAST_OUT * self.count * (turn + 1):
-                why = f"only {once.out_pages} of {self.count * (turn + 1)} pages went to {self.target.path}"
+            once.out_ns += self._written()
+            wanted = self.count + turn * touched
+            if once.out_pages < LEAST_OUT * wanted:
+                why = f"only {once.out_pages} of {wanted} pages went to {self.target.path}"
                 raise Failed(_WHAT, why, "See whether a limit of this process' cgroup keeps it from using swap")
-            for first in range(0, self.count, WINDOW):
+            self._settle(memory, step)
+            for first in range(0, touched, WINDOW):
                 step(f"swap, {self.target.name}")
-                code = lib.tz_dweller_in(memory, first, min(WINDOW, self.count - first), once, place)
+                code = lib.tz_dweller_in(memory, first, min(WINDOW, touched - first), once, place)
                 self._check(code, place[0])
         found = latency(once.lat)
         assert found is not None
@@ -120,6 +135,29 @@ class Dweller:
         for index, count in enumerate(once.lat):
             if count:
                 self.tally.lat[index] += count
+
+    def _written(self) -> int:
+        """Waits until the device has answered all writes; ns."""
+        inflight = Path("/sys/block", Path(self.target.path).name, "inflight")
+        start = time.monotonic_ns()
+        while int(inflight.read_text().split()[1]):
+            time.sleep(0.0002)
+        return time.monotonic_ns() - start
+
+    def _settle(self, memory: Any, step: Callable[[str], None]) -> None:
+        """Has the pages dropped from the swap cache. Raises `Failed` if they stay."""
+        for _ in range(SETTLE_TRIES):
+            left = 0
+            for first in range(0, self.count, WINDOW):
+                step(f"swap, {self.target.name}")
+                stay = lib.tz_dweller_settle(memory, first, min(WINDOW, self.count - first))
+                self._check(min(0, stay), 0)
+                left += stay
+            if left <= MOST_LEFT * self.count:
+                return
+            time.sleep(SETTLE_SECONDS)
+        why = f"{left} of {self.count} pages stay in the swap cache"
+        raise Failed(_WHAT, why, "More than half of this machine's swap is in use, or it is short of memory: free some")
 
     def _check(self, code: int, place: int) -> None:
         if code:

@@ -78,11 +78,15 @@ struct tz_dweller *tz_dweller_open(const uint8_t *pages, uint32_t nr_pages, uint
 void tz_dweller_close(struct tz_dweller *d);
 /* Gives `n` of its pages from `first` on to swap. 0 or negative errno. */
 int tz_dweller_out(struct tz_dweller *d, uint32_t first, uint32_t n, struct tz_dwell_tally *tally);
-/* Touches n pages, those at order[first .. first + n) of a random order, compares each, and gives
+/* Has those of n pages dropped from memory that have been written and are in the swap cache still:
+ * they are mapped again, and given to swap as what they are, clean. How many stay (some may be
+ * being written), or negative errno. */
+int64_t tz_dweller_settle(struct tz_dweller *d, uint32_t first, uint32_t n);
+/* Touches n pages, those at order[first .. first + n), compares each, and gives
  * every other one another content. 0, or -EILSEQ; then *place is where. */
 int tz_dweller_in(struct tz_dweller *d, uint32_t first, uint32_t n, struct tz_dwell_tally *tally,
 	uint32_t *place);
-/* Another random order. */
-void tz_dweller_shuffle(struct tz_dweller *d, uint64_t seed);
+/* Another random order, of `run` neighbours at a time (1: of pages; 0: none, all in sequence). */
+void tz_dweller_shuffle(struct tz_dweller *d, uint64_t seed, uint32_t run);
 
 #endif

@@ -2,7 +2,7 @@
  *
  * It has more to do with its memory than memory has room for, as MADV_PAGEOUT has it: all of its
  * pages are given to swap, by its own request, so that nothing else on the machine has to suffer;
- * then it touches them in random order, each touch timed, compares each with what it must be, and
+ * then it touches them in random order, or in runs of neighbours, each touch timed, compares each with what it must be, and
  * changes every other one, which is written again the next time. A page whose fault finds it read
  * ahead already counts as what it is: quick.
  */
@@ -66,21 +66,31 @@ struct tz_dweller *tz_dweller_open(const uint8_t *pages, uint32_t nr_pages, uint
 		return NULL;
 	}
 	madvise(d->memory, (size_t)count * TZ_PAGE_SIZE, MADV_NOHUGEPAGE);
-	for (uint32_t i = 0; i < count; i++) {
-		d->order[i] = i;
+	for (uint32_t i = 0; i < count; i++)
 		put(d, i, i % nr_pages);
-	}
+	tz_dweller_shuffle(d, 1, 1);
 	return d;
 }
 
-void tz_dweller_shuffle(struct tz_dweller *d, uint64_t seed)
+void tz_dweller_shuffle(struct tz_dweller *d, uint64_t seed, uint32_t run)
 {
 	d->state = seed;
-	for (uint32_t i = d->count - 1; i > 0; i--) {
-		uint32_t k = tz_bench_below(&d->state, i + 1), other = d->order[k];
+	for (uint32_t i = 0; i < d->count; i++)
+		d->order[i] = i;
+	if (run > d->count)
+		run = d->count;
+	if (run == 0)
+		return;
+	/* What does not fill a run comes last. */
+	for (uint32_t i = d->count / run - 1; i > 0; i--) {
+		uint32_t *a = &d->order[tz_bench_below(&d->state, i + 1) * run];
+		uint32_t *b = &d->order[i * run];
 
-		d->order[k] = d->order[i];
-		d->order[i] = other;
+		for (uint32_t n = 0; n < run; n++) {
+			uint32_t other = a[n];
+			a[n] = b[n];
+			b[n] = other;
+		}
 	}
 }
 
@@ -132,6 +142,39 @@ int tz_dweller_out(struct tz_dweller *d, uint32_t first, uint32_t n, struct tz_d
 		return (int)(before < 0 ? before : after);
 	tally->out_pages += after > before ? (uint64_t)(after - before) : 0;
 	return 0;
+}
+
+/* Whether a page that is swapped out is in memory still: it has been written, and is left in the
+ * swap cache for reclaim to find. A device that is written to at once, as zram, leaves none. */
+static int stays(const struct tz_dweller *d, uint32_t first, uint32_t n, unsigned char *stay)
+{
+	uint8_t *from = d->memory + (size_t)first * TZ_PAGE_SIZE;
+
+	return mincore(from, (size_t)n * TZ_PAGE_SIZE, stay) < 0 ? -errno : 0;
+}
+
+int64_t tz_dweller_settle(struct tz_dweller *d, uint32_t first, uint32_t n)
+{
+	unsigned char stay[PAGEMAP_CHUNK];
+	int64_t left = 0;
+	int rc = first > d->count || n > d->count - first ? -EINVAL : 0;
+
+	for (uint32_t at = 0; at < n && rc == 0; at += PAGEMAP_CHUNK) {
+		uint32_t some = n - at < PAGEMAP_CHUNK ? n - at : PAGEMAP_CHUNK;
+		uint8_t *from = d->memory + (size_t)(first + at) * TZ_PAGE_SIZE;
+
+		rc = stays(d, first + at, some, stay);
+		for (uint32_t i = 0; i < some && rc == 0; i++)
+			if (stay[i] & 1)
+				(void)*(volatile uint8_t *)(from + (size_t)i * TZ_PAGE_SIZE);
+		if (rc == 0 && madvise(from, (size_t)some * TZ_PAGE_SIZE, MADV_PAGEOUT) < 0)
+			rc = -errno;
+		if (rc == 0)
+			rc = stays(d, first + at, some, stay);
+		for (uint32_t i = 0; i < some && rc == 0; i++)
+			left += stay[i] & 1;
+	}
+	return rc < 0 ? rc : left;
 }
 
 /* Touches one page and says how long that took. */
