@@ -14,7 +14,7 @@ from truezram.engine.device import settings
 from truezram.engine.device.create import warnings_of
 from truezram.engine.device.options import CreateOptions
 from truezram.engine.errors import Unsupported, UsageError
-from truezram.engine.machine import advice
+from truezram.engine.machine import advice, users
 from truezram.engine.machine.advice import Facts, advise
 from truezram.engine.machine.doctor import Probes
 from truezram.engine.model import DeviceSnapshot, MachineSnapshot, SwapArea
@@ -179,4 +179,4 @@ def test_a_disk_that_turns(tmp_path: Path, rotational: str) -> None:
     (tmp_path / "sys/dev/block").mkdir(parents=True)
     (tmp_path / f"sys/dev/block/{name}").symlink_to("../../devices/sda/sda2")
     area = SwapArea(path="/swapfile", type="file", size=GIB, used=0, priority=-2)
-    assert advice.is_rotating(area, tmp_path) == (rotational == "1")
+    assert users.is_rotating(area, tmp_path) == (rotational == "1")

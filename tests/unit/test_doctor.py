@@ -319,6 +319,24 @@ def test_swap_order(good: Path, areas: list[tuple[str, int]], state: str, text: 
         )
 
 
+def test_what_is_read_ahead(good: Path) -> None:
+    """By address, unless a swap area turns, or that is switched off."""
+    assert find(examine(good, PROBES), "swap readahead").state == "ok"
+    number = (good / "dev").stat().st_dev
+    disk = f"sys/dev/block/{os.major(number)}:{os.minor(number)}/queue/rotational"
+    (good / "dev/vda2").touch()
+    write(good, {disk: "1\n"})
+    check = find(examine(good, PROBES), "swap readahead")
+    assert check.state == "warn"
+    assert "/dev/vda2 for one that turns" in check.detail
+    assert "swapoff /dev/vda2" in check.remedy
+    write(good, {disk: "0\n", "sys/kernel/mm/swap/vma_ra_enabled": "false\n"})
+    check = find(examine(good, PROBES), "swap readahead")
+    assert (check.state, check.remedy) == ("warn", "echo true | sudo tee /sys/kernel/mm/swap/vma_ra_enabled")
+    write(good, {**swaps(("/dev/vda2", -2)), disk: "1\n"})
+    assert "no compressed" in find(examine(good, PROBES), "swap readahead").detail
+
+
 def test_hibernation(good: Path) -> None:
     write(good, swaps(("/dev/ublkb3", 100)))
     assert find(examine(good, PROBES), "hibernation").state == "warn"

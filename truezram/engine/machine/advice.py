@@ -24,7 +24,6 @@ from truezram.engine.answers import Advice
 from truezram.engine.errors import Unsupported, UsageError
 from truezram.engine.machine import procfs, users
 from truezram.engine.machine.procfs import ROOT
-from truezram.engine.model import SwapArea
 from truezram.engine.units import format_size
 
 if TYPE_CHECKING:
@@ -109,27 +108,13 @@ def facts(root: Path = ROOT, probes: Probes | None = None, ratio: float | None =
         compressed=tuple(area.path for area in compressed),
         disk_swap=sum(area.size for area in disks),
         disk_priority=max((area.priority for area in disks), default=None),
-        rotating=any(is_rotating(area, root) for area in disks),
+        rotating=any(users.is_rotating(area, root) for area in disks),
         zswap="" if not known else "on" if machine.zswap.enabled else "off",
         zram=_has_zram(machine.kernel, root),
         ublk_why=f"{bad[0].detail}. {bad[0].remedy}".strip(". ") if bad else "",
         no_recovery=report.no_recovery,
         ratio=ratio,
     )
-
-
-def is_rotating(area: SwapArea, root: Path = ROOT) -> bool:
-    """Whether the disk of a swap partition, or of a swap file, is one that turns."""
-    number = users.number_of(f"{root}{area.path}")
-    if number is None:
-        try:
-            device = os.stat(f"{root}{area.path}").st_dev  # noqa: PTH116
-        except OSError:
-            return False
-        number = f"{os.major(device)}:{os.minor(device)}"
-    folder = f"{root}/sys/dev/block/{number}"
-    # A partition has its disk's queue.
-    return 1 in (procfs.read_int(f"{folder}/{way}queue/rotational") for way in ("", "../"))
 
 
 def _has_zram(kernel: str, root: Path) -> bool:

@@ -377,6 +377,27 @@ class _Doctor:
         remedy = "sudo truezram tune apply zswap=N (or keep zswap, and make no swap device: one cache is enough)"
         return Check(name="zswap", state="warn", detail=detail, remedy=remedy)
 
+    def readahead(self) -> Check:
+        """What the kernel reads besides the page that is wanted: neighbours in the program's memory, unless a swap
+        area is on a disk that turns (mm/swap_state.c: swap_use_vma_readahead), or it is switched off."""
+        name = "swap readahead"
+        switch = "/sys/kernel/mm/swap/vma_ra_enabled"
+        turning = [area.path for area in self.machine.swaps if users.is_rotating(area, self.root)]
+        if not any(is_compressed(area, self.root) for area in self.machine.swaps):
+            return Check(name=name, state="ok", detail="no compressed swap is in use")
+        if (procfs.read_text(f"{self.root}{switch}") or "true").strip() == "false":
+            why, remedy = f"{switch} is false", f"echo true | sudo tee {switch}"
+        elif turning:
+            why = f"the kernel takes the disk of {' and '.join(turning)} for one that turns"
+            remedy = (
+                f"sudo swapoff {turning[0]}. If it does not turn (an SSD, a virtual disk): echo 0 | sudo tee"
+                " /sys/block/DISK/queue/rotational before swapon"
+            )
+        else:
+            return Check(name=name, state="ok", detail="by the addresses that a program uses, as far as that helps")
+        detail = f"{why}: on all swap, it reads what lies beside a page on the device, not in the program"
+        return Check(name=name, state="warn", detail=detail, remedy=remedy)
+
     def slot_tracking(self) -> Check:
         """What the server needs to learn of freed swap slots; `stat` says of each device whether it does."""
         name, why, remedy = "slot tracking", "", ""
@@ -463,6 +484,7 @@ class _Doctor:
             self.memory(),
             self.memlock(),
             self.swap(),
+            self.readahead(),
             self.slot_tracking(),
             self.zswap(),
             self.psi(),

@@ -51,6 +51,20 @@ def _text(number: int) -> str:
     return f"{os.major(number)}:{os.minor(number)}"
 
 
+def is_rotating(area: SwapArea, root: Path = ROOT) -> bool:
+    """Whether the disk of a swap partition, or of a swap file, is one that turns."""
+    number = number_of(f"{root}{area.path}")
+    if number is None:
+        try:
+            device = os.stat(f"{root}{area.path}").st_dev  # noqa: PTH116
+        except OSError:
+            return False
+        number = _text(device)
+    folder = f"{root}/sys/dev/block/{number}"
+    # A partition has its disk's queue.
+    return 1 in (procfs.read_int(f"{folder}/{way}queue/rotational") for way in ("", "../"))
+
+
 def name_of(number: str, root: Path = ROOT) -> str:
     """The kernel's name of a block device ("ublkb0p1"); empty when no device has that number (any more)."""
     try:

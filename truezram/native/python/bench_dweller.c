@@ -2,9 +2,9 @@
  *
  * It has more to do with its memory than memory has room for, as MADV_PAGEOUT has it: all of its
  * pages are given to swap, by its own request, so that nothing else on the machine has to suffer;
- * then it touches them in random order, or in runs of neighbours, each touch timed, compares each with what it must be, and
- * changes every other one, which is written again the next time. A page whose fault finds it read
- * ahead already counts as what it is: quick.
+ * then it touches them in random order, or in runs of neighbours, each touch timed, compares each
+ * with what it must be, and changes every other one, which is written again the next time. A page
+ * whose fault finds it read ahead already counts as what it is: quick.
  */
 #include "bench_device.h"
 #include "bench.h"
