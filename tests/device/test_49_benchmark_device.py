@@ -29,7 +29,7 @@ def clean(product: Product) -> Product:
 @pytest.mark.either
 def test_measured_verified_and_removed(clean: Product) -> None:
     """Every workload, ours beside the floor and kernel zram."""
-    loads = "--workload randread,randwrite,read,write,mixed,swap --depth 1,8"
+    loads = "--mode low-latency --workload randread,randwrite,read,write,mixed,swap --depth 1,8"
     script = f"truezram benchmark device {OPTIONS} {loads} --against null,$zram --json out.json --html out.html >&2"
     done = clean.run(f"{ANY}{script}; cat out.json; echo; echo ==; {LEFT}; grep -c '<svg' out.html", timeout=600)
     body, _, rest = done.out.partition("\n==\n")
@@ -53,12 +53,13 @@ def test_measured_verified_and_removed(clean: Product) -> None:
     assert {kind: len(found) for kind, found in targets.items()} == {"truezram": 11, "null": 10, "zram": 11}
     assert {r["queues"] for r in targets["null"]} == {r["queues"] for r in targets["truezram"]}
     assert {r["queues"] for r in targets["zram"]} == {None}
+    assert {r["mode"] for r in targets["truezram"]} == {"low-latency"}
     for result in (r for r in results if r["workload"] == "swap"):
-        # 80 % of the device, twice a round; in the second turn half of them are clean and cost no writing.
-        count = 8 * 256 * 8 // 10
+        # 45 % of the device, twice a round; in the second turn half of them are clean and cost no writing.
+        count = 8 * 256 * 45 // 100
         assert result["verified"] == 2 * 2 * count
         assert result["swap"]["paged_out"] > 1.5 * 2 * count, result
-        assert result["swap"]["major_faults"] > 0
+        assert result["swap"]["major_faults"] > result["verified"] // 20, result
     assert [(item["implementation"], "as swap" in item["why"]) for item in document["not_measured"]] == [("null", True)]
 
 

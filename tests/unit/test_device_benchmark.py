@@ -54,6 +54,8 @@ class StandIns:
     @contextlib.contextmanager
     def one(self, kind: str, size: int) -> Iterator[str]:
         path = self.path(kind)
+        while path.exists():
+            path = path.with_name(f"{path.name}+")
         with path.open("wb") as file:
             file.truncate(size)
         self.there.append(kind)
@@ -183,6 +185,16 @@ def test_each_number_of_queues_is_a_target(devices: StandIns, folder: Path) -> N
     assert sorted(devices.made) == ["null", "truezram"]
 
 
+def test_each_mode_is_a_target(devices: StandIns, folder: Path) -> None:
+    report = run(folder, "null", workloads=["randread"], modes=["low-latency", "balanced", "low-latency"])
+    assert [(r.target, r.mode) for r in report.results] == [
+        ("truezram", "low-latency"), ("truezram", "balanced"), ("null", None),
+    ]  # fmt: skip
+    assert [field.title for field in device_report.fields(report)][1] == "MODE"
+    assert [row[1] for row in device_report.rows(report)] == ["low-latency", "balanced", "-"]
+    assert [r["mode"] for r in device_report.to_json(report)["results"]] == ["low-latency", "balanced", None]
+
+
 # ---- what is broken ----
 
 
@@ -257,6 +269,7 @@ def test_cancelled(devices: StandIns, folder: Path) -> None:
         ({"depths": [1025]}, "a depth of 1025"),
         ({"jobs": [65]}, "number of jobs"),
         ({"queues": [0]}, "number of queues"),
+        ({"modes": ["fastest"]}, "there is no mode"),
         ({"rounds": 0}, "0 rounds"),
         ({"runtime": 0.0}, "a runtime of 0 s"),
         ({"size": 8192}, "is out of range"),

@@ -24,6 +24,7 @@ from typing import Any
 from truezram._native import ffi, lib
 from truezram.engine.algorithms import default_algorithm
 from truezram.engine.device.create import need_ublk
+from truezram.engine.device.settings import DEFAULT_MODE
 from truezram.engine.errors import Failed, UsageError
 from truezram.engine.machine import procfs
 from truezram.engine.measure import benchmark, device_fio, device_swap, device_targets, store_bench
@@ -377,6 +378,7 @@ def run(
     depths: Sequence[int] = (),
     jobs: Sequence[int] = (),
     queues: Sequence[int] = (),
+    modes: Sequence[str] = (),
     size: int | None = None,
     runtime: float = DEFAULT_RUNTIME,
     rounds: int = DEFAULT_ROUNDS,
@@ -387,8 +389,9 @@ def run(
     """`truezram benchmark device`: see the top of this file. `algorithms`: ours (if empty, the default of a new
     device); `path`: a block device that is there, instead; `destructive`: it may be written to; `blocks`: bytes of a
     request; `queues`: of devices of ours and of null, each number is measured (if empty, as many as they have by
-    default); `size`: bytes of each device, None: `DEFAULT_SIZE`, or what memory allows; `runtime`: seconds for each
-    case and target, over all rounds; `fio`: the loads that only read once more, with fio.
+    default); `modes`: of devices of ours, each is measured (if empty, the default); `size`: bytes of each device, None:
+    `DEFAULT_SIZE`, or what memory allows; `runtime`: seconds for each case and target, over all rounds; `fio`: the
+    loads that only read once more, with fio.
 
     `progress` is called about ten times a second, `cancelled` between two calls of the C code. Raises `Cancelled`;
     `UsageError` for what is out of range; `PermissionDenied` or `Unsupported` where no device can be made; the errors
@@ -398,8 +401,9 @@ def run(
         raise UsageError(_WHAT, f"{rounds} rounds were asked for", f"Choose 1 to {MAX_ROUNDS}")
     if not 0 < runtime <= MAX_RUNTIME:
         raise UsageError(_WHAT, f"a runtime of {runtime:g} s was asked for", f"Choose up to {MAX_RUNTIME:g}")
-    if path is not None and algorithms:
-        raise UsageError(_WHAT, "a device that is there has its algorithm", "Leave the path or --algorithm out")
+    if path is not None and (algorithms or modes):
+        why = "a device that is there has its algorithm and its mode"
+        raise UsageError(_WHAT, why, "Leave the path out, or --algorithm and --mode")
     if destructive and path is None:
         raise UsageError(_WHAT, "--destructive is for a device that is there", "Give its path, or leave it out")
     cases = cases_of(workloads, blocks, depths, jobs, path is not None and not destructive)
@@ -409,7 +413,12 @@ def run(
     baselines, missing = parse_against(against)
     if path is None:
         named = algorithms or [default_algorithm()]
-        found = (device_targets.ours(name, count) for count in counts or [None] for name in named)
+        found = (
+            device_targets.ours(name, count, mode)
+            for count in counts or [None]
+            for name in named
+            for mode in modes or [DEFAULT_MODE]
+        )
         wanted = list(dict.fromkeys(found))
     else:
         wanted = [Wanted(path)]

@@ -117,10 +117,12 @@ def fields(report: DeviceReport) -> list[Field]:
     """The columns; those that compare only if there is something to compare with."""
     targets = {result.target for result in report.results}
     zram = [result.algorithm or "" for result in report.results if result.target == ZRAM]
+    modes = {result.mode for result in report.results} - {None}
     queues = {result.queues for result in report.results} - {None, 1}
     jobs = any(result.case.jobs > 1 for result in report.results)
     return [
         Field("DEVICE", lambda result, _: result.name, right=False),
+        *([Field("MODE", lambda result, _: result.mode or "-", right=False)] if len(modes) > 1 else []),
         *([Field("QUEUES", lambda result, _: str(result.queues or "-"))] if queues else []),
         Field("WORKLOAD", lambda result, _: result.case.workload, right=False),
         Field("BLOCK", lambda result, _: format_exact(result.case.block), keep=1),

@@ -19,6 +19,7 @@ from truezram.engine.device import removal, swap
 from truezram.engine.device.client import Client, Entry
 from truezram.engine.device.create import CreateOptions, create
 from truezram.engine.device.null import NullServer
+from truezram.engine.device.settings import DEFAULT_MODE, parse_mode
 from truezram.engine.errors import Busy, Failed, NotFound, PermissionDenied, TruezramError, Unsupported, UsageError
 from truezram.engine.machine import users
 from truezram.engine.measure import zram_bench
@@ -42,12 +43,12 @@ class Wanted:
     algorithm: str | None = None
     queues: int | None = None
     """None: as many as it has by default."""
+    mode: str | None = None
+    """How its server waits for requests, of a device of ours; None: it has no such setting."""
 
 
 class Target:
     """An open device."""
-
-    mode: str | None = None
 
     def __init__(
         self,
@@ -80,9 +81,14 @@ class Target:
         return self.wanted.algorithm
 
     @property
+    def mode(self) -> str | None:
+        return self.wanted.mode
+
+    @property
     def name(self) -> str:
         """For a person."""
         text = f"{self.wanted.kind} {self.algorithm}" if self.algorithm else self.wanted.kind
+        text = text if self.mode in (None, DEFAULT_MODE) else f"{text} {self.mode}"
         return f"{text}, {self.queues} queues" if self.queues and self.queues > 1 else text
 
     def close(self) -> None:
@@ -119,7 +125,9 @@ def _open(path: str, flags: int) -> int:
 def _ours(wanted: Wanted, size: int, queue_depth: int) -> Iterator[tuple[str, int, int]]:
     """A device of ours: its path, its server's pid, and its queues' depth. It is removed afterwards."""
     entry: Entry | None = None
-    options = CreateOptions(size, wanted.algorithm, queues=wanted.queues, queue_depth=queue_depth or None, policy="off")
+    options = CreateOptions(
+        size, wanted.algorithm, queues=wanted.queues, queue_depth=queue_depth or None, mode=wanted.mode, policy="off"
+    )
     with zram_bench.ended_in_order():
         try:
             with zram_bench.undisturbed():
@@ -299,6 +307,6 @@ def why_not(wanted: Wanted) -> TruezramError | None:
     return None
 
 
-def ours(text: str, queues: int | None) -> Wanted:
-    """A device of ours with that algorithm. Raises `UsageError`."""
-    return Wanted(OURS, canonical(text), queues)
+def ours(text: str, queues: int | None, mode: str) -> Wanted:
+    """A device of ours with that algorithm, in that mode. Raises `UsageError`."""
+    return Wanted(OURS, canonical(text), queues, parse_mode(mode))
