@@ -64,7 +64,7 @@ def section(command: Command) -> list[str]:
     lines = [f"{'#' * len(command.path)} {' '.join(command.path[1:])}", ""]
     if command.help:
         lines += [paragraph(command.help[0].upper() + command.help[1:] + "."), ""]
-    lines += ["```", command.synopsis(), "```", "", *table(command.arguments)]
+    lines += ["```text", command.synopsis(), "```", "", *table(command.arguments)]
     if command.epilog:
         lines += [paragraph(command.epilog), ""]
     for below in command.commands:
@@ -83,7 +83,7 @@ def page() -> str:
     root = program()
     text = HEAD + "".join(f"| {code} | {meaning} |\n" for code, meaning in EXIT_CODES)
     text += JSON + "".join(f"| {c.path[-1]} | `{schema(c.path[-1])}` |\n" for c in root.commands)
-    lines = ["", "## Without a verb", "", "```", root.synopsis(), "```", "", *table(root.arguments)]
+    lines = ["", "## Without a verb", "", "```text", root.synopsis(), "```", "", *table(root.arguments)]
     for command in root.commands:
         lines += section(command)
     return text + "\n".join(lines).rstrip() + "\n"

@@ -4,6 +4,7 @@ or a limit says the same."""
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -99,6 +100,18 @@ def test_sizes() -> None:
     assert advice.swap_size(odd) % advice.rounded(1) == 0
     assert advice.limit_for(GIB, 8 * GIB) == 0  # it cannot take more anyhow
     assert advice.limit_for(5 * GIB, 8 * GIB) == 4 * GIB
+
+
+def test_docs_sizing_says_the_same() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "sizing.md").read_text()
+    rows = re.findall(r"^\| (\d+ [MG]iB) \| (\S+) \| (\S+) \| (\S+) \|$", text, re.MULTILINE)
+    assert len(rows) == 8
+    for memory_text, *said in rows:
+        memory = parse_size(memory_text.replace(" ", ""))
+        sizes = advice.mem_limit(memory), advice.swap_size(memory), advice.swap_size(memory, 1.5)
+        assert [parse_size(word) for word in said] == list(sizes)
+    assert advice.swap_size(8 << 30, 3.0) == advice.swap_size(8 << 30)
+    assert f"Below {advice.LEAST_RATIO} to 1" in text
 
 
 @pytest.mark.parametrize("memory", [512 << 20, 3_981_234_176, 8 * GIB, 65 * GIB + 4096])
