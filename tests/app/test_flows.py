@@ -55,6 +55,14 @@ async def test_opened_on_a_device(bench: Make) -> None:
         await pilot.press("escape")
         await pilot.pause()
         assert b.app.current_mode == "dashboard"
+        b.play()
+        await pilot.pause()
+        assert (b.app.screen.query_one(DeviceTable).cursor, b.app.selected) == ("ublkb1", "ublkb1")
+        await pilot.press("2", "n", "escape")  # the next device there is the one under the cursor here
+        await pilot.pause()
+        b.play()
+        await pilot.pause()
+        assert (b.app.screen.query_one(DeviceTable).cursor, b.app.selected) == ("ublkb2", "ublkb2")
 
 
 class TestRemove:
