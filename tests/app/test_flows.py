@@ -354,7 +354,13 @@ class TestFooterAndHelp:
 
     @pytest.mark.parametrize(
         ("words", "screen"),
-        [("create", "CreateScreen"), ("remove", "RemoveScreen"), ("help", "HelpScreen"), ("doctor", "DoctorPage")],
+        [
+            ("create", "CreateScreen"),
+            ("remove", "RemoveScreen"),
+            ("reset", "ResetScreen"),
+            ("help", "HelpScreen"),
+            ("doctor", "DoctorPage"),
+        ],
     )
     async def test_what_the_palette_offers_while_it_is_open_is_done(self, bench: Make, words: str, screen: str) -> None:
         b = bench(1)
