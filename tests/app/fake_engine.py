@@ -25,6 +25,7 @@ from truezram.engine.answers import (
 from truezram.engine.device import settings
 from truezram.engine.device.config import Config
 from truezram.engine.device.options import CreateOptions, RecompressOptions, WritebackOptions
+from truezram.engine.device.reset import Emptied
 from truezram.engine.device.setup import Plan
 from truezram.engine.errors import Busy, Failed
 from truezram.engine.machine import advice
@@ -49,6 +50,7 @@ class FakeEngine(Replay):
         self.calls: list[tuple[object, ...]] = []
         self.made: list[DeviceSnapshot] = []
         self.gone: set[str] = set()
+        self.emptied: set[str] = set()
         self.dead: set[str] = set()
         """Devices whose server and standby are gone."""
         self.recoveries: dict[str, int] = {}
@@ -102,6 +104,8 @@ class FakeEngine(Replay):
         algorithm = self.settings.get((device.name, "algorithm"), device.algorithm)
         text = self.settings.get((device.name, "mem_limit"))
         limit = device.mem_limit if text is None else 0 if text == "none" else parse_size(text)
+        if device.name in self.emptied:
+            device = replace(device, orig_data_size=0, compr_data_size=0, mem_used_total=1 << 20)
         if device.name in self.recompressing:
             started, share = device.recompress_done + 1, 420
             device = replace(device, recompress_started=started, recompress_permille=share)
@@ -156,6 +160,16 @@ class FakeEngine(Replay):
             progress(step / 10, "swapoff")
             time.sleep(0.001)
         self.gone.add(name)
+
+    def reset(self, name: str, progress: Progress) -> Emptied:
+        """Ten steps; from the next snapshot on there is nothing on it."""
+        self._called("reset", name)
+        device = next(d for d in self.recording.snapshots[max(self.place, 0)].devices if d.name == name)
+        for step in range(10):
+            progress(step / 10, "discarding")
+            time.sleep(0.001)
+        self.emptied.add(name)
+        return Emptied(name, device.path, (device.orig_data_size, 0), (device.mem_used_total, 1 << 20))
 
     def recover(self, name: str, progress: Progress) -> bool:
         """From the next snapshot on the device has a server again, if it had none."""

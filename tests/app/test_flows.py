@@ -55,6 +55,14 @@ async def test_opened_on_a_device(bench: Make) -> None:
         await pilot.press("escape")
         await pilot.pause()
         assert b.app.current_mode == "dashboard"
+        b.play()
+        await pilot.pause()
+        assert (b.app.screen.query_one(DeviceTable).cursor, b.app.selected) == ("ublkb1", "ublkb1")
+        await pilot.press("2", "n", "escape")  # the next device there is the one under the cursor here
+        await pilot.pause()
+        b.play()
+        await pilot.pause()
+        assert (b.app.screen.query_one(DeviceTable).cursor, b.app.selected) == ("ublkb2", "ublkb2")
 
 
 class TestRemove:
@@ -346,7 +354,13 @@ class TestFooterAndHelp:
 
     @pytest.mark.parametrize(
         ("words", "screen"),
-        [("create", "CreateScreen"), ("remove", "RemoveScreen"), ("help", "HelpScreen"), ("doctor", "DoctorPage")],
+        [
+            ("create", "CreateScreen"),
+            ("remove", "RemoveScreen"),
+            ("reset", "ResetScreen"),
+            ("help", "HelpScreen"),
+            ("doctor", "DoctorPage"),
+        ],
     )
     async def test_what_the_palette_offers_while_it_is_open_is_done(self, bench: Make, words: str, screen: str) -> None:
         b = bench(1)

@@ -49,6 +49,8 @@ def test_glyphs(snap_compare: Any, bench: Make, glyphs: str) -> None:
         ("paused", ["space"]),
         ("zoomed", ["minus", "minus"]),
         ("columns", ["o"]),
+        ("reset", ["G", "D"]),
+        ("reset-mounted", ["j", "D"]),
     ],
 )
 @pytest.mark.parametrize("size", [SMALL, NARROW], ids=["80x24", "60x20"])

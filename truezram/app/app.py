@@ -17,13 +17,14 @@ from truezram.app import keymap
 from truezram.app.appearance import Appearance
 from truezram.app.backend.protocol import Engine, Progress
 from truezram.app.commands import commands
-from truezram.app.format import capitalized
+from truezram.app.format import capitalized, short_size
 from truezram.app.picture import portable
 from truezram.app.screens.page import KEYS, PAGES, Page, dialogs, owners
 from truezram.app.view import ZOOMS
 
 if TYPE_CHECKING:
     from truezram.engine.device.options import CreateOptions
+    from truezram.engine.device.reset import Emptied
     from truezram.engine.model import DeviceSnapshot
 
 T = TypeVar("T")
@@ -43,6 +44,7 @@ class TruezramApp(Appearance):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("c", "create", "Create", id="app.create"),
         Binding("d,delete", "remove", "Remove", id="app.remove"),
+        Binding("D", "reset", "Reset", show=False, id="app.reset"),
         Binding("R", "recover", "Recover", id="app.recover"),
         Binding("U", "upgrade", "Upgrade its server", show=False, id="app.upgrade"),
         Binding("space", "pause", "Pause", id="app.pause"),
@@ -133,6 +135,39 @@ class TruezramApp(Appearance):
                 )
 
         self.push_screen(RemoveScreen(device, latest.machine, device.name in self.trouble), answered)
+
+    def action_reset(self) -> None:
+        """Asks, then empties the device under the cursor."""
+        from truezram.app.screens.confirm import ResetScreen
+
+        device, latest = self.ours(), self.history.latest
+        if device is None or latest is None:
+            return
+        name = device.name
+
+        def done(emptied: Emptied) -> None:
+            data, memory = (
+                " → ".join(map(short_size, figures)) for figures in (emptied.orig_data_size, emptied.mem_used_total)
+            )
+            self.report("info", f"reset: data {data}, memory {memory}", name)
+
+        def failed(why: str) -> None:
+            if why == "cancelled":
+                self.report("warning", "it may be only partly empty; another reset does the rest", name)
+
+        def answered(what: str | None) -> None:
+            if what is not None:
+                self.work(
+                    f"reset {name}",
+                    lambda progress: self.engine.reset(name, progress),
+                    done=done,
+                    failed=failed,
+                    device=name,
+                    timeout=STOP_TIMEOUT,
+                    quiet=True,
+                )
+
+        self.push_screen(ResetScreen(device, latest.machine, name in self.trouble), answered)
 
     def action_recover(self) -> None:
         """Has another server take over the device under the cursor, whose server is dead."""
@@ -260,11 +295,24 @@ class TruezramApp(Appearance):
             return bool(self.jobs.jobs)
         if (
             action
-            in ("create", "remove", "recover", "upgrade", "pause", "zoom", "go", "step", "chart", "export", "jump")
+            in (
+                "create",
+                "remove",
+                "reset",
+                "recover",
+                "upgrade",
+                "pause",
+                "zoom",
+                "go",
+                "step",
+                "chart",
+                "export",
+                "jump",
+            )
             and self.in_dialog
         ):
             return False
-        if action == "remove":
+        if action in ("remove", "reset"):
             return self._shown.REMOVES and self.ours() is not None
         if action == "recover":
             return self._shown.REMOVES and self.recoverable()

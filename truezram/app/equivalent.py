@@ -35,6 +35,11 @@ def remove(name: str, force: bool = False, root: bool = True) -> str:
     return _line("remove", name, *(("--force",) if force else ()), root=root)
 
 
+def reset(name: str, root: bool = True) -> str:
+    """``sudo truezram --no-tui reset ublkb0``."""
+    return _line("reset", name, root=root)
+
+
 def recompress(name: str, options: RecompressOptions, root: bool = True) -> str:
     """``sudo truezram --no-tui recompress ublkb0 --idle 2h --to cold``."""
     return _line(*options.words(name), root=root)

@@ -29,6 +29,7 @@ from truezram.engine.device.options import CreateOptions, RecompressOptions, Wri
 from truezram.engine.model import Snapshot
 
 if TYPE_CHECKING:
+    from truezram.engine.device.reset import Emptied
     from truezram.engine.device.setup import Plan
 
 
@@ -215,6 +216,10 @@ class Engine(Protocol):
 
     def remove(self, name: str, force: bool, progress: Progress) -> None:
         """Swapoff first, with progress; raises `Busy` naming the holder unless `force`."""
+
+    def reset(self, name: str, progress: Progress) -> Emptied:
+        """Discards everything on a device, which stays; raises `Busy` naming who uses it. Cancelled, part of it may be
+        empty."""
 
     def recover(self, name: str, progress: Progress) -> bool:
         """Has another server take over a device whose server is dead. False: it has one."""

@@ -28,6 +28,7 @@ from truezram.engine.model import DeviceSnapshot, Snapshot
 from truezram.engine.units import format_size, parse_duration
 
 if TYPE_CHECKING:
+    from truezram.engine.device.reset import Emptied
     from truezram.engine.device.setup import Plan
 
 
@@ -113,6 +114,13 @@ class RealEngine:
 
         with Client() as client:
             remove(client, name, force, _staged(progress))
+
+    def reset(self, name: str, progress: Progress) -> Emptied:
+        """In pieces; between two of them it can be cancelled."""
+        from truezram.engine.device.reset import reset
+
+        with Client() as client:
+            return reset(client, name, lambda share: progress(share, "discarding"))
 
     def recover(self, name: str, progress: Progress) -> bool:
         """How long a server takes to attach is unknown."""

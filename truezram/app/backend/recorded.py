@@ -13,6 +13,7 @@ from truezram.engine.errors import TruezramError
 from truezram.engine.model import Snapshot
 
 if TYPE_CHECKING:
+    from truezram.engine.device.reset import Emptied
     from truezram.engine.device.setup import Plan
 
 T = TypeVar("T")
@@ -74,6 +75,10 @@ class Recorded:
     def remove(self, name: str, force: bool, progress: Progress) -> None:
         """Forwarded."""
         self._engine.remove(name, force, progress)
+
+    def reset(self, name: str, progress: Progress) -> Emptied:
+        """Forwarded."""
+        return self._engine.reset(name, progress)
 
     def recover(self, name: str, progress: Progress) -> bool:
         """Forwarded."""

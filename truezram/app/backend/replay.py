@@ -20,6 +20,7 @@ from truezram.engine.errors import Failed, Unsupported
 from truezram.engine.model import Snapshot
 
 if TYPE_CHECKING:
+    from truezram.engine.device.reset import Emptied
     from truezram.engine.device.setup import Plan
 
 T = TypeVar("T")
@@ -100,6 +101,11 @@ class Replay:
     def remove(self, name: str, force: bool, progress: Progress) -> None:
         """Refused."""
         self.refuse("remove")
+
+    def reset(self, name: str, progress: Progress) -> Emptied:
+        """Refused."""
+        self.refuse("reset")
+        raise AssertionError
 
     def recover(self, name: str, progress: Progress) -> bool:
         """Refused."""

@@ -1,4 +1,5 @@
-"""Confirming removal: the focus is on Cancel, and the name of a device in use must be typed."""
+"""Confirming what loses a device's data, removal or a reset: the focus is on Cancel, and what is refused says why. To
+remove a device in use, its name must be typed."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ from truezram.engine.units import format_size
 
 @dataclass(frozen=True, slots=True)
 class Consequences:
-    """The consequences of removing a device."""
+    """The consequences of removing or resetting a device."""
 
     lines: list[str]
     refused: str = ""
@@ -83,12 +84,113 @@ def consequences(device: DeviceSnapshot, machine: MachineSnapshot, hangs: bool =
     return Consequences(lines)
 
 
+def emptied(device: DeviceSnapshot, machine: MachineSnapshot, hangs: bool = False) -> Consequences:
+    """The consequences of resetting the device now. What else may have it open, the engine finds."""
+    held, taken = format_size(device.orig_data_size), format_size(device.mem_used_total)
+    below = f" and {format_size(device.backing_used)} on its backing file" if device.backing_used else ""
+    lines = ["It holds no data."]
+    if device.orig_data_size:
+        lines = [f"Its data, {held} in {taken} of memory{below}, will be lost."]
+    lines.append("It keeps its number and its settings, and its counters go on.")
+    if hangs:
+        lines.append("Its server did not answer recently.")
+    if device.state == "unreadable":
+        return Consequences(["Its data cannot be measured."], "its figures are implausible")
+    if device.state == "dead" and device.waits:
+        return Consequences(lines, "its server is dead: recover it first")
+    if device.state != "live":
+        return Consequences(lines, "wait until it has a server again" if device.waits else f"it is {device.state}")
+    if device.swap_priority is not None:
+        return Consequences(lines, f"it is swap: swapoff {device.path} first")
+    if device.mountpoints:
+        return Consequences(lines, f"it is mounted on {', '.join(device.mountpoints)}: unmount it first")
+    return Consequences(lines)
+
+
 def in_use(device: DeviceSnapshot) -> bool:
     """Whether something depends on the device now."""
     return device.swap_priority is not None or bool(device.mountpoints)
 
 
-class RemoveScreen(Dialog[str | None]):
+class _Question(Dialog[str | None]):
+    """What the dialogs share: the device as it is now, and Cancel, which has the focus and returns None."""
+
+    def __init__(self, device: DeviceSnapshot, machine: MachineSnapshot, hangs: bool = False) -> None:
+        super().__init__()
+        self.device = device
+        self.now = self.judge(device, machine, hangs)
+
+    def on_mount(self) -> None:
+        """The focus is on Cancel."""
+        self.query_one("#cancel").focus()
+        self.check()
+        self.set_interval(1.0, self._look_again)
+
+    def _look_again(self) -> None:
+        """Updates the dialog: memory is freed, devices are unmounted or come into use while it is open."""
+        series, latest = self.tz.history.devices.get(self.device.name), self.tz.history.latest
+        if series is not None and series.latest is not None and latest is not None:
+            self.device = series.latest
+            self.now = self.judge(self.device, latest.machine, self.device.name in self.tz.trouble)
+            self.check()
+
+    @staticmethod
+    def judge(device: DeviceSnapshot, machine: MachineSnapshot, hangs: bool = False) -> Consequences:
+        """The consequences of doing it now."""
+        raise NotImplementedError
+
+    def check(self) -> None:
+        """Shows them."""
+        raise NotImplementedError
+
+    @on(Button.Pressed, "#cancel")
+    def action_cancel(self) -> None:
+        """Closes the dialog."""
+        self.dismiss(None)
+
+
+class ResetScreen(_Question):
+    """Returns "reset", or None to leave it."""
+
+    GUIDE: ClassVar[str] = (
+        "Cancel has the focus. All data on the device is lost; its number, its settings and its server stay. It is"
+        " refused while something uses the device, for the reason shown. Cancelled while it is at work (x), it leaves a"
+        " device on which some of the pages are still there."
+    )
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "cancel", "Cancel", id="reset.cancel"),
+        Binding("left,right", "app.focus_next", "Other button", show=False),
+    ]
+    judge = staticmethod(emptied)
+
+    def compose(self) -> ComposeResult:
+        """Consequences, buttons."""
+        with Vertical(id="dialog"):
+            yield Label(f"Reset {self.device.name}?", id="heading")
+            yield Static(id="what")
+            yield Static(id="refused")
+            yield Static(id="command")
+            with Horizontal(id="buttons"):
+                yield Button("Cancel", id="cancel", compact=True)
+                yield Button("Reset", id="reset", variant="error", compact=True)
+        yield Footer()
+
+    def check(self) -> None:
+        """Reset can be pressed when it would not be refused."""
+        self.query_one("#what", Static).update(Text("\n".join(self.now.lines)))
+        refused = self.query_one("#refused", Static)
+        refused.display = bool(self.now.refused)
+        refused.update(Text(f"Refused: {self.now.refused}."))
+        self.query_one("#reset", Button).disabled = bool(self.now.refused)
+        command = equivalent.reset(self.device.name, self.device.transport != "local")
+        self.query_one("#command", Static).update(Text(f"$ {command}"))
+
+    @on(Button.Pressed, "#reset")
+    def _reset(self) -> None:
+        self.dismiss("reset")
+
+
+class RemoveScreen(_Question):
     """Returns "remove", "force" to remove with force, "recover" to do that instead, None to leave it."""
 
     GUIDE: ClassVar[str] = (
@@ -101,10 +203,7 @@ class RemoveScreen(Dialog[str | None]):
         Binding("left,right", "app.focus_next", "Other button", show=False),
     ]
 
-    def __init__(self, device: DeviceSnapshot, machine: MachineSnapshot, hangs: bool = False) -> None:
-        super().__init__()
-        self.device = device
-        self.now = consequences(device, machine, hangs)
+    judge = staticmethod(consequences)
 
     def compose(self) -> ComposeResult:
         """Consequences, name, buttons. What does not apply now is hidden: it may apply a second later."""
@@ -121,20 +220,6 @@ class RemoveScreen(Dialog[str | None]):
                 yield Button("Recover", id="recover", variant="primary", compact=True)
                 yield Button("Remove", id="remove", variant="error", compact=True)
         yield Footer()
-
-    def on_mount(self) -> None:
-        """The focus is on Cancel."""
-        self.query_one("#cancel").focus()
-        self.check()
-        self.set_interval(1.0, self._look_again)
-
-    def _look_again(self) -> None:
-        """Updates the dialog: memory is freed, devices are unmounted or come into use while it is open."""
-        series, latest = self.tz.history.devices.get(self.device.name), self.tz.history.latest
-        if series is not None and series.latest is not None and latest is not None:
-            self.device = series.latest
-            self.now = consequences(self.device, latest.machine, self.device.name in self.tz.trouble)
-            self.check()
 
     @property
     def force(self) -> bool:
@@ -182,8 +267,3 @@ class RemoveScreen(Dialog[str | None]):
     @on(Button.Pressed, "#recover")
     def _recover(self) -> None:
         self.dismiss("recover")
-
-    @on(Button.Pressed, "#cancel")
-    def action_cancel(self) -> None:
-        """Closes the dialog."""
-        self.dismiss(None)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from rich.cells import cell_len
 from rich.text import Text
-from textual import on
+from textual import events, on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
@@ -122,6 +122,12 @@ class DashboardPage(Page):
         """The one under the table's cursor; the filter may hide it."""
         row = self.query_one(DeviceTable).current
         return row is not None and row.device.name == device
+
+    @on(events.ScreenResume)
+    def _resumed(self) -> None:
+        """The cursor is on the device that another page has shown; the page is drawn after this."""
+        if self.tz.selected:
+            self.query_one(DeviceTable).cursor = self.tz.selected
 
     # ---- drawing
 

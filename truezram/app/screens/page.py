@@ -67,6 +67,7 @@ DIALOGS = (
     ("screens.chart", "ChartScreen"),
     ("screens.columns_dialog", "ColumnsScreen"),
     ("screens.confirm", "RemoveScreen"),
+    ("screens.confirm", "ResetScreen"),
     ("screens.create", "CreateScreen"),
     ("screens.export_dialog", "ExportScreen"),
     ("screens.help", "HelpScreen"),
