@@ -172,7 +172,7 @@ class Compressor:
 
     def compress(self, page: Buffer) -> bytes:
         """Returns the object of one page (exactly 4096 bytes, else ValueError): 1 to 4096 bytes."""
-        with _borrow(page, "page") as source:
+        with borrow(page, "page") as source:
             if len(source) != PAGE_SIZE:
                 raise ValueError(f"page has {len(source)} bytes: a page is exactly {PAGE_SIZE}. Pad or split the data")
             with self._lock:
@@ -181,7 +181,7 @@ class Compressor:
 
     def decompress(self, blob: Buffer) -> bytes:
         """Returns the page (4096 bytes) of an object made by `compress`. Raises CorruptError for other bytes."""
-        with _borrow(blob, "blob") as source:
+        with borrow(blob, "blob") as source:
             if len(source) == PAGE_SIZE:
                 return bytes(ffi.buffer(source))
             with self._lock:
@@ -201,13 +201,13 @@ class Compressor:
 
         Raises ValueError: size not a multiple of 4096, or `out` too small.
         """
-        with _borrow(pages, "pages") as source:
+        with borrow(pages, "pages") as source:
             count, rest = divmod(len(source), PAGE_SIZE)
             if rest:
                 raise ValueError(f"pages has {len(source)} bytes: not a multiple of {PAGE_SIZE}. Pad the last page")
             target = bytearray(len(source)) if out is None else out
             offsets = array("Q", bytes(8 * (count + 1)))
-            with _borrow(target, "out", writable=True) as sink, _borrow(offsets, "offsets", writable=True) as table:
+            with borrow(target, "out", writable=True) as sink, borrow(offsets, "offsets", writable=True) as table:
                 room = len(sink)
                 with self._lock:
                     done = lib.tz_compress_pages(
@@ -232,9 +232,9 @@ class Compressor:
         count = _count_objects(offsets)
         target = bytearray(count * PAGE_SIZE) if out is None else out
         with (
-            _borrow(data, "data") as source,
-            _borrow(offsets, "offsets") as table,
-            _borrow(target, "out", writable=True) as sink,
+            borrow(data, "data") as source,
+            borrow(offsets, "offsets") as table,
+            borrow(target, "out", writable=True) as sink,
         ):
             if len(sink) < count * PAGE_SIZE:
                 raise ValueError(f"out has {len(sink)} bytes: {count} pages need {count * PAGE_SIZE}")
@@ -250,7 +250,7 @@ class Compressor:
         return _bytes_of(target, count * PAGE_SIZE)
 
 
-def _borrow(obj: Buffer, what: str, writable: bool = False) -> Any:
+def borrow(obj: Buffer, what: str, writable: bool = False) -> Any:
     """The buffer's bytes as a C array of its length, not copied. `what` names the argument for messages.
 
     Use it in a `with` statement: the buffer is released at once even if an exception keeps the frame alive, so that its
@@ -309,7 +309,7 @@ def dictionary_fault(data: bytes) -> str:
 
 
 def _dictionary_bytes(dictionary: Buffer) -> bytes:
-    with _borrow(dictionary, "dictionary") as source:
+    with borrow(dictionary, "dictionary") as source:
         return bytes(ffi.buffer(source))
 
 

@@ -21,11 +21,12 @@ NATIVE = PACKAGE / "native"
 # not see each other. A file is in the room whose prefix fits it best.
 Rooms = tuple[dict[str, tuple[str, ...]], ...]
 PYTHON_ROOMS: Rooms = (
-    {"library": ("truezram",)},
-    {"values": ("truezram.engine",)},  # errors, model, answers, units, paths, algorithms, rates
+    {"codec": ("truezram.codec", "truezram._native", "truezram._version")},
+    {"values": ("truezram.engine",)},  # errors, model, answers, units, paths, algorithms, rates, pace
     {"machine": ("truezram.engine.machine",)},
     {"device": ("truezram.engine.device",)},
     {"measure": ("truezram.engine.measure",)},
+    {"library": ("truezram", "truezram.library")},
     {"cli": ("truezram.cli",), "app": ("truezram.app",)},
     {"main": ("truezram.__main__",)},
 )

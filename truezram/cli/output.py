@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,16 +25,6 @@ def print_json_line(verb: str, body: dict[str, Any], version: int = 1) -> None:
     """One of many documents, a line each, written out at once: for what goes on until it is interrupted."""
     sys.stdout.write(json.dumps(_document(verb, body, version), ensure_ascii=False) + "\n")
     sys.stdout.flush()
-
-
-def every(seconds: float) -> Iterator[None]:
-    """Yields at once, then again and again. The times keep their distance, however long takes what is done between
-    them."""
-    following = time.monotonic()
-    while True:
-        yield
-        following = max(following + seconds, time.monotonic())
-        time.sleep(max(0.0, following - time.monotonic()))
 
 
 @dataclass(frozen=True, slots=True)

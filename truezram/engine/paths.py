@@ -13,9 +13,10 @@ import stat
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-import truezram
 from truezram.engine.errors import Failed, PermissionDenied, Unsupported
 
+PACKAGE = Path(__file__).parents[1]
+"""The folder of the installed package."""
 SYSTEM_RUN_DIR = Path("/run/truezram")
 """The registry of root's devices, which everybody may read."""
 ARENA = "arena"
@@ -25,7 +26,7 @@ ARENA = "arena"
 def server_path() -> Path:
     """The server's executable. Raises `Unsupported` when it is not there or cannot be executed."""
     given = os.environ.get("TRUEZRAM_SERVER")
-    path = Path(given) if given else Path(truezram.__file__).parent / "bin" / "truezramd"
+    path = Path(given) if given else PACKAGE / "bin" / "truezramd"
     if not path.is_file():
         raise Unsupported(
             "cannot start the server",

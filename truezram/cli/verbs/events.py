@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from truezram.cli.output import every, print_json_line
+from truezram.cli.output import print_json_line
 from truezram.engine.errors import UsageError
+from truezram.engine.pace import every
 from truezram.engine.units import parse_duration
 
 if TYPE_CHECKING:

@@ -10,13 +10,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from truezram.cli.output import every, print_json, print_json_line
+from truezram.cli.output import print_json, print_json_line
 from truezram.cli.verbs.idle import age_json, span
 from truezram.engine.device.gains import STEPS
 from truezram.engine.device.settings import Setting, in_force
 from truezram.engine.errors import NotFound, Unsupported, UsageError
 from truezram.engine.machine.mappings import device_of
 from truezram.engine.model import BACKING_STATES, IO_STAT, MEMORY, PRESSURES, DeviceSnapshot, QueueSnapshot
+from truezram.engine.pace import every
 from truezram.engine.rates import latency_floor, percentile
 from truezram.engine.units import format_duration, format_ns, format_percent, format_ratio, format_size, parse_duration
 

@@ -6,9 +6,10 @@ import argparse
 import time
 from typing import TYPE_CHECKING
 
-from truezram.cli.output import every, has_screen, print_json_line
+from truezram.cli.output import has_screen, print_json_line
 from truezram.cli.verbs.stat import as_json, choose
 from truezram.engine.errors import NotFound, UsageError
+from truezram.engine.pace import every
 
 if TYPE_CHECKING:
     from truezram.engine.device.client import Client

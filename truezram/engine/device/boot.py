@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 
-import truezram
 from truezram.engine import paths
 from truezram.engine.device import config, dictionary, kernel_zram, openrc, systemd
 from truezram.engine.device.client import Client, Entry
@@ -67,7 +66,8 @@ def need_init() -> ModuleType:
 def code_writers() -> list[str]:
     """Who else than root can change the programs that are run as root at every start, a clause each."""
     found = [
-        paths.foreign_writer(path) for path in (Path(sys.executable), Path(truezram.__file__), paths.server_path())
+        paths.foreign_writer(path)
+        for path in (Path(sys.executable), paths.PACKAGE / "__init__.py", paths.server_path())
     ]
     return list(dict.fromkeys(filter(None, found)))
 

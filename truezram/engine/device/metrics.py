@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-import truezram
+from truezram._version import __version__
 from truezram.engine.device.gains import STEPS
 from truezram.engine.device.sanity import UNMEASURED
 from truezram.engine.model import IO_STAT, MEMORY, DeviceSnapshot, Snapshot
@@ -164,11 +164,7 @@ def buckets(histogram: tuple[int, ...]) -> list[tuple[float, int]]:
 
 def families(snapshot: Snapshot) -> list[Family]:
     """Everything that is exported of a snapshot. A metric without samples is left out."""
-    found = [
-        Family(
-            "truezram_build_info", "gauge", "Version of truezram; always 1.", [({"version": truezram.__version__}, 1)]
-        )
-    ]
+    found = [Family("truezram_build_info", "gauge", "Version of truezram; always 1.", [({"version": __version__}, 1)])]
     for metric in METRICS:
         family = Family(metric.name, "counter" if metric.name.endswith("_total") else "gauge", metric.about)
         for device in snapshot.devices:

@@ -108,64 +108,32 @@ def cpu_ns(pid: int) -> int:
         return 0
 
 
-class StatsPage:
-    """One mapped statistics file."""
+class StatsView:
+    """A statistics page in memory."""
 
-    def __init__(self, path: Path) -> None:
-        """Maps it. Raises `Unreadable`."""
-        self.path = path
-        try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-        except OSError as error:
-            raise Unreadable(f"cannot open its statistics page: {error.strerror}") from None
-        self._file = fd
-        try:
-            info = os.fstat(fd)
-            if info.st_uid != os.stat(path.parent).st_uid:  # noqa: PTH116
-                raise Unreadable("its statistics file does not belong to the owner of the registry")
-            if not stat.S_ISREG(info.st_mode) or not ffi.sizeof("struct tz_stats") <= info.st_size <= MAX_FILE:
-                raise Unreadable(f"its statistics file is not a statistics page ({info.st_size} bytes)")
-            self._identity = (info.st_dev, info.st_ino, info.st_size)
-            self._map = mmap.mmap(fd, info.st_size, prot=mmap.PROT_READ)
-        except BaseException as error:
-            os.close(fd)
-            if not isinstance(error, OSError):
-                raise
-            raise Unreadable(f"cannot map its statistics page: {error.strerror}") from None
-        self._buffer = ffi.from_buffer(self._map)
+    def __init__(self, buffer: Any, size: int) -> None:
+        """`buffer`: cffi's pointer to `size` bytes, which are there as long as this."""
+        self._buffer = buffer
+        self._size = size
         self._sum = ffi.new("struct tz_stats_sum *")
         self._queue = ffi.new("struct tz_queue_stats *")
         self._why = ffi.new("const char **")
         self._backing_path, self._backing_name = "", describe("")
-        self._dead: DeviceSnapshot | None = None
-        self._dead_server = (0, 0)
 
-    def close(self) -> None:
-        """Unmaps it."""
-        ffi.release(self._buffer)
-        self._map.close()
-        os.close(self._file)
-
-    def is_current(self) -> bool:
-        """Whether the path still names the file that is mapped, in its whole length."""
-        try:
-            info = os.stat(self.path)  # noqa: PTH116 (as above)
-        except OSError:
-            return False
-        return (info.st_dev, info.st_ino, info.st_size) == self._identity
+    def is_whole(self) -> bool:
+        """Whether all of it is there to be read."""
+        return True
 
     def read(self) -> Any:
         """The head (``struct tz_stats``) and the sum over the queues, valid until the next read. Raises
         `Unreadable`."""
-        self._settle(lambda: lib.tz_stats_read(self._buffer, len(self._map), self._sum, self._why))
+        self._settle(lambda: lib.tz_stats_read(self._buffer, self._size, self._sum, self._why))
         return self._sum
 
     def _settle(self, read: Callable[[], int]) -> None:
         """Reads until the copy is of one instant, with limited retries. Raises `Unreadable`."""
         for _ in range(RETRIES):
-            # Reading behind the end of a file that was cut short ends the process (SIGBUS). Only the folder's owner
-            # can do that; in the microsecond after this check too, which cannot be prevented.
-            if os.fstat(self._file).st_size < len(self._map):
+            if not self.is_whole():
                 raise Unreadable("its statistics file was cut short")
             result = read()
             if result == -1:
@@ -177,23 +145,12 @@ class StatsPage:
                 return
             time.sleep(0.005)
 
-    def snapshot(
+    def describe(
         self, swap: tuple[int, int] | None = None, mountpoints: tuple[str, ...] = (), queues: bool = True
     ) -> DeviceSnapshot:
-        """The device now. `swap` is its (priority, bytes used) in /proc/swaps. Raises `Unreadable`."""
-        if self._dead is not None and self._server() == self._dead_server:
-            # It is no longer written to, and reading what a killed server left half-written takes long.
-            return replace(
-                self._dead,
-                time=time.monotonic(),
-                swap_priority=swap[0] if swap else None,
-                swap_used=swap[1] if swap else 0,
-                mountpoints=mountpoints,
-            )
+        """What it says of its device now. `swap` is its (priority, bytes used) in /proc/swaps. Raises `Unreadable`."""
         head = self.read().head
         name = printable(ffi.string(head.name))
-        if name != self.path.stem:
-            raise Unreadable(f"its statistics page belongs to {name!r}")
         words = _words(self._sum.total)
         process, started = process_state(head.pid)
         running = _runs(process, started, head.pid_start)
@@ -203,7 +160,7 @@ class StatsPage:
         transport = TRANSPORTS[head.transport] if head.transport < len(TRANSPORTS) else "local"
         total = _queue_snapshot(words, None, None)
         kind_pages = words[_KIND_PAGES]
-        device = DeviceSnapshot(
+        return DeviceSnapshot(
             **{field: getattr(head, field) for field in _NUMBERS},
             name=name,
             path=f"/dev/{name}" if transport == "ublk" else f"local:{head.id}",
@@ -245,14 +202,6 @@ class StatsPage:
             last_error_time=head.last_error_ns / 1e9,
             server_cpu_ns=cpu_ns(head.pid) if running else 0,
         )
-        self._dead = device if device.state == "dead" and queues else None
-        self._dead_server = (head.pid, head.pid_start)
-        return device
-
-    def _server(self) -> tuple[int, int]:
-        """(pid, start) of the server, which another one may have followed."""
-        head = ffi.cast("struct tz_stats *", self._buffer)
-        return (head.pid, head.pid_start) if os.fstat(self._file).st_size >= len(self._map) else (0, 0)
 
     def _backing(self, head: Any) -> dict[str, Any]:
         path = printable(ffi.string(head.backing_path))
@@ -271,10 +220,84 @@ class StatsPage:
         out = []
         for index in range(count):
             queue, why = self._queue, self._why
-            self._settle(partial(lib.tz_stats_read_queue, self._buffer, len(self._map), index, queue, why))
+            self._settle(partial(lib.tz_stats_read_queue, self._buffer, self._size, index, queue, why))
             cpu = None if queue.cpu == _NO_CPU else queue.cpu
             out.append(_queue_snapshot(_words(queue[0]), cpu, queue.tid or None))
         return tuple(out)
+
+
+class StatsPage(StatsView):
+    """One mapped statistics file."""
+
+    def __init__(self, path: Path) -> None:
+        """Maps it. Raises `Unreadable`."""
+        self.path = path
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except OSError as error:
+            raise Unreadable(f"cannot open its statistics page: {error.strerror}") from None
+        self._file = fd
+        try:
+            info = os.fstat(fd)
+            if info.st_uid != os.stat(path.parent).st_uid:  # noqa: PTH116
+                raise Unreadable("its statistics file does not belong to the owner of the registry")
+            if not stat.S_ISREG(info.st_mode) or not ffi.sizeof("struct tz_stats") <= info.st_size <= MAX_FILE:
+                raise Unreadable(f"its statistics file is not a statistics page ({info.st_size} bytes)")
+            self._identity = (info.st_dev, info.st_ino, info.st_size)
+            self._map = mmap.mmap(fd, info.st_size, prot=mmap.PROT_READ)
+        except BaseException as error:
+            os.close(fd)
+            if not isinstance(error, OSError):
+                raise
+            raise Unreadable(f"cannot map its statistics page: {error.strerror}") from None
+        super().__init__(ffi.from_buffer(self._map), len(self._map))
+        self._dead: DeviceSnapshot | None = None
+        self._dead_server = (0, 0)
+
+    def close(self) -> None:
+        """Unmaps it."""
+        ffi.release(self._buffer)
+        self._map.close()
+        os.close(self._file)
+
+    def is_current(self) -> bool:
+        """Whether the path still names the file that is mapped, in its whole length."""
+        try:
+            info = os.stat(self.path)  # noqa: PTH116 (as above)
+        except OSError:
+            return False
+        return (info.st_dev, info.st_ino, info.st_size) == self._identity
+
+    def is_whole(self) -> bool:
+        """Reading behind the end of a file that was cut short ends the process (SIGBUS). Only the folder's owner can do
+        that; in the microsecond after this check too, which cannot be prevented."""
+        return os.fstat(self._file).st_size >= self._size
+
+    def snapshot(
+        self, swap: tuple[int, int] | None = None, mountpoints: tuple[str, ...] = (), queues: bool = True
+    ) -> DeviceSnapshot:
+        """The device now. `swap` is its (priority, bytes used) in /proc/swaps. Raises `Unreadable`."""
+        if self._dead is not None and self._server() == self._dead_server:
+            # It is no longer written to, and reading what a killed server left half-written takes long.
+            return replace(
+                self._dead,
+                time=time.monotonic(),
+                swap_priority=swap[0] if swap else None,
+                swap_used=swap[1] if swap else 0,
+                mountpoints=mountpoints,
+            )
+        device = self.describe(swap, mountpoints, queues)
+        if device.name != self.path.stem:
+            raise Unreadable(f"its statistics page belongs to {device.name!r}")
+        head = self._sum.head
+        self._dead = device if device.state == "dead" and queues else None
+        self._dead_server = (head.pid, head.pid_start)
+        return device
+
+    def _server(self) -> tuple[int, int]:
+        """(pid, start) of the server, which another one may have followed."""
+        head = ffi.cast("struct tz_stats *", self._buffer)
+        return (head.pid, head.pid_start) if self.is_whole() else (0, 0)
 
 
 def _state_of_dead(head: Any) -> str:

@@ -25,7 +25,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import truezram
+from truezram.engine import paths
 from truezram.engine.device import config
 from truezram.engine.device.backing import PLAIN
 from truezram.engine.device.config import Config
@@ -114,7 +114,7 @@ def _command(words: Sequence[str]) -> str:
 
 def template(swap: bool) -> str:
     """The text of a template: the one of swap devices and of the machine, or the one of disks."""
-    mounts = [str(Path(sys.executable).parent), str(Path(truezram.__file__).parent), str(config.DIRECTORY)]
+    mounts = [str(Path(sys.executable).parent), str(paths.PACKAGE), str(config.DIRECTORY)]
     return _UNIT.format(
         mounts=_quote(list(dict.fromkeys(mounts)), variables=False),
         before="swap.target dev-%i.swap" if swap else "local-fs.target",

@@ -23,8 +23,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import truezram
 from truezram._native import ffi, lib
+from truezram._version import __version__
 from truezram.codec import ISAS, AlgorithmError, make_dictionary_workspace, make_workspace
 from truezram.engine.algorithms import algorithms as known_algorithms
 from truezram.engine.algorithms import canonical, parse_algorithm
@@ -200,7 +200,7 @@ def host() -> dict[str, str | int | float]:
         "isa": ISAS[lib.tz_cpu_isa()],
         "kernel": procfs.kernel(),
         "load": round(os.getloadavg()[0], 2),
-        "truezram": truezram.__version__,
+        "truezram": __version__,
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
 

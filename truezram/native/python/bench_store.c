@@ -12,6 +12,7 @@
 #include "bench_store.h"
 #include "bench.h"
 #include "clock.h"
+#include "own_store.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -22,15 +23,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
 #define TURN 16u		/* requests between tz_store_begin and tz_store_end */
 #define EMPTY UINT32_MAX	/* in content[]: the place reads as zeros */
 #define POISON 0xa5		/* what a page holds before it is read */
-#define WAIT_NS 50000		/* before a write is tried again that waits for the reserve */
-#define MAX_WAITS 200000u	/* of one write: ten seconds */
 #define LOCAL_TIMEOUT_MS 30000u	/* of one request */
 
 struct worker {
@@ -49,9 +47,7 @@ struct worker {
 };
 
 struct tz_bench_target {
-	struct tz_store *store;		/* NULL: a device */
-	struct tz_stats *stats;
-	size_t stats_size;
+	struct tz_own_store *own;	/* NULL: a device */
 	int fd;				/* of a block device */
 	struct tz_local_client *local;	/* NULL: not a local device */
 	const uint8_t *pages;
@@ -108,24 +104,6 @@ static const uint8_t *source_page(const struct tz_bench_target *t, uint32_t sour
 	return t->pages + (size_t)source * TZ_PAGE_SIZE;
 }
 
-/* A write that finds the reserve empty is tried again, as a queue thread does it. */
-static int write_page(struct worker *w, struct tz_store_thread *s, uint32_t place,
-	const uint8_t *page)
-{
-	struct timespec pause = { 0, WAIT_NS };
-	unsigned waits = 0;
-	int rc;
-
-	while ((rc = tz_store_write(s, place, page)) == -EAGAIN && waits < MAX_WAITS) {
-		tz_store_end(s);
-		nanosleep(&pause, NULL);
-		tz_store_begin(s);
-		waits++;
-	}
-	w->waits += waits;
-	return rc;
-}
-
 static int do_in_store(struct worker *w, struct tz_store_thread *s, uint32_t i)
 {
 	unsigned work = UINT32_MAX;
@@ -137,7 +115,8 @@ static int do_in_store(struct worker *w, struct tz_store_thread *s, uint32_t i)
 		tz_store_discard_range(s, w->place[i], 1, &work);
 		return 0;
 	default:
-		return write_page(w, s, w->place[i], source_page(w->target, w->source[i]));
+		return tz_own_store_write(s, w->place[i], source_page(w->target, w->source[i]),
+			&w->waits);
 	}
 }
 
@@ -262,7 +241,7 @@ static void take_time(struct worker *w, uint64_t wall, uint64_t cpu, const struc
 static void work(struct worker *w)
 {
 	struct tz_bench_target *t = w->target;
-	struct tz_store_thread *s = t->store ? tz_store_thread(t->store, w->index) : NULL;
+	struct tz_store_thread *s = t->own ? tz_store_thread(t->own->store, w->index) : NULL;
 	uint64_t cost = t->clock_cost, cpu, start, last;
 	struct rusage before;
 	uint32_t i;
@@ -427,10 +406,10 @@ static int read_at_rest(struct tz_bench_target *t, struct tz_stats_sum *sum)
 	const char *why;
 
 	for (unsigned tries = 0; tries < 1000; tries++) {
-		if (tz_stats_read(t->stats, t->stats_size, sum, &why))
+		if (tz_stats_read(t->own->stats, t->own->stats_size, sum, &why))
 			return -EIO;
 		nanosleep(&pause, NULL);
-		if (tz_stats_read(t->stats, t->stats_size, &again, &why))
+		if (tz_stats_read(t->own->stats, t->own->stats_size, &again, &why))
 			return -EIO;
 		if (again.head.mem_used_total == sum->head.mem_used_total &&
 			again.head.reserve_bytes == sum->head.reserve_bytes)
@@ -444,12 +423,12 @@ int tz_bench_usage(struct tz_bench_target *t, struct tz_bench_usage *usage)
 	struct tz_stats_sum sum;
 	int rc;
 
-	if (!t->store)
+	if (!t->own)
 		return -ENOTSUP;
 	/* What compaction was reading when it was freed, a thread frees in its next turn. */
 	for (unsigned i = 0; i < t->nr_threads; i++) {
-		tz_store_begin(tz_store_thread(t->store, i));
-		tz_store_end(tz_store_thread(t->store, i));
+		tz_store_begin(tz_store_thread(t->own->store, i));
+		tz_store_end(tz_store_thread(t->own->store, i));
 	}
 	rc = read_at_rest(t, &sum);
 	if (rc < 0)
@@ -469,8 +448,7 @@ void tz_bench_close(struct tz_bench_target *t)
 {
 	if (!t)
 		return;
-	tz_store_destroy(t->store);
-	tz_bench_unmap(t->stats, t->stats_size);
+	tz_own_store_destroy(t->own);
 	tz_bench_unmap(t->order, t->places * sizeof *t->order);
 	tz_bench_unmap(t->content, t->places * sizeof *t->content);
 	tz_bench_unmap(t->workers, t->nr_threads * sizeof *t->workers);
@@ -532,19 +510,8 @@ struct tz_bench_target *tz_bench_open_store(const char *algorithm, const uint8_t
 
 	if (!t)
 		return NULL;
-	t->stats_size = (tz_stats_size(threads) + TZ_PAGE_SIZE - 1) & ~(size_t)(TZ_PAGE_SIZE - 1);
-	t->stats = tz_bench_map(t->stats_size, 1);
-	c.stats = t->stats;
-	c.arena_fd = t->stats ? memfd_create("truezram-benchmark", MFD_CLOEXEC) : -1;
-	if (c.arena_fd < 0 || tz_stats_init(t->stats, t->stats_size, threads)) {
-		*err = -ENOMEM;
-		snprintf(why, why_size, "no memory for an arena");
-	} else {
-		t->store = tz_store_create(&c, err, why, why_size);
-	}
-	if (!t->store) {
-		if (c.arena_fd >= 0)
-			close(c.arena_fd);
+	t->own = tz_own_store_create(&c, err, why, why_size);
+	if (!t->own) {
 		tz_bench_close(t);
 		return NULL;
 	}
