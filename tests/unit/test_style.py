@@ -25,7 +25,7 @@ def test_ruff() -> None:
 
 
 # One folder at a time: tests are not packages, and each folder has a conftest.py.
-@pytest.mark.parametrize("where", [(), ("tests/device",)], ids=["truezram", "tests-device"])
+@pytest.mark.parametrize("where", [(), ("tests/device",), ("examples",)], ids=["truezram", "tests-device", "examples"])
 def test_mypy(where: tuple[str, ...]) -> None:
     check("mypy", *where)
 
