@@ -1,5 +1,5 @@
-"""The examples of docs/library.md, run one after another as they are; the names of docs/reference.md, and the figures of
-docs/visualisation.md. Needs the server, as test_local_device.py does."""
+"""The examples of docs/library.md, run one after another as they are; the names of docs/reference.md, and the figures
+of docs/visualisation.md. Needs the server, as test_local_device.py does."""
 
 from __future__ import annotations
 
