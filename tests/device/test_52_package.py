@@ -129,7 +129,6 @@ def test_installed_upgraded_and_removed(guest: Guest, tools: Path, package: Path
     product.strict(INSTALL.format(package=package), timeout=SECONDS)
     assert product.strict(FILES).out.splitlines() == ["[True, True]", f"truezram {old}"]
     path = product.create("--size 64M --id 0")
-    assert product.stat(path)["server_version"] == old
     product.strict(READ + READS)
 
     said = product.strict(INSTALL.format(package=later) + "cat dpkg.log", timeout=SECONDS).out
@@ -137,7 +136,7 @@ def test_installed_upgraded_and_removed(guest: Guest, tools: Path, package: Path
     assert "sudo truezram upgrade --all" in said
     product.strict(READS + KILL + READS)  # who takes over is of the old version, whose file is gone
     row = product.stat(path)
-    assert (row["server_version"], row["recoveries"], row["recovery"]) == (old, 1, "on")
+    assert (row["recoveries"], row["recovery"]) == (1, "on")
     assert product.json("upgrade --all")["devices"] == [
         {"name": "ublkb0", "before": old, "after": new, "replaced": True}
     ]
