@@ -67,6 +67,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_dir: Path) -> P
     monkeypatch.setenv("LEVELS", str(tmp_path / "levels"))
     monkeypatch.setenv("TRUEZRAM_STATE_DIR", str(tmp_path / "state"))
     monkeypatch.setattr(systemd, "UNIT_DIR", tmp_path / "units")
+    monkeypatch.setattr(systemd, "PACKAGE_UNIT_DIR", tmp_path / "package-units")
     monkeypatch.setattr(systemd, "RUNNING", tmp_path / "run")
     monkeypatch.setattr(openrc, "SCRIPT", tmp_path / "init.d/truezram")
     monkeypatch.setattr(openrc, "RUNNING", tmp_path / "not-there")
@@ -295,6 +296,23 @@ def test_enable_and_disable(machine: Path, made: dict[str, CreateOptions]) -> No
     assert [name for name in left(machine) if not name.endswith(".active")] == []
     with pytest.raises(NotFound, match="not enabled"):
         boot.disable("ublkb3")
+
+
+def test_a_template_that_a_package_has_brought(machine: Path, made: dict[str, CreateOptions]) -> None:
+    """It is used, and not hidden by one of ours; one of another truezram is."""
+    template = machine / "units/truezram@.service"
+    boot.enable(Config("ublkb3", SWAP))
+    assert template.exists()
+    packaged = machine / "package-units/truezram@.service"
+    packaged.parent.mkdir()
+    packaged.write_text(systemd.template(swap=True))
+    boot.enable(Config("ublkb3", SWAP))
+    assert not template.exists()
+    packaged.write_text("[Unit]\n")
+    boot.enable(Config("ublkb3", SWAP))
+    assert template.read_text() == systemd.template(swap=True)
+    boot.disable("ublkb3")
+    assert not template.exists()
 
 
 def test_disable_now_removes_it_first(machine: Path, made: dict[str, CreateOptions]) -> None:

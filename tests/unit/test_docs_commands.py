@@ -72,8 +72,10 @@ EXIT_CODES = {"doctor": {0, 1, 3}}
 DEVICE = re.compile(r"\d+|ublkb\d+|/dev/ublkb\d+|DEVICE")
 
 OTHERS = {
+    "apt": "the Debian package is installed in tests/device/test_52_package.py",
     "cut": "in a line with sudo",
     "grep": "reads the status of a server, as root",
+    "kill": "ends a device: tests/device/test_52_package.py",
     "ln": "writes into /usr/local, as root",
     "pip": ".ci/run installs the product so; textual-serve is a package of others",
     "python": "textual-serve is a package of others",

@@ -34,6 +34,9 @@ from truezram.engine.errors import Failed, UsageError
 from truezram.engine.files import Changes
 
 UNIT_DIR = Path("/etc/systemd/system")
+PACKAGE_UNIT_DIR = Path("/usr/lib/systemd/system")
+"""A distribution's package may have brought the templates; one that is as ours would be is not written again, as it
+would hide the one that comes with the next version."""
 RUNNING = Path("/run/systemd/system")
 """Exists when systemd is the init of this machine."""
 NAME = "systemd"
@@ -60,8 +63,8 @@ left out because Python's ctypes may need such memory."""
 
 
 _UNIT = """\
-# What /etc/truezram/%i.toml says, at every start of the machine. Made by: truezram enable
-# Remove it with: truezram disable %i
+# What /etc/truezram/%i.toml says, at every start of the machine, after: truezram enable %i
+# No more after: truezram disable %i
 
 [Unit]
 Description=Compressed memory: %i
@@ -130,6 +133,14 @@ def template_path(swap: bool) -> Path:
     return UNIT_DIR / ("truezram@.service" if swap else "truezram-disk@.service")
 
 
+def _is_packaged(swap: bool) -> bool:
+    """Whether the package of this very truezram has brought that template."""
+    try:
+        return (PACKAGE_UNIT_DIR / template_path(swap).name).read_text() == template(swap)
+    except OSError:
+        return False
+
+
 def unit(wanted: Config) -> str:
     """The name of its instance."""
     return f"truezram{'' if wanted.swap else '-disk'}@{wanted.name}.service"
@@ -177,7 +188,10 @@ def _drop_in(wanted: Config) -> tuple[Path, str]:
 
 def install(wanted: Config, changes: Changes) -> None:
     """Writes what the instance needs; nothing is enabled yet. Raises `PermissionDenied`, `Failed`."""
-    changes.write(template_path(wanted.swap), template(wanted.swap))
+    if _is_packaged(wanted.swap):
+        changes.remove(template_path(wanted.swap))  # of a truezram that was not packaged, or of another version
+    else:
+        changes.write(template_path(wanted.swap), template(wanted.swap))
     path, text = _drop_in(wanted)
     if text:
         changes.write(path, text)
