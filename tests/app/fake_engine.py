@@ -328,3 +328,10 @@ class FakeEngine(Replay):
         found = super().device_benchmark(runtime, rounds, progress)
         progress(0.5, "round 3", found.devices)
         return found
+
+    def tiers_benchmark(self, rounds: int, progress: Progress) -> BenchResult:
+        """The recorded one, all rows at once before."""
+        self._called("tiers_benchmark", rounds)
+        found = super().tiers_benchmark(rounds, progress)
+        progress(0.5, "mix", found.tiers)
+        return found

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from truezram.app.backend.protocol import BenchResult, DeviceRow, Progress
 from truezram.app.backend.real import _device_rows, _notes
-from truezram.app.screens.benchmark import DEVICE_ROUNDS, DEVICE_RUNTIME, load_runs
+from truezram.app.benchrows import DEVICE_ROUNDS, DEVICE_RUNTIME
+from truezram.app.screens.benchmark import load_runs
 from truezram.app.widgets.barchart import BarChart
 from truezram.app.widgets.grid import Grid
 from truezram.engine.measure.device_results import Case, DeviceReport, DeviceResult, Sample

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from truezram.app.backend.protocol import BenchResult, Progress, StoreRow
 from truezram.app.backend.real import _store_rows
-from truezram.app.screens.benchmark import STORE_ROUNDS, STORE_SIZE, load_runs
+from truezram.app.benchrows import STORE_ROUNDS, STORE_SIZE
+from truezram.app.screens.benchmark import load_runs
 from truezram.app.widgets.barchart import BarChart
 from truezram.app.widgets.grid import Grid
 from truezram.engine.measure.results import Speed

@@ -316,6 +316,19 @@ class TestWhileItRuns:
             set_values(client, entry, {"backing": "none"})
             assert client.device(entry).backing == "none"
 
+    def test_settings_are_in_force_before_it_is_used(self, fake: FakeServer, tmp_path: Path) -> None:
+        """Those that a file in /etc/truezram has: no page goes there before the limits are known."""
+        create(local(tmp_path / "f"), {"backing_daily": "4096", "backing_rate": "0"})
+        assert requests(fake)[:2] == ["backing_daily=4096", "backing_rate=0"]
+        assert requests(fake)[2].startswith("backing=")
+
+    def test_nothing_is_left_of_a_device_whose_settings_are_refused(self, fake: FakeServer, tmp_path: Path) -> None:
+        with pytest.raises(UsageError, match="unlucky"):
+            create(local(tmp_path / "f"), {"mem_limit": str(13 * 4096)})
+        assert not (tmp_path / "f").exists()
+        with Client() as client:
+            assert client.entries() == []
+
     def test_pages_that_find_no_room_stay(self, fake: FakeServer, tmp_path: Path) -> None:
         fake.mode("no-room")
         entry = make()

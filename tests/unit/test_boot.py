@@ -22,7 +22,8 @@ from truezram.cli.main import build_parser, main
 from truezram.engine import files, paths
 from truezram.engine.device import boot, config, openrc, systemd
 from truezram.engine.device.config import Config
-from truezram.engine.device.options import OPTIONS, CreateOptions
+from truezram.engine.device.options import CreateOptions
+from truezram.engine.device.settings import Setting
 from truezram.engine.errors import Busy, Failed, NotFound, PermissionDenied, Unsupported, UsageError
 from truezram.engine.machine import tune
 from truezram.engine.machine.journal import Journal
@@ -79,14 +80,20 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_dir: Path) -> P
     return tmp_path
 
 
+set_to: dict[str, dict[str, str]] = {}
+"""The settings of those."""
+
+
 @pytest.fixture
 def made(machine: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, CreateOptions]:
     """Devices that `create` was asked for and `remove` was not, instead of real ones."""
     there: dict[str, CreateOptions] = {}
+    set_to.clear()
 
-    def create(options: CreateOptions) -> Any:
+    def create(options: CreateOptions, settings: dict[str, str] | None = None) -> Any:
         name = f"ublkb{options.id}"
         there[name] = options
+        set_to[name] = settings or {}
         entry = SimpleNamespace(name=name, id=options.id, transport="ublk", path=f"/dev/{name}")
         return boot.Created(entry, replace(options, algorithm="lz4", policy="balanced"))  # type: ignore[arg-type]
 
@@ -122,57 +129,44 @@ ENABLED_3 = [
 # ---- the files ----
 
 
-@pytest.mark.parametrize(
-    "item",
-    [
-        Config("ublkb3", SWAP),
-        Config("ublkb0", CreateOptions(GIB, id=0), origin="setup"),
-        Config(
-            "ublkb12", CreateOptions(GIB, "zstd:3", id=12, queues=1, queue_depth=8, dedup=True, policy="700:8000:5:0")
-        ),
-        Config("ublkb1", CreateOptions(GIB, id=1, fs="ext4", mount='/srv/fast "disk" ä')),
-        Config("zram1", CreateOptions(GIB, "lzo-rle", mem_limit=4096, id=1, swap=True, priority=9), origin="setup"),
-        Config("machine", settings=(("swappiness", "150"), ("zswap", "N"), ("wbt.ublkb0", "0"))),
-    ],
-    ids=lambda item: item.name,
-)
-def test_a_file_says_the_same_when_read(item: Config) -> None:
-    assert config.parse(item.name, item.text()) == item
+def test_a_setting_of_the_table_is_kept_without_more(
+    machine: Path, made: dict[str, CreateOptions], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is new in the table: it is in the file, is checked, and is set at the start."""
+    new = Setting(
+        key="nr_queues", about="", hint="", parse=lambda text: f"{int(text):03}", write=lambda text: str(int(text))
+    )
+    monkeypatch.setitem(config._KEPT, "nr-queues", new)
+    device = DeviceSnapshot(name="ublkb4", path="/dev/ublkb4", algorithm="lz4", disksize=GIB, nr_queues=7)
+    item = Config("ublkb4", config.of_device(device), config.kept_of(device))
+    assert item.text().splitlines()[-1] == 'nr-queues = "7"'
+    assert config.parse("ublkb4", item.text()) == item
+    assert config.values(item)["nr-queues"] == 7
+    boot.enable(item)
+    assert boot.start("ublkb4") == "made"
+    assert set_to["ublkb4"] == {"nr_queues": "007"}
 
 
-def test_every_option_has_its_key() -> None:
-    """Those that others add, too; the file's name is the id, and a transport is none."""
-    there = {option.field for option in OPTIONS} - {"id", "transport", "enable"}
-    assert {option.field for option in config._KEYS.values()} == there
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "why"),
-    [
-        ("ublkb0", "size = 4G", "Expected|Invalid"),
-        ("ublkb0", 'sise = "4G"', "no key 'sise'"),
-        ("ublkb0", "swap = true", "no size"),
-        ("ublkb0", 'size = "4097"', "multiple of 4096"),
-        ("ublkb0", 'size = "lots"', "size: it is not a number"),
-        ("ublkb0", 'size = "4G"\nswap = "yes"', "swap is 'yes'"),
-        ("ublkb0", 'size = "4G"\nswap = 1', "swap is '1'"),
-        ("ublkb0", 'size = "4G"\nqueues = true', "queues is 'True'"),
-        ("ublkb0", 'size = "4G"\nqueues = "2"', "queues is '2'"),
-        ("ublkb0", 'size = "4G"\nalgorithm = "nonsense"', "nonsense"),
-        ("ublkb0", 'size = "4G"\npriority = 5', "a priority is for swap"),
-        ("ublkb0", 'size = "4G"\nmade-by = "me"', "made-by is 'me'"),
-        ("ublkb0", 'id = 4\nsize = "4G"', "no key 'id'"),
-        ("zram0", 'size = "4G"\ndedup = true', "no key 'dedup'"),
-        ("machine", 'swappiness = "201"', "from 0 to 200"),
-        ("machine", "swappiness = true", "swappiness is 'True'"),
-        ("machine", 'nonsense = "1"', "nonsense"),
-        ("other", 'size = "4G"', "not called"),
-    ],
-)
-def test_a_bad_file_is_named_with_the_reason(name: str, text: str, why: str) -> None:
-    with pytest.raises(UsageError, match=why) as error:
-        config.parse(name, text)
-    assert f"{name}.toml" in str(error.value)
+def test_limits_of_the_backing_file_come_back(
+    machine: Path, made: dict[str, CreateOptions], capsys: pytest.CaptureFixture[str]
+) -> None:
+    device = DeviceSnapshot(
+        name="ublkb4", path="/dev/ublkb4", algorithm="lz4", disksize=GIB, backing="/var/lib/b", backing_state="ready",
+        backing_limit=GIB, backing_daily=2 * GIB, backing_rate=0,
+    )  # fmt: skip
+    assert config.kept_of(replace(device, backing="none", backing_state="none")) == ()
+    item = Config("ublkb4", config.of_device(device), config.kept_of(device))
+    assert item.text().splitlines()[-2:] == ['backing-daily = "2G"', 'backing-rate = "none"']
+    boot.enable(item)
+    assert main(["config", "check"]) == 0
+    capsys.readouterr()
+    assert main(["config", "--json"]) == 0
+    values = json.loads(capsys.readouterr().out)["enabled"][0]["values"]
+    assert (values["backing-daily"], values["backing-rate"]) == (2 * GIB, 0)
+    assert main(["config"]) == 0
+    assert "backing-daily=2G" in capsys.readouterr().out.replace("\n", "")
+    assert boot.start("ublkb4") == "made"
+    assert set_to["ublkb4"] == {"backing_daily": str(2 * GIB), "backing_rate": "0"}
 
 
 def test_files_of_others_are_not_used(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,21 +175,6 @@ def test_files_of_others_are_not_used(machine: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(paths, "foreign_writer", lambda path: f"everyone can write to {path}")
     with pytest.raises(PermissionDenied, match="everyone"):
         config.read("ublkb3")
-
-
-def test_of_a_device_as_it_is() -> None:
-    device = DeviceSnapshot(
-        name="ublkb4", path="/dev/ublkb4", kind="truezram", transport="ublk", state="live", disksize=GIB,
-        algorithm="zstd:5", mem_limit=GIB // 2, dedup="on", policy="700:8000:5:0", nr_queues=1, queue_depth=64,
-        swap_priority=180,
-    )  # fmt: skip
-    options = config.of_device(device)
-    assert (options.size, options.algorithm, options.mem_limit, options.id) == (GIB, "zstd:5", GIB // 2, 4)
-    assert (options.dedup, options.policy, options.queues, options.queue_depth) == (True, "700:8000:5:0", None, None)
-    assert (options.swap, options.priority, options.fs) == (True, 180, None)
-    assert config.parse("ublkb4", Config("ublkb4", options).text()).options == options
-    plain = config.of_device(replace(device, mem_limit=0, dedup="off", policy="600:7200:3:72000", swap_priority=None))
-    assert (plain.mem_limit, plain.dedup, plain.policy, plain.swap) == (0, False, None, False)
 
 
 # ---- systemd ----

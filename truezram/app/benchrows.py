@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from truezram.app.backend.protocol import BenchResult, BenchRow, DeviceRow, StoreRow
+from truezram.app import equivalent
+from truezram.app.backend.protocol import BenchResult, BenchRow, DeviceRow, Engine, Progress, StoreRow, TiersRow
 from truezram.app.format import short_size
 from truezram.app.widgets.barchart import Bars
 from truezram.app.widgets.grid import Head, Item
@@ -192,6 +193,58 @@ def _device_item(number: int, row: DeviceRow, rows: Sequence[DeviceRow], marked:
     return Item("/".join(map(str, (number, *_device_key(row)))), cells, style, order)
 
 
+TIERS_HEADS = [
+    Head("", 1, left=True),
+    Head("PAGES", 12, left=True),
+    Head("MEMORY", 6),
+    Head("RATIO", 5),
+    Head("xZRAM", 6, rank=1),
+    Head("CPU/PAGE", 8, rank=1),
+    Head("HOT p50", 7),
+    Head("p99", 7, rank=2),
+    Head("DENSE", 7),
+    Head("p99", 7, rank=2),
+    Head("COLD", 7),
+    Head("p99", 7, rank=2),
+    Head("RATIO BAR", 9, left=True, grow=True, rank=3),
+    Head("MARKED", 6, rank=1),
+]
+
+
+def _tiers_key(row: TiersRow) -> tuple[str, str, str]:
+    return row.implementation, row.algorithm, row.scenario
+
+
+def _tiers_name(row: TiersRow) -> str:
+    return row.scenario or f"{row.implementation} {row.algorithm}"
+
+
+def _tiers_reads(row: TiersRow) -> tuple[int, ...]:
+    return row.hot_p50, row.hot_p99, row.dense_p50, row.dense_p99, row.cold_p50, row.cold_p99
+
+
+def _tiers_item(number: int, row: TiersRow, rows: Sequence[TiersRow], marked: BenchResult | None) -> Item:
+    """The row of a device with pages in some tier."""
+    ours = row.implementation == "truezram"
+    same = next((r for r in (marked.tiers if marked else ()) if _tiers_key(r) == _tiers_key(row)), None)
+    before = row.ratio / same.ratio if same and same.ratio else 0.0
+    reads = _tiers_reads(row)
+    cells = (
+        " " if ours else "=",
+        _tiers_name(row),
+        short_size(row.used),
+        f"{row.ratio:.2f}",
+        _times(row.used_over),
+        _figure(row.policy_ns, format_ns(row.policy_ns)),
+        *(_figure(ns, format_ns(ns)) for ns in reads),
+        row.ratio / max((r.ratio for r in rows), default=row.ratio),
+        _times(before),
+    )
+    style = "muted" if not ours else "bad" if row.used_over > 1 else ""
+    order = (ours, cells[1], row.used, row.ratio, row.used_over, row.policy_ns, *reads, row.ratio, before)
+    return Item("/".join(map(str, (number, *_tiers_key(row)))), cells, style, order)
+
+
 # ---- charts ----
 
 Drawing = tuple[str, list[str], list[Bars]]
@@ -234,11 +287,35 @@ def _device_chart(rows: Sequence[DeviceRow]) -> Drawing:
     )
 
 
+def _tiers_chart(rows: Sequence[TiersRow]) -> Drawing:
+    slowest = [max(r.hot_p50, r.dense_p50, r.cold_p50) for r in rows]
+    return (
+        "pages over memory, median of reading a page of the slowest tier",
+        [f"{'' if r.implementation == 'truezram' else '= '}{_tiers_name(r)}" for r in rows],
+        [
+            Bars("ratio", [r.ratio for r in rows], [f"{r.ratio:.2f}" for r in rows]),
+            Bars("p50", [float(ns) for ns in slowest], [format_ns(ns) for ns in slowest]),
+        ],
+    )
+
+
+SECONDS = 20.0
+STORE_SIZE, STORE_ROUNDS = 128 << 20, 3
+DEVICE_RUNTIME, DEVICE_ROUNDS = 1.0, 5
+TIERS_ROUNDS = 9
+
+
 @dataclass(frozen=True, eq=False)
 class Kind:
     """One kind of benchmark on the page."""
 
     title: str
+    job: str
+    """What is at work."""
+    call: Callable[[Engine, Progress], BenchResult]
+    """Runs it."""
+    command: Callable[[bool], str]
+    """The command that does the same; as root?"""
     field: str
     """Of `BenchResult`: its rows."""
     heads: list[Head]
@@ -253,12 +330,53 @@ class Kind:
         return list(getattr(run, self.field)) if run is not None else []
 
 
-CODEC = Kind("Codecs on this machine", "rows", HEADS, _codec_item, _codec_chart, "benchmark")
-STORE = Kind("The store on this machine", "store", STORE_HEADS, _store_item, _store_chart, "benchmark-store")
-DEVICE = Kind("Devices on this machine", "devices", DEVICE_HEADS, _device_item, _device_chart, "benchmark-device")
-KINDS = (STORE, DEVICE, CODEC)
+CODEC = Kind(
+    "Codecs on this machine",
+    "benchmark",
+    lambda engine, progress: engine.benchmark(SECONDS, progress),
+    lambda root: equivalent.benchmark(SECONDS, root),
+    "rows",
+    HEADS,
+    _codec_item,
+    _codec_chart,
+    "benchmark",
+)
+STORE = Kind(
+    "The store on this machine",
+    "benchmark of the store",
+    lambda engine, progress: engine.store_benchmark(STORE_SIZE, STORE_ROUNDS, progress),
+    lambda root: equivalent.store_benchmark(STORE_SIZE, STORE_ROUNDS, root),
+    "store",
+    STORE_HEADS,
+    _store_item,
+    _store_chart,
+    "benchmark-store",
+)
+DEVICE = Kind(
+    "Devices on this machine",
+    "benchmark of devices",
+    lambda engine, progress: engine.device_benchmark(DEVICE_RUNTIME, DEVICE_ROUNDS, progress),
+    lambda root: equivalent.device_benchmark(DEVICE_RUNTIME, DEVICE_ROUNDS),
+    "devices",
+    DEVICE_HEADS,
+    _device_item,
+    _device_chart,
+    "benchmark-device",
+)
+TIERS = Kind(
+    "Tiers on this machine",
+    "benchmark of tiers",
+    lambda engine, progress: engine.tiers_benchmark(TIERS_ROUNDS, progress),
+    lambda root: equivalent.tiers_benchmark(TIERS_ROUNDS, root),
+    "tiers",
+    TIERS_HEADS,
+    _tiers_item,
+    _tiers_chart,
+    "benchmark-tiers",
+)
+KINDS = {"codec": CODEC, "store": STORE, "device": DEVICE, "tiers": TIERS}
 
 
 def kind_of(run: BenchResult | None) -> Kind:
     """That of a run: the one it has rows of."""
-    return next((kind for kind in KINDS if kind.rows(run)), CODEC)
+    return next((kind for kind in KINDS.values() if kind.rows(run)), CODEC)

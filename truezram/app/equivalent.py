@@ -81,6 +81,11 @@ def device_benchmark(runtime: float, rounds: int) -> str:
     return _line("benchmark", "device", "--runtime", f"{runtime:g}", "--rounds", str(rounds), root=True)
 
 
+def tiers_benchmark(rounds: int, root: bool = False) -> str:
+    """``truezram --no-tui benchmark tiers --rounds 9``; only as root is kernel zram measured."""
+    return _line("benchmark", "tiers", "--rounds", str(rounds), root=root)
+
+
 def doctor() -> str:
     """``truezram --no-tui doctor``."""
     return _line("doctor")

@@ -184,8 +184,33 @@ class DeviceRow:
 
 
 @dataclass(frozen=True, slots=True)
+class TiersRow:
+    """A device whose pages are in some tier, or one of the kernel's. Times in ns; 0: not known, or it has none."""
+
+    implementation: str
+    """`truezram` or `zram`."""
+    algorithm: str
+    scenario: str
+    """`hot`, `dense`, `cold`: all pages are; `mix`; empty: it has no tiers."""
+    used: int
+    """Bytes of memory, all that the device takes."""
+    ratio: float
+    used_over: float = 0.0
+    """Times that of the first of the kernel's."""
+    policy_ns: int = 0
+    """CPU time of the policy for each page of the device."""
+    hot_p50: int = 0
+    hot_p99: int = 0
+    dense_p50: int = 0
+    dense_p99: int = 0
+    cold_p50: int = 0
+    cold_p99: int = 0
+    """Reads of single pages of each tier."""
+
+
+@dataclass(frozen=True, slots=True)
 class BenchResult:
-    """One run of the benchmark: of the codecs, of the store, or of devices."""
+    """One run of the benchmark: of the codecs, of the store, of devices, or of tiers."""
 
     time: float
     machine: str
@@ -194,6 +219,7 @@ class BenchResult:
     notes: tuple[str, ...] = ()
     store: tuple[StoreRow, ...] = ()
     devices: tuple[DeviceRow, ...] = ()
+    tiers: tuple[TiersRow, ...] = ()
 
 
 class Engine(Protocol):
@@ -272,4 +298,8 @@ class Engine(Protocol):
 
     def device_benchmark(self, runtime: float, rounds: int, progress: Progress) -> BenchResult:
         """Runs devices made for it, `runtime` seconds for each load and device. `progress` gets a tuple of `DeviceRow`s
+        whenever there are new figures."""
+
+    def tiers_benchmark(self, rounds: int, progress: Progress) -> BenchResult:
+        """Runs devices whose idle pages are dense, in groups, and a mix. `progress` gets a tuple of `TiersRow`s
         whenever there are new figures."""

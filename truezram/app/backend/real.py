@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from truezram.app.backend.protocol import (
@@ -20,12 +21,13 @@ from truezram.app.backend.protocol import (
     ProcessEstimate,
     Progress,
     StoreRow,
+    TiersRow,
 )
 from truezram.engine.answers import ArenaCheck, Change, Check, PageMap, Recompressed, Scope, Tunable, WrittenBack
 from truezram.engine.device.client import Client
 from truezram.engine.device.options import MAX_QUEUE_DEPTH, CreateOptions, RecompressOptions, WritebackOptions
 from truezram.engine.model import DeviceSnapshot, Snapshot
-from truezram.engine.units import format_size, parse_duration
+from truezram.engine.units import PAGE, format_size, parse_duration
 
 if TYPE_CHECKING:
     from truezram.engine.device.reset import Emptied
@@ -255,39 +257,34 @@ class RealEngine:
 
     def store_benchmark(self, size: int, rounds: int, progress: Progress) -> BenchResult:
         """On a sample of the memory of running processes, in a separate process."""
-        from truezram.engine.measure import worker
-
-        began = time.time()
-
-        def report(fraction: float | None, text: str, found: Any) -> None:
-            progress(fraction, text, _store_rows(found) if found is not None else None)
-
-        found = worker.run("store benchmark", report, size=size, rounds=rounds)
-        return BenchResult(
-            time=began,
-            machine=_machine(found.host),
-            seconds=time.time() - began,
-            notes=_notes(found),
-            store=_store_rows(found),
-        )
+        found, result = _benchmark("store benchmark", _store_rows, progress, size=size, rounds=rounds)
+        return replace(result, store=_store_rows(found))
 
     def device_benchmark(self, runtime: float, rounds: int, progress: Progress) -> BenchResult:
         """With pages of a sample of the memory of running processes, in a separate process."""
-        from truezram.engine.measure import worker
+        found, result = _benchmark("device benchmark", _device_rows, progress, runtime=runtime, rounds=rounds)
+        return replace(result, devices=_device_rows(found))
 
-        began = time.time()
+    def tiers_benchmark(self, rounds: int, progress: Progress) -> BenchResult:
+        """With pages of a sample of the memory of running processes, in a separate process."""
+        found, result = _benchmark("tiers benchmark", _tiers_rows, progress, rounds=rounds)
+        return replace(result, tiers=_tiers_rows(found), notes=(*_hot_pages(found), *result.notes))
 
-        def report(fraction: float | None, text: str, found: Any) -> None:
-            progress(fraction, text, _device_rows(found) if found is not None else None)
 
-        found = worker.run("device benchmark", report, runtime=runtime, rounds=rounds)
-        return BenchResult(
-            time=began,
-            machine=_machine(found.host),
-            seconds=time.time() - began,
-            notes=_notes(found),
-            devices=_device_rows(found),
-        )
+def _benchmark(
+    name: str, rows: Callable[[Any], tuple[object, ...]], progress: Progress, **options: Any
+) -> tuple[Any, BenchResult]:
+    """Runs it in a separate process, with rows whenever there are new figures: its report, and the run without rows."""
+    from truezram.engine.measure import worker
+
+    began = time.time()
+
+    def report(fraction: float | None, text: str, found: Any) -> None:
+        progress(fraction, text, rows(found) if found is not None else None)
+
+    found = worker.run(name, report, **options)
+    seconds = time.time() - began
+    return found, BenchResult(time=began, machine=_machine(found.host), seconds=seconds, notes=_notes(found))
 
 
 def _notes(report: Any) -> tuple[str, ...]:
@@ -354,6 +351,34 @@ def _store_rows(report: Any) -> tuple[StoreRow, ...]:
             )
         )
     return tuple(rows)
+
+
+def _tiers_rows(report: Any) -> tuple[TiersRow, ...]:
+    rows = []
+    for r in report.results:
+        other, reads = report.baseline(r), dict(r.reads)
+        times = {f"{tier}_{name}": getattr(read.ns, name) for tier, read in reads.items() for name in ("p50", "p99")}
+        rows.append(
+            TiersRow(
+                implementation=r.implementation,
+                algorithm=r.algorithm,
+                scenario=r.scenario,
+                used=r.usage.used,
+                ratio=r.ratio,
+                used_over=r.usage.used / other.usage.used if other else 0.0,
+                policy_ns=r.policy_cpu_ns // max(1, r.usage.orig // PAGE),
+                **times,
+            )
+        )
+    return tuple(rows)
+
+
+def _hot_pages(report: Any) -> tuple[str, ...]:
+    """What the policy costs pages that are in use."""
+    turns = (("while it was at work", report.hot_at_work), ("afterwards", report.hot_after))
+    found = [f"{reads.median:.3f}x {when}" for when, reads in turns if reads is not None and reads.samples]
+    why = "Reading hot pages of the mix took, compared with the same pages without a policy,"
+    return (f"{why} {', '.join(found)}",) if found else ()
 
 
 def _packed(device: DeviceSnapshot) -> str:

@@ -148,3 +148,7 @@ class Recorded:
     def device_benchmark(self, runtime: float, rounds: int, progress: Progress) -> BenchResult:
         """Recorded."""
         return self._keep("device_benchmark", None, self._engine.device_benchmark(runtime, rounds, progress))
+
+    def tiers_benchmark(self, rounds: int, progress: Progress) -> BenchResult:
+        """Recorded."""
+        return self._keep("tiers_benchmark", None, self._engine.tiers_benchmark(rounds, progress))

@@ -192,3 +192,7 @@ class Replay:
     def device_benchmark(self, runtime: float, rounds: int, progress: Progress) -> BenchResult:
         """As recorded."""
         return self.answered("device_benchmark", BenchResult)
+
+    def tiers_benchmark(self, rounds: int, progress: Progress) -> BenchResult:
+        """As recorded."""
+        return self.answered("tiers_benchmark", BenchResult)

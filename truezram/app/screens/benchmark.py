@@ -1,14 +1,13 @@
 """Benchmark: our codecs against liblz4, libzstd and kernel zram on this machine, our store against kernel zram, and
-devices under real I/O beside the floor and kernel zram. Losses are shown too, and runs of all kinds are kept."""
+devices under real I/O beside the floor and kernel zram, what idle pages take in each tier. Losses are shown too, and
+runs of all kinds are kept."""
 
 from __future__ import annotations
 
 import json
 import textwrap
 import time
-from collections.abc import Callable
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,18 +16,14 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.widgets import Static
 
-from truezram.app import equivalent
-from truezram.app.backend.protocol import BenchResult, BenchRow, Progress
+from truezram.app.backend.protocol import BenchResult, BenchRow
 from truezram.app.backend.recording import decode
-from truezram.app.benchrows import CODEC, DEVICE, STORE, Kind, kind_of
+from truezram.app.benchrows import CODEC, KINDS, Kind, kind_of
 from truezram.app.export import Table
 from truezram.app.screens.page import Page
 from truezram.app.widgets.barchart import BarChart
 from truezram.app.widgets.grid import Grid, TextBlock
 
-SECONDS = 20.0
-STORE_SIZE, STORE_ROUNDS = 128 << 20, 3
-DEVICE_RUNTIME, DEVICE_ROUNDS = 1.0, 5
 KEEP = 50
 FILE = "benchmarks.jsonl"
 
@@ -76,12 +71,16 @@ class BenchmarkPage(Page):
         "xREAD are relative to the first zram.\n"
         "d measures devices, as root: 4 KiB requests at depth 1 and 32, real pages, every read verified; null is a "
         "device of our server without a store, the floor, and xNULL and xZRAM are REQ/s relative to it and to zram.\n"
+        "t measures what idle pages take and cost, with local devices whose clock of ages runs faster: all pages hot, "
+        "dense, in groups (cold), and a mix; MEMORY is all that a device takes, xZRAM that over the first zram's, "
+        "CPU/PAGE what the policy takes for a page of the device, and the rest reads of single pages of each tier.\n"
         "p and n select a kept run; m marks one, and the others are then compared with it; E exports one."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("r", "run", "Run", id="bench.run"),
-        Binding("s", "run_store", "Run the store", id="bench.store"),
-        Binding("d", "run_device", "Run devices", id="bench.device"),
+        Binding("r", "run('codec')", "Run", id="bench.run"),
+        Binding("s", "run('store')", "Run the store", id="bench.store"),
+        Binding("d", "run('device')", "Run devices", id="bench.device"),
+        Binding("t", "run('tiers')", "Run tiers", id="bench.tiers"),
         Binding("p", "kept(-1)", "Previous run", id="bench.previous"),
         Binding("n", "kept(1)", "Next run", id="bench.next"),
         Binding("m", "mark", "Compare with this", id="bench.mark"),
@@ -110,8 +109,8 @@ class BenchmarkPage(Page):
         yield TextBlock(id="summary")
         yield Grid(
             CODEC.heads[:-1],
-            empty="r measures the codecs, which takes about 20 s, s the store, some minutes, d devices, a minute."
-            " Results are kept.",
+            empty="r measures the codecs, which takes about 20 s, s the store, some minutes, d devices, a minute, t"
+            " tiers, three minutes. Results are kept.",
             sortable=True,
             id="rows",
         )
@@ -145,13 +144,7 @@ class BenchmarkPage(Page):
         return self.running_kind if self.running else kind_of(self.shown)
 
     def _head(self) -> str:
-        root = self.tz.capabilities.root
-        commands = {
-            STORE: lambda: equivalent.store_benchmark(STORE_SIZE, STORE_ROUNDS, root),
-            DEVICE: lambda: equivalent.device_benchmark(DEVICE_RUNTIME, DEVICE_ROUNDS),
-            CODEC: lambda: equivalent.benchmark(SECONDS, root),
-        }
-        return f"{self.kind.title}  $ {commands[self.kind]()}"
+        return f"{self.kind.title}  $ {self.kind.command(self.tz.capabilities.root)}"
 
     def _show(self) -> None:
         self.query_one("#head", Static).update(self._head())
@@ -186,31 +179,16 @@ class BenchmarkPage(Page):
 
     # ---- what the user does
 
-    def action_run(self) -> None:
-        """Runs the benchmark of the codecs."""
-        engine = self.tz.engine
-        self._start("benchmark", lambda progress: engine.benchmark(SECONDS, progress), CODEC)
-
-    def action_run_store(self) -> None:
-        """Runs that of the store."""
-        engine = self.tz.engine
-        call = partial(engine.store_benchmark, STORE_SIZE, STORE_ROUNDS)
-        self._start("benchmark of the store", call, STORE)
-
-    def action_run_device(self) -> None:
-        """Runs that of devices."""
-        engine = self.tz.engine
-        call = partial(engine.device_benchmark, DEVICE_RUNTIME, DEVICE_ROUNDS)
-        self._start("benchmark of devices", call, DEVICE)
-
-    def _start(self, title: str, call: Callable[[Progress], BenchResult], kind: Kind) -> None:
+    def action_run(self, name: str) -> None:
+        """Runs the benchmark of a kind."""
         if self.running:
             return
+        kind, engine = KINDS[name], self.tz.engine
         self.running, self.running_kind = True, kind
         self.coming, self.problem = [], ""
         self.tz.work(
-            title,
-            call,
+            kind.job,
+            lambda progress: kind.call(engine, progress),
             done=self._done,
             failed=self._failed,
             partial=self._partial,
@@ -268,7 +246,7 @@ class BenchmarkPage(Page):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Only what does something."""
-        if action in ("run", "run_store", "run_device"):
+        if action == "run":
             return not self.running
         if action == "kept":
             step: Any = parameters[0] if parameters else 0

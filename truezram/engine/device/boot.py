@@ -216,7 +216,7 @@ def of_device(name: str, dictionary_file: str | None = None) -> Config:
         queues=before.options.queues,
         queue_depth=before.options.queue_depth,
     )
-    return Config(entry.name, config.canonical(options), origin=before.origin)
+    return Config(entry.name, config.canonical(options), config.kept_of(device), before.origin)
 
 
 def wanted(name: str, dictionary_file: str | None = None) -> Config:
@@ -336,7 +336,7 @@ def start(name: str) -> str:
         return "is there already" if there else "made"
     if _is_there(name):
         return "is there already"
-    created = create(wanted.options)
+    created = create(wanted.options, wanted.to_set())
     for warning in created.warnings:
         sys.stderr.write(f"truezram: warning: {warning}\n")
     mine = [(key, value) for key, value in _machine_settings() if key.startswith("wbt.") and key[4:] == name]

@@ -1,6 +1,7 @@
 """What comes back after a reboot: one file each in ``/etc/truezram``.
 
-- ``ublkbN.toml``: a device of ours. Its keys are the options of `create`, with the same values.
+- ``ublkbN.toml``: a device of ours. Its keys are the options of `create`, with the same values, and the settings of
+  `set` that are no options.
 - ``zramN.toml``: kernel zram as swap: ``size``, ``algorithm``, ``mem-limit``, ``priority``.
 - ``machine.toml``: the machine's settings, by the keys of `tune`.
 
@@ -14,8 +15,9 @@ import json
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from truezram.engine.algorithms import default_algorithm
 from truezram.engine.device import swap
 from truezram.engine.device.create import check_options
 from truezram.engine.device.options import OPTIONS, CreateOptions, Option
-from truezram.engine.device.settings import BY_KEY, DEFAULT_MODE, DEFAULT_POLICY
+from truezram.engine.device.settings import BY_KEY, DEFAULT_MODE, DEFAULT_POLICY, SETTINGS, Setting
 from truezram.engine.errors import Failed, NotFound, PermissionDenied, TruezramError, UsageError
 from truezram.engine.machine import advice, procfs, tune
 from truezram.engine.model import DeviceSnapshot
@@ -39,11 +41,18 @@ _NOT_HERE = {"id", "transport", "enable"}
 """Options that a file's name or place says."""
 _ZRAM = ("size", "algorithm", "mem_limit", "priority")
 _KEYS = {option.name.removeprefix("--"): option for option in OPTIONS if option.field not in _NOT_HERE}
+_KEPT = {
+    setting.key.replace("_", "-"): setting
+    for setting in SETTINGS
+    if not setting.within and setting.key not in {option.field for option in OPTIONS}
+}
+"""The settings of a device that are neither options of `create` nor in the value of one, by key."""
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """One file. `options` of a device, `settings` of the machine."""
+    """One file. `options` of a device; `settings` of the machine, or of a device those that are no options, each as a
+    user writes it."""
 
     name: str
     options: CreateOptions | None = None
@@ -71,12 +80,16 @@ class Config:
             return ", ".join(f"{key}={value}" for key, value in self.settings)
         words = self.options.words()[1:]
         place = words.index("--id")
-        return " ".join(words[:place] + words[place + 2 :])
+        return " ".join([*words[:place], *words[place + 2 :], *(f"{key}={value}" for key, value in self.settings)])
+
+    def to_set(self) -> dict[str, str]:
+        """The settings of a device that are set once it is made, as the server takes them."""
+        return {_KEPT[key].key: _KEPT[key].parse(value) for key, value in self.settings}
 
     def text(self) -> str:
         """The file."""
         about = {
-            "ublkb": "A compressed RAM device; the keys are the options of `truezram create`.",
+            "ublkb": "A compressed RAM device; the keys are the options of `truezram create`, and settings.",
             "zram": "Kernel zram as swap.",
             "machine": "Settings of the machine; the keys are those of `truezram tune`.",
         }[self.kind]
@@ -122,7 +135,9 @@ def values(item: Config) -> dict[str, Any]:
         {key: getattr(item.options, option.field) for key, option in keys_of(item.kind).items()} if item.options else {}
     )
     found = {key: value for key, value in found.items() if value != getattr(default, _KEYS[key].field)}
-    return {**found, **dict(item.settings)}
+    if item.options is None:
+        return dict(item.settings)
+    return {**found, **{key: _KEPT[key].value(_KEPT[key].parse(value)) for key, value in item.settings}}
 
 
 # ---- reading ----
@@ -149,7 +164,30 @@ def parse(name: str, text: str) -> Config:
         )
     if name == MACHINE:
         return Config(name, settings=_settings(what, found), origin=origin)
-    return Config(name, _options(what, name, found), origin=origin)
+    kept = {key: found.pop(key) for key in _KEPT if key in found and not name.startswith("zram")}
+    options = _options(what, name, found)
+    return Config(name, options, _kept(what, kept, options), origin)
+
+
+def _kept(what: str, found: Mapping[str, Any], options: CreateOptions) -> tuple[tuple[str, str], ...]:
+    """Settings of a device that are no options, each as a user writes it."""
+    settings = []
+    for key, value in found.items():
+        setting = _KEPT[key]
+        if setting.needs and not getattr(options, setting.needs):
+            raise UsageError(what, f"{key} is for {setting.needs}, which is not there", f"Remove {key}")
+        settings.append((key, setting.write(_parsed(what, key, value, setting.parse))))
+    return tuple(settings)
+
+
+def _parsed(what: str, key: str, value: object, parse: Callable[[str], str]) -> str:
+    """A setting's value; a number is as good as text."""
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise UsageError(what, f"{key[:40]} is {str(value)[:40]!r}", "It must be a number, or text in quotes")
+    try:
+        return parse(str(value))
+    except TruezramError as error:
+        raise UsageError(what, f"{key[:40]}: {error.why or error.what}", error.remedy) from None
 
 
 def _options(what: str, name: str, found: Mapping[str, Any]) -> CreateOptions:
@@ -158,7 +196,8 @@ def _options(what: str, name: str, found: Mapping[str, Any]) -> CreateOptions:
     values: dict[str, Any] = {}
     for key, value in found.items():
         if key not in keys:
-            raise UsageError(what, f"there is no key {key[:40]!r}", f"There are: {', '.join(keys)}")
+            there = ", ".join((*keys, *(() if zram else _KEPT)))
+            raise UsageError(what, f"there is no key {key[:40]!r}", f"There are: {there}")
         values[keys[key].field] = _value(what, key, keys[key], value)
     if "size" not in values:
         raise UsageError(what, "it has no size", 'Write size = "4G", for example')
@@ -188,15 +227,13 @@ def _value(what: str, key: str, option: Option, value: object) -> object:
 
 
 def _settings(what: str, found: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    settings = []
-    for key, value in found.items():
-        if isinstance(value, bool) or not isinstance(value, int | str):
-            raise UsageError(what, f"{key[:40]} is {str(value)[:40]!r}", "It must be a number, or text in quotes")
-        try:
-            settings.append((tune.canonical(key), tune.parse(key, str(value))))
-        except TruezramError as error:
-            raise UsageError(what, f"{key[:40]}: {error.why or error.what}", error.remedy) from None
-    return tuple(settings)
+    return tuple(
+        (
+            _parsed(what, key, key, tune.canonical),
+            _parsed(what, key, value, partial(tune.parse, key)),
+        )
+        for key, value in found.items()
+    )
 
 
 def canonical(options: CreateOptions) -> CreateOptions:
@@ -290,6 +327,19 @@ def of_device(device: DeviceSnapshot) -> CreateOptions:
         mount=mount,
         **{key: value for key, value in values.items() if key in known},
     )
+
+
+def kept_of(device: DeviceSnapshot) -> tuple[tuple[str, str], ...]:
+    """Its settings that are no options of `create`, as they are now; none of what it has no use for."""
+    return tuple(
+        (key, setting.write(setting.of(device)))
+        for key, setting in _KEPT.items()
+        if not setting.needs or _is_set(BY_KEY[setting.needs], device)
+    )
+
+
+def _is_set(setting: Setting, device: DeviceSnapshot) -> bool:
+    return setting.of(device) not in ("none", "0", "off")
 
 
 def _in_force(option: Option, text: str) -> object:

@@ -10,7 +10,7 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -132,8 +132,9 @@ def _check_filesystem(options: CreateOptions, what: str) -> str | None:
     return filesystem.check(options.fs, options.size, options.mount)
 
 
-def create(options: CreateOptions) -> Created:
-    """Makes a device and returns when it can be used. Raises `TruezramError`, with nothing left behind."""
+def create(options: CreateOptions, settings: Mapping[str, str] | None = None) -> Created:
+    """Makes a device and returns when it can be used. `settings`, as the server takes them, are in force before
+    anything is on it. Raises `TruezramError`, with nothing left behind."""
     given = options.priority
     options = check_options(options)
     lost = Swaps().lost if options.swap else []
@@ -159,8 +160,10 @@ def create(options: CreateOptions) -> Created:
     try:
         if options.transport == "ublk":
             swap.node_ready(entry.path)
-        if wanted is not None:
-            with Client([run_dir]) as client:
+        with Client([run_dir]) as client:
+            for key, value in (settings or {}).items():
+                client.set(entry, key, value)
+            if wanted is not None:
                 backing.attach(client, entry, wanted, options.size, options.force)
         if options.swap and options.priority is not None:
             swap.enable(entry.path, options.priority)

@@ -191,6 +191,10 @@ class Setting:
     """What it has saved on a device, or would; empty: not a thing that can be said of it."""
     kernel: bool = False
     """Whether the kernel's zram and zswap have it, too."""
+    within: str = ""
+    """The setting whose value has this one, too: who keeps that keeps both."""
+    needs: str = ""
+    """The setting without which it has nothing to do."""
 
     def of(self, device: DeviceSnapshot) -> str:
         """The value in force, as the server takes it."""
@@ -243,6 +247,7 @@ SETTINGS = (
     ),
     Setting(
         key="idle_dense",
+        within="policy",
         about="pages that nobody has touched for so long are compressed once more, with dense",
         hint="a time as 10m or 2h, or off",
         parse=_idle,
@@ -252,6 +257,7 @@ SETTINGS = (
     ),
     Setting(
         key="idle_cold",
+        within="policy",
         about="pages that nobody has touched for so long are packed with their neighbours, up to 16 in one object",
         hint="a time as 10m or 2h, or off",
         parse=_idle,
@@ -261,6 +267,7 @@ SETTINGS = (
     ),
     Setting(
         key="cpu_percent",
+        within="policy",
         about="share of a core for these steps, a quarter of that while the device is in use",
         hint="1 to 100",
         parse=_percent,
@@ -280,6 +287,7 @@ SETTINGS = (
     ),
     Setting(
         key="idle_backing",
+        within="policy",
         about="pages that nobody has touched for so long are written to the backing file",
         hint="a time as 20h or 2d, or off",
         parse=_idle,
@@ -289,6 +297,7 @@ SETTINGS = (
     ),
     Setting(
         key="backing_daily",
+        needs="backing",
         about="bytes that are written to the backing file a day (UTC) at most, to spare a flash disk",
         hint="a size, or none for no limit",
         parse=_bytes_or_none("backing_daily"),
@@ -298,6 +307,7 @@ SETTINGS = (
     ),
     Setting(
         key="backing_rate",
+        needs="backing",
         about="bytes that are written to the backing file a second at most, to leave the disk to others",
         hint="a size, or none for no limit",
         parse=_bytes_or_none("backing_rate"),

@@ -29,7 +29,7 @@ call."""
 _NICE = 19
 _STOP_TIMEOUT = 5.0
 """Seconds that a call has to end and clean up in."""
-_MADE_DEVICES = {"device benchmark": 60.0}
+_MADE_DEVICES = {"device benchmark": 60.0, "tiers benchmark": 60.0}
 """The same of those that make several devices: they are not to leave any behind."""
 
 
@@ -154,14 +154,21 @@ def _device_benchmark(report: Report, cancelled: Callable[[], bool], *, runtime:
     return device_bench.run(runtime=runtime, rounds=rounds, progress=_steps(report), cancelled=cancelled)
 
 
+def _tiers_benchmark(report: Report, cancelled: Callable[[], bool], *, rounds: int) -> Any:
+    from truezram.engine.measure import tiers_bench
+
+    return tiers_bench.run(rounds=rounds, progress=_steps(report), cancelled=cancelled)
+
+
 CALLS: dict[str, Callable[..., Any]] = {
     "benchmark": _benchmark,
     "estimate": _estimate,
     "store benchmark": _store_benchmark,
     "device benchmark": _device_benchmark,
+    "tiers benchmark": _tiers_benchmark,
 }
 """The available calls and their options: `benchmark(seconds)`, `estimate(kind, value, by)`, `store benchmark(size,
-rounds)`, `device benchmark(runtime, rounds)`."""
+rounds)`, `device benchmark(runtime, rounds)`, `tiers benchmark(rounds)`."""
 
 
 def _give_way() -> None:
