@@ -1,8 +1,8 @@
 """Builds the native tests with meson, in a folder of their own, and runs them.
 
-By default once, with this machine's compiler (gcc on Debian). Marked `slow` (pytest -m slow tests/native): with clang,
-under ASan and UBSan, under ThreadSanitizer, as aarch64 code under qemu-user, and the fuzzers (TRUEZRAM_FUZZ_RUNS
-inputs each, default below). The work of each is an amount, not a time: the limits of time here only end what hangs.
+Marked `slow` (pytest -m slow tests/native), as they take minutes of both cores: with this machine's compiler (gcc on
+Debian) and with clang, under ASan and UBSan, under ThreadSanitizer, as aarch64 code under qemu-user, and the fuzzers
+(TRUEZRAM_FUZZ_RUNS inputs each, default below). The work of each is an amount, not a time: the limits of time here only end what hangs.
 
 What a build needs and this machine lacks is a skip; with CI set it is a failure.
 """
@@ -72,7 +72,8 @@ def run_tests(folder: Path, *options: str, env: dict[str, str] | None = None, le
     assert int(passed[1]) >= least, output
 
 
-@pytest.mark.parametrize("compiler", ["cc", pytest.param("clang", marks=slow)])
+@slow
+@pytest.mark.parametrize("compiler", ["cc", "clang"])
 def test_native(compiler: str, tmp_path: Path) -> None:
     need(compiler)
     run_tests(build(tmp_path / "build", env={"CC": compiler}))
