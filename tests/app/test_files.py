@@ -67,6 +67,10 @@ async def test_a_folder_is_measured(real: Make, monkeypatch: pytest.MonkeyPatch)
         await pilot.pause()
         assert screen.query_one("#which", Input).has_focus
         assert "Which file" in text(screen, "#command")
+        await pilot.press("~", *"nobody-of-that-name")  # what is typed on the way to a path is no error
+        await pilot.pause()
+        assert text(screen, "#command").endswith("/~nobody-of-that-name'")
+        screen.query_one("#which", Input).value = ""
         await pilot.press(*"~/my files")
         await pilot.pause()
         assert text(screen, "#command") == "$ truezram --no-tui entropy --recursive '/home/me/my files'"

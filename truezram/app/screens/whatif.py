@@ -3,8 +3,8 @@ Create."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import ClassVar
 
 from rich.cells import cell_len
@@ -156,8 +156,11 @@ class WhatIfPage(Page):
         """Whose memory."""
         kind = str(self.query_one("#scope", Select).value)
         value = "" if kind == "all" else self.query_one("#which", Input).value.strip()
-        # The command that is shown, and what measures, have the path that was meant here.
-        return Scope(kind, str(Path(value).expanduser().absolute()) if kind == PATH and value else value)
+        if kind == PATH and value:
+            # The command that is shown, and what measures, have the path that was meant here. (pathlib's expanduser
+            # raises an error for a user who is not there, as while a name is typed.)
+            value = os.path.abspath(os.path.expanduser(value))  # noqa: PTH100, PTH111
+        return Scope(kind, value)
 
     @on(Select.Changed)
     @on(Input.Changed)
