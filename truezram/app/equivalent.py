@@ -6,6 +6,7 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING
 
+from truezram.app.backend.protocol import PATH
 from truezram.engine.answers import Scope
 from truezram.engine.device.options import CreateOptions, RecompressOptions
 from truezram.engine.units import format_exact
@@ -61,7 +62,9 @@ def tune(key: str, value: str) -> str:
 
 
 def estimate(scope: Scope, by: str = "process") -> str:
-    """``truezram --no-tui estimate --pid 4711``."""
+    """``truezram --no-tui estimate --pid 4711``; of files ``truezram --no-tui entropy --recursive /var/log``."""
+    if scope.kind == PATH:
+        return _line("entropy", "--recursive", scope.value)
     whose = (f"--{scope.kind}", scope.value) if scope.kind != "all" else ()
     return _line("estimate", *whose, *(("--by", by) if by != "process" else ()))
 

@@ -90,6 +90,10 @@ class Capabilities:
     """Set for recorded figures: where they come from."""
 
 
+PATH = "path"
+"""The kind of a scope that is a file, a folder with all below it, or a block device; its value is the path."""
+
+
 @dataclass(frozen=True, slots=True)
 class ProcessEstimate:
     """One process, user or cgroup (pid 0), or the total."""
@@ -108,7 +112,8 @@ class ProcessEstimate:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """The answer to "what would my memory compress to"."""
+    """The answer to "what would my memory compress to", or, with a path as scope, files; their number is that of
+    `total.processes`."""
 
     scope: Scope
     by: str
@@ -116,10 +121,14 @@ class Estimate:
     total: ProcessEstimate
     processes: tuple[ProcessEstimate, ...] = ()
     skipped: int = 0
-    """Processes that could not be read."""
+    """Processes, or files, that could not be read."""
     skipped_why: str = ""
     seconds: float = 0.0
     complete: bool = True
+    pages: int = 0
+    """Of files, 4096 bytes each."""
+    entropy: float | None = None
+    """Of files: bits per byte of a coder that writes each byte by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,7 +296,8 @@ class Engine(Protocol):
         """Restores the value from before a change."""
 
     def estimate(self, scope: Scope, by: str, progress: Progress) -> Estimate:
-        """Samples live memory, read-only. `progress` gets partial `Estimate`s."""
+        """Samples live memory, or with `PATH` as kind of the scope files, read-only. `progress` gets partial
+        `Estimate`s."""
 
     def benchmark(self, seconds: float, progress: Progress) -> BenchResult:
         """Runs the codecs and their baselines for about `seconds`. `progress` gets `BenchRow`s as they come."""

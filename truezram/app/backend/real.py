@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from truezram.app.backend.protocol import (
+    PATH,
     BenchResult,
     BenchRow,
     Capabilities,
@@ -228,6 +229,10 @@ class RealEngine:
         """Read-only sampling in a separate process, with partial results."""
         from truezram.engine.measure import worker
 
+        if scope.kind == PATH:
+            found = worker.run("entropy", lambda fraction, text, _: progress(fraction, text), path=scope.value)
+            return _files(scope, found)
+
         def report(fraction: float | None, text: str, found: Any) -> None:
             progress(fraction, text, _estimate(scope, by, found) if found is not None else None)
 
@@ -407,6 +412,31 @@ def _rows(report: Any) -> list[BenchRow]:
         for r in report.results
         if several or r.input != "total"
     ]
+
+
+def _files(scope: Scope, found: Any) -> Estimate:
+    """Of a file, or of all below a folder."""
+    (item,) = found.paths
+    total = ProcessEstimate(
+        pid=0,
+        command=item.path,
+        user="",
+        bytes=item.bytes,
+        sampled=item.sampled,
+        same_filled=item.same_filled,
+        algorithms=item.algorithms,
+        processes=item.files,
+    )
+    return Estimate(
+        scope=scope,
+        by="",
+        total=total,
+        skipped=len(found.skipped),
+        skipped_why="; ".join(sorted({left.why for left in found.skipped})),
+        seconds=found.seconds,
+        pages=item.pages,
+        entropy=item.entropy,
+    )
 
 
 def _estimate(scope: Scope, by: str, found: Any) -> Estimate:

@@ -1,7 +1,9 @@
-"""What if: samples the memory of running processes, estimates what it would compress to, and leads to Create."""
+"""What if: samples the memory of running processes, or files, estimates what they would compress to, and leads to
+Create."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, replace
 from typing import ClassVar
 
@@ -13,7 +15,7 @@ from textual.containers import Horizontal
 from textual.widgets import Button, Input, Select, Static
 
 from truezram.app import equivalent, plan
-from truezram.app.backend.protocol import Estimate, ProcessEstimate
+from truezram.app.backend.protocol import PATH, Estimate, ProcessEstimate
 from truezram.app.export import Table
 from truezram.app.format import short_size
 from truezram.app.screens.page import Page
@@ -22,19 +24,72 @@ from truezram.app.widgets.grid import Grid, Head, Item, TextBlock
 from truezram.engine.answers import AlgorithmEstimate, Scope
 from truezram.engine.device.options import CreateOptions
 
-SCOPES = (("all processes", "all"), ("one user's", "user"), ("a cgroup's", "cgroup"), ("one process (pid)", "pid"))
+SCOPES = (
+    ("all processes", "all"),
+    ("one user's", "user"),
+    ("a cgroup's", "cgroup"),
+    ("one process (pid)", "pid"),
+    ("a file or folder", PATH),
+)
 GROUPS = (("by process", "process"), ("by user", "user"), ("by cgroup", "cgroup"))
 WHICH = {
     "all": ("", ""),
     "user": ("Whose? Type the user's name.", "name"),
     "cgroup": ("Which cgroup? Type its path below /sys/fs/cgroup.", "/system.slice"),
     "pid": ("Which process? Type its number (pid).", "4711"),
+    PATH: ("Which file, folder or block device? Type its path.", "/usr/bin"),
 }
 """Scope → what to type, and an example."""
 
 
+MEMORY_HEADS = [
+    Head("ALGORITHM", 10, left=True),
+    Head("RATIO", 5),
+    Head("95% RANGE", 11),
+    Head("GAINS", 6),
+    Head("µs IN", 6, rank=1),
+    Head("µs OUT", 6, rank=1),
+    Head("RAW", 5, rank=1),
+    Head("", 2, left=True, grow=True),
+]
+FILE_HEADS = [
+    Head("METHOD", 10, left=True),
+    Head("BITS/BYTE", 9),
+    Head("RATIO", 5),
+    Head("95% RANGE", 11),
+    Head("TAKES", 6),
+    Head("µs IN", 6, rank=1),
+    Head("µs OUT", 6, rank=1),
+    Head("", 8, left=True, grow=True),
+]
+ORDER_0 = "order-0"
+"""The limit that the entropy sets, among the methods."""
+
+
 def _us(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f}"
+
+
+def _best(found: Estimate) -> AlgorithmEstimate | None:
+    """The one that gains most."""
+    return max(found.total.algorithms, key=lambda a: a.gained, default=None)
+
+
+def _files(found: Estimate) -> list[Item]:
+    """The methods of a path: the limit that its entropy sets, then each algorithm; the bars are what is left."""
+    if found.entropy is None:
+        return []
+    least, size, best = found.entropy / 8, found.total.bytes, _best(found)
+    ratio = f"{1 / least:.2f}" if least else "-"
+    limit = (ORDER_0, f"{found.entropy:.2f}", ratio, "", short_size(size * least), "", "", least)
+    items = [Item(ORDER_0, limit, "muted")]
+    for a in found.total.algorithms:
+        within = f"{a.ratio_low:.2f}-{a.ratio_high:.2f}" if found.total.sampled < found.pages else ""
+        bits, takes = f"{8 / a.ratio:.2f}", short_size(a.resident)
+        times = _us(a.compress_us), _us(a.decompress_us)
+        cells = (a.algorithm, bits, f"{a.ratio:.2f}", within, takes, *times, min(1.0, 1 / a.ratio))
+        items.append(Item(a.algorithm, cells, "good" if a is best else ""))
+    return items
 
 
 class WhatIfPage(Page):
@@ -49,6 +104,10 @@ class WhatIfPage(Page):
         "it, with a 95 % confidence interval. GAINS is the memory that would become free; RAW the share of "
         "pages that do not compress. µs IN and OUT are per page on one core. The best gain is green; in the lower "
         "table GAINS and RAW are those of the BEST algorithm.\n"
+        "f measures a file or folder instead (with all below it; links and other filesystems are left out): pages of "
+        "4096 bytes, up to 8192 of them drawn at random. order-0 is the limit of a coder that writes each byte by "
+        "itself, in bits per byte; TAKES is all that a device would take for it, and the bar what is left of the "
+        "data.\n"
         "Enter or c on an algorithm opens Create with it, for swap as this machine should have it. v switches "
         "between the processes and a chart of ratio and time, E exports the results."
     )
@@ -56,6 +115,7 @@ class WhatIfPage(Page):
         Binding("r", "run", "Measure", id="whatif.run"),
         Binding("enter", "create_from", "Create with this", key_display="Enter", id="whatif.create"),
         Binding("v", "chart", "Table/chart", id="whatif.chart"),
+        Binding("f", "files", "File or folder", id="whatif.files"),
         Binding("escape", "leave", "Back", show=False, id="whatif.back"),
     ]
 
@@ -75,17 +135,9 @@ class WhatIfPage(Page):
         yield Static(id="command")
         yield TextBlock(id="summary")
         yield Grid(
-            [
-                Head("ALGORITHM", 10, left=True),
-                Head("RATIO", 5),
-                Head("95% RANGE", 11),
-                Head("GAINS", 6),
-                Head("µs IN", 6, rank=1),
-                Head("µs OUT", 6, rank=1),
-                Head("RAW", 5, rank=1),
-                Head("", 2, left=True, grow=True),
-            ],
-            empty="r measures what this memory would compress to; it takes a few seconds.",
+            MEMORY_HEADS,
+            empty="r measures what this memory would compress to, f what a file or folder would; it takes a few"
+            " seconds.",
             id="algorithms",
         )
         yield Grid([], empty="", sortable=True, id="groups")
@@ -103,7 +155,12 @@ class WhatIfPage(Page):
     def scope(self) -> Scope:
         """Whose memory."""
         kind = str(self.query_one("#scope", Select).value)
-        return Scope(kind, "" if kind == "all" else self.query_one("#which", Input).value.strip())
+        value = "" if kind == "all" else self.query_one("#which", Input).value.strip()
+        if kind == PATH and value:
+            # The command that is shown, and what measures, have the path that was meant here. (pathlib's expanduser
+            # raises an error for a user who is not there, as while a name is typed.)
+            value = os.path.abspath(os.path.expanduser(value))  # noqa: PTH100, PTH111
+        return Scope(kind, value)
 
     @on(Select.Changed)
     @on(Input.Changed)
@@ -112,6 +169,8 @@ class WhatIfPage(Page):
         which = self.query_one("#which", Input)
         which.disabled = scope.kind == "all"
         which.display = not which.disabled
+        which.set_class(scope.kind == PATH, "path")
+        self.query_one("#by").display = scope.kind != PATH
         what, which.placeholder = WHICH[scope.kind]
         missing = scope.kind != "all" and not scope.value
         self.query_one("#run", Button).disabled = missing or self.running
@@ -122,6 +181,11 @@ class WhatIfPage(Page):
     def _whose(self) -> None:
         if self.scope.kind != "all" and self.is_current:
             self.query_one("#which").focus()
+
+    def action_files(self) -> None:
+        """Asks for the path of what is to be measured instead of memory."""
+        self.query_one("#scope", Select).value = PATH
+        self.query_one("#which").focus()
 
     @on(Button.Pressed, "#run")
     @on(Input.Submitted)
@@ -157,7 +221,7 @@ class WhatIfPage(Page):
         self.estimate = found
         if found.scope.kind == "all":
             self.tz.measured = found
-        best = max(found.total.algorithms, key=lambda a: a.gained, default=None)
+        best = _best(found)
         self.tz.report("info", f"what if: {best.ratio:.2f} with {best.algorithm}" if best else "what if: no result")
         self._show()
 
@@ -174,12 +238,14 @@ class WhatIfPage(Page):
         found = self.estimate
         if found is None:
             return None
-        rows = []
+        name, rows = "entropy" if found.scope.kind == PATH else "estimate", []
         for group in (found.total, *found.processes):
             about = asdict(replace(group, algorithms=()))
             del about["algorithms"]
+            if found.scope.kind == PATH:
+                about["entropy"] = found.entropy
             rows += [{**about, **asdict(algorithm)} for algorithm in group.algorithms]
-        return Table("estimate", equivalent.estimate(found.scope, found.by), rows)
+        return Table(name, equivalent.estimate(found.scope, found.by), rows)
 
     def _show(self) -> None:
         self._asked()
@@ -188,7 +254,16 @@ class WhatIfPage(Page):
         if found is None:
             return
         grid = self.query_one("#algorithms", Grid)
-        grid.show([self._algorithm(a, found) for a in found.total.algorithms])
+        grid.glyph_set = self.tz.view.glyphs
+        chart = self.query_one(BarChart)
+        if chart.display:
+            self._draw_chart(chart)
+        self.refresh_bindings()
+        self.query_one("#groups").display = found.scope.kind != PATH and not chart.display
+        if found.scope.kind == PATH:
+            grid.show(_files(found), FILE_HEADS)
+            return
+        grid.show([self._algorithm(a, found) for a in found.total.algorithms], MEMORY_HEADS)
         names = [a.algorithm for a in found.total.algorithms]
         heads = [Head(found.by.upper(), 14, left=True, grow=True, most=40)]
         if found.by == "process":
@@ -197,10 +272,6 @@ class WhatIfPage(Page):
         heads += [Head(name.upper(), max(5, len(name)), rank=1 + index // 3) for index, name in enumerate(names)]
         heads += [Head("BEST", 5, left=True, rank=1), Head("GAINS", 6), Head("RAW", 4, rank=2)]
         self.query_one("#groups", Grid).show([self._group(g, found, names) for g in found.processes], heads)
-        chart = self.query_one(BarChart)
-        if chart.display:
-            self._draw_chart(chart)
-        self.refresh_bindings()
 
     def _summary(self, width: int) -> list[list[tuple[str, str]]]:
         found = self.estimate
@@ -209,10 +280,14 @@ class WhatIfPage(Page):
         if found is None:
             return [[("Measuring." if self.running else "", "muted")]]
         total = found.total
-        many = f"{total.processes} processes" if total.processes != 1 else "one process"
-        line = [(f"{short_size(total.bytes)} of {many}", "heading")]
+        files = found.scope.kind == PATH
+        many, one = (
+            (f"{total.processes} files", total.command) if files else (f"{total.processes} processes", "one process")
+        )
+        line = [(f"{short_size(total.bytes)} of {many if total.processes != 1 else one}", "heading")]
         same = f", {total.same_filled * 100:.0f}% same-filled"
-        line.append((f"  {total.sampled} pages sampled{same}, {found.seconds:.1f} s", "muted"))
+        sampled = f"{total.sampled} of {found.pages}" if files and total.sampled < found.pages else str(total.sampled)
+        line.append((f"  {sampled} pages sampled{same}, {found.seconds:.1f} s", "muted"))
         if self.running or not found.complete:
             line.append(("  incomplete", "warn"))
         lines = [line]
@@ -225,7 +300,7 @@ class WhatIfPage(Page):
 
     @staticmethod
     def _algorithm(a: AlgorithmEstimate, found: Estimate) -> Item:
-        best = max(found.total.algorithms, key=lambda other: other.gained)
+        best = _best(found)
         cells = (
             a.algorithm,
             f"{a.ratio:.2f}",
@@ -268,7 +343,7 @@ class WhatIfPage(Page):
         """The processes, or the chart."""
         chart, groups = self.query_one(BarChart), self.query_one("#groups", Grid)
         chart.display = not chart.display
-        groups.display = not chart.display
+        groups.display = not chart.display and (self.estimate is None or self.estimate.scope.kind != PATH)
         if chart.display:
             self._draw_chart(chart)
 
@@ -299,8 +374,8 @@ class WhatIfPage(Page):
         found = self.estimate
         name = self.query_one("#algorithms", Grid).cursor
         a = next((a for a in found.total.algorithms if a.algorithm == name), None) if found else None
-        if found is None or a is None:
-            return None
+        if found is None or a is None or found.scope.kind == PATH:
+            return None  # what files compress to says nothing about swap
         return replace(plan.swap(self.tz.memory or found.total.bytes, a.ratio_low), algorithm=a.algorithm)
 
     def action_leave(self) -> None:
@@ -312,8 +387,9 @@ class WhatIfPage(Page):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Only available actions."""
-        if action == "run":
+        if action in ("run", "files"):
             return not self.running
         if action in ("chart", "create_from"):
-            return self.estimate is not None
+            found = self.estimate
+            return found is not None and (action == "chart" or found.scope.kind != PATH)
         return True

@@ -142,6 +142,14 @@ def _estimate(report: Report, cancelled: Callable[[], bool], *, kind: str, value
     )
 
 
+def _entropy(report: Report, cancelled: Callable[[], bool], *, path: str) -> Any:
+    from truezram.engine.measure import entropy
+
+    return entropy.entropy(
+        [path], recursive=True, progress=lambda fraction, text: report(fraction, text, None), cancel=cancelled
+    )
+
+
 def _store_benchmark(report: Report, cancelled: Callable[[], bool], *, size: int, rounds: int) -> Any:
     from truezram.engine.measure import store_bench
 
@@ -163,12 +171,13 @@ def _tiers_benchmark(report: Report, cancelled: Callable[[], bool], *, rounds: i
 CALLS: dict[str, Callable[..., Any]] = {
     "benchmark": _benchmark,
     "estimate": _estimate,
+    "entropy": _entropy,
     "store benchmark": _store_benchmark,
     "device benchmark": _device_benchmark,
     "tiers benchmark": _tiers_benchmark,
 }
-"""The available calls and their options: `benchmark(seconds)`, `estimate(kind, value, by)`, `store benchmark(size,
-rounds)`, `device benchmark(runtime, rounds)`, `tiers benchmark(rounds)`."""
+"""The available calls and their options: `benchmark(seconds)`, `estimate(kind, value, by)`, `entropy(path)`, `store
+benchmark(size, rounds)`, `device benchmark(runtime, rounds)`, `tiers benchmark(rounds)`."""
 
 
 def _give_way() -> None:
