@@ -107,7 +107,7 @@ def next_version(package: Path, folder: Path, before: str, after: str) -> Path:
     control.write_text(re.sub(r"(?m)^Version: .*", f"Version: {after}", control.read_text()))
     (server,) = folder.glob(SERVER)
     code = server.read_bytes()
-    assert code.count(before.encode() + b"\0") == 1
+    assert before.encode() + b"\0" in code
     server.write_bytes(code.replace(before.encode() + b"\0", after.encode() + b"\0"))
     result = folder.with_suffix(".deb")
     subprocess.run(["dpkg-deb", "--root-owner-group", "-b", folder, result], check=True, stdout=subprocess.DEVNULL)
