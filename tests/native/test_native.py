@@ -2,7 +2,8 @@
 
 Marked `slow` (pytest -m slow tests/native), as they take minutes of both cores: with this machine's compiler (gcc on
 Debian) and with clang, under ASan and UBSan, under ThreadSanitizer, as aarch64 code under qemu-user, and the fuzzers
-(TRUEZRAM_FUZZ_RUNS inputs each, default below). The work of each is an amount, not a time: the limits of time here only end what hangs.
+(TRUEZRAM_FUZZ_RUNS inputs each, default below). The work of each is an amount, not a time: the limits of time here only
+end what hangs.
 
 What a build needs and this machine lacks is a skip; with CI set it is a failure.
 """
