@@ -133,8 +133,8 @@ def native_tests(folder: Path) -> str:
 def native_lines(folder: Path) -> str:
     """The share of lines of C that they run."""
     summary = folder / "native.json"
-    where = ("--root", ".", "--filter", "truezram/native/", "--object-directory", folder / "native")
-    run(BIN / "gcovr", *where, "--json-summary", summary, "--gcov-ignore-parse-errors=all")
+    where = ("--root", ".", "--filter", "truezram/native/")
+    run(BIN / "gcovr", *where, "--json-summary", summary, "--gcov-ignore-parse-errors=all", folder / "native")
     found = json.loads(summary.read_text())
     return f"{found['line_percent']:.1f} % of {found['line_total']:,} lines"
 
