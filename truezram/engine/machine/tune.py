@@ -70,8 +70,8 @@ def _swappiness(swap: _Swap) -> tuple[str, str]:
 def _page_cluster(swap: _Swap) -> tuple[str, str]:
     if swap.ours:
         return "3", (
-            "a swap-in through ublk costs a round trip: reading 8 pages at once shares it (measured in sequence: 0.75"
-            " of kernel zram's speed with 3, 0.34 with 0)"
+            "a swap-in through ublk costs a round trip, which 8 pages at once share (measured: 3.4 times as fast in"
+            " sequence as with 0, 2.2 times in runs of 16 pages; at random the kernel reads nothing ahead)"
         )
     if swap.zram:
         return (
