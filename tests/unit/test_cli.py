@@ -316,7 +316,8 @@ def test_list_is_quick_and_light(fake: FakeServer) -> None:
     code = "import sys; from truezram.cli.main import main; main(['list']); print(*sys.modules, file=sys.stderr)"
     # Measured (.ci/quality.py), it would have the modules of coverage as well.
     unmeasured = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
-    done = subprocess.run([sys.executable, "-P", "-c", code], env=unmeasured, capture_output=True, text=True, check=True)
+    command = [sys.executable, "-P", "-c", code]
+    done = subprocess.run(command, env=unmeasured, capture_output=True, text=True, check=True)
     modules = set(done.stderr.split())
     assert "truezram.engine.device.client" in modules
     heavy = {"textual", "rich", "plotext", "asyncio", "zstandard", "lz4", "ctypes", "decimal", "logging", "email"}
