@@ -8,7 +8,7 @@ import pytest
 from product import Product
 
 SCRIPT = """
-import json, os, sys
+import json, os, subprocess
 import truezram
 
 pool = open(os.environ["POOL"], "rb").read(16 << 20)
@@ -34,10 +34,12 @@ with truezram.Device.create("64M", algorithm="lz4", policy="off", temporary=True
         device.attach()
     except truezram.Unsupported as error:
         said["attach"] = str(error)
-    try:
-        device.remove()
-    except truezram.Busy as error:
-        said["busy"] = str(error)
+    with subprocess.Popen(["sleep", "1000"], stdin=disk) as other:
+        try:
+            device.remove()
+        except truezram.Busy as error:
+            said["busy"] = str(error)
+        other.kill()
     os.posix_fadvise(disk, 0, 0, os.POSIX_FADV_DONTNEED)
     said["same"] = os.pread(disk, 8 << 20, 8 << 20) == pool[: 8 << 20]
     os.close(disk)

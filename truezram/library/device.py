@@ -307,7 +307,7 @@ class Device:
             progress: Called with a stage (`swapoff`, `stop`), what is done of it, and all of it.
 
         Raises:
-            Busy: It is in use; the message says by what.
+            Busy: Something other than this process uses it; the message says what.
             PermissionDenied: It is another user's.
             NotFound: It was removed before.
         """
