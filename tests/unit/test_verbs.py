@@ -392,6 +392,26 @@ def test_an_interrupt_at_any_point(fake: FakeServer, tmp_path: Path, verb: list[
         assert {path.name for path in folder.iterdir()} <= made
 
 
+def test_an_interrupt_in_a_destructor_is_not_lost() -> None:
+    script = f"""
+import os, signal, sys, time
+from truezram.cli import main
+class Ends:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        sum(range(10))
+def run(argv):
+    Ends()
+    time.sleep({HANG})
+main.run = run
+sys.exit(main.main())
+"""
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", script], capture_output=True, text=True, timeout=HANG, check=False
+    )
+    assert (done.returncode, done.stderr) == (130, "truezram: interrupted\n")
+
+
 def test_an_interrupted_reset_can_be_done_again(real: Entry) -> None:
     fill(real, 100)
     code, err, calls = interrupted("reset", real.name, at=0)

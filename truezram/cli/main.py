@@ -18,7 +18,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import NoReturn, Protocol, cast
+from typing import Any, NoReturn, Protocol, cast
 
 import truezram
 from truezram.cli import verbs
@@ -185,6 +185,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             code = run(argv)
             sys.stdout.flush()
+            if sys.unraisablehook is _lost:
+                _signal.setitimer(_signal.ITIMER_REAL, 0)  # what it was to break off is done
             return code
         except BrokenPipeError:
             raise
@@ -208,7 +210,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _interrupt(signum: int, frame: object) -> NoReturn:
     """Ctrl-C. Whoever is in a hurry presses it again, which would break off what the first has to end in order."""
     _signal.signal(_signal.SIGINT, _once_more)
+    sys.unraisablehook = _lost
     raise KeyboardInterrupt
+
+
+def _lost(unraisable: Any) -> None:
+    """What was raised in a destructor, or in a callback of a weak reference: Python says so and goes on. An interrupt
+    that came just then comes again in a moment."""
+    if isinstance(unraisable.exc_value, KeyboardInterrupt):
+        _signal.signal(_signal.SIGALRM, _interrupt)
+        _signal.setitimer(_signal.ITIMER_REAL, 0.001)
+    else:
+        sys.__unraisablehook__(unraisable)
 
 
 def _once_more(signum: int, frame: object) -> None:
