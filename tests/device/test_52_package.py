@@ -41,7 +41,7 @@ cat >units.py <<'END'
 from truezram.engine.device import systemd
 print([systemd._is_packaged(swap) for swap in (True, False)])
 END
-/usr/lib/truezram/bin/python3 -P units.py
+/usr/lib/truezram/bin/python -P units.py
 truezram --version
 """
 # A reader that never stops; what it reads is the same at all times.
