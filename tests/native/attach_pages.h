@@ -227,11 +227,7 @@ static inline uint64_t problems_of(int fd, struct tz_check_problem *list, uint32
 /* The sums over queues that a store counts from the table. */
 static inline void gauges(const struct tz_stats *stats, struct tz_queue_stats *out)
 {
-	struct tz_stats_sum sum;
-	const char *why;
-
-	CHECK(tz_stats_read(stats, stats->size, &sum, &why) == 0, "%s", why);
-	*out = sum.total;
+	*out = sum_of(stats).total;
 	memset(out, 0, offsetof(struct tz_queue_stats, pages_now));
 	memset(&out->read_lat, 0, sizeof *out - offsetof(struct tz_queue_stats, read_lat));
 }

@@ -7,15 +7,6 @@
 
 #include "device.h"
 
-static inline struct tz_stats_sum sum_of(const struct device *d)
-{
-	struct tz_stats_sum sum;
-	const char *why;
-
-	CHECK(tz_stats_read(d->stats, d->stats->size, &sum, &why) == 0, "%s", why);
-	return sum;
-}
-
 static inline void compact(struct device *d)
 {
 	uint64_t ticket = tz_store_compact(d->store);
@@ -29,7 +20,7 @@ static inline void check_counts(struct device *d)
 	compact(d);
 	struct tz_check_problem first;
 	struct tz_check c = { .problems = &first, .room = 1, .live = 1 };
-	struct tz_stats_sum sum = sum_of(d);
+	struct tz_stats_sum sum = sum_of(d->stats);
 	char why[216];
 
 	CHECK(tz_check_arena(d->fd, &c, why, sizeof why) == 0, "%s", why);

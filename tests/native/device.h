@@ -245,15 +245,35 @@ static inline void flip(uint64_t *word, unsigned bit)
 	__atomic_fetch_xor(word, 1ull << bit, __ATOMIC_RELAXED);
 }
 
+/* Waits until `condition` holds, looking every ms, for a minute at most: long enough for any
+ * machine, and no test depends on it. */
+#define WAIT_FOR(condition, ...) \
+	do { \
+		struct timespec a_ms = { 0, 1000000 }; \
+		unsigned left = 60000; \
+		while (!(condition) && --left) \
+			nanosleep(&a_ms, NULL); \
+		CHECK(left, __VA_ARGS__); \
+	} while (0)
+
+/* The sums over all queues, read when no queue is counting: on a busy machine that may take a
+ * while. */
+static inline struct tz_stats_sum sum_of(const struct tz_stats *stats)
+{
+	struct tz_stats_sum sum;
+	const char *why;
+
+	WAIT_FOR(tz_stats_read(stats, stats->size, &sum, &why) == 0, "%s", why);
+	return sum;
+}
+
 /* What the store counts agrees with the model (pages stored, of which same-filled) and with the
  * kernel, once it comes to rest. */
 static inline void check_accounting(const struct device *d, uint64_t stored, uint64_t same)
 {
-	struct tz_stats_sum sum;
+	struct tz_stats_sum sum = sum_of(d->stats);
 	struct stat st;
-	const char *why;
 
-	CHECK(tz_stats_read(d->stats, d->stats->size, &sum, &why) == 0, "%s", why);
 	CHECK((uint64_t)sum.total.pages_now == stored,
 		"%lld pages, model has %llu", (long long)sum.total.pages_now,
 		(unsigned long long)stored);
@@ -274,7 +294,7 @@ static inline void check_accounting(const struct device *d, uint64_t stored, uin
 			tz_store_begin(tz_store_thread(d->store, i));
 			tz_store_end(tz_store_thread(d->store, i));
 		}
-		CHECK(tz_stats_read(d->stats, d->stats->size, &sum, &why) == 0, "%s", why);
+		sum = sum_of(d->stats);
 		for (unsigned kind = TZ_KIND_SAME_U64; kind < TZ_KINDS_STORED; kind++)
 			objects += (uint64_t)sum.total.kind_pages_now[kind];
 		fstat(d->fd, &st);
@@ -298,17 +318,6 @@ static inline void check_accounting(const struct device *d, uint64_t stored, uin
 	CHECK(same_as_kernel, "kernel says %llu, we say %llu", (unsigned long long)kernel,
 		(unsigned long long)ours);
 }
-
-/* Waits until `condition` holds, looking every ms, for a minute at most: long enough for any
- * machine, and no test depends on it. */
-#define WAIT_FOR(condition, ...) \
-	do { \
-		struct timespec a_ms = { 0, 1000000 }; \
-		unsigned left = 60000; \
-		while (!(condition) && --left) \
-			nanosleep(&a_ms, NULL); \
-		CHECK(left, __VA_ARGS__); \
-	} while (0)
 
 /* Until the reserve's thread has no reason to add to it. (It starts below three quarters.) */
 static inline void wait_for_reserve(const struct device *d)

@@ -28,7 +28,7 @@ static unsigned share;
 
 static uint64_t backed(const struct device *d)
 {
-	return (uint64_t)sum_of(d).total.kind_pages_now[TZ_KIND_BACKED];
+	return (uint64_t)sum_of(d->stats).total.kind_pages_now[TZ_KIND_BACKED];
 }
 
 static int is_backed(const struct device *d, uint64_t page)
@@ -117,12 +117,13 @@ static void test_back(void)
 	uint64_t memory, n;
 
 	fill(&d, &m, PAGES);
-	memory = (uint64_t)sum_of(&d).total.object_bytes_now;
+	memory = (uint64_t)sum_of(d.stats).total.object_bytes_now;
 	run(&d, "backing", 0);
 	n = backed(&d);
 	CHECK(n >= PAGES * 9 / 10, "%llu pages are there", (unsigned long long)n);
 	CHECK(NOW(d.stats->backing.pages) == n, "they are not counted");
-	CHECK((uint64_t)sum_of(&d).total.object_bytes_now + NOW(d.stats->backing.saved) == memory,
+	CHECK((uint64_t)sum_of(d.stats).total.object_bytes_now +
+		NOW(d.stats->backing.saved) == memory,
 		"what is saved");
 	CHECK(NOW(d.stats->backing_used) && on_disk() >= NOW(d.stats->backing_day_bytes),
 		"what is used");
@@ -130,9 +131,10 @@ static void test_back(void)
 	compare(&d, &m, "being written back");
 	CHECK(backed(&d) == n, "read once, they have come back");
 	compare(&d, &m, "being read once");
-	CHECK(backed(&d) == 0 && sum_of(&d).total.backing_returned == n, "read twice, %llu stay",
+	CHECK(backed(&d) == 0 && sum_of(d.stats).total.backing_returned == n,
+		"read twice, %llu stay",
 		(unsigned long long)backed(&d));
-	CHECK((uint64_t)sum_of(&d).total.object_bytes_now == memory, "they take other room");
+	CHECK((uint64_t)sum_of(d.stats).total.object_bytes_now == memory, "they take other room");
 	compare(&d, &m, "having come back");
 	WAIT_FOR(NOW(d.stats->backing_used) == 0 && on_disk() <= TZ_BACKING_CHUNK,
 		"the file has %llu bytes", (unsigned long long)on_disk());
@@ -216,11 +218,11 @@ static void test_groups(void)
 	WAIT_FOR(atomic_load(&d.store->alloc.reserve_count) > 2, "the reserve is not filled");
 	uint64_t ticket = tz_store_pack(d.store, 0, PAGES);
 	WAIT_FOR(tz_store_packed(d.store) >= ticket, "packing does not end");
-	uint64_t grouped = (uint64_t)sum_of(&d).total.kind_pages_now[TZ_KIND_GROUP];
+	uint64_t grouped = (uint64_t)sum_of(d.stats).total.kind_pages_now[TZ_KIND_GROUP];
 	CHECK(grouped > PAGES / 2, "%llu in groups", (unsigned long long)grouped);
-	uint64_t bytes = (uint64_t)sum_of(&d).total.object_bytes_now;
+	uint64_t bytes = (uint64_t)sum_of(d.stats).total.object_bytes_now;
 	run(&d, "backing", 0);
-	CHECK(backed(&d) == PAGES && sum_of(&d).total.object_bytes_now == 0, "%llu are there",
+	CHECK(backed(&d) == PAGES && sum_of(d.stats).total.object_bytes_now == 0, "%llu are there",
 		(unsigned long long)backed(&d));
 	CHECK(NOW(d.stats->backing_written) < bytes + 3 * TZ_BACKING_CHUNK,
 		"%llu bytes were written, %llu taken",
@@ -322,7 +324,7 @@ static void errors(struct device *d, const struct model *m, unsigned n)
 		CHECK(result == (was ? -1 : 1), "page %u: %d", i, result);
 		lost += was;
 	}
-	CHECK(lost && sum_of(d).total.backing_errors == lost, "%u are lost", lost);
+	CHECK(lost && sum_of(d->stats).total.backing_errors == lost, "%u are lost", lost);
 }
 
 static void test_cut_short(void)
@@ -658,7 +660,8 @@ static struct {
 
 static int enough_has_happened(void)
 {
-	return NOW(many.d.stats->backing.pages) > 100 && sum_of(&many.d).total.backing_reads > 100;
+	return NOW(many.d.stats->backing.pages) > 100 &&
+		sum_of(many.d.stats).total.backing_reads > 100;
 }
 
 /* One thread has the even pages, one the odd ones. They go on until the file has been used, which

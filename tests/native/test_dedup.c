@@ -62,7 +62,7 @@ static void end_empty(struct device *d, uint64_t pages)
 		tz_store_end(t);
 	}
 	dedup(d, 0);
-	struct tz_stats_sum sum = sum_of(d);
+	struct tz_stats_sum sum = sum_of(d->stats);
 	CHECK(sum.total.pages_now == 0 && sum.total.dup_pages_now == 0 &&
 			sum.total.compr_bytes_now == 0 && sum.total.object_bytes_now == 0,
 		"%lld pages, %lld of them shared, %lld bytes are left",
@@ -87,15 +87,15 @@ static void test_counts(void)
 	put(t, 0, 100);
 	put(t, 1, 100);
 	tz_store_end(t);
-	one = (uint64_t)sum_of(&d).total.compr_bytes_now;
-	CHECK(sum_of(&d).total.dup_pages_now == 0 && one > 0, "shared before it is on");
+	one = (uint64_t)sum_of(d.stats).total.compr_bytes_now;
+	CHECK(sum_of(d.stats).total.dup_pages_now == 0 && one > 0, "shared before it is on");
 	dedup(&d, 1);
 	CHECK(NOW(d.stats->overhead_bytes) > before, "its memory is not counted");
 	tz_store_begin(t);
 	for (uint64_t n = 0; n < PAGES; n++)
 		put(t, n, 100 + (uint32_t)(n % CONTENTS));
 	tz_store_end(t);
-	struct tz_stats_sum sum = sum_of(&d);
+	struct tz_stats_sum sum = sum_of(d.stats);
 	CHECK(sum.total.pages_now == PAGES, "pages");
 	CHECK(sum.total.dup_pages_now == PAGES - CONTENTS, "%lld of %u pages share an object",
 		(long long)sum.total.dup_pages_now, PAGES);
@@ -108,20 +108,21 @@ static void test_counts(void)
 	for (uint64_t n = 0; n < PAGES; n++)
 		expect(t, n, n == 6 ? 7777 : 100 + (uint32_t)(n % CONTENTS));
 	tz_store_end(t);
-	CHECK(sum_of(&d).total.dup_pages_now == PAGES - CONTENTS - 1, "after overwriting");
+	CHECK(sum_of(d.stats).total.dup_pages_now == PAGES - CONTENTS - 1, "after overwriting");
 	/* Off: nothing new is shared, and nothing that is shared is lost. */
 	dedup(&d, 0);
 	tz_store_begin(t);
 	put(t, 6, 106);
 	expect(t, 6, 106);
-	CHECK(sum_of(&d).total.dup_pages_now == PAGES - CONTENTS - 1, "shared while it is off");
+	CHECK(sum_of(d.stats).total.dup_pages_now == PAGES - CONTENTS - 1,
+		"shared while it is off");
 	/* The last page of a content takes its object along. */
 	for (uint64_t n = CONTENTS; n < PAGES; n++)
 		tz_store_discard(t, n);
 	for (uint64_t n = 0; n < CONTENTS; n++)
 		expect(t, n, 100 + (uint32_t)n);
 	tz_store_end(t);
-	CHECK(sum_of(&d).total.dup_pages_now == 0, "the last of each");
+	CHECK(sum_of(d.stats).total.dup_pages_now == 0, "the last of each");
 	CHECK(NOW(d.stats->overhead_bytes) > before, "counts of what is shared");
 	check_counts(&d);
 	end_empty(&d, PAGES);
@@ -141,16 +142,16 @@ static void test_compact(void)
 	for (uint64_t n = 0; n < PAGES; n++)
 		put(t, n, 100 + 16 * (uint32_t)(n % CONTENTS));
 	/* A bucket of the index may be too small for what falls into it. */
-	CHECK(sum_of(&d).total.dup_pages_now > CONTENTS - CONTENTS / 50, "%lld shared",
-		(long long)sum_of(&d).total.dup_pages_now);
+	CHECK(sum_of(d.stats).total.dup_pages_now > CONTENTS - CONTENTS / 50, "%lld shared",
+		(long long)sum_of(d.stats).total.dup_pages_now);
 	full = NOW(d.stats->segment_bytes);
 	for (uint64_t n = 0; n < PAGES; n++)
 		if (n % CONTENTS % 8)
 			tz_store_discard(t, n);
 	tz_store_end(t);
 	compact(&d);
-	CHECK(sum_of(&d).total.dup_pages_now > CONTENTS / 9, "an eighth is shared");
-	uint64_t left = (uint64_t)sum_of(&d).total.object_bytes_now;
+	CHECK(sum_of(d.stats).total.dup_pages_now > CONTENTS / 9, "an eighth is shared");
+	uint64_t left = (uint64_t)sum_of(d.stats).total.object_bytes_now;
 	CHECK(NOW(d.stats->segment_bytes) <= left * 9 / 8 + 3 * TZ_SEGMENT_SIZE &&
 			full > 6 * left,
 		"%llu of %llu bytes are left in segments, for %llu",
@@ -218,8 +219,8 @@ static void test_model(void)
 		tz_store_end(t);
 		if (next(&state) % 500 == 0)
 			change_something(&d, next(&state));
-		if (sum_of(&d).total.dup_pages_now > most)
-			most = sum_of(&d).total.dup_pages_now;
+		if (sum_of(d.stats).total.dup_pages_now > most)
+			most = sum_of(d.stats).total.dup_pages_now;
 	}
 	CHECK(most > PAGES / 4 / share, "%lld pages at most were shared", (long long)most);
 	check_counts(&d);
@@ -349,7 +350,7 @@ static void test_damage(void)
 	expect(t, 1, 9998);
 	CHECK(kept != plain, "entries");
 	tz_store_end(t);
-	CHECK(sum_of(&d).total.damaged_entries >= 2, "not counted");
+	CHECK(sum_of(d.stats).total.damaged_entries >= 2, "not counted");
 	end_device(&d);
 }
 

@@ -91,15 +91,6 @@ static int holds(struct tz_store_thread *t, uint64_t page, uint32_t sequence)
 	return !memcmp(data, is, sizeof data);
 }
 
-static struct tz_stats_sum sum_of(const struct device *d)
-{
-	struct tz_stats_sum sum;
-	const char *why;
-
-	CHECK(tz_stats_read(d->stats, d->stats->size, &sum, &why) == 0, "%s", why);
-	return sum;
-}
-
 static int with_dedup;
 
 static struct device make(unsigned threads, struct tz_collect *c)
@@ -153,7 +144,7 @@ static void rounds(void)
 		CHECK(holds(t, p, stays), "page %llu", (unsigned long long)p);
 		CHECK(!is_marked(p), "page %llu is still marked", (unsigned long long)p);
 	}
-	struct tz_stats_sum sum = sum_of(&d);
+	struct tz_stats_sum sum = sum_of(d.stats);
 	CHECK(sum.total.slots_freed == gone && sum.total.pages_discarded == gone,
 		"%llu freed, %llu discarded", (unsigned long long)sum.total.slots_freed,
 		(unsigned long long)sum.total.pages_discarded);
@@ -301,7 +292,7 @@ static void threads(void)
 			mark(owners[i].first + page);
 	round_of(&c);
 	round_of(&c);
-	struct tz_stats_sum sum = sum_of(&d);
+	struct tz_stats_sum sum = sum_of(d.stats);
 	CHECK(sum.total.pages_now == 0 && sum.total.compr_bytes_now == 0, "%lld pages left",
 		(long long)sum.total.pages_now);
 	CHECK(sum.total.slots_freed > 0, "none was collected");

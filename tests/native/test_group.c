@@ -94,7 +94,7 @@ static void pack(struct device *d, uint64_t page, uint64_t n)
 
 static uint64_t grouped(const struct device *d)
 {
-	return (uint64_t)sum_of(d).total.kind_pages_now[TZ_KIND_GROUP];
+	return (uint64_t)sum_of(d->stats).total.kind_pages_now[TZ_KIND_GROUP];
 }
 
 static int is_grouped(const struct device *d, uint64_t page)
@@ -121,7 +121,7 @@ static void end_empty(struct device *d, uint64_t pages)
 		tz_store_discard(t, n);
 	tz_store_end(t);
 	compact(d);
-	struct tz_stats_sum sum = sum_of(d);
+	struct tz_stats_sum sum = sum_of(d->stats);
 	CHECK(sum.total.pages_now == 0 && sum.total.compr_bytes_now == 0 &&
 			sum.total.object_bytes_now == 0 && sum.total.dup_pages_now == 0,
 		"%lld pages, %lld bytes are left", (long long)sum.total.pages_now,
@@ -146,9 +146,9 @@ static void test_pack(const char *algorithm)
 	struct tz_stats_sum before, after;
 
 	fill(&d, PAGES, 1);
-	before = sum_of(&d);
+	before = sum_of(d.stats);
 	pack(&d, 0, PAGES);
-	after = sum_of(&d);
+	after = sum_of(d.stats);
 	CHECK(grouped(&d) == PAGES, "%llu are in groups", (unsigned long long)grouped(&d));
 	CHECK(after.total.pages_now == PAGES, "pages");
 	CHECK(after.total.object_bytes_now * 16 <= before.total.object_bytes_now * 15,
@@ -163,7 +163,7 @@ static void test_pack(const char *algorithm)
 	CHECK(map[0][TZ_KIND_GROUP] == PAGES, "%u in the page map", map[0][TZ_KIND_GROUP]);
 	/* Asked again, there is nothing to do. */
 	pack(&d, 0, PAGES);
-	CHECK(sum_of(&d).total.object_bytes_now == after.total.object_bytes_now, "once more");
+	CHECK(sum_of(d.stats).total.object_bytes_now == after.total.object_bytes_now, "once more");
 	tz_store_begin(t);
 	for (uint64_t n = 0; n < PAGES; n++)
 		expect(t, n, 1);
@@ -268,8 +268,8 @@ static void test_after(const char *algorithm, unsigned kind)
 	CHECK(job, "%s: %s", algorithm, why);
 	ticket = tz_store_recompress(d.store, job, &least);
 	WAIT_FOR(NOW(d.stats->recompress_done) >= ticket, "%s does not end", algorithm);
-	CHECK(sum_of(&d).total.kind_pages_now[kind] > PAGES / 2, "%lld pages of %s",
-		(long long)sum_of(&d).total.kind_pages_now[kind], algorithm);
+	CHECK(sum_of(d.stats).total.kind_pages_now[kind] > PAGES / 2, "%lld pages of %s",
+		(long long)sum_of(d.stats).total.kind_pages_now[kind], algorithm);
 	pack(&d, 0, PAGES);
 	CHECK(grouped(&d) == PAGES, "%llu of %s are in groups", (unsigned long long)grouped(&d),
 		algorithm);
@@ -346,9 +346,10 @@ static void test_thin(void)
 	pack(&d, 0, PAGES);
 	compact(&d);
 	full = NOW(d.stats->segment_bytes);
-	CHECK(full < (uint64_t)sum_of(&d).total.object_bytes_now * 11 / 10 + 4 * TZ_SEGMENT_SIZE,
+	CHECK(full < (uint64_t)sum_of(d.stats).total.object_bytes_now * 11 / 10 +
+			4 * TZ_SEGMENT_SIZE,
 		"%llu bytes of segments for %lld", (unsigned long long)full,
-		(long long)sum_of(&d).total.object_bytes_now);
+		(long long)sum_of(d.stats).total.object_bytes_now);
 	/* Three quarters of each of the first groups; of the others all, but for one in four. */
 	tz_store_begin(t);
 	for (uint64_t n = 0; n < PAGES; n++)
@@ -356,7 +357,7 @@ static void test_thin(void)
 			tz_store_discard(t, n);
 	tz_store_end(t);
 	compact(&d);
-	left = (uint64_t)sum_of(&d).total.object_bytes_now;
+	left = (uint64_t)sum_of(d.stats).total.object_bytes_now;
 	CHECK(grouped(&d) == PAGES / 4, "%llu are in groups", (unsigned long long)grouped(&d));
 	CHECK(left < full / 3, "%llu of %llu bytes are left: not packed again",
 		(unsigned long long)left, (unsigned long long)full);
@@ -803,7 +804,7 @@ static void time_reads(struct device *d, const uint8_t *pages, uint64_t n)
 
 static void show(const char *what, const struct device *d)
 {
-	struct tz_stats_sum sum = sum_of(d);
+	struct tz_stats_sum sum = sum_of(d->stats);
 	uint64_t same = 0, pages;
 
 	for (unsigned kind = 1; kind <= TZ_KIND_SAME_U64; kind++)

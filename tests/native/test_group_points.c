@@ -125,7 +125,7 @@ static void finish(void)
 	for (uint64_t n = 0; n < PAGES; n++)
 		put(n, 0);
 	compact(&test.d);
-	struct tz_stats_sum sum = sum_of(&test.d);
+	struct tz_stats_sum sum = sum_of(test.d.stats);
 	CHECK(sum.total.pages_now == 0 && sum.total.object_bytes_now == 0 &&
 			sum.total.compr_bytes_now == 0,
 		"%lld bytes are left", (long long)sum.total.object_bytes_now);

@@ -66,7 +66,7 @@ static void fill(struct device *d, uint64_t first, uint64_t n, int noise)
 
 static uint64_t pages_of(const struct device *d, unsigned kind)
 {
-	return (uint64_t)sum_of(d).total.kind_pages_now[kind];
+	return (uint64_t)sum_of(d->stats).total.kind_pages_now[kind];
 }
 
 static uint64_t younger(const struct device *d, unsigned age)

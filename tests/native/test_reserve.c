@@ -283,9 +283,7 @@ static void test_packed(uint64_t pages, unsigned random_words, int at_once)
 			tz_store_discard(t, n);
 	tz_store_end(t);
 	atomic_store(&before_pass, 0);
-	struct tz_stats_sum sum;
-	const char *why;
-	CHECK(tz_stats_read(d.stats, d.stats->size, &sum, &why) == 0, "%s", why);
+	struct tz_stats_sum sum = sum_of(d.stats);
 	/* Holes are a twentieth of it at most, or two segments. */
 	uint64_t most = (uint64_t)sum.total.object_bytes_now * 105 / 100 + 2 * TZ_SEGMENT_SIZE +
 		NOW(d.stats->table_bytes) + NOW(d.stats->overhead_bytes) + (1u << 20);

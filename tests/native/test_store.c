@@ -264,11 +264,7 @@ static size_t train(void)
 
 static int64_t count(struct device *d, unsigned kind)
 {
-	struct tz_stats_sum sum;
-	const char *why;
-
-	CHECK(tz_stats_read(d->stats, d->stats->size, &sum, &why) == 0, "%s", why);
-	return sum.total.kind_pages_now[kind];
+	return sum_of(d->stats).total.kind_pages_now[kind];
 }
 
 /* What was stored with it stays readable, whatever is chosen later; zstd is zstd with it from then
