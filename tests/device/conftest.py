@@ -45,6 +45,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--hogs-minutes", type=int, default=0, help=help_)
     help_ = "in test_41_recovery.py: so many kills under fio, and a quarter of that under swap"
     parser.addoption("--kills", type=int, default=0, help=help_)
+    help_ = "in test_52_package.py: build the Debian package and test it"
+    parser.addoption("--package", action="store_true", help=help_)
 
 
 def pytest_configure(config: pytest.Config) -> None:

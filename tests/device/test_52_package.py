@@ -1,5 +1,7 @@
 """The Debian package: built, installed, upgraded and removed while a device is in use, which no one of these ends.
 
+pytest tests/device/test_52_package.py --package        a run of its own: dpkg under emulation takes ten minutes
+
 Upgraded to the same package under another version: its server is another file, so what serves can be told.
 """
 
@@ -88,10 +90,12 @@ ls /run/truezram/arena
 
 
 @pytest.fixture(scope="session")
-def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def package(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Path:
     """The package, with lintian's word on it: built once."""
+    if not pytestconfig.getoption("--package"):
+        pytest.skip("only with --package")
     if missing := [name for name in NEEDS if shutil.which(name) is None]:
-        cannot(f"{', '.join(missing)} not installed (see .ci/packages)")
+        cannot(f"{', '.join(missing)} not installed (docs/packaging.md)")
     folder = tmp_path_factory.mktemp("package")
     done = subprocess.run(
         [ROOT / ".ci/deb", folder], capture_output=True, text=True, timeout=BUILD_SECONDS, check=False
