@@ -85,7 +85,7 @@ kill $(<reader.pid)
 read -r pid _ </run/truezram/ublkb0.lock
 kill $pid
 while [ -e /sys/block/ublkb0 ] || pgrep 'truezramd|tz-' >/dev/null; do sleep 0.1; done
-ls /run/truezram/arena
+[ ! -e /run/truezram/arena/ublkb0 ]
 """
 
 
