@@ -160,11 +160,12 @@ def create(options: CreateOptions, settings: Mapping[str, str] | None = None) ->
     try:
         if options.transport == "ublk":
             swap.node_ready(entry.path)
-        with Client([run_dir]) as client:
-            for key, value in (settings or {}).items():
-                client.set(entry, key, value)
-            if wanted is not None:
-                backing.attach(client, entry, wanted, options.size, options.force)
+        if settings or wanted is not None:
+            with Client([run_dir]) as client:
+                for key, value in (settings or {}).items():
+                    client.set(entry, key, value)
+                if wanted is not None:
+                    backing.attach(client, entry, wanted, options.size, options.force)
         if options.swap and options.priority is not None:
             swap.enable(entry.path, options.priority)
         if options.fs is not None:
