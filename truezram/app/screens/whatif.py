@@ -259,7 +259,7 @@ class WhatIfPage(Page):
         if chart.display:
             self._draw_chart(chart)
         self.refresh_bindings()
-        self.query_one("#groups").display = found.scope.kind != PATH and not chart.display
+        self._show_groups()
         if found.scope.kind == PATH:
             grid.show(_files(found), FILE_HEADS)
             return
@@ -272,6 +272,11 @@ class WhatIfPage(Page):
         heads += [Head(name.upper(), max(5, len(name)), rank=1 + index // 3) for index, name in enumerate(names)]
         heads += [Head("BEST", 5, left=True, rank=1), Head("GAINS", 6), Head("RAW", 4, rank=2)]
         self.query_one("#groups", Grid).show([self._group(g, found, names) for g in found.processes], heads)
+
+    def _show_groups(self) -> None:
+        """They are below the algorithms where there are some, unless the chart is."""
+        files = self.estimate is not None and self.estimate.scope.kind == PATH
+        self.query_one("#groups").display = not files and not self.query_one(BarChart).display
 
     def _summary(self, width: int) -> list[list[tuple[str, str]]]:
         found = self.estimate
@@ -341,9 +346,9 @@ class WhatIfPage(Page):
 
     def action_chart(self) -> None:
         """The processes, or the chart."""
-        chart, groups = self.query_one(BarChart), self.query_one("#groups", Grid)
+        chart = self.query_one(BarChart)
         chart.display = not chart.display
-        groups.display = not chart.display and (self.estimate is None or self.estimate.scope.kind != PATH)
+        self._show_groups()
         if chart.display:
             self._draw_chart(chart)
 
