@@ -19,6 +19,7 @@
 #include <sched.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 
 #define TAGS 64
@@ -816,6 +817,30 @@ static void test_spin_window(void)
 	CHECK(tz_spin_window(&s, now) == 0, "a mode that does not exist spins");
 }
 
+/* A thread that has lost its CPU while it spun gives way, for longer each time; one that has lost it
+ * during such a pause spins again when that is over. */
+static void test_spin_gives_way(void)
+{
+	struct tz_spin s = { .mode = TZ_MODE_MAX_THROUGHPUT };
+	uint64_t now = 1000000 * MS;
+	struct rusage usage;
+	cpu_set_t cpus;
+
+	if (sched_getaffinity(0, sizeof cpus, &cpus) == 0 && CPU_COUNT(&cpus) < 2)
+		return;			/* there it never spins */
+	CHECK(tz_spin_window(&s, now) == MS, "it does not begin");
+	for (uint64_t pause = 100 * MS; pause <= 400 * MS; pause *= 2) {
+		CHECK(getrusage(RUSAGE_THREAD, &usage) == 0, "getrusage");
+		s.preempted = usage.ru_nivcsw - 1;
+		now += 10 * MS;
+		CHECK(tz_spin_window(&s, now) == 0 && s.paused_until == now + pause, "%llu ns",
+			(unsigned long long)(s.paused_until - now));
+		s.preempted = -1;
+		now = s.paused_until;
+		CHECK(tz_spin_window(&s, now) == MS, "it pauses for ever");
+	}
+}
+
 /* Sixteen requests that come while it is awake, each seen at the first look: it sends the answer,
  * and never sleeps. Then none comes any more. */
 static int come_while_awake(uint64_t wait_ns)
@@ -1117,6 +1142,7 @@ int main(void)
 		{ "full submission queue", test_full_submission_queue },
 		{ "what kills is refused", test_what_kills_is_refused },
 		{ "spin window", test_spin_window },
+		{ "spin gives way", test_spin_gives_way },
 		{ "awake", test_awake },
 		{ "placement", test_placement },
 		{ "local rounds", test_local_rounds },

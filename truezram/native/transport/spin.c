@@ -50,7 +50,9 @@ static int look(struct tz_spin *s, uint64_t now)
 {
 	struct rusage usage;
 	cpu_set_t cpus;
-	int before = s->looked_at != 0;
+	/* What it lost before it spun for the first time, or while it paused, says nothing: a thread
+	 * that works loses its CPU now and then, and would pause for ever. */
+	int spun = s->looked_at && s->looked_at >= s->paused_until;
 
 	s->looked_at = now;
 	if (sched_getaffinity(0, sizeof cpus, &cpus) == 0 && CPU_COUNT(&cpus) < 2) {
@@ -61,9 +63,9 @@ static int look(struct tz_spin *s, uint64_t now)
 		return 1;
 	long lost = usage.ru_nivcsw - s->preempted;
 	s->preempted = usage.ru_nivcsw;
-	if (before && lost > 0)
+	if (spun && lost > 0)
 		give_way(s, now);
-	else
+	else if (spun)
 		s->pause /= 2;
 	return now >= s->paused_until;
 }
