@@ -74,12 +74,24 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
     return ByKernel(config, log)
 
 
+def kernel_for(definition: Any, kernels: list[str]) -> str:
+    """One kernel for a test that is marked `either`: a file's take turns, whichever of them are selected."""
+    function, file = definition.function, definition.path.name
+    marked = [
+        name
+        for name, other in vars(definition.module).items()
+        if any(mark.name == "either" for mark in getattr(other, "pytestmark", []))
+    ]
+    turn = marked.index(function.__name__) if function.__name__ in marked else 0
+    return kernels[(zlib.crc32(file.encode()) + turn) % len(kernels)]
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Every test that takes a guest runs once on each kernel; if it is marked `either`, on one, by its name."""
+    """Every test that takes a guest runs once on each kernel; if it is marked `either`, on one."""
     if "kernel" in metafunc.fixturenames:
         chosen = metafunc.config.getoption("--device-kernel") or list(KERNELS)
         if metafunc.definition.get_closest_marker("either") and not metafunc.config.getoption("--device-kernel"):
-            chosen = [chosen[zlib.crc32(metafunc.definition.nodeid.encode()) % len(chosen)]]
+            chosen = [kernel_for(metafunc.definition, chosen)]
         metafunc.parametrize("kernel", chosen, indirect=True, scope="session")
 
 

@@ -20,6 +20,7 @@ def test_remove_refuses_a_mounted_device(product: Product) -> None:
     product.remove(path)
 
 
+@pytest.mark.either
 def test_remove_refuses_an_opened_device(product: Product) -> None:
     """A program that holds the node open (no mount, no swap) makes it busy too, or the removal does not wait."""
     path = product.create("--size 64M")

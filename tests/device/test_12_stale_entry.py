@@ -10,6 +10,7 @@ pytestmark = pytest.mark.warm
 KILL = "kill -9 {pid}; for _ in $(seq 50); do [ -e /proc/{pid} ] || break; sleep 0.2; done; [ ! -e /proc/{pid} ]"
 
 
+@pytest.mark.either
 def test_stale_entry_after_kill(product: Product) -> None:
     """list says dead, create does not take its number, and remove clears what is left."""
     path = product.create("--size 64M --id 2", without="recovery")

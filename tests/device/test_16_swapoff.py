@@ -62,6 +62,7 @@ def make_swap(product: Product, mib: int, how: str = "", without: str = "") -> t
     return path, pid, TOOLS + HOG.format(script=SWAPPED, mib=mib, how=how)
 
 
+@pytest.mark.either
 def test_messages_are_answered_during_swapoff(product: Product) -> None:
     """The helper has nothing of the device; settings change while it works; the hog's pages are whole afterwards."""
     path, pid, hog = make_swap(product, MIB)
@@ -120,6 +121,7 @@ echo "area: $(used {path})"; grep -c "" /proc/swaps
         assert product.json("list")["devices"] == []
 
 
+@pytest.mark.either
 def test_server_killed_during_swapoff_and_the_helper_goes_on(product: Product) -> None:
     """Left alone, the helper's swapoff comes to its end without a device: the area goes, and so does what was left."""
     path, pid, hog = make_swap(product, MIB, without="recovery")

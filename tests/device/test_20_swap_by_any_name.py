@@ -37,6 +37,7 @@ MADE = {
 }
 
 
+@pytest.mark.either
 @pytest.mark.parametrize("how", MADE)
 def test_swap_under_another_name(product: Product, how: str) -> None:
     """STOP refuses, SIGTERM takes it out of use first and then ends."""

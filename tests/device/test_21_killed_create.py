@@ -65,6 +65,7 @@ def test_interrupted_at_every_step(product: Product) -> None:
             assert "create ended with 0" not in out
 
 
+@pytest.mark.either
 def test_killed_at_every_step(product: Product) -> None:
     """Both are killed: what is left is shown, and `remove` removes it, /dev/ublkcN included."""
     shown = 0

@@ -24,6 +24,7 @@ for _ in range({ROUNDS}):
 """
 
 
+@pytest.mark.either
 def test_the_number_is_free_again(product: Product) -> None:
     """Create and remove, again and again: the same number each time, with no trace of it in between."""
     out = product.strict(f"python3 - <<'END'\n{IN_ONE_PROCESS}\nEND", timeout=600).out.splitlines()

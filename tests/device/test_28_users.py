@@ -33,6 +33,7 @@ NAMES = {
 }
 
 
+@pytest.mark.either
 @pytest.mark.parametrize("way", NAMES)
 def test_swap_is_never_taken_away(product: Product, way: str) -> None:
     """With swapoff failing, not even by force; with swapoff, in order; what is on top of it is named."""

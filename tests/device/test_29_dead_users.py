@@ -26,6 +26,7 @@ set -- $(tail -n +2 /proc/swaps)
 """
 
 
+@pytest.mark.either
 @pytest.mark.warm
 def test_killed_under_a_mount(product: Product) -> None:
     """remove names the mount and refuses; --umount and --force have their ways."""

@@ -68,6 +68,7 @@ def test_none_is_refused_below_the_limit(guest: Guest, product: Product, mib: in
     guest.restart_wanted = True
 
 
+@pytest.mark.either
 @pytest.mark.guest(memory=512)
 def test_refused_writes_lose_nothing(guest: Guest, product: Product) -> None:
     """At mem_limit the kernel keeps what it could not write: no page is wrong; with room again, all goes out."""

@@ -64,6 +64,7 @@ def test_interrupted_half_way(clean: Product, name: str, code: int) -> None:
     assert out[2] == ("truezram: interrupted" if name == "INT" else ""), out
 
 
+@pytest.mark.either
 def test_tiers_against_zram(clean: Product) -> None:
     """The same pages in a device of ours and in the kernel's. (The tiers: tests/unit/test_tiers_benchmark.py.)"""
     options = "--pages /root/some.pages --scenario hot --against zram:lz4,zram:zstd"

@@ -78,6 +78,7 @@ def is_confined(status: dict[str, str]) -> None:
     assert status["Seccomp_filters"] == "2"
 
 
+@pytest.mark.either
 def test_a_refused_call_is_logged(product: Product) -> None:
     """What the other tests look for."""
     product.strict(f"cat >refused.py <<'END'\n{REFUSED}\nEND\npython3 refused.py")
@@ -85,6 +86,7 @@ def test_a_refused_call_is_logged(product: Product) -> None:
     product.strict("dmesg -C")
 
 
+@pytest.mark.either
 def test_what_a_server_keeps(product: Product) -> None:
     """Every thread of it, its helper and its test process: two capabilities, a filter, no new privileges."""
     path = product.create("--size 128M --swap")
@@ -211,6 +213,7 @@ cat /run/truezram/*.log 2>/dev/null || true; [ ! -e /proc/{pid} ]
     assert product.run("ls /run/truezram").out.split() == []
 
 
+@pytest.mark.either
 def test_a_filesystem_under_the_filter(product: Product) -> None:
     """Growth, discards and the end of a device that holds a filesystem."""
     path = product.run("mkdir -p /mnt/m; truezram create --size 512M --fs ext4 --mount /mnt/m").out.split()[0]
@@ -256,6 +259,7 @@ def test_a_local_device_of_an_ordinary_user(product: Product) -> None:
     product.run(f"{AS_NOBODY} truezram remove {created}")
 
 
+@pytest.mark.either
 @pytest.mark.skipif(not SYSTEMD.exists(), reason="systemd is not installed")
 def test_a_unit_in_its_sandbox(product: Product) -> None:
     """`enable` writes units with a sandbox: systemd, here as the manager of root's session, applies it, and the

@@ -54,6 +54,7 @@ def test_copies_take_no_room(product: Product) -> None:
     product.remove(path)
 
 
+@pytest.mark.either
 @pytest.mark.guest(memory=512)
 def test_swap(product: Product) -> None:
     """Every page of a process that was swapped out is right, with dedup on, off and on again."""

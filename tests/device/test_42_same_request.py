@@ -84,6 +84,7 @@ def test_a_read(product: Product) -> None:
     product.remove(path)
 
 
+@pytest.mark.either
 def test_a_write(product: Product) -> None:
     """It fails once, and the page has what it had; the next one is served."""
     path = filled(product)

@@ -97,6 +97,7 @@ def in_groups(product: Product, path: str) -> int:
     return pages
 
 
+@pytest.mark.either
 def test_a_policy_outlives_its_server(product: Product) -> None:
     """Killed while it packs; the next one goes on by itself."""
     path = product.create("--size 64M --algorithm lz4")

@@ -123,6 +123,7 @@ def test_suspend_and_resume(guests: Guests, product: Product) -> None:
     under_load(guests, product, SUSPEND, servers=0)
 
 
+@pytest.mark.either
 def test_stopped_with_everybody_else(guests: Guests, product: Product) -> None:
     """A server that gets SIGSTOP, as at a shutdown by systemd, goes on by itself: nobody else could continue it."""
     under_load(guests, product, "for _ in 1 2; do kill -STOP {pid}; flows; done", servers=0)

@@ -47,6 +47,7 @@ def test_modes_are_live_and_kept(product: Product) -> None:
     product.remove(path)
 
 
+@pytest.mark.either
 @pytest.mark.guest(cpus=2)
 def test_it_rests_when_the_device_does(product: Product) -> None:
     path = product.create("--size 64M --queues 1 --max-perf")
