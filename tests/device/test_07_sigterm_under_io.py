@@ -21,7 +21,7 @@ def end_under_io(product: Product, queues: int) -> None:
         f"""
 {FIO.format(path=path, jobs=queues)} >fio.out 2>&1 &
 fio=$!
-for _ in $(seq 100); do
+for _ in $(seq 600); do
 	read -r _ _ _ _ writes _ </sys/block/{path.removeprefix("/dev/")}/stat
 	[ "$writes" -gt 500 ] && break
 	sleep 0.2
@@ -30,7 +30,7 @@ done
 kill -TERM {pid}
 status=0; wait $fio || status=$?
 echo "fio=$status"
-for _ in $(seq 100); do [ -e {path} ] || [ -e /proc/{pid} ] || break; sleep 0.2; done
+for _ in $(seq 600); do [ -e {path} ] || [ -e /proc/{pid} ] || break; sleep 0.2; done
 [ ! -e {path} ]
 [ ! -e /proc/{pid} ]
 """,

@@ -37,5 +37,5 @@ def test_force_removes_a_mounted_device(product: Product) -> None:
     product.strict(f"mkfs.ext4 -q -F {path}; mkdir -p /mnt/lost; mount -o ro {path} /mnt/lost")
     forced = product.run(f"truezram remove --force {path}", timeout=60)
     assert "/mnt/lost" in forced.err + forced.out
-    product.strict(f"umount -l /mnt/lost; for _ in $(seq 50); do [ -e {path} ] || break; sleep 0.2; done")
+    product.strict(f"umount -l /mnt/lost; for _ in $(seq 600); do [ -e {path} ] || break; sleep 0.2; done")
     product.strict(f"[ ! -e {path} ]")

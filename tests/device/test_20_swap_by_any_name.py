@@ -30,7 +30,7 @@ MADE = {
     "a loop device": ("modprobe loop; losetup /dev/loop5 {path}", "/dev/loop5", "losetup -d /dev/loop5"),
     "a partition": (
         "echo '16,,82' | sfdisk -q --no-reread {path}; partx -a {path} || true; udevadm settle 2>/dev/null; "
-        "for _ in $(seq 50); do [ -b {path}p1 ] && break; sleep 0.1; done",
+        "for _ in $(seq 600); do [ -b {path}p1 ] && break; sleep 0.1; done",
         "{path}p1",
         "true",
     ),
@@ -54,7 +54,7 @@ def test_swap_under_another_name(product: Product, how: str) -> None:
     assert "in use as swap" in out, out
     assert product.stat(path)["pid"] == pid
     product.strict(
-        f"kill -TERM {pid}; for _ in $(seq 100); do [ -e /proc/{pid} ] || break; sleep 0.1; done\n"
+        f"kill -TERM {pid}; for _ in $(seq 600); do [ -e /proc/{pid} ] || break; sleep 0.1; done\n"
         f"[ ! -e /proc/{pid} ]; {clear}"
     )
     assert product.run("tail -n +2 /proc/swaps").out == ""
@@ -69,5 +69,5 @@ def test_stop_unless_claimed(product: Product) -> None:
     assert "refused:" in product.strict(stop).out
     product.strict("echo x >/mnt/m/x; sync; umount /mnt/m")
     assert "stopped" in product.strict(stop).out
-    product.strict("for _ in $(seq 100); do pgrep truezramd || break; sleep 0.1; done")
+    product.strict("for _ in $(seq 600); do pgrep truezramd || break; sleep 0.1; done")
     assert product.json("list")["devices"] == []

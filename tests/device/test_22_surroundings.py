@@ -103,7 +103,7 @@ unshare -m --propagation private bash creator
     pid = product.stat(path)["pid"]
     same = product.run(f"[ $(readlink /proc/{pid}/ns/mnt) = $(readlink /proc/1/ns/mnt) ] && echo same").out
     assert same == "same\n"
-    product.strict(f"for _ in $(seq 50); do mount {path} /mnt && break; sleep 0.1; done; cat /mnt/x; umount /mnt")
+    product.strict(f"for _ in $(seq 600); do mount {path} /mnt && break; sleep 0.1; done; cat /mnt/x; umount /mnt")
     product.remove(path)
 
 

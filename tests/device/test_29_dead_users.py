@@ -6,7 +6,7 @@ import pytest
 from guest import Guest
 from product import Product
 
-KILL = "kill -9 {pid}; for _ in $(seq 50); do [ -e {path} ] || break; sleep 0.2; done; [ ! -e {path} ]"
+KILL = "kill -9 {pid}; for _ in $(seq 600); do [ -e {path} ] || break; sleep 0.2; done; [ ! -e {path} ]"
 
 # Swaps out four megabytes of its own and touches them no more.
 SWAPPED = """
@@ -20,7 +20,7 @@ print("ready", flush=True)
 time.sleep(1000)
 END
 python3 swapped.py >ready 2>&1 </dev/null & echo $! >swapped.pid
-for _ in $(seq 100); do grep -q ready ready && break; sleep 0.2; done
+for _ in $(seq 600); do grep -q ready ready && break; sleep 0.2; done
 set -- $(tail -n +2 /proc/swaps)
 [ "$4" -gt 2048 ]
 """

@@ -5,6 +5,7 @@ strace kills: with SIGKILL, as the server moves the request's data to or from th
 
 from __future__ import annotations
 
+import pytest
 from product import Product
 
 PAGE = 5
