@@ -228,7 +228,7 @@ def test_a_run_is_stopped(device: Entry, capsys: pytest.CaptureFixture[str]) -> 
     with LocalDevice(device) as disk, Client() as client:
         disk.write(0, b"".join(pages))
         assert main(["recompress", "0", "--stop"]) == 0
-        assert capsys.readouterr().out == "local0: no recompression is at work\n"
+        assert capsys.readouterr().out == "local0: nothing is at work\n"
         run = cold.recompress(client, device, "dense", 0, 1)
         with pytest.raises(Busy, match="a recompression is at work"):
             cold.recompress(client, device, "dense", 0, 1)
@@ -243,7 +243,7 @@ def test_a_run_is_stopped(device: Entry, capsys: pytest.CaptureFixture[str]) -> 
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=HANG)
         assert (process.returncode, out) == (130, "")
-        assert err == "truezram: local0: the recompression is stopped\ntruezram: interrupted\n"
+        assert err == "truezram: local0: stopped\ntruezram: interrupted\n"
         wait_until(lambda: not client.device(device).is_recompressing)
         for page in range(0, len(pages), 7):
             assert disk.read(page) == pages[page]

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import TYPE_CHECKING
 
-from truezram.cli.output import ProgressLine, print_json
+from truezram.cli import idle_pages
 from truezram.engine.device.options import WritebackOptions
-from truezram.engine.units import format_duration, format_ns, format_percent, format_size, parse_duration
+from truezram.engine.units import format_ns, format_size, parse_duration
 
 if TYPE_CHECKING:
     from truezram.engine.answers import WrittenBack
     from truezram.engine.device.client import Client, Entry
-    from truezram.engine.device.cold import Recompression
     from truezram.engine.model import DeviceSnapshot
 
 NAME = "writeback"
@@ -23,21 +21,7 @@ DEFAULT = WritebackOptions()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("device", metavar="DEVICE", help="0, ublkb0, /dev/ublkb0, local0")
-    parser.add_argument(
-        "--idle",
-        metavar="AGE",
-        default=DEFAULT.idle,
-        help="pages that nobody has touched for that long at least: 10m, 2h, 1d; 0: all pages"
-        f" (default {DEFAULT.idle})",
-    )
-    parser.add_argument(
-        "--max-cpu",
-        metavar="PERCENT",
-        type=int,
-        default=DEFAULT.max_cpu,
-        help=f"share of one core, 1 to 100; a quarter of that while the device is in use (default {DEFAULT.max_cpu})",
-    )
+    idle_pages.add_arguments(parser, DEFAULT.idle, DEFAULT.max_cpu)
     parser.add_argument(
         "--wait", action="store_true", help="wait until it has ended, showing progress; Ctrl-C stops it"
     )
@@ -52,58 +36,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _stop(device: str, as_json: bool) -> int:
-    from truezram.engine.device.client import Client
-
-    with Client() as client:
-        entry = client.resolve(device)
-        stopped = client.stop_recompress(entry)
-    if as_json:
-        print_json(NAME, {"name": entry.name, "path": entry.path, "stopped": stopped})
-    else:
-        print(f"{entry.name}: {'stopped' if stopped else 'nothing is at work'}")
-    return 0
-
-
 def run(args: argparse.Namespace) -> int:
-    from truezram.engine.device.client import Client
-
-    if args.stop:
-        return _stop(args.device, args.json)
-    with Client() as client:
-        entry = client.resolve(args.device)
-        try:
-            return _work(client, entry, args)
-        except KeyboardInterrupt:
-            if args.wait:
-                client.stop_recompress(entry)
-                sys.stderr.write(f"truezram: {entry.name}: it is stopped\n")
-            raise
+    return idle_pages.run(NAME, args, _begin)
 
 
-def _work(client: Client, entry: Entry, args: argparse.Namespace) -> int:
+def _begin(client: Client, entry: Entry, args: argparse.Namespace) -> idle_pages.Work[WrittenBack]:
     from truezram.engine.device import cold
 
     if args.back:
         run = cold.bring(client, entry, args.max_cpu)
-        what, doing = "pages on the backing file", "bringing them back"
+        pages, doing = "pages on the backing file", "bringing them back"
     else:
         run = cold.write_back(client, entry, parse_duration(args.idle, "--idle"), args.max_cpu)
-        what = f"pages idle for {format_duration(run.idle_ns / 1e9)} or more" if run.idle_ns else "all pages"
-        doing = "writing them to the backing file"
-    body = {"name": entry.name, "path": entry.path, "back": args.back, "idle_at_least_ns": run.idle_ns}
-    if not args.wait:
-        if args.json:
-            print_json(NAME, {**body, "waited": False})
-        else:
-            print(f"{entry.name}: {what}: {doing}; `truezram stat {entry.name}` shows progress")
-        return 0
-    done = _wait(client, run, f"{entry.name}: {what}")
-    if args.json:
-        print_json(NAME, {**body, "waited": True, **as_json(done)})
-    else:
-        print(f"{entry.name}: {what}: {said(done, args.back)}")
-    return 0
+        pages, doing = idle_pages.which_pages(run), "writing them to the backing file"
+
+    def progress(device: DeviceSnapshot) -> str:
+        return f"{device.backed_pages} pages in {format_size(device.backing_used)} on the file"
+
+    return idle_pages.Work(
+        run=run,
+        pages=pages,
+        begun=f"{pages}: {doing}",
+        about={"back": args.back},
+        watch=cold.watch_backing,
+        progress=progress,
+        as_json=as_json,
+        said=lambda done: said(done, args.back),
+    )
 
 
 def as_json(done: WrittenBack) -> dict[str, object]:
@@ -133,18 +92,3 @@ def said(done: WrittenBack, back: bool) -> str:
         return f"{end}{done.returned} came back to memory{left}"
     text = f"{end}{done.pages} written ({format_size(done.written)}), which took {format_size(done.freed)} ({cpu})"
     return f"{text}; ended early: {done.why}" if done.why else text
-
-
-def _wait(client: Client, run: Recompression, title: str) -> WrittenBack:
-    from truezram.engine.device import cold
-
-    line = ProgressLine()
-
-    def progress(share: float, device: DeviceSnapshot) -> None:
-        used = format_size(device.backing_used)
-        line.show(f"{title}: {format_percent(share)}, {device.backed_pages} pages in {used} on the file")
-
-    try:
-        return cold.watch_backing(client, run, progress)
-    finally:
-        line.clear()
