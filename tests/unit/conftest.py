@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import stat
 import subprocess
@@ -134,12 +135,25 @@ def make(**changes: object) -> Entry:
     return create(replace(LOCAL, **changes)).entry  # type: ignore[arg-type]
 
 
-def kill_server(entry: Entry) -> None:
-    """SIGKILL, and returns when it is dead."""
+def kill(pid: int) -> None:
+    """SIGKILL, and returns when the process has let go of all it had. (Its command line and the lock that it held are
+    gone before: a client is refused, or its connection reset, for a moment more.)"""
+    pidfd = os.pidfd_open(pid)
+    try:
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        ended = select.poll()
+        ended.register(pidfd, select.POLLIN)
+        assert ended.poll(HANG * 1000), f"process {pid} outlives SIGKILL"
+    finally:
+        os.close(pidfd)
+
+
+def kill_server(entry: Entry) -> int:
+    """The same to a device's server; its pid."""
     pid = server.server_of(entry)
     assert pid is not None
-    os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: server.server_of(entry) is None)
+    kill(pid)
+    return pid
 
 
 def servers(run_dir: Path) -> list[int]:
@@ -165,6 +179,5 @@ def end_servers(run_dir: Path) -> None:
     """Kills what serves there, and unmounts the tmpfs of its arenas."""
     for pid in servers(run_dir):
         with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: not servers(run_dir))
+            kill(pid)
     unmount_arenas(run_dir)

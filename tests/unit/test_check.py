@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from arena_reader import Group, Reader, crc, seal
-from conftest import unmount_arenas, wait_until
+from conftest import kill, kill_server, unmount_arenas
 from hypothesis import given
 from hypothesis import strategies as st
 from pagegen import noise, sample
@@ -62,8 +62,7 @@ def device(run_dir: Path) -> Iterator[Entry]:
     yield entry
     pid = server.server_of(entry)
     if pid is not None:
-        os.kill(pid, signal.SIGKILL)
-        wait_until(lambda: server.server_of(entry) != pid)
+        kill(pid)
     server.cleanup(entry)
     unmount_arenas(run_dir)
 
@@ -218,10 +217,7 @@ def test_a_live_device_under_load(run_dir: Path, device: Entry) -> None:
 
 def test_a_dead_server(run_dir: Path, device: Entry, arena: Path) -> None:
     """Its arena is checked where it has a name, and said to be gone where it had none."""
-    pid = server.server_of(device)
-    assert pid is not None
-    os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: server.server_of(device) is None)
+    kill_server(device)
     named = run_dir / "arena" / device.name
     if not named.exists():
         with pytest.raises(Failed, match="in the memory of its server, and is gone with it"):

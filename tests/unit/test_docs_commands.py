@@ -13,15 +13,13 @@ import os
 import pwd
 import random
 import re
-import signal
 import subprocess
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import pytest
 import zstandard
-from conftest import unmount_arenas, wait_until
+from conftest import kill, unmount_arenas
 from doc_commands import PAGES, ROOT, Line, all_lines, bare, blocks, commands, program, words
 
 from truezram.cli import main
@@ -29,7 +27,7 @@ from truezram.cli.reference import Command
 from truezram.cli.reference import program as reference
 from truezram.engine import paths
 from truezram.engine.device import server
-from truezram.engine.device.client import Client, Entry
+from truezram.engine.device.client import Client
 from truezram.engine.errors import TruezramError
 
 LINES = all_lines()
@@ -99,14 +97,9 @@ def device(run_dir: Path) -> Iterator[str]:
         for entry in client.entries():
             pid = server.server_of(entry)
             if pid is not None:
-                os.kill(pid, signal.SIGKILL)
-                wait_until(partial(_is_served_by_another, entry, pid))
+                kill(pid)
             server.cleanup(entry)
     unmount_arenas(run_dir)
-
-
-def _is_served_by_another(entry: Entry, pid: int) -> bool:
-    return server.server_of(entry) != pid
 
 
 def call(arguments: list[str]) -> tuple[int, str]:

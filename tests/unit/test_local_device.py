@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import pytest
-from conftest import HANG, unmount_arenas, wait_until
+from conftest import HANG, kill, kill_server, unmount_arenas, wait_until
 
 from truezram._native import lib
 from truezram.cli.main import main
@@ -49,8 +49,7 @@ def devices(run_dir: Path) -> Iterator[None]:
         for entry in client.entries():
             pid = server.server_of(entry)
             if pid is not None:
-                os.kill(pid, signal.SIGKILL)
-                wait_until(lambda pid=pid, entry=entry: server.server_of(entry) != pid)
+                kill(pid)
             server.cleanup(entry)
     unmount_arenas(run_dir)
 
@@ -254,10 +253,7 @@ def test_ids_and_stale_entries(run_dir: Path) -> None:
     entry = make(id=9)
     with pytest.raises(Busy, match="in use"):
         make(id=9)
-    pid = server.server_of(entry)
-    assert pid is not None
-    os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: server.server_of(entry) is None)
+    pid = kill_server(entry)
     # What the dead one left is its user's until it is removed.
     with pytest.raises(Busy, match="truezram remove local9"):
         make(id=9)

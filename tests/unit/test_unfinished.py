@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import FakeServer, end_servers, make, servers, wait_until
+from conftest import FakeServer, end_servers, kill_server, make, servers, wait_until
 
 from truezram.engine import paths
 from truezram.engine.device import removal, server
@@ -102,11 +102,7 @@ def real(run_dir: Path) -> Iterator[Path]:
 def test_a_dead_device_is_not_touched_by_the_next(real: Path, run_dir: Path) -> None:
     """Neither by one that would like its number nor by another's removal; it goes when it is removed itself."""
     dead = make(size=64 << 20)
-    pid = server_of(dead)
-    assert pid is not None
-    os.kill(pid, signal.SIGKILL)
-    while server_of(dead) is not None:
-        time.sleep(0.01)
+    kill_server(dead)
     arena = run_dir / "arena" / dead.name
     had_arena = arena.exists()
     with Client() as client:

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import HANG, FakeServer, end_servers, servers, wait_until
+from conftest import HANG, FakeServer, end_servers, kill, servers
 
 from truezram.cli import main
 from truezram.cli.verbs import list_, stat
@@ -435,8 +435,7 @@ def test_an_interrupted_reset_can_be_done_again(real: Entry) -> None:
 
 def test_reset_of_what_cannot_be(fake: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
     entry = create(replace(OPTIONS, id=3)).entry
-    os.kill(servers(entry.directory)[0], signal.SIGKILL)
-    wait_until(lambda: not servers(entry.directory))
+    kill(servers(entry.directory)[0])
     code, _, err = call(capsys, "reset", "local3")
     assert code == 1
     assert "cannot reset local3: it is dead" in err
