@@ -292,6 +292,7 @@ class TestCreate:
                 fs="ext4",
                 mount=str(tmp_path),
                 enable=True,
+                data_mode="driver-copy",
             ),
             CreateOptions(size=1 << 30, algorithm="zstd:1", dictionary=str(file), swap=True, priority=5),
             CreateOptions(size=1 << 30, algorithm="lz4", policy="600:0:5", mode="low-latency", transport="local"),

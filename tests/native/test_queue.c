@@ -4,7 +4,7 @@
  * The tz_uring_* below replace uring.c: the queue thread's system call is a call of `step`, the
  * script of a test, which sees what was committed and posts requests. So nothing here depends on
  * time: what is counted is work between two calls. The char device is a memfd: descriptors at its
- * start, data where USER_COPY has it.
+ * start, data where USER_COPY has it, unless the driver copies.
  */
 #include "clock.h"
 #include "harness.h"
@@ -120,7 +120,8 @@ static struct {
 	struct tz_cqe cqe[4 * TAGS];
 	int in_kernel[TAGS];		/* the tag's command is with the kernel */
 	int answers[TAGS], result[TAGS];
-	uint32_t op[TAGS];		/* of the last command */
+	uint32_t op[TAGS];		/* of the last command, */
+	uint8_t *buffer[TAGS];		/* and what it gives, if the driver copies */
 	struct ublk_io_desc *descs;
 	int (*step)(uint64_t wait_ns);	/* what tz_uring_enter returns */
 	uint64_t mark[8];		/* the script's own */
@@ -221,6 +222,7 @@ static void accept_commands(void)
 			"tag %u is with the kernel already", tag);
 		kernel.in_kernel[tag] = 1;
 		kernel.op[tag] = kernel.sqe[i].cmd_op;
+		kernel.buffer[tag] = (uint8_t *)(uintptr_t)cmd.addr;
 		kernel.result[tag] = cmd.result;
 		kernel.answers[tag]++;
 	}
@@ -246,13 +248,14 @@ int tz_uring_enter(struct tz_uring *r, uint64_t wait_ns)
 	return -ETIME;
 }
 
-static int without_store;
+static int without_store, driver_copies;
 
 static void run_as(unsigned depth, int (*step)(uint64_t wait_ns), void (*run)(struct tz_queue *))
 {
 	struct tz_ublk ublk = { .char_fd = memfd_create("test-ublkc", MFD_CLOEXEC),
 		.ioctl_encoded = 1,
-		.info.flags = UBLK_F_USER_COPY };
+		.info.flags = driver_copies ? 0 : UBLK_F_USER_COPY,
+		.info.max_io_buf_bytes = driver_copies ? TZ_UBLK_SMALL_IO : TZ_UBLK_MAX_IO };
 
 	make_store(depth);
 	if (without_store)
@@ -273,6 +276,39 @@ static void run_as(unsigned depth, int (*step)(uint64_t wait_ns), void (*run)(st
 static void run_ublk(unsigned depth, int (*step)(uint64_t wait_ns))
 {
 	run_as(depth, step, tz_queue_run_ublk);
+}
+
+/* ---- the driver copies ---- */
+
+/* Tag 0 writes as much as there may be, tag 1 a page more; then tag 1 reads what tag 0 wrote. */
+static int copy_as_the_driver(uint64_t wait_ns)
+{
+	const unsigned most = TZ_UBLK_SMALL_IO / TZ_PAGE_SIZE;
+
+	(void)wait_ns;
+	accept_commands();
+	if (!kernel.mark[0]++) {
+		memset(kernel.buffer[0], 'A', TZ_UBLK_SMALL_IO - 1);
+		request(0, UBLK_IO_OP_WRITE, 0, most);
+		request(1, UBLK_IO_OP_WRITE, 100, most + 1);
+	} else if (kernel.answers[0] == 1 && kernel.answers[1] == 1 && kernel.in_kernel[1]) {
+		CHECK(kernel.result[0] == (int)TZ_UBLK_SMALL_IO && kernel.result[1] == -EINVAL,
+			"%d, %d", kernel.result[0], kernel.result[1]);
+		request(1, UBLK_IO_OP_READ, 0, most);
+	} else if (kernel.answers[1] == 2) {
+		CHECK(!memcmp(kernel.buffer[0], kernel.buffer[1], TZ_UBLK_SMALL_IO), "it differs");
+		stop_device();
+	}
+	return 0;
+}
+
+static void test_driver_copies(void)
+{
+	driver_copies = 1;
+	run_ublk(2, copy_as_the_driver);
+	driver_copies = 0;
+	CHECK(kernel.buffer[1] == kernel.buffer[0] + TZ_UBLK_SMALL_IO, "the tags' buffers");
+	end();
 }
 
 /* ---- discards ---- */
@@ -1130,6 +1166,7 @@ static void test_idle_sleeps(void)
 int main(void)
 {
 	static const struct { const char *name; void (*run)(void); } tests[] = {
+		{ "the driver copies", test_driver_copies },
 		{ "reads pass discards", test_reads_pass_discards },
 		{ "reads pass writes", test_reads_pass_writes },
 		{ "without a store", test_without_a_store },

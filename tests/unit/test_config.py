@@ -94,5 +94,8 @@ def test_of_a_device_as_it_is() -> None:
     assert (options.dedup, options.policy, options.queues, options.queue_depth) == (True, "700:8000:5:0", None, None)
     assert (options.swap, options.priority, options.fs) == (True, 180, None)
     assert config.parse("ublkb4", Config("ublkb4", options).text()).options == options
+    assert options.data_mode is None
+    asked = config.of_device(replace(device, data_mode="driver_copy", data_asked=True))
+    assert asked.data_mode == "driver-copy"
     plain = config.of_device(replace(device, mem_limit=0, dedup="off", policy="600:7200:3:72000", swap_priority=None))
     assert (plain.mem_limit, plain.dedup, plain.policy, plain.swap) == (0, False, None, False)

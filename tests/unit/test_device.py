@@ -54,6 +54,16 @@ def test_create_passes_on_what_was_asked_and_no_more(fake: FakeServer, run_dir: 
     assert (second.name, second.nr_queues, second.queue_depth, second.mem_limit) == ("local7", 3, 32, 12345)
 
 
+def test_a_data_mode_is_of_ublk() -> None:
+    words = " ".join(check_options(CreateOptions(1 << 30, data_mode=" Driver-Copy")).server_words())
+    assert " --data-mode driver-copy " in words
+    assert "--data-mode" not in check_options(CreateOptions(1 << 30)).server_words()
+    with pytest.raises(UsageError, match=r"there is no data mode 'zero-copy'.*auto, user-copy, driver-copy"):
+        check_options(CreateOptions(1 << 30, data_mode="zero-copy"))
+    with pytest.raises(UsageError, match="a data mode is for ublk"):
+        check_options(replace(LOCAL, data_mode="auto"))
+
+
 def test_a_policy_is_asked_for_by_name(fake: FakeServer) -> None:
     make(policy="Dense")
     assert " --policy 180:2340:10:21780 " in fake.received[0]
@@ -128,11 +138,11 @@ def test_what_to_do_when_it_cannot_be_set(
 
 def test_command_preview_gives_the_same_options() -> None:
     swapping = CreateOptions(3 << 29, "zstd:3", 1 << 29, 4, 2, 64, "ublk", True, 10, dictionary="/a b", dedup=True)
-    swapping = replace(swapping, policy="gentle", mode="low-latency")
+    swapping = replace(swapping, policy="gentle", mode="low-latency", data_mode="driver-copy")
     swapping = replace(swapping, backing="/b", backing_limit=1 << 30, backing_plain=True, force=True)
     assert swapping.command() == (
         "truezram create --size 1536M --algorithm zstd:3 --dictionary '/a b' --dedup --policy gentle"
-        " --mode low-latency"
+        " --mode low-latency --data-mode driver-copy"
         " --mem-limit 512M --backing /b --backing-limit 1G --backing-plain --force"
         " --id 4 --queues 2 --queue-depth 64 --swap --priority 10"
     )

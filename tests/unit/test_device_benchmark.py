@@ -35,7 +35,7 @@ PAGE = 4096
 SIZE = 1 << 20
 COUNT = 96
 RESULT = {
-    *("target", "algorithm", "mode", "queues", "workload", "block_size", "depth", "jobs", "iops", "mb_s"),
+    *("target", "algorithm", "mode", "data_mode", "queues", "workload", "block_size", "depth", "jobs", "iops", "mb_s"),
     *("latency_us", "cpu_share", "cpu", "verified", "samples"),
 }
 
@@ -72,7 +72,7 @@ class StandIns:
             yield path, os.getpid(), max(queue_depth, 64)
 
     @contextlib.contextmanager
-    def null(self, size: int, queues: int | None, queue_depth: int) -> Iterator[tuple[str, int]]:
+    def null(self, size: int, queues: int | None, queue_depth: int, data_mode: str) -> Iterator[tuple[str, int]]:
         with self.one("null", size) as path:
             yield path, os.getpid()
 
@@ -195,6 +195,20 @@ def test_each_mode_is_a_target(devices: StandIns, folder: Path) -> None:
     assert [r["mode"] for r in device_report.to_json(report)["results"]] == ["low-latency", "balanced", None]
 
 
+def test_each_data_mode_is_a_target(devices: StandIns, folder: Path) -> None:
+    """Of null as well; each of ours has the null device beside it that moves data as it does."""
+    report = run(folder, "null,zram:lz4", workloads=["randread"], data_modes=["driver-copy", "user-copy"])
+    assert [(r.target, r.data_mode) for r in report.results] == [
+        ("truezram", "driver-copy"), ("truezram", "user-copy"), ("null", "driver-copy"), ("null", "user-copy"),
+        ("zram", None),
+    ]  # fmt: skip
+    for ours, null in zip(report.results[:2], report.results[2:4], strict=True):
+        assert report.same_case(ours, "null") is null
+    assert [row[1] for row in device_report.rows(report)][1:] == ["user-copy", "driver-copy", "user-copy", "-"]
+    assert device_report.to_json(report)["results"][1]["data_mode"] == "user-copy"
+    assert "DATA" not in [field.title for field in device_report.fields(run(folder, workloads=["randread"]))]
+
+
 # ---- what is broken ----
 
 
@@ -270,6 +284,7 @@ def test_cancelled(devices: StandIns, folder: Path) -> None:
         ({"jobs": [65]}, "number of jobs"),
         ({"queues": [0]}, "number of queues"),
         ({"modes": ["fastest"]}, "there is no mode"),
+        ({"data_modes": ["zero-copy"]}, "there is no data mode"),
         ({"rounds": 0}, "0 rounds"),
         ({"runtime": 0.0}, "a runtime of 0 s"),
         ({"size": 8192}, "is out of range"),

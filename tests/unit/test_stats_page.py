@@ -178,6 +178,25 @@ def test_a_device_that_another_server_takes_over(tmp_path: Path) -> None:
     assert (page.snapshot().state, page.snapshot().recoveries) == ("live", 1)
 
 
+@pytest.mark.parametrize(
+    ("transport", "flags", "mode", "why"),
+    [
+        ("ublk", lib.TZ_FLAG_USER_COPY, "user_copy", "requests of up to 128 KiB"),
+        ("ublk", 0, "driver_copy", "no USER_COPY"),
+        ("ublk", lib.TZ_FLAG_DATA_ASKED, "driver_copy", "it was asked for"),
+        ("ublk", lib.TZ_FLAG_DATA_ASKED | lib.TZ_FLAG_USER_COPY, "user_copy", "it was asked for"),
+        ("local", 0, "", ""),
+    ],
+)
+def test_data_mode_and_why(tmp_path: Path, transport: str, flags: int, mode: str, why: str) -> None:
+    stats, _page = make(tmp_path / "local0.stats")
+    stats.transport, stats.flags = stats_page.TRANSPORTS.index(transport), flags
+    device = StatsPage(tmp_path / "local0.stats").snapshot()
+    assert device.data_mode == mode
+    assert why in device.data_mode_why
+    assert bool(device.data_mode_why) == bool(why)
+
+
 def test_a_zombie_does_not_run() -> None:
     child = subprocess.Popen(["true"])
     start = process_state(child.pid)[1]

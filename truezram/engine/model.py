@@ -108,6 +108,13 @@ def no_recovery(transport: str, noswap: bool, handed_over: bool) -> str:
     return "" if handed_over else "it was made without recovery, which ublk has since Linux 6.1"
 
 
+DATA_MODE_WHY = {
+    "user_copy": "requests of up to 128 KiB with the least memory",
+    "driver_copy": "the kernel's ublk driver has no USER_COPY, which Linux has since 6.5",
+}
+"""Why a device has this data mode that was not asked for (docs/modes.md has what was measured)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Age:
     """Pages of a device that have not been read or written for some time."""
@@ -314,6 +321,10 @@ class DeviceSnapshot:
     memory_locked: bool = False
     noswap_tmpfs: bool = False
     io_flusher: bool = False
+    data_mode: str = ""
+    """How requests' data is moved: "user_copy" (by the server) or "driver_copy"; empty for what is not ublk."""
+    data_asked: bool = False
+    """Whether that was asked for."""
     recoverable: bool = False
     """Whether another server can take over when its server dies. Reads and writes wait until then."""
     standby: int = 0
@@ -342,6 +353,11 @@ class DeviceSnapshot:
         if self.recoverable:
             return "on"
         return f"off: {no_recovery(self.transport, self.noswap_tmpfs, self.recoverable)}"
+
+    @property
+    def data_mode_why(self) -> str:
+        """Why it is that data mode; empty for what has none."""
+        return "it was asked for" if self.data_asked else DATA_MODE_WHY.get(self.data_mode, "")
 
     @property
     def spin_share(self) -> float | None:

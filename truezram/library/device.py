@@ -99,6 +99,7 @@ class Device:
         dedup: bool = False,
         policy: str | None = None,
         mode: str | None = None,
+        data_mode: str | None = None,
         backing: str | None = None,
         backing_limit: int | str = 0,
         backing_plain: bool = False,
@@ -126,6 +127,7 @@ class Device:
             dedup: Whether identical pages share one object.
             policy: What is done with idle pages: `off`, `gentle`, `balanced` or `dense`.
             mode: `low-latency`, `balanced` or `max-throughput`.
+            data_mode: Who copies the data of a ublk device's requests: `user-copy`, `driver-copy` or `auto`.
             backing: A file, partition or disk for pages that nobody has touched for long.
             backing_limit: How much of that is used at most; 0: all.
             backing_plain: Whether it is not encrypted.
@@ -165,6 +167,7 @@ class Device:
             dedup=dedup,
             policy=policy,
             mode=mode,
+            data_mode=data_mode,
             backing=backing,
             backing_limit=backing_limit if isinstance(backing_limit, int) else parse_size(backing_limit),
             backing_plain=backing_plain,

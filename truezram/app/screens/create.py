@@ -26,7 +26,15 @@ from truezram.engine.answers import Algorithm, Scope
 from truezram.engine.device.backing import Backing
 from truezram.engine.device.dictionary import takes_one
 from truezram.engine.device.options import MAX_ID, CreateOptions
-from truezram.engine.device.settings import DEFAULT_MODE, DEFAULT_POLICY, MODES, POLICIES, describe_policy
+from truezram.engine.device.settings import (
+    DATA_MODES,
+    DEFAULT_DATA_MODE,
+    DEFAULT_MODE,
+    DEFAULT_POLICY,
+    MODES,
+    POLICIES,
+    describe_policy,
+)
 from truezram.engine.device.swap import DEFAULT_PRIORITY, MAX_PRIORITY
 from truezram.engine.errors import TruezramError, UsageError
 from truezram.engine.units import format_exact, format_size, parse_size
@@ -116,6 +124,10 @@ class CreateScreen(Dialog[CreateOptions | None]):
                 yield Label("Mode")
                 mode = start.mode or DEFAULT_MODE
                 yield Choice([(name, name) for name in MODES], value=mode, allow_blank=False, id="mode", compact=True)
+                yield Label("data", classes="second")
+                moves = [(name, name) for name in DATA_MODES]
+                data = start.data_mode or DEFAULT_DATA_MODE
+                yield Choice(moves, value=data, allow_blank=False, id="data-mode", compact=True)
                 yield Static(id="mode-note", classes="note")
             with Horizontal(classes="field"):
                 yield Label("Backing")
@@ -260,8 +272,9 @@ class CreateScreen(Dialog[CreateOptions | None]):
         backing = self._check_backing(size)
         self._note("policy", describe_policy(policy, backing is not None))
         mode = str(self.query_one("#mode", Select).value)
-        self._note("mode", MODES[mode])
         transport = str(self.query_one("#transport", Select).value)
+        data = self._check_data(transport)
+        self._note("mode", MODES[mode] if data is None else DATA_MODES[data])
         persist = self._check_persist(transport)
         swap, priority, fs, mount = self._check_use(transport, size)
         queues, depth, number = self._check_queues(transport)
@@ -284,6 +297,7 @@ class CreateScreen(Dialog[CreateOptions | None]):
             dedup=self.query_one("#dedup", Checkbox).value,
             policy=None if policy == DEFAULT_POLICY else policy,
             mode=None if mode == DEFAULT_MODE else mode,
+            data_mode=data,
             backing=backing.path if backing else None,
             backing_limit=backing.limit if backing else 0,
             backing_plain=backing is not None and backing.plain,
@@ -291,6 +305,15 @@ class CreateScreen(Dialog[CreateOptions | None]):
         )
         self.options = options if self._good else None
         self._preview()
+
+    def _check_data(self, transport: str) -> str | None:
+        """How data is moved, of a ublk device; None: as by default."""
+        field = self.query_one("#data-mode", Select)
+        field.disabled = transport != "ublk"
+        data = str(field.value)
+        if field.disabled or data == DEFAULT_DATA_MODE:
+            return None
+        return data
 
     def _check_sizes(self) -> tuple[int, int]:
         """Size and memory limit."""

@@ -455,6 +455,8 @@ def facts(device: DeviceSnapshot) -> list[Item]:
         ("packing", "-" if device.packing is None else f"{device.packing:.3f}"),
         ("peak", short_size(device.mem_used_max)),
     ]
+    if device.data_mode:
+        rows.append(("data", device.data_mode.replace("_", " ")))
     if device.dup_pages:
         rows.append(("duplicates", f"{device.dup_pages} pages"))
     if device.total.slots_freed:

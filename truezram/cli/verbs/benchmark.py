@@ -210,6 +210,11 @@ def _add_device(device: argparse.ArgumentParser) -> None:
     add_list("--depth", _numbers, "requests in flight for each job, 1 to 1024 (default: 1,32)")
     add_list("--jobs", _numbers, "threads that send requests, 1 to 64 (default: 1)")
     add_list("--mode", _words, "modes of our devices: balanced, low-latency, max-throughput (default: balanced)")
+    add_list(
+        "--data-mode",
+        _words,
+        "data modes of our devices and of null: auto, user-copy, driver-copy (default: auto)",
+    )
     add_list("--queues", _numbers, "queues of our devices and of null (default: that of a new device)")
     device.add_argument(
         "--size", metavar="SIZE", help="of each device that is made (default: 256M, or what memory allows)"
@@ -395,6 +400,7 @@ def _device(args: argparse.Namespace) -> Results:
             jobs=args.jobs,
             queues=args.queues,
             modes=args.mode,
+            data_modes=args.data_mode,
             size=None if args.size is None else parse_disksize(args.size),
             runtime=device_bench.DEFAULT_RUNTIME if args.runtime is None else args.runtime,
             rounds=device_bench.DEFAULT_ROUNDS if args.rounds is None else args.rounds,

@@ -60,6 +60,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             f"--{name}", dest="mode", action="store_const", const=mode, help=f"the same as --mode {mode}"
         )
     parser.add_argument(
+        "--data-mode",
+        metavar="NAME",
+        help="auto, user-copy or driver-copy: whether the server or the ublk driver copies the data of requests, which"
+        " are of up to 32 KiB then (default: auto, user-copy where the kernel has it)",
+    )
+    parser.add_argument(
         "--backend",
         choices=("memory", "tiered"),
         default="memory",
@@ -126,6 +132,7 @@ def options_of(args: argparse.Namespace) -> CreateOptions:
         dedup=args.dedup,
         policy=policy,
         mode=args.mode,
+        data_mode=args.data_mode,
         backing=args.backing,
         backing_limit=parse_size(args.backing_limit, "--backing-limit") if args.backing_limit is not None else 0,
         backing_plain=args.backing_plain,

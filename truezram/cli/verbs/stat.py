@@ -271,6 +271,8 @@ def as_json(device: DeviceSnapshot) -> dict[str, Any]:
         "spin_ns": total.spin_ns,
         "spin_hits": total.spin_hits,
         "spin_share": device.spin_share,
+        "data_mode": device.data_mode or None,
+        "data_mode_why": device.data_mode_why or None,
         "nr_queues": device.nr_queues,
         "queue_depth": device.queue_depth,
         "queues": [queue_json(queue) for queue in device.queues],
@@ -395,6 +397,8 @@ def lines(device: DeviceSnapshot) -> list[tuple[str, str]]:
         if device.spin_share is not None and device.total.spin_ns:
             out.append(("spin_share", spinning(device)))
         out.append(("queues", f"{device.nr_queues} of depth {device.queue_depth}"))
+        if device.data_mode:
+            out.append(("data_mode", f"{device.data_mode}: {device.data_mode_why}"))
         for index, queue in enumerate(device.queues):
             where = f"CPU {queue.cpu}" if queue.cpu is not None else "any CPU"
             text = f"{where}, {queue.num_reads} reads, {queue.num_writes} writes, {queue.num_discards} discards"

@@ -254,6 +254,7 @@ def canonical(options: CreateOptions) -> CreateOptions:
         algorithm=checked.algorithm if options.algorithm is not None else None,
         policy=checked.policy if options.policy is not None else None,
         mode=checked.mode if options.mode is not None else None,
+        data_mode=checked.data_mode,
         enable=False,
     )
 
@@ -311,6 +312,8 @@ def of_device(device: DeviceSnapshot) -> CreateOptions:
         values["policy"] = None
     if values.get("mode") == DEFAULT_MODE:
         values["mode"] = None
+    if device.data_asked:
+        values["data_mode"] = device.data_mode.replace("_", "-")
     if values["algorithm"] == default_algorithm():
         values["algorithm"] = None
     if values.get("backing") is not None:

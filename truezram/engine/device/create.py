@@ -23,7 +23,14 @@ from truezram.engine.device.compaction import Progress
 from truezram.engine.device.options import MAX_ID, MAX_QUEUE_DEPTH, TRANSPORTS
 from truezram.engine.device.options import CreateOptions as CreateOptions
 from truezram.engine.device.settings import BY_KEY as SETTINGS
-from truezram.engine.device.settings import DEFAULT_MODE, DEFAULT_POLICY, parse_mode, parse_policy, write_policy
+from truezram.engine.device.settings import (
+    DEFAULT_MODE,
+    DEFAULT_POLICY,
+    parse_data_mode,
+    parse_mode,
+    parse_policy,
+    write_policy,
+)
 from truezram.engine.device.settings import parse_mem_limit as parse_mem_limit
 from truezram.engine.errors import Busy, Failed, PermissionDenied, TruezramError, Unsupported, UsageError
 from truezram.engine.machine import advice, procfs
@@ -80,6 +87,8 @@ def check_options(options: CreateOptions) -> CreateOptions:
         raise UsageError(
             bad, "a local device is not a block device and cannot be swap", "Use --transport ublk for --swap"
         )
+    if options.data_mode is not None and options.transport == "local":
+        raise UsageError(bad, "a data mode is for ublk", "Leave --data-mode out, or use --transport ublk")
     if options.priority is not None and not options.swap:
         raise UsageError(bad, "a priority is for swap only", "Add --swap, or leave --priority out")
     mount = _check_filesystem(options, bad)
@@ -90,6 +99,7 @@ def check_options(options: CreateOptions) -> CreateOptions:
         file = str(dictionary.load_for(options.dictionary, algorithm).path)
     idle_file = _check_backing(options, bad)
     policy = write_policy(parse_policy(options.policy if options.policy is not None else DEFAULT_POLICY))
+    data_mode = parse_data_mode(options.data_mode) if options.data_mode is not None else None
     mode = parse_mode(options.mode if options.mode is not None else DEFAULT_MODE)
     return replace(
         options,
@@ -97,6 +107,7 @@ def check_options(options: CreateOptions) -> CreateOptions:
         dictionary=file,
         policy=policy,
         mode=mode,
+        data_mode=data_mode,
         priority=priority,
         mount=mount,
         backing=idle_file.path if idle_file else None,

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from truezram.engine import paths
 from truezram.engine.device.create import need_ublk
+from truezram.engine.device.settings import DEFAULT_DATA_MODE
 from truezram.engine.errors import Failed, from_exit_code
 
 _PATIENCE = 15.0
@@ -32,11 +33,12 @@ class NullDevice:
 class NullServer:
     """Its server. `close` removes the device."""
 
-    def __init__(self, size: int, queues: int | None, queue_depth: int) -> None:
-        """Starts it. `size` in bytes, a multiple of 4096; `queues` None: as many as a device of ours has. Raises the
-        errors of `need_ublk`, and `TruezramError` with the server's reason."""
+    def __init__(self, size: int, queues: int | None, queue_depth: int, data_mode: str = DEFAULT_DATA_MODE) -> None:
+        """Starts it. `size` in bytes, a multiple of 4096; `queues` None: as many as a device of ours has;
+        `data_mode`: one of `settings.DATA_MODES`. Raises the errors of `need_ublk`, and `TruezramError` with the
+        server's reason."""
         need_ublk()
-        command = [str(paths.server_path()), "--null", str(size), str(queues or 0), str(queue_depth)]
+        command = [str(paths.server_path()), "--null", str(size), str(queues or 0), str(queue_depth), data_mode]
         try:
             # A session of its own: Ctrl-C is for us, who then end it.
             self._process = subprocess.Popen(

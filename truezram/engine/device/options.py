@@ -42,6 +42,8 @@ class CreateOptions:
     """What is done with idle pages: one of `settings.POLICIES`, or one's own."""
     mode: str | None = None
     """What its queues are to be good at: one of `settings.MODES`."""
+    data_mode: str | None = None
+    """How requests' data is moved: one of `settings.DATA_MODES`."""
     backing: str | None = None
     """A file or block device for pages that have been idle for long."""
     backing_limit: int = 0
@@ -106,6 +108,7 @@ OPTIONS = (
     Option("dedup", server=True),
     Option("policy", server=True, serve=parse_policy),
     Option("mode", server=True),
+    Option("data_mode", server=True),
     Option("mem_limit", server=True, write=format_exact),
     Option("backing"),
     Option("backing_limit", write=format_exact),

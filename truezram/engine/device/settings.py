@@ -110,6 +110,25 @@ def parse_mode(text: str) -> str:
     return word
 
 
+DATA_MODES = {
+    "auto": "user-copy where the kernel has it",
+    "user-copy": "the server copies, when it wants the data: one system call more a request, one buffer a queue",
+    "driver-copy": "the driver copies: requests of up to 32 KiB, and a buffer of that size for each",
+}
+"""How a request's data gets to the server of a ublk device and back."""
+DEFAULT_DATA_MODE = "auto"
+"""Of a new device."""
+
+
+def parse_data_mode(text: str) -> str:
+    """The name of a data mode, as the server takes it. Raises `UsageError`."""
+    word = text.strip().lower()
+    if word not in DATA_MODES:
+        what = f"there is no data mode {text[:40]!r}"
+        raise UsageError(what, "it is not in the list", f"One of: {', '.join(DATA_MODES)}")
+    return word
+
+
 def _idle(text: str) -> str:
     word = text.strip().lower()
     return "0" if word == "off" else str(int(parse_duration(word, "idle time")))

@@ -192,6 +192,8 @@ class StatsView:
             memory_locked=bool(head.flags & lib.TZ_FLAG_MEMORY_LOCKED),
             noswap_tmpfs=bool(head.flags & lib.TZ_FLAG_NOSWAP_TMPFS),
             recoverable=bool(head.flags & lib.TZ_FLAG_RECOVERABLE),
+            data_mode=_data_mode(head, transport),
+            data_asked=bool(head.flags & lib.TZ_FLAG_DATA_ASKED),
             io_flusher=bool(head.flags & lib.TZ_FLAG_IO_FLUSHER),
             slot_tracking=_slot_tracking(head, transport),
             slot_tracking_text=printable(ffi.string(head.slot_tracking_text)),
@@ -304,6 +306,12 @@ def _state_of_dead(head: Any) -> str:
     """The standby may be taking over: it becomes the server, and says so here."""
     state, _ = process_state(head.standby) if head.standby else ("", 0)
     return "recovering" if head.flags & lib.TZ_FLAG_RECOVERABLE and state and state not in "ZX" else "dead"
+
+
+def _data_mode(head: Any, transport: str) -> str:
+    if transport != "ublk":
+        return ""
+    return "user_copy" if head.flags & lib.TZ_FLAG_USER_COPY else "driver_copy"
 
 
 def _slot_tracking(head: Any, transport: str) -> str:

@@ -76,7 +76,7 @@ KINDS = {
         ),
     ),
     "device": Kind(
-        ("target", "algorithm", "mode", "queues", "workload", "block_size", "depth", "jobs"),
+        ("target", "algorithm", "mode", "data_mode", "queues", "workload", "block_size", "depth", "jobs"),
         (
             Metric("requests/s", ("iops",), ("samples", "iops")),
             Metric("p50 µs", ("latency_us", "p50"), ("samples", "p50_us"), more=False),

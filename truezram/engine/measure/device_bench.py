@@ -24,7 +24,7 @@ from typing import Any
 from truezram._native import ffi, lib
 from truezram.engine.algorithms import default_algorithm
 from truezram.engine.device.create import need_ublk
-from truezram.engine.device.settings import DEFAULT_MODE
+from truezram.engine.device.settings import DEFAULT_MODE, parse_data_mode
 from truezram.engine.errors import Failed, UsageError
 from truezram.engine.machine import procfs
 from truezram.engine.measure import benchmark, device_fio, device_swap, device_targets, store_bench
@@ -107,6 +107,7 @@ class Course:
 
 
 def _result(target: Target, case: Case, samples: Sequence[Sample], *rest: Any, **more: Any) -> DeviceResult:
+    more["data_mode"] = target.wanted.data_mode
     return DeviceResult(
         target.wanted.kind, target.algorithm, target.mode, target.queues, case, tuple(samples), *rest, **more
     )
@@ -379,6 +380,7 @@ def run(
     jobs: Sequence[int] = (),
     queues: Sequence[int] = (),
     modes: Sequence[str] = (),
+    data_modes: Sequence[str] = (),
     size: int | None = None,
     runtime: float = DEFAULT_RUNTIME,
     rounds: int = DEFAULT_ROUNDS,
@@ -389,7 +391,8 @@ def run(
     """`truezram benchmark device`: see the top of this file. `algorithms`: ours (if empty, the default of a new
     device); `path`: a block device that is there, instead; `destructive`: it may be written to; `blocks`: bytes of a
     request; `queues`: of devices of ours and of null, each number is measured (if empty, as many as they have by
-    default); `modes`: of devices of ours, each is measured (if empty, the default); `size`: bytes of each device, None:
+    default); `modes`: of devices of ours, each is measured (if empty, the default); `data_modes`: of
+    these and of null, likewise; `size`: bytes of each device, None:
     `DEFAULT_SIZE`, or what memory allows; `runtime`: seconds for each case and target, over all rounds; `fio`: the
     loads that only read once more, with fio.
 
@@ -401,9 +404,10 @@ def run(
         raise UsageError(_WHAT, f"{rounds} rounds were asked for", f"Choose 1 to {MAX_ROUNDS}")
     if not 0 < runtime <= MAX_RUNTIME:
         raise UsageError(_WHAT, f"a runtime of {runtime:g} s was asked for", f"Choose up to {MAX_RUNTIME:g}")
-    if path is not None and (algorithms or modes):
-        why = "a device that is there has its algorithm and its mode"
-        raise UsageError(_WHAT, why, "Leave the path out, or --algorithm and --mode")
+    if path is not None and (algorithms or modes or data_modes):
+        why = "a device that is there has its algorithm and its modes"
+        raise UsageError(_WHAT, why, "Leave the path out, or --algorithm, --mode and --data-mode")
+    moves: list[str | None] = [*dict.fromkeys(map(parse_data_mode, data_modes))]
     if destructive and path is None:
         raise UsageError(_WHAT, "--destructive is for a device that is there", "Give its path, or leave it out")
     cases = cases_of(workloads, blocks, depths, jobs, path is not None and not destructive)
@@ -414,10 +418,11 @@ def run(
     if path is None:
         named = algorithms or [default_algorithm()]
         found = (
-            device_targets.ours(name, count, mode)
+            device_targets.ours(name, count, mode, data)
             for count in counts or [None]
             for name in named
             for mode in modes or [DEFAULT_MODE]
+            for data in moves or [None]
         )
         wanted = list(dict.fromkeys(found))
     else:
@@ -425,9 +430,10 @@ def run(
     if any(item.kind in (OURS, NULL) for item in [*wanted, *baselines]):
         need_ublk()
     wanted += [
-        replace(item, queues=count)
+        replace(item, queues=count, data_mode=data)
         for item in baselines
         for count in (counts or [None] if item.kind == NULL else [None])
+        for data in (moves or [None] if item.kind == NULL else [None])
     ]
     if fio:
         device_fio.program()

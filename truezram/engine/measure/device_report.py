@@ -29,6 +29,7 @@ def _result(result: DeviceResult) -> dict[str, Any]:
         "target": result.target,
         "algorithm": result.algorithm,
         "mode": result.mode,
+        "data_mode": result.data_mode,
         "queues": result.queues,
         "workload": case.workload,
         "block_size": case.block,
@@ -118,11 +119,13 @@ def fields(report: DeviceReport) -> list[Field]:
     targets = {result.target for result in report.results}
     zram = [result.algorithm or "" for result in report.results if result.target == ZRAM]
     modes = {result.mode for result in report.results} - {None}
+    moves = {result.data_mode for result in report.results} - {None}
     queues = {result.queues for result in report.results} - {None, 1}
     jobs = any(result.case.jobs > 1 for result in report.results)
     return [
         Field("DEVICE", lambda result, _: result.name, right=False),
         *([Field("MODE", lambda result, _: result.mode or "-", right=False)] if len(modes) > 1 else []),
+        *([Field("DATA", lambda result, _: result.data_mode or "-", right=False)] if len(moves) > 1 else []),
         *([Field("QUEUES", lambda result, _: str(result.queues or "-"))] if queues else []),
         Field("WORKLOAD", lambda result, _: result.case.workload, right=False),
         Field("BLOCK", lambda result, _: format_exact(result.case.block), keep=1),

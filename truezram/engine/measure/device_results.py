@@ -100,6 +100,8 @@ class DeviceResult:
     """Pages that were read and compared with what must be there."""
     swap: SwapDetail | None = None
     fio: Fio | None = None
+    data_mode: str | None = None
+    """How its requests' data is moved, as it was asked for; None: it was not."""
 
     @property
     def name(self) -> str:
@@ -150,9 +152,14 @@ class DeviceReport:
     notes: tuple[str, ...]
 
     def same_case(self, result: DeviceResult, target: str) -> DeviceResult | None:
-        """That of a target in the same case: of those with as many queues, or any, the first."""
+        """That of a target in the same case: the first of those most like it, which have as many queues and move data
+        in the same way."""
+
+        def unlike(other: DeviceResult) -> int:
+            return 2 * (other.queues != result.queues) + (other.data_mode != result.data_mode)
+
         found = [r for r in self.results if r.target == target and r.case == result.case]
-        return next((r for r in found if r.queues == result.queues), found[0] if found else None)
+        return min(found, key=unlike, default=None)
 
 
 @dataclass(frozen=True, slots=True)

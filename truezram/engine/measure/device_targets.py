@@ -19,7 +19,7 @@ from truezram.engine.device import removal, swap
 from truezram.engine.device.client import Client, Entry
 from truezram.engine.device.create import CreateOptions, create
 from truezram.engine.device.null import NullServer
-from truezram.engine.device.settings import DEFAULT_MODE, parse_mode
+from truezram.engine.device.settings import DEFAULT_DATA_MODE, DEFAULT_MODE, parse_mode
 from truezram.engine.errors import Busy, Failed, NotFound, PermissionDenied, TruezramError, Unsupported, UsageError
 from truezram.engine.machine import users
 from truezram.engine.measure import zram_bench
@@ -45,6 +45,8 @@ class Wanted:
     """None: as many as it has by default."""
     mode: str | None = None
     """How its server waits for requests, of a device of ours; None: it has no such setting."""
+    data_mode: str | None = None
+    """How its requests' data is moved, of a device of ours and null; None: as by default."""
 
 
 class Target:
@@ -89,6 +91,7 @@ class Target:
         """For a person."""
         text = f"{self.wanted.kind} {self.algorithm}" if self.algorithm else self.wanted.kind
         text = text if self.mode in (None, DEFAULT_MODE) else f"{text} {self.mode}"
+        text = text if self.wanted.data_mode is None else f"{text} {self.wanted.data_mode}"
         return f"{text}, {self.queues} queues" if self.queues and self.queues > 1 else text
 
     def close(self) -> None:
@@ -126,7 +129,13 @@ def _ours(wanted: Wanted, size: int, queue_depth: int) -> Iterator[tuple[str, in
     """A device of ours: its path, its server's pid, and its queues' depth. It is removed afterwards."""
     entry: Entry | None = None
     options = CreateOptions(
-        size, wanted.algorithm, queues=wanted.queues, queue_depth=queue_depth or None, mode=wanted.mode, policy="off"
+        size,
+        wanted.algorithm,
+        queues=wanted.queues,
+        queue_depth=queue_depth or None,
+        mode=wanted.mode,
+        data_mode=wanted.data_mode,
+        policy="off",
     )
     with zram_bench.ended_in_order():
         try:
@@ -142,13 +151,13 @@ def _ours(wanted: Wanted, size: int, queue_depth: int) -> Iterator[tuple[str, in
 
 
 @contextlib.contextmanager
-def _null(size: int, queues: int | None, queue_depth: int) -> Iterator[tuple[str, int]]:
+def _null(size: int, queues: int | None, queue_depth: int, data_mode: str) -> Iterator[tuple[str, int]]:
     """A device without a store: its path and its server's pid. It is removed afterwards."""
     server: NullServer | None = None
     with zram_bench.ended_in_order():
         try:
             with zram_bench.undisturbed():
-                server = NullServer(size, queues, queue_depth)
+                server = NullServer(size, queues, queue_depth, data_mode)
             swap.node_ready(server.device.path)
             yield server.device.path, server.device.pid
         finally:
@@ -265,7 +274,7 @@ def opened(
             path = f"/dev/{Path(folder).name}"
         elif wanted.kind == NULL:
             depth = (like.queue_depth if like else 0) or max(queue_depth, 64)
-            path, pid = stack.enter_context(_null(size, queues, depth))
+            path, pid = stack.enter_context(_null(size, queues, depth, wanted.data_mode or DEFAULT_DATA_MODE))
             keeps = lib.TZ_DISK_HOLDS_ZEROS
         elif wanted.kind == NULLBLK:
             path = stack.enter_context(_nullblk(size, queues or 1))
@@ -307,6 +316,6 @@ def why_not(wanted: Wanted) -> TruezramError | None:
     return None
 
 
-def ours(text: str, queues: int | None, mode: str) -> Wanted:
-    """A device of ours with that algorithm, in that mode. Raises `UsageError`."""
-    return Wanted(OURS, canonical(text), queues, parse_mode(mode))
+def ours(text: str, queues: int | None, mode: str, data_mode: str | None = None) -> Wanted:
+    """A device of ours with that algorithm, in these modes. Raises `UsageError`."""
+    return Wanted(OURS, canonical(text), queues, parse_mode(mode), data_mode)

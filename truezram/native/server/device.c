@@ -49,8 +49,8 @@ static int take_name(struct tz_server *s, const struct tz_options *o, int id)
 /* The device of our number in the kernel. -EEXIST: another ublk server has the number. */
 static int add_ublk(struct tz_server *s, const struct tz_options *o)
 {
-	int rc = tz_ublk_add(&s->ublk, (int)s->id, s->nr_queues, s->depth, o->size, 1, s->why,
-		sizeof s->why);
+	int rc = tz_ublk_add(&s->ublk, (int)s->id, s->nr_queues, s->depth, o->size, o->data,
+		1, s->why, sizeof s->why);
 
 	if (rc < 0)
 		return rc;
@@ -97,6 +97,12 @@ void tz_device_fill_head(struct tz_server *s, const struct tz_options *o, int fl
 		? s->ublk.info.max_io_buf_bytes : TZ_RING_MAX_PAGES * TZ_PAGE_SIZE;
 	snprintf(h->name, sizeof h->name, "%s", s->registry.name);
 	snprintf(h->server_version, sizeof h->server_version, "%s", VERSION);
+}
+
+int tz_device_data_flags(const struct tz_server *s, enum tz_data_mode asked)
+{
+	return (tz_ublk_is_user_copy(&s->ublk) ? TZ_FLAG_USER_COPY : 0) |
+		(asked != TZ_DATA_AUTO ? TZ_FLAG_DATA_ASKED : 0);
 }
 
 /* Reads a regular file (reading another might not end) of up to `room` bytes. Bytes, or negative
@@ -162,14 +168,15 @@ static int make_store(struct tz_server *s, const struct tz_options *o)
 		flags |= TZ_FLAG_NOSWAP_TMPFS;
 	s->arena_fd = fd;
 	s->arena_is_safe = noswap;
-	if (o->transport == TZ_TRANSPORT_UBLK && s->ublk.info.flags & UBLK_F_USER_COPY)
-		flags |= TZ_FLAG_USER_COPY;
+	if (o->transport == TZ_TRANSPORT_UBLK)
+		flags |= tz_device_data_flags(s, o->data);
 	if (o->transport == TZ_TRANSPORT_UBLK && noswap && tz_ublk_is_recoverable(&s->ublk))
 		flags |= TZ_FLAG_RECOVERABLE;
 	tz_device_fill_head(s, o, flags);
 	struct tz_arena_device device = { .transport = (uint32_t)o->transport,
 		.id = s->registry.stats->id, .queues = s->nr_queues, .depth = s->depth,
 		.max_io = s->registry.stats->max_io,
+		.data_mode = o->data,
 		.ublk_flags = o->transport == TZ_TRANSPORT_UBLK ? s->ublk.info.flags : 0,
 		.server_version = VERSION };
 	struct tz_store_config config = {

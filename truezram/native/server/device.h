@@ -13,6 +13,7 @@ struct tz_options {
 	struct tz_policy policy;
 	int has_policy;
 	uint32_t mode;		/* enum tz_mode */
+	enum tz_data_mode data;		/* as it was asked for */
 	const char *backing;		/* NULL: none */
 	uint64_t backing_limit, backing_daily, backing_rate;
 	uint8_t *dictionary_bytes;	/* what is in it */
@@ -34,6 +35,8 @@ void tz_device_unmake(struct tz_server *s);
 
 /* The steps. fill_head and set_… are for the statistics page; flags: enum tz_device_flags. */
 void tz_device_fill_head(struct tz_server *s, const struct tz_options *o, int flags);
+/* Of a ublk device. */
+int tz_device_data_flags(const struct tz_server *s, enum tz_data_mode asked);
 void tz_device_set_state(struct tz_server *s, unsigned state, unsigned more_flags);
 void tz_device_set_live(struct tz_server *s);
 unsigned tz_device_queues(void);	/* of a ublk device that no number is given for */

@@ -1,7 +1,9 @@
 /* null.c - a ublk device without a store: what a request costs before a store is asked
  * (`truezram benchmark device --against null`).
  *
- *	truezramd --null BYTES QUEUES DEPTH	(QUEUES 0: as many as a device of ours has)
+ *	truezramd --null BYTES QUEUES DEPTH DATA-MODE
+ *
+ * (QUEUES 0: as many as a device of ours has.)
  *
  * The queue threads are those of any other device, and data moves in and out as it does there; but
  * reads are zeros, and what is written is dropped (queue.c). Ring, driver and transfers are in its
@@ -30,6 +32,7 @@ struct null_device {
 	struct tz_ublk ublk;
 	uint64_t size;
 	unsigned nr_queues, depth, started;
+	enum tz_data_mode data;
 	int end_fd;
 	struct tz_queue queues[TZ_MAX_QUEUES];
 	struct tz_queue_stats stats[TZ_MAX_QUEUES];
@@ -39,21 +42,23 @@ struct null_device {
 static int parse(struct null_device *d, int argc, char **argv)
 {
 	unsigned long long n[3];
+	int data = argc == 6 ? tz_data_mode_parse(argv[5]) : -EINVAL;
 
 	for (int i = 0; i < 3; i++) {
 		char *end;
 
 		errno = 0;
-		n[i] = argc == 5 ? strtoull(argv[2 + i], &end, 10) : 0;
-		if (argc != 5 || *end || errno)
+		n[i] = argc == 6 ? strtoull(argv[2 + i], &end, 10) : 0;
+		if (argc != 6 || *end || errno)
 			return -EINVAL;
 	}
-	if (!n[0] || n[0] % TZ_PAGE_SIZE || n[0] > TZ_MAX_SIZE || n[1] > TZ_MAX_QUEUES ||
-	    !n[2] || n[2] > TZ_MAX_DEPTH)
+	if (data < 0 || !n[0] || n[0] % TZ_PAGE_SIZE || n[0] > TZ_MAX_SIZE ||
+	    n[1] > TZ_MAX_QUEUES || !n[2] || n[2] > TZ_MAX_DEPTH)
 		return -EINVAL;
 	d->size = n[0];
 	d->nr_queues = n[1] ? (unsigned)n[1] : tz_device_queues();
 	d->depth = (unsigned)n[2];
+	d->data = (enum tz_data_mode)data;
 	return 0;
 }
 
@@ -80,8 +85,8 @@ static int start_queues(struct null_device *d)
 /* What a failure leaves undone, `unmake` undoes. */
 static int make(struct null_device *d)
 {
-	int rc = tz_ublk_add(&d->ublk, -1, d->nr_queues, d->depth, d->size, 0, d->why,
-		sizeof d->why);
+	int rc = tz_ublk_add(&d->ublk, -1, d->nr_queues, d->depth, d->size, d->data, 0,
+		d->why, sizeof d->why);
 
 	if (rc == 0) {
 		d->nr_queues = d->ublk.info.nr_hw_queues;	/* the kernel caps both */
@@ -120,7 +125,7 @@ int tz_null_main(int argc, char **argv)
 	int rc;
 
 	if (parse(&d, argc, argv) < 0) {
-		fprintf(stderr, "usage: truezramd --null BYTES QUEUES DEPTH\n");
+		fprintf(stderr, "usage: truezramd --null BYTES QUEUES DEPTH DATA-MODE\n");
 		return TZ_EXIT_USAGE;
 	}
 	sigfillset(&all);

@@ -61,7 +61,7 @@ static int attach_store(struct tz_server *s, const struct tz_options *o)
 	tz_device_set_state(s, TZ_STATE_RECOVERING, 0);
 	tz_stats_head_begin(h);
 	tz_device_fill_head(s, o, TZ_FLAG_NOSWAP_TMPFS | TZ_FLAG_RECOVERABLE |
-			(s->ublk.info.flags & UBLK_F_USER_COPY ? TZ_FLAG_USER_COPY : 0));
+			tz_device_data_flags(s, o->data));
 	TZ_STATS_SET(h->standby, 0);	/* it may be us */
 	tz_stats_head_end(h);
 	accuse(s, o);
@@ -115,6 +115,7 @@ static int read_arena(struct tz_server *s, struct tz_options *o, int fd)
 	o->size = head.disksize;
 	s->nr_queues = head.device.queues;
 	s->depth = head.device.depth;
+	o->data = (enum tz_data_mode)head.device.data_mode;
 	return 0;
 }
 

@@ -4,13 +4,14 @@
  *	truezramd --transport ublk|local --size BYTES --algorithm NAME[:LEVEL] --run-dir DIR
  *	          [--dictionary FILE] [--mem-limit BYTES] [--id N] [--queues N] [--queue-depth N]
  *	          [--dedup] [--policy N:N:N[:N]] [--backing PATH] [--backing-limit BYTES]
- *	          [--backing-daily BYTES] [--backing-rate BYTES] [--ready-fd FD]
+ *	          [--backing-daily BYTES] [--backing-rate BYTES] [--mode NAME]
+ *	          [--data-mode NAME] [--ready-fd FD]
  *	truezramd --recover|--upgrade --transport ublk --id N --run-dir DIR [--ready-fd FD]
  *	truezramd --cleanup --transport ublk|local --id N --run-dir DIR
  *	truezramd --helper	(started by a server: helper.h)
  *	truezramd --nursery	(started by a server: standby.h)
  *	truezramd --slot-test	(started by a server: slot_test.h)
- *	truezramd --null BYTES QUEUES DEPTH	(a device without a store, for benchmarks: null.c)
+ *	truezramd --null BYTES QUEUES DEPTH DATA-MODE	(a device without a store: null.c)
  *
  * It is started by `truezram create`, which checks options before; what is checked here is what
  * could do harm. Order of things: the creator's surroundings left (detach.c) - capabilities given
@@ -86,6 +87,7 @@ static int parse(int argc, char **argv, struct tz_options *o)
 		{ "dedup", no_argument, NULL, 'u' },
 		{ "policy", required_argument, NULL, 'p' },
 		{ "mode", required_argument, NULL, 'M' },
+		{ "data-mode", required_argument, NULL, 'A' },
 		{ "backing", required_argument, NULL, 'b' },
 		{ "backing-limit", required_argument, NULL, 'B' },
 		{ "backing-daily", required_argument, NULL, 'y' },
@@ -133,6 +135,13 @@ static int parse(int argc, char **argv, struct tz_options *o)
 			if (bad < 0)
 				fprintf(stderr, "truezramd: --mode %s: no such mode\n", optarg);
 			break;
+		case 'A':
+			bad = tz_data_mode_parse(optarg);
+			o->data = bad < 0 ? TZ_DATA_AUTO : (enum tz_data_mode)bad;
+			if (bad < 0)
+				fprintf(stderr, "truezramd: --data-mode %s: no such mode\n",
+					optarg);
+			break;
 		case 'r': o->run_dir = optarg; break;
 		case 'i': bad = number("id", optarg, TZ_MAX_ID, &n); o->id = (int)n; break;
 		case 'q':
@@ -167,7 +176,8 @@ static int parse(int argc, char **argv, struct tz_options *o)
 			"[:IDLE_BACKING]]\n"
 			"                 [--backing PATH] [--backing-limit BYTES]"
 			" [--backing-daily BYTES]\n"
-			"                 [--backing-rate BYTES] [--mode NAME] [--ready-fd FD]\n"
+			"                 [--backing-rate BYTES] [--mode NAME] [--data-mode NAME]"
+			" [--ready-fd FD]\n"
 			"       truezramd --cleanup --transport ublk|local --id N --run-dir DIR\n"
 			"       truezramd --recover|--upgrade --transport ublk --id N --run-dir DIR"
 			" [--ready-fd FD]\n"

@@ -51,7 +51,8 @@ enum tz_arena_state { TZ_ARENA_MAKING = 1, TZ_ARENA_LIVE = 2, TZ_ARENA_STOPPING 
 
 /* The device as it was made, for whoever takes over. */
 struct tz_arena_device {
-	uint32_t transport, id, queues, depth, max_io, pad;
+	uint32_t transport, id, queues, depth, max_io;
+	uint32_t data_mode;		/* of ublk, as it was asked for: 0 was not, see ublk.h */
 	uint64_t ublk_flags;
 	char server_version[32];
 };

@@ -80,10 +80,11 @@ enum tz_device_flags {
 	TZ_FLAG_MEMORY_LOCKED = 1,	/* arena cannot be swapped out */
 	TZ_FLAG_NOSWAP_TMPFS = 2,	/* arena is a file on a noswap tmpfs: it can outlive the
 					 * server */
-	TZ_FLAG_USER_COPY = 4,		/* ublk: data moves by pread/pwrite, no per-request
-					 * buffers */
+	TZ_FLAG_USER_COPY = 4,		/* ublk: data moves by pread/pwrite; else each request
+					 * has a buffer */
 	TZ_FLAG_IO_FLUSHER = 8,		/* queue threads run with PR_SET_IO_FLUSHER, read back */
-	TZ_FLAG_RECOVERABLE = 16	/* ublk: when its server dies another one can take over */
+	TZ_FLAG_RECOVERABLE = 16,	/* ublk: when its server dies another one can take over */
+	TZ_FLAG_DATA_ASKED = 32		/* ublk: whether it is USER_COPY was asked for */
 };
 
 /* What servers may have died of (transport/suspects.h). */

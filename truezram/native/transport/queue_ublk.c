@@ -8,7 +8,7 @@
  *
  * Data: with USER_COPY (6.5 and later) a request's pages are read from or written to the char
  * device, one buffer per queue. Without it every tag has a buffer of its own, whose address goes
- * with the fetch.
+ * with the fetch. These are small, and so are the device's requests (ublk.h).
  *
  * Trouble: a command that completes with anything but a request (0) or the end (-ENODEV) is sent
  * again, as it was, every REFUSED_NS; an io_uring_enter that fails is tried again, ever more
@@ -37,7 +37,8 @@ struct ublk_queue {
 	struct tz_uring ring;
 	const volatile struct ublk_io_desc *descs;
 	size_t descs_len;
-	uint8_t *buffers;		/* per tag, without USER_COPY */
+	uint8_t *buffers;		/* without USER_COPY: for each tag */
+	size_t buffer_size;
 	uint32_t fetch_op, commit_op;
 	unsigned outstanding;
 	struct tz_io_list refused;	/* tags whose command is to be sent again */
@@ -52,6 +53,11 @@ static void refuse(struct ublk_queue *u, unsigned tag, enum tz_trouble what, int
 		u->refused_at = tz_now_ns();
 	tz_io_push(u->q, &u->refused, tag);
 	tz_queue_trouble(u->q, what, err);
+}
+
+static uint8_t *buffer_of(const struct ublk_queue *u, unsigned tag)
+{
+	return u->buffers + tag * u->buffer_size;
 }
 
 /* Sends a tag's command: what is in `mark`, with `result`. */
@@ -71,7 +77,7 @@ static void send_command(struct ublk_queue *u, unsigned tag)
 		return;
 	}
 	if (u->buffers)
-		cmd.addr = (uint64_t)(uintptr_t)(u->buffers + (size_t)tag * TZ_UBLK_MAX_IO);
+		cmd.addr = (uint64_t)(uintptr_t)buffer_of(u, tag);
 	sqe->opcode = TZ_IORING_OP_URING_CMD;
 	sqe->flags = TZ_IOSQE_FIXED_FILE;
 	sqe->fd = 0;
@@ -147,7 +153,7 @@ static uint8_t *bring(struct tz_queue *q, unsigned tag)
 	const struct tz_io *io = &q->ios[tag];
 
 	if (u->buffers)
-		return u->buffers + (size_t)tag * TZ_UBLK_MAX_IO;
+		return buffer_of(u, tag);
 	if (io->op == UBLK_IO_OP_READ)
 		return q->data;
 	ssize_t n = pread(q->ublk->char_fd, q->write_data, (size_t)io->nr_pages * TZ_PAGE_SIZE,
@@ -293,7 +299,7 @@ static int map_descriptors(struct ublk_queue *u)
 
 static int map_buffers(struct ublk_queue *u)
 {
-	size_t size = (size_t)u->q->depth * TZ_UBLK_MAX_IO;
+	size_t size = u->q->depth * u->buffer_size;
 	void *buffers = mmap(NULL, size, PROT_READ | PROT_WRITE,
 		MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
 
@@ -330,7 +336,10 @@ static int set_up(struct ublk_queue *u)
 	    (rc = tz_uring_enable(&u->ring, ring_ops, sizeof ring_ops)) < 0 ||
 	    (rc = map_descriptors(u)) < 0)
 		return rc;
-	if (!(q->ublk->info.flags & UBLK_F_USER_COPY) && (rc = map_buffers(u)) < 0)
+	u->buffer_size = q->ublk->info.max_io_buf_bytes;
+	if (tz_ublk_is_user_copy(q->ublk))
+		u->buffer_size = TZ_UBLK_MAX_IO;	/* the queue's own */
+	else if ((rc = map_buffers(u)) < 0)
 		return rc;
 	u->fetch_op = encoded ? (uint32_t)_IOWR('u', UBLK_IO_FETCH_REQ, struct ublk_io_cmd)
 		: UBLK_IO_FETCH_REQ;
@@ -341,7 +350,7 @@ static int set_up(struct ublk_queue *u)
 	q->ring = u;
 	if (q->store)
 		tz_store_defer(q->store, 1);
-	q->max_pages = TZ_UBLK_MAX_IO / TZ_PAGE_SIZE;
+	q->max_pages = (unsigned)(u->buffer_size / TZ_PAGE_SIZE);
 	return fetch_all(u);
 }
 
@@ -351,7 +360,7 @@ static void tear_down(struct ublk_queue *u)
 	if (u->descs)
 		munmap((void *)(uintptr_t)u->descs, u->descs_len);
 	if (u->buffers)
-		munmap(u->buffers, (size_t)u->q->depth * TZ_UBLK_MAX_IO);
+		munmap(u->buffers, u->q->depth * u->buffer_size);
 }
 
 void tz_queue_run_ublk(struct tz_queue *q)

@@ -117,6 +117,17 @@ static int disabled(const char *feature)
 	return list && strstr(list, feature);
 }
 
+int tz_data_mode_parse(const char *text)
+{
+	static const char *const names[] = { [TZ_DATA_AUTO] = "auto",
+		[TZ_DATA_USER_COPY] = "user-copy", [TZ_DATA_DRIVER_COPY] = "driver-copy" };
+
+	for (unsigned i = 0; i < sizeof names / sizeof *names; i++)
+		if (!strcmp(text, names[i]))
+			return (int)i;
+	return -EINVAL;
+}
+
 int tz_ublk_open(struct tz_ublk *u, char *why, size_t why_size)
 {
 	int rc;
@@ -172,23 +183,31 @@ static int set_params(struct tz_ublk *u, uint64_t disksize)
 	return command(u, CMD_SET_PARAMS, cmd);
 }
 
-static int add(struct tz_ublk *u, int id, unsigned queues, unsigned depth, int recoverable)
+/* Kernels that have it can say so: both came with 6.5. */
+static int has_user_copy(const struct tz_ublk *u)
 {
-	uint64_t wanted = UBLK_F_CMD_IOCTL_ENCODE | UBLK_F_USER_COPY | UBLK_F_NO_AUTO_PART_SCAN;
+	return u->features & UBLK_F_USER_COPY && !disabled("user_copy");
+}
+
+static int add(struct tz_ublk *u, int id, unsigned queues, unsigned depth, enum tz_data_mode data,
+	int recoverable)
+{
+	uint64_t wanted = UBLK_F_CMD_IOCTL_ENCODE | UBLK_F_NO_AUTO_PART_SCAN;
+	int user_copy = data != TZ_DATA_DRIVER_COPY && has_user_copy(u);
 
 	if (recoverable && !disabled("recovery"))
 		wanted |= UBLK_F_USER_RECOVERY | UBLK_F_USER_RECOVERY_REISSUE |
 			(u->features & UBLK_F_QUIESCE);
+	if (user_copy)
+		wanted |= UBLK_F_USER_COPY;
 	if (u->features)
 		wanted &= u->features;
 	if (!u->ioctl_encoded)
 		wanted &= ~UBLK_F_CMD_IOCTL_ENCODE;
-	if (disabled("user_copy"))
-		wanted &= ~UBLK_F_USER_COPY;
 	u->info = (struct ublk_dev_info){ .nr_hw_queues = (uint16_t)queues,
 		.queue_depth = (uint16_t)depth,
-		.max_io_buf_bytes = TZ_UBLK_MAX_IO, .dev_id = (uint32_t)id, .ublksrv_pid = getpid(),
-		.flags = wanted };
+		.max_io_buf_bytes = user_copy ? TZ_UBLK_MAX_IO : TZ_UBLK_SMALL_IO,
+		.dev_id = (uint32_t)id, .ublksrv_pid = getpid(), .flags = wanted };
 	struct ublk_ctrl_cmd cmd =
 		{ .dev_id = (uint32_t)id, .queue_id = UINT16_MAX, .len = sizeof u->info,
 		.addr = (uint64_t)(uintptr_t)&u->info };
@@ -213,14 +232,21 @@ static int open_char(struct tz_ublk *u)
 }
 
 int tz_ublk_add(struct tz_ublk *u, int id, unsigned queues, unsigned depth, uint64_t disksize,
-	int recoverable, char *why, size_t why_size)
+	enum tz_data_mode data, int recoverable, char *why, size_t why_size)
 {
-	int rc = add(u, id, queues, depth, recoverable);
+	int rc;
+
+	if (data == TZ_DATA_USER_COPY && !has_user_copy(u)) {
+		snprintf(why, why_size, "this kernel's ublk driver has no USER_COPY (Linux 6.5 and"
+			" later)");
+		return -EOPNOTSUPP;
+	}
+	rc = add(u, id, queues, depth, data, recoverable);
 
 	/* A kernel before ioctl-encoded opcodes. */
 	if ((rc == -EOPNOTSUPP || rc == -ENOTTY) && !u->features) {
 		u->ioctl_encoded = 0;
-		rc = add(u, id, queues, depth, recoverable);
+		rc = add(u, id, queues, depth, data, recoverable);
 	}
 	if (rc < 0) {
 		snprintf(why, why_size, rc == -EEXIST ? "ublk device %d exists already" :

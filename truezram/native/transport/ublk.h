@@ -68,6 +68,18 @@ struct tz_ublk {
 };
 
 #define TZ_UBLK_MAX_IO (128u << 10)
+/* The same where each tag has a buffer of that size: 8 pages, as the kernel reads ahead from swap
+ * by default (docs/modes.md has what was measured). */
+#define TZ_UBLK_SMALL_IO (32u << 10)
+
+/* How a request's data gets to the server and back. */
+enum tz_data_mode {
+	TZ_DATA_AUTO = 0,		/* the first where the kernel has it */
+	TZ_DATA_USER_COPY = 1,		/* by pread and pwrite, when the server wants it (6.5) */
+	TZ_DATA_DRIVER_COPY = 2		/* by the driver, to and from a buffer of each tag */
+};
+/* Of "auto", "user-copy" or "driver-copy"; -EINVAL. */
+int tz_data_mode_parse(const char *text);
 
 /* Opens /dev/ublk-control and asks for features. 0 or negative errno with why. */
 int tz_ublk_open(struct tz_ublk *u, char *why, size_t why_size);
@@ -75,7 +87,11 @@ int tz_ublk_open(struct tz_ublk *u, char *why, size_t why_size);
  * use. recoverable: when the server dies the device stays, requests wait, and another server can
  * take over; whether that is so is in info.flags. */
 int tz_ublk_add(struct tz_ublk *u, int id, unsigned queues, unsigned depth, uint64_t disksize,
-	int recoverable, char *why, size_t why_size);
+	enum tz_data_mode data, int recoverable, char *why, size_t why_size);
+static inline int tz_ublk_is_user_copy(const struct tz_ublk *u)
+{
+	return (u->info.flags & UBLK_F_USER_COPY) != 0;
+}
 static inline int tz_ublk_is_recoverable(const struct tz_ublk *u)
 {
 	uint64_t wanted = UBLK_F_USER_RECOVERY | UBLK_F_USER_RECOVERY_REISSUE;
