@@ -28,6 +28,8 @@
 #define SETUP_SQE128 (1u << 10)
 #define SETUP_SINGLE_ISSUER (1u << 12)
 #define SETUP_DEFER_TASKRUN (1u << 13)
+#define SETUP_NO_SQARRAY (1u << 16)	/* entries in order, not by their numbers (6.6) */
+#define SETUP_SQ_REWIND (1u << 20)	/* entries from the first one on, each time (7.0) */
 #define FEAT_SINGLE_MMAP (1u << 0)
 #define FEAT_NO_IOWAIT (1u << 17)
 #define ENTER_GETEVENTS (1u << 0)
@@ -65,6 +67,23 @@ static int waits_in_enter(const struct params *p, unsigned flags)
 		(p->features & FEAT_NO_IOWAIT && !(flags & TZ_URING_POLL));
 }
 
+/* A ring in these modes: its descriptor, or -1 with errno. */
+static int setup_as(unsigned entries, uint32_t modes, struct params *p)
+{
+	static const uint32_t newer[] =
+		{ SETUP_NO_SQARRAY | SETUP_SQ_REWIND, SETUP_NO_SQARRAY, 0 };
+	int fd = -1;
+
+	for (unsigned i = 0; i < sizeof newer / sizeof newer[0] && fd < 0; i++) {
+		*p = (struct params){ .flags = modes | newer[i] | SETUP_CLAMP | SETUP_CQSIZE |
+			SETUP_R_DISABLED, .cq_entries = entries * 2 };
+		fd = (int)syscall(SYS_io_uring_setup, entries, p);
+		if (fd < 0 && errno != EINVAL)
+			break;
+	}
+	return fd;
+}
+
 /* The ring's descriptor, or negative errno. */
 static int setup(unsigned entries, unsigned flags, struct params *p)
 {
@@ -79,10 +98,7 @@ static int setup(unsigned entries, unsigned flags, struct params *p)
 	int fd = -1;
 
 	for (unsigned i = first; i < sizeof modes / sizeof modes[0]; i++) {
-		*p = (struct params){ .flags = modes[i] | SETUP_CLAMP | SETUP_CQSIZE |
-			SETUP_R_DISABLED | (flags & TZ_URING_SQE128 ? SETUP_SQE128 : 0),
-			.cq_entries = entries * 2 };
-		fd = (int)syscall(SYS_io_uring_setup, entries, p);
+		fd = setup_as(entries, modes[i] | (flags & TZ_URING_SQE128 ? SETUP_SQE128 : 0), p);
 		if (fd < 0 && errno != EINVAL)
 			break;
 		if (fd >= 0 && !(modes[i] & SETUP_DEFER_TASKRUN))
@@ -123,11 +139,12 @@ static int map(struct tz_uring *r, const struct params *p)
 	r->k_cq_tail = (_Atomic uint32_t *)(m + p->cq.tail);
 	r->sq_mask = *(uint32_t *)(m + p->sq.ring_mask);
 	r->cq_mask = *(uint32_t *)(m + p->cq.ring_mask);
-	r->sq_array = (uint32_t *)(m + p->sq.array);
 	r->cqes = (struct tz_cqe *)(m + p->cq.cqes);
 	r->entries = p->sq_entries;
-	for (uint32_t i = 0; i < p->sq_entries; i++)
-		r->sq_array[i] = i;
+	r->rewinds = (p->flags & SETUP_SQ_REWIND) != 0;
+	uint32_t *array = (uint32_t *)(m + p->sq.array);
+	for (uint32_t i = 0; i < p->sq_entries && !(p->flags & SETUP_NO_SQARRAY); i++)
+		array[i] = i;
 	return 0;
 }
 
@@ -201,13 +218,25 @@ int tz_uring_enable_all(struct tz_uring *r)
 
 struct tz_sqe *tz_uring_sqe(struct tz_uring *r)
 {
-	if (r->sq_tail - atomic_load_explicit(r->k_sq_head, memory_order_acquire) >= r->entries)
+	uint32_t head = r->rewinds ? 0
+		: atomic_load_explicit(r->k_sq_head, memory_order_acquire);
+
+	if (r->sq_tail - head >= r->entries)
 		return NULL;
 	struct tz_sqe *sqe = (struct tz_sqe *)(r->sqes +
 		((size_t)(r->sq_tail & r->sq_mask) << r->sqe_shift));
 	memset(sqe, 0, (size_t)1 << r->sqe_shift);
 	r->sq_tail++;
 	return sqe;
+}
+
+/* The kernel has taken the first `taken` entries of a ring that rewinds: what is left is first. */
+static void rewind_to_start(struct tz_uring *r, unsigned taken)
+{
+	r->sq_tail -= taken;
+	if (taken && r->sq_tail)
+		memmove(r->sqes, r->sqes + ((size_t)taken << r->sqe_shift),
+			(size_t)r->sq_tail << r->sqe_shift);
 }
 
 /* One io_uring_enter. Timeouts need 5.11, ublk 6.0. */
@@ -220,11 +249,16 @@ static int enter(struct tz_uring *r, uint64_t wait_ns)
 	unsigned flags = ENTER_GETEVENTS | (r->registered ? ENTER_REGISTERED_RING : 0) |
 		(r->no_iowait ? ENTER_NO_IOWAIT : 0) | (timed ? ENTER_EXT_ARG : 0);
 
-	atomic_store_explicit(r->k_sq_tail, r->sq_tail, memory_order_release);
+	if (!r->rewinds)		/* else the kernel does not look */
+		atomic_store_explicit(r->k_sq_tail, r->sq_tail, memory_order_release);
 	unsigned to_submit = r->sq_tail - r->submitted;
 	long rc = syscall(SYS_io_uring_enter, r->enter_fd, to_submit, wait_ns ? 1 : 0, flags,
 		timed ? &arg : NULL, timed ? sizeof arg : 0);
 	int err = rc < 0 ? -errno : 0;
+	if (r->rewinds) {		/* an error says that nothing was taken */
+		rewind_to_start(r, rc < 0 ? 0 : (unsigned)rc);
+		return err;
+	}
 	/* What was consumed is in the SQ head: an error may come after a successful submission. */
 	r->submitted = atomic_load_explicit(r->k_sq_head, memory_order_acquire);
 	return err;

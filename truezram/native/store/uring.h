@@ -51,9 +51,9 @@ struct tz_uring {
 	unsigned sqe_shift;		/* 6, or 7 with SQE128 */
 	unsigned entries, sq_mask, cq_mask;
 	unsigned sq_tail, submitted;	/* local tail, and what the kernel has been given */
+	int rewinds;			/* it is given the first sq_tail entries each time (7.0) */
 	_Atomic uint32_t *k_sq_head, *k_sq_tail, *k_cq_head, *k_cq_tail;
 	_Atomic uint32_t *k_sq_flags;
-	uint32_t *sq_array;
 	struct tz_cqe *cqes;
 	uint8_t *sqes;
 	void *ring_map;
