@@ -114,3 +114,10 @@ def test_what_is_idle() -> None:
     assert dict(item.cells for item in facts(done))["recompressed"] == "12, -3M"
     at_work = replace(done, recompress_started=2, recompress_done=1, recompress_permille=420)
     assert dict(item.cells for item in facts(at_work))["recompressed"] == "12, -3M, 42%"
+
+
+def test_how_data_is_moved() -> None:
+    """Of a ublk device only."""
+    device = DeviceSnapshot(name="ublkb0", path="/dev/ublkb0", data_mode="driver_copy")
+    assert dict(item.cells for item in facts(device))["data"] == "driver copy"
+    assert "data" not in [item.key for item in facts(replace(device, data_mode=""))]

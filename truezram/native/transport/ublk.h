@@ -84,8 +84,9 @@ int tz_data_mode_parse(const char *text);
 /* Opens /dev/ublk-control and asks for features. 0 or negative errno with why. */
 int tz_ublk_open(struct tz_ublk *u, char *why, size_t why_size);
 /* ADD_DEV (id < 0: the kernel chooses), SET_PARAMS, open the char device. -EEXIST: the id is in
- * use. recoverable: when the server dies the device stays, requests wait, and another server can
- * take over; whether that is so is in info.flags. */
+ * use; -EOPNOTSUPP: USER_COPY was asked for, and the kernel does not have it. recoverable: when the
+ * server dies the device stays, requests wait, and another server can take over; whether that is so
+ * is in info.flags. */
 int tz_ublk_add(struct tz_ublk *u, int id, unsigned queues, unsigned depth, uint64_t disksize,
 	enum tz_data_mode data, int recoverable, char *why, size_t why_size);
 static inline int tz_ublk_is_user_copy(const struct tz_ublk *u)
