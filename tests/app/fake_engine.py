@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from truezram.app.backend.protocol import BenchResult, Capabilities, Estimate, Progress
@@ -322,10 +322,10 @@ class FakeEngine(Replay):
         progress(0.5, "overwriting", found.store)
         return found
 
-    def device_benchmark(self, runtime: float, rounds: int, progress: Progress) -> BenchResult:
+    def device_benchmark(self, runtime: float, rounds: int, modes: Sequence[str], progress: Progress) -> BenchResult:
         """The recorded one, all rows at once before."""
-        self._called("device_benchmark", runtime, rounds)
-        found = super().device_benchmark(runtime, rounds, progress)
+        self._called("device_benchmark", runtime, rounds, tuple(modes))
+        found = super().device_benchmark(runtime, rounds, modes, progress)
         progress(0.5, "round 3", found.devices)
         return found
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from truezram.app.backend.protocol import BenchResult, DeviceRow, Progress
 from truezram.app.backend.real import _device_rows, _notes
-from truezram.app.benchrows import DEVICE_ROUNDS, DEVICE_RUNTIME
+from truezram.app.benchrows import DEVICE_ROUNDS, DEVICE_RUNTIME, _device_key
 from truezram.app.screens.benchmark import load_runs
 from truezram.app.widgets.barchart import BarChart
 from truezram.app.widgets.grid import Grid
@@ -38,8 +39,8 @@ async def test_devices(real: Make, tmp_path: Path) -> None:
     """Rows as they come, losses as plain as wins; kept, drawn, compared, exported."""
     b = real(state=tmp_path / "state")
 
-    def run(runtime: float, rounds: int, progress: Progress) -> BenchResult:
-        assert (runtime, rounds) == (DEVICE_RUNTIME, DEVICE_ROUNDS)
+    def run(runtime: float, rounds: int, modes: Sequence[str], progress: Progress) -> BenchResult:
+        assert (runtime, rounds, modes) == (DEVICE_RUNTIME, DEVICE_ROUNDS, ("balanced",))
         progress(0.1, "round 1", DEVICE_RUN.devices[:1])
         progress(0.5, "round 2", DEVICE_RUN.devices)
         return DEVICE_RUN
@@ -78,7 +79,7 @@ async def test_devices(real: Make, tmp_path: Path) -> None:
 async def test_it_can_be_cancelled(real: Make) -> None:
     b = real()
 
-    def run(runtime: float, rounds: int, progress: Progress) -> BenchResult:
+    def run(runtime: float, rounds: int, modes: Sequence[str], progress: Progress) -> BenchResult:
         while True:  # until the report raises Cancelled
             progress(0.1, "filling", DEVICE_RUN.devices[:1])
             time.sleep(0.01)
@@ -88,20 +89,64 @@ async def test_it_can_be_cancelled(real: Make) -> None:
         await start(b, pilot, "5")
         await pilot.press("d")
         await settle(pilot, lambda: len(b.app.screen.query_one(Grid).items) == 1)
-        assert not {"Run", "Run the store", "Run devices"} & set(keys(b))
+        assert not {"Run", "Run the store", "Run devices", "Mode"} & set(keys(b))
         await pilot.press("x")
         await settle(pilot, lambda: not b.app.jobs.jobs)
         assert "cancelled" in text(b.app.screen, "#summary")
 
 
+async def test_the_mode_of_our_devices(real: Make, tmp_path: Path) -> None:
+    """One after the other, then all; the command says which, and rows of several are told apart."""
+    b = real(state=tmp_path / "state")
+    asked: list[Sequence[str]] = []
+
+    def run(runtime: float, rounds: int, modes: Sequence[str], progress: Progress) -> BenchResult:
+        asked.append(tuple(modes))
+        ours = DEVICE_RUN.devices[0]
+        return replace(DEVICE_RUN, devices=(*(replace(ours, mode=mode) for mode in modes), *DEVICE_RUN.devices[1:3]))
+
+    b.engine.device_benchmark = run  # type: ignore[method-assign]
+    async with b.app.run_test(size=(140, 30)) as pilot:
+        await start(b, pilot, "5")
+        screen = b.app.screen
+        grid = screen.query_one(Grid)
+        await pilot.press("o")
+        await pilot.pause()
+        assert "d measures devices in low-latency mode." in text(screen, "#summary")
+        await pilot.press("d")
+        await settle(pilot, lambda: len(grid.items) == 3 and not b.app.jobs.jobs)
+        assert "benchmark device --runtime 1 --rounds 5 --mode low-latency" in text(screen, "#head")
+        assert [item.cells[1] for item in grid.items] == ["fast low-latency", "null", "zram lz4"]
+        await pilot.press("m", "o", "o", "d")
+        await settle(pilot, lambda: len(grid.items) == 5 and not b.app.jobs.jobs)
+        assert "--mode balanced,low-latency,max-throughput" in text(screen, "#head")
+        assert "d measures devices in all modes." in text(screen, "#summary")
+        assert [item.cells[1] for item in grid.items[:3]] == ["fast", "fast low-latency", "fast max-throughput"]
+        # Compared with the marked run: only of one mode there was a figure then.
+        assert [item.cells[-1] for item in grid.items[:3]] == ["-", "1.00x", "-"]
+        await pilot.press("v")
+        await pilot.pause()
+        assert "fast max-throughput randread 1" in drawn(screen.query_one(BarChart))
+        await pilot.press("o")
+        await pilot.pause()
+        assert "--mode" not in text(screen, "#head")
+        assert "d measures" not in text(screen, "#summary")
+    assert asked == [("low-latency",), ("balanced", "low-latency", "max-throughput")]
+
+
+def test_a_run_kept_without_modes_is_of_the_default() -> None:
+    row = DEVICE_RUN.devices[0]
+    assert (row.mode, _device_key(row)) == ("", _device_key(replace(row, mode="balanced")))
+
+
 def test_the_engine_gives_rows_of_what_is_known() -> None:
     case, lat = Case("randread", 4096, 1, 1), Latency(1000, 2000, 3000)
-    ours = DeviceResult("truezram", "fast", None, 2, case, (Sample(100, 10**9, 1000, 5000, 5000),), lat, 7)
+    ours = DeviceResult("truezram", "fast", "low-latency", 2, case, (Sample(100, 10**9, 1000, 5000, 5000),), lat, 7)
     null = DeviceResult("null", None, None, 2, case, (Sample(200, 10**9, 500, 5000, 5000),), lat, 7)
     missing = (NotMeasured("zram", "lz4", "no module", "Load it"), NotMeasured("zram", "zstd", "no module", "Load it"))
     report = DeviceReport({}, (), 4096, 1.0, 1, None, (ours, null), missing, ("a note",))
     assert _device_rows(report) == (
-        DeviceRow("truezram", "fast", 2, "randread", 1, 100.0, 1000, 2000, 3000, 100, 0.5, 0.0),
+        DeviceRow("truezram", "fast", 2, "randread", 1, 100.0, 1000, 2000, 3000, 100, 0.5, 0.0, "low-latency"),
         DeviceRow("null", "", 2, "randread", 1, 200.0, 1000, 2000, 3000, 50),
     )
     assert _notes(report) == ("kernel zram (lz4, zstd) was not measured: no module. Load it", "a note")

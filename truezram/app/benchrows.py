@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from truezram.app import equivalent
@@ -11,6 +11,7 @@ from truezram.app.backend.protocol import BenchResult, BenchRow, DeviceRow, Engi
 from truezram.app.format import short_size
 from truezram.app.widgets.barchart import Bars
 from truezram.app.widgets.grid import Head, Item
+from truezram.engine.device.settings import DEFAULT_MODE, MODES
 from truezram.engine.units import format_count, format_ns
 
 HEADS = [
@@ -139,7 +140,7 @@ def _store_item(number: int, row: StoreRow, rows: list[StoreRow], marked: BenchR
 
 DEVICE_HEADS = [
     Head("", 1, left=True),
-    Head("DEVICE", 14, left=True),
+    Head("DEVICE", 14, left=True, grow=True, most=22),
     Head("Q", 2, rank=2),
     Head("WORKLOAD", 9, left=True),
     Head("DEPTH", 5),
@@ -155,12 +156,13 @@ DEVICE_HEADS = [
 ]
 
 
-def _device_key(row: DeviceRow) -> tuple[str, str, int, str, int]:
-    return row.target, row.algorithm, row.queues, row.workload, row.depth
+def _device_key(row: DeviceRow) -> tuple[str, str, str, int, str, int]:
+    return row.target, row.algorithm, row.mode or DEFAULT_MODE, row.queues, row.workload, row.depth
 
 
 def _device_name(row: DeviceRow) -> str:
-    return row.algorithm if row.target == "truezram" else f"{row.target} {row.algorithm}".strip()
+    name = row.algorithm if row.target == "truezram" else f"{row.target} {row.algorithm}".strip()
+    return name if row.mode in ("", DEFAULT_MODE) else f"{name} {row.mode}"
 
 
 def _device_item(number: int, row: DeviceRow, rows: Sequence[DeviceRow], marked: BenchResult | None) -> Item:
@@ -355,7 +357,7 @@ STORE = Kind(
 DEVICE = Kind(
     "Devices on this machine",
     "benchmark of devices",
-    lambda engine, progress: engine.device_benchmark(DEVICE_RUNTIME, DEVICE_ROUNDS, progress),
+    lambda engine, progress: engine.device_benchmark(DEVICE_RUNTIME, DEVICE_ROUNDS, (DEFAULT_MODE,), progress),
     lambda root: equivalent.device_benchmark(DEVICE_RUNTIME, DEVICE_ROUNDS),
     "devices",
     DEVICE_HEADS,
@@ -375,8 +377,19 @@ TIERS = Kind(
     "benchmark-tiers",
 )
 KINDS = {"codec": CODEC, "store": STORE, "device": DEVICE, "tiers": TIERS}
+DEVICE_MODES = ((DEFAULT_MODE,), *((name,) for name in MODES if name != DEFAULT_MODE), tuple(MODES))
+"""The modes of devices of ours that can be chosen: one of them, or all beside each other."""
 
 
-def kind_of(run: BenchResult | None) -> Kind:
+def devices_in(modes: Sequence[str]) -> Kind:
+    """The benchmark of devices, ours in each of these modes."""
+    return replace(
+        DEVICE,
+        call=lambda engine, progress: engine.device_benchmark(DEVICE_RUNTIME, DEVICE_ROUNDS, modes, progress),
+        command=lambda root: equivalent.device_benchmark(DEVICE_RUNTIME, DEVICE_ROUNDS, modes),
+    )
+
+
+def kind_of(run: BenchResult | None) -> str:
     """That of a run: the one it has rows of."""
-    return next((kind for kind in KINDS.values() if kind.rows(run)), CODEC)
+    return next((name for name, kind in KINDS.items() if kind.rows(run)), "codec")

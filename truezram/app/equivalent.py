@@ -4,11 +4,13 @@ it."""
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from truezram.app.backend.protocol import PATH
 from truezram.engine.answers import Scope
 from truezram.engine.device.options import CreateOptions, RecompressOptions
+from truezram.engine.device.settings import DEFAULT_MODE
 from truezram.engine.units import format_exact
 
 if TYPE_CHECKING:
@@ -79,9 +81,11 @@ def store_benchmark(size: int, rounds: int, root: bool = False) -> str:
     return _line("benchmark", "store", "--size", format_exact(size), "--rounds", str(rounds), root=root)
 
 
-def device_benchmark(runtime: float, rounds: int) -> str:
-    """``sudo truezram --no-tui benchmark device --runtime 1 --rounds 5``."""
-    return _line("benchmark", "device", "--runtime", f"{runtime:g}", "--rounds", str(rounds), root=True)
+def device_benchmark(runtime: float, rounds: int, modes: Sequence[str] = ()) -> str:
+    """``sudo truezram --no-tui benchmark device --runtime 1 --rounds 5 --mode low-latency``."""
+    words = ["--runtime", f"{runtime:g}", "--rounds", str(rounds)]
+    words += [] if tuple(modes) in ((), (DEFAULT_MODE,)) else ["--mode", ",".join(modes)]
+    return _line("benchmark", "device", *words, root=True)
 
 
 def tiers_benchmark(rounds: int, root: bool = False) -> str:

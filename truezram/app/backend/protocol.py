@@ -9,7 +9,7 @@ The app uses one `Engine` and never touches a device. The real one wraps truezra
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -190,6 +190,8 @@ class DeviceRow:
     over_null: float = 0.0
     over_zram: float = 0.0
     """Times as many requests a second as that device under the same load."""
+    mode: str = ""
+    """Of a device of ours. (Runs that were kept before this was measured have none.)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,9 +308,9 @@ class Engine(Protocol):
         """Runs stores and kernel zram with `size` bytes each. `progress` gets a tuple of `StoreRow`s whenever there
         are new figures."""
 
-    def device_benchmark(self, runtime: float, rounds: int, progress: Progress) -> BenchResult:
-        """Runs devices made for it, `runtime` seconds for each load and device. `progress` gets a tuple of `DeviceRow`s
-        whenever there are new figures."""
+    def device_benchmark(self, runtime: float, rounds: int, modes: Sequence[str], progress: Progress) -> BenchResult:
+        """Runs devices made for it, `runtime` seconds for each load and device, ours in each of `modes`. `progress`
+        gets a tuple of `DeviceRow`s whenever there are new figures."""
 
     def tiers_benchmark(self, rounds: int, progress: Progress) -> BenchResult:
         """Runs devices whose idle pages are dense, in groups, and a mix. `progress` gets a tuple of `TiersRow`s

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -265,9 +265,11 @@ class RealEngine:
         found, result = _benchmark("store benchmark", _store_rows, progress, size=size, rounds=rounds)
         return replace(result, store=_store_rows(found))
 
-    def device_benchmark(self, runtime: float, rounds: int, progress: Progress) -> BenchResult:
+    def device_benchmark(self, runtime: float, rounds: int, modes: Sequence[str], progress: Progress) -> BenchResult:
         """With pages of a sample of the memory of running processes, in a separate process."""
-        found, result = _benchmark("device benchmark", _device_rows, progress, runtime=runtime, rounds=rounds)
+        found, result = _benchmark(
+            "device benchmark", _device_rows, progress, runtime=runtime, rounds=rounds, modes=list(modes)
+        )
         return replace(result, devices=_device_rows(found))
 
     def tiers_benchmark(self, rounds: int, progress: Progress) -> BenchResult:
@@ -322,6 +324,7 @@ def _device_rows(report: Any) -> tuple[DeviceRow, ...]:
             cpu_ns=round(r.cpu_ns),
             over_null=over(r, "null"),
             over_zram=over(r, "zram"),
+            mode=r.mode or "",
         )
         for r in report.results
     )

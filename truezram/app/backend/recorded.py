@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from truezram.app.backend.protocol import BenchResult, Capabilities, Engine, Estimate, Progress
@@ -145,9 +146,9 @@ class Recorded:
         """Recorded."""
         return self._keep("store_benchmark", None, self._engine.store_benchmark(size, rounds, progress))
 
-    def device_benchmark(self, runtime: float, rounds: int, progress: Progress) -> BenchResult:
+    def device_benchmark(self, runtime: float, rounds: int, modes: Sequence[str], progress: Progress) -> BenchResult:
         """Recorded."""
-        return self._keep("device_benchmark", None, self._engine.device_benchmark(runtime, rounds, progress))
+        return self._keep("device_benchmark", None, self._engine.device_benchmark(runtime, rounds, modes, progress))
 
     def tiers_benchmark(self, rounds: int, progress: Progress) -> BenchResult:
         """Recorded."""

@@ -7,7 +7,7 @@ that rates and gaps are as they were.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
@@ -189,7 +189,7 @@ class Replay:
         """As recorded."""
         return self.answered("store_benchmark", BenchResult)
 
-    def device_benchmark(self, runtime: float, rounds: int, progress: Progress) -> BenchResult:
+    def device_benchmark(self, runtime: float, rounds: int, modes: Sequence[str], progress: Progress) -> BenchResult:
         """As recorded."""
         return self.answered("device_benchmark", BenchResult)
 

@@ -18,7 +18,7 @@ from textual.widgets import Static
 
 from truezram.app.backend.protocol import BenchResult, BenchRow
 from truezram.app.backend.recording import decode
-from truezram.app.benchrows import CODEC, KINDS, Kind, kind_of
+from truezram.app.benchrows import CODEC, DEVICE_MODES, KINDS, Kind, devices_in, kind_of
 from truezram.app.export import Table
 from truezram.app.screens.page import Page
 from truezram.app.widgets.barchart import BarChart
@@ -70,7 +70,8 @@ class BenchmarkPage(Page):
         "overwrites, FREED after a random 70 % was discarded and the seconds that took (at most 5). xRATIO, xWRITE and "
         "xREAD are relative to the first zram.\n"
         "d measures devices, as root: 4 KiB requests at depth 1 and 32, real pages, every read verified; null is a "
-        "device of our server without a store, the floor, and xNULL and xZRAM are REQ/s relative to it and to zram.\n"
+        "device of our server without a store, the floor, and xNULL and xZRAM are REQ/s relative to it and to zram. o "
+        "chooses the mode of our devices for that, or all three.\n"
         "t measures what idle pages take and cost, with local devices whose clock of ages runs faster: all pages hot, "
         "dense, in groups (cold), and a mix; MEMORY is all that a device takes, xZRAM that over the first zram's, "
         "CPU/PAGE what the policy takes for a page of the device, and the rest reads of single pages of each tier.\n"
@@ -81,6 +82,7 @@ class BenchmarkPage(Page):
         Binding("s", "run('store')", "Run the store", id="bench.store"),
         Binding("d", "run('device')", "Run devices", id="bench.device"),
         Binding("t", "run('tiers')", "Run tiers", id="bench.tiers"),
+        Binding("o", "next_mode", "Mode", id="bench.mode"),
         Binding("p", "kept(-1)", "Previous run", id="bench.previous"),
         Binding("n", "kept(1)", "Next run", id="bench.next"),
         Binding("m", "mark", "Compare with this", id="bench.mark"),
@@ -95,6 +97,8 @@ class BenchmarkPage(Page):
         self.marked: BenchResult | None = None
         self.running = False
         self.running_kind = CODEC
+        self.mode = 0
+        """Which of `DEVICE_MODES` devices are measured in."""
         self.coming: list[Any] = []
         self.problem = ""
 
@@ -141,7 +145,11 @@ class BenchmarkPage(Page):
     @property
     def kind(self) -> Kind:
         """Of what is on the screen."""
-        return self.running_kind if self.running else kind_of(self.shown)
+        return self.running_kind if self.running else self._kind(kind_of(self.shown))
+
+    def _kind(self, name: str) -> Kind:
+        """As it would be run now."""
+        return devices_in(DEVICE_MODES[self.mode]) if name == "device" else KINDS[name]
 
     def _head(self) -> str:
         return f"{self.kind.title}  $ {self.kind.command(self.tz.capabilities.root)}"
@@ -163,9 +171,15 @@ class BenchmarkPage(Page):
         self.refresh_bindings()
 
     def _summary(self, width: int) -> list[list[tuple[str, str]]]:
-        run = self.shown
         if self.running:
             return [[("Running.", "heading")]]
+        modes = DEVICE_MODES[self.mode]
+        which = f"d measures devices in {modes[0]} mode." if len(modes) == 1 else "d measures devices in all modes."
+        return [*self._of_run(width), *([[(which, "plain")]] if self.mode else [])]
+
+    def _of_run(self, width: int) -> list[list[tuple[str, str]]]:
+        """Which run is shown, and what is to be said of it."""
+        run = self.shown
         if self.problem:
             return [[(self.problem, "bad")]]
         if run is None:
@@ -183,7 +197,7 @@ class BenchmarkPage(Page):
         """Runs the benchmark of a kind."""
         if self.running:
             return
-        kind, engine = KINDS[name], self.tz.engine
+        kind, engine = self._kind(name), self.tz.engine
         self.running, self.running_kind = True, kind
         self.coming, self.problem = [], ""
         self.tz.work(
@@ -221,6 +235,11 @@ class BenchmarkPage(Page):
         self.running, self.problem = False, why
         self._show()
 
+    def action_next_mode(self) -> None:
+        """The next choice of modes that devices are measured in."""
+        self.mode = (self.mode + 1) % len(DEVICE_MODES)
+        self._show()
+
     def action_kept(self, step: int) -> None:
         """Another of the kept runs."""
         self.place = max(0, min(len(self.runs) - 1, self.place + step))
@@ -246,7 +265,7 @@ class BenchmarkPage(Page):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Only what does something."""
-        if action == "run":
+        if action in ("run", "next_mode"):
             return not self.running
         if action == "kept":
             step: Any = parameters[0] if parameters else 0

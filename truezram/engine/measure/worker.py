@@ -156,10 +156,12 @@ def _store_benchmark(report: Report, cancelled: Callable[[], bool], *, size: int
     return store_bench.run(size=size, rounds=rounds, progress=_steps(report), cancelled=cancelled)
 
 
-def _device_benchmark(report: Report, cancelled: Callable[[], bool], *, runtime: float, rounds: int) -> Any:
+def _device_benchmark(
+    report: Report, cancelled: Callable[[], bool], *, runtime: float, rounds: int, modes: list[str]
+) -> Any:
     from truezram.engine.measure import device_bench
 
-    return device_bench.run(runtime=runtime, rounds=rounds, progress=_steps(report), cancelled=cancelled)
+    return device_bench.run(runtime=runtime, rounds=rounds, modes=modes, progress=_steps(report), cancelled=cancelled)
 
 
 def _tiers_benchmark(report: Report, cancelled: Callable[[], bool], *, rounds: int) -> Any:
@@ -177,7 +179,7 @@ CALLS: dict[str, Callable[..., Any]] = {
     "tiers benchmark": _tiers_benchmark,
 }
 """The available calls and their options: `benchmark(seconds)`, `estimate(kind, value, by)`, `entropy(path)`, `store
-benchmark(size, rounds)`, `device benchmark(runtime, rounds)`, `tiers benchmark(rounds)`."""
+benchmark(size, rounds)`, `device benchmark(runtime, rounds, modes)`, `tiers benchmark(rounds)`."""
 
 
 def _give_way() -> None:
