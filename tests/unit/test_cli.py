@@ -12,6 +12,7 @@ import sys
 import time
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import HANG, FakeServer, cost, make, wait_until
@@ -409,3 +410,5 @@ sys.exit(main.main())
                 time.sleep(times * 0.0002)
             _, said = process.communicate()
         assert (process.returncode, said) == (130, "truezram: interrupted\n")
+    # One that comes in the midst of being ignored: Python has a word on that, which nobody needs to read.
+    main._lost(SimpleNamespace(exc_value=OSError("Signal 2 ignored due to race condition")))

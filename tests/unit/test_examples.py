@@ -94,7 +94,7 @@ def test_process(tmp_path: Path) -> None:
         assert takes > 0
         assert gains > 0
         assert len(times) == 2
-    keep = "kept = bytes(range(256)) * 40000; print('ready', flush=True); input()"
+    keep = "kept = bytes(range(256)) * 160000; print('ready', flush=True); input()"
     with subprocess.Popen([sys.executable, "-c", keep], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         assert child.stdout
         assert child.stdout.readline() == b"ready\n"

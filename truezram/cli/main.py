@@ -220,8 +220,13 @@ def _lost(unraisable: Any) -> None:
     if isinstance(unraisable.exc_value, KeyboardInterrupt):
         _signal.signal(_signal.SIGALRM, _interrupt)
         _signal.setitimer(_signal.ITIMER_REAL, 0.001)
-    else:
+    elif not _is_late_signal(unraisable.exc_value):
         sys.__unraisablehook__(unraisable)
+
+
+def _is_late_signal(error: BaseException | None) -> bool:
+    """Whether Python says that a signal came while `main` was about to ignore it: it is ignored, as it should be."""
+    return isinstance(error, OSError) and error.errno is None and "race condition" in str(error)
 
 
 def _once_more(signum: int, frame: object) -> None:
