@@ -5,21 +5,27 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from dataclasses import replace
+from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from conftest import HANG, FakeServer, make, wait_until
+from conftest import HANG, FakeServer, end_servers, make, wait_until
 
 from truezram.cli import main
 from truezram.engine import paths
-from truezram.engine.device import event_log
+from truezram.engine.device import control, event_log, server_log
+from truezram.engine.device.client import Entry
 from truezram.engine.device.event_log import EventLog, Tail
 from truezram.engine.device.events import Event
+from truezram.engine.device.local import LocalDevice
 
 
 def event(number: int, device: str = "local0") -> Event:
@@ -184,3 +190,89 @@ def test_following_without_a_place_for_the_log(fake: FakeServer, monkeypatch: py
         process.communicate(timeout=HANG)
     assert "appeared" in line
     assert "events are not saved" in err
+
+
+# --- what nobody watched
+
+
+@pytest.fixture
+def served(run_dir: Path) -> Iterator[Path]:
+    """A registry for servers, which are ended with the test."""
+    yield run_dir
+    end_servers(run_dir)
+
+
+def log_of(device: str) -> str:
+    return (paths.own_run_dir() / f"{device}.log").read_text()
+
+
+def fill(disk: LocalDevice, noise: random.Random) -> None:
+    for page in range(4096):
+        disk.write(page, noise.randbytes(4096))
+
+
+def test_a_server_keeps_what_nobody_watched(served: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Settings and writes that failed, with their times; what somebody has found, too, only once."""
+    began = int(time.time())
+    entry = make(size=16 << 20)
+    assert main.main(["set", entry.name, "mem_limit=2M"]) == 0
+    noise = random.Random(1)
+    with LocalDevice(entry.name) as disk, pytest.raises(OSError, match="No space left"):
+        fill(disk, noise)
+    wait_until(lambda: "a write failed" in log_of(entry.name))
+    capsys.readouterr()
+    before = time.time()
+    documents = [json.loads(line) for line in call(capsys, "--since", "1h", "--json")]
+    assert [(d["level"], d["device"], d["text"]) for d in documents] == [
+        ("info", entry.name, "mem_limit is 2M"),
+        ("error", entry.name, "a write failed: mem_limit reached (ENOSPC)"),
+    ]
+    assert all(began <= d["time"] <= before for d in documents)
+    assert call(capsys, "local99") == []
+    log = EventLog(paths.state_folder() / "events.jsonl")
+    log.add(Event(documents[0]["time"] + 2, "info", "mem_limit is 2M (was none)", entry.name))
+    log.add(Event(documents[1]["time"] + 60, "error", documents[1]["text"], entry.name))
+    texts = [line.split(None, 4)[-1] for line in call(capsys, entry.name)]
+    assert sorted(texts) == sorted(["mem_limit is 2M (was none)", *[documents[1]["text"]] * 2])
+
+
+LINES = (
+    ("ublkb0: taken over in 12 ms: its server number 3", "info", "another server has taken over, number 3 of this"),
+    ("ublkb0: left to another server", "error", "the server has ended: left to another server"),
+    ("the standby (pid 7) has died: another one is started", "warning", "the standby (pid 7) has died"),
+    ("error: page 5: the object is damaged", "error", "page 5: the object is damaged"),
+    ("reading page 5 has killed the server 3 times: it fails with EIO now", "error", "reading page 5 has killed"),
+    ("2 problems in the arena, 1 pages are lost. The first: page 3: x", "error", "2 problems in the arena"),
+    ("mem_limit is near: the policy acts earlier", "info", "the policy acts earlier: mem_limit is near"),
+    ("no pressure any more", "info", "the policy acts at its usual times again"),
+    ("set algorithm=zstd:3", "info", "algorithm is zstd:3"),
+    ("set idle_cold=7200", "info", "idle_cold is 2h"),
+)
+
+
+@pytest.mark.parametrize(("line", "level", "text"), LINES)
+def test_lines_of_a_server_that_are_events(run_dir: Path, line: str, level: str, text: str) -> None:
+    run_dir.mkdir(exist_ok=True)
+    entry = Entry(run_dir, "ublkb0")
+    entry.log.write_text(f"not a line\n2026-11-28 01:02:03 truezramd: {line}\n2026-11-28 01:02:04 truezramd: set x=1\n")
+    (found,), unread = server_log.missed([entry, Entry(run_dir, "ublkb1")], [])
+    assert (found.level, found.device, unread) == (level, "ublkb0", [])
+    assert found.text.startswith(text)
+    assert datetime.fromtimestamp(found.time).isoformat(" ") == "2026-11-28 01:02:03"
+    (kind,) = [k for k in server_log.KINDS if k.line.fullmatch(line)] or [None]
+    known = [f"{text} (was 1)" if kind is None else kind.found[0].format(*kind.line.fullmatch(line).groups())]
+    same = [Event(found.time + 5, level, known[0], "ublkb0")]
+    assert server_log.missed([entry], same) == ([], [])
+    assert len(server_log.missed([entry], [replace(same[0], device="ublkb1")])[0]) == 1
+
+
+def test_a_servers_log_is_bounded(served: Path) -> None:
+    """Its newest lines stay, whole."""
+    entry = make(size=1 << 20)
+    for number in range(2500):
+        control.request(entry.sock, control.Op.SET, text=f"mem_limit={number + 100 << 20}", what="set")
+    lines = log_of(entry.name).splitlines()
+    assert entry.log.stat().st_size <= 1 << 16
+    numbers = [(int(line.rpartition("=")[2]) >> 20) - 100 for line in lines]
+    assert numbers == list(range(2500 - len(numbers), 2500))
+    assert len(numbers) > 200

@@ -36,8 +36,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.epilog = (
         "Events are found by looking at the devices every second, by the app and by --follow, and kept in events.jsonl"
-        " in the user's state folder; where several watch, one writes. What happens while nobody watches is not there,"
-        " except for what is still wrong at the next look. With --json, one document a line."
+        " in the user's state folder; where several watch, one writes. What happens while nobody watches comes from the"
+        " logs of the servers of the devices that are there: settings, other servers that took over, writes that"
+        " failed, damage, trouble with the backing file. Only root may read those of ublk devices. With --json, one"
+        " document a line."
     )
 
 
@@ -94,7 +96,8 @@ def _following() -> Iterator[Event]:
 
 def run(args: argparse.Namespace) -> int:
     from truezram.engine import paths
-    from truezram.engine.device.client import candidates
+    from truezram.engine.device import server_log
+    from truezram.engine.device.client import Client, candidates
     from truezram.engine.device.event_log import NAME as FILE
     from truezram.engine.device.event_log import EventLog
 
@@ -103,7 +106,14 @@ def run(args: argparse.Namespace) -> int:
     def wanted(event: Event) -> bool:
         return (names is None or event.device in names) and (args.since is None or event.time >= args.since)
 
-    old = [event for event in EventLog(paths.state_folder() / FILE).events if wanted(event)]
+    known = EventLog(paths.state_folder() / FILE).events
+    with Client() as client:
+        entries = [entry for entry in client.entries() if names is None or entry.name in names]
+    missed, unread = server_log.missed(entries, known)
+    if unread:
+        why = f"what happened while nobody watched is in {unread[0]}, which only root may read"
+        sys.stderr.write(f"truezram: warning: {why}\n")
+    old = sorted(filter(wanted, (*known, *missed)), key=lambda event: event.time)
     for event in old[-SHOWN:] if args.follow and args.since is None else old:
         _show(event, args.json)
     for event in _following() if args.follow else ():

@@ -52,6 +52,10 @@ class Entry:
         return self.directory / f"{self.name}.sock"
 
     @property
+    def log(self) -> Path:
+        return self.directory / f"{self.name}.log"
+
+    @property
     def transport(self) -> str:
         return "ublk" if self.name.startswith("ublkb") else "local"
 

@@ -9,6 +9,7 @@
  * SIGHUP is for terminals that go away: ignored. SIGSTOP cannot be, so the kernel continues us.
  */
 #include "control.h"
+#include "clock.h"
 #include "protocol.h"
 #include "users.h"
 
@@ -27,6 +28,7 @@
 
 #define MAX_CLIENTS 16
 #define MAX_AREAS 16
+#define FULL_AGAIN_NS 60000000000ull
 #define ONWARD_SECONDS 2	/* so long a stopped server stays so, or twice as long */
 enum {
 	SLOT_SOCKET, SLOT_SIGNAL, SLOT_QUEUE_END, SLOT_HELPER, SLOT_STANDBY, SLOT_NURSERY,
@@ -177,8 +179,7 @@ static void equip_policy(struct tz_server *s)
 			continue;
 		tz_store_grant_wishes(s->store, job, 0);
 		snprintf(text, sizeof text, "the policy cannot do its work: %.90s", why);
-		tz_log("%s", text);
-		tz_stats_error(s->registry.stats, text);
+		tz_stats_error(s->registry.stats, text);	/* which log_errors logs */
 	}
 }
 
@@ -799,6 +800,39 @@ static int log_queues(struct tz_server *s)
 	return ended;
 }
 
+/* ---- what went wrong ---- */
+
+static uint64_t full_writes(const struct tz_server *s)
+{
+	uint64_t n = 0;
+
+	for (unsigned i = 0; i < s->nr_queues; i++)
+		n += __atomic_load_n(&s->queues[i].stats->enospc, __ATOMIC_RELAXED);
+	return n;
+}
+
+/* What queues and the store have met since we last looked. (`truezram events` reads it in the log:
+ * it was there whoever watched.) A full device is said once a minute while writes fail. */
+static void log_errors(struct tz_server *s)
+{
+	struct tz_stats *h = s->registry.stats;
+	char text[sizeof h->last_error];
+	uint64_t full = full_writes(s), now = tz_now_ns(), time;
+
+	if (full != s->logged_full && now - s->logged_full_at >= FULL_AGAIN_NS) {
+		s->logged_full = full;
+		s->logged_full_at = now;
+		tz_log("a write failed: mem_limit reached (ENOSPC)");
+	}
+	tz_stats_head_begin(h);
+	time = h->last_error_ns;
+	memcpy(text, h->last_error, sizeof text);
+	tz_stats_head_end(h);
+	if (time != s->logged_error && *text)
+		tz_log("error: %.*s", (int)sizeof text, text);
+	s->logged_error = time;
+}
+
 /* ---- the loop ---- */
 
 int tz_control_open(struct tz_server *s, char *why, size_t why_size)
@@ -865,6 +899,8 @@ void tz_control_loop(struct tz_server *s)
 	c.fds[SLOT_SIGNAL].fd = s->signal_fd;
 	c.fds[SLOT_QUEUE_END].fd = s->end_fd;
 	c.fds[SLOT_POLICY].fd = tz_store_wish_fd(s->store);
+	s->logged_full = full_writes(s);
+	s->logged_error = s->registry.stats->last_error_ns;
 	go_onward(s);
 	while (!c.stop) {
 		c.fds[SLOT_HELPER].fd = s->helper.fd;
@@ -886,6 +922,8 @@ void tz_control_loop(struct tz_server *s)
 			equip_policy(s);
 			log_pressure(s);
 		}
+		if (c.fds[SLOT_QUEUE_END].revents || c.fds[SLOT_POLICY].revents)
+			log_errors(s);
 		/* Before a new one may take a slot, with what poll said of the old. */
 		serve_clients(&c);
 		if (c.fds[SLOT_SOCKET].revents)

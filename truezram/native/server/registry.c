@@ -12,6 +12,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -26,6 +27,10 @@
 #include <unistd.h>
 
 #define TMPFS_MAGIC_NUMBER 0x01021994
+#define LOG_MOST 65536			/* bytes that a log has at most, and */
+#define LOG_KEPT 16384			/* those that stay of it then */
+
+static int log_is_ours;			/* and not where our creator reads */
 
 static int fail(char *why, size_t why_size, const char *what, const char *path)
 {
@@ -568,6 +573,23 @@ int tz_registry_publish(struct tz_registry *r, char *why, size_t why_size)
 	return 0;
 }
 
+/* Whoever has changed settings for months, or a device that is always full, would fill /run. */
+static void shorten_log(void)
+{
+	static char kept[LOG_KEPT];
+	static atomic_flag busy = ATOMIC_FLAG_INIT;
+	struct stat st;
+
+	if (!log_is_ours || fstat(STDERR_FILENO, &st) < 0 || st.st_size <= LOG_MOST ||
+		atomic_flag_test_and_set(&busy))
+		return;
+	ssize_t n = pread(STDERR_FILENO, kept, sizeof kept, st.st_size - LOG_KEPT);
+	const char *line = n > 0 ? memchr(kept, '\n', (size_t)n) : NULL;
+	if (line && ftruncate(STDERR_FILENO, 0) == 0)
+		fwrite(line + 1, 1, (size_t)(kept + n - line - 1), stderr);
+	atomic_flag_clear(&busy);
+}
+
 void tz_log(const char *format, ...)
 {
 	char text[400], when[32];
@@ -580,6 +602,7 @@ void tz_log(const char *format, ...)
 	va_end(args);
 	strftime(when, sizeof when, "%F %T", localtime_r(&now, &tm));
 	fprintf(stderr, "%s truezramd: %s\n", when, text);
+	shorten_log();
 }
 
 /* What has been logged so far went to a file without a name that the creator reads if we fail: it
@@ -605,11 +628,11 @@ void tz_registry_log(struct tz_registry *r)
 		safe_log_path(r, path, sizeof path);
 	else
 		path_of(r, path, sizeof path, ".log");
-	int fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0644);
+	int fd = open(path, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0644);
 	if (fd < 0)
 		return;		/* then the log goes where it went */
 	take_over_log(fd);
-	dup2(fd, STDERR_FILENO);
+	log_is_ours = dup2(fd, STDERR_FILENO) >= 0;
 	close(fd);
 }
 

@@ -57,8 +57,10 @@ void tz_backing_set_state(struct tz_store *s, enum tz_backing_state state, const
 	TZ_STATS_SET(to->backing_state, state);
 	tz_stats_set_text(to->backing_text, sizeof to->backing_text, text);
 	tz_stats_head_end(to);
-	if (*text)
+	if (*text) {
 		tz_stats_error(to, text);
+		tz_policy_tell(s);
+	}
 }
 
 /* What the arena's head says. */

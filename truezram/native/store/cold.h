@@ -131,6 +131,8 @@ enum tz_pressure tz_pressure_now(const struct tz_store *s, enum tz_pressure befo
 
 /* Before the housekeeper's thread starts. 0 or negative errno with why. */
 int tz_policy_start(struct tz_store *s, char *why, size_t why_size);
+/* Has the control thread look at the statistics: something is wrong. From any thread. */
+void tz_policy_tell(struct tz_store *s);
 uint64_t tz_policy_turn(struct tz_store_thread *t, uint64_t now);
 /* The housekeeper's thread has ended. */
 void tz_policy_drop(struct tz_store *s);

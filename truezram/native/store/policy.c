@@ -166,6 +166,12 @@ static void tell(struct tz_policing *p)
 		return;
 }
 
+void tz_policy_tell(struct tz_store *s)
+{
+	if (s->policing.wish_fd > 0)	/* else it is only being made, or attached */
+		tell(&s->policing);
+}
+
 static void set_pressure(struct tz_store *s, enum tz_pressure pressure)
 {
 	struct tz_policing *p = &s->policing;

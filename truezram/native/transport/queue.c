@@ -17,6 +17,7 @@
 #define START_SECONDS 10
 #define BATCH 64
 #define FLUSH_NS 1000000u
+#define TELL_NS 1000000000u
 #define UNFINISHED 1
 #define WRITE_NS 20000u		/* for how long it works on writes before it looks for reads */
 #define DISCARD_PIECE (TZ_DISCARD_WORK / 16)		/* likewise, some 12 us */
@@ -52,6 +53,24 @@ unsigned tz_io_pop(struct tz_queue *q, struct tz_io_list *list)
 
 /* ---- counting ---- */
 
+static void signal_fd(int fd)
+{
+	uint64_t one = 1;
+
+	if (write(fd, &one, sizeof one) < 0)
+		return;		/* an eventfd at its limit is readable all the same */
+}
+
+/* So that the control thread logs what a request has failed for. Not more often than once a second:
+ * what follows at once is more of the same. */
+static void tell_of_error(struct tz_queue *q, int result)
+{
+	if ((result != -ENOSPC && result != -EIO) || q->now - q->told_at < TELL_NS)
+		return;
+	q->told_at = q->now;
+	signal_fd(q->end_fd);
+}
+
 static void count(struct tz_queue *q, const struct tz_io *io, int result, uint64_t latency_ns)
 {
 	struct tz_queue_stats *s = q->stats;
@@ -82,6 +101,7 @@ static void count(struct tz_queue *q, const struct tz_io *io, int result, uint64
 	}
 	tz_stats_add(&s->invalid_io, result == -EINVAL || result == -EOPNOTSUPP);
 	tz_stats_end(&s->seq);
+	tell_of_error(q, result);
 }
 
 /* ---- rounds ---- */
@@ -181,14 +201,6 @@ static int write_pages(struct tz_queue *q, struct tz_io *io, const uint8_t *data
 			return UNFINISHED;
 	}
 	return 0;
-}
-
-static void signal_fd(int fd)
-{
-	uint64_t one = 1;
-
-	if (write(fd, &one, sizeof one) < 0)
-		return;		/* an eventfd at its limit is readable all the same */
 }
 
 /* Who it is that writes matters to whoever follows the device's swap slots. */

@@ -92,8 +92,8 @@ struct tz_queue {
 	struct tz_local_server *local;	/* transport local */
 	uint8_t cpu_mask[128];		/* CPUs whose requests come here: it runs on these if they
 					 * are several, else anywhere */
-	int end_fd;			/* eventfd written to when the thread ends or has trouble to
-					 * report */
+	int end_fd;			/* eventfd written to when the thread ends, has trouble to
+					 * report, or requests fail */
 
 	struct tz_swap_knock *knock;	/* NULL: nobody wants to know */
 	struct tz_suspects *suspects;	/* NULL: no server before us */
@@ -131,6 +131,7 @@ struct tz_queue {
 					 * start */
 	_Atomic int io_flusher;		/* PR_SET_IO_FLUSHER was set and reads back */
 	_Atomic int stop;
+	uint64_t told_at;		/* when the control thread was told of an error */
 	_Atomic uint64_t trouble;	/* how often << 32 | what << 16 | errno of the last time */
 	uint32_t trouble_reported;
 	int started;
