@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 from conftest import HANG, FakeServer, end_servers, make, wait_until
 
+from truezram.app.backend.real import RealEngine
 from truezram.cli import main
 from truezram.engine import paths
 from truezram.engine.device import control, event_log, server_log
@@ -229,6 +230,7 @@ def test_a_server_keeps_what_nobody_watched(served: Path, capsys: pytest.Capture
     ]
     assert all(began <= d["time"] <= before for d in documents)
     assert call(capsys, "local99") == []
+    assert [event.text for event in RealEngine().missed(())] == [d["text"] for d in documents]
     log = EventLog(paths.state_folder() / "events.jsonl")
     log.add(Event(documents[0]["time"] + 2, "info", "mem_limit is 2M (was none)", entry.name))
     log.add(Event(documents[1]["time"] + 60, "error", documents[1]["text"], entry.name))

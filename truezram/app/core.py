@@ -129,6 +129,7 @@ class Core(App[int]):
             self._reader.start()
             self.set_interval(1.0, self._look_around)
             self.refresh_capabilities()
+            self.look_back()
 
     def _deliver(self, snapshot: Snapshot | None, why: str) -> None:
         self.post_message(SnapshotArrived(snapshot, why))
@@ -149,6 +150,13 @@ class Core(App[int]):
             self._chrome()
 
         self.work("look at the machine", lambda _: self.engine.capabilities(), done=known, quiet=True)
+
+    def look_back(self) -> None:
+        """Adds to the events what happened while nobody watched."""
+        known = tuple(self.events.events)
+        self.work(
+            "look at the servers' logs", lambda _: self.engine.missed(known), done=self.events.look_back, quiet=True
+        )
 
     # ---- snapshots
 

@@ -29,6 +29,7 @@ from truezram.engine.device.options import CreateOptions, RecompressOptions, Wri
 from truezram.engine.model import Snapshot
 
 if TYPE_CHECKING:
+    from truezram.engine.device.events import Event
     from truezram.engine.device.reset import Emptied
     from truezram.engine.device.setup import Plan
 
@@ -241,6 +242,10 @@ class Engine(Protocol):
 
     def snapshot(self) -> Snapshot:
         """The machine and every compressed device, now."""
+
+    def missed(self, known: Sequence[Event]) -> tuple[Event, ...]:
+        """What the servers of the devices have logged and is not among the known events, oldest first: what happened
+        while nobody watched. Read once at the start."""
 
     def create(self, options: CreateOptions, progress: Progress) -> str:
         """Creates a device, which is ready when this returns; its name."""

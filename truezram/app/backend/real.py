@@ -31,6 +31,7 @@ from truezram.engine.model import DeviceSnapshot, Snapshot
 from truezram.engine.units import PAGE, format_size, parse_duration
 
 if TYPE_CHECKING:
+    from truezram.engine.device.events import Event
     from truezram.engine.device.reset import Emptied
     from truezram.engine.device.setup import Plan
 
@@ -59,6 +60,13 @@ class RealEngine:
         if self._reader is None:
             self._reader = Client()
         return self._reader.snapshot()
+
+    def missed(self, known: Sequence[Event]) -> tuple[Event, ...]:
+        """From the logs that this user may read."""
+        from truezram.engine.device import server_log
+
+        with Client() as client:
+            return tuple(server_log.missed(client.entries(), known)[0])
 
     def capabilities(self) -> Capabilities:
         """From the doctor's decisive checks and the C library's table of codecs."""

@@ -14,6 +14,7 @@ from truezram.engine.errors import TruezramError
 from truezram.engine.model import Snapshot
 
 if TYPE_CHECKING:
+    from truezram.engine.device.events import Event
     from truezram.engine.device.reset import Emptied
     from truezram.engine.device.setup import Plan
 
@@ -60,6 +61,10 @@ class Recorded:
     def capabilities(self) -> Capabilities:
         """Recorded."""
         return self._keep("capabilities", None, self._engine.capabilities())
+
+    def missed(self, known: Sequence[Event]) -> tuple[Event, ...]:
+        """Forwarded."""
+        return self._engine.missed(known)
 
     def create(self, options: CreateOptions, progress: Progress) -> str:
         """Forwarded."""

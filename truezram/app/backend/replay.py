@@ -20,6 +20,7 @@ from truezram.engine.errors import Failed, Unsupported
 from truezram.engine.model import Snapshot
 
 if TYPE_CHECKING:
+    from truezram.engine.device.events import Event
     from truezram.engine.device.reset import Emptied
     from truezram.engine.device.setup import Plan
 
@@ -62,6 +63,10 @@ class Replay:
         label = "; ".join(filter(None, (header.note or "a recording", header.converted)))
         text = f"replay of {label}" if header.origin == "recorded" else f"replay of SIMULATED figures ({label})"
         return replace(recorded or Capabilities(), replay=text)
+
+    def missed(self, known: Sequence[Event]) -> tuple[Event, ...]:
+        """Nothing: a replay is not of what happened here."""
+        return ()
 
     def answer(self, call: str, kind: type[T], args: object = None) -> T | None:
         """The recorded answer to a call, the one for the same arguments if there are several; None when there is

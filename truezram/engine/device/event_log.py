@@ -13,7 +13,7 @@ import fcntl
 import json
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -79,6 +79,12 @@ class EventLog:
             return False
         self._lock = lock
         return True
+
+    def look_back(self, events: Iterable[Event]) -> None:
+        """Keeps older events that are written down elsewhere (server_log.py) among the others."""
+        together = sorted((*self.events, *events), key=lambda event: event.time)
+        self.events.clear()
+        self.events.extend(together)
 
     def found(self, event: Event) -> None:
         """Keeps an event that everybody who watches finds; the recorder writes it."""
