@@ -1,6 +1,7 @@
-"""The Debian package: built, installed, upgraded and removed while a device is in use, which no one of these ends.
+"""The Debian package: built, installed, upgraded and removed while a device is in use, which no one of these ends; and
+the same on a machine that systemd has started, with devices that are enabled.
 
-pytest tests/device/test_52_package.py --package        a run of its own: dpkg under emulation takes ten minutes
+pytest tests/device/test_52_package.py --package        a run of its own: dpkg under emulation takes ten minutes, twice
 
 Upgraded to the same package under another version: its server is another file, so what serves can be told.
 """
@@ -16,12 +17,14 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, cannot
 from guest import Guest
+from hog import Hog, check_log
 from product import Product
 
 SECONDS = 900
 """dpkg compiles some hundred Python files, under emulation."""
 NEEDS = ("dpkg-buildpackage", "dh", "lintian")
 BUILD_SECONDS = 1800
+INSTALLED = Path("/usr/bin/truezram")
 SERVER = "usr/lib/truezram/lib/python3.[^/]*/site-packages/truezram/bin/truezramd"
 
 # Without the triggers of other packages: man-db's looks at every manual of the machine, more files than virtiofsd may
@@ -82,10 +85,37 @@ cat /root/dpkg.log
 """
 END_BY_HAND = """
 kill $(<reader.pid)
-read -r pid _ </run/truezram/ublkb0.lock
-kill $pid
-while [ -e /sys/block/ublkb0 ] || pgrep 'truezramd|tz-' >/dev/null; do sleep 0.1; done
-[ ! -e /run/truezram/arena/ublkb0 ]
+for lock in /run/truezram/ublkb*.lock; do read -r pid _ <$lock; kill $pid; done
+while compgen -G '/sys/block/ublkb*' >/dev/null || pgrep 'truezramd|tz-' >/dev/null; do sleep 0.1; done
+! compgen -G '/run/truezram/arena/ublkb*'
+"""
+# Emulation on a busy machine is slow.
+SLOW = r"""
+for name in truezram truezram-disk; do
+	mkdir -p /run/systemd/system/$name@.service.d
+	printf '[Service]\nTimeoutStartSec=600\n' >/run/systemd/system/$name@.service.d/slow.conf
+done
+"""
+ENABLE = """
+truezram create --size 64M --id 0
+truezram create --size 96M --id 1 --swap --priority 50
+truezram enable --all
+"""
+DISK, SWAP = "truezram-disk@ublkb0.service", "truezram@ublkb1.service"
+UNITS = f"""
+systemctl is-active {DISK} {SWAP} || true
+"""
+TEMPLATES = f"""
+for unit in {DISK} {SWAP}; do readlink -f $(systemctl show -P FragmentPath $unit); done
+! compgen -G '/etc/systemd/system/truezram*.service'
+"""
+# The files of those that serve, "(deleted)" if the package has other ones now.
+SERVED = """
+for lock in /run/truezram/ublkb*.lock; do read -r pid _ <$lock; readlink /proc/$pid/exe; done
+"""
+LEFT = r"""
+ls -d /etc/truezram /etc/modules-load.d/truezram.conf {/etc,/usr/lib}/systemd/system/{,*.wants/}truezram* \
+	2>/dev/null || true
 """
 
 
@@ -106,8 +136,14 @@ def package(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Confi
     return found
 
 
-def next_version(package: Path, folder: Path, after: str) -> Path:
+def version(package: Path) -> str:
+    return package.name.split("_")[1]
+
+
+def next_version(package: Path, folder: Path) -> Path:
     """The same package with another version."""
+    before = version(package)
+    after = f"{before[:-1]}{(int(before[-1]) + 1) % 10}"
     subprocess.run(["dpkg-deb", "-R", package, folder], check=True)
     control = folder / "DEBIAN/control"
     control.write_text(re.sub(r"(?m)^Version: .*", f"Version: {after}", control.read_text()))
@@ -116,17 +152,15 @@ def next_version(package: Path, folder: Path, after: str) -> Path:
     for path in (folder.parent, *folder.parent.parents):
         if path.is_relative_to("/tmp") and path != Path("/tmp"):
             path.chmod(path.stat().st_mode | 0o055)
+    assert os.access(result, os.R_OK)
     return result
 
 
 @pytest.mark.either
 @pytest.mark.guest(memory=768)
 def test_installed_upgraded_and_removed(guest: Guest, tools: Path, package: Path, tmp_path: Path) -> None:
-    old = package.name.split("_")[1]
-    new = f"{old[:-1]}{(int(old[-1]) + 1) % 10}"
-    later = next_version(package, tmp_path / "later", new)
-    assert os.access(later, os.R_OK)
-    product = Product(guest, Path("/usr/bin/truezram"), tools)
+    old, later = version(package), next_version(package, tmp_path / "later")
+    product = Product(guest, INSTALLED, tools)
 
     product.strict(INSTALL.format(package=package), timeout=SECONDS)
     assert product.strict(FILES).out.splitlines() == ["[True, True]", f"truezram {old}"]
@@ -152,3 +186,57 @@ def test_installed_upgraded_and_removed(guest: Guest, tools: Path, package: Path
     product.strict(READS + KILL + READS + KILL + READS)
     assert product.strict(END_BY_HAND).out == ""
     product.strict(REMOVE.format(how="P"), timeout=SECONDS)
+
+
+@pytest.mark.either
+@pytest.mark.guest(memory=768, systemd=True)
+def test_enabled_devices_under_systemd(guest: Guest, tools: Path, package: Path, tmp_path: Path) -> None:
+    """A disk that is read all the time, and swap in use: no read fails and no page is lost, whatever dpkg does."""
+    guest.restart_wanted = True  # one with systemd does not end as others do
+    old, later = version(package), next_version(package, tmp_path / "later")
+    product = Product(guest, INSTALLED, tools)
+    active = ["active", "active"]
+
+    product.strict(SLOW + INSTALL.format(package=package), timeout=SECONDS)
+    product.strict(ENABLE, timeout=SECONDS)
+    assert product.strict(UNITS).out.splitlines() == active
+    wanted = [f"/usr/lib/systemd/system/{name}@.service" for name in ("truezram-disk", "truezram")]
+    assert product.strict(TEMPLATES).out.splitlines() == wanted
+    product.strict(READ + READS)
+    hog = Hog(product, 40)
+    hog.ask("fill")
+    hog.ask("pageout")
+    assert hog.ask("verify 1")["bad"] == "0"
+    hog.ask("pageout")
+
+    said = product.strict(INSTALL.format(package=later) + "cat dpkg.log", timeout=SECONDS).out
+    assert "ublkb0 ublkb1 go on with the server of the version before" in said
+    assert all(line.endswith("(deleted)") for line in product.strict(SERVED).out.splitlines())
+    assert product.strict(UNITS).out.splitlines() == active
+    replaced = [{"name": name, "before": old, "after": old, "replaced": True} for name in ("ublkb0", "ublkb1")]
+    assert product.json("upgrade --all")["devices"] == replaced
+    served = product.strict(SERVED + READS).out.splitlines()
+    assert [bool(re.fullmatch(f"/{SERVER}", line)) for line in served] == [True, True]
+    assert hog.ask("verify 1")["bad"] == "0"
+    assert product.strict(UNITS).out.splitlines() == active
+
+    # The units stop and start what another server serves now.
+    product.strict(f"systemctl restart {SWAP}", timeout=SECONDS)
+    assert product.strict(UNITS).out.splitlines() == active
+    hog.ask("pageout")
+
+    said = product.strict(REMOVE.format(how="r"), timeout=SECONDS).out
+    for line in product.strict("grep -H '' /run/truezram/ublkb*.lock").out.splitlines():
+        name, pid = re.findall(r"ublkb\d+|\d+", line)[:2]
+        assert f"{name}, server {pid}" in said
+    assert "sudo kill SERVER" in said
+    product.strict(READS + KILL + READS)
+    assert hog.ask("verify 1")["bad"] == "0"
+    hog.ask("pageout")
+    hog.ask("verify 1")
+    product.strict(END_BY_HAND, timeout=SECONDS)
+    assert hog.ask("verify 1")["bad"] == "0"
+    hog.quit()
+    product.strict(REMOVE.format(how="P"), timeout=SECONDS)
+    assert product.strict(LEFT).out == ""
+    check_log(guest)
