@@ -557,8 +557,7 @@ async def test_the_servers_cpu_has_a_graph_where_there_is_room(real: Make) -> No
         assert cpu.title == "server cpu"
         assert any(value == value for value in cpu.traces[0].ring.values)
         await pilot.resize_terminal(*SMALL)
-        await pilot.pause()
-        assert not cpu.display
+        await settle(pilot, lambda: not cpu.display)
 
 
 async def test_what_is_recorded_replays_the_same(bench: Make, tmp_path: Path) -> None:

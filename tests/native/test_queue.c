@@ -853,8 +853,8 @@ static void test_spin_window(void)
 	CHECK(tz_spin_window(&s, now) == 0, "a mode that does not exist spins");
 }
 
-/* A thread that has lost its CPU while it spun gives way, for longer each time; one that has lost
- * it during such a pause spins again when that is over. */
+/* A thread that has lost its CPU while it spun gives way, for longer each time; one that has
+ * lost it during such a pause spins again when that is over. */
 static void test_spin_gives_way(void)
 {
 	struct tz_spin s = { .mode = TZ_MODE_MAX_THROUGHPUT };

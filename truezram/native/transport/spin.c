@@ -50,8 +50,8 @@ static int look(struct tz_spin *s, uint64_t now)
 {
 	struct rusage usage;
 	cpu_set_t cpus;
-	/* What it lost before it spun for the first time, or while it paused, says nothing: a
-	 * thread that works loses its CPU now and then, and would pause for ever. */
+	/* What it lost before it spun for the first time, or while it paused, says nothing:
+	 * a thread that works loses its CPU now and then, and would pause for ever. */
 	int spun = s->looked_at && s->looked_at >= s->paused_until;
 
 	s->looked_at = now;
