@@ -63,7 +63,10 @@ PARSED_WITH = {
     "backing=": "needs a block device or a file, and an encrypted one root: tests/device/test_47_backing.py",
 }
 """Words, or with ``=`` their beginnings, with which the verbs of `RUN` are not."""
-LEFT_OUT = {"--swap": 0, "--enable": 0, "--fs": 1, "--mount": 1, "--backing": 1, "--backing-limit": 1, "--backend": 1}
+LEFT_OUT = {
+    "--swap": 0, "--enable": 0, "--fs": 1, "--mount": 1, "--backing": 1, "--backing-limit": 1, "--backend": 1,
+    "--data-mode": 1,
+}  # fmt: skip
 """Options of `create` that a local device has not, and how many words belong to each: parsed, not run."""
 EXIT_CODES = {"doctor": {0, 1, 3}}
 """Where it is not 0: what this machine lacks is no fault of the page."""
