@@ -986,6 +986,7 @@ static void make_local(unsigned depth, void (*run)(struct tz_queue *))
 	make_store(depth);
 	CHECK(tz_local_server_create(&server, 1, depth, PAGES, why, sizeof why) == 0, "%s", why);
 	queue.local = &server;
+	queue.wake = tz_queue_wake_local;
 	start(run);
 }
 

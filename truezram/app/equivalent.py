@@ -11,6 +11,7 @@ from truezram.app.backend.protocol import PATH
 from truezram.engine.answers import Scope
 from truezram.engine.device.options import CreateOptions, RecompressOptions
 from truezram.engine.device.settings import DEFAULT_MODE
+from truezram.engine.transports import TRANSPORTS
 from truezram.engine.units import format_exact
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def _line(*words: str, root: bool = False) -> str:
 
 def create(options: CreateOptions) -> str:
     """``sudo truezram --no-tui create --size 8G --algorithm zstd:3 --swap --priority 100``."""
-    return _line(*options.words(), root=options.transport == "ublk")
+    return _line(*options.words(), root=TRANSPORTS[options.transport].is_disk)
 
 
 def setup(plan: Plan) -> list[str]:

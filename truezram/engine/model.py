@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from truezram.engine.transports import TRANSPORTS
 from truezram.engine.units import PAGE
 
 
@@ -100,8 +101,8 @@ BAD_STATES = ("dead", "failed", "halted", "recovering", "unreadable")
 
 def no_recovery(transport: str, noswap: bool, handed_over: bool) -> str:
     """Why no other server can take over a device whose server has died; "" when one can. `noswap`: its arena is on a
-    tmpfs that is never swapped out. `handed_over`: ublk lets another server have it."""
-    if transport != "ublk":
+    tmpfs that is never swapped out. `handed_over`: the driver lets another server have it."""
+    if not TRANSPORTS[transport].is_disk:
         return "a local device ends with its server"
     if not noswap:
         return "its arena is not on a noswap tmpfs, which Linux has since 6.4"

@@ -92,7 +92,7 @@ class Device:
         cls,
         size: int | str,
         *,
-        transport: Literal["ublk", "local"] = "ublk",
+        transport: Literal["ublk", "nbd", "local"] = "ublk",
         algorithm: str | None = None,
         mem_limit: int | str = 0,
         dictionary: str | None = None,
@@ -119,8 +119,8 @@ class Device:
 
         Args:
             size: What can be stored on it; not the memory that it takes.
-            transport: `"ublk"`, a block device in /dev, which needs root and Linux 6.0; or `"local"`, which needs
-                neither, and which `attach` reads and writes.
+            transport: `"ublk"`, a block device in /dev, which needs root and Linux 6.0; `"nbd"`, the same for kernels
+                without ublk, for disks only; or `"local"`, which needs neither, and which `attach` reads and writes.
             algorithm: `NAME` or `NAME:LEVEL`. Default: `fast`, or `lz4` where the CPU has no AVX2.
             mem_limit: Memory that it may take, everything counted; 0 or `"none"`: any. Writes beyond it fail.
             dictionary: A file with a dictionary for zstd (`truezram train`).
@@ -206,17 +206,17 @@ class Device:
 
     @property
     def name(self) -> str:
-        """Such as `ublkb0` or `local0`."""
+        """Such as `ublkb0`, `nbd0` or `local0`."""
         return self._entry.name
 
     @property
     def path(self) -> str:
-        """`/dev/ublkb0`; `local:0` for a local device, which has no node in /dev."""
+        """`/dev/ublkb0`, `/dev/nbd0`; `local:0` for a local device, which has no node in /dev."""
         return self._entry.path
 
     @property
     def transport(self) -> str:
-        """`ublk` or `local`."""
+        """`ublk`, `nbd` or `local`."""
         return self._entry.transport
 
     def stat(self) -> DeviceSnapshot:

@@ -89,17 +89,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mem-limit", metavar="SIZE", help="memory limit; writes beyond it fail (default: none)")
     parser.add_argument("--id", type=number, metavar="N", help="number of the device (default: the first free one)")
     parser.add_argument(
-        "--queues", type=number, metavar="N", help="I/O queues (default: ublk one for two CPUs, up to 4; local 1)"
+        "--queues",
+        type=number,
+        metavar="N",
+        help="I/O queues (default: ublk one for two CPUs, up to 4; local 1; nbd has 1)",
     )
     parser.add_argument(
-        "--queue-depth", type=number, metavar="N", help="requests in flight per queue (default: ublk 64, local 16)"
+        "--queue-depth",
+        type=number,
+        metavar="N",
+        help="requests in flight per queue (default: ublk 64, nbd 128, local 16)",
     )
     parser.add_argument(
         "--transport",
         choices=TRANSPORTS,
         default="ublk",
-        help="ublk: a block device in /dev, needs root; local: no node in /dev, for truezram's own programs"
-        " (default: ublk)",
+        help="; ".join(f"{row.name}: {row.about}" for row in TRANSPORTS.values()) + " (default: ublk)",
     )
     parser.add_argument("--swap", action="store_true", help="make it swap space and turn that on")
     parser.add_argument(

@@ -153,7 +153,9 @@ def _check_block(found: os.stat_result, what: str) -> None:
     name = users.name_of(number)
     if not name:
         raise UsageError(what, f"no block device has its number {number}", "See lsblk")
-    if name.startswith("ublkb"):
+    with Client() as client:
+        ours = any(entry.name == name and entry.is_disk for entry in client.entries())
+    if ours or name.startswith("ublkb"):
         raise UsageError(what, f"it is {name}, which is memory itself", "Name a file or a disk")
     if by := users.users(name):
         remedy = f"First {', '.join(dict.fromkeys(user.remedy for user in by))}; or choose another one"

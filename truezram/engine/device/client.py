@@ -19,21 +19,21 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from truezram._native import lib
-from truezram.engine import paths
+from truezram.engine import paths, transports
 from truezram.engine.device.control import TIMEOUT, Op, request
 from truezram.engine.device.stats_page import StatsPage, Unreadable, is_running, read_head
 from truezram.engine.errors import Failed, NotFound, Unsupported, UsageError
 from truezram.engine.machine import procfs, users, zram
 from truezram.engine.machine.users import Mounts, Swaps
 from truezram.engine.model import DeviceSnapshot, Snapshot, SwapArea
+from truezram.engine.transports import TRANSPORTS, Transport, parse_name
 
 if TYPE_CHECKING:
     from truezram.engine.answers import PageMap
 
-_NAME = re.compile(r"(ublkb|local)(\d{1,7})")
 _MAP_BY = {"kind": lib.TZ_MAP_BY_KIND, "age": lib.TZ_MAP_BY_AGE}
 _PARTS = ("stats", "stats.new", "sock", "lock")
-_DEVICE = re.compile(r"(?:/dev/)?((?:ublkb|local|zram)\d{1,7}|zswap)|(local):(\d{1,7})|(\d{1,7})")
+_DEVICE = re.compile(rf"(?:/dev/)?((?:{transports.NAME}|zram)\d{{1,7}}|zswap)|(local):(\d{{1,7}})|(\d{{1,7}})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,16 +57,28 @@ class Entry:
 
     @property
     def transport(self) -> str:
-        return "ublk" if self.name.startswith("ublkb") else "local"
+        return self._parsed[0].name
 
     @property
     def id(self) -> int:
-        return int(self.name.removeprefix("ublkb").removeprefix("local"))
+        return self._parsed[1]
 
     @property
     def path(self) -> str:
         """``/dev/ublkb0`` or ``local:0``, as `DeviceSnapshot.path`."""
-        return f"/dev/{self.name}" if self.transport == "ublk" else f"local:{self.id}"
+        row, number = self._parsed
+        return row.path(number)
+
+    @property
+    def is_disk(self) -> bool:
+        """Whether it is a block device."""
+        return self._parsed[0].is_disk
+
+    @property
+    def _parsed(self) -> tuple[Transport, int]:
+        found = parse_name(self.name)
+        assert found is not None, f"{self.name} is no name of a device"
+        return found
 
 
 def signed(entry: Entry) -> tuple[int, int] | None:
@@ -88,14 +100,14 @@ def server_of(entry: Entry) -> int | None:
 
 
 def candidates(text: str) -> tuple[str, ...]:
-    """The names that a device may have when a user writes `text`: ``0`` is ``ublkb0`` or ``local0``. Raises
+    """The names that a device may have when a user writes `text`: ``0`` is ``ublkb0``, ``nbd0`` or ``local0``. Raises
     `UsageError`."""
     match = _DEVICE.fullmatch(text)
     if not match:
-        raise UsageError(f"{text[:60]!r} is not a device name", "", "Write 0, ublkb0, /dev/ublkb0 or local0")
+        raise UsageError(f"{text[:60]!r} is not a device name", "", "Write 0, ublkb0, /dev/ublkb0, nbd0 or local0")
     name, _, local, number = match.groups()
     if number is not None:
-        return (f"ublkb{int(number)}", f"local{int(number)}")
+        return tuple(f"{row.prefix}{int(number)}" for row in TRANSPORTS.values())
     return (f"local{int(local)}",) if local is not None else (name,)
 
 
@@ -167,10 +179,10 @@ class Client:
         found = []
         for order, directory in enumerate(self._directories):
             for name, parts in _parts_in(directory).items():
-                match = _NAME.fullmatch(name)
+                parsed = parse_name(name)
                 entry = Entry(directory, name)
-                if match and ("stats" in parts or _is_left(entry, parts)):
-                    found.append((match[1] == "local", int(match[2]), order, entry))
+                if parsed and ("stats" in parts or _is_left(entry, parts)):
+                    found.append((list(TRANSPORTS).index(parsed[0].name), parsed[1], order, entry))
         return [item[-1] for item in sorted(found, key=lambda item: item[:3])]
 
     def snapshot(self, queues: bool = True) -> Snapshot:
@@ -195,7 +207,7 @@ class Client:
     def _device(self, entry: Entry, areas: Swaps, queues: bool) -> DeviceSnapshot:
         swap: tuple[int, int] | None = None
         mountpoints: tuple[str, ...] = ()
-        if entry.transport == "ublk":
+        if entry.is_disk:
             disks = users.family(entry.name, loops=False)
             swap = users.swap_use(areas.on(entry.name, disks))
             mountpoints = self._mounts.of(entry.name, disks)
@@ -222,7 +234,7 @@ class Client:
             )
 
     def resolve(self, text: str) -> Entry:
-        """The entry that a user means by ``0``, ``ublkb0``, ``/dev/ublkb0``, ``local0`` or ``local:0``.
+        """The entry that a user means by ``0``, ``ublkb0``, ``/dev/ublkb0``, ``nbd0``, ``local0`` or ``local:0``.
 
         Raises `NotFound`, `UsageError` for text that is not a device name and for a number that two devices have,
         `Unsupported` for a kernel zram device and zswap.

@@ -8,16 +8,14 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
-import subprocess
-import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from truezram._native import lib
 from truezram.engine import paths
 from truezram.engine.algorithms import canonical, default_algorithm
-from truezram.engine.device import backing, dictionary, filesystem, server, swap
+from truezram.engine.device import backing, dictionary, driver, filesystem, nbd, server, swap
 from truezram.engine.device.client import Client, Entry
 from truezram.engine.device.compaction import Progress
 from truezram.engine.device.options import MAX_ID, MAX_QUEUE_DEPTH, TRANSPORTS
@@ -65,7 +63,8 @@ def check_options(options: CreateOptions) -> CreateOptions:
     `UsageError`, and for a dictionary what `dictionary.load_for` raises."""
     bad = "cannot create the device"
     if options.transport not in TRANSPORTS:
-        raise UsageError(bad, f"unknown transport {options.transport!r}", "Choose ublk or local")
+        raise UsageError(bad, f"unknown transport {options.transport!r}", f"Choose one of {', '.join(TRANSPORTS)}")
+    transport = TRANSPORTS[options.transport]
     if options.size <= 0 or options.size % PAGE or options.size > lib.TZ_DISK_MAX:
         raise UsageError(bad, f"its size must be a multiple of {PAGE} bytes, up to {format_size(lib.TZ_DISK_MAX)}")
     if options.mem_limit < 0 or options.mem_limit > MAX_SIZE:
@@ -83,11 +82,11 @@ def check_options(options: CreateOptions) -> CreateOptions:
         raise UsageError(
             bad, f"{options.queues} queues were asked for, and ublk has at most one per CPU", f"Choose 1 to {cpus}"
         )
-    if options.swap and options.transport == "local":
-        raise UsageError(
-            bad, "a local device is not a block device and cannot be swap", "Use --transport ublk for --swap"
-        )
-    if options.data_mode is not None and options.transport == "local":
+    if transport.one_queue and options.queues not in (None, 1):
+        raise UsageError(bad, f"{options.queues} queues were asked for; {transport.one_queue}", "Leave --queues out")
+    if options.swap and transport.no_swap:
+        raise UsageError(bad, transport.no_swap, "Use --transport ublk for --swap")
+    if options.data_mode is not None and options.transport != "ublk":
         raise UsageError(bad, "a data mode is for ublk", "Leave --data-mode out, or use --transport ublk")
     if options.priority is not None and not options.swap:
         raise UsageError(bad, "a priority is for swap only", "Add --swap, or leave --priority out")
@@ -138,7 +137,7 @@ def _check_filesystem(options: CreateOptions, what: str) -> str | None:
         return None
     if options.swap:
         raise UsageError(what, "it cannot be swap and hold a filesystem", "Leave --swap or --fs out")
-    if options.transport == "local":
+    if not TRANSPORTS[options.transport].is_disk:
         raise UsageError(what, "a local device is not a block device", "Use --transport ublk for --fs")
     return filesystem.check(options.fs, options.size, options.mount)
 
@@ -158,18 +157,18 @@ def create(options: CreateOptions, settings: Mapping[str, str] | None = None) ->
     if options.fs is not None:
         filesystem.need(options.fs, options.mount)
     paths.server_path()
-    if options.transport == "ublk":
-        need_ublk()
+    if options.transport in _NEEDS:
+        _NEEDS[options.transport]()
     wanted = _check_backing(options, "")
     if wanted is not None:
         backing.check(wanted, f"cannot use {wanted.path} as backing file", force=options.force)
     is_new = wanted is not None and not os.path.lexists(wanted.path)
     run_dir = paths.make_run_dir()
     if options.id is not None:
-        _free_id(Entry(run_dir, f"{_PREFIX[options.transport]}{options.id}"))
+        _free_id(Entry(run_dir, f"{TRANSPORTS[options.transport].prefix}{options.id}"))
     entry = server.start(options, run_dir)
     try:
-        if options.transport == "ublk":
+        if entry.is_disk:
             swap.node_ready(entry.path)
         if settings or wanted is not None:
             with Client([run_dir]) as client:
@@ -220,7 +219,7 @@ def warnings_of(options: CreateOptions, name: str, memory: int) -> list[str]:
 
 def without_recovery(device: DeviceSnapshot) -> list[str]:
     """That a device does not outlive its server, and why; nothing of a local one, which never does."""
-    if device.transport != "ublk" or device.recoverable:
+    if not TRANSPORTS[device.transport].is_disk or device.recoverable:
         return []
     return [f"{device.name} does not outlive its server (recovery {device.recovery}): what is on it is lost then"]
 
@@ -249,26 +248,16 @@ def need_ublk() -> None:
     if os.geteuid() != 0:
         remedy = "Run it with sudo, or make a device without a node in /dev: --transport local"
         raise PermissionDenied(what, "only root may make one", remedy)
-    if CONTROL.exists():
+    if (said := driver.load("ublk_drv", CONTROL.exists)) is None:
         return
-    said, loaded = "", False
-    try:
-        done = subprocess.run(
-            [swap.tool("modprobe"), "ublk_drv"], stdin=subprocess.DEVNULL, capture_output=True, timeout=20, check=False
-        )
-        said, loaded = done.stderr.decode(errors="replace").strip(), done.returncode == 0
-    except Unsupported:
-        said = "modprobe is not installed"
-    except subprocess.TimeoutExpired:
-        said = "modprobe ublk_drv did not end within 20 s"
-    # The node appears a moment after the module.
-    deadline = time.monotonic() + 2
-    while not CONTROL.exists():
-        if not loaded or time.monotonic() > deadline:
-            why = f"kernel {platform.release()} has no {CONTROL}" + (f" ({said})" if said else "")
-            remedy = "Use a kernel from 6.0 on with CONFIG_BLK_DEV_UBLK (modprobe ublk_drv), or --transport local"
-            raise Unsupported(what, why, remedy)
-        time.sleep(0.05)
+    why = f"kernel {platform.release()} has no {CONTROL}" + (f" ({said})" if said else "")
+    others = "--transport nbd, for a disk, or --transport local" if nbd.may_be_had() else "--transport local"
+    remedy = f"Use a kernel from 6.0 on with CONFIG_BLK_DEV_UBLK (modprobe ublk_drv), or {others}"
+    raise Unsupported(what, why, remedy)
+
+
+_NEEDS: dict[str, Callable[[], None]] = {"ublk": need_ublk, "nbd": nbd.need}
+"""Per transport, what returns when its devices can be made, and raises with the remedy otherwise."""
 
 
 def free_entry(transport: str) -> Entry:
@@ -278,15 +267,12 @@ def free_entry(transport: str) -> Entry:
     with Client() as client:
         taken = {entry.name for entry in client.entries()}
     for number in range(MAX_ID + 1):
-        entry = Entry(run_dir, f"{_PREFIX[transport]}{number}")
+        entry = Entry(run_dir, f"{TRANSPORTS[transport].prefix}{number}")
         with contextlib.suppress(Busy):
             if entry.name not in taken:
                 _free_id(entry)
                 return entry
     raise Busy(f"there is no free number for a {transport} device", "all are taken", "Remove a device")
-
-
-_PREFIX = {"ublk": "ublkb", "local": "local"}
 
 
 def _free_id(entry: Entry) -> None:
@@ -302,10 +288,12 @@ def _free_id(entry: Entry) -> None:
             f"{entry.name} still exists, although its server died",
             f"First: truezram remove {entry.name}. Or choose another --id, or leave it out",
         )
-    if entry.transport != "ublk":
+    if not entry.is_disk:
         return
-    if Path(f"/dev/ublkc{entry.id}").exists():
+    if entry.transport == "ublk" and Path(f"/dev/ublkc{entry.id}").exists():
         raise Busy(what, f"/dev/ublkc{entry.id} belongs to another ublk server", another)
+    if entry.transport == "nbd" and nbd.is_taken(entry.id):
+        raise Busy(what, f"another program has connected {entry.path}", another)
     if os.path.lexists(entry.path):
         swap.check_node(entry.path)
 

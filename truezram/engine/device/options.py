@@ -10,11 +10,15 @@ from typing import Any
 
 from truezram._native import lib
 from truezram.engine.device.settings import parse_policy
-from truezram.engine.device.stats_page import TRANSPORTS as TRANSPORTS
+from truezram.engine.transports import TRANSPORTS as TRANSPORTS
 from truezram.engine.units import format_exact
 
 MAX_ID: int = lib.TZ_MAX_ID
-MAX_QUEUE_DEPTH: dict[str, int] = {"ublk": lib.TZ_MAX_DEPTH, "local": lib.TZ_RING_MAX_DEPTH}
+MAX_QUEUE_DEPTH: dict[str, int] = {
+    "ublk": lib.TZ_MAX_DEPTH,
+    "nbd": lib.TZ_NBD_MAX_DEPTH,
+    "local": lib.TZ_RING_MAX_DEPTH,
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ def recover(client: Client, name: str) -> bool:
 def recover_entry(entry: Entry) -> bool:
     """Has a new server take over if the device has none. False: it has one. Raises `Unsupported` for a local device,
     else with the new server's reason; the device is as it was then."""
-    if entry.transport != "ublk":
+    if not entry.is_disk:
         raise Unsupported(f"cannot recover {entry.name}", "a local device ends with its server", "")
     deadline = time.monotonic() + STANDBY_PATIENCE
     while True:
@@ -53,8 +53,8 @@ def recover_entry(entry: Entry) -> bool:
 
 
 def recoverable(client: Client) -> list[Entry]:
-    """The ublk devices in the registry, for --all."""
-    return [entry for entry in client.entries() if entry.transport == "ublk"]
+    """The disks in the registry, for --all."""
+    return [entry for entry in client.entries() if entry.is_disk]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ def upgrade_entry(entry: Entry, force: bool = False) -> Upgraded:
     installed one already, nothing is done unless `force`. Raises `Unsupported` for a local device, `Failed` if no
     server runs, else with the reason of either server; the device is as it was then, and served."""
     what = f"cannot upgrade {entry.name}"
-    if entry.transport != "ublk":
+    if not entry.is_disk:
         raise Unsupported(what, "a local device ends with its server", "")
     now = read_identity(entry.stats)
     if now is None or not is_running(now.pid, now.pid_start):

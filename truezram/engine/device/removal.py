@@ -123,12 +123,12 @@ def what_force_breaks(entry: Entry) -> tuple[str, ...]:
 
 def areas_of(entry: Entry) -> tuple[SwapArea, ...]:
     """The swap areas on a device, under whatever path. swapoff brings back what is used in them."""
-    return swap_areas(entry.name, size=_size(entry)) if entry.transport == "ublk" else ()
+    return swap_areas(entry.name, size=_size(entry)) if entry.is_disk else ()
 
 
 def holders(entry: Entry) -> list[User]:
     """Who uses a block device other than for swap: mounts, block devices on top of it, processes that have it open."""
-    if entry.transport != "ublk":
+    if not entry.is_disk:
         return []
     return [user for user in users(entry.name, size=_size(entry)) if user.area is None]
 

@@ -57,7 +57,7 @@ def reset_entry(client: Client, entry: Entry, progress: Progress | None = None) 
     before = look(client, entry, what)
     if before.state != "live":
         raise Failed(what, f"it is {before.state}", f"See `truezram stat {entry.name}` for the reason")
-    empty = _empty_disk if entry.transport == "ublk" else _empty_local
+    empty = _empty_disk if entry.is_disk else _empty_local
     empty(entry, before.disksize, what, progress or (lambda share: None))
     client.trim(entry)
     after = look(client, entry, what)

@@ -22,6 +22,7 @@ from truezram.codec import ISAS, KINDS
 from truezram.engine.device.control import printable
 from truezram.engine.machine.mappings import describe
 from truezram.engine.model import Age, DeviceSnapshot, QueueSnapshot
+from truezram.engine.transports import TRANSPORTS
 from truezram.engine.units import PAGE
 
 RETRIES = 5
@@ -37,7 +38,7 @@ def _names(enum: str, prefix: str = "") -> tuple[str, ...]:
 
 
 STATES = _names("tz_state")
-TRANSPORTS = _names("tz_transport")
+TRANSPORT_NAMES = _names("tz_transport")
 SLOT_TRACKING = _names("tz_slot_tracking")
 MODES = tuple(name.replace("_", "-") for name in _names("tz_mode"))
 BACKING_STATES = _names("tz_backing_state", "TZ_BACKING_")
@@ -157,13 +158,13 @@ class StatsView:
         state = STATES[head.state] if head.state < len(STATES) else "failed"
         if state == "live" and process == "T":
             state = "halted"
-        transport = TRANSPORTS[head.transport] if head.transport < len(TRANSPORTS) else "local"
+        transport = TRANSPORT_NAMES[head.transport] if head.transport < len(TRANSPORT_NAMES) else "local"
         total = _queue_snapshot(words, None, None)
         kind_pages = words[_KIND_PAGES]
         return DeviceSnapshot(
             **{field: getattr(head, field) for field in _NUMBERS},
             name=name,
-            path=f"/dev/{name}" if transport == "ublk" else f"local:{head.id}",
+            path=TRANSPORTS[transport].path(head.id),
             transport=transport,
             state=state if running else _state_of_dead(head),
             created=head.created_ns / 1e9,

@@ -21,7 +21,7 @@ from truezram._native import ffi, lib
 from truezram.engine import paths
 from truezram.engine.answers import Check as Check
 from truezram.engine.errors import TruezramError
-from truezram.engine.machine import mappings, procfs, users
+from truezram.engine.machine import mappings, modules, procfs, users
 from truezram.engine.machine.procfs import ROOT
 from truezram.engine.model import MachineSnapshot, SwapArea, no_recovery
 from truezram.engine.units import format_percent, format_size
@@ -209,17 +209,8 @@ class _Doctor:
             )
         return Check(name="io_uring", state="ok", detail="allowed")
 
-    def _module(self, name: str = "ublk_drv", file: str = "ublk_drv.ko") -> str:
-        """Where a driver is: "loaded", "builtin", "file", or empty."""
-        if Path(f"{self.root}/sys/module/{name}").is_dir():
-            return "loaded"
-        for top in ("lib", "usr/lib"):
-            folder = f"{self.root}/{top}/modules/{self.machine.kernel}"
-            if f"/{file}" in (procfs.read_text(f"{folder}/modules.builtin") or ""):
-                return "builtin"
-            if f"/{file}" in (procfs.read_text(f"{folder}/modules.dep") or ""):
-                return "file"
-        return ""
+    def _module(self, name: str = "ublk_drv") -> str:
+        return modules.where(name, self.machine.kernel, Path(self.root))
 
     def ublk(self) -> Check:
         module = self._module()
@@ -263,6 +254,17 @@ class _Doctor:
         return Check(
             name="ublk", state="ok", detail=f"/dev/ublk-control answers: features {features:#x} ({', '.join(names)})"
         )
+
+    def nbd(self) -> Check:
+        """For those without ublk: never decisive, as it is no place for swap."""
+        where = self._module("nbd")
+        if not where:
+            return Check(
+                name="nbd", state="ok", detail=f"kernel {self.machine.kernel} has no nbd, which only disks need"
+            )
+        how = {"file": "installed, and loaded when it is needed"}.get(where, "there")
+        detail = f"the driver nbd is {how}: disks can be made without ublk (create --transport nbd), swap cannot"
+        return Check(name="nbd", state="ok", detail=detail)
 
     def server(self) -> Check:
         try:
@@ -455,7 +457,7 @@ class _Doctor:
         if not self.probes.dmsetup():
             detail, remedy = "dmsetup is not installed: backing files cannot be encrypted", "Install dmsetup"
             return Check(name=name, state="warn", detail=detail, remedy=f"{remedy} (Debian: apt install dmsetup)")
-        if not self._module("dm_crypt", "dm-crypt.ko"):
+        if not self._module("dm_crypt"):
             detail = f"kernel {self.machine.kernel} has no dm-crypt: backing files cannot be encrypted"
             return Check(name=name, state="warn", detail=detail, remedy="A kernel with CONFIG_DM_CRYPT")
         return Check(name=name, state="ok", detail="dm-crypt and dmsetup are there, for backing files")
@@ -489,7 +491,7 @@ class _Doctor:
             self.zswap(),
             self.psi(),
         )
-        return (*decisive, *safety, self.libzstd(), self.encryption(), self.hibernation())
+        return (*decisive, self.nbd(), *safety, self.libzstd(), self.encryption(), self.hibernation())
 
 
 def _parts(folder: Path, device: str) -> list[Path]:

@@ -13,10 +13,11 @@ from typing import NamedTuple
 
 from truezram.engine.machine import procfs
 from truezram.engine.machine.procfs import ROOT
+from truezram.engine.transports import NAME
 
 PREFIX = "truezram"
 FOLDER = "/dev/mapper"
-_LABEL = re.compile(rf"{PREFIX}-((?:ublkb|local)\d{{1,7}})-[0-9a-f]{{8}}", re.ASCII)
+_LABEL = re.compile(rf"{PREFIX}-((?:{NAME})\d{{1,7}})-[0-9a-f]{{8}}", re.ASCII)
 
 
 class Mapping(NamedTuple):

@@ -55,7 +55,7 @@ class PageDevice(Protocol):
 
 
 class BlockDevice:
-    """A ublk block device, opened exclusively and with O_DIRECT, so that every request reaches the server."""
+    """A block device, opened exclusively and with O_DIRECT, so that every request reaches the server."""
 
     def __init__(self, path: str) -> None:
         """Raises `Busy` if it is in use, otherwise `TruezramError`."""
@@ -101,7 +101,7 @@ class BlockDevice:
 
 def open_device(entry: Entry) -> PageDevice:
     """The device behind an entry, whatever its transport."""
-    if entry.transport == "ublk":
+    if entry.is_disk:
         return BlockDevice(entry.path)
     from truezram.engine.device.local import LocalDevice
 

@@ -10,6 +10,7 @@
  */
 #include "control.h"
 #include "clock.h"
+#include "disk.h"
 #include "protocol.h"
 #include "users.h"
 
@@ -58,7 +59,7 @@ static unsigned swap_areas(struct control *c)
 {
 	const char *name = c->s->registry.name;
 
-	return c->s->transport == TZ_TRANSPORT_UBLK
+	return tz_is_disk(c->s)
 		? tz_swap_areas(tz_disk_number(name), name, c->areas, MAX_AREAS) : 0;
 }
 
@@ -77,8 +78,7 @@ static int set_mem_limit(struct tz_server *s, const char *text, char *why, size_
 
 static int must_lock(const struct tz_server *s)
 {
-	return s->transport == TZ_TRANSPORT_UBLK ||
-		s->registry.stats->flags & TZ_FLAG_MEMORY_LOCKED;
+	return tz_is_disk(s) || s->registry.stats->flags & TZ_FLAG_MEMORY_LOCKED;
 }
 
 static int renew_policy(struct tz_server *s, char *why, size_t why_size);
@@ -371,7 +371,7 @@ static int claim(struct tz_server *s)
 {
 	char path[48];
 
-	if (s->transport != TZ_TRANSPORT_UBLK || s->claim_fd >= 0)
+	if (!tz_is_disk(s) || s->claim_fd >= 0)
 		return 0;
 	snprintf(path, sizeof path, "/dev/%s", s->registry.name);
 	s->claim_fd = open(path, O_RDONLY | O_EXCL | O_CLOEXEC | O_NONBLOCK);
@@ -741,7 +741,7 @@ static int make_onward(struct tz_server *s)
 
 static void go_onward(struct tz_server *s)
 {
-	if (s->transport != TZ_TRANSPORT_UBLK)
+	if (!tz_is_disk(s))
 		return;
 	for (unsigned i = 0; i < 2; i++) {
 		struct itimerspec when = { .it_value.tv_sec = ONWARD_SECONDS << i };

@@ -4,10 +4,12 @@
 #include "clock.h"
 #include "control.h"
 #include "detach.h"
+#include "disk.h"
 #include "dictionary.h"
 #include "filter.h"
 #include "locked.h"
 #include "privileges.h"
+#include "protocol.h"
 #include "thread.h"
 
 #include <errno.h>
@@ -36,8 +38,7 @@ static int take_name(struct tz_server *s, const struct tz_options *o, int id)
 {
 	char name[32];
 
-	snprintf(name, sizeof name,
-		"%s%d", o->transport == TZ_TRANSPORT_UBLK ? "ublkb" : "local", id);
+	tz_device_name(name, sizeof name, o->transport, (unsigned)id);
 	int rc = tz_registry_take(&s->registry, o->run_dir, name, 0, s->why, sizeof s->why);
 	if (rc < 0)
 		return rc;
@@ -46,32 +47,18 @@ static int take_name(struct tz_server *s, const struct tz_options *o, int id)
 	return 0;
 }
 
-/* The device of our number in the kernel. -EEXIST: another ublk server has the number. */
-static int add_ublk(struct tz_server *s, const struct tz_options *o)
-{
-	int rc = tz_ublk_add(&s->ublk, (int)s->id, s->nr_queues, s->depth, o->size, o->data,
-		1, s->why, sizeof s->why);
-
-	if (rc < 0)
-		return rc;
-	s->nr_queues = s->ublk.info.nr_hw_queues;	/* the kernel caps both */
-	s->depth = s->ublk.info.queue_depth;
-	return 0;
-}
-
 /* The number that was asked for, or the first that neither a live server has, nor a dead one has
- * left something of, nor another ublk server uses. The name comes first, then the device: so there
+ * left something of, nor another program uses. The name comes first, then the device: so there
  * is never a device that is not in the registry. */
 static int take_number(struct tz_server *s, const struct tz_options *o)
 {
-	int ublk = o->transport == TZ_TRANSPORT_UBLK, first = o->id >= 0 ? o->id : 0, rc = -EBUSY;
+	int first = o->id >= 0 ? o->id : 0, rc = tz_disk_open(s);
 
-	if (ublk && (rc = tz_ublk_open(&s->ublk, s->why, sizeof s->why)) < 0)
+	if (rc < 0)
 		return rc;
-	s->ublk_open = ublk;
 	for (int id = first; id < first + MAX_TRIES; id++) {
 		rc = take_name(s, o, id);
-		if (rc == 0 && ublk && (rc = add_ublk(s, o)) == -EEXIST)
+		if (rc == 0 && (rc = tz_disk_add(s, o->size, o->data)) == -EEXIST)
 			tz_registry_drop(&s->registry);
 		if (o->id >= 0 || (rc != -EBUSY && rc != -EEXIST))
 			break;
@@ -93,14 +80,15 @@ void tz_device_fill_head(struct tz_server *s, const struct tz_options *o, int fl
 	if (!h->created_ns)		/* else a server before us made it */
 		h->created_ns = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 	h->flags = (uint32_t)flags;
-	h->max_io = o->transport == TZ_TRANSPORT_UBLK
-		? s->ublk.info.max_io_buf_bytes : TZ_RING_MAX_PAGES * TZ_PAGE_SIZE;
+	h->max_io = tz_disk_max_io(s);
 	snprintf(h->name, sizeof h->name, "%s", s->registry.name);
 	snprintf(h->server_version, sizeof h->server_version, "%s", VERSION);
 }
 
 int tz_device_data_flags(const struct tz_server *s, enum tz_data_mode asked)
 {
+	if (s->transport != TZ_TRANSPORT_UBLK)
+		return 0;
 	return (tz_ublk_is_user_copy(&s->ublk) ? TZ_FLAG_USER_COPY : 0) |
 		(asked != TZ_DATA_AUTO ? TZ_FLAG_DATA_ASKED : 0);
 }
@@ -163,14 +151,13 @@ static int make_store(struct tz_server *s, const struct tz_options *o)
 		return fd;
 	/* Without a noswap tmpfs the arena must be locked for a block device: it may become
 	 * swap. */
-	int lock = !noswap && o->transport == TZ_TRANSPORT_UBLK;
+	int lock = !noswap && tz_is_disk(s);
 	if (noswap)
 		flags |= TZ_FLAG_NOSWAP_TMPFS;
 	s->arena_fd = fd;
 	s->arena_is_safe = noswap;
-	if (o->transport == TZ_TRANSPORT_UBLK)
-		flags |= tz_device_data_flags(s, o->data);
-	if (o->transport == TZ_TRANSPORT_UBLK && noswap && tz_ublk_is_recoverable(&s->ublk))
+	flags |= tz_device_data_flags(s, o->data);
+	if (tz_disk_is_recoverable(s))
 		flags |= TZ_FLAG_RECOVERABLE;
 	tz_device_fill_head(s, o, flags);
 	struct tz_arena_device device = { .transport = (uint32_t)o->transport,
@@ -194,8 +181,13 @@ static int make_store(struct tz_server *s, const struct tz_options *o)
 
 int tz_device_start_queues(struct tz_server *s, const struct tz_options *o)
 {
-	void (*run)(struct tz_queue *) = o->transport == TZ_TRANSPORT_UBLK
-		? tz_queue_run_ublk : tz_queue_run_local;
+	static const struct {
+		void (*run)(struct tz_queue *), (*wake)(struct tz_queue *);
+	} queues[] = {
+		[TZ_TRANSPORT_UBLK] = { tz_queue_run_ublk, NULL },
+		[TZ_TRANSPORT_LOCAL] = { tz_queue_run_local, tz_queue_wake_local },
+		[TZ_TRANSPORT_NBD] = { tz_queue_run_nbd, tz_queue_wake_nbd },
+	};
 
 	s->end_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (s->end_fd < 0)
@@ -211,14 +203,15 @@ int tz_device_start_queues(struct tz_server *s, const struct tz_options *o)
 		*q = (struct tz_queue){ .index = i, .depth = s->depth,
 			.nr_pages = o->size / TZ_PAGE_SIZE, .end_fd = s->end_fd,
 			.store = tz_store_thread(s->store, i), .ublk = &s->ublk,
-			.local = &s->local, .knock = &s->slots.knock,
+			.local = &s->local, .socket = s->nbd.fd,
+			.wake = queues[s->transport].wake, .knock = &s->slots.knock,
 			.suspects = &s->suspects,
 			.spin.mode = tz_store_mode(s->store) };
 		q->stats = tz_store_thread_stats(q->store);
 		if (o->transport == TZ_TRANSPORT_UBLK)
 			/* Refused: runs anywhere. */
 			tz_ublk_queue_affinity(&s->ublk, i, q->cpu_mask, sizeof q->cpu_mask);
-		int rc = tz_queue_start(q, run, s->why, sizeof s->why);
+		int rc = tz_queue_start(q, queues[s->transport].run, s->why, sizeof s->why);
 		if (rc < 0)
 			return rc;
 	}
@@ -291,7 +284,7 @@ void tz_device_set_live(struct tz_server *s)
 
 void tz_device_open_nursery(struct tz_server *s, const struct tz_options *o)
 {
-	int rc = tz_standby_open(&s->standby, o->run_dir);
+	int rc = tz_standby_open(&s->standby, o->run_dir, o->transport);
 
 	if (rc < 0)
 		tz_log("no standby: %s", strerror(-rc));
@@ -301,6 +294,7 @@ int tz_device_prepare(struct tz_server *s, struct tz_options *o)
 {
 	int rc;
 
+	s->transport = o->transport;
 	tz_detach();
 	/* Opens libzstd now: it is locked with the rest, and a change of algorithm maps nothing
 	 * more of it. */
@@ -313,10 +307,10 @@ int tz_device_prepare(struct tz_server *s, struct tz_options *o)
 		tz_privileges_of_threads();
 		return 0;
 	}
-	if (o->transport == TZ_TRANSPORT_UBLK)
+	if (tz_is_disk(s))
 		tz_device_open_nursery(s, o);
 	tz_privileges_reduce();
-	if (o->transport != TZ_TRANSPORT_UBLK)
+	if (!tz_is_disk(s))
 		return 0;
 	rc = tz_helper_start(&s->helper);
 	if (rc < 0)
@@ -372,15 +366,33 @@ unsigned tz_device_queues(void)
 	return queues_for(online_cpus());
 }
 
+/* An nbd device has one queue (nbd.c). */
+static int choose_queues(struct tz_server *s, const struct tz_options *o)
+{
+	static const struct { unsigned depth, most; } depths[] = {
+		[TZ_TRANSPORT_UBLK] = { 64, TZ_MAX_DEPTH },
+		[TZ_TRANSPORT_LOCAL] = { 16, TZ_RING_MAX_DEPTH },
+		[TZ_TRANSPORT_NBD] = { TZ_NBD_MAX_DEPTH, TZ_NBD_MAX_DEPTH },
+	};
+
+	s->nr_queues = o->queues ? o->queues
+		: s->transport == TZ_TRANSPORT_UBLK ? tz_device_queues() : 1;
+	s->depth = o->depth ? o->depth : depths[s->transport].depth;
+	if (s->depth > depths[s->transport].most)
+		s->depth = depths[s->transport].most;
+	if (s->transport != TZ_TRANSPORT_NBD || s->nr_queues == 1)
+		return 0;
+	snprintf(s->why, sizeof s->why, "an nbd device has one queue");
+	return -EINVAL;
+}
+
 int tz_device_make(struct tz_server *s, const struct tz_options *o)
 {
-	int ublk = o->transport == TZ_TRANSPORT_UBLK, rc;
+	int disk = tz_is_disk(s), rc;
 
-	s->transport = o->transport;
-	s->nr_queues = o->queues ? o->queues : ublk ? tz_device_queues() : 1;
-	s->depth = o->depth ? o->depth : ublk ? 64 : 16;
-	if (!ublk && s->depth > TZ_RING_MAX_DEPTH)
-		s->depth = TZ_RING_MAX_DEPTH;
+	rc = choose_queues(s, o);
+	if (rc < 0)
+		return rc;
 	if (o->size % TZ_PAGE_SIZE) {
 		snprintf(s->why, sizeof s->why, "the size must be a multiple of 4096 bytes");
 		return -EINVAL;
@@ -392,19 +404,19 @@ int tz_device_make(struct tz_server *s, const struct tz_options *o)
 	if (rc < 0 || (rc = begin_backing(s, o)) < 0 || (rc = begin_policy(s, o)) < 0)
 		return rc;
 	tz_server_set_mode(s, o->mode);
-	if (ublk)
+	if (s->transport == TZ_TRANSPORT_UBLK)
 		tz_device_start_slots(s, o);
 	rc = tz_server_lock(s, s->why, sizeof s->why);
-	if (rc < 0 && ublk)
+	if (rc < 0 && disk)
 		return rc;
-	if (ublk)
+	if (disk)
 		tz_protect_from_oom();
 	tz_device_confine();
-	if (ublk && (rc = tz_ublk_start(&s->ublk, s->why, sizeof s->why)) < 0)
+	if ((rc = tz_disk_start(s, o->size)) < 0)
 		return rc;
 	tz_device_set_live(s);
 	tz_registry_log(&s->registry);
-	if (ublk && s->arena_is_safe && tz_ublk_is_recoverable(&s->ublk)) {
+	if (tz_disk_is_recoverable(s)) {
 		tz_standby_ask(&s->standby, s->id);
 		tz_standby_await(&s->standby, STANDBY_MS);
 		tz_server_show_standby(s);
@@ -424,20 +436,13 @@ void tz_device_unmake(struct tz_server *s)
 	tz_standby_close(&s->standby);
 	if (s->registry.stats)
 		tz_device_set_state(s, TZ_STATE_STOPPING, 0);
-	/* Also a device that was never started: STOP_DEV is what ends the queues, which wait for
-	 * requests already. */
-	s->ublk.started |= s->ublk.added;
-	if (s->ublk_open)
-		tz_ublk_stop(&s->ublk);
+	tz_disk_stop(s);
 	close_fd(&s->claim_fd);
 	for (unsigned i = 0; i < s->nr_queues; i++)
 		atomic_store(&s->queues[i].stop, 1);
 	for (unsigned i = 0; i < s->nr_queues; i++)
 		tz_queue_join(&s->queues[i]);
-	if (s->ublk_open) {
-		tz_ublk_delete(&s->ublk);
-		tz_ublk_close(&s->ublk);
-	}
+	tz_disk_close(s);
 	tz_slots_stop(&s->slots);
 	tz_local_server_close(&s->local);
 	if (s->store)

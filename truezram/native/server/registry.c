@@ -227,6 +227,33 @@ static void remove_files(struct tz_registry *r)
 
 /* ---- a name and its lock ---- */
 
+const struct tz_transport_row *tz_transport_row(int transport)
+{
+	static const struct tz_transport_row rows[] = {
+		[TZ_TRANSPORT_UBLK] = { "ublk", "ublkb", 1 },
+		[TZ_TRANSPORT_LOCAL] = { "local", "local", 0 },
+		[TZ_TRANSPORT_NBD] = { "nbd", "nbd", 1 },
+	};
+
+	return transport >= 0 && (size_t)transport < sizeof rows / sizeof *rows
+		? &rows[transport] : NULL;
+}
+
+int tz_transport_parse(const char *word)
+{
+	const struct tz_transport_row *row;
+
+	for (int t = 0; (row = tz_transport_row(t)); t++)
+		if (!strcmp(word, row->word))
+			return t;
+	return -1;
+}
+
+void tz_device_name(char *name, size_t size, int transport, unsigned id)
+{
+	snprintf(name, size, "%s%u", tz_transport_row(transport)->prefix, id);
+}
+
 uint64_t tz_process_start(void)
 {
 	char stat[1024] = "";

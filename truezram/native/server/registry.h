@@ -28,6 +28,17 @@ struct tz_registry {
 	size_t stats_len;
 };
 
+/* What is to be known of a transport by its name. */
+struct tz_transport_row {
+	const char *word;		/* in options */
+	const char *prefix;		/* of names of devices; a disk's are /dev/PREFIXN */
+	int is_disk;
+};
+const struct tz_transport_row *tz_transport_row(int transport);
+/* enum tz_transport, or -1. */
+int tz_transport_parse(const char *word);
+void tz_device_name(char *name, size_t size, int transport, unsigned id);
+
 /* Field 22 of /proc/self/stat: with the pid, it names this process for good. */
 uint64_t tz_process_start(void);
 /* Takes NAME in DIR (made if absent). 0; -EBUSY when a live server has it or, unless `adopt`, when

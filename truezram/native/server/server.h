@@ -5,6 +5,7 @@
 
 #include "helper.h"
 #include "local_server.h"
+#include "nbd.h"
 #include "queue.h"
 #include "registry.h"
 #include "slots.h"
@@ -17,8 +18,9 @@ struct tz_server {
 	int transport;			/* enum tz_transport */
 	uint32_t id;
 	unsigned nr_queues, depth;
-	int ublk_open;
+	int disk_open;			/* one of these: */
 	struct tz_ublk ublk;
+	struct tz_nbd nbd;
 	struct tz_local_server local;
 	struct tz_registry registry;
 	struct tz_store *store;

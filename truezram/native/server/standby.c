@@ -47,6 +47,7 @@ enum { START = 1, WAIT, HAND_OVER, END };
 /* The first message, from the server to its nursery. */
 struct place {
 	char run_dir[96];
+	int32_t transport;	/* enum tz_transport */
 };
 
 /* From the server to either. */
@@ -91,13 +92,21 @@ static int runs(pid_t pid)
 	return state && state[1] && !strchr("ZX", state[2]);
 }
 
+static void stats_path(const struct watch *w, char *path, size_t size, const char *part)
+{
+	char name[32];
+
+	tz_device_name(name, sizeof name, w->place.transport, w->id);
+	snprintf(path, size, "%s/%s%s", w->place.run_dir, name, part);
+}
+
 /* The pid of a server that serves, other than the one that ended; 0: none. */
 static pid_t find_server(const struct watch *w)
 {
 	struct tz_stats head = { 0 };
 	char path[192];
 
-	snprintf(path, sizeof path, "%s/ublkb%u.stats", w->place.run_dir, w->id);
+	stats_path(w, path, sizeof path, ".stats");
 	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
 	ssize_t n = fd < 0 ? 0 : read(fd, &head, sizeof head);
 	if (fd >= 0)
@@ -118,7 +127,7 @@ static void keep_stats(struct watch *w)
 	int fd = -1;
 
 	for (unsigned i = 0; i < 2 && fd < 0; i++) {
-		snprintf(path, sizeof path, "%s/ublkb%u%s", w->place.run_dir, w->id, parts[i]);
+		stats_path(w, path, sizeof path, parts[i]);
 		fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
 	}
 	if (w->stats)
@@ -330,7 +339,8 @@ int tz_nursery_main(struct tz_succession *out)
 	tz_detach();
 	tz_zstd_version();		/* loads libzstd: it is locked as well */
 	if (recv(w.fd, &w.place, sizeof w.place, 0) != (ssize_t)sizeof w.place ||
-		!memchr(w.place.run_dir, 0, sizeof w.place.run_dir))
+		!memchr(w.place.run_dir, 0, sizeof w.place.run_dir) ||
+		!tz_transport_row(w.place.transport))
 		return 0;
 	mlockall(MCL_CURRENT);
 	signal(SIGCHLD, SIG_IGN);		/* nobody asks how a standby ended */
@@ -338,6 +348,7 @@ int tz_nursery_main(struct tz_succession *out)
 		return 0;
 	signal(SIGCHLD, SIG_DFL);
 	snprintf(out->run_dir, sizeof out->run_dir, "%s", w.place.run_dir);
+	out->transport = w.place.transport;
 	out->id = w.id;
 	out->nursery_fd = w.link;
 	return 1;
@@ -357,10 +368,10 @@ void tz_standby_inherit(struct tz_standby *b, const struct tz_succession *from)
 		lose(&b->nursery_fd);
 }
 
-int tz_standby_open(struct tz_standby *b, const char *run_dir)
+int tz_standby_open(struct tz_standby *b, const char *run_dir, int transport)
 {
 	static char option[] = "--nursery";
-	struct place place = { "" };
+	struct place place = { "", transport };
 	pid_t pid;
 	int fd = tz_helper_spawn(option, &pid);
 

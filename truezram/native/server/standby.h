@@ -18,6 +18,7 @@ struct tz_standby {
 /* What a process has that becomes the server. */
 struct tz_succession {
 	char run_dir[96];
+	int transport;		/* enum tz_transport */
 	uint32_t id;
 	int nursery_fd;		/* -1: no nursery */
 };
@@ -29,7 +30,7 @@ int tz_nursery_main(struct tz_succession *out);
 /* By the process that becomes the server: the nursery goes on for it, if there is one. */
 void tz_standby_inherit(struct tz_standby *b, const struct tz_succession *from);
 /* From the server: the nursery, before capabilities are given up. 0 or negative errno. */
-int tz_standby_open(struct tz_standby *b, const char *run_dir);
+int tz_standby_open(struct tz_standby *b, const char *run_dir, int transport);
 /* Asks for a standby of this device. */
 void tz_standby_ask(struct tz_standby *b, uint32_t id);
 /* nursery_fd or fd is readable. 1: there is another standby than before, or none. */

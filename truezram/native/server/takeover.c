@@ -6,7 +6,7 @@
  * as long as it takes (tz_thread_urgent), and what can wait is done after requests flow again.
  *
  * The name comes first: its lock is free when all of the other server is gone. Then the arena, the
- * statistics page (counters go on), the kernel's device (START_USER_RECOVERY), the store
+ * statistics page (counters go on), the kernel's device (disk.h), the store
  * (attach.c), the queues, their memory locked, and END_USER_RECOVERY.
  */
 #include "takeover.h"
@@ -14,6 +14,7 @@
 #include "check.h"
 #include "clock.h"
 #include "control.h"
+#include "disk.h"
 #include "helper.h"
 #include "privileges.h"
 #include "thread.h"
@@ -87,7 +88,7 @@ static int take_over_name(struct tz_server *s, const struct tz_options *o)
 	char name[32];
 	int rc;
 
-	snprintf(name, sizeof name, "ublkb%d", o->id);
+	tz_device_name(name, sizeof name, s->transport, (unsigned)o->id);
 	for (unsigned tries = 0;; tries++) {
 		rc = tz_registry_take(&s->registry, o->run_dir, name, 1, s->why, sizeof s->why);
 		if (rc != -EBUSY || tries == (o->upgrade ? UPGRADE_TRIES : NAME_TRIES))
@@ -107,7 +108,7 @@ static int read_arena(struct tz_server *s, struct tz_options *o, int fd)
 
 	if (rc < 0)
 		return rc;
-	if (head.device.transport != TZ_TRANSPORT_UBLK || head.device.id != s->id ||
+	if (head.device.transport != (uint32_t)s->transport || head.device.id != s->id ||
 		!head.device.queues || head.device.queues > TZ_MAX_QUEUES) {
 		snprintf(s->why, sizeof s->why, "its arena is of another device");
 		return -EINVAL;
@@ -127,17 +128,11 @@ static int take_over(struct tz_server *s, const struct tz_options *o)
 	rc = tz_registry_adopt(&s->registry, s->nr_queues, &fresh, s->why, sizeof s->why);
 	if (rc < 0)
 		return rc;
-	rc = tz_ublk_recover(&s->ublk, o->id, s->why, sizeof s->why);
-	if (rc == 0 && (s->ublk.info.nr_hw_queues != s->nr_queues ||
-			       s->ublk.info.queue_depth != s->depth)) {
-		snprintf(s->why, sizeof s->why,
-			"the kernel's device has other queues than its arena");
-		rc = -EINVAL;
-	}
+	rc = tz_disk_recover(s);
 	if (rc < 0 || (rc = attach_store(s, o)) < 0 || (rc = tz_device_start_queues(s, o)) < 0)
 		return rc;
 	rc = tz_server_lock(s, s->why, sizeof s->why);
-	if (rc < 0 || (rc = tz_ublk_resume(&s->ublk, s->why, sizeof s->why)) < 0)
+	if (rc < 0 || (rc = tz_disk_resume(s)) < 0)
 		return rc;
 	tz_device_set_live(s);
 	return fresh ? tz_registry_publish(&s->registry, s->why, sizeof s->why) : 0;
@@ -151,7 +146,7 @@ static int get_ready(struct tz_server *s, struct tz_options *o)
 	int rc, fd;
 
 	s->id = (uint32_t)o->id;
-	snprintf(name, sizeof name, "ublkb%d", o->id);
+	tz_device_name(name, sizeof name, s->transport, (unsigned)o->id);
 	fd = tz_registry_peek_arena(&s->registry, o->run_dir, name, s->why, sizeof s->why);
 	if (fd < 0)
 		return fd;
@@ -182,13 +177,12 @@ int tz_takeover(struct tz_server *s, struct tz_options *o)
 {
 	int rc;
 
-	s->transport = TZ_TRANSPORT_UBLK;
+	s->transport = o->transport;
 	tz_protect_from_oom();
 	tz_thread_urgent(1);
-	rc = tz_ublk_open(&s->ublk, s->why, sizeof s->why);
+	rc = tz_disk_open(s);
 	if (rc < 0)
 		return rc;
-	s->ublk_open = 1;
 	if (o->upgrade && (rc = get_ready(s, o)) < 0)
 		return rc;
 	rc = take_over_name(s, o);
@@ -217,14 +211,15 @@ int tz_takeover(struct tz_server *s, struct tz_options *o)
 	if ((rc = tz_helper_start(&s->helper)) < 0)
 		tz_log("no helper process: %s", strerror(-rc));
 	tz_privileges_reduce();
-	tz_device_start_slots(s, o);
+	if (s->transport == TZ_TRANSPORT_UBLK)
+		tz_device_start_slots(s, o);
 	tz_device_confine();
 	return 0;
 }
 
 void tz_hand_over(struct tz_server *s)
 {
-	int rc = tz_ublk_quiesce(&s->ublk, QUIESCE_MS);
+	int rc = s->transport == TZ_TRANSPORT_UBLK ? tz_ublk_quiesce(&s->ublk, QUIESCE_MS) : 0;
 
 	if (rc < 0 && rc != -EOPNOTSUPP)
 		tz_log("requests that are being served are issued again: %s", strerror(-rc));
@@ -235,7 +230,7 @@ void tz_hand_over(struct tz_server *s)
 
 void tz_give_up(struct tz_server *s)
 {
-	if (!(s->registry.stats->flags & TZ_FLAG_RECOVERABLE) || !tz_ublk_is_there(&s->ublk))
+	if (!(s->registry.stats->flags & TZ_FLAG_RECOVERABLE) || !tz_disk_is_there(s))
 		return;
 	if (tz_now_ns() - s->live_since < HARDLY_NS) {
 		tz_log("%s: left as it is, for `truezram recover`", s->registry.name);

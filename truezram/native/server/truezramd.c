@@ -1,13 +1,13 @@
 /* truezramd.c - the server: one small process per device. Makes the device (device.c) or takes it
  * over (takeover.c), serves it until it is asked to stop, removes it.
  *
- *	truezramd --transport ublk|local --size BYTES --algorithm NAME[:LEVEL] --run-dir DIR
+ *	truezramd --transport ublk|nbd|local --size BYTES --algorithm NAME[:LEVEL] --run-dir DIR
  *	          [--dictionary FILE] [--mem-limit BYTES] [--id N] [--queues N] [--queue-depth N]
  *	          [--dedup] [--policy N:N:N[:N]] [--backing PATH] [--backing-limit BYTES]
  *	          [--backing-daily BYTES] [--backing-rate BYTES] [--mode NAME]
  *	          [--data-mode NAME] [--ready-fd FD]
- *	truezramd --recover|--upgrade --transport ublk --id N --run-dir DIR [--ready-fd FD]
- *	truezramd --cleanup --transport ublk|local --id N --run-dir DIR
+ *	truezramd --recover|--upgrade --transport ublk|nbd --id N --run-dir DIR [--ready-fd FD]
+ *	truezramd --cleanup --transport ublk|nbd|local --id N --run-dir DIR
  *	truezramd --helper	(started by a server: helper.h)
  *	truezramd --nursery	(started by a server: standby.h)
  *	truezramd --slot-test	(started by a server: slot_test.h)
@@ -17,16 +17,16 @@
  * could do harm. Order of things: the creator's surroundings left (detach.c) - capabilities given
  * up (privileges.c) - helper process - a name and its lock, reported to FD (struct tz_ready with
  * TZ_STARTING), so that the process that ends the server knows what to clean up - ublk: ADD_DEV of
- * that number - arena and store - queue threads - memory locked - system calls filtered
- * (filter.c) - START_DEV - entry published - reported to FD again. A failure anywhere undoes what
- * was done and reports what and why.
+ * that number; nbd: a socket pair - arena and store - queue threads - memory locked - system calls
+ * filtered (filter.c) - START_DEV or CONNECT - entry published - reported to FD again. A failure
+ * anywhere undoes what was done and reports what and why.
  *
  * The main thread then is the control thread (control.c has the loop): messages, signals, queues
  * that end. Everything that I/O depends on is locked memory; the main thread may page-fault and
  * allocate, the queue threads never wait for it.
  */
 #include "control.h"
-#include "device.h"
+#include "disk.h"
 #include "null.h"
 #include "privileges.h"
 #include "protocol.h"
@@ -104,9 +104,7 @@ static int parse(int argc, char **argv, struct tz_options *o)
 		int bad = 0;
 		switch (c) {
 		case 't':
-			o->transport = !strcmp(optarg, "ublk")
-				? TZ_TRANSPORT_UBLK
-				: !strcmp(optarg, "local") ? TZ_TRANSPORT_LOCAL : -1;
+			o->transport = tz_transport_parse(optarg);
 			break;
 		case 's': bad = number("size", optarg, TZ_MAX_SIZE, &o->size); break;
 		case 'm': bad = number("mem-limit", optarg, TZ_MAX_SIZE, &o->mem_limit); break;
@@ -165,10 +163,11 @@ static int parse(int argc, char **argv, struct tz_options *o)
 		if (bad < 0)
 			return -1;
 	}
-	if (o->transport < 0 || !o->run_dir || optind != argc ||
+	if (o->transport < 0 || (o->recover && !tz_transport_row(o->transport)->is_disk) ||
+	    !o->run_dir || optind != argc ||
 	    (o->cleanup || o->recover ? o->id < 0 : !o->size || !o->algorithm)) {
 		fprintf(stderr,
-			"usage: truezramd --transport ublk|local --size BYTES"
+			"usage: truezramd --transport ublk|nbd|local --size BYTES"
 			" --algorithm NAME[:LEVEL] --run-dir DIR\n"
 			"                 [--dictionary FILE] [--mem-limit BYTES] [--id N]"
 			" [--queues N] [--queue-depth N]\n"
@@ -178,9 +177,10 @@ static int parse(int argc, char **argv, struct tz_options *o)
 			" [--backing-daily BYTES]\n"
 			"                 [--backing-rate BYTES] [--mode NAME] [--data-mode NAME]"
 			" [--ready-fd FD]\n"
-			"       truezramd --cleanup --transport ublk|local --id N --run-dir DIR\n"
-			"       truezramd --recover|--upgrade --transport ublk --id N --run-dir DIR"
-			" [--ready-fd FD]\n"
+			"       truezramd --cleanup --transport ublk|nbd|local --id N"
+			" --run-dir DIR\n"
+			"       truezramd --recover|--upgrade --transport ublk|nbd --id N"
+			" --run-dir DIR [--ready-fd FD]\n"
 			"This is the server behind a device; use truezram create.\n");
 		return -1;
 	}
@@ -267,20 +267,20 @@ static int cleanup(struct tz_server *s, const struct tz_options *o)
 	char name[32];
 	int rc;
 
-	snprintf(name, sizeof name,
-		"%s%d", o->transport == TZ_TRANSPORT_UBLK ? "ublkb" : "local", o->id);
+	s->transport = o->transport;
+	s->id = (uint32_t)o->id;
+	tz_device_name(name, sizeof name, o->transport, s->id);
 	rc = tz_registry_take(&s->registry, o->run_dir, name, 1, s->why, sizeof s->why);
 	if (rc < 0)
 		return rc;
-	if (o->transport == TZ_TRANSPORT_UBLK &&
-	    tz_ublk_open(&s->ublk, s->why, sizeof s->why) == 0) {
+	if (tz_transport_row(o->transport)->is_disk && tz_disk_open(s) == 0) {
 		snprintf(orphan_node, sizeof orphan_node, "ublkc%d", o->id);
-		rc = tz_ublk_remove_orphan(&s->ublk, o->id, is_running);
+		rc = tz_disk_remove_orphan(s, is_running);
 		if (rc < 0 && rc != -ENODEV)
 			snprintf(s->why, sizeof s->why,
-				"cannot delete the ublk device that %s left behind: %s", name,
+				"cannot delete the device that %s left behind: %s", name,
 				rc == -EBUSY ? "another program serves it" : strerror(-rc));
-		tz_ublk_close(&s->ublk);
+		tz_disk_close(s);
 	}
 	if (tz_registry_drop(&s->registry) < 0) {
 		snprintf(s->why, sizeof s->why,
@@ -300,7 +300,7 @@ static int wait_for_death(struct tz_server *s, struct tz_options *o)
 	prctl(PR_SET_NAME, "truezramd");
 	tz_privileges_of_threads();
 	tz_standby_inherit(&s->standby, &from);
-	*o = (struct tz_options){ .transport = TZ_TRANSPORT_UBLK, .id = (int)from.id,
+	*o = (struct tz_options){ .transport = from.transport, .id = (int)from.id,
 		.run_dir = from.run_dir, .ready_fd = -1, .recover = 2 };
 	return 1;
 }

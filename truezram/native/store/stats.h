@@ -75,7 +75,7 @@ enum tz_backing_state {
 	TZ_BACKING_FAILED = 3,		/* nothing is written any more; reads are tried */
 	TZ_BACKING_MISSING = 4		/* not opened, or another one: its pages read as errors */
 };
-enum tz_transport { TZ_TRANSPORT_UBLK = 0, TZ_TRANSPORT_LOCAL = 1 };
+enum tz_transport { TZ_TRANSPORT_UBLK = 0, TZ_TRANSPORT_LOCAL = 1, TZ_TRANSPORT_NBD = 2 };
 enum tz_device_flags {
 	TZ_FLAG_MEMORY_LOCKED = 1,	/* arena cannot be swapped out */
 	TZ_FLAG_NOSWAP_TMPFS = 2,	/* arena is a file on a noswap tmpfs: it can outlive the
@@ -83,7 +83,7 @@ enum tz_device_flags {
 	TZ_FLAG_USER_COPY = 4,		/* ublk: data moves by pread/pwrite; else each request
 					 * has a buffer */
 	TZ_FLAG_IO_FLUSHER = 8,		/* queue threads run with PR_SET_IO_FLUSHER, read back */
-	TZ_FLAG_RECOVERABLE = 16,	/* ublk: when its server dies another one can take over */
+	TZ_FLAG_RECOVERABLE = 16,	/* when its server dies another one can take over */
 	TZ_FLAG_DATA_ASKED = 32		/* ublk: whether it is USER_COPY was asked for */
 };
 
@@ -111,11 +111,11 @@ struct tz_stats {
 	uint32_t queue_offset, queue_stride;
 	uint32_t nr_queues, queue_depth;
 	uint32_t transport;		/* enum tz_transport */
-	uint32_t id;			/* N of /dev/ublkbN, or of local N */
+	uint32_t id;			/* N of /dev/ublkbN, /dev/nbdN or local N */
 	uint64_t pid, pid_start;	/* server, and field 22 of /proc/PID/stat: so that a reused
 					 * pid is recognized */
 	uint64_t created_ns;		/* CLOCK_REALTIME */
-	char name[32];			/* "ublkb0", "local0" */
+	char name[32];			/* "ublkb0", "nbd0", "local0" */
 	char server_version[32];
 
 	/* --- under seq --- */

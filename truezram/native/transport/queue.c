@@ -648,7 +648,8 @@ void tz_queue_join(struct tz_queue *q)
 	atomic_store(&q->stop, 1);
 	/* Again and again: the word that a local queue waits on belongs to its clients as well. */
 	while (q->started && atomic_load(&q->state) == TZ_QUEUE_SERVING) {
-		tz_queue_wake_local(q);
+		if (q->wake)
+			q->wake(q);
 		if (atomic_load(&q->state) == TZ_QUEUE_SERVING)
 			nanosleep(&pause, NULL);
 	}

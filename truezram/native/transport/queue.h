@@ -1,7 +1,7 @@
-/* queue.h - queue threads: what brings requests to the store, from ublk (queue_ublk.c) or the local
- * ring (queue_local.c).
+/* queue.h - queue threads: what brings requests to the store, from ublk (queue_ublk.c), nbd
+ * (queue_nbd.c) or the local ring (queue_local.c).
  *
- * queue.c holds what both share: starting a thread with everything it needs in hand (locked stack
+ * queue.c holds what they share: starting a thread with everything it needs in hand (locked stack
  * and buffers, CPU, IO_FLUSHER), and serving requests in rounds. A queue thread allocates nothing
  * after it has reported itself serving.
  *
@@ -90,6 +90,9 @@ struct tz_queue {
 	struct tz_queue_stats *stats;
 	struct tz_ublk *ublk;		/* transport ublk */
 	struct tz_local_server *local;	/* transport local */
+	int socket;			/* transport nbd: our end of the pair */
+	void (*wake)(struct tz_queue *q);	/* so that the thread sees `stop`; NULL: ublk, where
+					 * STOP_DEV ends it */
 	uint8_t cpu_mask[128];		/* CPUs whose requests come here: it runs on these if they
 					 * are several, else anywhere */
 	int end_fd;			/* eventfd written to when the thread ends, has trouble to
@@ -144,11 +147,13 @@ void tz_queue_join(struct tz_queue *q);
 void tz_queue_serving(struct tz_queue *q);	/* called by run */
 
 void tz_queue_run_ublk(struct tz_queue *q);
+void tz_queue_run_nbd(struct tz_queue *q);
 void tz_queue_run_local(struct tz_queue *q);
-/* The local transport's part of starting and of stopping: what rounds need, and a knock so that the
- * thread sees `stop`. */
-void tz_queue_attach_local(struct tz_queue *q);
+/* Their `wake`. */
+void tz_queue_wake_nbd(struct tz_queue *q);
 void tz_queue_wake_local(struct tz_queue *q);
+/* The local transport's part of starting: what rounds need. */
+void tz_queue_attach_local(struct tz_queue *q);
 
 void tz_queue_round(struct tz_queue *q);	/* one round, on the queue's thread */
 /* How long the queue may sleep before the next: 0 not at all, TZ_FOREVER until a request comes. */

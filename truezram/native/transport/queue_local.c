@@ -178,8 +178,6 @@ static void wait_for_doorbell(struct tz_ring_queue *rq, uint32_t seen, uint64_t 
 
 void tz_queue_wake_local(struct tz_queue *q)
 {
-	if (!q->local || !q->local->base)
-		return;
 	struct tz_ring_queue *rq = tz_local_server_queue(q->local, q->index);
 	atomic_fetch_add(&rq->doorbell, 1);
 	tz_futex(&rq->doorbell, FUTEX_WAKE, 1, NULL);
