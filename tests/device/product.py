@@ -11,7 +11,7 @@ from guest import Guest, Result
 # Few programs: it runs after each test, and each that is started costs time under emulation.
 LEFTOVERS = """
 shopt -s nullglob globstar extglob
-found=(/sys/block/ublkb* /dev/ublk[bc]* /run/truezram/**/*.@(sock|stats))
+found=(/sys/block/ublkb* /dev/ublk[bc]* /sys/block/nbd*/pid /run/truezram/**/*.@(sock|stats))
 for process in /proc/[0-9]*; do
 	read -r name <$process/comm && [[ $name != *truezramd* ]] || found+=("$process $name")
 done 2>/dev/null

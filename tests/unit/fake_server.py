@@ -48,7 +48,7 @@ def make_stats(path: Path, args, name: str, number: int):
     assert lib.tz_stats_init(stats, size, args.queues) == 0
     stats.name = name.encode()
     stats.id = number
-    stats.transport = args.transport == "local"
+    stats.transport = ("ublk", "local", "nbd").index(args.transport)
     stats.pid, stats.pid_start = pid_and_start()
     stats.created_ns = time.time_ns()
     stats.queue_depth = args.queue_depth
@@ -181,7 +181,7 @@ def main() -> int:
     args = parser.parse_args()
     log("argv " + " ".join(sys.argv[1:]))
     Path("/proc/self/comm").write_text("truezramd")  # as a server's process is called
-    prefix = "ublkb" if args.transport == "ublk" else "local"
+    prefix = "ublkb" if args.transport == "ublk" else args.transport
     if args.cleanup:
         for suffix in ("stats", "stats.new", "sock", "lock", "log"):
             (args.run_dir / f"{prefix}{args.id}.{suffix}").unlink(missing_ok=True)

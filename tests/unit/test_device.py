@@ -292,7 +292,7 @@ def test_names(fake: FakeServer) -> None:
                 client.resolve(text)
         with pytest.raises(Unsupported, match="zramctl"):
             client.resolve("/dev/zram0")
-    assert candidates("5") == ("ublkb5", "local5")
+    assert candidates("5") == ("ublkb5", "nbd5", "local5")
 
 
 def test_a_number_of_two_devices_is_refused(fake: FakeServer, run_dir: Path) -> None:
@@ -376,7 +376,7 @@ def test_set_on_a_dead_device(fake: FakeServer) -> None:
         ({"queue_depth": 65}, "depth"),
         ({"queue_depth": 4097, "transport": "ublk"}, "depth"),
         ({"queues": 64, "transport": "ublk"}, "one per CPU"),
-        ({"transport": "nbd"}, "transport"),
+        ({"transport": "iscsi"}, "transport"),
         ({"swap": True}, "local"),
         ({"priority": 5}, "priority"),
         ({"swap": True, "transport": "ublk", "priority": 32768}, "priority"),

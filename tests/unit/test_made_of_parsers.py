@@ -74,7 +74,7 @@ def test_bash_completes(bash: Callable[[str], list[str]]) -> None:
     assert "--replay" in everything
     assert bash("truezram cr") == ["create"]
     assert bash("truezram create --mem") == ["--mem-limit"]
-    assert bash("truezram create --transport ") == ["ublk", "local"]
+    assert bash("truezram create --transport ") == ["ublk", "nbd", "local"]
     assert bash("truezram create --algorithm ") == names
     assert bash("truezram create --algorithm=z") == ["zstd"]
     assert bash("truezram --no-tui --json tune un") == ["undo"]
@@ -110,7 +110,7 @@ def test_fish_completes(tmp_path: Path) -> None:
 
     assert set(main.verb_names()) <= set(complete("truezram "))
     assert complete("truezram create --mem") == ["--mem-limit"]
-    assert set(complete("truezram create --transport ")) == {"ublk", "local"}
+    assert set(complete("truezram create --transport ")) == {"ublk", "nbd", "local"}
     assert set(complete("truezram remove ")) == {"ublkb0", "local3"}
     assert "codec" in complete("truezram benchmark ")
     assert "create" not in complete("truezram create ")

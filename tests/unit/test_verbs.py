@@ -118,7 +118,7 @@ WRONG: dict[str, tuple[list[str], int]] = {
     "estimate": (["--pid", "99999999"], 1),
     "events": (["--since", "yesterday"], 2),
     "export": (["--listen", "here"], 2),
-    "find": (["--transport", "nbd"], 2),
+    "find": (["--transport", "iscsi"], 2),
     "idle": (["local77"], 1),
     "list": (["--columns", "NAME,NOISE"], 2),
     "man": (["--what"], 2),

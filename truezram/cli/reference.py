@@ -27,7 +27,7 @@ class Argument:
 
     flags: tuple[str, ...]
     value: str
-    """The placeholder of its value, ``SIZE``, ``{ublk,local}``; empty for one that takes none."""
+    """The placeholder of its value, ``SIZE``, ``{ublk,nbd,local}``; empty for one that takes none."""
     help: str
     choices: tuple[str, ...]
     required: bool

@@ -21,6 +21,8 @@ class Transport:
     """Its devices are block devices, /dev/NAME."""
     no_swap: str = ""
     """Why they cannot be swap; empty: they can."""
+    no_enable: str = ""
+    """Why they cannot be enabled, to come back after a restart; empty: they can."""
     one_queue: str = ""
     """Why they have one queue; empty: they may have several."""
 
@@ -39,6 +41,7 @@ TRANSPORTS = {
             "the same for kernels without ublk, for disks only",
             no_swap="it is an nbd device, and what the kernel's nbd driver sends goes through a socket, which takes"
             " memory that only swapping may free: under pressure it could wait for itself",
+            no_enable="it is an nbd device, and only ublk devices come back after a restart",
             one_queue="an nbd device has one: with several, the kernel sends a request that takes long twice",
         ),
         Transport(
@@ -47,6 +50,7 @@ TRANSPORTS = {
             "no node in /dev, for truezram's own programs",
             is_disk=False,
             no_swap="a local device is not a block device and cannot be swap",
+            no_enable="a local device exists only in a user's session",
         ),
     )
 }

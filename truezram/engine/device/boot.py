@@ -25,6 +25,7 @@ from truezram.engine.errors import Busy, Failed, NotFound, PermissionDenied, Tru
 from truezram.engine.files import Changes
 from truezram.engine.machine import procfs, tune
 from truezram.engine.machine.journal import Journal
+from truezram.engine.transports import TRANSPORTS
 
 MODULES = Path("/etc/modules-load.d/truezram.conf")
 INITS: tuple[ModuleType, ...] = (systemd, openrc)
@@ -199,8 +200,8 @@ def of_device(name: str, dictionary_file: str | None = None) -> Config:
         entry = client.resolve(name)
         device = client.device(entry, procfs.swaps())
     what = f"cannot enable {entry.name}"
-    if entry.transport != "ublk":
-        raise UsageError(what, "a local device exists only in a user's session", "Make a ublk device, as root")
+    if why := TRANSPORTS[entry.transport].no_enable:
+        raise UsageError(what, why, "Make a ublk device, as root")
     if device.state == "unreadable":
         raise Failed(what, "its statistics cannot be read", "See truezram stat")
     if device.dictionary_size and dictionary_file is None:
@@ -392,5 +393,5 @@ def canonical_name(text: str) -> str:
         return word
     name = candidates(text)[0]
     if not name.startswith("ublkb"):
-        raise UsageError(f"{text[:40]} cannot be enabled", "it is not a block device", "Write 0 or ublkb0")
+        raise UsageError(f"{text[:40]} cannot be enabled", "it is not a ublk device", "Write 0 or ublkb0")
     return f"ublkb{number(name)}"

@@ -30,6 +30,7 @@ from truezram.engine.device.settings import BY_KEY, DEFAULT_MODE, DEFAULT_POLICY
 from truezram.engine.errors import Failed, NotFound, PermissionDenied, TruezramError, UsageError
 from truezram.engine.machine import advice, procfs, tune
 from truezram.engine.model import DeviceSnapshot
+from truezram.engine.transports import TRANSPORTS
 from truezram.engine.units import format_exact, parse_size
 
 DIRECTORY = Path("/etc/truezram")
@@ -239,8 +240,8 @@ def _settings(what: str, found: Mapping[str, Any]) -> tuple[tuple[str, str], ...
 def canonical(options: CreateOptions) -> CreateOptions:
     """Checked, as `create.create` would, and independent of the user and the folder that they are used in: paths are
     absolute. What was left open stays open, so that the boot decides. Raises `UsageError`."""
-    if options.transport != "ublk":
-        raise UsageError("cannot enable it", "a local device exists only in a user's session", "Use ublk")
+    if why := TRANSPORTS[options.transport].no_enable:
+        raise UsageError("cannot enable it", why, "Use ublk")
     if options.force:
         why = "--force would overwrite what is on the backing file at every start"
         raise UsageError("cannot enable it", why, f"Once: wipefs --all {options.backing}; then without it")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -157,8 +157,7 @@ def create(options: CreateOptions, settings: Mapping[str, str] | None = None) ->
     if options.fs is not None:
         filesystem.need(options.fs, options.mount)
     paths.server_path()
-    if options.transport in _NEEDS:
-        _NEEDS[options.transport]()
+    _need_driver(options.transport)
     wanted = _check_backing(options, "")
     if wanted is not None:
         backing.check(wanted, f"cannot use {wanted.path} as backing file", force=options.force)
@@ -256,8 +255,12 @@ def need_ublk() -> None:
     raise Unsupported(what, why, remedy)
 
 
-_NEEDS: dict[str, Callable[[], None]] = {"ublk": need_ublk, "nbd": nbd.need}
-"""Per transport, what returns when its devices can be made, and raises with the remedy otherwise."""
+def _need_driver(transport: str) -> None:
+    """Returns when devices of that transport can be made; raises with the remedy otherwise."""
+    if transport == "ublk":
+        need_ublk()
+    elif transport == "nbd":
+        nbd.need()
 
 
 def free_entry(transport: str) -> Entry:
