@@ -30,6 +30,7 @@ from truezram.engine.device.setup import Plan
 from truezram.engine.errors import Busy, Failed
 from truezram.engine.machine import advice
 from truezram.engine.model import DeviceSnapshot, MachineSnapshot, Snapshot
+from truezram.engine.transports import TRANSPORTS
 from truezram.engine.units import format_exact, parse_size
 
 ALGORITHMS = (
@@ -119,14 +120,14 @@ class FakeEngine(Replay):
     def create(self, options: CreateOptions, progress: Progress) -> str:
         """An empty device."""
         self._called("create", options)
-        prefix = "ublkb" if options.transport == "ublk" else "local"
+        prefix = TRANSPORTS[options.transport].prefix
         used = {d.name for d in self.recording.snapshots[0].devices} | {d.name for d in self.made}
         number = next(n for n in range(99) if f"{prefix}{n}" not in used) if options.id is None else options.id
         name = f"{prefix}{number}"
         progress(0.5, "starting the server")
         self.made.append(
             DeviceSnapshot(
-                name=name, path=f"/dev/{name}" if prefix == "ublkb" else f"local:{number}", transport=options.transport,
+                name=name, path=TRANSPORTS[options.transport].path(number), transport=options.transport,
                 algorithm=options.algorithm or "", disksize=options.size, mem_limit=options.mem_limit,
                 mem_used_total=1 << 20,
                 swap_priority=(-2 if options.priority is None else options.priority) if options.swap else None,

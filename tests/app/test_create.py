@@ -338,6 +338,35 @@ class TestCreate:
             assert screen.query_one("#use").disabled
             assert text_of(screen, "#command").startswith("$ truezram --no-tui create")
 
+    async def test_where_there_is_nbd_and_no_ublk(self, bench: Make) -> None:
+        """A disk is proposed; swap, and more than one queue, are refused where they are asked for."""
+        b = bench(1, capabilities=Capabilities(ublk=False, ublk_why="modprobe ublk_drv", nbd=True))
+        async with creating(b, 2) as pilot:
+            screen = b.app.screen
+            assert screen.query_one("#transport", Select).value == "nbd"
+            assert screen.query_one("#use", Select).value == "disk"
+            assert not screen.query_one("#use").disabled
+            assert screen.query_one("#persist").disabled
+            command = text_of(screen, "#command")
+            assert command.startswith("$ sudo truezram --no-tui create")
+            assert command.endswith("--transport nbd")
+            screen.query_one("#use", Select).value = "swap"
+            await pilot.pause()
+            assert text_of(screen, "#use-note").startswith("Swap needs ublk")
+            assert screen.query_one("#create", Button).disabled
+            screen.query_one("#use", Select).value = "ext4"
+            screen.query_one("#queues", Input).value = "2"
+            await pilot.pause()
+            assert "1" in text_of(screen, "#queues-note")
+            assert screen.query_one("#create", Button).disabled
+            screen.query_one("#queues", Input).value = "1"
+            await pilot.pause()
+            assert not screen.query_one("#create", Button).disabled
+            await pilot.press("ctrl+s")
+            await settle(pilot, lambda: any(call[0] == "create" for call in b.engine.calls))
+        made = next(call[1] for call in b.engine.calls if call[0] == "create")
+        assert (made.transport, made.fs, made.swap, made.queues) == ("nbd", "ext4", False, 1)
+
     async def test_a_refusal_is_shown_and_nothing_else_happens(self, bench: Make) -> None:
         b = bench(1)
         b.engine.script["create"] = Failed("cannot create", "the id is in use")

@@ -268,7 +268,7 @@ class Core(App[int]):
             return [
                 ("no ublk: ", "line--warn"),
                 (f"{why}. ", ""),
-                ("c makes a local device, inside a process", "line--muted"),
+                (f"c makes {'a disk, by nbd' if can.nbd else 'a local device, inside a process'}", "line--muted"),
             ]
         if not can.root:
             return [

@@ -72,6 +72,8 @@ class Capabilities:
     ublk: bool = True
     ublk_why: str = ""
     """Why not, and the remedy, in one line."""
+    nbd: bool = False
+    """Whether disks can be made by the kernel's nbd driver."""
     root: bool = True
     algorithms: tuple[Algorithm, ...] = (
         Algorithm("lz4"),
@@ -82,9 +84,6 @@ class Capabilities:
     recovery_why: str = ""
     """Why a block device would not outlive its server; empty when it would."""
     max_queues: int = 64
-    max_queue_depth: int = 4096
-    max_local_depth: int = 64
-    """The same for local devices."""
     filesystems: tuple[str, ...] = ("ext4",)
     """Those that can be made."""
     replay: str = ""

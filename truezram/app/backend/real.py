@@ -26,7 +26,7 @@ from truezram.app.backend.protocol import (
 )
 from truezram.engine.answers import ArenaCheck, Change, Check, PageMap, Recompressed, Scope, Tunable, WrittenBack
 from truezram.engine.device.client import Client
-from truezram.engine.device.options import MAX_QUEUE_DEPTH, CreateOptions, RecompressOptions, WritebackOptions
+from truezram.engine.device.options import CreateOptions, RecompressOptions, WritebackOptions
 from truezram.engine.model import DeviceSnapshot, Snapshot
 from truezram.engine.units import PAGE, format_size, parse_duration
 
@@ -72,7 +72,7 @@ class RealEngine:
         """From the doctor's decisive checks and the C library's table of codecs."""
         from truezram._native import lib
         from truezram.engine.algorithms import algorithms, default_algorithm
-        from truezram.engine.device import filesystem
+        from truezram.engine.device import filesystem, nbd
         from truezram.engine.device.boot import why_not
         from truezram.engine.device.create import CONTROL
         from truezram.engine.machine.doctor import examine
@@ -87,11 +87,10 @@ class RealEngine:
             persist_why=why_not(),
             ublk=ublk,
             ublk_why=why,
+            nbd=root and nbd.may_be_had(),
             root=root,
             algorithms=tuple(sorted(algorithms(), key=lambda a: a.name != default_algorithm())),
             max_queues=min(lib.TZ_MAX_QUEUES, os.cpu_count() or 1),
-            max_queue_depth=MAX_QUEUE_DEPTH["ublk"],
-            max_local_depth=MAX_QUEUE_DEPTH["local"],
             filesystems=filesystem.available(),
         )
 

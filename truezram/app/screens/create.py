@@ -25,7 +25,7 @@ from truezram.engine.algorithms import parse_algorithm
 from truezram.engine.answers import Algorithm, Scope
 from truezram.engine.device.backing import Backing
 from truezram.engine.device.dictionary import takes_one
-from truezram.engine.device.options import MAX_ID, CreateOptions
+from truezram.engine.device.options import MAX_ID, MAX_QUEUE_DEPTH, CreateOptions
 from truezram.engine.device.settings import (
     DATA_MODES,
     DEFAULT_DATA_MODE,
@@ -37,6 +37,7 @@ from truezram.engine.device.settings import (
 )
 from truezram.engine.device.swap import DEFAULT_PRIORITY, MAX_PRIORITY
 from truezram.engine.errors import TruezramError, UsageError
+from truezram.engine.transports import TRANSPORTS
 from truezram.engine.units import format_exact, format_size, parse_size
 
 
@@ -85,9 +86,12 @@ class CreateScreen(Dialog[CreateOptions | None]):
         options = [(a.name, a.name) for a in usable]
         first = name if any(a.name == name for a in usable) else (usable[0].name if usable else "")
         transports = [("ublk: in /dev", "ublk")] if can.ublk and can.root else []
+        if can.nbd:
+            transports.append(("nbd: disks in /dev", "nbd"))
         transports.append(("local: in a process", "local"))
-        ublk = transports[0][1] == "ublk"
-        transport = start.transport if ublk else "local"
+        offered = [name for _, name in transports]
+        transport = start.transport if start.transport in offered else offered[0]
+        disk = TRANSPORTS[transport].is_disk
         limit = format_exact(start.mem_limit) if start.mem_limit else ""
         priority = DEFAULT_PRIORITY if start.priority is None else start.priority
 
@@ -145,8 +149,9 @@ class CreateScreen(Dialog[CreateOptions | None]):
             with Horizontal(classes="field"):
                 yield Label("Use")
                 uses = [("plain disk", "disk"), ("swap", "swap"), *((fs, fs) for fs in can.filesystems)]
-                use = ("swap" if start.swap else start.fs or "disk") if ublk else "disk"
-                yield Choice(uses, value=use, allow_blank=False, id="use", compact=True, disabled=not ublk)
+                use = (start.fs or "disk") if disk else "disk"
+                use = "swap" if start.swap and not TRANSPORTS[transport].no_swap else use
+                yield Choice(uses, value=use, allow_blank=False, id="use", compact=True, disabled=not disk)
                 yield Label("priority", id="use-more", classes="second")
                 yield Input(text(priority), id="priority", compact=True, classes="short", disabled=True)
                 yield Input(text(start.mount), placeholder="not mounted", id="mount", compact=True)
@@ -362,7 +367,7 @@ class CreateScreen(Dialog[CreateOptions | None]):
     def _check_persist(self, transport: str) -> bool:
         """Whether the device is to be created at every boot."""
         box = self.query_one("#persist", Checkbox)
-        why = "needs ublk" if transport != "ublk" else self.tz.capabilities.persist_why
+        why = "needs ublk" if TRANSPORTS[transport].no_enable else self.tz.capabilities.persist_why
         box.disabled = bool(why)
         self._note("persist", why)
         return box.value and not box.disabled
@@ -374,11 +379,13 @@ class CreateScreen(Dialog[CreateOptions | None]):
         priority: int | None = None
         mount: str | None = None
         with self._checking("use"):
+            if swap and TRANSPORTS[transport].no_swap:
+                raise UsageError("cannot be swap", "swap needs ublk", "See docs/nbd.md")
             if swap:
                 priority = whole(self._field("priority"), "the priority", 0, MAX_PRIORITY)
             elif fs is not None:
                 mount = plan.check_mount(fs, size, self._field("mount"))
-            self._note("use", "higher is used first" if swap else "" if transport == "ublk" else "needs ublk")
+            self._note("use", "higher is used first" if swap else "" if TRANSPORTS[transport].is_disk else "needs ublk")
         return swap, priority, fs, mount
 
     def _check_queues(self, transport: str) -> tuple[int | None, int | None, int | None]:
@@ -386,9 +393,9 @@ class CreateScreen(Dialog[CreateOptions | None]):
         can = self.tz.capabilities
         queues = depth = number = None
         with self._checking("queues"):
-            queues = whole(self._field("queues"), "queues", 1, can.max_queues)
-            most = can.max_queue_depth if transport == "ublk" else can.max_local_depth
-            depth = whole(self._field("depth"), "depth", 1, most)
+            most = 1 if TRANSPORTS[transport].one_queue else can.max_queues
+            queues = whole(self._field("queues"), "queues", 1, most)
+            depth = whole(self._field("depth"), "depth", 1, MAX_QUEUE_DEPTH[transport])
             number = whole(self._field("number"), "the number", 0, MAX_ID)
             self._note("queues", "")
         return queues, depth, number
@@ -396,7 +403,7 @@ class CreateScreen(Dialog[CreateOptions | None]):
     def _use(self, transport: str) -> tuple[str, str | None]:
         """The use of the device, and the filesystem if any; shows the fields that belong to it."""
         choice = self.query_one("#use", Select)
-        choice.disabled = transport != "ublk"
+        choice.disabled = not TRANSPORTS[transport].is_disk
         use = "disk" if choice.disabled else str(choice.value)
         fs = use if use not in ("disk", "swap") else None
         self.query_one("#use-more", Label).update("mount on" if fs else "priority")
@@ -446,7 +453,7 @@ class CreateScreen(Dialog[CreateOptions | None]):
             text.append("\n" + line)
         table.update(text)
         unsafe = plan.unsafe(options, snapshot.machine) if snapshot else ""
-        if options.transport == "ublk" and (why := self.tz.capabilities.recovery_why):
+        if TRANSPORTS[options.transport].is_disk and (why := self.tz.capabilities.recovery_why):
             unsafe = f"{unsafe}\nIt will not outlive its server: {why}.".lstrip()
         warning.update(Text(unsafe))
 

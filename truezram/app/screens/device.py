@@ -25,6 +25,7 @@ from truezram.engine.device.sanity import UNMEASURED
 from truezram.engine.device.settings import in_force
 from truezram.engine.model import BAD_STATES, MEMORY, DeviceSnapshot
 from truezram.engine.rates import histogram_difference
+from truezram.engine.transports import TRANSPORTS
 from truezram.engine.units import PAGE, format_duration, format_percent, format_size
 
 MAP_EVERY = 5.0
@@ -510,7 +511,7 @@ def _idle(device: DeviceSnapshot) -> list[tuple[str, str]]:
 
 def _recovery(device: DeviceSnapshot) -> list[Item]:
     """Whether it outlives its server, and how often it has."""
-    bad = device.transport == "ublk" and not device.recoverable
+    bad = TRANSPORTS[device.transport].is_disk and not device.recoverable
     items = [Item("recovery", ("recovery", device.recovery), "warn" if bad else "")]
     if device.recoverable:
         alone = not device.standby and not device.waits

@@ -114,10 +114,11 @@ static const struct rule rules[] = {
 	CALL(readlinkat), CALL(getdents64), CALL(fcntl), CALL(flock), CALL(renameat),
 	CALL(renameat2), CALL(unlinkat), CALL(sysinfo), CALL(uname), CALL(getrandom),
 	{ SYS_umount2, IS, 1, UMOUNT_NOFOLLOW, NULL },
-	/* Clients and signals. No new socket but a pair for a process of ours. */
+	/* Clients and signals; nbd's socket and netlink. No new socket but a pair for a process of
+	 * ours. */
 	CALL(accept4), CALL(recvfrom), CALL(recvmsg), CALL(sendto), CALL(sendmsg), CALL(getsockopt),
-	CALL(socketpair), CALL(getuid), CALL(geteuid), CALL(getgid), CALL(getegid), CALL(getpid),
-	CALL(getppid), CALL(rt_sigaction), CALL(rt_sigprocmask), CALL(rt_sigreturn),
+	CALL(socketpair), CALL(shutdown), CALL(getuid), CALL(geteuid), CALL(getgid), CALL(getegid),
+	CALL(getpid), CALL(getppid), CALL(rt_sigaction), CALL(rt_sigprocmask), CALL(rt_sigreturn),
 	CALL(wait4), CALL(waitid), CALL(timer_settime),
 	/* Freed swap slots; and stdio asks whether it writes to a terminal. */
 	CALL(perf_event_open),
