@@ -54,7 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--transport",
         choices=TRANSPORTS,
-        help="ublk: a block device, needs root; local: within truezram's own programs (default: ublk where possible)",
+        help="ublk, nbd: a block device, needs root; local: within truezram's own programs (default: ublk where"
+        " possible)",
     )
     parser.add_argument(
         "--device", metavar="DEVICE", help="use this device, which must be empty, instead of a new one; it is kept"

@@ -29,6 +29,7 @@ def _lines(name: str, state: str, text: str, indent: int, width: int | None) -> 
 
 
 def run(args: argparse.Namespace) -> int:
+    from truezram.engine.machine import modules
     from truezram.engine.machine.doctor import examine
 
     report = examine()
@@ -50,5 +51,7 @@ def run(args: argparse.Namespace) -> int:
     failed = ", ".join(check.name for check in report.checks if check.state == "fail")
     print(f"No ublk device can be made here, now, by this user ({failed}).")
     if not any(check.name == "server" and check.state == "fail" for check in report.checks):
+        if modules.where("nbd", report.kernel):
+            print("A disk can do without ublk, swap cannot: sudo truezram create --transport nbd --size 4G")
         print("A local device works without ublk and without root, for truezram's own programs: truezram demo")
     return EXIT_UNSUPPORTED

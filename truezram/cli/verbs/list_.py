@@ -63,7 +63,7 @@ def _ratio(device: DeviceSnapshot, size: Size) -> str:
 
 COLUMNS = (
     ListColumn("NAME", "the device", ("name",), lambda device, size: device.name),
-    ListColumn("TYPE", "ublk, local (no node in /dev), zram or zswap", ("kind", "transport"), _type, keep=1),
+    ListColumn("TYPE", "ublk, nbd, local (no node in /dev), zram or zswap", ("kind", "transport"), _type, keep=1),
     ListColumn("STATE", "of its server", ("state",), lambda device, size: device.state, keep=2),
     ListColumn("ALGORITHM", "of new pages", ("algorithm",), lambda device, size: device.algorithm or "-", keep=5),
     ListColumn("DISKSIZE", "logical size", ("disksize",), _size("disksize"), right=True),

@@ -13,7 +13,7 @@ EXAMPLE = "sudo truezram upgrade --all"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_devices(parser, "every ublk device")
+    add_devices(parser, "every block device")
     parser.add_argument("--force", action="store_true", help="also where the installed server is the one that runs")
     parser.epilog = (
         "The installed server gets ready, then the one that runs ends, and the installed one takes over; reads and"

@@ -5,8 +5,10 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 #define NBD_WAIT_SECONDS 86400u	/* requests for another server; ublk lets them wait for ever */
+#define NBD_GOES_TRIES 100u	/* 10 ms each */
 
 int tz_disk_open(struct tz_server *s)
 {
@@ -95,8 +97,17 @@ int tz_disk_resume(struct tz_server *s)
 
 int tz_disk_is_there(struct tz_server *s)
 {
-	return s->transport == TZ_TRANSPORT_UBLK ? tz_ublk_is_there(&s->ublk)
-		: s->transport == TZ_TRANSPORT_NBD && tz_nbd_is_there(&s->nbd);
+	struct timespec pause = { 0, 10000000 };
+
+	if (s->transport != TZ_TRANSPORT_NBD)
+		return s->transport == TZ_TRANSPORT_UBLK && tz_ublk_is_there(&s->ublk);
+	/* Whoever disconnects it shuts the socket first, and lets go of the device then. */
+	for (unsigned tries = 0; tz_nbd_is_there(&s->nbd); tries++) {
+		if (tries == NBD_GOES_TRIES)
+			return 1;
+		nanosleep(&pause, NULL);
+	}
+	return 0;
 }
 
 void tz_disk_stop(struct tz_server *s)

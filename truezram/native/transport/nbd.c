@@ -138,13 +138,41 @@ static uint16_t family_in(const uint8_t *at, size_t left)
 	return 0;
 }
 
+/* What has come, which may be several messages: 1 if there is the acknowledgement, or the error, of
+ * that number among them, in *rc. */
+static int look_through(const uint8_t *at, size_t left, uint32_t number, int *rc, uint16_t *family)
+{
+	struct nlmsghdr h;
+
+	while (left >= sizeof h) {
+		memcpy(&h, at, sizeof h);
+		if (h.nlmsg_len < sizeof h || h.nlmsg_len > left)
+			break;
+		const uint8_t *body = at + NLMSG_HDRLEN;
+		size_t size = h.nlmsg_len - NLMSG_HDRLEN, step = NLMSG_ALIGN(h.nlmsg_len);
+		int is_ours = h.nlmsg_seq == number;	/* else the rest of an earlier answer */
+		if (is_ours && h.nlmsg_type == NLMSG_ERROR) {
+			*rc = -EPROTO;
+			if (size >= sizeof *rc)
+				memcpy(rc, body, sizeof *rc);	/* begins struct nlmsgerr */
+			return 1;
+		}
+		if (is_ours && family && size > GENL_HDRLEN)
+			*family = family_in(body + GENL_HDRLEN, size - GENL_HDRLEN);
+		step = step < left ? step : left;
+		at += step;
+		left -= step;
+	}
+	return 0;
+}
+
 /* Sends a message and waits until it is acknowledged. 0, or the kernel's negative errno. *family:
  * the one that an answer names. */
 static int ask(struct tz_nbd *n, const struct message *m, uint16_t *family)
 {
-	uint8_t buffer[4096] __attribute__((aligned(8)));
-	struct nlmsghdr *h;
+	uint8_t buffer[4096];
 	ssize_t got;
+	int rc;
 
 	if (send(n->netlink_fd, m, m->head.nlmsg_len, 0) != (ssize_t)m->head.nlmsg_len)
 		return -errno;
@@ -154,19 +182,8 @@ static int ask(struct tz_nbd *n, const struct message *m, uint16_t *family)
 			continue;
 		if (got < 0)
 			return -errno;
-		int left = (int)got;
-		for (h = (struct nlmsghdr *)buffer; NLMSG_OK(h, (unsigned)left);
-			h = NLMSG_NEXT(h, left)) {
-			if (h->nlmsg_seq != m->head.nlmsg_seq)
-				continue;	/* the rest of an earlier answer */
-			size_t size = h->nlmsg_len - NLMSG_HDRLEN;
-			if (h->nlmsg_type == NLMSG_ERROR)
-				return size >= sizeof(int)
-					? ((struct nlmsgerr *)NLMSG_DATA(h))->error : -EPROTO;
-			if (family && size > GENL_HDRLEN)
-				*family = family_in((uint8_t *)NLMSG_DATA(h) + GENL_HDRLEN,
-					size - GENL_HDRLEN);
-		}
+		if (look_through(buffer, (size_t)got, m->head.nlmsg_seq, &rc, family))
+			return rc;
 	}
 }
 

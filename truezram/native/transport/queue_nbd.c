@@ -12,8 +12,8 @@
  * waited for (queue.h: no `fetch`).
  *
  * A request that is not of whole pages, too long, or beyond the end is answered with EINVAL, its
- * data passed over. What is no request at all ends the queue, as the end of the socket does, which
- * is how the kernel says that the device has been disconnected.
+ * data passed over. What is no request at all ends the queue, as the end of the socket does: then
+ * the device has been disconnected.
  */
 #include "clock.h"
 #include "nbd.h"
@@ -144,8 +144,12 @@ static unsigned begin_request(struct nbd_queue *u)
 
 	memcpy(&r, u->in + u->in_from, sizeof r);
 	uint32_t command = be32toh(r.type) & TZ_NBD_COMMAND_MASK, length = be32toh(r.length);
-	if (be32toh(r.magic) != TZ_NBD_REQUEST_MAGIC || command == TZ_NBD_DISCONNECT) {
-		end(u, command == TZ_NBD_DISCONNECT ? -ENODEV : -EPROTO);
+	if (be32toh(r.magic) != TZ_NBD_REQUEST_MAGIC) {
+		end(u, -EPROTO);
+		return TZ_NO_TAG;
+	}
+	if (command == TZ_NBD_DISCONNECT) {	/* has no reply; the end of the socket follows */
+		u->in_from += sizeof r;
 		return TZ_NO_TAG;
 	}
 	int has_data = command == TZ_NBD_WRITE, fits = length && length <= TZ_NBD_MAX_IO;
