@@ -90,6 +90,23 @@ def test_all_well(good: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("file", "expected"),
+    [
+        ("", "has no nbd"),
+        ("sys/module/nbd/refcnt", "nbd is there: disks can be made without ublk"),
+        (f"lib/modules/{KERNEL}/modules.dep", "nbd is installed, and loaded when it is needed"),
+    ],
+)
+def test_nbd(good: Path, file: str, expected: str) -> None:
+    """Whatever it is, nothing is wrong: it is for those who have no ublk."""
+    if file:
+        write(good, {file: "kernel/drivers/block/nbd.ko:\n"})
+    check = find(examine(good, PROBES), "nbd")
+    assert check.state == "ok"
+    assert expected in check.detail
+
+
+@pytest.mark.parametrize(
     ("file", "text", "expected"),
     [
         ("sys/bus/event_source/devices/kprobe/type", None, "no kprobes"),

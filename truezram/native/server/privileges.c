@@ -28,8 +28,8 @@ static const struct kept {
 	unsigned capability;
 	int only_if_limited;		/* RLIMIT_MEMLOCK could not be lifted */
 } kept[] = {
-	/* ublk's and nbd's control commands (stop, delete); swapoff by a new helper; unmounting the arenas'
-	 * tmpfs; freed swap slots: BPF, kprobes, and where the test process's pages are. */
+	/* ublk's and nbd's control commands (stop, delete); swapoff by a new helper; unmounting the
+	 * arenas' tmpfs; freed swap slots: BPF, kprobes, and where the test process's pages are. */
 	{ CAP_SYS_ADMIN, 0 },
 	/* To find out whether the device is in use: a swap file, or what is below a loop device,
 	 * may be in a folder of another user's. Not seen, it would be taken for unused. */

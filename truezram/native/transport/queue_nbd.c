@@ -45,7 +45,7 @@ struct nbd_queue {
 	uint32_t length, got;		/* how much that is, and how much has come */
 	uint32_t pass_over;		/* bytes of data that nobody wants */
 	unsigned in_from, in_to;	/* what of `in` has not been looked at */
-	unsigned out;			/* bytes of `out` */
+	unsigned out;			/* bytes of `replies` */
 	unsigned free_tags, free_buffers;
 	uint8_t tags[TZ_NBD_MAX_DEPTH], buffers[BUFFERS];	/* the free ones, as stacks */
 	uint64_t handles[TZ_NBD_MAX_DEPTH];	/* by tag */
