@@ -819,7 +819,8 @@ static void log_errors(struct tz_server *s)
 	char text[sizeof h->last_error];
 	uint64_t full = full_writes(s), now = tz_now_ns(), time;
 
-	if (full != s->logged_full && now - s->logged_full_at >= FULL_AGAIN_NS) {
+	if (full != s->logged_full &&
+		(!s->logged_full_at || now - s->logged_full_at >= FULL_AGAIN_NS)) {
 		s->logged_full = full;
 		s->logged_full_at = now;
 		tz_log("a write failed: mem_limit reached (ENOSPC)");

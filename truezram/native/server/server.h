@@ -40,7 +40,7 @@ struct tz_server {
 	uint64_t pressure;		/* enum tz_pressure, as it was logged last */
 	uint64_t logged_error;		/* last_error_ns, and */
 	uint64_t logged_full;		/* writes that failed for lack of room, as of */
-	uint64_t logged_full_at;	/* when that was logged; in ns */
+	uint64_t logged_full_at;	/* when that was logged, in ns; 0: not yet */
 	int spare_fd;			/* given up for a moment when there are no descriptors left
 					 * to accept with */
 	uint64_t generation;		/* how many servers the device has had, with this one */

@@ -65,7 +65,8 @@ static void signal_fd(int fd)
  * what follows at once is more of the same. */
 static void tell_of_error(struct tz_queue *q, int result)
 {
-	if ((result != -ENOSPC && result != -EIO) || q->now - q->told_at < TELL_NS)
+	if ((result != -ENOSPC && result != -EIO) ||
+		(q->told_at && q->now - q->told_at < TELL_NS))
 		return;
 	q->told_at = q->now;
 	signal_fd(q->end_fd);
