@@ -134,7 +134,8 @@ struct tz_queue {
 					 * start */
 	_Atomic int io_flusher;		/* PR_SET_IO_FLUSHER was set and reads back */
 	_Atomic int stop;
-	uint64_t told_at;		/* when the control thread was told of an error; 0: not yet */
+	uint64_t told_at;		/* when the control thread was told of an error; 0:
+					 * not yet */
 	_Atomic uint64_t trouble;	/* how often << 32 | what << 16 | errno of the last time */
 	uint32_t trouble_reported;
 	int started;
