@@ -8,6 +8,7 @@ import errno
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -180,8 +181,14 @@ def test_limits_are_the_servers_own_too(run_dir: Path, option: str, most: int) -
 def test_settings_that_the_server_refuses() -> None:
     entry = make()
     with Client() as client:
-        with pytest.raises((UsageError, Failed), match="too small"):
+        with pytest.raises((UsageError, Failed), match="mem_limit 4K is too small") as refused:
             set_values(client, entry, {"mem_limit": "4096"})
+        # What it names is the least that it takes.
+        least = int(re.findall(r" take (\d+)K", str(refused.value))[0]) << 10
+        with pytest.raises((UsageError, Failed), match=f"mem_limit {(least >> 10) - 1}K is too small"):
+            set_values(client, entry, {"mem_limit": str(least - 1024)})
+        set_values(client, entry, {"mem_limit": str(least)})
+        set_values(client, entry, {"mem_limit": "0"})
         with pytest.raises(TruezramError, match='unknown algorithm "nonsense"'):
             client.set(entry, "algorithm", "nonsense")
         with pytest.raises(TruezramError, match="no such setting: no_such_key"):

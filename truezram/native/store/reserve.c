@@ -24,6 +24,7 @@
 #include "thread.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <limits.h>
 #include <sched.h>
 #include <stdio.h>
@@ -473,9 +474,9 @@ static int check_limit(const struct tz_reserve *r, uint64_t limit, char *why, si
 	if (limit == 0 || limit >= least)
 		return 0;
 	snprintf(why, why_size,
-		"mem_limit %.1fM is too small: what this device always holds and 1 MiB of pages"
-		" take %.1fM",
-		(double)limit / (1 << 20), (double)least / (1 << 20));
+		"mem_limit %" PRIu64 "K is too small: what this device always holds and 1 MiB of"
+		" pages take %" PRIu64 "K",
+		limit >> 10, (least + 1023) >> 10);
 	return -EINVAL;
 }
 
