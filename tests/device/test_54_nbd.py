@@ -70,6 +70,7 @@ def test_from_beginning_to_end(product: Product) -> None:
     product.strict("modprobe -r nbd")
 
 
+@pytest.mark.either
 def test_number_of_another(product: Product) -> None:
     """A device that is connected and not in this registry is let alone: its number is passed over, and refused."""
     product.run("mkdir -m 700 /run/other")
