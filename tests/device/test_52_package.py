@@ -49,27 +49,31 @@ END
 /usr/lib/truezram/bin/python -P units.py
 truezram --version
 """
-# A reader that never stops; what it reads is the same at all times.
+# A reader that never stops; what it reads is the same at all times. It opens nothing once it has begun: while dpkg is
+# at work, virtiofsd may have no file to spare.
 READ = """
 dd if=$POOL of=/dev/ublkb0 bs=1M count=16 oflag=direct status=none
-cat >reader <<'END'
-#!/bin/bash
-sum=$(dd if=/dev/ublkb0 bs=1M count=16 iflag=direct status=none | cksum)
-echo $sum >/root/first
-while sum=$(dd if=/dev/ublkb0 bs=1M count=16 iflag=direct status=none | cksum); do
-	[ "$sum" = "$(</root/first)" ] || exit 1
-	echo >>/root/reads
-done
+cat >reader.py <<'END'
+import mmap, os
+fd, size = os.open("/dev/ublkb0", os.O_RDONLY | os.O_DIRECT), 16 << 20
+buffer, reads = mmap.mmap(-1, size), open("/root/reads", "a")
+first = None
+while True:
+    assert sum(os.preadv(fd, [memoryview(buffer)[at : at + (1 << 20)]], at) for at in range(0, size, 1 << 20)) == size
+    now = buffer[:]
+    first = first or now
+    bad = [at >> 12 for at in range(0, size, 4096) if now[at : at + 4096] != first[at : at + 4096]]
+    assert not bad, f"other data in pages {bad}"
+    print(file=reads, flush=True)
 END
-chmod +x reader
 echo >reads
-setsid ./reader >/dev/null 2>&1 &
+setsid python3 reader.py >/dev/null 2>reader.err &
 echo $! >reader.pid
 """
 # Twice more from here on, so at least one whole round was after it.
 READS = """
 before=$(wc -l <reads)
-while [ $(wc -l <reads) -lt $((before + 2)) ]; do kill -0 $(<reader.pid); sleep 0.1; done
+while [ $(wc -l <reads) -lt $((before + 2)) ]; do kill -0 $(<reader.pid) || { cat reader.err; exit 1; }; sleep 0.1; done
 """
 KILL = """
 read -r pid _ </run/truezram/ublkb0.lock
