@@ -190,7 +190,7 @@ def test_a_device_that_another_server_takes_over(tmp_path: Path) -> None:
 )
 def test_data_mode_and_why(tmp_path: Path, transport: str, flags: int, mode: str, why: str) -> None:
     stats, _page = make(tmp_path / "local0.stats")
-    stats.transport, stats.flags = stats_page.TRANSPORTS.index(transport), flags
+    stats.transport, stats.flags = stats_page.TRANSPORT_NAMES.index(transport), flags
     device = StatsPage(tmp_path / "local0.stats").snapshot()
     assert device.data_mode == mode
     assert why in device.data_mode_why
