@@ -903,7 +903,7 @@ static void let_spin(struct tz_queue *q)
 {
 	q->spin = (struct tz_spin){ .mode = TZ_MODE_LOW_LATENCY, .looked_at = tz_now_ns(),
 		.filled_at = 1 };
-	q->spin.looked_at += 3600000 * MS;	/* on no machine does it find itself in the way */
+	q->spin.looked_at += 3600000 * MS;	/* it does not ask whether it is in the way */
 	tz_queue_run_ublk(q);
 }
 

@@ -95,7 +95,7 @@ uint64_t tz_spin_window(struct tz_spin *s, uint64_t now)
 	}
 	if (!s->window || now < s->paused_until)
 		return 0;
-	if (now - s->looked_at >= SPIN_LOOK_NS && !look(s, now))
+	if ((int64_t)(now - s->looked_at) >= (int64_t)SPIN_LOOK_NS && !look(s, now))
 		return 0;
 	if (row->share >= 100)
 		return s->window;
