@@ -123,14 +123,14 @@ def test_a_null_device_goes_with_whoever_made_it(clean: Product) -> None:
     server=$(python -c "from truezram.engine import paths; print(paths.server_path())")
     mkfifo gate
     sleep 60 >gate & holder=$!
-    "$server" --null $((16 << 20)) 1 8 <gate >said & null=$!
+    "$server" --null $((16 << 20)) 1 8 auto <gate >said & null=$!
     until [ -s said ]; do kill -0 $null || exit 9; sleep 0.05; done
     cat said; truezram list --json | grep -c ublkb
     dd if=some.pages of=/dev/ublkb0 bs=4k count=16 oflag=direct 2>/dev/null
     cmp -n 65536 /dev/ublkb0 /dev/zero && echo zeros
     kill $holder; wait $null; echo $?
     ls /sys/block | grep -c ublkb
-    "$server" --null 5000 1 8 </dev/null 2>/dev/null; echo $?
+    "$server" --null 5000 1 8 auto </dev/null 2>/dev/null; echo $?
     """
     words = clean.run(script).out.split()
     assert words == ["ublkb0", "1", "8", "0", "zeros", "0", "0", "2"], words
