@@ -30,7 +30,7 @@ MADE = {
     "a loop device": ("modprobe loop; losetup /dev/loop5 {path}", "/dev/loop5", "losetup -d /dev/loop5"),
     "a partition": (
         "echo '16,,82' | sfdisk -q --no-reread {path}; partx -a {path} || true; udevadm settle 2>/dev/null; "
-        "for _ in $(seq 600); do [ -b {path}p1 ] && break; sleep 0.1; done",
+        "for _ in $(seq 50); do [ -b {path}p1 ] && break; sleep 0.1; done",
         "{path}p1",
         "true",
     ),
