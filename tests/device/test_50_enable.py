@@ -78,7 +78,8 @@ systemctl list-units --no-legend --plain --all 'truezram*'
 def unpack(text: str, folder: Path) -> None:
     """The files that a guest left."""
     with tarfile.open(fileobj=io.BytesIO(base64.b64decode(text))) as archive:
-        archive.extractall(folder, filter="fully_trusted")
+        archive.extraction_filter = lambda member, path: member  # Debian 12's Python has no `filter=`
+        archive.extractall(folder)
 
 
 @pytest.mark.either
