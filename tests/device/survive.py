@@ -1,4 +1,4 @@
-"""kill -9 of servers on a kernel that may die of it: in another guest once more."""
+"""kill -9 of servers: the load that it happens under, and another guest where the kernel has died of it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,19 @@ from conftest import Guests
 from guest import Guest, GuestError
 from product import LEFTOVERS, Product
 
+# fio verifies what it has written while servers are killed.
+FIO = """
+fio --name=verify --filename={path} --direct=1 --ioengine=libaio --iodepth=16 --rw=randwrite --norandommap \
+	--bsrange=4k-64k --blockalign=4k --size=64m --io_size=64g --time_based --runtime=36000 --verify=crc32c \
+	--verify_fatal=1 --verify_backlog=128 --buffer_compress_percentage=60 --buffer_compress_chunk=4k \
+	--refill_buffers --output=/root/fio.log &
+load=$!
+{tools}/killer {name} {kills} {seed}
+kill -0 $load
+kill -INT $load
+wait $load || true
+cat fio.log
+"""
 KERNEL_BUG = "io_fallback_tw"
 """CVE-2025-37906, in Linux 6.7 to 6.14.6 and so in 6.12: when a ublk server is killed at the instant at which a request
 is handed to it, the kernel may complete a command twice ("ublk: fix race between io_uring_cmd_complete_in_task and

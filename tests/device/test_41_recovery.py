@@ -11,20 +11,8 @@ from conftest import Guests
 from guest import Guest
 from hog import check_log
 from product import Product, numbers
-from survive import has_kernel_bug, survive
+from survive import FIO, has_kernel_bug, survive
 
-FIO = """
-fio --name=verify --filename={path} --direct=1 --ioengine=libaio --iodepth=16 --rw=randwrite --norandommap \
-	--bsrange=4k-64k --blockalign=4k --size=64m --io_size=64g --time_based --runtime=36000 --verify=crc32c \
-	--verify_fatal=1 --verify_backlog=128 --buffer_compress_percentage=60 --buffer_compress_chunk=4k \
-	--refill_buffers --output=/root/fio.log &
-load=$!
-{tools}/killer {name} {kills} {seed}
-kill -0 $load
-kill -INT $load
-wait $load || true
-cat fio.log
-"""
 CHURN = """
 printf '%s\\n' fill 'churn 36000' 'verify 1031' quit | {tools}/pagetool hog "$POOL" {mib} >answer 2>&1 &
 load=$!

@@ -8,8 +8,8 @@ import pytest
 from conftest import Guests
 from guest import Guest
 from product import Product
-from survive import survive
-from test_41_recovery import FIO, check_device
+from survive import FIO, survive
+from test_41_recovery import check_device
 
 pytestmark = [pytest.mark.guest(cpus=2), pytest.mark.warm]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from product import Product, numbers
+from survive import FIO
 
 KILLS = 3
 SECONDS = 120
@@ -20,18 +21,6 @@ mount {path} /root/disk
 cmp /root/disk/file /root/part
 umount /root/disk
 rm -r /root/disk /root/part
-"""
-FIO = """
-fio --name=verify --filename={path} --direct=1 --ioengine=libaio --iodepth=16 --rw=randwrite --norandommap \
-	--bsrange=4k-64k --blockalign=4k --size=64m --io_size=64g --time_based --runtime=36000 --verify=crc32c \
-	--verify_fatal=1 --verify_backlog=128 --buffer_compress_percentage=60 --buffer_compress_chunk=4k \
-	--refill_buffers --output=/root/fio.log &
-load=$!
-{tools}/killer {name} {kills} 54
-kill -0 $load
-kill -INT $load
-wait $load || true
-cat fio.log
 """
 
 
@@ -88,7 +77,7 @@ def test_number_of_another(product: Product) -> None:
 def test_killed_server(product: Product) -> None:
     """kill -9 under load: another server takes over, requests go on, and nothing that was acknowledged is lost."""
     path = create(product)
-    script = FIO.format(path=path, name=path.removeprefix("/dev/"), tools=product.tools, kills=KILLS)
+    script = FIO.format(path=path, name=path.removeprefix("/dev/"), tools=product.tools, kills=KILLS, seed=54)
     out = product.strict(script, timeout=300 + KILLS * SECONDS).out
     killed = numbers(next(line for line in out.splitlines() if line.startswith("kills=")))
     assert "verify: bad" not in out
