@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from truezram.app import equivalent
@@ -354,17 +354,23 @@ STORE = Kind(
     _store_chart,
     "benchmark-store",
 )
-DEVICE = Kind(
-    "Devices on this machine",
-    "benchmark of devices",
-    lambda engine, progress: engine.device_benchmark(DEVICE_RUNTIME, DEVICE_ROUNDS, (DEFAULT_MODE,), progress),
-    lambda root: equivalent.device_benchmark(DEVICE_RUNTIME, DEVICE_ROUNDS),
-    "devices",
-    DEVICE_HEADS,
-    _device_item,
-    _device_chart,
-    "benchmark-device",
-)
+
+
+def devices_in(modes: Sequence[str]) -> Kind:
+    """The benchmark of devices, ours in each of these modes."""
+    return Kind(
+        "Devices on this machine",
+        "benchmark of devices",
+        lambda engine, progress: engine.device_benchmark(DEVICE_RUNTIME, DEVICE_ROUNDS, modes, progress),
+        lambda root: equivalent.device_benchmark(DEVICE_RUNTIME, DEVICE_ROUNDS, modes),
+        "devices",
+        DEVICE_HEADS,
+        _device_item,
+        _device_chart,
+        "benchmark-device",
+    )
+
+
 TIERS = Kind(
     "Tiers on this machine",
     "benchmark of tiers",
@@ -376,18 +382,9 @@ TIERS = Kind(
     _tiers_chart,
     "benchmark-tiers",
 )
-KINDS = {"codec": CODEC, "store": STORE, "device": DEVICE, "tiers": TIERS}
+KINDS = {"codec": CODEC, "store": STORE, "device": devices_in((DEFAULT_MODE,)), "tiers": TIERS}
 DEVICE_MODES = ((DEFAULT_MODE,), *((name,) for name in MODES if name != DEFAULT_MODE), tuple(MODES))
 """The modes of devices of ours that can be chosen: one of them, or all beside each other."""
-
-
-def devices_in(modes: Sequence[str]) -> Kind:
-    """The benchmark of devices, ours in each of these modes."""
-    return replace(
-        DEVICE,
-        call=lambda engine, progress: engine.device_benchmark(DEVICE_RUNTIME, DEVICE_ROUNDS, modes, progress),
-        command=lambda root: equivalent.device_benchmark(DEVICE_RUNTIME, DEVICE_ROUNDS, modes),
-    )
 
 
 def kind_of(run: BenchResult | None) -> str:
