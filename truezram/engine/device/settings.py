@@ -8,7 +8,7 @@ takes (``1073741824``), what a user writes (``1G``), and what is shown, which ma
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from truezram.engine.answers import Tunable
@@ -104,10 +104,7 @@ DEFAULT_MODE = "balanced"
 
 def parse_mode(text: str) -> str:
     """The name of a mode, as the server takes it. Raises `UsageError`."""
-    word = text.strip().lower()
-    if word not in MODES:
-        raise UsageError(f"there is no mode {text[:40]!r}", "it is not in the list", f"One of: {', '.join(MODES)}")
-    return word
+    return _one_of(MODES, "mode", text)
 
 
 DATA_MODES = {
@@ -122,10 +119,13 @@ DEFAULT_DATA_MODE = "auto"
 
 def parse_data_mode(text: str) -> str:
     """The name of a data mode, as the server takes it. Raises `UsageError`."""
+    return _one_of(DATA_MODES, "data mode", text)
+
+
+def _one_of(names: Collection[str], what: str, text: str) -> str:
     word = text.strip().lower()
-    if word not in DATA_MODES:
-        what = f"there is no data mode {text[:40]!r}"
-        raise UsageError(what, "it is not in the list", f"One of: {', '.join(DATA_MODES)}")
+    if word not in names:
+        raise UsageError(f"there is no {what} {text[:40]!r}", "it is not in the list", f"One of: {', '.join(names)}")
     return word
 
 
