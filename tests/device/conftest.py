@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
-from guest import Guest, GuestError, Missing, compile_c, requirements
+from guest import Guest, GuestError, KernelBug, Missing, compile_c, requirements
 from kernels import KERNELS, Kernel, KernelError, get_kernel
 from product import LEFTOVERS, Product
 
@@ -109,7 +109,7 @@ def is_warm(item: pytest.Item) -> bool:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests of one kernel and one kind of guest follow each other, so that each kind is booted once; in each those with
-    a warm process come last."""
+    a warm process come last. A test is run again, and reported so, if the kernel has died of a bug of its own."""
     kernels = list(KERNELS)
 
     def order(item: pytest.Item) -> tuple[int, int, int, bool]:
@@ -119,6 +119,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return kernels.index(kernel) if kernel in kernels else -1, cpus, -memory, is_warm(item)
 
     items.sort(key=order)
+    for item in items:
+        item.add_marker(pytest.mark.flaky(reruns=7, only_rerun=[KernelBug.__name__]))
 
 
 def cannot(reason: str) -> NoReturn:

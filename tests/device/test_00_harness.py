@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 
 import pytest
-from guest import BOOTS, Guest, GuestError, ScriptError
+from guest import BOOTS, Guest, GuestError, KernelBug, ScriptError
 from product import LEFTOVERS, Product
 
 
@@ -48,6 +48,19 @@ def test_a_kernel_that_dies_in_boot_is_booted_again(
     boots, fatal = [], BOOTS + 1
     with pytest.warns(UserWarning, match="failed"), pytest.raises(GuestError, match="died"):
         Guest(guest.kernel, folder=tmp_path)
+
+
+DIED: list[Guest] = []
+
+
+@pytest.mark.either
+def test_after_a_bug_of_the_kernel_a_test_is_run_again(guest: Guest) -> None:
+    """In another guest. (The first run says so without a death.)"""
+    if not DIED:
+        DIED.append(guest)
+        raise KernelBug("the guest died, says a test of the harness")
+    assert guest is not DIED[0]
+    assert guest.run("uname -r").out.strip() == guest.kernel.release
 
 
 @pytest.mark.either

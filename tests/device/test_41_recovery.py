@@ -7,11 +7,10 @@ pytest tests/device/test_41_recovery.py --kills 200      the run of its own: so 
 from __future__ import annotations
 
 import pytest
-from conftest import Guests
-from guest import Guest
+from guest import Guest, has_kernel_bug
 from hog import check_log
+from load import FIO
 from product import Product, numbers
-from survive import FIO, has_kernel_bug, survive
 
 CHURN = """
 printf '%s\\n' fill 'churn 36000' 'verify 1031' quit | {tools}/pagetool hog "$POOL" {mib} >answer 2>&1 &
@@ -37,7 +36,10 @@ def check_device(product: Product, path: str, killed: dict[str, str]) -> None:
     assert product.json(f"check {path}")["sound"]
 
 
-def under_fio(guest: Guest, product: Product, kills: int) -> None:
+@pytest.mark.guest(cpus=2)
+def test_under_fio(guest: Guest, product: Product, pytestconfig: pytest.Config) -> None:
+    """Verified random writes, through two queues, go on through all of it."""
+    kills = pytestconfig.getoption("--kills") or 30
     path = product.create(f"--size 96M --queues {guest.cpus}")
     row = product.stat(path)
     assert (row["recovery"], row["recoveries"]) == ("on", 0)
@@ -55,7 +57,12 @@ def under_fio(guest: Guest, product: Product, kills: int) -> None:
     product.remove(path)
 
 
-def under_swap(guest: Guest, product: Product, kills: int) -> None:
+@pytest.mark.guest(memory=256)
+def test_under_swap(guest: Guest, product: Product, pytestconfig: pytest.Config) -> None:
+    """The device is everybody's memory: a process as large as all of it goes on, and every page is right."""
+    kills = (pytestconfig.getoption("--kills") or 48) // 4
+    if has_kernel_bug(guest.kernel):
+        kills = min(kills, 2)
     path = product.create("--size 512M --swap")
     script = CHURN.format(name=path.removeprefix("/dev/"), tools=product.tools, mib=200, kills=kills, seed=7)
     lines = product.strict(script, timeout=900 + kills * SECONDS).out.splitlines()
@@ -68,22 +75,6 @@ def under_swap(guest: Guest, product: Product, kills: int) -> None:
     check_device(product, path, killed)
     check_log(guest)
     product.remove(path)
-
-
-@pytest.mark.guest(cpus=2)
-def test_under_fio(guests: Guests, product: Product, pytestconfig: pytest.Config) -> None:
-    """Verified random writes, through two queues, go on through all of it."""
-    kills = pytestconfig.getoption("--kills") or 30
-    survive(guests, product, lambda guest, product: under_fio(guest, product, kills))
-
-
-@pytest.mark.guest(memory=256)
-def test_under_swap(guests: Guests, product: Product, pytestconfig: pytest.Config) -> None:
-    """The device is everybody's memory: a process as large as all of it goes on, and every page is right."""
-    kills = (pytestconfig.getoption("--kills") or 48) // 4
-    if has_kernel_bug(product.guest):
-        kills = min(kills, 2)
-    survive(guests, product, lambda guest, product: under_swap(guest, product, kills))
 
 
 def test_long_after_all_are_dead(product: Product) -> None:
@@ -128,7 +119,8 @@ with open(sys.argv[1], "r+b") as arena, open("/root/heads", sys.argv[2] + "b") a
 """
 
 
-def upgrades(product: Product) -> None:
+def test_upgrade(product: Product) -> None:
+    """Servers follow each other under verified writes."""
     path = product.create("--size 96M")
     assert product.run(f"truezram upgrade {path}").out.endswith(" already\n")
     thrice = "; ".join(f"truezram upgrade {path} --force --json; sleep 1" for _ in range(3))
@@ -140,11 +132,6 @@ def upgrades(product: Product) -> None:
     row = product.stat(path)
     assert (row["recoveries"], row["failed_reads"], row["failed_writes"]) == (0, 0, 0)
     product.remove(path)
-
-
-def test_upgrade(guests: Guests, product: Product) -> None:
-    """Servers follow each other under verified writes."""
-    survive(guests, product, lambda guest, product: upgrades(product))
 
 
 def test_what_cannot_take_over(product: Product) -> None:

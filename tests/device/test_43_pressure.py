@@ -4,11 +4,9 @@ nothing hangs, nothing is lost. (A task that hangs for a minute fails a test: gu
 from __future__ import annotations
 
 import pytest
-from conftest import Guests
-from guest import Guest
+from guest import Guest, has_kernel_bug
 from hog import check_log
 from product import Product, numbers
-from survive import has_kernel_bug, survive
 
 pytestmark = pytest.mark.guest(memory=192)
 KILLS = 3
@@ -30,7 +28,7 @@ def make(product: Product, mib: int, options: str = "") -> str:
 def run(product: Product, path: str, commands: str, script: str, timeout: int = 1200) -> list[str]:
     """Runs hogs (``hog POOL MIB NUMBER``) and whatever else the script does; what hogs and killer have said."""
     start = START.format(commands=commands, tools=product.tools)
-    kills = 1 if has_kernel_bug(product.guest) else KILLS
+    kills = 1 if has_kernel_bug(product.guest.kernel) else KILLS
     killer = f"{product.tools}/killer {path.removeprefix('/dev/')} {kills} 4"
     out = product.strict(start + script.replace("KILLER", killer) + FINISH, timeout=timeout).out
     print(out)
@@ -50,7 +48,8 @@ def check(product: Product, path: str, lines: list[str], hogs: int) -> None:
     product.remove(path)
 
 
-def hogs_beside_readers(guest: Guest, product: Product) -> None:
+def test_hogs_beside_readers(guest: Guest, product: Product) -> None:
+    """Processes of twice the memory, and others that read files all the time, whose pages push them out."""
     path = make(product, 512)
     lines = run(
         product,
@@ -70,7 +69,9 @@ kill $reader
     check_log(guest)
 
 
-def a_limited_cgroup(guest: Guest, product: Product) -> None:
+@pytest.mark.either
+def test_a_limited_cgroup(guest: Guest, product: Product) -> None:
+    """memory.max is a third of what its process wants: it swaps while there is memory, and the server is outside."""
     path = make(product, 256)
     lines = run(
         product,
@@ -88,14 +89,3 @@ KILLER
     check(product, path, lines, 1)
     product.run("rmdir /sys/fs/cgroup/limited")
     check_log(guest)
-
-
-def test_hogs_beside_readers(guests: Guests, product: Product) -> None:
-    """Processes of twice the memory, and others that read files all the time, whose pages push them out."""
-    survive(guests, product, hogs_beside_readers)
-
-
-@pytest.mark.either
-def test_a_limited_cgroup(guests: Guests, product: Product) -> None:
-    """memory.max is a third of what its process wants: it swaps while there is memory, and the server is outside."""
-    survive(guests, product, a_limited_cgroup)

@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
-from conftest import Guests
-from guest import Guest
+from load import FIO
 from product import Product
-from survive import FIO, survive
 from test_41_recovery import check_device
 
 pytestmark = [pytest.mark.guest(cpus=2), pytest.mark.warm]
@@ -27,24 +25,18 @@ flows
 """
 
 
-def under_load(guests: Guests, product: Product, script: str, *, servers: int, options: str = "") -> str:
+def under_load(product: Product, script: str, *, servers: int, options: str = "") -> str:
     """Runs a script (its {path} and {pid} are the device's) under verified random writes through all queues, and sees
     that they go on after it, and that so many servers have died. What was said."""
     load = FIO.replace("{tools}/killer {name} {kills} {seed}", FLOWS + "{script}\nflows")
-    said: list[str] = []
-
-    def run(guest: Guest, product: Product) -> None:
-        path = product.create(f"--size 96M {options}")
-        what = script.format(path=path, pid=product.stat(path)["pid"])
-        out = product.strict(load.format(path=path, name=path.removeprefix("/dev/"), script=what), timeout=240).out
-        assert "verify: bad" not in out
-        assert "err= 0" in out, out
-        check_device(product, path, {"servers": str(servers)})
-        product.remove(path)
-        said.append(out)
-
-    survive(guests, product, run)
-    return said[-1]
+    path = product.create(f"--size 96M {options}")
+    what = script.format(path=path, pid=product.stat(path)["pid"])
+    out = product.strict(load.format(path=path, name=path.removeprefix("/dev/"), script=what), timeout=240).out
+    assert "verify: bad" not in out
+    assert "err= 0" in out, out
+    check_device(product, path, {"servers": str(servers)})
+    product.remove(path)
+    return out
 
 
 FULL = """
@@ -63,9 +55,9 @@ mount -o remount,size=64M,nr_inodes=20000 /run
 
 
 @pytest.mark.either
-def test_run_is_full_when_a_standby_takes_over(guests: Guests, product: Product) -> None:
+def test_run_is_full_when_a_standby_takes_over(product: Product) -> None:
     """It needs no block and no file there that its server did not have."""
-    under_load(guests, product, FULL, servers=1)
+    under_load(product, FULL, servers=1)
 
 
 CLOCK = """
@@ -82,9 +74,9 @@ date -s "tomorrow" >/dev/null
 
 
 @pytest.mark.either
-def test_the_clock_jumps(guests: Guests, product: Product) -> None:
+def test_the_clock_jumps(product: Product) -> None:
     """Hours forth and back, and a day while a server takes over: no request fails, and counters only grow."""
-    out = under_load(guests, product, CLOCK, servers=1)
+    out = under_load(product, CLOCK, servers=1)
     stats = [json.loads(line)["devices"][0]["io_stat"] for line in out.splitlines() if line.startswith("{")]
     assert len(stats) == 3
     for name in stats[0]:
@@ -105,9 +97,9 @@ echo 1 >$cpu
 """
 
 
-def test_a_cpu_goes_offline(guests: Guests, product: Product) -> None:
+def test_a_cpu_goes_offline(product: Product) -> None:
     """That of a pinned queue; and a server takes over while there is one less."""
-    under_load(guests, product, OFFLINE, servers=1, options="--queues 2")
+    under_load(product, OFFLINE, servers=1, options="--queues 2")
 
 
 # The guest's virtio-fs refuses to be suspended: by then all processes have been frozen, and go on after that.
@@ -118,12 +110,12 @@ for _ in 1 2; do echo freeze >/sys/power/state || true; flows; done
 """
 
 
-def test_suspend_and_resume(guests: Guests, product: Product) -> None:
+def test_suspend_and_resume(product: Product) -> None:
     """All processes are frozen, the server too, and go on."""
-    under_load(guests, product, SUSPEND, servers=0)
+    under_load(product, SUSPEND, servers=0)
 
 
 @pytest.mark.either
-def test_stopped_with_everybody_else(guests: Guests, product: Product) -> None:
+def test_stopped_with_everybody_else(product: Product) -> None:
     """A server that gets SIGSTOP, as at a shutdown by systemd, goes on by itself: nobody else could continue it."""
-    under_load(guests, product, "for _ in 1 2; do kill -STOP {pid}; flows; done", servers=0)
+    under_load(product, "for _ in 1 2; do kill -STOP {pid}; flows; done", servers=0)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from load import FIO
 from product import Product, numbers
-from survive import FIO
 
 KILLS = 3
 SECONDS = 120
