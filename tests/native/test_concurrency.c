@@ -598,15 +598,15 @@ static void discard_all(void)
 		(unsigned long long)NOW(d.stats->segment_bytes));
 }
 
-/* So that there is something to check even where a busy machine stopped all that `control` began. */
+/* So that something is recompressed even where a busy machine stopped all that control began. */
 static void recompress_at_rest(void)
 {
-	struct tz_recompression *job;
 	uint64_t least;
 	char why[216];
 	int err;
+	struct tz_recompression *job = tz_store_prepare_recompress(d.store, "dense", 0, 100, &err,
+		why, sizeof why);
 
-	job = tz_store_prepare_recompress(d.store, "dense", 0, 100, &err, why, sizeof why);
 	CHECK(job, "recompress: %d %s", err, why);
 	recompression = tz_store_recompress(d.store, job, &least);
 	come_to_rest();
