@@ -245,12 +245,12 @@ static inline void flip(uint64_t *word, unsigned bit)
 	__atomic_fetch_xor(word, 1ull << bit, __ATOMIC_RELAXED);
 }
 
-/* Waits until `condition` holds, looking every ms, for a minute at most: long enough for any
- * machine, and no test depends on it. */
+/* Waits until `condition` holds, looking every ms, for ten minutes at most: long enough for any
+ * machine, however busy, and no test depends on it. */
 #define WAIT_FOR(condition, ...) \
 	do { \
 		struct timespec a_ms = { 0, 1000000 }; \
-		unsigned left = 60000; \
+		unsigned left = 600000; \
 		while (!(condition) && --left) \
 			nanosleep(&a_ms, NULL); \
 		CHECK(left, __VA_ARGS__); \
@@ -285,8 +285,8 @@ static inline void check_accounting(const struct device *d, uint64_t stored, uin
 	 * comes to rest in agreement. */
 	uint64_t objects, kernel, ours;
 	int parts, same_as_kernel;
-	for (unsigned tries = 0; tries < 50; tries++) {
-		struct timespec pause = { 0, 100000000 };
+	for (unsigned tries = 0; tries < 60000; tries++) {
+		struct timespec pause = { 0, 10000000 };
 		objects = 0;
 		/* What compaction was reading when it was freed, a thread frees in its next
 		 * turn. */
