@@ -19,23 +19,29 @@
 #include <sched.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
-#include <sys/resource.h>
 #include <sys/wait.h>
 
 #define TAGS 64
 #define PAGES 65536u
+#define LONG_MS 600000			/* what is answered is answered sooner, on any machine */
+#define MS 1000000ull			/* ns */
 
 /* ---- a store, and memory that can be short ---- */
 
 static _Atomic int no_memory, attempts;
 static struct tz_queue_stats *served;	/* the queue's */
 static _Atomic uint64_t noted;		/* what it said of itself during the last write */
+static _Atomic uint64_t tried_at, longest;	/* when that was; the longest time between two */
 
 int __real_tz_store_write(struct tz_store_thread *t, uint64_t page, const uint8_t *data);
 int __wrap_tz_store_write(struct tz_store_thread *t, uint64_t page, const uint8_t *data);
 
 int __wrap_tz_store_write(struct tz_store_thread *t, uint64_t page, const uint8_t *data)
 {
+	uint64_t now = tz_now_ns(), last = atomic_exchange(&tried_at, now);
+
+	if (now - last > longest)
+		longest = now - last;
 	attempts++;
 	noted = __atomic_load_n(&served->serving, __ATOMIC_RELAXED);
 	return no_memory ? -EAGAIN : __real_tz_store_write(t, page, data);
@@ -621,6 +627,8 @@ static int swap_write_without_memory(uint64_t wait_ns)
 	if (!kernel.mark[0]) {
 		kernel.mark[0] = 1;
 		no_memory = 1;
+		tried_at = tz_now_ns();
+		longest = 0;
 		request(0, UBLK_IO_OP_WRITE | UBLK_IO_F_SWAP, 7, 1);
 	} else if (kernel.answers[0]) {
 		stop_device();
@@ -629,12 +637,12 @@ static int swap_write_without_memory(uint64_t wait_ns)
 }
 
 /* Two seconds of waiting are some two hundred attempts, ten milliseconds apart, with sleep in
- * between. */
+ * between; fewer on a busy machine, and only two if there is no CPU for a second. */
 static void test_waiting_sleeps(void)
 {
 	run_ublk(1, swap_write_without_memory);
 	CHECK(kernel.result[0] == -ENOSPC && queue.stats->enospc == 1, "%d", kernel.result[0]);
-	CHECK(attempts >= 3 && attempts <= 300, "%d attempts", attempts);
+	CHECK((attempts >= 3 || longest > 1000 * MS) && attempts <= 300, "%d attempts", attempts);
 	CHECK(kernel.enters <= 320, "%u system calls", kernel.enters);
 	CHECK(queue.stats->deferred_writes == 1,
 		"%llu", (unsigned long long)queue.stats->deferred_writes);
@@ -649,11 +657,18 @@ static int write_until_memory(uint64_t wait_ns)
 	return rc;
 }
 
+/* (A queue that has no CPU for so long that the two seconds are over at the fifth attempt, or
+ * before, gives up: again, then.) */
 static void test_waiting_ends(void)
 {
-	run_ublk(1, write_until_memory);
-	CHECK(kernel.result[0] == TZ_PAGE_SIZE, "%d", kernel.result[0]);
-	end();
+	int result;
+
+	do {
+		run_ublk(1, write_until_memory);
+		result = kernel.result[0];
+		CHECK(result == TZ_PAGE_SIZE || longest > 400 * MS, "%d", result);
+		end();
+	} while (result != TZ_PAGE_SIZE);
 }
 
 /* ---- trouble ---- */
@@ -810,72 +825,6 @@ static void test_what_kills_is_refused(void)
 }
 
 /* ---- waiting awake ---- */
-
-#define MS 1000000ull
-
-/* A sleep that was short makes the window longer, a long one shorter; and spinning has to stay
- * within its share of a core. */
-static void test_spin_window(void)
-{
-	struct tz_spin s = { .mode = TZ_MODE_LOW_LATENCY };
-	uint64_t now = 1000000 * MS, first, longest = 0;
-
-	s.looked_at = s.filled_at = now;	/* so that it asks the kernel nothing */
-	now += 9 * MS;
-	first = tz_spin_window(&s, now);
-	CHECK(first > 0, "it does not begin");
-	for (unsigned i = 0; i < 10; i++)
-		tz_spin_slept(&s, first);
-	longest = tz_spin_window(&s, now);
-	CHECK(longest == tz_mode_row(TZ_MODE_LOW_LATENCY)->window_max, "%llu",
-		(unsigned long long)longest);
-	for (unsigned i = 0; i < 10; i++)
-		tz_spin_slept(&s, longest + 1);
-	CHECK(tz_spin_window(&s, now) == 0, "it goes on at rest");
-	tz_spin_slept(&s, longest);
-	CHECK(tz_spin_window(&s, now) == first, "it does not begin again");
-
-	s.credit = -1;
-	CHECK(tz_spin_window(&s, now) == 0, "it spins beyond its share");
-	s.looked_at = now += MS;
-	CHECK(s.credit < 0 && tz_spin_window(&s, now) == first && s.credit == (int64_t)(MS / 2) - 1,
-		"a share of %lld in a millisecond", (long long)s.credit);
-	s.paused_until = now + 1;
-	CHECK(tz_spin_window(&s, now) == 0, "it spins although it gives way");
-	s.paused_until = 0;
-	atomic_store(&s.mode, TZ_MODE_BALANCED);
-	CHECK(tz_spin_window(&s, now) == 0, "balanced spins");
-	atomic_store(&s.mode, TZ_MODE_MAX_THROUGHPUT);
-	tz_spin_slept(&s, 1000 * MS);
-	s.credit = -1;
-	CHECK(tz_spin_window(&s, now) == MS, "%llu", (unsigned long long)tz_spin_window(&s, now));
-	atomic_store(&s.mode, 77);
-	CHECK(tz_spin_window(&s, now) == 0, "a mode that does not exist spins");
-}
-
-/* A thread that has lost its CPU while it spun gives way, for longer each time; one that has
- * lost it during such a pause spins again when that is over. */
-static void test_spin_gives_way(void)
-{
-	struct tz_spin s = { .mode = TZ_MODE_MAX_THROUGHPUT };
-	uint64_t now = 1000000 * MS;
-	struct rusage usage;
-	cpu_set_t cpus;
-
-	if (sched_getaffinity(0, sizeof cpus, &cpus) == 0 && CPU_COUNT(&cpus) < 2)
-		return;			/* there it never spins */
-	CHECK(tz_spin_window(&s, now) == MS, "it does not begin");
-	for (uint64_t pause = 100 * MS; pause <= 400 * MS; pause *= 2) {
-		CHECK(getrusage(RUSAGE_THREAD, &usage) == 0, "getrusage");
-		s.preempted = usage.ru_nivcsw - 1;
-		now += 10 * MS;
-		CHECK(tz_spin_window(&s, now) == 0 && s.paused_until == now + pause, "%llu ns",
-			(unsigned long long)(s.paused_until - now));
-		s.preempted = -1;
-		now = s.paused_until;
-		CHECK(tz_spin_window(&s, now) == MS, "it pauses for ever");
-	}
-}
 
 /* Sixteen requests that come while it is awake, each seen at the first look: it sends the answer,
  * and never sleeps. Then none comes any more. */
@@ -1068,6 +1017,17 @@ static void serve_when_told(struct tz_queue *q)
 	tz_queue_run_local(q);
 }
 
+/* A write that is in work when its time is up, in slot i. (One that the queue, without a CPU, has
+ * not taken by then is taken back: again with more time, then.) */
+static void be_late_in_work(struct tz_local_client *c, unsigned i, uint8_t *page)
+{
+	unsigned ms = 50;
+
+	do
+		CHECK(tz_local_io(c, TZ_LOCAL_WRITE, i, 1, page, ms) == -ETIMEDOUT, "write %u", i);
+	while (state_of(i) == TZ_SLOT_FREE && (ms *= 2) < LONG_MS);
+}
+
 /* Requests whose time is up leave no slot taken: neither those that were not served yet nor those
  * in work. */
 static void test_timed_out_requests(void)
@@ -1083,18 +1043,18 @@ static void test_timed_out_requests(void)
 	CHECK(state_of(0) == TZ_SLOT_FREE && state_of(1) == TZ_SLOT_FREE,
 		"%u %u", state_of(0), state_of(1));
 	served_late = 1;
-	CHECK(tz_local_io(c, TZ_LOCAL_READ, 1, 1, back, 20000) == 0, "read");
+	CHECK(tz_local_io(c, TZ_LOCAL_READ, 1, 1, back, LONG_MS) == 0, "read");
 	fill_word(page, 2);
 	CHECK(!memcmp(page, back, sizeof page), "a write that was taken back has taken place");
 
 	no_memory = 1;
 	for (unsigned i = 0; i < 2; i++)
-		CHECK(tz_local_io(c, TZ_LOCAL_WRITE, i, 1, page, 50) == -ETIMEDOUT, "write %u", i);
+		be_late_in_work(c, i, page);
 	CHECK(state_of(0) == TZ_SLOT_ABANDONED && state_of(1) == TZ_SLOT_ABANDONED,
 		"%u %u", state_of(0), state_of(1));
 	no_memory = 0;
 	for (unsigned i = 0; i < 5; i++)
-		CHECK(tz_local_io(c, TZ_LOCAL_READ, i, 1, back, 20000) == 0, "read %u", i);
+		CHECK(tz_local_io(c, TZ_LOCAL_READ, i, 1, back, LONG_MS) == 0, "read %u", i);
 	tz_local_detach(c);
 	end_local();
 }
@@ -1122,7 +1082,7 @@ static void test_slots_of_the_dead(void)
 	for (unsigned state = TZ_SLOT_CLAIMED; state <= TZ_SLOT_DONE;
 	    state += TZ_SLOT_DONE - TZ_SLOT_CLAIMED) {
 		atomic_store(&s->word, of_dead | state);
-		CHECK(tz_local_io(c, TZ_LOCAL_READ, 5, 1, back, 20000) == 0,
+		CHECK(tz_local_io(c, TZ_LOCAL_READ, 5, 1, back, LONG_MS) == 0,
 			"the slot of a dead client, state %u", state);
 	}
 	atomic_store(&s->word, of_dead | TZ_SLOT_FREE);
@@ -1155,12 +1115,17 @@ static long switches_of(unsigned tid)
 
 static void test_idle_sleeps(void)
 {
+	long before, after;
+	unsigned tries = 0;
+
 	make_local(4, tz_queue_run_local);
-	usleep(100000);
-	long before = switches_of(queue.stats->tid);
-	usleep(700000);
-	long after = switches_of(queue.stats->tid);
-	CHECK(after - before <= 1, "an idle queue thread slept %ld times", after - before);
+	/* (Until it sleeps for the first time, and whatever else may have stopped it.) */
+	do {
+		before = switches_of(queue.stats->tid);
+		usleep(700000);
+		after = switches_of(queue.stats->tid);
+	} while (after != before && ++tries < 100);
+	CHECK(after == before, "an idle queue thread slept %ld times", after - before);
 	end_local();
 }
 
@@ -1179,8 +1144,6 @@ int main(void)
 		{ "enter may fail", test_enter_may_fail },
 		{ "full submission queue", test_full_submission_queue },
 		{ "what kills is refused", test_what_kills_is_refused },
-		{ "spin window", test_spin_window },
-		{ "spin gives way", test_spin_gives_way },
 		{ "awake", test_awake },
 		{ "placement", test_placement },
 		{ "local rounds", test_local_rounds },
