@@ -33,6 +33,13 @@ static void put(struct tz_store_thread *t, uint64_t page, uint32_t what)
 	CHECK(write_waiting(t, page, data) == 0, "write of page %llu", (unsigned long long)page);
 }
 
+/* The same, with room for an object that is shared: without it, a page gets one of its own. */
+static void put_with_room(struct device *d, uint64_t page, uint32_t what)
+{
+	wait_for_reserve(d);
+	put(tz_store_thread(d->store, 0), page, what);
+}
+
 static void expect(struct tz_store_thread *t, uint64_t page, uint32_t what)
 {
 	uint8_t data[4096] __attribute__((aligned(8))) = { 0 }, is[4096];
@@ -93,7 +100,7 @@ static void test_counts(void)
 	CHECK(NOW(d.stats->overhead_bytes) > before, "its memory is not counted");
 	tz_store_begin(t);
 	for (uint64_t n = 0; n < PAGES; n++)
-		put(t, n, 100 + (uint32_t)(n % CONTENTS));
+		put_with_room(&d, n, 100 + (uint32_t)(n % CONTENTS));
 	tz_store_end(t);
 	struct tz_stats_sum sum = sum_of(d.stats);
 	CHECK(sum.total.pages_now == PAGES, "pages");
@@ -103,7 +110,7 @@ static void test_counts(void)
 	check_counts(&d);
 	/* The same to the same page; another to one of those that share. */
 	tz_store_begin(t);
-	put(t, 5, 105);
+	put_with_room(&d, 5, 105);
 	put(t, 6, 7777);
 	for (uint64_t n = 0; n < PAGES; n++)
 		expect(t, n, n == 6 ? 7777 : 100 + (uint32_t)(n % CONTENTS));
@@ -140,7 +147,7 @@ static void test_compact(void)
 	dedup(&d, 1);
 	tz_store_begin(t);
 	for (uint64_t n = 0; n < PAGES; n++)
-		put(t, n, 100 + 16 * (uint32_t)(n % CONTENTS));
+		put_with_room(&d, n, 100 + 16 * (uint32_t)(n % CONTENTS));
 	/* A bucket of the index may be too small for what falls into it. */
 	CHECK(sum_of(d.stats).total.dup_pages_now > CONTENTS - CONTENTS / 50, "%lld shared",
 		(long long)sum_of(d.stats).total.dup_pages_now);
@@ -320,7 +327,7 @@ static void test_damage(void)
 	dedup(&d, 1);
 	tz_store_begin(t);
 	for (uint64_t n = 0; n < PAGES; n++)
-		put(t, n, (uint32_t)(n / 32));
+		put_with_room(&d, n, (uint32_t)(n / 32));
 	/* A byte of the object: each of its pages, and no other. */
 	uint64_t entry = load(entry_of(&d, 40));
 	uint8_t *object = (uint8_t *)(uintptr_t)head_of(&d) + tz_entry_offset(entry);
