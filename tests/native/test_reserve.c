@@ -85,6 +85,7 @@ int __real_tz_arena_release(struct tz_arena *a, uint64_t offset, uint64_t len);
 int __wrap_tz_arena_release(struct tz_arena *a, uint64_t offset, uint64_t len);
 
 static _Atomic int refuse, block;	/* populating: fails, or does not come back */
+static _Atomic int blocked;		/* it does not */
 static _Atomic unsigned refused;
 static _Atomic uint64_t refused_at[64];	/* ns */
 static _Atomic(pthread_t) never;	/* this thread must not change the arena */
@@ -92,8 +93,10 @@ static _Atomic(pthread_t) never;	/* this thread must not change the arena */
 int __wrap_tz_arena_populate(struct tz_arena *a, uint64_t offset, uint64_t len)
 {
 	CHECK(!pthread_equal(atomic_load(&never), pthread_self()), "grown by the wrong thread");
-	while (atomic_load(&block))
+	while (atomic_load(&block)) {
+		atomic_store(&blocked, 1);
 		nap();
+	}
 	if (!atomic_load(&refuse))
 		return __real_tz_arena_populate(a, offset, len);
 	unsigned n = atomic_load(&refused);
@@ -244,7 +247,7 @@ static void test_refilled_during_a_pass(void)
 	for (unsigned i = 0; i < new_pages; i++) {
 		sized_page(page, PAGES + i, 1, 512);
 		int rc;
-		while ((rc = tz_store_write(t, PAGES + i, page)) == -EAGAIN && waited < 60000) {
+		while ((rc = tz_store_write(t, PAGES + i, page)) == -EAGAIN && waited < 1200000) {
 			tz_store_end(t);
 			nap();
 			waited++;
@@ -263,6 +266,16 @@ static void test_refilled_during_a_pass(void)
 }
 
 /* ---- packing ---- */
+
+/* The housekeeper has looked at everything `n` times from now on, and done what it found. (Ages are
+ * counted when it is through with that.) */
+static void let_look(struct device *d, unsigned n)
+{
+	for (unsigned i = 0; i <= n; i++) {
+		uint64_t ticket = tz_store_count_ages(d->store);
+		WAIT_FOR(NOW(d->stats->ages_counted) >= ticket, "ages are not counted");
+	}
+}
 
 /* Every second page goes: all segments are equally full. They are packed all the same, and then
  * left alone. at_once: compaction meets them only when all have gone. */
@@ -291,9 +304,9 @@ static void test_packed(uint64_t pages, unsigned random_words, int at_once)
 		"%llu bytes of %llu are held for one page of %u",
 		(unsigned long long)NOW(d.stats->mem_used_total), (unsigned long long)peak, STAY);
 	/* Three looks later there has been at most the pass that found nothing more. */
-	nanosleep(&(struct timespec){ .tv_sec = 1 }, NULL);
+	let_look(&d, 1);
 	unsigned before = atomic_load(&passes);
-	nanosleep(&(struct timespec){ .tv_sec = 2 }, NULL);
+	let_look(&d, 3);
 	CHECK(atomic_load(&passes) <= before + 1,
 		"%u passes in vain", atomic_load(&passes) - before);
 	tz_store_begin(t);
@@ -324,9 +337,9 @@ static void test_given_up(void)
 	}
 	tz_store_end(t);
 	WAIT_FOR(atomic_load(&passes) > before, "no pass");
-	nanosleep(&(struct timespec){ .tv_sec = 1 }, NULL);
+	let_look(&d, 1);
 	before = atomic_load(&passes);
-	nanosleep(&(struct timespec){ .tv_sec = 2 }, NULL);
+	let_look(&d, 3);
 	CHECK(atomic_load(&passes) <= before + 2,
 		"%u passes in vain", atomic_load(&passes) - before);
 	CHECK(end_damaged_device(&d, &first) == (PAGES + 30) / 31 &&
@@ -363,13 +376,15 @@ static void test_refused_growth(void)
 	struct tz_store_thread *t = tz_store_thread(d.store, 0);
 	uint64_t page = 0, gap, shortest = UINT64_MAX;
 
-	for (unsigned turn = 0; turn < 4; turn++) {
+	/* (The first gap is 2 ms, and 100 ms if that does not begin anew. On a busy machine it may
+	 * be any time, but not always.) */
+	for (unsigned turn = 0; turn < 4 || (shortest >= 90000000 && turn < 200); turn++) {
 		/* 2 + 4 + 8 + 16 + 32 + 64 + 5 x 100 ms, rounding left out. On a busy machine it is
 		 * longer, or this thread loses its CPU for so long that the device counts as idle,
 		 * which ends the backing off: again, then. */
 		unsigned tries = 0;
 		while (attempts(t, &page, &gap) < 600000000)
-			CHECK(++tries < 10, "asked 12 times in less than 600 ms");
+			CHECK(++tries < 200, "asked 12 times in less than 600 ms");
 		shortest = gap < shortest ? gap : shortest;
 		atomic_store(&refuse, 0);
 		tz_store_begin(t);
@@ -378,7 +393,7 @@ static void test_refused_growth(void)
 			put(t, page % 65536, 1, 512);
 		tz_store_end(t);
 	}
-	CHECK(shortest < 50000000,
+	CHECK(shortest < 90000000,
 		"success does not end the backing off: %llu us",
 		(unsigned long long)shortest / 1000);
 	end_device(&d);
@@ -422,6 +437,7 @@ static void test_trim(void)
 	for (uint64_t n = 0; NOW(d.stats->reserve_bytes) > idle / 2; n++)
 		put(t, n, 99, 512);
 	tz_store_end(t);
+	WAIT_FOR(atomic_load(&blocked), "it asks for nothing");
 	CHECK(tz_store_trim(d.store) == 0, "given back by whom?");
 	atomic_store(&block, 0);
 	atomic_store(&never, (pthread_t)0);
@@ -543,8 +559,10 @@ static void test_emptied_while_walked(void)
 /* ---- a large disk ---- */
 
 /* Whether looking at pages that were never written leaves memory as it is: of many pages of the
- * table at once, so that the reserve's thread, which has its own reasons, is not taken for it. */
-static int looks_without_room(struct device *d, struct tz_store_thread *t, uint64_t n, unsigned try)
+ * table at once, so that the reserve's thread, which has its own reasons now and then, is not taken
+ * for it when that is tried again. */
+static int looks_without_room_at(struct device *d, struct tz_store_thread *t, uint64_t n,
+	unsigned try)
 {
 	enum { TABLES = 64 };
 	uint8_t page[4096] __attribute__((aligned(8)));
@@ -560,6 +578,16 @@ static int looks_without_room(struct device *d, struct tz_store_thread *t, uint6
 			"zeros");
 	}
 	return NOW(d->stats->mem_used_total) == before;
+}
+
+static int looks_without_room(struct device *d, struct tz_store_thread *t, uint64_t n)
+{
+	for (unsigned try = 0; try < 100; try++) {
+		if (looks_without_room_at(d, t, n, try))
+			return 1;
+		nanosleep(&(struct timespec){ .tv_nsec = 20000000 }, NULL);
+	}
+	return 0;
 }
 
 /* Of 1 TiB, 64 GiB of the directory are there from the start. Beyond, a write waits once for the
@@ -579,8 +607,7 @@ static void test_directory(void)
 	for (uint64_t n = 5; n < 1024ull * GIB; n += 100 * GIB) {
 		/* Until what it does after a write is over. */
 		WAIT_FOR(NOW(d.stats->reserve_bytes) >= NOW(d.stats->reserve_target), "no reserve");
-		CHECK(looks_without_room(&d, t, n, 0) || looks_without_room(&d, t, n, 1) ||
-			looks_without_room(&d, t, n, 2), "reading allocates");
+		CHECK(looks_without_room(&d, t, n), "reading allocates");
 		make_page(page, n, 0, 1);
 		int rc = tz_store_write(t, n, page);
 		CHECK(rc == (n / GIB < 64 ? 0 : -EAGAIN), "page %llu: %d", (unsigned long long)n,
