@@ -116,6 +116,22 @@ static unsigned round_of(struct tz_collect *c)
 	return steps;
 }
 
+/* What the housekeeper moved at the instant at which the collector was there has stayed: it is
+ * marked again. Of thousands that is one now and then. */
+static void collect_the_rest(struct tz_collect *c, struct tz_store_thread *t)
+{
+	unsigned left = 0;
+
+	for (uint64_t p = 0; p < PAGES; p += 5)
+		if (p % 3 && !holds(t, p, 0)) {
+			mark(p);
+			left++;
+		}
+	CHECK(left < 16, "%u were not collected", left);
+	if (left)
+		round_of(c);
+}
+
 static void rounds(void)
 {
 	struct tz_collect c;
@@ -138,6 +154,8 @@ static void rounds(void)
 	round_of(&c);
 	CHECK(c.found == (PAGES + 4) / 5, "%llu found", (unsigned long long)c.found);
 	CHECK(is_marked(PAGES) && is_marked(PAGES + 70), "not ours");
+	for (unsigned i = 0; i < 3; i++)
+		collect_the_rest(&c, t);
 	for (uint64_t p = 0; p < PAGES; p++) {
 		int stays = p % 3 && p % 5;
 		gone += p % 3 && !stays;
@@ -286,12 +304,13 @@ static void threads(void)
 		round_of(&c);
 	for (unsigned i = 0; i < WRITERS; i++)
 		pthread_join(ids[i], NULL);
-	/* What a write has kept from being collected is marked again with its next freeing. */
-	for (unsigned i = 0; i < WRITERS; i++)
+	/* What a write has kept from being collected is marked again with its next freeing. (Twice:
+	 * the housekeeper may move one of them at that instant.) */
+	for (unsigned n = 0; n < 2 * WRITERS; n++) {
 		for (uint64_t page = 0; page < 64; page++)
-			mark(owners[i].first + page);
-	round_of(&c);
-	round_of(&c);
+			mark(owners[n % WRITERS].first + page);
+		round_of(&c);
+	}
 	struct tz_stats_sum sum = sum_of(d.stats);
 	CHECK(sum.total.pages_now == 0 && sum.total.compr_bytes_now == 0, "%lld pages left",
 		(long long)sum.total.pages_now);
