@@ -712,8 +712,10 @@ static void watch_dedup(void)
 	change(t, 301, 0);
 	change(t, 302, COPY + SMALL + 1);
 	stop_watching(20);
-	for (unsigned i = 0; i < 270; i++)
+	for (unsigned i = 0; i < 270; i++) {
+		wait_for_reserve(&d);		/* for the object that two pages share */
 		put(t, &watch.model, i, COPY + FORGED + i / 2);
+	}
 	before = NOW(d.stats->segment_bytes);
 	watch_it("compaction of shared objects");
 	for (unsigned i = 0; i < 270; i++)
@@ -759,6 +761,9 @@ static void watch_cold(void)
 	tz_store_set_age_speed(d.store, 1800000);
 	wait_for_age(&d, 39, 2);
 	tz_store_set_age_speed(d.store, 1);
+	/* The next pass may have begun: until it is through. */
+	ticket = tz_store_count_ages(d.store);
+	WAIT_FOR(NOW(d.stats->ages_counted) >= ticket, "ages are not counted");
 	stop_watching(60);
 	compare_ages(&d);
 	watch_it("old pages that are read");
