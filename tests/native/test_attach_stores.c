@@ -840,6 +840,7 @@ static void watch_groups(void)
 	pack(&d);
 	stop_watching(20);
 	CHECK(grouped(&d, 16) == 6, "%u in groups", grouped(&d, 16));
+	wait_for_reserve(&d);
 	watch_it("leaving a group");
 	change(t, 0, ALIKE_SMALL + 20);
 	change(t, 2, 0);
@@ -913,6 +914,7 @@ static void watch_backing(void)
 	run_to(&d, "backing");
 	stop_watching(20);
 	CHECK(backed(&d) == 21, "%llu are there", (unsigned long long)backed(&d));
+	wait_for_reserve(&d);		/* what comes back needs room */
 	watch_it("reading from the backing file");
 	for (unsigned i = 0; i < 8; i++)
 		CHECK(look(t, i % 4, watch.model.version[i % 4]) == 1, "read");

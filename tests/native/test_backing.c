@@ -239,8 +239,15 @@ static void test_groups(void)
 
 /* ---- budgets ---- */
 
+static uint64_t day_now(void)
+{
+	return (uint64_t)time(NULL) / 86400;
+}
+
+/* (At midnight there is more to be had.) */
 static void test_daily(void)
 {
+	uint64_t day = day_now();
 	struct device d = make(MANY, 0);
 	struct tz_attach a = { 0 };
 	struct model m = { 0 };
@@ -251,11 +258,12 @@ static void test_daily(void)
 	tz_store_set_backing_budget(d.store, 3 * TZ_BACKING_CHUNK, 0);
 	run(&d, "backing", 0);
 	n = backed(&d);
-	CHECK(NOW(d.stats->backing_day_bytes) <= 3 * TZ_BACKING_CHUNK && n > 60 && n < 96,
+	CHECK(NOW(d.stats->backing_day_bytes) <= 3 * TZ_BACKING_CHUNK && n > 60 &&
+			(n < 96 || day_now() != day),
 		"%llu bytes, %llu pages", (unsigned long long)NOW(d.stats->backing_day_bytes),
 		(unsigned long long)n);
 	run(&d, "backing", 0);
-	CHECK(backed(&d) == n, "there are more");
+	CHECK(backed(&d) == n || day_now() != day, "there are more");
 	CHECK(NOW(d.stats->backing_state) == TZ_BACKING_READY, "it is a failure");
 	/* The page of statistics stays when a server goes. */
 	int arena = dup(d.fd), err;
@@ -267,7 +275,7 @@ static void test_daily(void)
 	d.store = tz_store_attach(&a, &err, why, sizeof why);
 	CHECK(d.store, "%s", why);
 	run(&d, "backing", 0);
-	CHECK(backed(&d) == n, "there are more, in the next server");
+	CHECK(backed(&d) == n || day_now() != day, "there are more, in the next server");
 	tz_store_set_backing_budget(d.store, 0, 0);
 	run(&d, "backing", 0);
 	CHECK(backed(&d) == PAGES, "not all are there");
