@@ -226,7 +226,7 @@ def product(request: pytest.FixtureRequest, guest: Guest, program: Path, tools: 
 
 def after_test(guest: Guest) -> None:
     """Fails when the test left something behind that no test may leave."""
-    result = guest.run(LEFTOVERS, timeout=60, status=None)
+    result = guest.run(LEFTOVERS, status=None)
     if result.status:
         pytest.fail(f"left behind in the guest:\n{result.out}{result.err}", pytrace=False)
     if bad := guest.bad_log():

@@ -25,14 +25,16 @@ from kernels import Kernel
 
 HERE = Path(__file__).resolve().parent
 VIRTIOFSD = ("/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd")
-BOOT_SECONDS = 120.0
+BOOT_SECONDS = 300.0
+BUSY_SECONDS = 120.0
+"""Of what takes a moment, if the machine is not busy: a program's start, the guest's end, its answer after a script's
+own limit."""
 # Under emulation with several CPUs a kernel now and then dies while it boots: it patches its own code (static keys, by
 # way of a breakpoint) while another emulated CPU runs it. Nothing of ours runs before the guest is ready, so another
 # boot hides nothing of ours; it is reported as a warning of the test run.
 BOOTS = 3
 PATIENCE = 8
 """Seconds that systemd in a guest waits for what it has told to end (by default it is 90)."""
-GRACE_SECONDS = 40.0  # on top of a script's own limit, before the guest is given up
 # QEMU 7.2 leaves garbage in the flags after CMPXCHG16B; an interrupt right then makes the guest's kernel warn about a
 # stray debug trap. Without that instruction the kernel's slab allocator takes its other path.
 CPU = "max,la57=off,cx16=off"
@@ -193,7 +195,7 @@ class Guest:
         else:
             options = ["-o", "source=/,cache=always,sandbox=chroot,no_writeback"]
         self._spawn("virtiofsd", [virtiofsd, *options, f"--socket-path={share}"])
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + BUSY_SECONDS
         while not share.exists():
             if time.monotonic() > deadline:
                 raise GuestError(f"virtiofsd did not start: {(self.folder / 'virtiofsd.log').read_text()[-600:]}")
@@ -202,7 +204,7 @@ class Guest:
             listener.bind(str(port))
             listener.listen(1)
             self._spawn("qemu", self._qemu(share, port))
-            listener.settimeout(20)
+            listener.settimeout(BUSY_SECONDS)
             try:
                 self._port, _ = listener.accept()
             except TimeoutError:
@@ -269,14 +271,14 @@ class Guest:
         assert self._port is not None
         number = next(self._ids)
         text = base64.b64encode(script.encode()).decode()
-        self._port.settimeout(10)
+        self._port.settimeout(BUSY_SECONDS)
         try:
             self._port.sendall(f"{number} {timeout} {text}\n".encode())
         except OSError:
             raise self._error("the guest died") from None
         return number
 
-    def run(self, script: str, *, timeout: int = 60, status: int | None = 0) -> Result:
+    def run(self, script: str, *, timeout: int = 600, status: int | None = 0) -> Result:
         """Runs a bash script as root in the guest.
 
         ``timeout`` in seconds; ``status`` is what the script must end with (None: any). Raises ScriptError with the
@@ -284,7 +286,7 @@ class Guest:
         """
         __tracebackhide__ = True
         number = self._send(script, timeout)
-        deadline = time.monotonic() + timeout + GRACE_SECONDS
+        deadline = time.monotonic() + timeout + BUSY_SECONDS
         words = self._line(deadline).split()
         if len(words) != 6 or words[0] != "done" or words[1] != str(number):
             raise GuestError(f"unexpected answer {words}")
@@ -328,9 +330,9 @@ class Guest:
         try:
             assert self._port is not None
             self._port.sendall(b"off 0 -\n")
-            self._processes[0].wait(timeout=30)
+            self._processes[0].wait(BUSY_SECONDS)
         except (subprocess.TimeoutExpired, OSError):
-            raise self._error("the guest did not power off within 30 s") from None
+            raise self._error(f"the guest did not power off within {BUSY_SECONDS:.0f} s") from None
         finally:
             self.kill()
 

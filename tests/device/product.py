@@ -24,6 +24,8 @@ log=$(dmesg)
 [ ${#found[@]} = 0 ] || { printf '%s\\n' "${found[@]}"; exit 1; }
 """
 PAGE = 4096
+HANG = 600
+"""Seconds that a script may take: for what hangs, not for a busy machine."""
 HERE = Path(__file__).resolve().parent
 
 
@@ -32,6 +34,29 @@ python3 {here}/warm.py {program} </dev/null || exit
 """
 END_WARM = """
 pkill -x warm; while pgrep -x warm; do sleep 0.05; done
+"""
+# For scripts. What never happens is ended, and reported, by the script's time limit.
+#
+# await COMMAND...: until it succeeds.
+# is_named PID NAME: whether that is what a process runs now (one that was just forked has its parent's name).
+# holder COMMAND...: starts it, here and with what is open here; its pid is in the file `holder`.
+# end PID: ends a process, and waits until it has nothing open any more.
+# kill_all: kills every server, standby and nursery; also those that are forked while it looks, which a first look may
+# 	not have seen.
+FUNCTIONS = """
+await() { until "$@"; do sleep 0.1; done; }
+holder() {
+	"$@" >/dev/null 2>&1 </dev/null & echo $! >/root/holder
+	await is_named $! "${1##*/}"
+}
+is_named() { local name; read -r name <"/proc/$1/comm" && [ "$name" = "$2" ]; }
+end() { kill "$1"; await [ ! -e "/proc/$1" ]; }
+kill_all() {
+	local looks=0
+	while [ $looks -lt 5 ]; do
+		if pkill -9 -f truezramd; then looks=0; else looks=$((looks + 1)); fi
+	done
+}
 """
 
 
@@ -50,7 +75,7 @@ class Product:
             f"export PATH={program.parent}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\n"
             f"export HOME=/root LANG=C.UTF-8 POOL={tools / 'pages'}\n"
             f'pagetool() {{ {tools / "pagetool"} "$@"; }}\n'
-            f"cd /root\n"
+            f"cd /root\n{FUNCTIONS}"
         )
         if guest.warm and not warm:
             self.run(END_WARM)
@@ -63,12 +88,12 @@ class Product:
             self.python = f"{tools / 'warmcall'}"
             self.prelude += f'truezram() {{ {self.python} {program} "$@"; }}\n'
 
-    def run(self, script: str, *, timeout: int = 90, status: int | None = 0) -> Result:
+    def run(self, script: str, *, timeout: int = HANG, status: int | None = 0) -> Result:
         """Runs a bash script with ``truezram``, ``pagetool`` and ``$POOL`` at hand; see Guest.run."""
         __tracebackhide__ = True
         return self.guest.run(self.prelude + script, timeout=timeout, status=status)
 
-    def strict(self, script: str, *, timeout: int = 90) -> Result:
+    def strict(self, script: str, *, timeout: int = HANG) -> Result:
         """The same, and every command in it must succeed."""
         __tracebackhide__ = True
         return self.run("set -e -u -o pipefail\n" + script, timeout=timeout)

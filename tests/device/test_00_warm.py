@@ -56,19 +56,18 @@ truezram list --json >list; command truezram list --json | diff list -
 @pytest.mark.either
 def test_what_it_runs_is_like_the_program(product: Product) -> None:
     """Arguments, environment, folder, signals, descriptors, streams, status: the same as of a start of its own."""
-    product.strict(PROBE + COMPARE.format(warm=product.python), timeout=120)
+    product.strict(PROBE + COMPARE.format(warm=product.python))
 
 
 SIGNALS = """
 for number in {numbers}; do
 	rm -f waits
 	{warm} probe.py wait 2>err & call=$!
-	for _ in $(seq 600); do [ -s waits ] && break; sleep 0.1; done
+	await [ -s waits ]
 	# The shell runs its function's command in a process of its own, which is this one.
 	kill -$number $call
 	wait $call && status=0 || status=$?
-	for _ in $(seq 600); do [ -e /proc/$(cat waits) ] || break; sleep 0.1; done
-	[ ! -e /proc/$(cat waits) ]
+	await [ ! -e /proc/$(cat waits) ]
 	echo $number $status
 done
 """
@@ -109,7 +108,7 @@ def test_without_it_nothing_is_run(guest: Guest, product: Product) -> None:
     gone = product.run(
         f"{PROBE}\n{product.python} probe.py wait & call=$!\n"
         + """
-for _ in $(seq 600); do [ -s waits ] && break; sleep 0.1; done
+await [ -s waits ]
 kill -9 $(pgrep -x warm) && wait $call""",
         status=125,
     )

@@ -34,6 +34,5 @@ cd /mnt/disk && sha256sum --quiet -c /root/sums
 cmp pages "$POOL"
 cd / && umount /mnt/disk
 """,
-        timeout=240,
     )
     product.remove(path)

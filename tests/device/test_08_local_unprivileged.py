@@ -40,7 +40,7 @@ def test_local_as_an_ordinary_user(product: Product) -> None:
 def test_demo_as_an_ordinary_user(product: Product) -> None:
     """The README's command without a terminal: a local device under real load, verified, and nothing left behind."""
     product.strict(SET_UP)
-    shown = product.run(f"{AS_NOBODY} truezram demo", timeout=150)
+    shown = product.run(f"{AS_NOBODY} truezram demo")
     text = shown.out.lower()
     assert "local" in text
     assert "verified" in text

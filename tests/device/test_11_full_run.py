@@ -10,7 +10,7 @@ from product import LEFTOVERS, Product
 def test_full_run(product: Product) -> None:
     """No space for the registry entry: refused; with space again: works."""
     product.strict("mkdir -p /run/truezram; mount -o remount,size=1M /run; cat /dev/zero >/run/filler || true")
-    refused = product.run("truezram create --size 64M", timeout=60, status=1)
+    refused = product.run("truezram create --size 64M", status=1)
     assert "/run" in refused.err, refused.err
     assert "space" in refused.err.lower(), refused.err
     product.run(LEFTOVERS)

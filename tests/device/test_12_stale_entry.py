@@ -7,7 +7,7 @@ from product import Product
 
 pytestmark = pytest.mark.warm
 
-KILL = "kill -9 {pid}; for _ in $(seq 600); do [ -e /proc/{pid} ] || break; sleep 0.2; done; [ ! -e /proc/{pid} ]"
+KILL = "kill -9 {pid}; await [ ! -e /proc/{pid} ]"
 
 
 @pytest.mark.either

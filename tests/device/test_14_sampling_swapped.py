@@ -17,7 +17,6 @@ def test_sampling_leaves_pages_swapped(product: Product) -> None:
         # (Without plugins and workers, whose start takes longer than the test.)
         f"cd {TESTS.parent} && PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 pytest -q -p no:cacheprovider -o addopts="
         " tests/unit/test_sampling.py -m needs_swap",
-        timeout=180,
     )
     assert "2 passed" in done.out, done.out
     product.remove(path)

@@ -32,7 +32,6 @@ one() {
 one 0 & a=$!; one 1 & b=$!
 wait $a; wait $b
 """,
-        timeout=300,
     ).out
     arenas = [line.split()[1] for line in out.splitlines() if line.startswith("arena")]
     mounts = [line for line in out.splitlines() if line.startswith("mount")]

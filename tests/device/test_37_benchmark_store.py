@@ -24,7 +24,7 @@ def clean(product: Product) -> Product:
 @pytest.mark.either
 def test_measured_and_removed(clean: Product) -> None:
     """With what this kernel has of lz4, zstd and lzo-rle; what it has not is said."""
-    done = clean.run(f"truezram benchmark store {OPTIONS} --size 4M --threads 2 --json -; {DEVICES}", timeout=300)
+    done = clean.run(f"truezram benchmark store {OPTIONS} --size 4M --threads 2 --json -; {DEVICES}")
     body, _, devices = done.out.strip().rpartition("\n")
     assert devices == "0"
     document = json.loads(body)
@@ -59,7 +59,7 @@ def test_interrupted_half_way(clean: Product, name: str, code: int) -> None:
     {DEVICES}
     cat out err
     """
-    out = clean.run(script, timeout=120).out.split("\n")
+    out = clean.run(script).out.split("\n")
     assert out[:2] == [str(code), "0"], out
     assert out[2] == ("truezram: interrupted" if name == "INT" else ""), out
 
@@ -68,7 +68,7 @@ def test_interrupted_half_way(clean: Product, name: str, code: int) -> None:
 def test_tiers_against_zram(clean: Product) -> None:
     """The same pages in a device of ours and in the kernel's. (The tiers: tests/unit/test_tiers_benchmark.py.)"""
     options = "--pages /root/some.pages --scenario hot --against zram:lz4,zram:zstd"
-    done = clean.run(f"truezram benchmark tiers {options} --json -; {DEVICES}", timeout=300)
+    done = clean.run(f"truezram benchmark tiers {options} --json -; {DEVICES}")
     body, _, _ = done.out.strip().rpartition("\n}\n")
     document = json.loads(body + "\n}")
     assert done.out.split()[-1] == "0"

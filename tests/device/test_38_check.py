@@ -40,7 +40,6 @@ kill $load
 wait $load || true
 sync
 """,
-        timeout=600,
     )
     row, found = product.stat(path), product.json(f"check {path}")
     assert (found["sound"], found["live"], found["problems"]) == (True, True, [])
@@ -77,14 +76,13 @@ def test_what_a_killed_server_leaves(product: Product) -> None:
     name, pid = path.removeprefix("/dev/"), product.stat(path)["pid"]
     product.strict(
         load(path) + f"kill -9 {pid}; while [ -e /proc/{pid} ]; do sleep 0.1; done; wait $load || true",
-        timeout=300,
     )
     found = product.json(f"check {name}")
     assert (found["sound"], found["live"], found["state"]) == (True, False, "live")
     assert found["pages"] > 0
     file = f"/run/truezram/arena/{name}"
     assert product.json(f"check {file}") == {**found, "source": file}
-    result = product.run(f"set -- {file}\n{DAMAGE}\ntruezram check --json /root/copy", status=1, timeout=120)
+    result = product.run(f"set -- {file}\n{DAMAGE}\ntruezram check --json /root/copy", status=1)
     damaged = json.loads(result.out)
     assert damaged["problems"] == [
         {"page": 0, "what": "the directory's entry is damaged: pages 0 to 511 are lost"},

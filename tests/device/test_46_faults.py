@@ -12,15 +12,8 @@ from test_41_recovery import check_device
 pytestmark = [pytest.mark.guest(cpus=2), pytest.mark.warm]
 
 FLOWS = """
-flows() {{ # until so many more writes were served
-	read -r _ _ _ _ from _ </sys/block/{name}/stat
-	for _ in $(seq 600); do
-		read -r _ _ _ _ to _ </sys/block/{name}/stat
-		[ $((to - from)) -lt 200 ] || return 0
-		sleep 0.1
-	done
-	return 1
-}}
+flowed() {{ read -r _ _ _ _ to _ </sys/block/{name}/stat; [ $((to - from)) -ge 200 ]; }}
+flows() {{ read -r _ _ _ _ from _ </sys/block/{name}/stat; await flowed; }} # until so many more writes were served
 flows
 """
 
@@ -31,7 +24,7 @@ def under_load(product: Product, script: str, *, servers: int, options: str = ""
     load = FIO.replace("{tools}/killer {name} {kills} {seed}", FLOWS + "{script}\nflows")
     path = product.create(f"--size 96M {options}")
     what = script.format(path=path, pid=product.stat(path)["pid"])
-    out = product.strict(load.format(path=path, name=path.removeprefix("/dev/"), script=what), timeout=240).out
+    out = product.strict(load.format(path=path, name=path.removeprefix("/dev/"), script=what)).out
     assert "verify: bad" not in out
     assert "err= 0" in out, out
     check_device(product, path, {"servers": str(servers)})
@@ -48,7 +41,8 @@ flows
 kill -9 {pid}
 flows
 ! echo more >/run/more
-for _ in $(seq 600); do grep -q tz-standby /proc/[0-9]*/comm && break; sleep 0.1; done
+stands_by() {{ grep -qs tz-standby /proc/[0-9]*/comm; }}
+await stands_by
 rm /run/filler*
 mount -o remount,size=64M,nr_inodes=20000 /run
 """
@@ -105,6 +99,7 @@ def test_a_cpu_goes_offline(product: Product) -> None:
 # The guest's virtio-fs refuses to be suspended: by then all processes have been frozen, and go on after that.
 SUSPEND = """
 dmesg -C
+echo 300000 >/sys/power/pm_freeze_timeout # ms; by default it is 20 s
 for _ in 1 2; do echo freeze >/sys/power/state || true; flows; done
 [ $(dmesg | grep -c 'Freezing user space processes completed') = 2 ]
 """

@@ -41,7 +41,7 @@ def test_from_beginning_to_end(product: Product) -> None:
     """A filesystem on it, what statistics say, what a discard gives back, what is refused; and nothing holds the
     driver afterwards."""
     path = create(product)
-    product.strict(FILES.format(path=path), timeout=300)
+    product.strict(FILES.format(path=path))
     row = product.stat(path)
     assert (row["transport"], row["state"], row["nr_queues"], row["recovery"]) == ("nbd", "live", 1, "on")
     assert row["pages_written"] >= (24 << 20) // 4096
@@ -56,7 +56,7 @@ def test_from_beginning_to_end(product: Product) -> None:
     assert "nbd" in refused.err
     assert "--transport ublk" in refused.err
     remove(product, path)
-    product.strict("modprobe -r nbd")
+    product.strict("await modprobe -r nbd")
 
 
 @pytest.mark.either
@@ -71,7 +71,7 @@ def test_number_of_another(product: Product) -> None:
     assert path != other
     remove(product, path)
     product.strict(f"test -e /sys/block/nbd{number}/pid; dd if={other} of=/dev/null bs=4k count=1 status=none")
-    product.strict(f"TRUEZRAM_RUN_DIR=/run/other truezram remove {other}; rm -r /run/other; modprobe -r nbd")
+    product.strict(f"TRUEZRAM_RUN_DIR=/run/other truezram remove {other}; rm -r /run/other; await modprobe -r nbd")
 
 
 def test_killed_server(product: Product) -> None:
@@ -88,15 +88,15 @@ def test_killed_server(product: Product) -> None:
     assert (row["failed_reads"], row["failed_writes"], row["damaged_entries"], row["checksum_errors"]) == (0, 0, 0, 0)
     assert product.json(f"check {path}")["sound"]
     remove(product, path)
-    product.strict("modprobe -r nbd")
+    product.strict("await modprobe -r nbd")
 
 
 @pytest.mark.either
 def test_instead_of_ublk(product: Product) -> None:
     """Where there is no ublk, create says that a disk can be had all the same, and doctor that swap cannot."""
-    product.strict("modprobe -r ublk_drv; mount --bind /dev/null $(modinfo -F filename ublk_drv)")
+    product.strict("await modprobe -r ublk_drv; mount --bind /dev/null $(modinfo -F filename ublk_drv)")
     refused = product.run("truezram create --size 64M", status=3)
     assert "--transport nbd" in refused.err
     assert "swap cannot" in product.run("truezram doctor", status=None).out
     remove(product, create(product, "--size 16M"))
-    product.strict("modprobe -r nbd; umount $(modinfo -F filename ublk_drv); modprobe ublk_drv")
+    product.strict("await modprobe -r nbd; umount $(modinfo -F filename ublk_drv); modprobe ublk_drv")
