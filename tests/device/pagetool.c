@@ -4,8 +4,8 @@
  *   pagetool hog POOL MIB
  *	anonymous memory filled with pages; commands on standard input, see hog()
  *   pagetool fill POOL DEVICE PAGES [FIRST]
- *	writes pages FIRST (0), FIRST + 1, ... until PAGES are written or the device reports ENOSPC;
- *	prints "written=N error=NAME"; status 0 in both cases
+ *	writes pages FIRST (0), FIRST + 1, ... until PAGES are written or the device reports ENOSPC,
+ *	16 with one request; prints "written=N error=NAME"; status 0 in both cases
  *   pagetool check POOL DEVICE PAGES [FIRST]
  *	reads and compares them; prints "checked=N bad=M"; status 1 if any is bad
  *   pagetool stall [locked]
@@ -116,51 +116,78 @@ static uint64_t now_ns(void)
 
 /* ---- devices ---- */
 
-static unsigned char *io_page(void)
+static unsigned char *io_run(void)
 {
-	void *page;
+	void *run;
 
-	if (posix_memalign(&page, PAGE, PAGE))
+	if (posix_memalign(&run, PAGE, RUN * PAGE))
 		die("memory");
-	return page;
+	return run;
+}
+
+static unsigned run_of(uint64_t left)
+{
+	return left < RUN ? (unsigned)left : RUN;
+}
+
+static void make_run(unsigned char *run, uint64_t first, unsigned n)
+{
+	for (unsigned i = 0; i < n; i++)
+		make_page(run + i * PAGE, first + i, 0);
+}
+
+/* Writes n pages with one request; if there is no room for all, page by page as far as there is.
+ * Returns how many. */
+static unsigned put(int fd, const unsigned char *run, uint64_t first, unsigned n)
+{
+	ssize_t got = pwrite(fd, run, n * PAGE, (off_t)(first * PAGE));
+	unsigned i = 0;
+
+	if (got == (ssize_t)(n * PAGE))
+		return n;
+	if (got < 0 && errno != ENOSPC)
+		die("write");
+	while (n > 1 && i < n && put(fd, run + i * PAGE, first + i, 1))
+		i++;
+	return i;
 }
 
 static int fill(const char *device, uint64_t pages, uint64_t first)
 {
-	unsigned char *page = io_page();
-	uint64_t i;
-	const char *error = "none";
+	unsigned char *run = io_run();
+	uint64_t written = 0;
+	unsigned n, done;
 	int fd = open(device, O_WRONLY | O_DIRECT);
 
 	if (fd < 0)
 		die(device);
-	for (i = 0; i < pages; i++) {
-		make_page(page, first + i, 0);
-		if (pwrite(fd, page, PAGE, (off_t)((first + i) * PAGE)) == (ssize_t)PAGE)
-			continue;
-		if (errno != ENOSPC)
-			die("write");
-		error = "ENOSPC";
-		break;
-	}
-	printf("written=%" PRIu64 " error=%s\n", i, error);
+	do {
+		n = run_of(pages - written);
+		make_run(run, first + written, n);
+		done = n ? put(fd, run, first + written, n) : 0;
+		written += done;
+	} while (done && done == n);
+	printf("written=%" PRIu64 " error=%s\n", written, written == pages ? "none" : "ENOSPC");
 	return 0;
 }
 
 static int check(const char *device, uint64_t pages, uint64_t first)
 {
-	unsigned char *page = io_page(), *want = io_page();
+	unsigned char *run = io_run(), *want = io_run();
 	uint64_t bad = 0;
+	unsigned n;
 	int fd = open(device, O_RDONLY | O_DIRECT);
 
 	if (fd < 0)
 		die(device);
-	for (uint64_t i = first; i < first + pages; i++) {
-		if (pread(fd, page, PAGE, (off_t)(i * PAGE)) != (ssize_t)PAGE)
+	for (uint64_t at = first; at < first + pages; at += n) {
+		n = run_of(first + pages - at);
+		if (pread(fd, run, n * PAGE, (off_t)(at * PAGE)) != (ssize_t)(n * PAGE))
 			die("read");
-		make_page(want, i, 0);
-		if (memcmp(page, want, PAGE) && bad++ < 5)
-			fprintf(stderr, "page %" PRIu64 " differs\n", i);
+		make_run(want, at, n);
+		for (unsigned i = 0; i < n; i++)
+			if (memcmp(run + i * PAGE, want + i * PAGE, PAGE) && bad++ < 5)
+				fprintf(stderr, "page %" PRIu64 " differs\n", at + i);
 	}
 	printf("checked=%" PRIu64 " bad=%" PRIu64 "\n", pages, bad);
 	return bad != 0;
