@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import shlex
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from guest import BOOTS, Guest, GuestError, KernelBug, ScriptError
-from product import LEFTOVERS, Product
+from product import HANG, LEFTOVERS, Product
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    """The kernel may print its log, and end processes, some time later."""
+    deadline = time.monotonic() + HANG
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 @pytest.mark.either
@@ -24,8 +34,8 @@ def test_status_and_output_come_back(guest: Guest) -> None:
 def test_time_limit_ends_a_script_and_its_children(guest: Guest) -> None:
     """A script past its limit is ended with its children, and reported."""
     assert guest.run("sleep 77 & sleep 78; echo late", timeout=2, status=124).out == ""
-    assert guest.run("pgrep -f '^sleep 7[78]'", status=None).out == ""
-    assert "Show Blocked State" in guest.log(guest.mark)
+    wait_for(lambda: guest.run("pgrep -f '^sleep 7[78]'", status=None).status == 1)
+    wait_for(lambda: "Show Blocked State" in guest.log(guest.mark))
     guest.mark = guest.log_size()
 
 
@@ -86,8 +96,8 @@ def test_nothing_reaches_the_host(guest: Guest, product: Product) -> None:
 )
 def test_kernel_log_is_looked_at(guest: Guest, line: str) -> None:
     """A line of that kind in the kernel log is found (and forgiven here)."""
-    guest.run(f"echo '<3>{line}' >/dev/kmsg; sleep 0.2")
-    assert [found for found in guest.bad_log() if line in found]
+    guest.run(f"echo '<3>{line}' >/dev/kmsg")
+    wait_for(lambda: [found for found in guest.bad_log() if line in found])
     guest.mark = guest.log_size()
 
 
@@ -116,7 +126,11 @@ rm disk
 LEFT_BEHIND = {
     "a device": ("touch /dev/ublkc7", "/dev/ublkc7", "rm /dev/ublkc7"),
     "an entry": ("mkdir -p /run/truezram/a; >/run/truezram/a/x.sock", "/run/truezram/a/x.sock", "rm -r /run/truezram"),
-    "a server": ("bash -c 'echo truezramd >/proc/$$/comm; read <>/dev/ptmx' & pid=$!", "truezramd", ""),
+    "a server": (
+        "bash -c 'echo truezramd >/proc/$$/comm; read <>/dev/ptmx' & await is_named $! truezramd",
+        "truezramd",
+        "kill $!; wait",
+    ),
     "swap": (
         "modprobe loop; truncate -s 1M x; mkswap -q x; swapon $(losetup -f --show x)",
         "swap: /dev/loop",
@@ -133,6 +147,6 @@ LEFT_BEHIND = {
 def test_what_is_left_behind_is_found(product: Product, what: str) -> None:
     """Each thing that no test may leave."""
     make, found, undo = LEFT_BEHIND[what]
-    look = f"sleep 0.2; bash -c {shlex.quote(LEFTOVERS)}; status=$?"
-    left = product.run(f"{make}\n{look}\nkill ${{pid-}} 2>/dev/null\n{undo}\nexit $status", status=1)
+    look = f"bash -c {shlex.quote(LEFTOVERS)}; status=$?"
+    left = product.run(f"{make}\n{look}\n{undo}\nexit $status", status=1)
     assert found in left.out, left

@@ -72,7 +72,7 @@ def test_a_device_with_a_dictionary(product: Product) -> None:
 
 # Of its mappings: what is anonymous, and the program's own file. Libraries are as large as the distribution makes them.
 MEMORY = """
-cd /proc/$(pgrep -x truezramd)
+cd /proc/$1
 awk '/^[0-9a-f]+-[0-9a-f]+ / { own = NF == 5 || $6 == "[heap]" || $6 == "[stack]" || $6 ~ "/truezramd$" }
 	own && /^Rss:/ { kib += $2 } END { print kib }' smaps
 awk '/^THP_enabled:/ { print $2 }' status
@@ -85,7 +85,7 @@ def test_the_server_is_small_and_its_reserve_thread_comes_first(product: Product
     """At most 2.25 MiB without store and libraries (docs/server.md), and no huge page, which is a matter of luck. The
     reserve's thread has real-time priority."""
     path = product.create("--size 1G --queues 1")
-    kib, huge_pages, *scheduling = product.strict(MEMORY).out.split()
+    kib, huge_pages, *scheduling = product.strict(f"set -- {product.stat(path)['pid']}\n{MEMORY}").out.split()
     assert 1024 < int(kib) <= 2304, f"{kib} KiB"
     assert huge_pages == "0"
     assert scheduling == ["1", "1"], "priority 1 of SCHED_FIFO"

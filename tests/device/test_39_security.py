@@ -40,7 +40,7 @@ path = sys.argv[1]
 def client():
     s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     s.connect(path)
-    s.settimeout(20)
+    s.settimeout(600)
     return s
 silent = [client() for _ in range(10)]
 for size in (1, 7, 128, 256, 65536, 200000):
@@ -55,7 +55,7 @@ sent = 0
 try:
     while sent < 100 << 20:
         sent += flood.send(bytes(100000))
-except (ConnectionResetError, BrokenPipeError, TimeoutError):
+except (ConnectionResetError, BrokenPipeError):
     pass
 many = []
 for _ in range(200):
@@ -82,8 +82,7 @@ def is_confined(status: dict[str, str]) -> None:
 def test_a_refused_call_is_logged(product: Product) -> None:
     """What the other tests look for."""
     product.strict(f"cat >refused.py <<'END'\n{REFUSED}\nEND\npython3 refused.py")
-    assert "type=1326" in product.strict("sleep 0.5; dmesg").out
-    product.strict("dmesg -C")
+    product.strict("logged() { dmesg | grep type=1326; }; await logged; dmesg -C")  # the kernel does it later
 
 
 @pytest.mark.either
@@ -94,7 +93,8 @@ def test_what_a_server_keeps(product: Product) -> None:
     pid = product.stat(path)["pid"]
     tasks = product.run(f"cd /proc/{pid}/task; for t in *; do echo $t $(cat $t/comm); done").out.split("\n")
     names = {name: task for task, _, name in (line.partition(" ") for line in tasks if line)}
-    own = {name: task for name, task in names.items() if not name.startswith("iou-")}
+    # Workers of io_uring are the kernel's; one that ended just now has no name.
+    own = {name: task for name, task in names.items() if name and not name.startswith("iou-")}
     assert {"truezramd", "tz-queue-0", "tz-reserve", "tz-slots"} <= own.keys(), names
     for task in own.values():
         is_confined(status_of(product, pid, f"task/{task}"))
@@ -130,7 +130,7 @@ def test_who_may_ask(product: Product) -> None:
 cat >peer.py <<'END'
 import socket, sys
 s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-s.settimeout(20)
+s.settimeout(600)
 s.connect(sys.argv[1])
 try:
     s.send(bytes(256))
@@ -183,8 +183,7 @@ def test_everything_works_under_the_filter(product: Product) -> None:
     hog = Path(__file__).with_name("swapped.py")
     product.strict(
         f"""mkfifo go; python3 {hog} {MIB} <go >hog.out 2>&1 & exec 9>go
-for _ in $(seq 1200); do grep -q out hog.out && break; sleep 0.1; done; grep -q out hog.out""",
-        timeout=200,
+await [ -s hog.out ]; grep -q out hog.out"""
     )
     changes = (
         "algorithm=zstd:3",
@@ -195,20 +194,20 @@ for _ in $(seq 1200); do grep -q out hog.out && break; sleep 0.1; done; grep -q 
         "dedup=off",
         "mem_limit=300M",
     )
-    product.strict("\n".join(f"truezram set {path} {change}" for change in changes), timeout=240)
+    product.strict("\n".join(f"truezram set {path} {change}" for change in changes))
     row = product.stat(path)
     assert row["algorithm"] == "auto"
     assert row["mem_limit"] == 300 << 20
-    product.strict(f"truezram compact {path}; truezram check {path}; truezram stat {path}; truezram list", timeout=240)
+    product.strict(f"truezram compact {path}; truezram check {path}; truezram stat {path}; truezram list")
     product.run("truezram doctor", status=None)
     # A new helper and a new test process are started from behind the filter.
-    product.strict("kill -9 $(pgrep -x tz-helper) $(pgrep -x tz-slot-test); sleep 1")
+    product.strict(
+        "for pid in $(pgrep -x tz-helper) $(pgrep -x tz-slot-test); do kill -9 $pid; await [ ! -e /proc/$pid ]; done"
+    )
     product.strict(
         f"""kill -TERM {pid}
-for _ in $(seq 1200); do [ -e /proc/{pid} ] || break; sleep 0.1; done
-cat /run/truezram/*.log 2>/dev/null || true; [ ! -e /proc/{pid} ]
+await [ ! -e /proc/{pid} ]
 [ -z "$(tail -n +2 /proc/swaps)" ]""",
-        timeout=240,
     )
     assert product.run("ls /run/truezram").out.split() == []
 
@@ -271,12 +270,13 @@ mountpoint -q /sys/fs/cgroup || mount -t cgroup2 none /sys/fs/cgroup
 mkdir -p /sys/fs/cgroup/manager; echo $$ >/sys/fs/cgroup/manager/cgroup.procs
 mkdir /etc/truezram; printf 'size = "64M"\nswap = true\n' >/etc/truezram/ublkb5.toml
 truezram enable ublkb5 --print | sed -n '/^\\[Unit/,$p' >$XDG_RUNTIME_DIR/systemd/user/truezram@.service
+mkdir $XDG_RUNTIME_DIR/systemd/user/truezram@.service.d	# emulation on a busy machine is slow
+printf '[Service]\nTimeoutStartSec=600\n' >$XDG_RUNTIME_DIR/systemd/user/truezram@.service.d/slow.conf
 {SYSTEMD} --user --log-target=console >manager.log 2>&1 & manager=$!
-for _ in $(seq 600); do systemctl --user is-system-running >/dev/null 2>&1 && break
-	[ -S $XDG_RUNTIME_DIR/systemd/private ] && break; sleep 0.1; done
+await [ -S $XDG_RUNTIME_DIR/systemd/private ]
 systemctl --user start truezram@ublkb5.service || {{ cat manager.log; exit 1; }}
 grep -q ublkb5 /proc/swaps; [ -e /run/truezram/arena/ublkb5 ]
-pid=$(pgrep -x truezramd)
+read -r pid _ </run/truezram/ublkb5.lock
 [ "$(readlink /proc/$pid/ns/mnt)" = "$(readlink /proc/1/ns/mnt)" ]
 [ "$(awk '/^Seccomp_filters/ {{ print $2 }}' /proc/$pid/status)" -gt 2 ]  # systemd's and its own
 python3 {SLOTS} state on /dev/ublkb5
@@ -285,5 +285,4 @@ systemctl --user stop truezram@ublkb5.service
 [ -z "$(tail -n +2 /proc/swaps)" ]; [ ! -e /dev/ublkb5 ]
 kill $manager; wait $manager || true
 rm -r /etc/truezram /run/systemd/system $XDG_RUNTIME_DIR""",
-        timeout=240,
     )
