@@ -53,10 +53,8 @@ def child(first: int, pages: int, zero: bool, ready: int, go: int) -> bool:
         memory[number * PAGE : (number + 1) * PAGE] = content(first + number, zero)
         if number % 1024 == 1023:
             memory.madvise(PAGEOUT, (number - 1023) * PAGE, 1024 * PAGE)
-    for _ in range(20):
+    while swapped_kib() * 1024 <= pages * PAGE * 9 // 10:
         memory.madvise(PAGEOUT)
-        if swapped_kib() * 1024 > pages * PAGE * 9 // 10:
-            break
     os.write(ready, b"x")
     os.read(go, 1)
     return all(memory[n * PAGE : (n + 1) * PAGE] == content(first + n, zero) for n in range(pages))

@@ -19,33 +19,34 @@ HOG = """
 rm -f hog.in hog.out; mkfifo hog.in
 python3 {script} {mib} {how} <hog.in >hog.out 2>&1 & hog=$!
 exec 9>hog.in
-for _ in $(seq 1200); do [ -s hog.out ] && break; sleep 0.1; done
+await [ -s hog.out ]
 grep -q '^out' hog.out || {{ cat hog.out; exit 1; }}
 """
 # term SERVER HELPER LOG: SIGTERM; returns when the server has asked its helper, which is stopped, to begin.
 # hang SERVER HELPER LOG: the same, then the server is frozen (a stopped one goes on by itself) and the helper
 # continues: its first read is in flight and not answered. thaw: the server goes on.
-# used: KiB swapped out. gone PID: waits until it has ended.
+# used: KiB swapped out. gone PID: waits until it has ended. end_hog PID: the hog, which has child processes.
 TOOLS = """
 used() { awk -v path="$1" '$1 == path { print $4 }' /proc/swaps; }
-gone() {
-	for _ in $(seq 1200); do [ -e /proc/$1 ] || return 0; sleep 0.1; done
-	cat /proc/$1/status /proc/$1/stack; return 1
+gone() { await [ ! -e /proc/$1 ]; }
+end_hog() {
+	local all="$(pgrep -P $1) $1" process
+	kill -9 $all
+	for process in $all; do gone $process; done
 }
 helper() { pgrep -P "$1" tz-helper; }
 term() {
 	kill -STOP $2; kill -TERM $1
-	for _ in $(seq 1200); do grep -q 'swapoff' $3 && return; sleep 0.05; done
-	cat $3; return 1
+	await grep -q swapoff $3
 }
 frozen=/sys/fs/cgroup/frozen
 freeze() { mkdir -p $frozen; echo $1 >$frozen/cgroup.procs; echo 1 >$frozen/cgroup.freeze; }
 thaw() { echo 0 >$frozen/cgroup.freeze; }
+is_waiting() { [ "$(cut -d' ' -f3 /proc/$1/stat)" = D ]; }
 hang() {
-	term "$@" || return
+	term "$@"
 	freeze $1; kill -CONT $2
-	for _ in $(seq 1200); do [ "$(cut -d' ' -f3 /proc/$2/stat)" = D ] && return; sleep 0.05; done
-	cat /proc/$2/status; return 1
+	await is_waiting $2
 }
 """
 
@@ -81,7 +82,6 @@ gone {pid}; gone $helper
 [ -z "$(used {path})" ] && [ ! -e {path} ]
 echo >&9; wait $hog; cat hog.out
 """,
-        timeout=480,
     ).out
     assert f"good {MIB << 8}" in out, out
     lines = [line.split(" -> ")[1] for line in out.splitlines() if line.startswith("l")]
@@ -99,17 +99,16 @@ def test_server_killed_during_swapoff(guest: Guest, product: Product) -> None:
     out = product.run(
         f"""{hog}
 helper=$(helper {pid})
-hang {pid} $helper {log_of(path)} || exit 1
+hang {pid} $helper {log_of(path)}
 echo "left $(used {path})"
 kill -9 {pid}
-gone {pid} || exit 1
+gone {pid}
 kill -9 $helper 2>/dev/null
-gone $helper || exit 1
+gone $helper
 [ ! -e /dev/{name} ] || exit 1
-kill -9 $(pgrep -P $hog) $hog; gone $hog || exit 1
+end_hog $hog
 echo "area: $(used {path})"; grep -c "" /proc/swaps
 """,
-        timeout=480,
     ).out
     left = int(out.split("left ")[1].split()[0])
     assert left > 0, "swapoff had ended before the server was stopped"
@@ -128,11 +127,13 @@ def test_server_killed_during_swapoff_and_the_helper_goes_on(product: Product) -
     product.run(
         f"""{hog}
 helper=$(helper {pid})
-hang {pid} $helper {log_of(path)} && kill -9 {pid} || exit 1
-gone {pid} && gone $helper && [ -z "$(used {path})" ] || {{ cat /proc/swaps; exit 1; }}
-kill -9 $(pgrep -P $hog) $hog; gone $hog
+hang {pid} $helper {log_of(path)}
+kill -9 {pid}
+gone {pid}
+gone $helper
+[ -z "$(used {path})" ] || {{ cat /proc/swaps; exit 1; }}
+end_hog $hog
 """,
-        timeout=480,
     )
     product.run(f"truezram remove {path}")
     assert product.json("list")["devices"] == []
@@ -149,7 +150,7 @@ hang {pid} $helper {log_of(path)}
 kill -9 $helper; thaw
 gone $helper
 [ -n "$(used {path})" ]
-for _ in $(seq 600); do grep -q 'device stays' {log_of(path)} && break; sleep 0.1; done
+await grep -q 'device stays' {log_of(path)}
 grep 'device stays' {log_of(path)}
 truezram stat {path} >/dev/null
 kill -TERM {pid}
@@ -157,7 +158,6 @@ gone {pid}
 [ -z "$(used {path})" ]
 echo >&9; wait $hog; cat hog.out
 """,
-        timeout=480,
     ).out
     assert "its process was killed" in out
     assert f"good {MIB << 8}" in out, out
@@ -173,14 +173,13 @@ def test_what_does_not_fit_is_refused(product: Product) -> None:
         f"""{hog}
 echo "swapped $(used {path}) available $(awk '/MemAvailable/ {{ print $2 }}' /proc/meminfo)"
 kill -TERM {pid}
-for _ in $(seq 600); do grep -q SIGTERM {log} && break; sleep 0.1; done
+await grep -q SIGTERM {log}
 cat {log}
 [ -n "$(used {path})" ] && [ -e /proc/{pid} ]
-kill -9 $(pgrep -P $hog) $hog; gone $hog
+end_hog $hog
 kill -TERM {pid}; gone {pid}
 [ ! -e {path} ]
 """,
-        timeout=480,
     ).out
     assert "SIGTERM refused" in out, out
     assert product.json("list")["devices"] == []

@@ -9,13 +9,13 @@ from test_16_swapoff import make_swap
 
 pytestmark = pytest.mark.warm
 
-# Runs with the installed package's Python: $1 the device's name, $2 its server's pid.
+# Runs with the installed package's Python: $1 the device's name, $2 its server's pid, $3 its helper's.
 SCRIPT = '''
 import os, signal, socket, subprocess, sys, time
 from pathlib import Path
 from truezram.engine.device.client import Client
 
-name, pid = sys.argv[1], int(sys.argv[2])
+name, pid, helper = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 
 def faults():
     """(minor, major) of each queue thread."""
@@ -69,12 +69,13 @@ with Client() as client:
     clients = []
     for _ in range(200):
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        sock.settimeout(10)
+        sock.settimeout(600)
         sock.connect(str(entry.sock))
         clients.append(sock)
         client.ping(entry)
     load()
     check("200 clients")
+os.kill(helper, signal.SIGSTOP)  # until the first look
 os.kill(pid, signal.SIGTERM)
 samples = 0
 while now := faults():
@@ -83,6 +84,7 @@ while now := faults():
     # Until the queues end, which is after swapoff.
     assert now == start, f"SIGTERM: {start} -> {now}"
     samples += 1
+    os.kill(helper, signal.SIGCONT) if samples == 1 else None
 print("SIGTERM", samples, flush=True)
 '''
 
@@ -96,11 +98,10 @@ def test_no_page_fault(product: Product) -> None:
 cat >faults.py <<'EOF'
 {SCRIPT}
 EOF
-python3 faults.py {path.removeprefix("/dev/")} {pid}
+python3 faults.py {path.removeprefix("/dev/")} {pid} $(helper {pid})
 gone {pid}
 echo >&9; wait $hog; cat hog.out
 """,
-        timeout=400,
     ).out
     assert f"good {96 << 8}" in out, out
     assert int(out.split("SIGTERM ")[1].split()[0]) > 0, out

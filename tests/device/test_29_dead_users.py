@@ -6,7 +6,7 @@ import pytest
 from guest import Guest
 from product import Product
 
-KILL = "kill -9 {pid}; for _ in $(seq 600); do [ -e {path} ] || break; sleep 0.2; done; [ ! -e {path} ]"
+KILL = "kill -9 {pid}; await [ ! -e {path} ]"
 
 # Swaps out four megabytes of its own and touches them no more.
 SWAPPED = """
@@ -15,12 +15,16 @@ import mmap, time
 m = mmap.mmap(-1, 4 << 20, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 for at in range(0, len(m), 4096):
     m[at : at + 8] = at.to_bytes(8, "little")
-m.madvise(21)  # MADV_PAGEOUT
+def swapped():
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("VmSwap:"))
+while swapped() <= 3072:
+    m.madvise(21)  # MADV_PAGEOUT
 print("ready", flush=True)
 time.sleep(1000)
 END
 python3 swapped.py >ready 2>&1 </dev/null & echo $! >swapped.pid
-for _ in $(seq 600); do grep -q ready ready && break; sleep 0.2; done
+await grep -q ready ready
 set -- $(tail -n +2 /proc/swaps)
 [ "$4" -gt 2048 ]
 """
