@@ -8,23 +8,36 @@ from product import Product
 pytestmark = pytest.mark.warm
 
 # `env` starts the program itself, whose end this is about; only what is looked at afterwards may be warm (warm.py).
-# The server is stopped after some hundredths of a second more each time, `create` is interrupted (or both are killed),
-# and what then is there is looked at.
+# The server is found while it waits at a gate: a script of its name, which becomes the server. Then it is let through,
+# stopped after some hundredths of a second more each time (or once there is something of a device), `create` is
+# interrupted (or both are killed), and what then is there is looked at.
+GATE = """
+mkfifo never gate 2>/dev/null || exit 0 # they are there
+real=$(python3 -c 'from truezram.engine import paths; print(paths.server_path())')
+mkdir late
+printf '#!/bin/bash\n[ "$1" = --cleanup ] || read -r _ <>/root/gate\nexec %s "$@"\n' "$real" >late/truezramd
+chmod 755 late/truezramd
+"""
+THROUGH = "echo >&9; sleep {delay}"
+THERE = """
+is_there() { compgen -G '/dev/ublkc*' >/dev/null; }
+echo >&9; await is_there
+"""
 ROUND = """
-mkfifo never 2>/dev/null; exec 8<>never
+exec 8<>never 9<>gate
 pause() {{ read -r -t 0.005 -u 8; }} # starts no program
-{before}
 # Before 7.0 the kernel looks for partitions as it starts a disk. If the server dies then, the kernel waits for another
 # one, and that for the kernel: docs/recovery.md.
 case $(uname -r) in [0-6].*) without=TRUEZRAM_DISABLE_UBLK=recovery ;; *) without= ;; esac
-env --default-signal=INT $without ${{late-}} truezram create --size 64G {options} >create.out 2>&1 & create=$!
+env --default-signal=INT TRUEZRAM_SERVER=/root/late/truezramd $without \\
+	truezram create --size 64G {options} >create.out 2>&1 & create=$!
 find_server() {{
 	read -r -a children <"/proc/$create/task/$create/children"
 	for server in "${{children[@]}}"; do read -r name <"/proc/$server/comm" && [ "$name" = truezramd ] && return; done
 	return 1
 }}
 until find_server 2>/dev/null; do [ -e "/proc/$create" ] || {{ cat create.out; exit 1; }}; pause; done
-sleep {delay}
+{begin}
 kill -STOP $server 2>/dev/null
 {end}
 wait $create; echo "create ended with $?"
@@ -36,14 +49,6 @@ for name in $(awk 'NR > 1 {{ print $1 }}' list); do truezram remove $name || exi
 left=$(ls -d /dev/ublkc* /dev/ublkb* /run/truezram/arena 2>/dev/null; ls /run/truezram)
 [ -z "$left" ] || {{ echo "left: $left"; exit 1; }}
 """
-# A server that has not begun when it is stopped, however fast the machine: a script of its name waits first.
-NOT_BEGUN = """
-mkdir -p /root/late
-real=$(python3 -c 'from truezram.engine import paths; print(paths.server_path())')
-printf '#!/bin/sh\nsleep 1\nexec %s "$@"\n' "$real" >/root/late/truezramd
-chmod 755 /root/late/truezramd
-late=TRUEZRAM_SERVER=/root/late/truezramd
-"""
 INTERRUPT = "kill -INT $create"
 KILL_BOTH = "kill -9 $create $server"
 
@@ -51,11 +56,11 @@ KILL_BOTH = "kill -9 $create $server"
 @pytest.mark.either
 def test_interrupted_at_every_step(product: Product) -> None:
     """Ctrl-C while the server is stopped: `create` itself clears everything, unless the device was ready before."""
+    product.strict(GATE)
     for step in range(8):
         options = "" if step % 2 else "--id 3"
-        before = "" if step else NOT_BEGUN
-        script = ROUND.format(before=before, delay=step * 0.02, end=INTERRUPT, options=options)
-        out = product.run(script, timeout=120).out
+        begin = THROUGH.format(delay=step * 0.02) if step else ""  # the first one never begins
+        out = product.run(ROUND.format(begin=begin, end=INTERRUPT, options=options)).out
         if step == 0:
             assert "create ended with 130" in out
             assert "shown" not in out
@@ -68,9 +73,9 @@ def test_interrupted_at_every_step(product: Product) -> None:
 @pytest.mark.either
 def test_killed_at_every_step(product: Product) -> None:
     """Both are killed: what is left is shown, and `remove` removes it, /dev/ublkcN included."""
-    shown = 0
+    product.strict(GATE)
     for step in range(10):
         options = "" if step % 2 else "--id 3"
-        out = product.run(ROUND.format(before="", delay=step * 0.02, end=KILL_BOTH, options=options), timeout=120).out
-        shown += "shown" in out
-    assert shown, "the server was killed before it had anything each time"
+        begin = THROUGH.format(delay=step * 0.02) if step < 9 else THERE
+        out = product.run(ROUND.format(begin=begin, end=KILL_BOTH, options=options)).out
+    assert "shown" in out
