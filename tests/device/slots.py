@@ -1,6 +1,7 @@
 """Waits for what a device's statistics page says of its swap slots; run in the guest by test_36_slots.py.
 
     python3 slots.py state WORD PATH    until slot_tracking is WORD; prints it and its text
+    python3 slots.py says TEXT PATH     until TEXT is in that; prints it
     python3 slots.py fits PATH          until the device holds at most 1.1 times what swap says is in use; prints
                                         held, used, and the milliseconds that it took
 
@@ -15,7 +16,7 @@ from pathlib import Path
 
 from truezram.engine.device.stats_page import StatsPage
 
-HANG = 120.0
+HANG = 500.0
 SLACK = 64 << 10
 """Bytes: the swap header, and the pages that are a tenth of very little."""
 
@@ -33,8 +34,9 @@ def main(what: str, *rest: str) -> int:
         device = page.snapshot(queues=False)
         held, in_use = device.orig_data_size, used(path)
         took = time.monotonic() - start
-        if what == "state":
-            done, text = device.slot_tracking == rest[0], f"{device.slot_tracking}: {device.slot_tracking_text}"
+        if what in ("state", "says"):
+            text = f"{device.slot_tracking}: {device.slot_tracking_text}"
+            done = device.slot_tracking == rest[0] if what == "state" else rest[0] in text
         else:
             done, text = held <= in_use * 1.1 + SLACK, f"held={held} used={in_use} ms={took * 1000:.0f}"
         if done or took > HANG:

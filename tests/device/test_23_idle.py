@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 from product import Product, numbers
 
-SECONDS = 10
+SECONDS = 5
+WINDOWS = 60
 
 MEASURE = """
 look() {{
@@ -16,6 +18,7 @@ look() {{
 		awk -v name="$name" '/^voluntary_ctxt_switches/ {{ print name "=" $2 }}' $task/status
 	done
 }}
+look >/dev/null; sleep 0.1 # what reads the programs' files
 look | tr '\\n' ' '; echo
 sleep {seconds}
 look | tr '\\n' ' '; echo
@@ -24,17 +27,27 @@ getconf CLK_TCK
 
 
 def test_an_idle_device_is_idle(product: Product) -> None:
-    """Over ten seconds: pressure rises by less than 1 %, iowait is less than 2 %, the server hardly wakes up."""
+    """Over five seconds, pressure rises by less than 1 %, iowait is less than 2 %, and the server hardly wakes up, once
+    it has put things in order and nobody else uses the disk."""
     path = product.create("--size 256M --queues 1")
-    product.strict(f'pagetool fill "$POOL" {path} 2000; sleep 2')
+    product.strict(f'pagetool fill "$POOL" {path} 2000')
     pid = product.stat(path)["pid"]
-    first, second, ticks = product.strict(MEASURE.format(pid=pid, seconds=SECONDS)).out.splitlines()
-    before, after = numbers(first), numbers(second)
-    rise = {key: int(after[key]) - int(before[key]) for key in after if key in before}
-    assert rise["tz-queue-0"] <= 2, rise
-    for key in ("some_us", "full_us"):
-        if key in rise:  # a kernel may be built without PSI
-            assert rise[key] < SECONDS * 1_000_000 * 0.01, rise
-    assert rise["iowait_ticks"] < SECONDS * int(ticks) * 0.02, rise
-    assert rise["switches"] < 20, rise
+    busy: list[dict[str, int]] = []
+    for _ in range(WINDOWS):
+        first, second, ticks = product.strict(MEASURE.format(pid=pid, seconds=SECONDS)).out.splitlines()
+        before, after = numbers(first), numbers(second)
+        rise = {key: int(after[key]) - int(before[key]) for key in after if key in before}
+        most = {
+            "tz-queue-0": 1,
+            "some_us": SECONDS * 10_000,  # a kernel may be built without PSI
+            "full_us": SECONDS * 10_000,
+            "iowait_ticks": SECONDS * int(ticks) // 50,
+            "switches": 10,
+        }
+        if all(rise.get(key, 0) <= limit for key, limit in most.items()):
+            break
+        busy.append(rise)
+    else:
+        pytest.fail(f"it is never idle: {busy}")
+    assert {"tz-queue-0", "iowait_ticks", "switches"} <= rise.keys()
     product.remove(path)
