@@ -81,31 +81,30 @@ def test_long_after_all_are_dead(product: Product) -> None:
     """Reads wait for as long as nobody serves, `list` says so, and `recover --all` brings everything back."""
     path = product.create("--size 64M")
     product.strict(f'pagetool fill "$POOL" {path} 500')
-    product.strict("pkill -9 -f truezramd; while pgrep -f truezramd; do sleep 0.1; done")
+    product.strict("kill_all")
     assert [row["state"] for row in product.json("list")["devices"]] == ["dead"]
-    product.strict(f"dd if={path} of=/root/waited bs=1M count=2 iflag=direct status=none & sleep 5; kill -0 $!")
+    product.strict(f"dd if={path} of=/root/waited bs=1M count=2 iflag=direct status=none & sleep 2; kill -0 $!")
     done = product.json("recover --all")
     assert [row["result"] for row in done["devices"]] == ["recovered"]
     product.strict(f'pagetool check "$POOL" {path} 500; while pgrep -x dd; do sleep 0.1; done; [ -s /root/waited ]')
     assert product.run(f"truezram recover {path}").out == f"{path.removeprefix('/dev/')}: has a server\n"
     # Without any of them again, it can still be removed: at once if nobody uses it, else it is recovered first.
     product.strict(f"mkfs.ext4 -q {path}; mkdir -p /mnt/late; mount {path} /mnt/late; echo kept >/mnt/late/file; sync")
-    product.strict("pkill -9 -f truezramd; while pgrep -f truezramd; do sleep 0.1; done")
+    product.strict("kill_all")
     assert "mounted on /mnt/late" in product.run(f"truezram remove {path}", status=4).err
     product.strict("grep kept /mnt/late/file; umount /mnt/late")
-    product.strict("pkill -9 -f truezramd; while pgrep -f truezramd; do sleep 0.1; done")
+    product.strict("kill_all")
     product.run(f'truezram remove {path}; test ! -e {path}; test -z "$(ls /run/truezram)"')
 
 
 # pgrep does not see who is forked while it looks, so once is not enough: the fork lives on when its parent has ended.
 ENDED = """
-for _ in $(seq 600); do
-	looks=0
+ended() {
+	local looks=0
 	while [ $looks -lt 5 ] && ! pgrep 'truezramd|tz-' >/dev/null; do looks=$((looks + 1)); done
-	[ $looks -lt 5 ] || break
-	sleep 0.1
-done
-[ $looks = 5 ] || { pgrep -a 'truezramd|tz-'; exit 1; }
+	[ $looks = 5 ]
+}
+await ended
 """
 HEADS = """
 import sys
@@ -125,7 +124,7 @@ def test_upgrade(product: Product) -> None:
     assert product.run(f"truezram upgrade {path}").out.endswith(" already\n")
     thrice = "; ".join(f"truezram upgrade {path} --force --json; sleep 1" for _ in range(3))
     load = FIO.replace("{tools}/killer {name} {kills} {seed}", "{thrice}")
-    out = product.strict(load.format(path=path, thrice=thrice), timeout=300).out
+    out = product.strict(load.format(path=path, thrice=thrice)).out
     assert out.count('"replaced": true') == 3
     assert "verify: bad" not in out
     assert "err= 0" in out, out
@@ -182,19 +181,22 @@ kill -9 {product.stat(path)["pid"]}
 def test_somebody_else_ends_the_queues(guest: Guest, product: Product) -> None:
     """A server that cannot go on leaves the device to its standby; if it has hardly begun, to `recover`: else such
     servers would follow each other for ever."""
-    path = product.create("--size 64M")
-    number = path.removeprefix("/dev/ublkb")
-    product.strict(f'pagetool fill "$POOL" {path} 500; sleep 11')
-    # The second time at once: ten seconds later that server would have begun.
-    quiesce = f"{product.tools}/quiesce {number}"
-    read = f"dd if={path} of=/dev/null bs=4k count=1 iflag=direct status=none"
-    quiesced = product.run(f"{quiesce} || exit; {read} && {quiesce}", status=None)
-    if quiesced.status == 3:
-        product.remove(path)
+    if tuple(int(part) for part in guest.kernel.release.split(".")[:2]) < (6, 16):
         pytest.skip(f"Linux {guest.kernel.release} has no QUIESCE_DEV")
-    assert quiesced.status == 0, quiesced.err
+    path = product.create("--size 64M")
+    quiesce = f"{product.tools}/quiesce {path.removeprefix('/dev/ublkb')}"
+    read = f"dd if={path} of=/dev/null bs=4k count=1 iflag=direct status=none"
+    product.strict(f'pagetool fill "$POOL" {path} 500; sleep 11')
+    # The second time at once: ten seconds later that server would have begun. (It has on a machine that is very slow;
+    # then another one is there soon, and once more.)
+    times = 2
+    product.strict(f"{quiesce}; {read}; {quiesce}")
+    while (state := product.json("list")["devices"][0]["state"]) != "dead":
+        assert times < 20, "such servers follow each other for ever"
+        if state == "live" and product.stat(path)["recoveries"] == times:
+            product.strict(quiesce)
+            times += 1
     product.strict(ENDED)
-    assert [row["state"] for row in product.json("list")["devices"]] == ["dead"]
     product.strict(f'truezram recover {path}; pagetool check "$POOL" {path} 500')
-    assert product.stat(path)["recoveries"] == 2
+    assert product.stat(path)["recoveries"] == times
     product.remove(path)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
-from product import Product
+from product import HANG, Product
 
 pytestmark = pytest.mark.warm
 
@@ -115,19 +117,14 @@ def test_a_server_dies_while_it_writes(product: Product) -> None:
     path = create(product, f"--backing {FILE} --backing-limit 32M")
     before = product.stat(path)["backing_file"]["written_to"]
     product.strict(
-        f"""truezram set {path} backing_rate=1M
-truezram writeback {path} --idle 0 --max-cpu 100
-pid=$(truezram stat {path} --json | python3 -c 'import json,sys; print(json.load(sys.stdin)["devices"][0]["pid"])')
-for _ in $(seq 600); do
-	n=$(truezram stat {path} --json | python3 -c '
-import json, sys
-print(json.load(sys.stdin)["devices"][0]["backing_file"]["pages"])')
-	[ $n -lt 100 ] || break
-	sleep 0.1
-done
-[ $n -lt {PAGES} ]
-kill -9 $pid"""
+        # 32 pages at once, in all for two minutes.
+        f"truezram set {path} backing_rate=64K; truezram writeback {path} --idle 0 --max-cpu 100"
     )
+    deadline = time.monotonic() + HANG
+    while (row := product.stat(path))["backing_file"]["pages"] < 64:
+        assert time.monotonic() < deadline, row["backing_file"]
+    product.strict(f"kill -9 {row['pid']}")
+    assert row["backing_file"]["pages"] < PAGES
     assert wrong(product, path) == "0"
     row = product.stat(path)
     assert (row["recoveries"], row["failed_reads"], row["state"]) == (1, 0, "live")
@@ -139,7 +136,7 @@ kill -9 $pid"""
     assert row["backing_file"]["state"] == "ready"
     assert wrong(product, path) == "0"
     # The whole family dies: `remove` finds the mapping by itself.
-    product.strict("pkill -9 -f truezramd; while pgrep -f truezramd; do sleep 0.1; done")
+    product.strict("kill_all")
     product.remove(path)
     product.strict(NOTHING_LEFT)
 
