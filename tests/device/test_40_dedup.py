@@ -59,7 +59,7 @@ def test_copies_take_no_room(product: Product) -> None:
 def test_swap(product: Product) -> None:
     """Every page of a process that was swapped out is right, with dedup on, off and on again."""
     path = product.create("--size 512M --swap --dedup")
-    hog = Hog(product, 128)
+    hog = Hog(product, 64)
     hog.ask("fill")
     for state in ("off", "on"):
         hog.ask("pageout")

@@ -49,16 +49,16 @@ def check(product: Product, path: str, lines: list[str], hogs: int) -> None:
 
 
 def test_hogs_beside_readers(guest: Guest, product: Product) -> None:
-    """Processes of twice the memory, and others that read files all the time, whose pages push them out."""
+    """Processes of half as much again as memory, and others that read files all the time, whose pages push them out."""
     path = make(product, 512)
     lines = run(
         product,
         path,
         "fill 'verify 1031' quit",
         """
-total=$(($(awk '/MemTotal/ { print $2 }' /proc/meminfo) / 1024))
-hog "$POOL" $total 1
-hog "$POOL" $total 2
+each=$(($(awk '/MemTotal/ { print $2 }' /proc/meminfo) * 3 / 4 / 1024))
+hog "$POOL" $each 1
+hog "$POOL" $each 2
 while :; do cat /usr/lib/x86_64-linux-gnu/*.so* >/dev/null; done & reader=$!
 sleep 3
 KILLER
