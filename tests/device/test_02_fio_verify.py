@@ -13,7 +13,7 @@ FIO = (
     "fio --name=verify --filename={path} --direct=1 --ioengine=io_uring --iodepth=16 --rw=randwrite --norandommap"
     " --bsrange=4k-128k --blockalign=4k --numjobs={jobs} --size={size}M --offset_increment={size}M --io_size={io}M"
     " --verify=crc32c --verify_fatal=1 --do_verify=1 --buffer_compress_percentage=60 --refill_buffers"
-    " --buffer_compress_chunk=4k --group_reporting --minimal"
+    " --buffer_compress_chunk=4k --group_reporting --minimal --cpus_allowed=0-{last} --cpus_allowed_policy=split"
 )
 
 
@@ -21,7 +21,7 @@ def verify(product: Product, queues: int, cpus: int) -> None:
     """Creates, runs fio, looks that every queue took part, removes."""
     path = product.create(f"--size 256M --queues {queues} --queue-depth 32")
     jobs, size = (1, 64) if queues == 1 else (2 * cpus, 16)
-    product.run(FIO.format(path=path, jobs=jobs, size=size, io=size), timeout=240)
+    product.run(FIO.format(path=path, jobs=jobs, size=size, io=size, last=cpus - 1))
     row = product.stat(path)
     assert row["nr_queues"] == queues
     assert row["failed_reads"] == row["failed_writes"] == row["checksum_errors"] == 0

@@ -9,7 +9,7 @@ pytestmark = pytest.mark.warm
 
 FIO = (
     "fio --name=load --filename={path} --direct=1 --ioengine=io_uring --iodepth=32 --rw=randrw --bs=4k"
-    " --numjobs={jobs} --size=64M --time_based --runtime=60 --group_reporting --minimal"
+    " --numjobs={jobs} --size=64M --time_based --runtime=36000 --group_reporting --minimal"
 )
 
 
@@ -21,20 +21,14 @@ def end_under_io(product: Product, queues: int) -> None:
         f"""
 {FIO.format(path=path, jobs=queues)} >fio.out 2>&1 &
 fio=$!
-for _ in $(seq 600); do
-	read -r _ _ _ _ writes _ </sys/block/{path.removeprefix("/dev/")}/stat
-	[ "$writes" -gt 500 ] && break
-	sleep 0.2
-done
-[ "$writes" -gt 500 ]
+flows() {{ read -r _ _ _ _ writes _ </sys/block/{path.removeprefix("/dev/")}/stat; [ "$writes" -gt 500 ]; }}
+await flows
 kill -TERM {pid}
 status=0; wait $fio || status=$?
 echo "fio=$status"
-for _ in $(seq 600); do [ -e {path} ] || [ -e /proc/{pid} ] || break; sleep 0.2; done
-[ ! -e {path} ]
-[ ! -e /proc/{pid} ]
+await [ ! -e {path} ]
+await [ ! -e /proc/{pid} ]
 """,
-        timeout=120,
     ).out
     assert "fio=" in out
     assert "fio=0" not in out, "fio ran to its end: the device was not taken away"

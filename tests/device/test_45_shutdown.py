@@ -7,7 +7,7 @@ from guest import Guest
 from hog import check_log
 from product import Product, numbers
 
-SECONDS = 300
+SECONDS = 900
 """systemd waits for PATIENCE seconds (guest.py) at most, four times. The rest is emulation on a busy machine."""
 DEVICES = """
 truezram create --size 256M --swap --id 0
@@ -36,6 +36,8 @@ KEEP = """
 mkfifo never
 mkdir -p /run/systemd/system/dev-ublkb0.swap.d
 printf '[Unit]\nDefaultDependencies=no\n' >/run/systemd/system/dev-ublkb0.swap.d/keep.conf
+mkdir -p /run/systemd/system/dev-ublkb1.swap.d # what emulation on a busy machine takes
+printf '[Swap]\nTimeoutSec=600\n' >/run/systemd/system/dev-ublkb1.swap.d/slow.conf
 """
 OFF = """
 echo 7 >/proc/sys/kernel/printk # what systemd says, too
