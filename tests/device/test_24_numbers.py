@@ -28,7 +28,7 @@ for _ in range({ROUNDS}):
 def test_the_number_is_free_again(product: Product) -> None:
     """Create and remove, again and again: the same number each time, with no trace of it in between."""
     out = product.strict(f"python3 - <<'END'\n{IN_ONE_PROCESS}\nEND").out.splitlines()
-    assert out == ["ublkb0"] * ROUNDS
+    assert out == ["ublkb0"] * ROUNDS, out
 
 
 def test_remove_waits_for_an_opener(product: Product) -> None:
