@@ -354,11 +354,9 @@ static void test_reads_pass_discards(void)
 		(unsigned long long)queue.stats->pages_discarded);
 	CHECK(kernel.mark[3] > PAGES / 512,
 		"only %llu reads during the discard", (unsigned long long)kernel.mark[3]);
-	CHECK(kernel.mark[2] <= 512,
-		"%llu pages were discarded while a read waited",
+	CHECK(kernel.mark[2] <= 512, "%llu pages were discarded while a read waited",
 		(unsigned long long)kernel.mark[2]);
-	CHECK(queue.stats->pages_now == 0,
-		"%lld pages are left", (long long)queue.stats->pages_now);
+	CHECK(queue.stats->pages_now == 0, "%lld are left", (long long)queue.stats->pages_now);
 	end();
 }
 
@@ -615,6 +613,43 @@ static void test_answers_go_out(void)
 	CHECK(kernel.mark[2] <= 160,
 		"%llu pages were written before an answer went out",
 		(unsigned long long)kernel.mark[2]);
+	end();
+}
+
+/* ---- the clock ---- */
+
+static _Thread_local unsigned clock_reads;
+int __real_clock_gettime(clockid_t id, struct timespec *t);
+int __wrap_clock_gettime(clockid_t id, struct timespec *t);
+int __wrap_clock_gettime(clockid_t id, struct timespec *t)
+{
+	return clock_reads++, __real_clock_gettime(id, t);
+}
+
+/* 48 reads at once; when all are answered, and counted, 48 more; and so on. */
+static int many_reads(__attribute__((unused)) uint64_t wait_ns)
+{
+	uint64_t *turn = &kernel.mark[0], *most = &kernel.mark[1];
+
+	accept_commands();
+	for (unsigned tag = 0; tag < TAGS; tag++)
+		if (!kernel.in_kernel[tag])
+			return 0;
+	CHECK(queue.stats->num_reads == *turn * 48, "not all are counted");
+	*most = *turn && clock_reads > *most ? clock_reads : *most;
+	clock_reads = 0;
+	if (++*turn > 20)
+		stop_device();
+	for (unsigned tag = 0; *turn <= 20 && tag < 48; tag++)
+		request(tag, UBLK_IO_OP_READ, tag, 1);
+	return 0;
+}
+
+/* It is read when a round begins, then for 16 reads. */
+static void test_clock(void)
+{
+	run_ublk(TAGS, many_reads);
+	CHECK(kernel.mark[1] <= 4, "48 reads: %u times", (unsigned)kernel.mark[1]);
 	end();
 }
 
@@ -966,8 +1001,7 @@ static void rounds(struct tz_queue *q)
 		CHECK(state_of(1) == TZ_SLOT_DONE && slot_at(1)->result == 0,
 			"round %u: %d", rounds, slot_at(1)->result);
 		before = q->stats->pages_discarded - before;
-		CHECK(before >= 16 && before <= 256, "round %u: %llu", rounds,
-			(unsigned long long)before);
+		CHECK(before >= 16 && before <= 256, "%u: %u", rounds, (unsigned)before);
 		atomic_store(&slot_at(1)->word, 0);
 		/* A client that scribbles: the request is in work and must not be taken a second
 		 * time. */
@@ -1140,6 +1174,7 @@ int main(void)
 		{ "reads pass writes", test_reads_pass_writes },
 		{ "without a store", test_without_a_store },
 		{ "answers go out", test_answers_go_out },
+		{ "the clock", test_clock },
 		{ "the backing file does not block", test_backing_does_not_block },
 		{ "waiting sleeps", test_waiting_sleeps },
 		{ "waiting ends", test_waiting_ends },

@@ -106,10 +106,40 @@ int __wrap_tz_arena_populate(struct tz_arena *a, uint64_t offset, uint64_t len)
 	return -ENOMEM;
 }
 
+static _Atomic uint64_t slow;		/* ns that giving something back takes, if not 0 */
+static _Atomic uint64_t ahead;		/* ns by which clocks are ahead for that reason */
+static _Atomic unsigned released, pauses;	/* while it is slow */
+static _Thread_local int gives_back;
+
 int __wrap_tz_arena_release(struct tz_arena *a, uint64_t offset, uint64_t len)
 {
 	CHECK(!pthread_equal(atomic_load(&never), pthread_self()), "shrunk by the wrong thread");
+	gives_back = atomic_load(&slow) != 0;
+	atomic_fetch_add(&ahead, atomic_load(&slow));
+	atomic_fetch_add(&released, (unsigned)gives_back);
 	return __real_tz_arena_release(a, offset, len);
+}
+
+int __real_clock_gettime(clockid_t id, struct timespec *t);
+int __wrap_clock_gettime(clockid_t id, struct timespec *t);
+
+int __wrap_clock_gettime(clockid_t id, struct timespec *t)
+{
+	int rc = __real_clock_gettime(id, t);
+	uint64_t ns = (uint64_t)t->tv_nsec + atomic_load(&ahead);
+
+	t->tv_sec += (time_t)(ns / 1000000000u);
+	t->tv_nsec = (long)(ns % 1000000000u);
+	return rc;
+}
+
+int __real_nanosleep(const struct timespec *t, struct timespec *left);
+int __wrap_nanosleep(const struct timespec *t, struct timespec *left);
+
+int __wrap_nanosleep(const struct timespec *t, struct timespec *left)
+{
+	atomic_fetch_add(&pauses, (unsigned)gives_back);
+	return __real_nanosleep(t, left);
 }
 
 /* ---- pages of a known size ---- */
@@ -396,6 +426,32 @@ static void test_refused_growth(void)
 	CHECK(shortest < 90000000,
 		"success does not end the backing off: %llu us",
 		(unsigned long long)shortest / 1000);
+	end_device(&d);
+}
+
+/* ---- giving back much ---- */
+
+/* Where a segment takes a millisecond, the thread, which is a real-time one, lets others have the
+ * CPU after each, not after 64. (Parts of the page table go back without a pause: they are few.) */
+static void test_pauses(void)
+{
+	enum { PAGES = 16384 };
+	struct device d = make_device(PAGES, 1, 0, "lz4");
+	struct tz_store_thread *t = tz_store_thread(d.store, 0);
+
+	tz_store_begin(t);
+	for (uint64_t n = 0; n < PAGES; n++)
+		put(t, n, 1, 512);
+	tz_store_end(t);
+	atomic_store(&slow, 1000000);
+	tz_store_begin(t);
+	for (uint64_t n = 0; n < PAGES; n++)
+		tz_store_discard(t, n);
+	tz_store_end(t);
+	WAIT_FOR(atomic_load(&released) >= 256, "%u went back", atomic_load(&released));
+	unsigned n = atomic_load(&released);
+	CHECK(atomic_load(&pauses) >= n / 2, "%u pauses, %u segments", atomic_load(&pauses), n);
+	atomic_store(&slow, 0);
 	end_device(&d);
 }
 
@@ -748,6 +804,7 @@ int main(void)
 	}
 	test_given_up();
 	test_refused_growth();
+	test_pauses();
 	test_trim();
 	test_at_rest();
 	test_wakes();

@@ -33,6 +33,9 @@
 /* segments populated by one system call: what it got is in reserve before it asks for more */
 #define BATCH 4u
 #define RELEASE_BATCH 64u /* segments punched out before their metadata is given back */
+#define PUNCH_NS 200000u /* for how long it punches before it lets others have the CPU, */
+#define PAUSE_LEAST_NS 50000u /* which is for as long, but within these limits: */
+#define PAUSE_MOST_NS 2000000u /* the reserve may be needed */
 /* after the kernel refused memory, doubled each time it does so again */
 #define RETRY_MS 2u
 #define RETRY_MOST_MS 100u
@@ -210,14 +213,15 @@ static int refill(struct tz_reserve *r)
 	return 0;
 }
 
-/* Punches out up to a batch of segments, until at most `keep` are left and mem_limit is met. How
- * many. */
+/* Punches out up to a batch of segments, until at most `keep` are left and mem_limit is met, or
+ * PUNCH_NS have passed. How many. */
 static unsigned punch_some(struct tz_reserve *r, uint32_t keep)
 {
+	uint64_t start = tz_now_ns();
 	uint32_t gone[RELEASE_BATCH];
 	unsigned n = 0;
 
-	while (n < RELEASE_BATCH &&
+	while (n < RELEASE_BATCH && (!n || tz_now_ns() - start < PUNCH_NS) &&
 		(in_reserve(r) > keep || (in_reserve(r) && tz_reserve_at_limit(r, 0)))) {
 		uint32_t s = tz_alloc_reserve_take_out(r->alloc);
 		if (s == TZ_NO_SEGMENT)
@@ -383,6 +387,25 @@ static int populate_directory(struct tz_reserve *r)
 	return n < 0 ? n : 0;
 }
 
+/* Punches out all that is more than the target. It is a real-time thread, this can be much, and
+ * where the kernel is slow at it (a virtual machine) a segment takes long: others get the CPU for
+ * half of the time. Whether anything went back. */
+static int punch_surplus(struct tz_reserve *r)
+{
+	uint64_t start = tz_now_ns(), took;
+	int gave = 0;
+
+	while (punch_some(r, r->target)) {
+		gave = 1;
+		took = tz_now_ns() - start;
+		if (took < PAUSE_LEAST_NS || took > PAUSE_MOST_NS)
+			took = took < PAUSE_LEAST_NS ? PAUSE_LEAST_NS : PAUSE_MOST_NS;
+		nanosleep(&(struct timespec){ .tv_nsec = (long)took }, NULL);
+		start = tz_now_ns();
+	}
+	return gave;
+}
+
 /* Gives back what is too much, then gets what is missing. Negative errno as of refill(); *gave is
  * whether something went back. */
 static int balance(struct tz_reserve *r, int *gave)
@@ -399,11 +422,7 @@ static int balance(struct tz_reserve *r, int *gave)
 	aim(r);
 	if (trim || in_reserve(r) > atomic_load(&r->alloc->reserve_high) ||
 		tz_reserve_at_limit(r, 0))
-		while (punch_some(r, r->target)) {
-			*gave = 1;
-			/* It is a real-time thread, and this can be much. */
-			nanosleep(&(struct timespec){ .tv_nsec = 50000 }, NULL);
-		}
+		*gave = punch_surplus(r);
 	punch_torn(r);
 	if (spare_pages(r) > atomic_load(&r->alloc->spare_high) || tz_reserve_at_limit(r, 0))
 		punch_spare(r, r->idle ? SPARE_IDLE : SPARE_TARGET);

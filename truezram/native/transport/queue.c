@@ -129,10 +129,24 @@ static int fault_of(const struct tz_queue *q, const struct tz_io *io)
 	return moves_data(io) && (io->nr_pages == 0 || io->nr_pages > q->max_pages) ? -EINVAL : 0;
 }
 
+/* Counts the requests that have been served since the last time, all with one look at the clock:
+ * they go out together, later than this. */
+static void settle(struct tz_queue *q)
+{
+	q->now = tz_now_ns();
+	for (unsigned i = 0; i < q->nr_served; i++) {
+		const struct tz_io *io = &q->ios[q->served[i]];
+		count(q, io, io->answer, q->now - io->since);
+	}
+	q->nr_served = q->unsettled = 0;
+}
+
 /* Sends the answers so far. Outside of the store for a moment, so that a change of algorithm waits
  * no longer than this. */
 static void flush(struct tz_queue *q)
 {
+	if (q->nr_served)	/* a client must not see an answer before it is counted */
+		settle(q);
 	tz_store_end(q->store);
 	if (q->ops->flush)
 		q->ops->flush(q);
@@ -148,13 +162,17 @@ static unsigned flush_pages(const struct tz_queue *q)
 
 static void finish(struct tz_queue *q, unsigned tag, int result)
 {
-	const struct tz_io *io = &q->ios[tag];
+	struct tz_io *io = &q->ios[tag];
+	unsigned pages = moves_data(io) ? io->nr_pages : 1;
 
-	q->now = tz_now_ns();
-	count(q, io, result, q->now - io->since);
+	io->answer = result;
+	q->served[q->nr_served++] = (uint16_t)tag;
+	q->unsettled += pages;
+	if (!q->ops->gathers || q->unsettled >= TZ_SETTLE || q->nr_served == TZ_SETTLE)
+		settle(q);
 	if (tz_suspects_any(q->suspects))
 		tz_suspects_complete(q->suspects, io->op, io->page, io->nr_pages, io->done);
-	q->unflushed += moves_data(io) ? io->nr_pages : 1;
+	q->unflushed += pages;
 	if (q->write_tag == tag)
 		q->write_tag = TZ_NO_TAG;
 	q->ops->answer(q, tag, result);
@@ -338,6 +356,8 @@ static unsigned serve_arrived(struct tz_queue *q)
 			else
 				finish(q, tag, rc);
 		}
+		if (q->nr_served)	/* `take` may bring their tags again */
+			settle(q);
 		taken += n;
 	}
 	return taken;
@@ -413,7 +433,7 @@ static void discard_piece(struct tz_queue *q)
 		if (io->done == io->nr_pages)
 			finish(q, tz_io_pop(q, &q->discards), 0);
 	}
-	q->now = tz_now_ns();
+	settle(q);
 }
 
 /* Tries again what waits for memory, in order: when one still finds none, or reads are due, those
@@ -446,7 +466,7 @@ static void retry_waiting(struct tz_queue *q)
 	}
 	q->retry_wait = served ? RETRY_NS : q->retry_wait * 2 < RETRY_MAX_NS
 		? q->retry_wait * 2 : RETRY_MAX_NS;
-	q->now = tz_now_ns();
+	settle(q);
 	q->retry_at = late ? q->now : q->now + q->retry_wait;
 }
 
@@ -473,6 +493,8 @@ void tz_queue_round(struct tz_queue *q)
 		discard_piece(q);
 	if (q->waiting.n)
 		retry_waiting(q);
+	if (q->nr_served)
+		settle(q);
 	tz_store_end(q->store);
 	tz_stats_add(&q->stats->drains, taken > 0);
 	tz_stats_add(&q->stats->busy_ns, (int64_t)(q->now - start));

@@ -35,11 +35,15 @@ enum tz_queue_state { TZ_QUEUE_STARTING = 0, TZ_QUEUE_SERVING = 1, TZ_QUEUE_ENDE
  * 256 pages given back. */
 #define TZ_DISCARD_WORK 8192u
 
+/* Pages, and requests, that are served between two looks at the clock, at most. */
+#define TZ_SETTLE 16u
+
 struct tz_io {			/* one request; a queue has one per tag */
 	uint8_t op;		/* UBLK_IO_OP_* */
 	uint8_t swap;		/* a swap write: waits for memory only as long as completed writes
 				 * may bring some */
 	uint8_t lost;		/* some of a read's pages could not be handed over */
+	int32_t answer;		/* once it is served, until it is counted */
 	uint16_t next;		/* in the list that it is in */
 	uint32_t nr_pages;
 	uint32_t done;		/* pages served: it continues from there */
@@ -81,6 +85,7 @@ struct tz_queue_ops {
 	/* Whether `take` would find something, at the price of a look at memory; 0: not that it
 	 * knew. */
 	int (*has_come)(struct tz_queue *q);
+	uint8_t gathers;	/* nobody sees an answer before `flush` or the end of the round */
 };
 
 struct tz_queue {
@@ -115,6 +120,8 @@ struct tz_queue {
 	struct tz_io_list waiting;	/* writes that wait for memory */
 	struct tz_io_list discards;
 	struct tz_io_list reading;	/* the backing file */
+	uint16_t served[TZ_SETTLE];	/* requests that have not been counted yet, */
+	unsigned nr_served, unsettled;	/* and their pages */
 	int brought;			/* what the first of them has asked for is there, */
 	int brought_result;		/* or not: bytes or negative errno */
 	uint64_t retry_at, retry_wait;	/* for `waiting`: when it is tried again, and what the next

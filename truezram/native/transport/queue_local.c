@@ -162,7 +162,8 @@ static int has_come(struct tz_queue *q)
 	return has_rung(q);
 }
 
-static const struct tz_queue_ops ops = { take, bring, hand_over, NULL, answer, NULL, has_come };
+static const struct tz_queue_ops ops =
+	{ take, bring, hand_over, NULL, answer, NULL, has_come, .gathers = 0 };
 
 /* ---- the thread ---- */
 

@@ -326,7 +326,8 @@ static int has_come(struct tz_queue *q)
 	return !u->ended && socket_has_come(u);
 }
 
-static const struct tz_queue_ops ops = { take, bring, hand_over, NULL, answer, flush, has_come };
+static const struct tz_queue_ops ops =
+	{ take, bring, hand_over, NULL, answer, flush, has_come, .gathers = 0 };
 
 /* ---- the thread ---- */
 

@@ -228,7 +228,8 @@ static int has_come(struct tz_queue *q)
 	return ring_has_come(&u->ring);
 }
 
-static const struct tz_queue_ops ops = { take, bring, hand_over, fetch, answer, flush, has_come };
+static const struct tz_queue_ops ops =
+	{ take, bring, hand_over, fetch, answer, flush, has_come, .gathers = 1 };
 
 /* ---- the thread ---- */
 
