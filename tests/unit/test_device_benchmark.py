@@ -6,7 +6,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -439,3 +441,17 @@ def test_table() -> None:
     cells = dict(zip(titles, device_report.rows(report())[0], strict=True))
     assert (cells["OF ZRAM LZ4"], cells["REQUESTS/s"], cells["VERIFIED"]) == ("0.50x", "1,500", "3,000")
     assert any("vm.page-cluster is 3" in line for line in device_report.about(report()))
+
+
+def test_charts_tell_all_targets_apart() -> None:
+    ours = report().results[0]
+    kinds = ((None, None), ("low-latency", None), (None, "driver-copy"), ("low-latency", "driver-copy"))
+    many = tuple(replace(ours, mode=mode or "balanced", data_mode=data) for mode, data in kinds)
+    page = device_report.to_html(replace(report(), results=many))
+    assert len({result.full_name for result in many}) == len(many)
+    for result in many:
+        assert page.count(f'text-anchor="end">{result.full_name}</text>') == 2  # charts of rates and of times
+    starts = [
+        float(x) - 7 * len(name) for x, name in re.findall(r'x="([^"]+)" y="\d+" text-anchor="end">([^<]+)<', page)
+    ]
+    assert min(starts) >= 0  # the longest label has its room

@@ -179,10 +179,9 @@ def about(report: DeviceReport) -> list[str]:
 
 
 def _bar(result: DeviceResult, value: float, text: str, upto: float = 0.0) -> html_page.Bar:
-    queues = f", {result.queues} queues" if result.queues and result.queues > 1 else ""
     case = result.case
     group = "" if case.workload == SWAP else f"depth {case.depth}" + (f", {case.jobs} jobs" if case.jobs > 1 else "")
-    return html_page.Bar(f"{result.name}{queues}", value, text, result.target in (OURS,), group, upto)
+    return html_page.Bar(result.full_name, value, text, result.target in (OURS,), group, upto)
 
 
 def _section(workload: str, block: int, results: Sequence[DeviceResult]) -> html_page.Section:

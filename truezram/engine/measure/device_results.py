@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
 
+from truezram.engine.device.settings import DEFAULT_MODE
 from truezram.engine.measure.results import InputInfo
 from truezram.engine.measure.store_results import Latency, NotMeasured
 
@@ -13,6 +14,13 @@ SWAP = "swap"
 READS = ("randread", "read")
 WRITES = ("randwrite", "write", "mixed")
 WORKLOADS = ("randread", "randwrite", "read", "write", "mixed", SWAP)
+
+
+def name_target(kind: str, algorithm: str | None, mode: str | None, data_mode: str | None, queues: int | None) -> str:
+    """A target for a person, with all that tells it from others: what is as by default is left out."""
+    words = [kind, algorithm, None if mode == DEFAULT_MODE else mode, data_mode]
+    text = " ".join(filter(None, words))
+    return f"{text}, {queues} queues" if queues and queues > 1 else text
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +113,13 @@ class DeviceResult:
 
     @property
     def name(self) -> str:
-        """For a person."""
+        """For a person: in a table, which has columns for the rest."""
         return f"{self.target} {self.algorithm}" if self.algorithm else self.target
+
+    @property
+    def full_name(self) -> str:
+        """For a person: no other target has the same."""
+        return name_target(self.target, self.algorithm, self.mode, self.data_mode, self.queues)
 
     @property
     def iops(self) -> float:

@@ -19,10 +19,11 @@ from truezram.engine.device import removal, swap
 from truezram.engine.device.client import Client, Entry
 from truezram.engine.device.create import CreateOptions, create
 from truezram.engine.device.null import NullServer
-from truezram.engine.device.settings import DEFAULT_DATA_MODE, DEFAULT_MODE, parse_mode
+from truezram.engine.device.settings import DEFAULT_DATA_MODE, parse_mode
 from truezram.engine.errors import Busy, Failed, NotFound, PermissionDenied, TruezramError, Unsupported, UsageError
 from truezram.engine.machine import users
 from truezram.engine.measure import zram_bench
+from truezram.engine.measure.device_results import name_target
 from truezram.engine.measure.store_bench import Pages
 from truezram.engine.units import PAGE
 
@@ -89,10 +90,7 @@ class Target:
     @property
     def name(self) -> str:
         """For a person."""
-        text = f"{self.wanted.kind} {self.algorithm}" if self.algorithm else self.wanted.kind
-        text = text if self.mode in (None, DEFAULT_MODE) else f"{text} {self.mode}"
-        text = text if self.wanted.data_mode is None else f"{text} {self.wanted.data_mode}"
-        return f"{text}, {self.queues} queues" if self.queues and self.queues > 1 else text
+        return name_target(self.wanted.kind, self.algorithm, self.mode, self.wanted.data_mode, self.queues)
 
     def close(self) -> None:
         lib.tz_disk_close(self.disk)

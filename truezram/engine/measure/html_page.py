@@ -37,6 +37,7 @@ svg .ours {{ fill: var(--ours); }}
 svg .whisker {{ stroke: var(--soft); }}
 """
 _WIDTH, _LABELS, _FIGURES, _ROW, _BAR = 640, 200, 130, 20, 13
+_LETTER, _GAP = 7, 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,8 @@ def table(titles: Sequence[str], rows: Sequence[Sequence[str]], ours: Sequence[b
 def _figure(chart: Chart) -> str:
     """A chart as an inline SVG with its caption."""
     most = max((max(bar.value, bar.upto) for bar in chart.bars), default=0.0) or 1.0
-    room = _WIDTH - _LABELS - _FIGURES
+    labels = max(_LABELS, _LETTER * max((len(bar.label) for bar in chart.bars), default=0) + _GAP)
+    room = _WIDTH - labels - _FIGURES
     parts, y, group = [], 0, ""
     for bar in chart.bars:
         if bar.group and bar.group != group:
@@ -100,14 +102,14 @@ def _figure(chart: Chart) -> str:
         end = max(width, room * bar.upto / most)
         kind = "ours" if bar.ours else "other"
         parts.append(
-            f'<text x="{_LABELS - 8}" y="{y + 11}" text-anchor="end">{html.escape(bar.label)}</text>'
-            f'<rect class="{kind}" x="{_LABELS}" y="{y}" width="{width:.1f}" height="{_BAR}" rx="2"/>'
+            f'<text x="{labels - _GAP}" y="{y + 11}" text-anchor="end">{html.escape(bar.label)}</text>'
+            f'<rect class="{kind}" x="{labels}" y="{y}" width="{width:.1f}" height="{_BAR}" rx="2"/>'
         )
         if end > width:
             parts.append(
-                f'<path class="whisker" d="M{_LABELS + width:.1f} {middle}H{_LABELS + end:.1f}m0 -4v8" fill="none"/>'
+                f'<path class="whisker" d="M{labels + width:.1f} {middle}H{labels + end:.1f}m0 -4v8" fill="none"/>'
             )
-        parts.append(f'<text x="{_LABELS + end + 6:.1f}" y="{y + 11}">{html.escape(bar.text)}</text>')
+        parts.append(f'<text x="{labels + end + 6:.1f}" y="{y + 11}">{html.escape(bar.text)}</text>')
         y += _ROW
     title = html.escape(chart.title)
     return (
