@@ -13,8 +13,8 @@ zen4.json is the same as warm.json, from an older CPU and an older build.
 
     truezram benchmark store --pages PAGES --threads 1 --threads 2 --json docs/benchmarks/store.json
 
-    truezram benchmark device --pages PAGES --algorithm fast --against null,zram:lz4 --queues 1,2 \
-        --workload randread,randwrite --rounds 60 --runtime 6 --size 64M --json docs/benchmarks/device.json
+    truezram benchmark device --pages PAGES --algorithm fast --against null,zram:lz4,zram:zstd --depth 1,4,32 \
+        --workload randread,randwrite,mixed,swap --rounds 10 --runtime 2 --size 64M --json docs/benchmarks/device.json
 
 usage: make_benchmarks.py [--check]      (--check: exit code 1 if the page is not up to date)
 """
@@ -208,45 +208,52 @@ def store(document: dict[str, Any] | None, note: str) -> str:
 
 def device_cells(result: dict[str, Any], results: list[dict[str, Any]]) -> list[str]:
     def best(of: dict[str, Any]) -> float:
-        return max(of["samples"]["iops"])
+        return float(min(of["samples"]["p50_us"]))
 
-    keys = ("workload", "block_size", "depth", "jobs", "queues")
+    def times(value: float, other: float | None) -> str:
+        return f"{value / other:.2f}x" if other else ""
+
+    keys = ("workload", "block_size", "depth", "jobs")
     null = (r for r in results if r["target"] == "null" and all(r[key] == result[key] for key in keys))
-    floor = next(null, None)
+    floor = next((r for r in null if r is not result), None)
     name = f"{result['target']} {result['algorithm'] or ''}".strip()
+    p50 = result["latency_us"]["p50"]
     return [
         f"**{name}**" if result["target"] == "truezram" else name,
-        str(result["queues"] or ""),
         result["workload"],
         str(result["depth"]),
-        f"{best(result):,.0f}",
-        f"{best(result) / best(floor):.2f}x" if floor and floor is not result else "",
-        f"{min(result['samples']['p50_us']):,.1f}",
-        f"{result['latency_us']['p50']:,.1f}",
+        f"{max(result['samples']['iops']):,.0f}",
+        f"{best(result):,.1f}",
+        times(best(result), best(floor) if floor else None),
+        f"{p50:,.1f}",
+        times(p50, floor["latency_us"]["p50"] if floor else None),
         f"{result['verified']:,}" if result["verified"] else "",
     ]
 
 
 def device(document: dict[str, Any] | None, note: str) -> str:
-    """The section on devices: its text, and the table once there are results. Figures are those of each one's best
-    round: the rest is what else the machine was doing."""
+    """The section on devices: its text, and the table once there are results. On a busy machine a rate says how much of
+    the CPUs a device happened to get, the median of a round what most requests took."""
     lines = ["## Devices", "", note.rstrip(), ""]
     if document is None:
         return "\n".join(lines)
     host, settings, results = document["host"], document["settings"], document["results"]
     rounds, seconds = settings["rounds"], settings["runtime"]
+    modes = ", ".join(dict.fromkeys(r["mode"] for r in results if r["mode"]))
     lines += [
         textwrap.fill(
             f"{host['cpu']}, {host['cores']} cores, {host['isa']}; Linux {host['kernel']}; truezram {host['truezram']};"
-            f" {settings['size'] >> 20:,} MiB in each device; {host['time']}. Requests of 4 KiB. The machine was busy"
-            f" with other work, so the figures are those of the best of {rounds} rounds of"
-            f" {1000 * seconds / rounds:.0f} ms; the last column but one has the median of all requests. Latencies in"
+            f" {settings['size'] >> 20:,} MiB in each device; {host['time']}. Requests of 4 KiB; ours in the mode"
+            f" {modes}. The machine was busy with other work (a load of 13 to 18 on its 2 CPUs), so requests a second"
+            f" are those of the best of {rounds} rounds of {1000 * seconds / rounds:.0f} ms, and only medians can be"
+            " compared: that of the best round, and that of all requests, each with how many times null's it is. Of"
+            " swap, they are pages touched. Latencies in"
             " microseconds.",
             118,
         ),
         "",
-        "| device | queues | workload | depth | requests/s | of null | p50 | p50 of all | pages verified |",
-        "|---|--:|---|--:|--:|--:|--:|--:|--:|",
+        "| device | workload | depth | requests/s | p50 | of null's | p50 of all | of null's | pages verified |",
+        "|---|---|--:|--:|--:|--:|--:|--:|--:|",
     ]
     return "\n".join([*lines, *(f"| {' | '.join(device_cells(result, results))} |" for result in results), ""])
 
