@@ -40,7 +40,7 @@ PATIENCE = 8
 CPU = "max,la57=off,cx16=off"
 # Emulated, instructions for long vectors and for strings take longer than what they replace: without them tests took 91
 # seconds of CPU instead of 157. Guests with several CPUs have them, so that the codecs' vectors are run there, too.
-PLAIN_CPU = CPU + ",avx=off,erms=off,fsrm=off"
+PLAIN_CPU = CPU + ",avx=off,avx2=off,fma=off,f16c=off,vaes=off,vpclmulqdq=off,erms=off,fsrm=off"
 BAD_LOG = re.compile(
     r"WARNING:|BUG:|Oops|Kernel panic|general protection|blocked for more than|soft lockup|hard LOCKUP|rcu.*stall"
     r"|circular locking|possible recursive locking|inconsistent lock state|page allocation failure|refcount_t:"
