@@ -231,6 +231,22 @@ static int open_char(struct tz_ublk *u)
 	return u->char_fd < 0 ? -errno : 0;
 }
 
+/* The kernel answers that there is no such device a moment before it frees the number: waits for
+ * that. */
+static int add_when_free(struct tz_ublk *u, int id, unsigned queues, unsigned depth,
+	enum tz_data_mode data, int recoverable)
+{
+	struct timespec pause = { 0, 1000000 };
+	struct ublk_dev_info info;
+	uint64_t start = tz_now_ns();
+	int rc;
+
+	while ((rc = add(u, id, queues, depth, data, recoverable)) == -EEXIST &&
+		fetch_info(u, &info) == -ENODEV && tz_now_ns() - start < DELETE_NS)
+		nanosleep(&pause, NULL);
+	return rc;
+}
+
 int tz_ublk_add(struct tz_ublk *u, int id, unsigned queues, unsigned depth, uint64_t disksize,
 	enum tz_data_mode data, int recoverable, char *why, size_t why_size)
 {
@@ -241,12 +257,12 @@ int tz_ublk_add(struct tz_ublk *u, int id, unsigned queues, unsigned depth, uint
 			" later)");
 		return -EOPNOTSUPP;
 	}
-	rc = add(u, id, queues, depth, data, recoverable);
+	rc = add_when_free(u, id, queues, depth, data, recoverable);
 
 	/* A kernel before ioctl-encoded opcodes. */
 	if ((rc == -EOPNOTSUPP || rc == -ENOTTY) && !u->features) {
 		u->ioctl_encoded = 0;
-		rc = add(u, id, queues, depth, data, recoverable);
+		rc = add_when_free(u, id, queues, depth, data, recoverable);
 	}
 	if (rc < 0) {
 		snprintf(why, why_size, rc == -EEXIST ? "ublk device %d exists already" :
