@@ -162,6 +162,25 @@ static void put(struct tz_store_thread *t, uint64_t page, uint32_t version, unsi
 	CHECK(write_waiting(t, page, data) == 0, "write of page %llu", (unsigned long long)page);
 }
 
+/* The first pages of a device. */
+static void put_all(struct tz_store_thread *t, uint64_t pages, unsigned random_words)
+{
+	tz_store_begin(t);
+	for (uint64_t n = 0; n < pages; n++)
+		put(t, n, 1, random_words);
+	tz_store_end(t);
+}
+
+/* All of those but every `kept`th; 0: all. */
+static void discard_all(struct tz_store_thread *t, uint64_t pages, unsigned kept)
+{
+	tz_store_begin(t);
+	for (uint64_t n = 0; n < pages; n++)
+		if (!kept || n % kept)
+			tz_store_discard(t, n);
+	tz_store_end(t);
+}
+
 static void expect(struct tz_store_thread *t, uint64_t page, uint32_t version,
 	unsigned random_words)
 {
@@ -257,16 +276,9 @@ static void test_refilled_during_a_pass(void)
 	struct device d = make_device(2 * PAGES, 1, 0, "lz4");
 	struct tz_store_thread *t = tz_store_thread(d.store, 0);
 
-	tz_store_begin(t);
-	for (uint64_t n = 0; n < PAGES; n++)
-		put(t, n, 1, 290);
-	tz_store_end(t);
+	put_all(t, PAGES, 290);
 	atomic_store(&hold_passes, 1);
-	tz_store_begin(t);
-	for (uint64_t n = 0; n < PAGES; n++)
-		if (n % 4)
-			tz_store_discard(t, n);
-	tz_store_end(t);
+	discard_all(t, PAGES, 4);
 	WAIT_FOR(atomic_load(&held), "no pass");
 	/* It is stopped in its middle. More than a reserve is written, of pages that are larger
 	 * than any hole. */
@@ -439,15 +451,9 @@ static void test_pauses(void)
 	struct device d = make_device(PAGES, 1, 0, "lz4");
 	struct tz_store_thread *t = tz_store_thread(d.store, 0);
 
-	tz_store_begin(t);
-	for (uint64_t n = 0; n < PAGES; n++)
-		put(t, n, 1, 512);
-	tz_store_end(t);
+	put_all(t, PAGES, 512);
 	atomic_store(&slow, 1000000);
-	tz_store_begin(t);
-	for (uint64_t n = 0; n < PAGES; n++)
-		tz_store_discard(t, n);
-	tz_store_end(t);
+	discard_all(t, PAGES, 0);
 	WAIT_FOR(atomic_load(&released) >= 256, "%u went back", atomic_load(&released));
 	unsigned n = atomic_load(&released);
 	CHECK(atomic_load(&pauses) >= n / 2, "%u pauses, %u segments", atomic_load(&pauses), n);
@@ -463,10 +469,7 @@ static void test_trim(void)
 	struct device d = make_device(2 * PAGES, 1, 0, "lz4");
 	struct tz_store_thread *t = tz_store_thread(d.store, 0);
 
-	tz_store_begin(t);
-	for (uint64_t n = 0; n < PAGES; n++)
-		put(t, n, 1, 512);
-	tz_store_end(t);
+	put_all(t, PAGES, 512);
 	/* A device that has just been in use has a full reserve; trim makes it one that is idle. On
 	 * a busy machine half a second may be over before that: again, then. */
 	uint64_t bytes = 0, idle;
@@ -582,26 +585,16 @@ static void test_emptied_while_walked(void)
 	struct device d = make_device(PAGES, 1, 0, "lz4");
 	struct tz_store_thread *t = tz_store_thread(d.store, 0);
 
-	tz_store_begin(t);
-	for (uint64_t n = 0; n < PAGES; n++)
-		put(t, n, 1, 290);
-	tz_store_end(t);
+	put_all(t, PAGES, 290);
 	atomic_store(&held, 0);
 	atomic_store(&hold_at, "walking");	/* it has announced nothing */
 	atomic_store(&hold_passes, 1);
-	tz_store_begin(t);
-	for (uint64_t n = 0; n < PAGES; n++)
-		if (n % 4)
-			tz_store_discard(t, n);
-	tz_store_end(t);
+	discard_all(t, PAGES, 4);
 	WAIT_FOR(atomic_load(&held), "no pass");
 	/* The reserve is full: what comes on top of it goes first. */
 	tz_store_trim(d.store);
 	WAIT_FOR(NOW(d.stats->reserve_bytes) >= NOW(d.stats->reserve_target), "no reserve");
-	tz_store_begin(t);
-	for (uint64_t n = 0; n < PAGES; n++)
-		tz_store_discard(t, n);
-	tz_store_end(t);
+	discard_all(t, PAGES, 0);
 	for (unsigned i = 0; i < 2; i++)
 		tz_store_trim(d.store);
 	atomic_store(&hold_passes, 0);
