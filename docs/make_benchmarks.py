@@ -14,7 +14,7 @@ zen4.json is the same as warm.json, from an older CPU and an older build.
     truezram benchmark store --pages PAGES --threads 1 --threads 2 --json docs/benchmarks/store.json
 
     truezram benchmark device --pages PAGES --algorithm fast --against null,zram:lz4,zram:zstd --depth 1,4,32 \
-        --workload randread,randwrite,mixed,swap --rounds 10 --runtime 2 --size 64M --json docs/benchmarks/device.json
+        --workload randread,randwrite,mixed,swap --rounds 5 --runtime 2 --size 64M --json docs/benchmarks/device.json
 
 usage: make_benchmarks.py [--check]      (--check: exit code 1 if the page is not up to date)
 """
@@ -232,8 +232,8 @@ def device_cells(result: dict[str, Any], results: list[dict[str, Any]]) -> list[
 
 
 def device(document: dict[str, Any] | None, note: str) -> str:
-    """The section on devices: its text, and the table once there are results. On a busy machine a rate says how much of
-    the CPUs a device happened to get, the median of a round what most requests took."""
+    """The section on devices: its text, and the table once there are results. In User Mode Linux, and on a busy machine,
+    a rate says how much of the CPUs a device happened to get, the median of a round what most requests took."""
     lines = ["## Devices", "", note.rstrip(), ""]
     if document is None:
         return "\n".join(lines)
@@ -244,11 +244,9 @@ def device(document: dict[str, Any] | None, note: str) -> str:
         textwrap.fill(
             f"{host['cpu']}, {host['cores']} cores, {host['isa']}; Linux {host['kernel']}; truezram {host['truezram']};"
             f" {settings['size'] >> 20:,} MiB in each device; {host['time']}. Requests of 4 KiB; ours in the mode"
-            f" {modes}. The machine was busy with other work (a load of 13 to 18 on its 2 CPUs), so requests a second"
-            f" are those of the best of {rounds} rounds of {1000 * seconds / rounds:.0f} ms, and only medians can be"
-            " compared: that of the best round, and that of all requests, each with how many times null's it is. Of"
-            " swap, they are pages touched. Latencies in"
-            " microseconds.",
+            f" {modes}. Requests a second are those of the best of {rounds} rounds of {1000 * seconds / rounds:.0f} ms,"
+            " and only medians can be compared: that of the best round, and that of all requests, each with how many"
+            " times null's it is. Of swap, they are pages touched. Latencies in microseconds.",
             118,
         ),
         "",
