@@ -232,8 +232,8 @@ def device_cells(result: dict[str, Any], results: list[dict[str, Any]]) -> list[
 
 
 def device(document: dict[str, Any] | None, note: str) -> str:
-    """The section on devices: its text, and the table once there are results. In User Mode Linux, and on a busy machine,
-    a rate says how much of the CPUs a device happened to get, the median of a round what most requests took."""
+    """The section on devices: its text, and the table once there are results. A rate says how much of the CPUs a device
+    happened to get, in User Mode Linux and on a busy machine; the median of a round, what most requests took."""
     lines = ["## Devices", "", note.rstrip(), ""]
     if document is None:
         return "\n".join(lines)
