@@ -40,7 +40,8 @@ pkill -x warm; while pgrep -x warm; do sleep 0.05; done
 # await COMMAND...: until it succeeds.
 # is_named PID NAME: whether that is what a process runs now (one that was just forked has its parent's name).
 # holder COMMAND...: starts it, here and with what is open here; its pid is in the file `holder`.
-# end PID: ends a process, and waits until it has nothing open any more.
+# gone PID: until it has ended, and has nothing open any more.
+# end PID: ends a process, and waits for that.
 # kill_all: kills every server, standby and nursery; also those that are forked while it looks, which a first look may
 # 	not have seen.
 FUNCTIONS = """
@@ -50,7 +51,8 @@ holder() {
 	await is_named $! "${1##*/}"
 }
 is_named() { local name; read -r name <"/proc/$1/comm" && [ "$name" = "$2" ]; }
-end() { kill "$1"; await [ ! -e "/proc/$1" ]; }
+gone() { await [ ! -e "/proc/$1" ]; }
+end() { kill "$1"; gone "$1"; }
 kill_all() {
 	local looks=0
 	while [ $looks -lt 5 ]; do

@@ -67,7 +67,7 @@ for number in {numbers}; do
 	# The shell runs its function's command in a process of its own, which is this one.
 	kill -$number $call
 	wait $call && status=0 || status=$?
-	await [ ! -e /proc/$(cat waits) ]
+	gone $(cat waits)
 	echo $number $status
 done
 """

@@ -27,7 +27,7 @@ kill -TERM {pid}
 status=0; wait $fio || status=$?
 echo "fio=$status"
 await [ ! -e {path} ]
-await [ ! -e /proc/{pid} ]
+gone {pid}
 """,
     ).out
     assert "fio=" in out

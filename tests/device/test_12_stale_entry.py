@@ -7,7 +7,7 @@ from product import Product
 
 pytestmark = pytest.mark.warm
 
-KILL = "kill -9 {pid}; await [ ! -e /proc/{pid} ]"
+KILL = "kill -9 {pid}; gone {pid}"
 
 
 @pytest.mark.either

@@ -25,10 +25,9 @@ grep -q '^out' hog.out || {{ cat hog.out; exit 1; }}
 # term SERVER HELPER LOG: SIGTERM; returns when the server has asked its helper, which is stopped, to begin.
 # hang SERVER HELPER LOG: the same, then the server is frozen (a stopped one goes on by itself) and the helper
 # continues: its first read is in flight and not answered. thaw: the server goes on.
-# used: KiB swapped out. gone PID: waits until it has ended. end_hog PID: the hog, which has child processes.
+# used: KiB swapped out. end_hog PID: the hog, which has child processes.
 TOOLS = """
 used() { awk -v path="$1" '$1 == path { print $4 }' /proc/swaps; }
-gone() { await [ ! -e /proc/$1 ]; }
 end_hog() {
 	local all="$(pgrep -P $1) $1" process
 	kill -9 $all

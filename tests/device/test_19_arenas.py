@@ -48,7 +48,7 @@ def test_a_dead_devices_arena_is_its_own(product: Product) -> None:
     dead = product.create("--size 64M", without="recovery")
     pid = product.stat(dead)["pid"]
     name = dead.removeprefix("/dev/")
-    product.strict(f'pagetool fill "$POOL" {dead} 500; kill -9 {pid}; while [ -e /proc/{pid} ]; do sleep 0.1; done')
+    product.strict(f'pagetool fill "$POOL" {dead} 500; kill -9 {pid}; gone {pid}')
     before = product.run(f"stat -c '%i %b' /run/truezram/arena/{name}").out
     other = product.create("--size 64M")
     assert other != dead

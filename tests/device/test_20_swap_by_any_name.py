@@ -44,7 +44,7 @@ def test_swap_under_another_name(product: Product, how: str) -> None:
     assert "refused:" in out, out
     assert "in use as swap" in out, out
     assert product.stat(path)["pid"] == pid
-    product.strict(f"kill -TERM {pid}; await [ ! -e /proc/{pid} ]; {clear}")
+    product.strict(f"kill -TERM {pid}; gone {pid}; {clear}")
     assert product.run("tail -n +2 /proc/swaps").out == ""
     assert product.json("list")["devices"] == []
 

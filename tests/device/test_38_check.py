@@ -75,7 +75,7 @@ def test_what_a_killed_server_leaves(product: Product) -> None:
     path = product.create("--size 64M", without="recovery")
     name, pid = path.removeprefix("/dev/"), product.stat(path)["pid"]
     product.strict(
-        load(path) + f"kill -9 {pid}; while [ -e /proc/{pid} ]; do sleep 0.1; done; wait $load || true",
+        load(path) + f"kill -9 {pid}; gone {pid}; wait $load || true",
     )
     found = product.json(f"check {name}")
     assert (found["sound"], found["live"], found["state"]) == (True, False, "live")

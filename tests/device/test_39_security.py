@@ -201,12 +201,10 @@ await [ -s hog.out ]; grep -q out hog.out"""
     product.strict(f"truezram compact {path}; truezram check {path}; truezram stat {path}; truezram list")
     product.run("truezram doctor", status=None)
     # A new helper and a new test process are started from behind the filter.
-    product.strict(
-        "for pid in $(pgrep -x tz-helper) $(pgrep -x tz-slot-test); do kill -9 $pid; await [ ! -e /proc/$pid ]; done"
-    )
+    product.strict("for pid in $(pgrep -x tz-helper) $(pgrep -x tz-slot-test); do kill -9 $pid; gone $pid; done")
     product.strict(
         f"""kill -TERM {pid}
-await [ ! -e /proc/{pid} ]
+gone {pid}
 [ -z "$(tail -n +2 /proc/swaps)" ]""",
     )
     assert product.run("ls /run/truezram").out.split() == []
