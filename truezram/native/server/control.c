@@ -12,6 +12,7 @@
 #include "clock.h"
 #include "disk.h"
 #include "protocol.h"
+#include "takeover.h"
 #include "users.h"
 
 #include <errno.h>
@@ -557,6 +558,9 @@ static int op_hand_over(struct control *c, const struct tz_request *r)
 		answer(c, TZ_E_INVALID, "there is no such process");
 	} else if (c->s->helper.busy) {
 		answer(c, TZ_E_BUSY, "swapoff is at work");
+	} else if (tz_prepare_hand_over(c->s) < 0) {
+		answer(c, TZ_E_BUSY, "reads and writes come without a pause, and Linux before 6.16 "
+			"cannot hold them back: try again when there are fewer");
 	} else {
 		/* Should it fail, the standby takes over after all. */
 		tz_standby_hand_over(&c->s->standby, successor);

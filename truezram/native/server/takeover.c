@@ -217,6 +217,14 @@ int tz_takeover(struct tz_server *s, struct tz_options *o)
 	return 0;
 }
 
+int tz_prepare_hand_over(struct tz_server *s)
+{
+	/* With QUIESCE_DEV the kernel itself sees to it, and is newer than that bug. */
+	if (s->transport != TZ_TRANSPORT_UBLK || tz_ublk_can_quiesce(&s->ublk))
+		return 0;
+	return tz_queues_hold(s->queues, s->nr_queues);
+}
+
 void tz_hand_over(struct tz_server *s)
 {
 	int rc = s->transport == TZ_TRANSPORT_UBLK ? tz_ublk_quiesce(&s->ublk, QUIESCE_MS) : 0;

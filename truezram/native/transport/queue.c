@@ -31,6 +31,14 @@
 #define RETRY_NS 1000000u
 #define RETRY_MAX_NS 10000000u
 
+/* How tz_queues_hold holds requests: until nothing has come for QUIET_NS, but for no longer than
+ * HOLD_NS; so many times, with a pause in which they are served. */
+#define QUIET_NS 20000000u
+#define HOLD_NS 150000000u
+#define HOLDS 15
+#define HOLD_PAUSE_NS 50000000
+#define LOOK_NS 1000000u
+
 /* ---- lists of requests ---- */
 
 void tz_io_push(struct tz_queue *q, struct tz_io_list *list, unsigned tag)
@@ -335,6 +343,47 @@ static void sort(struct tz_queue *q, unsigned tag)
 		: io->op == UBLK_IO_OP_WRITE ? &q->writes : &q->reads, tag);
 }
 
+static void note_came(struct tz_queue *q, unsigned n)
+{
+	atomic_store_explicit(&q->came,
+		atomic_load_explicit(&q->came, memory_order_relaxed) + n, memory_order_relaxed);
+}
+
+/* If it is to hold requests (queue.h): takes what has come. Returns whether none is to be served
+ * now: with all of a queue's requests in our hands the kernel would notice our end only by their
+ * timeout, after 30 s (Linux before 6.15). */
+static int holds(struct tz_queue *q)
+{
+	uint16_t tags[BATCH];
+	unsigned n;
+
+	if (!atomic_load_explicit(&q->hold, memory_order_relaxed))
+		return 0;
+	while ((n = q->ops->take(q, tags, BATCH)) > 0) {
+		for (unsigned i = 0; i < n; i++)
+			sort(q, tags[i]);
+		note_came(q, n);
+	}
+	return q->reads.n + q->writes.n + q->waiting.n + q->discards.n + q->reading.n < q->depth;
+}
+
+static void serve_reads(struct tz_queue *q)
+{
+	while (q->reads.n) {
+		unsigned tag = tz_io_pop(q, &q->reads);
+		if (q->reads.n)
+			tz_store_prefetch_object(q->store,
+				q->ios[q->reads.first].page % q->nr_pages);
+		int rc = serve_read(q, tag);
+		if (rc == -EINPROGRESS)
+			wait_for_backing(q, tag);
+		else
+			finish(q, tag, rc);
+	}
+	if (q->nr_served)	/* `take` may bring their tags again */
+		settle(q);
+}
+
 /* Takes what has come and serves the reads of it; no more than `depth` requests, so that a queue
  * under load gets to the others. Returns how many. */
 static unsigned serve_arrived(struct tz_queue *q)
@@ -342,24 +391,14 @@ static unsigned serve_arrived(struct tz_queue *q)
 	uint16_t tags[BATCH];
 	unsigned n, taken = 0;
 
+	serve_reads(q);		/* that were held */
 	while (taken < q->depth && (n = q->ops->take(q, tags, BATCH)) > 0) {
 		for (unsigned i = 0; i < n; i++)
 			sort(q, tags[i]);
-		while (q->reads.n) {
-			unsigned tag = tz_io_pop(q, &q->reads);
-			if (q->reads.n)
-				tz_store_prefetch_object(q->store,
-					q->ios[q->reads.first].page % q->nr_pages);
-			int rc = serve_read(q, tag);
-			if (rc == -EINPROGRESS)
-				wait_for_backing(q, tag);
-			else
-				finish(q, tag, rc);
-		}
-		if (q->nr_served)	/* `take` may bring their tags again */
-			settle(q);
+		serve_reads(q);
 		taken += n;
 	}
+	note_came(q, taken);
 	return taken;
 }
 
@@ -470,18 +509,11 @@ static void retry_waiting(struct tz_queue *q)
 	q->retry_at = late ? q->now : q->now + q->retry_wait;
 }
 
-void tz_queue_round(struct tz_queue *q)
+/* What has come, and some of what is left. Returns how many have come. */
+static unsigned serve(struct tz_queue *q)
 {
-	uint64_t start = tz_now_ns();
-
-	if (!q->store) {
-		answer_arrived(q);
-		return;
-	}
-	q->now = q->flushed_at = start;
-	q->unflushed = 0;
-	tz_store_begin(q->store);
 	unsigned taken = serve_arrived(q);
+
 	if (q->brought)
 		serve_reading(q);
 	if (q->unflushed && (q->writes.n || q->discards.n || q->waiting.n))
@@ -493,18 +525,41 @@ void tz_queue_round(struct tz_queue *q)
 		discard_piece(q);
 	if (q->waiting.n)
 		retry_waiting(q);
+	return taken;
+}
+
+void tz_queue_round(struct tz_queue *q)
+{
+	uint64_t start = tz_now_ns();
+	unsigned taken = 0;
+	int held;
+
+	if (!q->store) {
+		answer_arrived(q);
+		return;
+	}
+	atomic_store_explicit(&q->resting, 0, memory_order_relaxed);
+	q->now = q->flushed_at = start;
+	q->unflushed = 0;
+	tz_store_begin(q->store);
+	held = holds(q);
+	if (!held)
+		taken = serve(q);
 	if (q->nr_served)
 		settle(q);
 	tz_store_end(q->store);
 	tz_stats_add(&q->stats->drains, taken > 0);
 	tz_stats_add(&q->stats->busy_ns, (int64_t)(q->now - start));
+	atomic_store_explicit(&q->resting, held || !tz_queue_has_work(q), memory_order_relaxed);
 }
 
 uint64_t tz_queue_may_sleep(const struct tz_queue *q)
 {
 	uint64_t now;
 
-	if (q->discards.n || q->writes.n || q->brought)
+	if (atomic_load_explicit(&q->hold, memory_order_relaxed))
+		return LOOK_NS;
+	if (q->discards.n || q->writes.n || q->reads.n || q->brought)
 		return 0;
 	if (!q->waiting.n)
 		return TZ_FOREVER;
@@ -526,6 +581,56 @@ int tz_queue_spin(struct tz_queue *q, uint64_t window, int (*come)(const void *a
 	tz_stats_add(&q->stats->spin_ns, (int64_t)spent);
 	tz_stats_add(&q->stats->spin_hits, came);
 	return came;
+}
+
+/* ---- holding requests ---- */
+
+static void pause_for(uint64_t ns)
+{
+	nanosleep(&(struct timespec){ .tv_nsec = (long)ns }, NULL);
+}
+
+static int hold_once(struct tz_queue *queues, unsigned n)
+{
+	uint64_t start = tz_now_ns(), now = start, since = start, before = 0, came;
+	int rest;
+
+	for (unsigned i = 0; i < n; i++)
+		atomic_store(&queues[i].hold, 1);
+	do {
+		pause_for(LOOK_NS);
+		now = tz_now_ns();
+		came = 0;
+		rest = 1;
+		for (unsigned i = 0; i < n; i++) {
+			came += atomic_load(&queues[i].came);
+			rest &= atomic_load(&queues[i].resting);
+		}
+		if (!rest || came != before)
+			since = now;
+		else if (now - since >= QUIET_NS)
+			return 0;
+		before = came;
+	} while (now - start < HOLD_NS);
+	tz_queues_release(queues, n);
+	return -EBUSY;
+}
+
+int tz_queues_hold(struct tz_queue *queues, unsigned n)
+{
+	int rc = hold_once(queues, n);
+
+	for (unsigned i = 1; i < HOLDS && rc < 0; i++) {
+		pause_for(HOLD_PAUSE_NS);
+		rc = hold_once(queues, n);
+	}
+	return rc;
+}
+
+void tz_queues_release(struct tz_queue *queues, unsigned n)
+{
+	for (unsigned i = 0; i < n; i++)
+		atomic_store(&queues[i].hold, 0);
 }
 
 /* ---- trouble ---- */
@@ -604,6 +709,7 @@ static void *thread_main(void *arg)
 
 void tz_queue_serving(struct tz_queue *q)
 {
+	atomic_store(&q->resting, 1);
 	atomic_store(&q->state, TZ_QUEUE_SERVING);
 }
 

@@ -115,7 +115,7 @@ struct tz_queue {
 	const uint8_t *write_from;	/* where `bring` put it */
 	uint32_t seen;			/* local: the doorbell */
 	struct tz_io *ios;		/* by tag */
-	struct tz_io_list reads;	/* that have come in this round; flushes, too */
+	struct tz_io_list reads;	/* that have come in this round, or are held; flushes, too */
 	struct tz_io_list writes;	/* that are to be served, or continued */
 	struct tz_io_list waiting;	/* writes that wait for memory */
 	struct tz_io_list discards;
@@ -141,6 +141,9 @@ struct tz_queue {
 					 * start */
 	_Atomic int io_flusher;		/* PR_SET_IO_FLUSHER was set and reads back */
 	_Atomic int stop;
+	_Atomic int hold;		/* requests are taken, and not served: tz_queues_hold */
+	_Atomic int resting;		/* between two rounds, and nothing to do until more come */
+	_Atomic uint64_t came;		/* requests so far */
 	uint64_t told_at;		/* when the control thread was told of an error; 0:
 					 * not yet */
 	_Atomic uint64_t trouble;	/* how often << 32 | what << 16 | errno of the last time */
@@ -153,6 +156,11 @@ int tz_queue_start(struct tz_queue *q, void (*run)(struct tz_queue *), char *why
 /* Asks the thread to stop (ublk: only STOP_DEV makes it) and waits until it has ended. */
 void tz_queue_join(struct tz_queue *q);
 void tz_queue_serving(struct tz_queue *q);	/* called by run */
+/* Has n queues take what comes and serve none of it, until nothing has come for a while: as a rule
+ * whoever sends requests waits for those that are held. 0: it remains so until tz_queues_release.
+ * -EBUSY: they do not stop coming, and are served as before. Takes 20 ms, or 3 s. */
+int tz_queues_hold(struct tz_queue *queues, unsigned n);
+void tz_queues_release(struct tz_queue *queues, unsigned n);
 
 void tz_queue_run_ublk(struct tz_queue *q);
 void tz_queue_run_nbd(struct tz_queue *q);
@@ -173,7 +181,7 @@ int tz_queue_spin(struct tz_queue *q, uint64_t window, int (*come)(const void *a
 	const void *arg);
 static inline int tz_queue_has_work(const struct tz_queue *q)
 {
-	return q->writes.n || q->waiting.n || q->discards.n || q->reading.n;
+	return q->reads.n || q->writes.n || q->waiting.n || q->discards.n || q->reading.n;
 }
 
 void tz_io_push(struct tz_queue *q, struct tz_io_list *list, unsigned tag);

@@ -478,7 +478,7 @@ int tz_ublk_quiesce(struct tz_ublk *u, unsigned ms)
 {
 	struct ublk_ctrl_cmd cmd = for_device(u);
 
-	if (!(u->info.flags & UBLK_F_QUIESCE))
+	if (!tz_ublk_can_quiesce(u))
 		return -EOPNOTSUPP;
 	cmd.data = ms;
 	return command(u, CMD_QUIESCE_DEV, cmd);

@@ -108,6 +108,10 @@ int tz_ublk_recover(struct tz_ublk *u, int id, char *why, size_t why_size);
 int tz_ublk_resume(struct tz_ublk *u, char *why, size_t why_size);
 /* Whether the kernel's device is still there, and not stopped by somebody else. */
 int tz_ublk_is_there(struct tz_ublk *u);
+static inline int tz_ublk_can_quiesce(const struct tz_ublk *u)
+{
+	return (u->info.flags & UBLK_F_QUIESCE) != 0;
+}
 /* QUIESCE_DEV: requests that are being served are completed, others wait, and the queue threads
  * end. 0, or negative errno: the kernel cannot (before 6.16), or they are not completed within
  * `ms`. */
