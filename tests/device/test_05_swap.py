@@ -30,6 +30,7 @@ echo $used
 MIN_FREE = 16384
 
 
+@pytest.mark.either
 @pytest.mark.guest(memory=MEMORY)
 def test_swap_under_pressure(guest: Guest, product: Product) -> None:
     """Every page is what was written, and one in four again; swapoff brings the rest back, and it is still so."""

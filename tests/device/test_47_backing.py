@@ -112,6 +112,7 @@ def test_what_is_written_cannot_be_read(product: Product) -> None:
     assert count_secrets(product) == 0
 
 
+@pytest.mark.either
 def test_a_server_dies_while_it_writes(product: Product) -> None:
     """Another one takes over, with the same mapping, and every page is there. An upgrade leaves it alone, too."""
     path = create(product, f"--backing {FILE} --backing-limit 32M")

@@ -115,7 +115,8 @@ struct tz_queue {
 	const uint8_t *write_from;	/* where `bring` put it */
 	uint32_t seen;			/* local: the doorbell */
 	struct tz_io *ios;		/* by tag */
-	struct tz_io_list reads;	/* that have come in this round, or are held; flushes, too */
+	struct tz_io_list reads;	/* that have come in this round, or are held; flushes,
+					 * too */
 	struct tz_io_list writes;	/* that are to be served, or continued */
 	struct tz_io_list waiting;	/* writes that wait for memory */
 	struct tz_io_list discards;
