@@ -132,7 +132,7 @@ class TestCreate:
         [
             (Capabilities(), ""),
             (Capabilities(persist_why="no systemd here"), "no systemd here"),
-            (Capabilities(ublk=False, persist_why="no systemd here"), "needs ublk"),
+            (Capabilities(ublk=False, persist_why="no systemd here"), "needs ublk or nbd"),
         ],
     )
     async def test_why_a_device_cannot_be_made_at_every_start(
@@ -346,10 +346,13 @@ class TestCreate:
             assert screen.query_one("#transport", Select).value == "nbd"
             assert screen.query_one("#use", Select).value == "disk"
             assert not screen.query_one("#use").disabled
-            assert screen.query_one("#persist").disabled
             command = text_of(screen, "#command")
             assert command.startswith("$ sudo truezram --no-tui create")
             assert command.endswith("--transport nbd")
+            screen.query_one("#persist", Checkbox).value = True
+            await pilot.pause()
+            assert text_of(screen, "#command").endswith("--id 0 --transport nbd --enable")
+            screen.query_one("#persist", Checkbox).value = False
             screen.query_one("#use", Select).value = "swap"
             await pilot.pause()
             assert text_of(screen, "#use-note").startswith("Swap needs ublk")

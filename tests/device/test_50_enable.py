@@ -1,6 +1,6 @@
-"""What `setup` and `enable` leave to systemd, booted for real: a machine with systemd is set up, its units are stopped,
-started again and broken, it is switched off with swap in use, started again with the files that it left, and all is
-taken back."""
+"""What `setup` and `enable` leave to systemd, booted for real: a machine with systemd is set up, and has a disk on nbd;
+its units are stopped, started again and broken, it is switched off with swap in use, started again with the files that
+it left, and all is taken back."""
 
 from __future__ import annotations
 
@@ -32,6 +32,21 @@ printf '[Service]\nTimeoutStartSec=600\n' >/run/systemd/system/truezram@.service
 """
 SET_UP = """
 truezram setup --yes --no-measure --json >/root/setup.json
+"""
+# It comes back empty, in its place.
+DISK = """
+truezram create --transport nbd --size 64M --fs ext4 --mount /mnt --enable --json
+grep -x nbd /etc/modules-load.d/truezram.conf
+"""
+DISK_STATE = """
+findmnt -no SOURCE,FSTYPE /mnt | tr -s ' '
+systemctl is-active truezram-disk@nbd0.service
+ls /mnt
+"""
+NO_DISK = """
+truezram disable nbd0 --now
+! findmnt /mnt
+[ ! -e /sys/block/nbd0/pid ]
 """
 # As of a user who edited the file: the unit fails and says why, and what was there before does not get in its way.
 BREAK = """
@@ -90,6 +105,9 @@ def test_set_up_booted_and_taken_back(guest: Guest, product: Product, tmp_path: 
     assert product.strict(STATE).out.splitlines() == ready
     product.strict(BREAK, timeout=SECONDS)
     assert product.strict(STATE).out.splitlines() == ready
+    product.strict(DISK, timeout=SECONDS)
+    there = ["/dev/nbd0 ext4", "active", "lost+found"]
+    assert product.strict(DISK_STATE).out.splitlines() == there
     unpack(product.strict(FILES, timeout=SECONDS).out, tmp_path / "files")
 
     swapped = product.strict(USE.format(tools=product.tools), timeout=SECONDS).out
@@ -108,6 +126,8 @@ def test_set_up_booted_and_taken_back(guest: Guest, product: Product, tmp_path: 
         ours, target, order = after.strict(ORDER).out.splitlines()
         assert 0 < int(ours) <= int(target)
         assert "truezram@ublkb0.service" in order
+        assert after.strict(DISK_STATE).out.splitlines() == there
+        after.strict(NO_DISK, timeout=SECONDS)
         assert after.strict(UNDO, timeout=SECONDS).out.splitlines()[2:] == ["60"]
         assert again.bad_log() == []
         again.end_by(OFF, timeout=SECONDS)

@@ -20,7 +20,7 @@ import pytest
 
 from truezram.cli.main import build_parser, main
 from truezram.engine import files, paths
-from truezram.engine.device import boot, config, openrc, systemd
+from truezram.engine.device import boot, config, nbd, openrc, systemd
 from truezram.engine.device.config import Config
 from truezram.engine.device.options import CreateOptions
 from truezram.engine.device.settings import Setting
@@ -28,6 +28,7 @@ from truezram.engine.errors import Busy, Failed, NotFound, PermissionDenied, Uns
 from truezram.engine.machine import tune
 from truezram.engine.machine.journal import Journal
 from truezram.engine.model import DeviceSnapshot
+from truezram.engine.transports import TRANSPORTS
 from truezram.engine.units import parse_size
 
 SWAP = CreateOptions(64 << 20, "lz4", mem_limit=16 << 20, id=3, swap=True, priority=7)
@@ -91,10 +92,11 @@ def made(machine: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, CreateOpti
     set_to.clear()
 
     def create(options: CreateOptions, settings: dict[str, str] | None = None) -> Any:
-        name = f"ublkb{options.id}"
+        row = TRANSPORTS[options.transport]
+        name = f"{row.prefix}{options.id}"
         there[name] = options
         set_to[name] = settings or {}
-        entry = SimpleNamespace(name=name, id=options.id, transport="ublk", path=f"/dev/{name}")
+        entry = SimpleNamespace(name=name, id=options.id, transport=row.name, path=f"/dev/{name}")
         return boot.Created(entry, replace(options, algorithm="lz4", policy="balanced"))  # type: ignore[arg-type]
 
     monkeypatch.setattr(boot, "create", create)
@@ -361,6 +363,23 @@ def test_a_name_that_is_taken(machine: Path, made: dict[str, CreateOptions]) -> 
     assert boot.free_id() == 0
     boot.enable(Config("ublkb0", CreateOptions(GIB, id=0)))
     assert boot.free_id() == 1
+
+
+def test_a_disk_on_nbd(machine: Path, made: dict[str, CreateOptions], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside a ublk device of that number; with numbers of its own, of which other programs have some."""
+    monkeypatch.setattr(nbd, "is_taken", lambda number: number == 0)
+    boot.enable(Config("ublkb1", SWAP))
+    boot.create_enabled(CreateOptions(GIB, transport="nbd"))
+    assert made["nbd1"].transport == "nbd"
+    assert boot.free_id("nbd") == 2
+    assert boot.MODULES.read_text().splitlines()[1:] == ["nbd", "ublk_drv"]
+    assert config.names() == ["nbd1", "ublkb1"]
+    assert boot.canonical_name("/dev/nbd1") == "nbd1"
+    made.clear()
+    assert boot.start("nbd1") == "made"
+    assert made["nbd1"].transport == "nbd"
+    assert (boot.disable("nbd1", now=True).name, made) == ("nbd1", {})
+    assert boot.MODULES.read_text().splitlines()[1:] == ["ublk_drv"]
 
 
 def test_no_root_no_init(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,8 @@ class Transport:
     """Why they cannot be swap; empty: they can."""
     no_enable: str = ""
     """Why they cannot be enabled, to come back after a restart; empty: they can."""
+    module: str = ""
+    """The kernel's module that they need."""
     one_queue: str = ""
     """Why they have one queue; empty: they may have several."""
 
@@ -34,14 +36,14 @@ class Transport:
 TRANSPORTS = {
     row.name: row
     for row in (
-        Transport("ublk", "ublkb", "a block device in /dev, needs root"),
+        Transport("ublk", "ublkb", "a block device in /dev, needs root", module="ublk_drv"),
         Transport(
             "nbd",
             "nbd",
             "the same for kernels without ublk, for disks only",
             no_swap="it is an nbd device, and what the kernel's nbd driver sends goes through a socket, which takes"
             " memory that only swapping may free: under pressure it could wait for itself",
-            no_enable="it is an nbd device, and only ublk devices come back after a restart",
+            module="nbd",
             one_queue="an nbd device has one: with several, the kernel sends a request that takes long twice",
         ),
         Transport(
@@ -59,6 +61,8 @@ TRANSPORTS = {
 NAME = "|".join(row.prefix for row in TRANSPORTS.values())
 """What names of devices begin with, for a regular expression."""
 _NAME = re.compile(rf"({NAME})(\d{{1,7}})", re.ASCII)
+ENABLED = {row.prefix: row for row in TRANSPORTS.values() if not row.no_enable}
+"""Those whose devices can come back after a restart, by what their names begin with."""
 
 
 def parse_name(name: str) -> tuple[Transport, int] | None:

@@ -285,7 +285,7 @@ class CreateScreen(Dialog[CreateOptions | None]):
         queues, depth, number = self._check_queues(transport)
         if persist and number is None:
             # A unit names its device, so the preview must show the number.
-            number = self._free_number()
+            number = self._free_number(TRANSPORTS[transport].prefix)
         options = CreateOptions(
             size=size,
             algorithm=algorithm,
@@ -367,7 +367,7 @@ class CreateScreen(Dialog[CreateOptions | None]):
     def _check_persist(self, transport: str) -> bool:
         """Whether the device is to be created at every boot."""
         box = self.query_one("#persist", Checkbox)
-        why = "needs ublk" if TRANSPORTS[transport].no_enable else self.tz.capabilities.persist_why
+        why = "needs ublk or nbd" if TRANSPORTS[transport].no_enable else self.tz.capabilities.persist_why
         box.disabled = bool(why)
         self._note("persist", why)
         return box.value and not box.disabled
@@ -412,9 +412,9 @@ class CreateScreen(Dialog[CreateOptions | None]):
         priority.display, priority.disabled = fs is None, use != "swap"
         return use, fs
 
-    def _free_number(self) -> int:
+    def _free_number(self, prefix: str) -> int:
         taken = set(self.tz.history.devices)
-        return next(number for number in range(len(taken) + 1) if f"ublkb{number}" not in taken)
+        return next(number for number in range(len(taken) + 1) if f"{prefix}{number}" not in taken)
 
     def _presets_hint(self) -> str:
         presets = plan.presets(self.tz.memory or 1 << 30)

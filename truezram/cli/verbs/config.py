@@ -12,9 +12,10 @@ from truezram.engine.errors import EXIT_FAILED, TruezramError, UsageError
 NAME = "config"
 HELP = "check and show what comes back after a restart (/etc/truezram)"
 EXAMPLE = "truezram config check"
-_EPILOG = """One file each: ublkbN.toml is a device, its keys are the options of `create` and the settings of
-`set` that are none; zramN.toml is kernel zram as swap; machine.toml has the machine's settings, by the keys of `tune`.
-A file that was edited counts from the next start on, or now: sudo truezram disable NAME --now, then enable NAME."""
+_EPILOG = """One file each: ublkbN.toml or nbdN.toml is a device, its keys are the options of `create` and the
+settings of `set` that are none; zramN.toml is kernel zram as swap; machine.toml has the machine's settings, by the keys
+of `tune`. A file that was edited counts from the next start on, or now: sudo truezram disable NAME --now, then enable
+NAME."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -7,6 +7,7 @@ when anything fails, or it is interrupted, nothing is left of it.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -15,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 
 from truezram.engine import paths
-from truezram.engine.device import config, dictionary, kernel_zram, openrc, systemd
+from truezram.engine.device import config, dictionary, kernel_zram, nbd, openrc, systemd
 from truezram.engine.device.client import Client, Entry
 from truezram.engine.device.config import MACHINE, Config, number
 from truezram.engine.device.create import Created, check_options, create
@@ -25,7 +26,7 @@ from truezram.engine.errors import Busy, Failed, NotFound, PermissionDenied, Tru
 from truezram.engine.files import Changes
 from truezram.engine.machine import procfs, tune
 from truezram.engine.machine.journal import Journal
-from truezram.engine.transports import TRANSPORTS
+from truezram.engine.transports import ENABLED, TRANSPORTS
 
 MODULES = Path("/etc/modules-load.d/truezram.conf")
 INITS: tuple[ModuleType, ...] = (systemd, openrc)
@@ -110,8 +111,9 @@ def _installed(wanted: Config) -> Iterator[Config]:
 
 
 def _modules_of(names: Sequence[str]) -> set[str]:
+    modules = {"zram": "zram"} | {prefix: row.module for prefix, row in ENABLED.items()}
     kinds = {name.rstrip("0123456789") for name in names}
-    return {module for kind, module in (("ublkb", "ublk_drv"), ("zram", "zram")) if kind in kinds}
+    return {module for kind, module in modules.items() if kind in kinds}
 
 
 def _modules(modules: set[str]) -> str:
@@ -158,10 +160,10 @@ def create_enabled(options: CreateOptions, origin: str = "") -> Created:
     neither done."""
     system = need_init()
     check_options(replace(options, enable=False))
+    prefix = TRANSPORTS[options.transport].prefix
     if options.id is None:
-        options = replace(options, id=free_id())
-    assert options.id is not None
-    name = f"ublkb{options.id}"
+        options = replace(options, id=free_id(options.transport))
+    name = f"{prefix}{options.id}"
     if name in config.names():
         raise _busy(name)
     with _installed(Config(name, config.canonical(options), origin=origin)) as wanted:
@@ -181,11 +183,13 @@ def _busy(name: str) -> TruezramError:
     return UsageError(f"cannot enable {name}", f"{config.DIRECTORY / name}.toml is there already", remedy)
 
 
-def free_id() -> int:
-    """The lowest id that no device has, running or enabled."""
+def free_id(transport: str = "ublk") -> int:
+    """The lowest id that no device of that transport has, running or enabled."""
+    prefix = TRANSPORTS[transport].prefix
     with Client() as client:
         taken = {entry.name for entry in client.entries()} | set(config.names())
-    return next(n for n in range(len(taken) + 1) if f"ublkb{n}" not in taken)
+    ours = (n for n in itertools.count() if f"{prefix}{n}" not in taken)
+    return next(n for n in ours if transport != "nbd" or not nbd.is_taken(n))
 
 
 def of_device(name: str, dictionary_file: str | None = None) -> Config:
@@ -201,7 +205,7 @@ def of_device(name: str, dictionary_file: str | None = None) -> Config:
         device = client.device(entry, procfs.swaps())
     what = f"cannot enable {entry.name}"
     if why := TRANSPORTS[entry.transport].no_enable:
-        raise UsageError(what, why, "Make a ublk device, as root")
+        raise UsageError(what, why, "Make a block device, as root")
     if device.state == "unreadable":
         raise Failed(what, "its statistics cannot be read", "See truezram stat")
     if device.dictionary_size and dictionary_file is None:
@@ -384,7 +388,7 @@ def stop(name: str) -> str:
 
 
 def canonical_name(text: str) -> str:
-    """The file's name for what a user may write: ``0``, ``ublkb0``, ``/dev/ublkb0``, ``zram0``, ``machine``. Raises
+    """The file's name for what a user may write: ``0``, ``ublkb0``, ``/dev/nbd0``, ``zram0``, ``machine``. Raises
     `UsageError`."""
     from truezram.engine.device.client import candidates
 
@@ -392,6 +396,7 @@ def canonical_name(text: str) -> str:
     if word == MACHINE or (word.startswith("zram") and word[4:].isdecimal()):
         return word
     name = candidates(text)[0]
-    if not name.startswith("ublkb"):
-        raise UsageError(f"{text[:40]} cannot be enabled", "it is not a ublk device", "Write 0 or ublkb0")
-    return f"ublkb{number(name)}"
+    prefix = name.rstrip("0123456789")
+    if prefix not in ENABLED:
+        raise UsageError(f"{text[:40]} cannot be enabled", "it is not a block device", "Write 0, ublkb0 or nbd0")
+    return f"{prefix}{number(name)}"

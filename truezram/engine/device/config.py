@@ -1,7 +1,7 @@
 """What comes back after a reboot: one file each in ``/etc/truezram``.
 
-- ``ublkbN.toml``: a device of ours. Its keys are the options of `create`, with the same values, and the settings of
-  `set` that are no options.
+- ``ublkbN.toml``, ``nbdN.toml``: a device of ours. Its keys are the options of `create`, with the same values, and the
+  settings of `set` that are no options.
 - ``zramN.toml``: kernel zram as swap: ``size``, ``algorithm``, ``mem-limit``, ``priority``.
 - ``machine.toml``: the machine's settings, by the keys of `tune`.
 
@@ -30,13 +30,13 @@ from truezram.engine.device.settings import BY_KEY, DEFAULT_MODE, DEFAULT_POLICY
 from truezram.engine.errors import Failed, NotFound, PermissionDenied, TruezramError, UsageError
 from truezram.engine.machine import advice, procfs, tune
 from truezram.engine.model import DeviceSnapshot
-from truezram.engine.transports import TRANSPORTS
+from truezram.engine.transports import ENABLED, TRANSPORTS
 from truezram.engine.units import format_exact, parse_size
 
 DIRECTORY = Path("/etc/truezram")
 MACHINE = "machine"
 SETUP = "setup"
-_NAME = re.compile(r"(ublkb|zram)(\d{1,7})|machine", re.ASCII)
+_NAME = re.compile(rf"({'|'.join(ENABLED)}|zram)(\d{{1,7}})|machine", re.ASCII)
 _ORIGIN = "made-by"
 _NOT_HERE = {"id", "transport", "enable"}
 """Options that a file's name or place says."""
@@ -67,8 +67,8 @@ class Config:
 
     @property
     def kind(self) -> str:
-        """``ublkb``, ``zram``, ``machine``."""
-        return self.name.rstrip("0123456789")
+        """``ublkb``, ``nbd``, ``zram``, ``machine``."""
+        return _kind(self.name)
 
     @property
     def swap(self) -> bool:
@@ -90,10 +90,9 @@ class Config:
     def text(self) -> str:
         """The file."""
         about = {
-            "ublkb": "A compressed RAM device; the keys are the options of `truezram create`, and settings.",
             "zram": "Kernel zram as swap.",
             "machine": "Settings of the machine; the keys are those of `truezram tune`.",
-        }[self.kind]
+        }.get(self.kind, "A compressed RAM device; the keys are the options of `truezram create`, and settings.")
         lines = [f"# {about} It is made at every start of the machine.", "# See: truezram config --help", ""]
         if self.origin:
             lines.append(f"{_ORIGIN} = {_toml(self.origin)}")
@@ -104,6 +103,10 @@ class Config:
                 lines.append(f"{key} = {_toml(option.write(value) if _is_size(option) else value)}")
         lines += [f"{_key(key)} = {_toml(value)}" for key, value in self.settings]
         return "\n".join(lines) + "\n"
+
+
+def _kind(name: str) -> str:
+    return name.rstrip("0123456789")
 
 
 def keys_of(kind: str) -> dict[str, Option]:
@@ -145,7 +148,7 @@ def values(item: Config) -> dict[str, Any]:
 
 
 def number(name: str) -> int:
-    """N of ublkbN and zramN."""
+    """N of ublkbN, nbdN and zramN."""
     return int(name.lstrip("abcdefghijklmnopqrstuvwxyz"))
 
 
@@ -153,7 +156,7 @@ def parse(name: str, text: str) -> Config:
     """The configuration of that name. Raises `UsageError`, and for a dictionary what `create.check_options` raises."""
     what = f"cannot use {DIRECTORY / name}.toml"
     if not _NAME.fullmatch(name):
-        raise UsageError(what, "it is not called ublkbN.toml, zramN.toml or machine.toml", "Rename it")
+        raise UsageError(what, "it is not called ublkbN.toml, nbdN.toml, zramN.toml or machine.toml", "Rename it")
     try:
         found = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
@@ -193,7 +196,7 @@ def _parsed(what: str, key: str, value: object, parse: Callable[[str], str]) -> 
 
 def _options(what: str, name: str, found: Mapping[str, Any]) -> CreateOptions:
     zram = name.startswith("zram")
-    keys = keys_of("zram" if zram else "ublkb")
+    keys = keys_of(_kind(name))
     values: dict[str, Any] = {}
     for key, value in found.items():
         if key not in keys:
@@ -207,7 +210,7 @@ def _options(what: str, name: str, found: Mapping[str, Any]) -> CreateOptions:
         if zram:
             check_options(replace(options, algorithm=None, swap=True))
             return replace(options, swap=True)
-        return canonical(options)
+        return canonical(replace(options, transport=ENABLED[_kind(name)].name))
     except UsageError as error:
         raise UsageError(what, error.why or error.what, error.remedy) from None
 
@@ -241,7 +244,7 @@ def canonical(options: CreateOptions) -> CreateOptions:
     """Checked, as `create.create` would, and independent of the user and the folder that they are used in: paths are
     absolute. What was left open stays open, so that the boot decides. Raises `UsageError`."""
     if why := TRANSPORTS[options.transport].no_enable:
-        raise UsageError("cannot enable it", why, "Use ublk")
+        raise UsageError("cannot enable it", why, "Use ublk, or nbd for a disk")
     if options.force:
         why = "--force would overwrite what is on the backing file at every start"
         raise UsageError("cannot enable it", why, f"Once: wipefs --all {options.backing}; then without it")
@@ -267,7 +270,8 @@ def names() -> list[str]:
     except OSError:
         return []
     known = [name for name in found if _NAME.fullmatch(name)]
-    return sorted(known, key=lambda name: (name == MACHINE, name.startswith("zram"), name != MACHINE and number(name)))
+    devices = sorted(set(known) - {MACHINE}, key=lambda name: (name.startswith("zram"), number(name), name))
+    return devices + [name for name in known if name == MACHINE]
 
 
 def strange() -> list[Path]:
@@ -325,6 +329,7 @@ def of_device(device: DeviceSnapshot) -> CreateOptions:
     return CreateOptions(
         size=device.disksize,
         id=number(device.name),
+        transport=device.transport,
         swap=priority is not None,
         priority=priority if priority not in (None, swap.DEFAULT_PRIORITY) else None,
         fs=_filesystem(mount) if mount else None,
