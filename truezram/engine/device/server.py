@@ -28,6 +28,8 @@ from truezram.engine.errors import EXIT_BUSY, Failed, TruezramError, from_exit_c
 
 READY_TIMEOUT = 15.0
 RECOVER_TIMEOUT = 120.0
+_HAND_OVER_TIMEOUT = 60.0
+"""Before Linux 6.16 it takes up to 3 s on a machine that is not busy (native: tz_queues_hold)."""
 CLEANUP_TIMEOUT = 15.0
 _EXIT_PATIENCE = 3.0
 _END_PATIENCE = 10.0
@@ -65,7 +67,8 @@ def upgrade(entry: Entry, timeout: float = RECOVER_TIMEOUT) -> None:
     Raises with its reason, or that of the one that runs, otherwise: the device is as it was then."""
 
     def ask(pid: int) -> None:
-        request(entry.sock, Op.HAND_OVER, (pid,), what=f"cannot upgrade {entry.name}")
+        what = f"cannot upgrade {entry.name}"
+        request(entry.sock, Op.HAND_OVER, (pid,), what=what, timeout=_HAND_OVER_TIMEOUT)
 
     _take_over("upgrade", entry, timeout, ask)
 
