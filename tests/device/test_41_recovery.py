@@ -17,6 +17,8 @@ printf '%s\\n' fill 'churn 36000' 'verify 1031' quit | {tools}/pagetool hog "$PO
 load=$!
 for _ in $(seq 3000); do grep -q fill answer && break; kill -0 $load; sleep 0.2; done
 {tools}/killer {name} {kills} {seed}
+truezram upgrade {name} --force --json >upgraded
+grep '"replaced": true' upgraded >&2
 kill -0 $load
 kill -TERM $load
 wait $load
@@ -79,7 +81,8 @@ def test_a_full_queue(guest: Guest, product: Product) -> None:
 
 @pytest.mark.guest(memory=256)
 def test_under_swap(guest: Guest, product: Product, pytestconfig: pytest.Config) -> None:
-    """The device is everybody's memory: a process as large as all of it goes on, and every page is right."""
+    """The device is everybody's memory: a process as large as all of it goes on, and every page is right. Through an
+    upgrade, too."""
     kills = (pytestconfig.getoption("--kills") or 48) // 4
     if has_kernel_bug(guest.kernel):
         kills = min(kills, 2)
