@@ -12,8 +12,8 @@ from guest import Guest, Result
 LEFTOVERS = """
 shopt -s nullglob globstar extglob
 found=(/sys/block/ublkb* /dev/ublk[bc]* /sys/block/nbd*/pid /run/truezram/**/*.@(sock|stats))
-for process in /proc/[0-9]*; do
-	read -r name <$process/comm && [[ $name != *truezramd* ]] || found+=("$process $name")
+for process in /proc/[0-9]*; do # which may end meanwhile
+	! read -r name <$process/comm || [[ $name != *truezramd* ]] || found+=("$process $name")
 done 2>/dev/null
 { read -r; while read -r line; do found+=("swap: $line"); done; } </proc/swaps
 while read -r line; do [[ $line != *ublkb* ]] || found+=("mount: $line"); done </proc/self/mountinfo
