@@ -17,7 +17,7 @@ printf '%s\\n' fill 'churn 36000' 'verify 1031' quit | {tools}/pagetool hog "$PO
 load=$!
 for _ in $(seq 3000); do grep -q fill answer && break; kill -0 $load; sleep 0.2; done
 {tools}/killer {name} {kills} {seed}
-truezram upgrade {name} --force --json >upgraded
+await truezram upgrade {name} --force --json >upgraded # it may be refused while pages are swapped out without a pause
 grep '"replaced": true' upgraded >&2
 kill -0 $load
 kill -TERM $load
