@@ -28,7 +28,6 @@
  * device with ours is reconnected or disconnected.
  */
 #include "nbd.h"
-#include "block.h"
 #include "clock.h"
 
 #include <errno.h>
@@ -216,19 +215,39 @@ int tz_nbd_open(struct tz_nbd *n, char *why, size_t why_size)
 
 /* ---- sysfs ---- */
 
+static int open_sysfs(unsigned index, const char *file, int flags)
+{
+	char path[80];
+
+	snprintf(path, sizeof path, "/sys/block/nbd%u/%s", index, file);
+	return open(path, flags | O_CLOEXEC);
+}
+
+static void write_sysfs(unsigned index, const char *file, unsigned value)
+{
+	char text[16];
+	int fd = open_sysfs(index, file, O_WRONLY),
+		length = snprintf(text, sizeof text, "%u", value);
+
+	if (fd >= 0) {
+		(void)!write(fd, text, (size_t)length);
+		close(fd);
+	}
+}
+
 /* Before it is connected, if it is there by then, and afterwards. A kernel that takes a setting not
  * has smaller requests anyway, or what was under way waits longer after a recovery. */
 static void set_queue(unsigned index)
 {
-	tz_block_set("nbd", index, "queue/max_sectors_kb", TZ_NBD_MAX_IO >> 10);
-	tz_block_set("nbd", index, "queue/io_timeout", RESEND_MS);
+	write_sysfs(index, "queue/max_sectors_kb", TZ_NBD_MAX_IO >> 10);
+	write_sysfs(index, "queue/io_timeout", RESEND_MS);
 }
 
 /* As whoever connects it next will expect it. */
 static void reset_queue(unsigned index)
 {
-	tz_block_set("nbd", index, "queue/max_sectors_kb", 0);
-	tz_block_set("nbd", index, "queue/io_timeout", DEFAULT_IO_TIMEOUT_MS);
+	write_sysfs(index, "queue/max_sectors_kb", 0);
+	write_sysfs(index, "queue/io_timeout", DEFAULT_IO_TIMEOUT_MS);
 }
 
 void tz_nbd_name(struct tz_nbd *n, unsigned index, const char *run_dir)
@@ -239,7 +258,7 @@ void tz_nbd_name(struct tz_nbd *n, unsigned index, const char *run_dir)
 
 int tz_nbd_is_taken(unsigned index)
 {
-	int fd = tz_block_open("nbd", index, "pid", O_RDONLY);
+	int fd = open_sysfs(index, "pid", O_RDONLY);
 
 	if (fd >= 0)
 		close(fd);
@@ -249,7 +268,7 @@ int tz_nbd_is_taken(unsigned index)
 int tz_nbd_is_there(const struct tz_nbd *n)
 {
 	char text[sizeof n->identity + 2] = "";
-	int fd = tz_block_open("nbd", n->index, "backend", O_RDONLY);
+	int fd = open_sysfs(n->index, "backend", O_RDONLY);
 	ssize_t got = fd < 0 ? 0 : read(fd, text, sizeof text - 1);
 
 	if (fd >= 0)

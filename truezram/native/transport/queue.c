@@ -350,8 +350,8 @@ static void note_came(struct tz_queue *q, unsigned n)
 }
 
 /* If it is to hold requests (queue.h): takes what has come. Returns whether none is to be served
- * now: with all of a queue's requests in our hands the kernel would notice our end late (ublk.c:
- * have_its_end_noticed). */
+ * now: with all of a queue's requests in our hands the kernel would notice our end only by their
+ * timeout, after 30 s (Linux before 6.15). */
 static int holds(struct tz_queue *q)
 {
 	uint16_t tags[BATCH];

@@ -19,7 +19,6 @@
  * All control commands are io_uring passthrough commands on one small ring with 128-byte SQEs.
  */
 #include "ublk.h"
-#include "block.h"
 #include "clock.h"
 
 #include <errno.h>
@@ -44,7 +43,6 @@ enum {
 #define DISCARD_SECTORS (1u << 15)	/* 16 MiB a request: its answer is some milliseconds away */
 #define DELETE_NS 5000000000ull
 #define RECOVER_NS 30000000000ull	/* for the kernel to notice that the server is dead */
-#define NOTICE_MS 100u			/* it rounds that up to about a second */
 
 struct params {
 	uint32_t len, types;
@@ -303,16 +301,6 @@ int tz_ublk_queue_affinity(struct tz_ublk *u, unsigned queue, uint8_t *mask, siz
 	return command(u, CMD_GET_QUEUE_AFFINITY, cmd);
 }
 
-/* The kernel notices that a device's server has died by a command that waits for a request. If all
- * of a queue's requests are with the server there is none; before Linux 6.15 it then notices when
- * one of them times out, which would be after 30 s. (A server that lives is given more time, again
- * and again.) */
-static void have_its_end_noticed(const struct tz_ublk *u)
-{
-	if (!tz_ublk_can_quiesce(u))
-		tz_block_set("ublkb", u->info.dev_id, "queue/io_timeout", NOTICE_MS);
-}
-
 int tz_ublk_start(struct tz_ublk *u, char *why, size_t why_size)
 {
 	struct ublk_ctrl_cmd cmd = for_device(u);
@@ -332,10 +320,8 @@ int tz_ublk_start(struct tz_ublk *u, char *why, size_t why_size)
 	snprintf(path, sizeof path, "/dev/ublkb%u", u->info.dev_id);
 	for (int i = 0; i < 500; i++) {
 		int there = lstat(path, &st) == 0;
-		if (there && S_ISBLK(st.st_mode)) {
-			have_its_end_noticed(u);
+		if (there && S_ISBLK(st.st_mode))
 			return 0;
-		}
 		if (there) {
 			snprintf(why, why_size, "%s is in the way of %s: remove it, then try again",
 				S_ISREG(st.st_mode) ? "a regular file" : S_ISDIR(st.st_mode)
@@ -478,7 +464,6 @@ int tz_ublk_resume(struct tz_ublk *u, char *why, size_t why_size)
 		return rc;
 	}
 	u->added = u->started = 1;
-	have_its_end_noticed(u);	/* made by a server of before, perhaps */
 	return 0;
 }
 
