@@ -112,7 +112,7 @@ def _installed(wanted: Config) -> Iterator[Config]:
 
 def _modules_of(names: Sequence[str]) -> set[str]:
     modules = {"zram": "zram"} | {prefix: row.module for prefix, row in ENABLED.items()}
-    kinds = {name.rstrip("0123456789") for name in names}
+    kinds = {Config(name).kind for name in names}
     return {module for kind, module in modules.items() if kind in kinds}
 
 
@@ -160,10 +160,9 @@ def create_enabled(options: CreateOptions, origin: str = "") -> Created:
     neither done."""
     system = need_init()
     check_options(replace(options, enable=False))
-    prefix = TRANSPORTS[options.transport].prefix
     if options.id is None:
         options = replace(options, id=free_id(options.transport))
-    name = f"{prefix}{options.id}"
+    name = f"{TRANSPORTS[options.transport].prefix}{options.id}"
     if name in config.names():
         raise _busy(name)
     with _installed(Config(name, config.canonical(options), origin=origin)) as wanted:
@@ -396,7 +395,7 @@ def canonical_name(text: str) -> str:
     if word == MACHINE or (word.startswith("zram") and word[4:].isdecimal()):
         return word
     name = candidates(text)[0]
-    prefix = name.rstrip("0123456789")
+    prefix = Config(name).kind
     if prefix not in ENABLED:
         raise UsageError(f"{text[:40]} cannot be enabled", "it is not a block device", "Write 0, ublkb0 or nbd0")
     return f"{prefix}{number(name)}"

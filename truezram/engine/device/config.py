@@ -68,7 +68,7 @@ class Config:
     @property
     def kind(self) -> str:
         """``ublkb``, ``nbd``, ``zram``, ``machine``."""
-        return _kind(self.name)
+        return self.name.rstrip("0123456789")
 
     @property
     def swap(self) -> bool:
@@ -103,10 +103,6 @@ class Config:
                 lines.append(f"{key} = {_toml(option.write(value) if _is_size(option) else value)}")
         lines += [f"{_key(key)} = {_toml(value)}" for key, value in self.settings]
         return "\n".join(lines) + "\n"
-
-
-def _kind(name: str) -> str:
-    return name.rstrip("0123456789")
 
 
 def keys_of(kind: str) -> dict[str, Option]:
@@ -196,7 +192,8 @@ def _parsed(what: str, key: str, value: object, parse: Callable[[str], str]) -> 
 
 def _options(what: str, name: str, found: Mapping[str, Any]) -> CreateOptions:
     zram = name.startswith("zram")
-    keys = keys_of(_kind(name))
+    kind = Config(name).kind
+    keys = keys_of(kind)
     values: dict[str, Any] = {}
     for key, value in found.items():
         if key not in keys:
@@ -210,7 +207,7 @@ def _options(what: str, name: str, found: Mapping[str, Any]) -> CreateOptions:
         if zram:
             check_options(replace(options, algorithm=None, swap=True))
             return replace(options, swap=True)
-        return canonical(replace(options, transport=ENABLED[_kind(name)].name))
+        return canonical(replace(options, transport=ENABLED[kind].name))
     except UsageError as error:
         raise UsageError(what, error.why or error.what, error.remedy) from None
 
@@ -270,8 +267,9 @@ def names() -> list[str]:
     except OSError:
         return []
     known = [name for name in found if _NAME.fullmatch(name)]
-    devices = sorted(set(known) - {MACHINE}, key=lambda name: (name.startswith("zram"), number(name), name))
-    return devices + [name for name in known if name == MACHINE]
+    return sorted(
+        known, key=lambda name: (name == MACHINE, name.startswith("zram"), name != MACHINE and number(name), name)
+    )
 
 
 def strange() -> list[Path]:

@@ -247,7 +247,7 @@ def need_ublk() -> None:
     if os.geteuid() != 0:
         remedy = "Run it with sudo, or make a device without a node in /dev: --transport local"
         raise PermissionDenied(what, "only root may make one", remedy)
-    if (said := driver.load("ublk_drv", CONTROL.exists)) is None:
+    if (said := driver.load(TRANSPORTS["ublk"].module, CONTROL.exists)) is None:
         return
     why = f"kernel {platform.release()} has no {CONTROL}" + (f" ({said})" if said else "")
     others = "--transport nbd, for a disk, or --transport local" if nbd.may_be_had() else "--transport local"

@@ -9,8 +9,9 @@ from pathlib import Path
 from truezram.engine.device import driver
 from truezram.engine.errors import PermissionDenied, Unsupported
 from truezram.engine.machine import modules
+from truezram.engine.transports import TRANSPORTS
 
-MODULE = "nbd"
+MODULE = TRANSPORTS["nbd"].module
 _LOADED = Path("/sys/module") / MODULE
 
 

@@ -122,21 +122,21 @@ static void look_at(struct tz_store *s, uint64_t page, _Atomic uint64_t *slot)
  * meanwhile: only this thread takes them away.) */
 static int look_through(struct tz_store *s, uint64_t *at, uint64_t end_ns)
 {
-	unsigned work = 0;
+	int looked = 1;
 
 	for (; *at < s->arena.nr_tables; ++*at) {
 		int damaged = 0;
 		/* (Where there is no page of the table, the clock is most of the work.) */
-		if (work == 0 && (tz_now_ns() >= end_ns || atomic_load(&s->housekeeping.stop)))
+		if ((looked || *at % 64 == 0) &&
+		    (tz_now_ns() >= end_ns || atomic_load(&s->housekeeping.stop)))
 			return 0;
-		work = (work + 1) % 64;
 		if (!tz_arena_directory_ready(&s->arena, *at)) {
 			*at |= TZ_DIRECTORY_ENTRIES - 1;
 			continue;
 		}
 		uint64_t offset = tz_table_page(s, *at, &damaged);
 		_Atomic uint64_t *slots = (_Atomic uint64_t *)(s->arena.base + offset);
-		work = offset ? 0 : work;
+		looked = offset != 0;
 		for (unsigned i = 0; offset && i < TZ_TABLE_ENTRIES; i++)
 			look_at(s, *at * TZ_TABLE_ENTRIES + i, &slots[i]);
 	}

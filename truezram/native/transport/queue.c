@@ -343,10 +343,17 @@ static void sort(struct tz_queue *q, unsigned tag)
 		: io->op == UBLK_IO_OP_WRITE ? &q->writes : &q->reads, tag);
 }
 
-static void note_came(struct tz_queue *q, unsigned n)
+/* Takes what has come, a batch at most, and puts it where it belongs. Returns how many. */
+static unsigned take_some(struct tz_queue *q)
 {
+	uint16_t tags[BATCH];
+	unsigned n = q->ops->take(q, tags, BATCH);
+
+	for (unsigned i = 0; i < n; i++)
+		sort(q, tags[i]);
 	atomic_store_explicit(&q->came,
 		atomic_load_explicit(&q->came, memory_order_relaxed) + n, memory_order_relaxed);
+	return n;
 }
 
 /* If it is to hold requests (queue.h): takes what has come. Returns whether none is to be served
@@ -354,16 +361,10 @@ static void note_came(struct tz_queue *q, unsigned n)
  * timeout, after 30 s (Linux before 6.15). */
 static int holds(struct tz_queue *q)
 {
-	uint16_t tags[BATCH];
-	unsigned n;
-
 	if (!atomic_load_explicit(&q->hold, memory_order_relaxed))
 		return 0;
-	while ((n = q->ops->take(q, tags, BATCH)) > 0) {
-		for (unsigned i = 0; i < n; i++)
-			sort(q, tags[i]);
-		note_came(q, n);
-	}
+	while (take_some(q) > 0)
+		;
 	return q->reads.n + q->writes.n + q->waiting.n + q->discards.n + q->reading.n < q->depth;
 }
 
@@ -388,17 +389,13 @@ static void serve_reads(struct tz_queue *q)
  * under load gets to the others. Returns how many. */
 static unsigned serve_arrived(struct tz_queue *q)
 {
-	uint16_t tags[BATCH];
 	unsigned n, taken = 0;
 
 	serve_reads(q);		/* that were held */
-	while (taken < q->depth && (n = q->ops->take(q, tags, BATCH)) > 0) {
-		for (unsigned i = 0; i < n; i++)
-			sort(q, tags[i]);
+	while (taken < q->depth && (n = take_some(q)) > 0) {
 		serve_reads(q);
 		taken += n;
 	}
-	note_came(q, taken);
 	return taken;
 }
 
