@@ -82,9 +82,9 @@ struct tz_queue_ops {
 	void (*answer)(struct tz_queue *q, unsigned tag, int result);
 	/* Sends the answers so far; NULL: each goes out by itself. */
 	void (*flush)(struct tz_queue *q);
-	/* Whether `take` would find something, at the price of a look at memory; 0: not that it
-	 * knew. */
+	/* Whether `take` would find something; 0: not that it knew. */
 	int (*has_come)(struct tz_queue *q);
+	uint8_t asks;		/* has_come may be a system call, and not just a look at memory */
 	uint8_t gathers;	/* nobody sees an answer before `flush` or the end of the round */
 };
 

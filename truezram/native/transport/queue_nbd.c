@@ -327,7 +327,7 @@ static int has_come(struct tz_queue *q)
 }
 
 static const struct tz_queue_ops ops =
-	{ take, bring, hand_over, NULL, answer, flush, has_come, .gathers = 0 };
+	{ take, bring, hand_over, NULL, answer, flush, has_come, .asks = 1, .gathers = 0 };
 
 /* ---- the thread ---- */
 
