@@ -16,6 +16,8 @@ zen4.json is the same as warm.json, from an older CPU and an older build.
     truezram benchmark device --pages PAGES --algorithm fast --against null,zram:lz4,zram:zstd --depth 1,4,32 \
         --workload randread,randwrite,mixed,swap --rounds 5 --runtime 2 --size 64M --json docs/benchmarks/device.json
 
+(in User Mode Linux with one CPU, held on one of the host's: taskset -c 1.)
+
 usage: make_benchmarks.py [--check]      (--check: exit code 1 if the page is not up to date)
 """
 
@@ -207,9 +209,6 @@ def store(document: dict[str, Any] | None, note: str) -> str:
 
 
 def device_cells(result: dict[str, Any], results: list[dict[str, Any]]) -> list[str]:
-    def best(of: dict[str, Any]) -> float:
-        return float(min(of["samples"]["p50_us"]))
-
     def times(value: float, other: float | None) -> str:
         return f"{value / other:.2f}x" if other else ""
 
@@ -217,23 +216,22 @@ def device_cells(result: dict[str, Any], results: list[dict[str, Any]]) -> list[
     null = (r for r in results if r["target"] == "null" and all(r[key] == result[key] for key in keys))
     floor = next((r for r in null if r is not result), None)
     name = f"{result['target']} {result['algorithm'] or ''}".strip()
-    p50 = result["latency_us"]["p50"]
+    latency = result["latency_us"]
     return [
         f"**{name}**" if result["target"] == "truezram" else name,
         result["workload"],
         str(result["depth"]),
-        f"{max(result['samples']['iops']):,.0f}",
-        f"{best(result):,.1f}",
-        times(best(result), best(floor) if floor else None),
-        f"{p50:,.1f}",
-        times(p50, floor["latency_us"]["p50"] if floor else None),
+        f"{result['iops']:,.0f}",
+        times(result["iops"], floor["iops"] if floor else None),
+        f"{latency['p50']:,.1f}",
+        f"{latency['p99']:,.1f}",
+        f"{latency['p99.9']:,.1f}",
         f"{result['verified']:,}" if result["verified"] else "",
     ]
 
 
 def device(document: dict[str, Any] | None, note: str) -> str:
-    """The section on devices: its text, and the table once there are results. A rate says how much of the CPUs a device
-    happened to get, in User Mode Linux and on a busy machine; the median of a round, what most requests took."""
+    """The section on devices: its text, and the table once there are results."""
     lines = ["## Devices", "", note.rstrip(), ""]
     if document is None:
         return "\n".join(lines)
@@ -242,15 +240,14 @@ def device(document: dict[str, Any] | None, note: str) -> str:
     modes = ", ".join(dict.fromkeys(r["mode"] for r in results if r["mode"]))
     lines += [
         textwrap.fill(
-            f"{host['cpu']}, {host['cores']} cores, {host['isa']}; Linux {host['kernel']}; truezram {host['truezram']};"
+            f"{host['cpu']}, {host['cores']} CPU, {host['isa']}; Linux {host['kernel']}; truezram {host['truezram']};"
             f" {settings['size'] >> 20:,} MiB in each device; {host['time']}. Requests of 4 KiB; ours in the mode"
-            f" {modes}. Requests a second are those of the best of {rounds} rounds of {1000 * seconds / rounds:.0f} ms,"
-            " and only medians can be compared: that of the best round, and that of all requests, each with how many"
-            " times null's it is. Of swap, they are pages touched. Latencies in microseconds.",
+            f" {modes}. Requests a second are medians of {rounds} rounds of {1000 * seconds / rounds:.0f} ms, also as a"
+            " multiple of null's; of swap, they are pages touched. Latencies in microseconds.",
             118,
         ),
         "",
-        "| device | workload | depth | requests/s | p50 | of null's | p50 of all | of null's | pages verified |",
+        "| device | workload | depth | requests/s | of null's | p50 | p99 | p99.9 | pages verified |",
         "|---|---|--:|--:|--:|--:|--:|--:|--:|",
     ]
     return "\n".join([*lines, *(f"| {' | '.join(device_cells(result, results))} |" for result in results), ""])
