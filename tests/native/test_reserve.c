@@ -218,6 +218,7 @@ static void test_parked(void)
 	uint8_t live[8192] = { 0 };
 	uint64_t state = 99, emptied;
 
+	atomic_store(&before_pass, 1);	/* nothing is moved until the thread is parked */
 	tz_store_begin(t);
 	for (uint64_t n = 0; n < PAGES; n++)
 		put(t, n, 1, 512);
@@ -235,7 +236,6 @@ static void test_parked(void)
 	tz_store_end(t);
 	struct emptying e = { &d, 0 };
 	live[0] = 0;
-	nap();
 	unsigned before = atomic_load(&passes);
 	pthread_t thread;
 	pthread_create(&thread, NULL, free_the_last, &e);
@@ -244,6 +244,7 @@ static void test_parked(void)
 	put(t, LATER, 1, 512);		/* changes the lists */
 	live[LATER] = 1;
 	tz_store_end(t);
+	atomic_store(&before_pass, 0);
 	/* Holes until there is a pass. */
 	tz_store_begin(t);
 	for (uint64_t n = 1; n < PAGES && atomic_load(&passes) == before; n++) {
