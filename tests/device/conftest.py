@@ -75,7 +75,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
 
 
 def kernel_for(definition: Any, kernels: list[str]) -> str:
-    """One kernel for a test that is marked `either`: a file's take turns, whichever of them are selected."""
+    """One kernel for a test that is marked `either`: the one that the mark names, where that makes the two take equally
+    long; else a file's take turns, whichever of them are selected."""
+    if named := definition.get_closest_marker("either").args:
+        return str(named[0])
     function, file = definition.function, definition.path.name
     marked = [
         name

@@ -36,7 +36,7 @@ cat hog.*; cat stall
 """
 
 
-@pytest.mark.either
+@pytest.mark.either("6.12")
 @pytest.mark.parametrize("mib", [pytest.param(m, id=f"{m}M", marks=pytest.mark.guest(memory=m)) for m in WORK])
 def test_none_is_refused_below_the_limit(guest: Guest, product: Product, mib: int, pytestconfig: pytest.Config) -> None:
     """Processes half as large again as memory, everything at its default: no write is refused, every page is right.

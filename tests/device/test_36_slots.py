@@ -49,7 +49,7 @@ def end(product: Product, hog: Hog) -> None:
     product.strict("while pgrep -x pagetool; do sleep 0.05; done")
 
 
-@pytest.mark.either
+@pytest.mark.either("6.12")
 @pytest.mark.guest(memory=MEMORY)
 def test_a_hog_comes_and_goes(guest: Guest, product: Product) -> None:
     """A quarter larger than memory: when it has ended, the device holds what swap says is in use, and no more."""
