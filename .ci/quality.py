@@ -163,7 +163,7 @@ def table(rows: list[Row]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("-n", metavar="WORKERS", default="auto", help="processes of the tests (default: one a core)")
+    parser.add_argument("-n", metavar="WORKERS", default="auto", help="processes of the tests (default: cores + 2)")
     workers = parser.parse_args().n
     with tempfile.TemporaryDirectory(prefix="truezram-quality-") as name:
         folder = Path(name)

@@ -52,7 +52,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Declares the marker."""
     config.addinivalue_line("markers", "guest(memory, cpus, systemd): the kind of guest a device test runs in")
-    config.addinivalue_line("markers", "either: on one kernel is enough, as what it tests is ours")
+    config.addinivalue_line("markers", "either(kernel): on one kernel is enough, as what it tests is ours")
     config.addinivalue_line("markers", "warm: truezram may be a fork of a process that has imported it (warm.py)")
 
 

@@ -167,6 +167,6 @@ def test_native_sanitized(tmp_path: Path) -> None:
 
 @slow
 def test_native_clang(tmp_path: Path) -> None:
-    """Those that start threads run under clang's ThreadSanitizer, below."""
+    """Those that start threads run under clang's ThreadSanitizer, above."""
     need("clang")
     run_tests(build(tmp_path / "build", env={"CC": "clang"}), "--no-suite=threads")

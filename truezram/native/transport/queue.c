@@ -210,12 +210,10 @@ static int has_come(struct tz_queue *q)
  * a system call (User Mode Linux, some virtual machines), so a look at memory comes before it. */
 static int reads_are_due(struct tz_queue *q)
 {
-	int looks_first = !q->ops->asks;
-
-	if (looks_first && !has_come(q))
+	if (!q->ops->asks && !has_come(q))
 		return 0;
 	q->now = tz_now_ns();
-	return q->now - q->writes_since >= WRITE_NS && (looks_first || has_come(q));
+	return q->now - q->writes_since >= WRITE_NS && has_come(q);
 }
 
 /* Writes what is left of a request's pages, but for UNFINISHED: reads are due. */
